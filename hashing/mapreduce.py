@@ -1,0 +1,145 @@
+"""One map-reduce: fold each shard where it lies, then merge the small states in shard order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cache, partial, reduce
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
+
+Array = NDArray[Any]
+T = TypeVar("T")
+S = TypeVar("S")
+R = TypeVar("R")
+Result = TypeVar("Result", covariant=True)
+
+FAN_IN = 8
+
+
+class Batch(NamedTuple):
+    """n consecutive rows of a shard."""
+
+    ids: Array  # (n,) int64
+    x: Array  # (n, d) float32 vectors | (n, h, w, c) uint8 pictures | (n,) text | (n, B) uint8 packed codes
+    y: Array | None = None  # (n, c) uint8, multi-hot labels
+
+    def take(self, rows: Any) -> Batch:
+        """Some rows: a slice, a mask or positions."""
+        return Batch(self.ids[rows], self.x[rows], None if self.y is None else self.y[rows])
+
+
+Shard = Iterable[Batch]  # picklable, and iterable more than once
+
+
+class Executor(Protocol):
+    """Where shards are visited. Every task holds one BLAS thread, so that all executors give the same bits."""
+
+    def map(self, fn: Callable[[T], R], items: Sequence[T], label: str = "") -> Iterator[R]:
+        """fn of each item, in the order of the items. fn is pure, so a retry is harmless."""
+
+    def reduce(self, fn: Callable[[T], S], merge: Callable[[S, S], S], items: Sequence[T], label: str = "") -> S:
+        """fn of each item, merged in the tree of `merge_tree`. At least one item."""
+
+    def keep(self, fn: Callable[[T], R], items: Sequence[T], label: str = "") -> Sequence[R]:
+        """fn of each item, left where it was made: items for another call of this executor, and for nothing else."""
+
+
+class Statistic(Protocol[S, Result]):
+    """A commutative monoid over batches: merge is associative and zero is its identity.
+
+    `update` and `merge` may write into their first argument; the arguments are not used again.
+    """
+
+    def zero(self) -> S: ...
+    def update(self, state: S, batch: Batch) -> S: ...
+    def merge(self, left: S, right: S) -> S: ...
+    def finish(self, state: S) -> Result: ...
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The statistic whose state is a tuple of float64 arrays, and whose merge is addition."""
+
+    terms: Callable[[Batch], tuple[Any, ...]]
+
+    def zero(self) -> tuple[Array, ...]:
+        return ()
+
+    def update(self, state: tuple[Array, ...], batch: Batch) -> tuple[Array, ...]:
+        return self.merge(state, tuple(np.asarray(term, np.float64) for term in self.terms(batch)))
+
+    def merge(self, left: tuple[Array, ...], right: tuple[Array, ...]) -> tuple[Array, ...]:
+        return tuple(a + b for a, b in zip(left, right, strict=True)) if left and right else left or right
+
+    def finish(self, state: tuple[Array, ...]) -> tuple[Array, ...]:
+        if not state:
+            raise ValueError("expected at least one row, found none in all shards together")
+        return state
+
+
+@dataclass(frozen=True)
+class Data:
+    """Shards, and the executor that visits them."""
+
+    shards: Sequence[Shard]
+    executor: Executor
+
+    def reduce(self, statistic: Statistic[S, R], label: str = "") -> R:
+        if not self.shards:
+            raise ValueError("expected at least one shard, found none")
+        label = label or type(statistic).__name__
+        return statistic.finish(self.executor.reduce(partial(fold, statistic), statistic.merge, self.shards, label))
+
+    def map_rows(self, fn: Callable[[Batch], Batch], label: str = "") -> Data:
+        """fn of every batch, kept beside its shard on the workers' side, and made again there after a loss."""
+        return Data(self.executor.keep(partial(_map_shard, fn), self.shards, label), self.executor)
+
+
+def fold(statistic: Statistic[S, Any], shard: Shard) -> S:
+    """The state of one shard."""
+    return reduce(statistic.update, shard, statistic.zero())
+
+
+def _map_shard(fn: Callable[[Batch], Batch], shard: Shard) -> list[Batch]:
+    return list(map(fn, shard))
+
+
+def merge_tree(states: Iterable[S], merge: Callable[[Sequence[S]], S]) -> S:
+    """Merge contiguous groups of FAN_IN states, then groups of those, until one is left.
+
+    The shape depends on the number of states alone, never on which came first, and only FAN_IN states a level are
+    held at a time. S may stand for a state or for a reference to one.
+    """
+    levels: list[list[S]] = [[]]
+    for state in states:
+        levels[0].append(state)
+        for level, group in enumerate(levels):
+            if len(group) < FAN_IN:
+                break
+            if level + 1 == len(levels):
+                levels.append([])
+            levels[level + 1].append(merge(group))
+            levels[level] = []
+    rest: list[S] = []
+    for group in levels:
+        group = group + rest
+        rest = [merge(group)] if len(group) > 1 else group
+    if not rest:
+        raise ValueError("expected at least one state to merge, found none")
+    return rest[0]
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """Inside, BLAS uses one thread: with more, the bits of a product depend on the machine's load and cores."""
+    limiter: AbstractContextManager[Any] = _blas().limit(limits=1, user_api="blas")
+    return limiter

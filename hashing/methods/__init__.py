@@ -1,0 +1,45 @@
+"""The catalogue: one module a method; importing this package registers them all."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import ClassVar, Protocol, TypeVar
+
+from ..functions import HashFunction
+from ..mapreduce import Data
+
+
+class Method(Protocol):
+    """A frozen dataclass of hyper-parameters, each with the paper's default. Field `n_bits` first, `seed` if random."""
+
+    supervised: ClassVar[bool] = False
+    n_bits: int
+
+    def fit(self, data: Data) -> HashFunction: ...
+
+
+METHODS: dict[str, type[Method]] = {}
+M = TypeVar("M", bound=type)
+
+
+def register(cls: M) -> M:
+    """Class decorator: the method joins the catalogue under the name of its file."""
+    name = cls.__module__.rsplit(".", 1)[-1]
+    if name in METHODS:
+        raise ValueError(f"expected one method a file, found {METHODS[name].__name__} and {cls.__name__} in {name}.py")
+    METHODS[name] = cls
+    return cls
+
+
+def method(name: str) -> type[Method]:
+    """The method of a name. Raises ValueError, with the nearest names, where there is none."""
+    if name not in METHODS:
+        near = get_close_matches(name, METHODS) or sorted(METHODS)
+        raise ValueError(f"expected the name of a method, found {name!r}; did you mean {', '.join(near)}?")
+    return METHODS[name]
+
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

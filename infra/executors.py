@@ -1,0 +1,191 @@
+"""Where shards are visited: in this process, or on a Ray cluster. Both give the same bits."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from hashing.mapreduce import merge_tree, one_blas_thread
+
+from .settings import Settings
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+S = TypeVar("S")
+R = TypeVar("R")
+Progress = Callable[[str, int, int], None]  # label, items done, items in all
+
+
+def silent(label: str, done: int, total: int) -> None:
+    """The progress of whoever does not want to know."""
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """One item after another, in this process."""
+
+    progress: Progress = silent
+
+    def map(self, fn: Callable[[T], R], items: Sequence[T], label: str = "") -> Iterator[R]:
+        self.progress(label, 0, len(items))
+        for done, item in enumerate(items, 1):
+            yield _alone(fn, item)
+            self.progress(label, done, len(items))
+
+    def reduce(self, fn: Callable[[T], S], merge: Callable[[S, S], S], items: Sequence[T], label: str = "") -> S:
+        return merge_tree(self.map(fn, items, label), lambda group: _merged(merge, *group))
+
+    def keep(self, fn: Callable[[T], R], items: Sequence[T], label: str = "") -> Sequence[R]:
+        return list(self.map(fn, items, label))
+
+
+@dataclass(frozen=True)
+class Ray:
+    """One Ray task an item, results in the order of the items, at most `in_flight` of them unfinished or unread.
+
+    A task lost with its worker or node runs again: fn is pure. A task holds one CPU and one BLAS thread.
+    """
+
+    progress: Progress = silent
+    in_flight: int = 256
+
+    def map(self, fn: Callable[[T], R], items: Sequence[T], label: str = "") -> Iterator[R]:
+        for ref in self._submit(fn, items, label):
+            yield _get(ref)
+
+    def reduce(self, fn: Callable[[T], S], merge: Callable[[S, S], S], items: Sequence[T], label: str = "") -> S:
+        merge_on_worker = _remote(_merged).options(name="merge")
+        function = _put(merge)
+        result: S = _get(merge_tree(self._submit(fn, items, label), lambda g: merge_on_worker.remote(function, *g)))
+        return result
+
+    def keep(self, fn: Callable[[T], R], items: Sequence[T], label: str = "") -> Sequence[Any]:
+        return list(self._submit(fn, items, label))
+
+    def _submit(self, fn: Callable[[T], R], items: Sequence[T], label: str) -> Iterator[Any]:
+        """References to the results, each yielded when it is there."""
+        task, function = _remote(_alone).options(name=label or "map"), _put(fn)  # fn may hold a model: ship it once
+        pending: deque[Any] = deque()
+        self.progress(label, 0, len(items))
+        done = 0
+        for item in items:
+            pending.append(task.remote(function, item))
+            if len(pending) == self.in_flight:
+                yield _ready(pending.popleft())
+                self.progress(label, done := done + 1, len(items))
+        while pending:
+            yield _ready(pending.popleft())
+            self.progress(label, done := done + 1, len(items))
+
+
+def _alone(fn: Callable[[T], R], item: T) -> R:
+    with one_blas_thread():
+        return fn(item)
+
+
+def _merged(merge: Callable[[S, S], S], *states: S) -> S:
+    with one_blas_thread():
+        return reduce(merge, states)
+
+
+def _remote(fn: Callable[..., Any]) -> Any:
+    import ray
+
+    return ray.remote(fn)
+
+
+def _put(value: Any) -> Any:
+    import ray
+
+    return ray.put(value)
+
+
+def _ready(ref: Any) -> Any:
+    import ray
+
+    ray.wait([ref], fetch_local=False)
+    return ref
+
+
+def _get(ref: Any) -> Any:
+    import ray
+
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayTaskError as error:  # the worker's own error, as InProcess would raise it
+        raise (error.cause if isinstance(error.cause, Exception) else error) from error
+
+
+def connect(settings: Settings, progress: Progress = silent) -> InProcess | Ray:
+    """The executor that the settings ask for. Starts a local Ray, or joins the one that RAY_ADDRESS names.
+
+    Raises ConnectionError where RAY_ADDRESS names a cluster that does not answer: never a local one in its place.
+    """
+    if settings.executor == "inprocess":
+        return InProcess(progress)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not settings.ray_address:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a token in the home folder guards nothing on loopback
+    import ray
+
+    if not ray.is_initialized():
+        if settings.ray_address:
+            _join(settings.ray_address)
+        else:
+            _start(settings.cpus)
+    logger.info("Ray at %s: %s", ray.get_runtime_context().gcs_address, describe_cluster())
+    return Ray(progress)
+
+
+def describe_cluster() -> str:
+    """Nodes and CPUs of the cluster that was joined."""
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return f"{len(nodes)} node(s), {sum(node['Resources'].get('CPU', 0) for node in nodes):g} CPUs"
+
+
+def _start(cpus: int | None) -> None:
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=cpus or len(os.sched_getaffinity(0)),
+        object_store_memory=2**30,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+        _node_ip_address="127.0.0.2",  # 127.0.0.1 is ignored, and another address would leave loopback
+    )
+
+
+def _join(address: str) -> None:
+    import ray
+
+    host, port = _endpoint(address)
+    if host:
+        try:  # Ray itself tries for a minute, and logs a page
+            socket.create_connection((host, port), timeout=5).close()
+        except OSError as error:
+            raise ConnectionError(f"expected a Ray cluster at RAY_ADDRESS={address}, found none: {error}") from None
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    except Exception as error:
+        raise ConnectionError(f"expected a Ray cluster at RAY_ADDRESS={address}, found none: {error}") from error
+    joined = ray.get_runtime_context().gcs_address
+    if host and "://" not in address and _endpoint(joined)[1] != port:
+        ray.shutdown()
+        raise ConnectionError(f"expected to join the Ray cluster at RAY_ADDRESS={address}, found {joined} instead")
+
+
+def _endpoint(address: str) -> tuple[str, int]:
+    """Host and port of host:port or scheme://host:port; no host for `auto`."""
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    return (parts.hostname or "", parts.port) if parts.port else ("", 0)

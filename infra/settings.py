@@ -1,0 +1,42 @@
+"""Where it runs, from the environment. Nothing set: everything is embedded, on loopback, in HASHKILN_HOME."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """The environment, read once. AWS_* and PREFECT_API_URL are read by those who use them."""
+
+    model_config = SettingsConfigDict(env_prefix="HASHKILN_", frozen=True, env_ignore_empty=True)
+
+    home: Path = Field(Path(".hashkiln"), description="catalog, warehouse and Prefect's database, unless set apart")
+    warehouse: str = Field("", description="folder or s3://bucket/prefix of datasets, codes, models and reports")
+    catalog: str = Field("", description="SQLAlchemy URL of the Iceberg catalog, such as postgresql+psycopg2://…")
+    data: Path | None = Field(None, description="folder where the raw files of named datasets are looked for first")
+    executor: Literal["ray", "inprocess"] = "ray"
+    cpus: int | None = Field(None, ge=1, description="CPUs of the local Ray; all that there are, if unset")
+    ray_address: str = Field("", validation_alias="RAY_ADDRESS", description="the cluster to join")
+    commit_shards: int = Field(256, ge=1, description="encoded shards are committed when there are so many")
+    commit_seconds: float = Field(60, ge=0, description="… or when so many seconds have passed")
+
+    @field_validator("home", "data")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return path.expanduser().absolute() if path else None
+
+    @property
+    def warehouse_url(self) -> str:
+        return self.warehouse.rstrip("/") or str(self.home / "warehouse")
+
+    @property
+    def catalog_url(self) -> str:
+        return self.catalog or f"sqlite:///{self.home / 'catalog.db'}"
+
+    @property
+    def data_folder(self) -> Path:
+        return self.data or self.home / "data"

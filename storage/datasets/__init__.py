@@ -1,0 +1,35 @@
+"""The named datasets: where each comes from, how it is split, and its rows as its files hold them."""
+
+import difflib
+
+from .catalogue import DATASETS, LEARN, QUERY, Dataset, File, Split
+from .locate import locate_or_fetch, provenance
+from .reading import groundtruth, rows
+
+__all__ = [
+    "DATASETS",
+    "LEARN",
+    "QUERY",
+    "Dataset",
+    "File",
+    "Split",
+    "get",
+    "groundtruth",
+    "locate_or_fetch",
+    "names",
+    "provenance",
+    "rows",
+]
+
+
+def names() -> list[str]:
+    """All names, sorted."""
+    return sorted(DATASETS)
+
+
+def get(name: str) -> Dataset:
+    """The dataset of that name; ValueError, with the closest names, where there is none."""
+    if name not in DATASETS:
+        close = difflib.get_close_matches(name.lower(), DATASETS, n=4, cutoff=0.4) or names()
+        raise ValueError(f"expected the name of a dataset, found {name!r}: did you mean {' or '.join(close)}?")
+    return DATASETS[name]

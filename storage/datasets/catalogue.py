@@ -1,0 +1,216 @@
+"""Every named dataset as data: its source, size, checksum, licence and splits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+LEARN, QUERY = 1 << 40, 1 << 41  # first ids of learn and query rows that have none of their own; base = position
+
+
+@dataclass(frozen=True)
+class File:
+    """A file as it is published."""
+
+    name: str  # X, X.gz, or a .tar.gz with the dataset's files as members
+    urls: tuple[str, ...]  # the same file, in the order to try them; none: it is had locally alone
+    size: int | None = None  # bytes
+    checksum: str | None = None  # "md5:<hex>" or "sha256:<hex>"; None: none is published
+
+
+@dataclass(frozen=True)
+class Split:
+    """n rows of a file."""
+
+    file: str  # its name when unpacked; of the sample, a folder of shards
+    n: int
+    d: int | None = None  # of vectors
+    first_id: int = 0
+    array: str = ""  # the array of an HDF5 file, or the column of a Parquet file
+    labels: str = ""  # the file (idx) or the column (parquet) of the labels
+    hashed: str = ""  # base | query: this part of the file, by a keyed hash of the ids
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A named dataset. Its splits are base, query, and learn where it has rows for training alone."""
+
+    name: str
+    about: str
+    licence: str
+    kind: Literal["vector", "image", "text"]
+    metric: Literal["euclidean", "angular", "labels"]  # what makes a base row relevant to a query
+    format: Literal["vecs", "idx", "hdf5", "parquet"]
+    splits: Mapping[str, Split]
+    files: tuple[File, ...] = ()  # none: shipped
+    truth: str = ""  # the file of the nearest base rows of each query, where there is one
+
+    def required(self) -> set[str]:
+        """The files, by unpacked name, that the splits are read from."""
+        files = {split.file for split in self.splits.values()}
+        return files | {split.labels for split in self.splits.values() if self.format == "idx"}
+
+
+def _texmex(name: str, folder: str, about: str, d: int, sizes: tuple[int, int, int], archive: File) -> Dataset:
+    splits = _base_learn_query(f"{folder}_%s.fvecs", d, sizes)
+    truth = f"{folder}_groundtruth.ivecs"
+    return Dataset(name, about, "CC0", "vector", "euclidean", "vecs", splits, (archive,), truth)
+
+
+def _base_learn_query(file: str, d: int, sizes: tuple[int, int, int]) -> Mapping[str, Split]:
+    first = {"base": 0, "learn": LEARN, "query": QUERY}
+    return {name: Split(file % name, n, d, first[name]) for name, n in zip(first, sizes, strict=True)}
+
+
+def _texmex_archive(name: str, size: int, md5: str) -> File:
+    # TEXMEX publishes sizes and MD5SUM beside the files, and serves them by FTP alone.
+    return File(name, (f"ftp://ftp.irisa.fr/local/texmex/corpus/{name}",), size, f"md5:{md5}")
+
+
+def _local(name: str, size: int, sha256: str) -> File:
+    return File(name, (), size, f"sha256:{sha256}")
+
+
+def _idx(
+    name: str, about: str, licence: str, mirrors: tuple[str, ...], published: dict[str, tuple[int, str]]
+) -> Dataset:
+    splits = {
+        split: Split(f"{part}-images-idx3-ubyte", n, 784, first, labels=f"{part}-labels-idx1-ubyte")
+        for split, part, n, first in (("base", "train", 60_000, 0), ("query", "t10k", 10_000, QUERY))
+    }
+    files = tuple(
+        File(file, tuple(f"{url}/{file}" for url in mirrors), size, f"md5:{md5}")
+        for file, (size, md5) in ((f"{stem}-ubyte.gz", facts) for stem, facts in published.items())
+    )
+    return Dataset(name, about, licence, "vector", "labels", "idx", splits, files)
+
+
+def _ann_benchmarks(
+    name: str, n: int, d: int, queries: int, metric: Literal["euclidean", "angular"], size: int | None = None
+) -> Dataset:
+    file = f"{name}.hdf5"
+    splits = {"base": Split(file, n, d, array="train"), "query": Split(file, queries, d, QUERY, array="test")}
+    about = f"{name} of ann-benchmarks, with 100 neighbours"
+    files = (File(file, (f"https://ann-benchmarks.com/{file}",), size),)
+    return Dataset(name, about, "of the original data", "vector", metric, "hdf5", splits, files, truth=file)
+
+
+def _hashed(file: str, queries: int, n: int, column: str, labels: str) -> Mapping[str, Split]:
+    sizes = {"base": n - queries, "query": queries}
+    return {part: Split(file, size, array=column, labels=labels, hashed=part) for part, size in sizes.items()}
+
+
+_ALL = (
+    Dataset(
+        "sample",
+        "45,500 SIFT descriptors drawn from photosift; shipped",
+        "of the pictures, see ATTRIBUTION.md beside it",
+        "vector",
+        "euclidean",
+        "parquet",
+        {
+            "base": Split("base", 40_000, 128, array="vector"),
+            "learn": Split("learn", 5_000, 128, LEARN, array="vector"),
+            "query": Split("query", 500, 128, QUERY, array="vector"),
+        },
+        truth="groundtruth.parquet",
+    ),
+    _texmex(
+        "sift1m",
+        "sift",
+        "ANN_SIFT1M of TEXMEX: SIFT descriptors of INRIA Holidays and Flickr pictures",
+        128,
+        (1_000_000, 100_000, 10_000),
+        _texmex_archive("sift.tar.gz", 168_280_445, "b23d1b3b2ee8469d819b61ca900ef0ed"),
+    ),
+    _texmex(
+        "siftsmall",
+        "siftsmall",
+        "ANN_SIFT10K of TEXMEX: a small SIFT1M",
+        128,
+        (10_000, 25_000, 100),
+        _texmex_archive("siftsmall.tar.gz", 5_305_734, "0b8324a7a82d7f2663d7dcbd57642df7"),
+    ),
+    _texmex(
+        "gist1m",
+        "gist",
+        "ANN_GIST1M of TEXMEX: GIST descriptors of whole pictures",
+        960,
+        (1_000_000, 500_000, 1_000),
+        _texmex_archive("gist.tar.gz", 2_740_172_684, "31185e0f00854f74d27e8ad8d52628a9"),
+    ),
+    _idx(
+        "mnist",
+        "MNIST: handwritten digits, 28 x 28 raw pixels",
+        "of its authors, LeCun, Cortes and Burges",
+        ("https://ossci-datasets.s3.amazonaws.com/mnist", "https://storage.googleapis.com/cvdf-datasets/mnist"),
+        {
+            "train-images-idx3": (9_912_422, "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
+            "train-labels-idx1": (28_881, "d53e105ee54ea40749a09fcbcd1e9432"),
+            "t10k-images-idx3": (1_648_877, "9fb629c4189551a2d022fa330f9573f3"),
+            "t10k-labels-idx1": (4_542, "ec29112dd5afa0611ce80d1b7f02629c"),
+        },
+    ),
+    _idx(
+        "fashion-mnist",
+        "Fashion-MNIST: Zalando's articles, 28 x 28 raw pixels",
+        "MIT",
+        (
+            "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion",
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
+        ),
+        {
+            "train-images-idx3": (26_421_880, "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
+            "train-labels-idx1": (29_515, "25c81989df183df01b3e8a0aad5dffbe"),
+            "t10k-images-idx3": (4_422_102, "bef4ecab320f06d8554ea6380940ec79"),
+            "t10k-labels-idx1": (5_148, "bb300cfdad3c16e7a12a480ee83cd310"),
+        },
+    ),
+    _ann_benchmarks("sift-128-euclidean", 1_000_000, 128, 10_000, "euclidean", 525_128_288),
+    _ann_benchmarks("gist-960-euclidean", 1_000_000, 960, 1_000, "euclidean", 3_844_648_288),
+    _ann_benchmarks("mnist-784-euclidean", 60_000, 784, 10_000, "euclidean"),
+    _ann_benchmarks("fashion-mnist-784-euclidean", 60_000, 784, 10_000, "euclidean"),
+    *(_ann_benchmarks(f"glove-{d}-angular", 1_183_514, d, 10_000, "angular") for d in (25, 50, 100, 200)),
+    _ann_benchmarks("nytimes-256-angular", 290_000, 256, 10_000, "angular"),
+    _ann_benchmarks("deep-image-96-angular", 9_990_000, 96, 10_000, "angular"),
+    Dataset(
+        "photosift",
+        "SIFT descriptors of 850 pictures of Debian packages, in SIFT1M's form and size; local only",
+        "of the pictures: BSD, Apache, CC-BY, CC-BY-SA, CC0 and gimp-help-en's own",
+        "vector",
+        "euclidean",
+        "vecs",
+        _base_learn_query("%s.bvecs", 128, (1_000_000, 100_000, 10_000)),
+        (
+            _local("base.bvecs.gz", 99_500_734, "d1ea92092d8303e7adefcc65a8774c681b22436292703d67fd808813485d8436"),
+            _local("learn.bvecs.gz", 9_930_919, "76bb0b13bdf85cf1be055667a5a22cdcc7b57bd3836cf706d5dcf0942201680a"),
+            _local("query.bvecs.gz", 972_662, "9be25188b1aef764b0c6aa3d9687457e541f776afb2a22905af4c4891756ef74"),
+            _local(
+                "groundtruth.ivecs.gz", 3_168_201, "7095c7bccb4468150362c049a72fefc490763dea489d7aca4a444450f4f073d3"
+            ),
+        ),
+        "groundtruth.ivecs",
+    ),
+    Dataset(
+        "openclipart",
+        "drawings of 64 x 64, each with 1 to n of 56 labels; local only",
+        "public domain",
+        "image",
+        "labels",
+        "parquet",
+        _hashed("openclipart.parquet", 447, 4_740, "image", "labels"),
+        (_local("openclipart.parquet", 6_084_255, "6ac95bc55bb5a94747195fb8e3adea9f72bc5ffe99b4e2c39fac8030ce082b72"),),
+    ),
+    Dataset(
+        "wordnet",
+        "short definitions, each with one of 45 classes; local only",
+        "WordNet 3.0",
+        "text",
+        "labels",
+        "parquet",
+        _hashed("glosses.parquet", 11_795, 117_033, "text", "label"),
+        (_local("glosses.parquet", 5_140_618, "7b8531649d9ead29c11f355b61f76c61a3956a31e731f6412d82550d24965339"),),
+    ),
+)
+DATASETS = {dataset.name: dataset for dataset in _ALL}

@@ -1,0 +1,55 @@
+"""The HDF5 files of ann-benchmarks: train, test, and the neighbors of each test row in train.
+
+Source: M. Aumueller, E. Bernhardsson, A. Faithfull, ANN-Benchmarks, https://ann-benchmarks.com.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from hashing.mapreduce import Array
+
+from . import BLOCK_BYTES
+
+DTYPES = {"train": "float32", "test": "float32", "neighbors": "int32", "distances": "float32"}
+
+
+def read(path: str | Path, key: str) -> Iterator[Array]:
+    """Blocks (n, d) of train, test or distances (float32), or of neighbors (int32: positions in train).
+
+    Raises ValueError where the file is not HDF5, lacks one of the four arrays, or the array is not a matrix of numbers.
+    """
+    import h5py
+
+    if key not in DTYPES:
+        raise ValueError(f"expected one of {', '.join(DTYPES)}, found {key}")
+    try:
+        file = h5py.File(path, "r")
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(f"{path}: expected an HDF5 file, found one that does not open: {error}") from None
+    with file:
+        missing = [name for name in DTYPES if not isinstance(file.get(name), h5py.Dataset)]
+        if missing:
+            found = ", ".join(file) or "none"
+            raise ValueError(f"{path}: expected the arrays {', '.join(DTYPES)}, found no {missing[0]} among {found}")
+        array = file[key]
+        if array.ndim != 2 or array.dtype.kind not in "fiu" or not array.size:
+            raise ValueError(f"{path}: expected {key} to be a matrix of numbers, found {array.shape} {array.dtype}")
+        step = max(1, BLOCK_BYTES // (4 * array.shape[1]))
+        for row in range(0, len(array), step):
+            try:
+                yield array[row : row + step].astype(DTYPES[key], copy=False)
+            except OSError as error:
+                raise ValueError(f"{path}: expected to read {key} from row {row} on, found {error}") from None
+
+
+def metric(path: str | Path) -> str | None:
+    """The attribute `distance` of the file: euclidean, angular, ...; None where there is none."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        value = file.attrs.get("distance")
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,86 @@
+"""The form of a code table in Iceberg: catalog, schema, partition, properties, and what it says of a part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pyiceberg.catalog import Catalog
+from pyiceberg.conversions import from_bytes, to_bytes
+from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
+from pyiceberg.partitioning import PartitionField, PartitionSpec
+from pyiceberg.schema import Schema
+from pyiceberg.transforms import IdentityTransform
+from pyiceberg.typedef import Record
+from pyiceberg.types import FixedType, IntegerType, ListType, LongType, NestedField, StringType
+
+from hashing.bits import n_bytes
+
+from .codes import Part
+from .filesystem import s3_endpoint
+
+NAMESPACE = "codes"
+PREFIX = "hashkiln."
+
+
+def connect(catalog_url: str, warehouse: str) -> Catalog:
+    """The Iceberg catalog at an SQLAlchemy URL."""
+    from pyiceberg.catalog.sql import SqlCatalog
+
+    if catalog_url.startswith("sqlite:///"):
+        Path(catalog_url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    options = {"s3.endpoint": endpoint} if (endpoint := s3_endpoint()) else {}
+    catalog = SqlCatalog("hashkiln", uri=catalog_url, warehouse=warehouse, **options)
+    catalog.create_namespace_if_not_exists(NAMESPACE)
+    return catalog
+
+
+def layout(n_bits: int) -> tuple[Schema, PartitionSpec, dict[str, str]]:
+    """Schema, partition and properties of a table of codes of n_bits, format 1."""
+    properties = {
+        PREFIX + "format": "1",
+        PREFIX + "n_bits": str(n_bits),
+        PREFIX + "bit_order": "bit j is byte j div 8, position j mod 8 (little); padding is zero",
+        PREFIX + "columns": "id: row of the dataset; code: packed bits; labels: places in hashkiln.vocabulary",
+        "commit.retry.num-retries": "0",  # a conflict is re-planned here, never replayed blindly
+    }
+    schema = Schema(
+        NestedField(1, "id", LongType(), required=True),
+        NestedField(2, "code", FixedType(n_bytes(n_bits)), required=True),
+        NestedField(3, "labels", ListType(6, IntegerType(), element_required=True), required=False),
+        NestedField(4, "shard", StringType(), required=False),
+        NestedField(5, "version", StringType(), required=False),
+    )
+    spec = PartitionSpec(
+        PartitionField(4, 1000, IdentityTransform(), "shard"), PartitionField(5, 1001, IdentityTransform(), "version")
+    )
+    # shard and version are not in the files: readers take them from the partition
+    properties["schema.name-mapping.default"] = schema.name_mapping.model_dump_json()
+    return schema, spec, properties
+
+
+def data_file(part: Part, spec_id: int) -> DataFile:
+    """The table's entry for a part, made without opening the file."""
+    values: dict[str, Any] = {
+        "content": DataFileContent.DATA,
+        "file_path": part.url,
+        "file_format": FileFormat.PARQUET,
+        "partition": Record(part.shard, part.version),
+        "record_count": part.rows,
+        "file_size_in_bytes": part.size,
+        "value_counts": {1: part.rows, 2: part.rows},
+        "null_value_counts": {1: 0, 2: 0},
+        "lower_bounds": {1: to_bytes(LongType(), part.min_id)},
+        "upper_bounds": {1: to_bytes(LongType(), part.max_id)},
+    }
+    empty: dict[str, Any] = {"column_sizes": {}, "nan_value_counts": {}, "split_offsets": None}
+    file = DataFile.from_args(**values, **empty, equality_ids=None, sort_order_id=None)
+    file.spec_id = spec_id
+    return file
+
+
+def part(file: DataFile) -> Part:
+    """The part that an entry stands for."""
+    low, high = (int(from_bytes(LongType(), bounds[1])) for bounds in (file.lower_bounds, file.upper_bounds))
+    shard, version = file.partition[0], file.partition[1]
+    return Part(file.file_path, shard, version, file.record_count, file.file_size_in_bytes, low, high)

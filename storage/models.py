@@ -1,0 +1,58 @@
+"""Hash functions at rest: safetensors and JSON, named by the SHA-256 of their content. No pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from hashing.functions import HashFunction, from_arrays, to_arrays
+
+from . import filesystem
+
+
+def save(warehouse: str, function: HashFunction) -> str:
+    """Write a hash function to `models/<digest>/`, and return the digest. What is there already stays."""
+    from safetensors.numpy import save as to_bytes
+
+    family, arrays, numbers = to_arrays(function)
+    tensors = to_bytes(arrays)
+    header = json.dumps({"format": 1, "family": family, "n_bits": function.n_bits, "numbers": numbers}, sort_keys=True)
+    digest = _digest(header.encode(), tensors)
+    filesystem.write(_url(warehouse, digest, "function.safetensors"), tensors)
+    filesystem.write(_url(warehouse, digest, "function.json"), header.encode())
+    return digest
+
+
+def load(warehouse: str, digest: str) -> HashFunction:
+    """The hash function of a digest. Raises ValueError where its content is not what was saved."""
+    from safetensors.numpy import load as from_bytes
+
+    try:
+        header = filesystem.read(_url(warehouse, digest, "function.json"))
+        tensors = filesystem.read(_url(warehouse, digest, "function.safetensors"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"expected model {digest} in {warehouse}/models, found none") from None
+    if (found := _digest(header, tensors)) != digest:
+        raise ValueError(f"expected model {digest}, found content of digest {found}: the files were changed")
+    about: dict[str, Any] = json.loads(header)
+    return from_arrays(about["family"], from_bytes(tensors), about["numbers"])
+
+
+def remember(warehouse: str, fit: str, digest: str) -> None:
+    """Note which model a fit (the digest of its specification and data) gave, so that a rerun need not fit again."""
+    filesystem.write(filesystem.join(warehouse, "models", "fits", fit), digest.encode())
+
+
+def recall(warehouse: str, fit: str) -> str | None:
+    """The model of an earlier fit, if there was one."""
+    url = filesystem.join(warehouse, "models", "fits", fit)
+    return filesystem.read(url).decode() if filesystem.exists(url) else None
+
+
+def _url(warehouse: str, digest: str, name: str) -> str:
+    return filesystem.join(warehouse, "models", digest, name)
+
+
+def _digest(header: bytes, tensors: bytes) -> str:
+    return hashlib.sha256(header + b"\n" + tensors).hexdigest()

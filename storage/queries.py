@@ -1,0 +1,85 @@
+"""Query sets drawn once and frozen, and the exact neighbours that were computed for them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from typing import Any
+
+import numpy as np
+
+from hashing.mapreduce import Array, Batch
+
+from . import columns, filesystem
+from .filesystem import join
+
+
+def frozen(warehouse: str, dataset: str, vocabulary: tuple[str | int, ...] = ()) -> Batch | None:
+    """The query set that was drawn for a dataset, if one was; y in the vocabulary."""
+    pointer = join(warehouse, "queries", dataset, "current.json")
+    if not filesystem.exists(pointer):
+        return None
+    url = join(warehouse, "queries", dataset, json.loads(filesystem.read(pointer))["digest"] + ".parquet")
+    table = _read(url)
+    x = columns.vectors(table["vector"].combine_chunks(), table.schema.field("vector").type.list_size, url)
+    y = None
+    if vocabulary and "labels" in table.column_names:
+        places = columns.label_indices(table["labels"].combine_chunks(), vocabulary, url)
+        y = columns.multi_hot(places, len(vocabulary))
+    return Batch(table["id"].to_numpy(), x, y)
+
+
+def freeze(
+    warehouse: str, dataset: str, queries: Batch, vocabulary: tuple[str | int, ...] = (), redraw: bool = False
+) -> None:
+    """Keep a drawn query set. Of two runs that draw at once the first wins; only a redraw replaces."""
+    import pyarrow as pa
+
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(queries.x.reshape(-1)), queries.x.shape[1])
+    named = {"id": queries.ids, "vector": vectors}
+    if queries.y is not None:  # as the labels themselves: places are those of one table's vocabulary
+        named["labels"] = pa.array([[vocabulary[place] for place in np.flatnonzero(row)] for row in queries.y])
+    content = _write(pa.table(named))
+    digest = hashlib.sha256(content).hexdigest()
+    filesystem.write(join(warehouse, "queries", dataset, f"{digest}.parquet"), content)
+    pointer, current = join(warehouse, "queries", dataset, "current.json"), json.dumps({"digest": digest}).encode()
+    if redraw:
+        filesystem.write(pointer, current)
+    else:
+        filesystem.create_exclusive(pointer, current)
+
+
+def neighbours(warehouse: str, digest: str) -> tuple[Array, Array] | None:
+    """(ids, squared distances) (q, k) kept under the digest of what they depend on, if they were computed."""
+    url = join(warehouse, "truth", f"{digest}.parquet")
+    if not filesystem.exists(url):
+        return None
+    table = _read(url)
+    shape = (len(table), table.schema.field("neighbours").type.list_size)
+    ids, distances = (table[name].combine_chunks().flatten().to_numpy() for name in ("neighbours", "distances"))
+    return ids.reshape(shape), distances.reshape(shape)
+
+
+def keep_neighbours(warehouse: str, digest: str, ids: Array, distances: Array) -> None:
+    """Keep exact neighbours (q, k) under the digest of what they depend on."""
+    import pyarrow as pa
+
+    lists = [pa.FixedSizeListArray.from_arrays(pa.array(np.ravel(a)), ids.shape[1]) for a in (ids, distances)]
+    filesystem.write(
+        join(warehouse, "truth", f"{digest}.parquet"), _write(pa.table(lists, ["neighbours", "distances"]))
+    )
+
+
+def _read(url: str) -> Any:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(io.BytesIO(filesystem.read(url)))
+
+
+def _write(table: Any) -> bytes:
+    import pyarrow.parquet as pq
+
+    file = io.BytesIO()
+    pq.write_table(table, file, compression="zstd")
+    return file.getvalue()

@@ -1,0 +1,128 @@
+"""Real parts, each started once a session: a Ray cluster, an S3 server. And small data with structure."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hashing.mapreduce import Batch
+from infra.executors import InProcess, connect
+from infra.settings import Settings
+
+for name in [name for name in os.environ if name.startswith(("HASHKILN_", "PREFECT_", "RAY_", "AWS_"))]:
+    if name != "HASHKILN_DATA":  # the tests say where they run, not the shell they are started from
+        del os.environ[name]
+
+
+def pytest_report_header():
+    return f"HASHKILN_DATA={os.environ.get('HASHKILN_DATA', '(not set: the tests on real data are skipped)')}"
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of MNIST and photosift."""
+    if not os.environ.get("HASHKILN_DATA"):
+        pytest.skip("needs real data: set HASHKILN_DATA to the folder of mnist/ and photosift/")
+    return Path(os.environ["HASHKILN_DATA"])
+
+
+def blobs(n=1200, d=32, c=6, seed=0, first_id=0):
+    """Rows (ids, x, y) around c centres, of uneven variance: learnable, not trivial."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(c, size=n)
+    centres = 2.2 * np.random.default_rng(99).standard_normal((c, d))
+    x = centres[label] + rng.standard_normal((n, d)) * np.linspace(0.5, 3, d)
+    return Batch(np.arange(n) + first_id, x.astype(np.float32), np.eye(c, dtype=np.uint8)[label])
+
+
+def cut(batch, n_shards, batch_rows=100):
+    """The rows as shards, each a list of batches."""
+    parts = [batch.take(rows) for rows in np.array_split(np.arange(len(batch.ids)), n_shards)]
+    return [[part.take(slice(i, i + batch_rows)) for i in range(0, len(part.ids), batch_rows)] for part in parts]
+
+
+@pytest.fixture(scope="session")
+def in_process():
+    return InProcess()
+
+
+@pytest.fixture(scope="session")
+def ray_executor():
+    import ray
+
+    yield connect(Settings(executor="ray", cpus=2))
+    ray.shutdown()
+
+
+def free_ports(n):
+    """n different ports that nothing listens on."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(n)]
+        for server in sockets:
+            server.bind(("127.0.0.1", 0))
+        return [server.getsockname()[1] for server in sockets]
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory):
+    """A bucket on a real S3 server (SeaweedFS): s3://hashkiln."""
+    import s3fs
+
+    root = tmp_path_factory.mktemp("s3")
+    flags = [f"-{part}.port{kind}" for part in ("s3", "master", "volume", "filer") for kind in ("", ".grpc")]
+    ports = free_ports(len(flags))
+    identity = {
+        "name": "tests",
+        "credentials": [{"accessKey": "hashkiln", "secretKey": "hashkiln-secret"}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    (root / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    command = [
+        str(Path(sys.executable).with_name("weed")),
+        "server",
+        f"-dir={root}",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        "-s3",
+    ]
+    command += [f"{flag}={port}" for flag, port in zip(flags, ports, strict=True)]
+    command += [f"-s3.config={root / 's3.json'}", "-master.volumeSizeLimitMB=1024", "-volume.max=40"]
+    command += ["-filer.maxMB=16", "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
+    with (root / "log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "GOMEMLIMIT": "400MiB"})
+    os.environ.update(
+        AWS_ENDPOINT_URL=f"http://127.0.0.1:{ports[0]}", AWS_ACCESS_KEY_ID="hashkiln",
+        AWS_SECRET_ACCESS_KEY="hashkiln-secret", AWS_REGION="us-east-1",
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                s3fs.S3FileSystem(use_listings_cache=False).mkdir("hashkiln")
+                break
+            except Exception:
+                if time.monotonic() > deadline or server.poll() is not None:
+                    raise
+                time.sleep(0.1)
+        yield "s3://hashkiln"
+    finally:
+        server.kill()  # asked politely it takes half a minute, and its data die with the test
+        server.wait()
+
+
+@pytest.fixture(params=["local", "s3"])
+def folder(request, tmp_path):
+    """An empty folder of each filesystem."""
+    if request.param == "local":
+        return str(tmp_path)
+    name = "".join(c if c.isalnum() else "-" for c in request.node.name)
+    return f"{request.getfixturevalue('s3')}/{name}"

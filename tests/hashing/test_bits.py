@@ -1,0 +1,28 @@
+import numpy as np
+import pytest
+
+from hashing.bits import n_bytes, pack, sgn, unpack
+
+
+def test_zero_is_positive():
+    np.testing.assert_array_equal(sgn(np.array([-2.0, -0.0, 0.0, 1e-30])), [-1, 1, 1, 1])
+
+
+@pytest.mark.parametrize("n_bits", [1, 7, 8, 9, 63, 64, 65, 255, 4096])
+def test_packing_round_trip_and_layout(n_bits):
+    bits = np.random.default_rng(n_bits).random((5, n_bits)) < 0.5
+    codes = pack(bits)
+    assert codes.shape == (5, n_bytes(n_bits))
+    assert codes.dtype == np.uint8
+    np.testing.assert_array_equal(unpack(codes, n_bits), bits)
+    for j in range(n_bits):
+        np.testing.assert_array_equal(codes[:, j // 8] >> (j % 8) & 1, bits[:, j])
+    if n_bits % 8:
+        assert not (codes[:, -1] >> (n_bits % 8)).any()  # padding
+
+
+def test_wrong_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"expected bits of shape \(n, n_bits\), found \(3,\)"):
+        pack(np.ones(3, bool))
+    with pytest.raises(ValueError, match=r"expected codes of shape \(n, 2\) for 9 bits, found \(4, 1\)"):
+        unpack(np.zeros((4, 1), np.uint8), 9)

@@ -1,0 +1,120 @@
+"""One conformance suite over every filesystem: local disk and a real S3 server."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from storage import filesystem
+from storage.filesystem import join
+
+
+def test_what_is_written_is_read_listed_and_replaced(folder):
+    url = join(folder, "a", "b.bin")
+    assert not filesystem.exists(url)
+    filesystem.write(url, b"one")
+    assert filesystem.exists(url)
+    assert filesystem.read(url) == b"one"
+    filesystem.write(join(folder, "a", "c.txt"), b"12345")
+    first, second = filesystem.listing(folder)
+    assert (first.url, first.size) == (url, 3)
+    assert second.size == 5
+    assert filesystem.below(folder, first.url) == "a/b.bin"
+    assert [entry.url for entry in filesystem.listing(folder, ".bin")] == [url]
+    assert filesystem.listing(url) == [first]
+    assert filesystem.below(url, url) == "b.bin"
+    assert filesystem.stat(url) == first
+    filesystem.write(url, b"two!")
+    assert filesystem.read(url) == b"two!"
+    assert filesystem.stat(url).version != first.version
+
+
+def test_what_is_not_there_is_an_error(folder):
+    with pytest.raises(FileNotFoundError):
+        filesystem.read(join(folder, "nothing"))
+    with pytest.raises(FileNotFoundError):
+        filesystem.stat(join(folder, "nothing"))
+    with pytest.raises(FileNotFoundError, match=r"expected files \*\.parquet at .*nothing, found none"):
+        filesystem.listing(join(folder, "nothing"), ".parquet")
+
+
+@pytest.mark.parametrize("size", [10, 12 * 2**20])
+def test_a_write_that_fails_leaves_what_was_there(folder, size):
+    url = join(folder, "file")
+
+    def fail():
+        with filesystem.create(url) as file:
+            file.write(b"x" * size)
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        fail()
+    assert not filesystem.exists(url)
+    filesystem.write(url, b"whole")
+    with pytest.raises(RuntimeError, match="in the middle"):
+        fail()
+    assert filesystem.read(url) == b"whole"
+    assert [entry.url for entry in filesystem.listing(folder)] == [url]
+
+
+def test_large_files_arrive_whole(folder):
+    content = os.urandom(20 * 2**20)
+    with filesystem.create(join(folder, "large")) as file:
+        for start in range(0, len(content), 2**20):
+            file.write(content[start : start + 2**20])
+    assert filesystem.read(join(folder, "large")) == content
+
+
+def test_of_many_exclusive_writers_one_wins(folder):
+    for race in range(10):
+        url = join(folder, f"race{race}")
+        with ThreadPoolExecutor(8) as pool:
+            won = list(pool.map(lambda i, url=url: filesystem.create_exclusive(url, b"%d" % i), range(8)))
+        assert sum(won) == 1
+        assert filesystem.read(url) == b"%d" % won.index(True)
+
+
+def test_arrow_reads_what_was_written(folder):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with filesystem.create(join(folder, "t.parquet")) as file:
+        pq.write_table(pa.table({"id": [1, 2, 3]}), file)
+    fs, path = filesystem.arrow(join(folder, "t.parquet"))
+    assert pq.read_table(path, filesystem=fs)["id"].to_pylist() == [1, 2, 3]
+
+
+def test_hidden_and_underscored_files_are_not_data(folder):
+    for name in (".tmp.parquet", "_SUCCESS", "_delta/x.parquet", "good.parquet"):
+        filesystem.write(join(folder, *name.split("/")), b"x")
+    assert [filesystem.below(folder, entry.url) for entry in filesystem.listing(folder)] == ["good.parquet"]
+
+
+def test_other_schemes_are_refused():
+    with pytest.raises(ValueError, match="expected a path, file:// or s3:// URL, found http://x/y"):
+        filesystem.read("http://x/y")
+
+
+def test_a_killed_writer_leaves_nothing_under_the_name(tmp_path):
+    code = """
+        import sys
+        from storage import filesystem
+        with filesystem.create(sys.argv[1]) as file:
+            file.write(b"half")
+            file.flush()
+            print("written", flush=True)
+            sys.stdin.read()
+    """
+    url = str(tmp_path / "file")
+    command = [sys.executable, "-c", textwrap.dedent(code), url]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout.readline() == b"written\n"
+        writer.send_signal(signal.SIGKILL)
+    assert not Path(url).exists()
+    with pytest.raises(FileNotFoundError):
+        filesystem.listing(str(tmp_path))

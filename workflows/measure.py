@@ -1,0 +1,211 @@
+"""How good codes are: queries, what is relevant to them, histograms over the parts of versions, and their metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hashing import evaluation
+from hashing.bits import pack
+from hashing.functions import HashFunction
+from hashing.hamming import pack_labels
+from hashing.mapreduce import Array, Batch, Data, Executor, Shard
+from hashing.neighbours import NearestNeighbours
+from hashing.statistics import Sample
+from storage import queries as storage_queries
+from storage.codes import CodeShard, Common, Part
+from storage.features import Dataset
+from storage.tables import CodeTable, Version
+
+from .spec import Protocol, Spec, Value, digest
+
+NO_OWN_ROW = np.iinfo(np.int64).min  # the id of a query that is no row of the database
+
+
+class Estimate(Value):
+    """A mean over queries, and its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+class Measured(Value):
+    """What some rows of a version were found to be."""
+
+    rows: int
+    metrics: dict[str, Estimate]
+
+
+class Curves(Value):
+    """Means over queries, within Hamming radius 0, 1, …"""
+
+    precision: tuple[float, ...]
+    recall: tuple[float, ...]
+
+
+class Comparison(Value):
+    """The staged and the published version on the rows that both have."""
+
+    version: str
+    rows: int
+    staged: Measured
+    published: Measured
+    map_difference: Estimate  # staged - published, paired by query
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Queries, and what is relevant to each: rows that share a label, or the listed neighbours."""
+
+    queries: Batch
+    drawn: bool  # from the database: then a query's own row is not ranked
+    neighbours: Array | None  # (q, k) int64 ids; None: labels
+    protocol: str
+
+    def histogram(self, function: HashFunction, shards: list[Shard], executor: Executor) -> Array:
+        """(2, q, n_bits + 1) int64: all rows and relevant rows by distance."""
+        n_bits, codes = function.n_bits, pack(function.encode(self.queries.x))
+        if not shards:
+            return np.zeros((2, len(codes), n_bits + 1), np.int64)
+        own = self.queries.ids if self.drawn else np.full(len(codes), NO_OWN_ROW)
+        if self.neighbours is not None:
+            statistic = evaluation.ListedNeighbours(codes, n_bits, self.neighbours, own)
+        else:
+            statistic = evaluation.HammingHistogram(codes, n_bits, pack_labels(self.queries.y), own)
+        histogram: Array = Data(shards, executor).reduce(statistic, "evaluate")
+        return histogram
+
+
+def judge(spec: Spec, dataset: Dataset, table: CodeTable, warehouse: str, executor: Executor) -> Judge:
+    """The queries of a dataset and their truth, which is computed once and kept."""
+    vocabulary = table.vocabulary
+    drawn = "query" not in dataset.splits
+    queries = draw(spec, dataset, vocabulary, warehouse, executor) if drawn else _read_queries(dataset, vocabulary)
+    by_labels = _by_labels(spec.protocol, vocabulary, dataset)
+    k = spec.protocol.neighbours
+    relevance = "rows that share a label" if by_labels else f"the {k} nearest rows by Euclidean distance"
+    protocol = f"relevant: {relevance}; {len(queries.ids)} queries; ties: expectation over random order"
+    if by_labels:
+        return Judge(queries, drawn, None, protocol)
+    shards = dataset.shards("base")
+    source = [(shard.name, shard.version) for shard in shards]
+    key = digest(dataset.splits["base"], source, queries.ids.tolist(), queries.x.tobytes().hex(), "euclidean", k, drawn)
+    truth = storage_queries.neighbours(warehouse, key)
+    if truth is None:
+        own = queries.ids if drawn else np.full(len(queries.ids), NO_OWN_ROW)
+        truth = Data(shards, executor).reduce(NearestNeighbours(queries.x, own, k), "exact neighbours")
+        storage_queries.keep_neighbours(warehouse, key, *truth)
+    return Judge(queries, drawn, truth[0], protocol)
+
+
+def draw(spec: Spec, dataset: Dataset, vocabulary: tuple[str | int, ...], warehouse: str, executor: Executor) -> Batch:
+    """The frozen queries of a dataset without a query split. The first call draws them, by keyed hash of the ids."""
+    found = storage_queries.frozen(warehouse, dataset.name, vocabulary)
+    if found is None or spec.protocol.new_queries:
+        sample = Sample(spec.protocol.queries, spec.method.seed)
+        drawn = Data(dataset.shards("base", vocabulary), executor).reduce(sample, "draw queries")
+        storage_queries.freeze(warehouse, dataset.name, drawn, vocabulary, redraw=spec.protocol.new_queries)
+        found = storage_queries.frozen(warehouse, dataset.name, vocabulary) or drawn
+    return found
+
+
+def metrics(histogram: Array) -> dict[str, Array]:
+    """The metrics of a run, each (q,) float64, by the names of the report. Empty balls and zero hits count as 0."""
+    worst, best = evaluation.average_precision_bounds(histogram)
+    return {
+        "map": evaluation.average_precision(histogram),
+        "map_pessimistic": worst,
+        "map_optimistic": best,
+        "map_trapezoid": evaluation.trapezoid_average_precision(histogram),
+        "map_at_1000": evaluation.average_precision_at(histogram, 1000),
+        "precision_at_100": evaluation.precision_at(histogram, 100),
+        "recall_at_1000": evaluation.recall_at(histogram, 1000),
+        "precision_radius_2": evaluation.precision_within(histogram, 2),
+        "recall_radius_2": evaluation.recall_within(histogram, 2),
+        "empty_balls_radius_2": (histogram[0, :, :3].sum(-1) == 0).astype(np.float64),
+    }
+
+
+def measured(histogram: Array, seed: int) -> Measured:
+    """Means and intervals. The rows are those that were ranked for most queries."""
+    estimates = {name: estimate(values, seed) for name, values in metrics(histogram).items()}
+    return Measured(rows=int(histogram[0].sum(-1).max()), metrics=estimates)
+
+
+def estimate(values: Array, seed: int) -> Estimate:
+    low, high = evaluation.bootstrap_interval(values, seed)
+    return Estimate(value=float(values.mean()), low=float(low), high=float(high))
+
+
+def curves(histogram: Array) -> Curves:
+    radii = range(histogram.shape[2])
+    precision = tuple(float(evaluation.precision_within(histogram, radius).mean()) for radius in radii)
+    return Curves(
+        precision=precision, recall=tuple(float(evaluation.recall_within(histogram, r).mean()) for r in radii)
+    )
+
+
+def compare(
+    judge: Judge,
+    table: CodeTable,
+    staged: tuple[Version, HashFunction],
+    published: tuple[Version, HashFunction] | None,
+    executor: Executor,
+    seed: int,
+) -> tuple[Array, Comparison | None]:
+    """The staged version's histogram over all its rows, and its comparison with the published one.
+
+    Shards that both versions hold unchanged are common as a whole and read once; of the others the rows with common
+    ids are picked.
+    """
+    new = table.parts(staged[0].snapshot_id)
+    old = table.parts(published[0].snapshot_id) if published else {}
+    same = {name for name, part in new.items() if name in old and old[name].version == part.version}
+    n_classes = len(table.vocabulary)
+
+    def shards(parts: dict[str, Part], names: set[str]) -> list[Shard]:
+        chosen = sorted((parts[name] for name in names), key=lambda part: (part.min_id, part.shard))
+        return [CodeShard(part, table.n_bits, n_classes) for part in chosen]
+
+    def shared(parts: dict[str, Part], others: dict[str, Part]) -> list[Shard]:
+        rest = [others[name] for name in others.keys() - same]
+        pairs = [
+            (part, tuple(o for o in rest if o.min_id <= part.max_id and part.min_id <= o.max_id))
+            for name, part in sorted(parts.items())
+            if name not in same
+        ]
+        return [Common(CodeShard(p, table.n_bits, n_classes), overlapping) for p, overlapping in pairs if overlapping]
+
+    whole = judge.histogram(staged[1], shards(new, same), executor)
+    everything = whole + judge.histogram(staged[1], shards(new, new.keys() - same), executor)
+    if not published or not old:
+        return everything, None
+    ours = whole + judge.histogram(staged[1], shared(new, old), executor)
+    same_model = staged[0].properties["model"] == published[0].properties["model"]
+    unchanged = whole if same_model else judge.histogram(published[1], shards(old, same), executor)
+    theirs = unchanged + judge.histogram(published[1], shared(old, new), executor)
+    if not ours[0].any():
+        return everything, None
+    difference = evaluation.average_precision(ours) - evaluation.average_precision(theirs)
+    a, b = measured(ours, seed), measured(theirs, seed)
+    name = published[0].name
+    return everything, Comparison(
+        version=name, rows=a.rows, staged=a, published=b, map_difference=estimate(difference, seed)
+    )
+
+
+def _read_queries(dataset: Dataset, vocabulary: tuple[str | int, ...]) -> Batch:
+    batches = [batch for shard in dataset.shards("query", vocabulary) for batch in shard]
+    y = np.concatenate([batch.y for batch in batches if batch.y is not None]) if batches[0].y is not None else None
+    return Batch(np.concatenate([batch.ids for batch in batches]), np.concatenate([batch.x for batch in batches]), y)
+
+
+def _by_labels(protocol: Protocol, vocabulary: tuple[str | int, ...], dataset: Dataset) -> bool:
+    if protocol.relevance == "labels" and not vocabulary:
+        raise ValueError(f"expected labels, for relevance by labels, found none in dataset {dataset.name}")
+    return protocol.relevance == "labels" or (protocol.relevance == "auto" and bool(vocabulary))

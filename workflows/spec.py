@@ -1,0 +1,107 @@
+"""What to run: frozen models, each value checked where the user gives it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, fields
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from hashing.methods import Method, method
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+Number = bool | int | float | str
+
+
+class Value(BaseModel):
+    """A frozen value object in which no unknown field passes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MethodSpec(Value):
+    """A method of the catalogue and its hyper-parameters."""
+
+    method: str = Field("itq", description="a name of `hashkiln methods`")
+    bits: int = Field(32, ge=1, le=4096, description="length of the codes")
+    seed: int = Field(0, ge=0, description="of all that is random")
+    parameters: dict[str, Number] = Field({}, description="hyper-parameters that differ from the paper's")
+
+    @model_validator(mode="after")
+    def _known(self) -> MethodSpec:
+        self.build()
+        return self
+
+    def build(self) -> Method:
+        """The method. Raises ValueError for an unknown name or hyper-parameter."""
+        cls = method(self.method)
+        known = {field.name: field.default for field in fields(cls)}  # type: ignore[arg-type]
+        own = {name for name in known if name not in ("n_bits", "seed")}
+        if unknown := sorted(self.parameters.keys() - own):
+            raise ValueError(f"expected parameters of {self.method} among {sorted(own)}, found {', '.join(unknown)}")
+        for name, value in self.parameters.items():
+            if not isinstance(value, (type(known[name]), int)) or isinstance(value, bool) != isinstance(
+                known[name], bool
+            ):
+                kind = type(known[name]).__name__
+                raise ValueError(f"expected a {kind} for {self.method}'s {name}, found {value!r}")
+        seed = {"seed": self.seed} if "seed" in known else {}
+        return cls(n_bits=self.bits, **seed, **self.parameters)  # type: ignore[call-arg]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that the method is: its name and every hyper-parameter, defaults too."""
+        return {"method": self.method, **asdict(self.build())}  # type: ignore[call-overload]
+
+
+class Protocol(Value):
+    """How codes are measured."""
+
+    relevance: Literal["auto", "labels", "neighbours"] = Field(
+        "auto", description="rows that share a label, or exact Euclidean neighbours; auto: labels where there are any"
+    )
+    neighbours: int = Field(100, ge=1, le=10_000, description="neighbours a query, where relevance is neighbours")
+    queries: int = Field(1000, ge=1, description="queries to draw where the dataset has no query set of its own")
+    new_queries: bool = Field(False, description="draw the query set anew")
+
+
+class Gate(Value):
+    """What a version must show before readers get it. Coverage and finite metrics are always asked for."""
+
+    floors: dict[str, float] = Field({}, description="metric -> the least value")
+    max_loss: float = Field(0.0, ge=0, description="loss in map, beyond the bootstrap interval, that is let pass")
+    force: str = Field("", description="publish whatever the gate says, for this reason")
+
+
+class Spec(Value):
+    """A run of `reindex`."""
+
+    dataset: Name = Field(description="a named dataset, or one that was ingested")
+    source: str | None = Field(None, description="where a named dataset's raw files are: a folder or a URL")
+    method: MethodSpec = MethodSpec()
+    code: Name | None = Field(None, description="name of the codes; the method's and the bits' by default")
+    refit: Literal["never", "always"] = Field(
+        "never", description="never: keep the published model whatever rows came since; always: fit the rows of today"
+    )
+    protocol: Protocol = Protocol()
+    gate: Gate = Gate()
+
+    @field_validator("dataset", "code", mode="before")
+    @classmethod
+    def _named(cls, name: Any) -> Any:
+        if isinstance(name, str) and not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+            raise ValueError(f"expected a name of a-z, 0-9, _ and -, found {name!r}")
+        return name
+
+    @property
+    def code_name(self) -> str:
+        return self.code or f"{self.method.method}{self.method.bits}"
+
+
+def digest(*values: Any) -> str:
+    """SHA-256 of values as canonical JSON: the identity of a plan, a fit, a truth."""
+    content = json.dumps(values, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(content.encode()).hexdigest()
