@@ -1,10 +1,4 @@
-"""Hamming retrieval, scored exactly from integer histograms that shards add up.
-
-A histogram h is (2, q, n_bits + 1) int64: h[0] counts all rows, h[1] the relevant ones, by distance from each query.
-Rows at one distance are tied: a metric is its expectation over all their orders, each as likely, unless it says
-otherwise. Metrics return (q,) float64; `empty` is the value of a query for which the metric is 0 / 0 (NaN, with
-np.nanmean, leaves it out). A1 to A7 are the definitions of "MAP" found in published code, see docs/evaluation.md.
-"""
+"""Hamming retrieval over shards: the statistics that make a histogram of it, and every metric of that histogram."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,10 +6,50 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expi, gammaln
+from scipy.special import entr
 
 from . import bits, hamming
 from .mapreduce import Array, Batch
+from .metrics import (
+    area_under_pooled_curve,
+    average_precision,
+    average_precision_at,
+    average_precision_at_hits,
+    average_precision_bounds,
+    interpolated_precision_bounds,
+    ndcg,
+    precision_at,
+    precision_recall_curve,
+    precision_within,
+    recall_at,
+    recall_within,
+    reciprocal_rank,
+    success_at,
+    trapezoid_average_precision,
+)
+
+__all__ = [
+    "CodeHealth",
+    "HammingHistogram",
+    "ListedNeighbours",
+    "Overlap",
+    "area_under_pooled_curve",
+    "average_precision",
+    "average_precision_at",
+    "average_precision_at_hits",
+    "average_precision_bounds",
+    "bootstrap_interval",
+    "interpolated_precision_bounds",
+    "ndcg",
+    "precision_at",
+    "precision_recall_curve",
+    "precision_within",
+    "recall_at",
+    "recall_within",
+    "reciprocal_rank",
+    "success_at",
+    "trapezoid_average_precision",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,3 +136,114 @@ class ListedNeighbours:
     def _listed(self):
         i, column = np.nonzero((self.neighbours != self.ids[:, None]) & (self.neighbours != -1))
         return Listed(self.neighbours[i, column], i)
+
+
+class Health(NamedTuple):
+    """How evenly the codes use their bits."""
+
+    rows: int
+    balance: Array  # (n_bits,) float64, share of ones; 0.5 is best
+    entropy: Array  # (n_bits,) float64, bits of information of each bit alone; 1 is best
+    correlation: float  # largest |correlation| of two bits, a constant bit having none; 0 is best
+
+
+@dataclass(frozen=True)
+class CodeHealth:
+    """Statistic over packed codes -> Health, from integer counts of ones and of pairs of ones."""
+
+    n_bits: int
+
+    def zero(self):
+        return np.zeros((self.n_bits + 1, self.n_bits + 1), np.int64)
+
+    def update(self, state, batch: Batch):
+        for start in range(0, len(batch.x), 4096):  # float32 counts exactly up to 2^24
+            ones = bits.unpack(batch.x[start : start + 4096], self.n_bits)
+            ones = np.pad(ones.astype(np.float32), ((0, 0), (1, 0)), constant_values=1)
+            state += (ones.T @ ones).astype(np.int64)
+        return state
+
+    def merge(self, left, right):
+        left += right
+        return left
+
+    def finish(self, state):
+        rows = state[0, 0]
+        if rows == 0:
+            raise ValueError("expected at least one row, found none in all shards together")
+        p = state[0, 1:] / rows
+        deviation = np.sqrt(p * (1 - p))
+        scale = np.outer(deviation, deviation)
+        correlation = np.divide(state[1:, 1:] / rows - np.outer(p, p), scale, out=np.zeros_like(scale), where=scale > 0)
+        np.fill_diagonal(correlation, 0)
+        return Health(int(rows), p, (entr(p) + entr(1 - p)) / np.log(2), float(abs(correlation).max()))
+
+
+@dataclass(frozen=True, eq=False)
+class Overlap:
+    """Statistic: how many rows share their id with a given row, and how many their content to the byte -> (int, int).
+
+    The leak check between queries, training set and database. Vectors and pictures must be of the same dtype.
+    """
+
+    ids: Array  # (q,) int64
+    x: Array  # (q, d) | (q, h, w, c) | (q,) text
+
+    def zero(self):
+        return np.zeros(2, np.int64)
+
+    def update(self, state, batch: Batch):
+        state += np.isin(batch.ids, self.ids).sum(), np.isin(digests(batch.x), self._digests).sum()
+        return state
+
+    def merge(self, left, right):
+        return left + right
+
+    def finish(self, state):
+        return int(state[0]), int(state[1])
+
+    @cached_property
+    def _digests(self):
+        return digests(self.x)
+
+
+def digests(x: Array) -> Array:
+    """(n,) uint64, a hash of the content of each row."""
+    rows = (row.tobytes() if isinstance(row, np.ndarray) else str(row).encode() for row in x)
+    return np.array([int.from_bytes(blake2b(row, digest_size=8).digest(), "little") for row in rows], np.uint64)
+
+
+class Listed:
+    """Ids that queries have listed, sorted once so that each batch is looked up in them."""
+
+    def __init__(self, ids: Array, queries: Array):
+        order = np.argsort(ids, kind="stable")
+        self.ids, self.queries = ids[order], queries[order]
+
+    def find(self, ids: Array) -> tuple[Array, Array]:
+        """Every (query, position in ids) of which the query lists that id."""
+        first = np.searchsorted(self.ids, ids, "left")
+        counts = np.searchsorted(self.ids, ids, "right") - first
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        return self.queries[np.repeat(first, counts) + within], np.repeat(np.arange(len(ids)), counts)
+
+
+def check_queries(codes: Array, ids: Array) -> None:
+    if codes.ndim != 2 or ids.shape != codes.shape[:1]:
+        raise ValueError(f"expected codes (q, B) with ids (q,), found {codes.shape} and {ids.shape}")
+    if len(np.unique(ids)) < len(ids):
+        raise ValueError(f"expected distinct query ids, found {len(ids) - len(np.unique(ids))} repeated")
+
+
+def bootstrap_interval(values: Array, seed: int, level: float = 0.95, resamples: int = 1000) -> tuple[float, float]:
+    """(low, high) percentile interval of the mean over queries (Efron, 1979); NaN are left out.
+
+    Give the differences of two metrics over the same queries to compare two codes.
+    """
+    values = values[~np.isnan(values)]
+    if not len(values):
+        raise ValueError("expected at least one value that is not NaN, found none")
+    rng = np.random.default_rng(seed)
+    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

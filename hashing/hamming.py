@@ -1,60 +1,176 @@
-"""Exact Hamming distances between packed codes (simple first version)."""
+"""Hamming distances between packed codes: exact histograms, balls and nearest rows, by brute force.
+
+Codes are uint8 (n, B), B = ceil(n_bits / 8), n_bits from 1 to 4096, with zero padding as in hashing.bits. The codes are
+visited in blocks, so that nothing of the size queries x rows is ever held. Everything runs on one thread and lets go of
+the interpreter's lock.
+"""
+
+from collections.abc import Iterator
 
 import numpy as np
 
+from .bits import n_bytes
 from .mapreduce import Array
+
+MAX_BITS = 4096
+BLOCK = 1 << 20  # bytes of codes that all queries visit before the next: half a level 2 cache
+STATE = 1 << 25  # bytes of candidates that topk holds
 
 
 def pack_labels(y: Array) -> Array:
-    """(n, c) multi-hot -> (n, w) uint64, w = ceil(c / 64)."""
-    y = np.asarray(y)
-    packed = np.packbits(y.astype(bool), axis=1, bitorder="little")
+    """(n, c) multi-hot labels -> (n, w) uint64, w = ceil(c / 64)."""
+    if y.ndim != 2:
+        raise ValueError(f"expected multi-hot labels (n, c), found shape {y.shape}")
     words = np.zeros((len(y), -(-y.shape[1] // 64) * 8), np.uint8)
+    packed = np.packbits(y.astype(bool), axis=1, bitorder="little")
     words[:, : packed.shape[1]] = packed
     return words.view(np.uint64)
 
 
-def histogram(queries, database, n_bits, query_labels=None, labels=None) -> Array:
-    """(2, q, n_bits + 1) int64."""
-    out = np.zeros((2, len(queries), n_bits + 1), np.int64)
-    for i, query in enumerate(queries):
-        d = np.bitwise_count(database ^ query).sum(1, dtype=np.int64)
-        out[0, i] = np.bincount(d, minlength=n_bits + 1)
-        if labels is not None:
-            out[1, i] = np.bincount(d[(labels & query_labels[i]).any(1)], minlength=n_bits + 1)
+def histogram(
+    queries: Array, database: Array, n_bits: int, query_labels: Array | None = None, labels: Array | None = None
+) -> Array:
+    """(2, q, n_bits + 1) int64: how many rows lie at each distance, [0] all of them, [1] those that share a label.
+
+    Labels are uint64 (q, w) and (n, w) from pack_labels; without them [1] is zero.
+    """
+    if query_labels is None and labels is None:
+        query_labels, labels = np.zeros((len(queries), 0), np.uint64), np.zeros((len(database), 0), np.uint64)
+        total = graded_histogram(queries, database, n_bits, query_labels, labels, 1)
+        return np.concatenate([total, np.zeros_like(total)])
+    counts = graded_histogram(queries, database, n_bits, query_labels, labels, 2)
+    counts[0] += counts[1]
+    return counts
+
+
+def graded_histogram(
+    queries: Array, database: Array, n_bits: int, query_labels: Array, labels: Array, n_grades: int
+) -> Array:
+    """(n_grades, q, n_bits + 1) int64: at [g] the rows that share g labels, at the last grade that many or more."""
+    from . import hamming_kernels
+
+    check(queries, database)
+    if n_bytes(n_bits) != queries.shape[1]:
+        raise ValueError(f"expected codes of {n_bytes(n_bits)} bytes for {n_bits} bits, found {queries.shape[1]}")
+    check_labels(query_labels, labels, len(queries), len(database))
+    n_bins = 8 * queries.shape[1] + 1
+    if not 1 <= n_grades <= 65536 // n_bins:
+        raise ValueError(f"expected 1 to {65536 // n_bins} grades for {n_bits} bits, found {n_grades}")
+    counts = np.zeros((n_grades, len(queries), n_bins), np.int64)
+    query_words, query_labels = words(queries), np.ascontiguousarray(query_labels)
+    for rows, planes, size in blocks(database):
+        hamming_kernels.histogram(query_words, planes, size, query_labels, np.ascontiguousarray(labels[rows].T), counts)
+    if counts[..., n_bits + 1 :].any():
+        raise ValueError(f"expected zero padding after {n_bits} bits, found distances beyond {n_bits}")
+    return counts[..., : n_bits + 1]
+
+
+def distances(queries: Array, database: Array, query_rows: Array, rows: Array) -> Array:
+    """(m,) int32: the distance of query query_rows[i] from row rows[i], for each i of m."""
+    check(queries, database)
+    out = np.empty(len(rows), np.int32)
+    step = BLOCK // queries.shape[1]
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        out[part] = np.bitwise_count(queries[query_rows[part]] ^ database[rows[part]]).sum(axis=1, dtype=np.int32)
     return out
 
 
-def graded_histogram(queries, database, n_bits, query_labels, labels, n_grades) -> Array:
-    """(n_grades, q, n_bits + 1) int64."""
-    out = np.zeros((n_grades, len(queries), n_bits + 1), np.int64)
-    for i, query in enumerate(queries):
-        d = np.bitwise_count(database ^ query).sum(1, dtype=np.int64)
-        grade = np.minimum(np.bitwise_count(labels & query_labels[i]).sum(1), n_grades - 1)
-        np.add.at(out[:, i], (grade, d), 1)
+def count_within(queries: Array, database: Array, radius: int) -> Array:
+    """(q,) int64: how many rows lie within a radius of each query."""
+    from . import hamming_kernels
+
+    check(queries, database, radius)
+    counts, query_words = np.zeros(len(queries), np.int64), words(queries)
+    for _, planes, size in blocks(database):
+        hamming_kernels.count_within(query_words, planes, size, min(radius, MAX_BITS), counts)
+    return counts
+
+
+def within(queries: Array, database: Array, radius: int) -> tuple[Array, Array, Array]:
+    """The rows within a radius of each query: offsets (q + 1,) int64, positions int64, distances int32.
+
+    Query i has positions[offsets[i] : offsets[i + 1]], in increasing order.
+    """
+    from . import hamming_kernels
+
+    offsets = np.concatenate([[0], count_within(queries, database, radius).cumsum()])
+    ends, query_words = offsets[:-1].copy(), words(queries)
+    positions, found = np.empty(offsets[-1], np.int64), np.empty(offsets[-1], np.int32)
+    for rows, planes, size in blocks(database):
+        hamming_kernels.within(query_words, planes, size, rows.start, min(radius, MAX_BITS), ends, positions, found)
+    return offsets, positions, found
+
+
+def topk(queries: Array, database: Array, k: int) -> tuple[Array, Array]:
+    """The nearest rows of each query: distances (q, k) int32, positions (q, k) int64.
+
+    Sorted by (distance, position); of a database of fewer than k rows all of them, in as many columns.
+    """
+    from . import hamming_kernels
+
+    check(queries, database)
+    if k < 1:
+        raise ValueError(f"expected k >= 1, found {k}")
+    k = min(k, len(database))
+    room = k + max(k, 64)
+    out = np.empty((len(queries), k), np.int32), np.empty((len(queries), k), np.int64)
+    step = max(1, STATE // (10 * room))
+    for start in range(0, len(queries), step):
+        query_words = words(queries[start : start + step])
+        shape = len(query_words), room
+        found, positions = np.full(shape, 65535, np.uint16), np.zeros(shape, np.int64)
+        sizes, limits = np.zeros(shape[0], np.int64), np.full(shape[0], 65535, np.uint16)
+        for rows, planes, size in blocks(database):
+            hamming_kernels.topk(query_words, planes, size, rows.start, k, sizes, limits, found, positions)
+        order = np.argsort(found, axis=1, kind="stable")[:, :k]
+        out[0][start : start + step] = np.take_along_axis(found, order, axis=1)
+        out[1][start : start + step] = np.take_along_axis(positions, order, axis=1)
     return out
 
 
-def distances(queries, database, query_rows, rows) -> Array:
-    """(m,) int32."""
-    return np.bitwise_count(queries[query_rows] ^ database[rows]).sum(1, dtype=np.int32)
+def blocks(database: Array) -> Iterator[tuple[slice, Array, int]]:
+    """Some rows, their planes (W, n * size) uint8 as in hamming_kernels, and the size of a word."""
+    step = max(4096, BLOCK // database.shape[1])
+    for start in range(0, len(database), step):
+        rows = slice(start, min(start + step, len(database)))
+        codes = words(database[rows])
+        if codes.shape[1] > 8:
+            planes = np.ascontiguousarray(codes.view(np.uint64).T).view(np.uint8)
+        else:
+            planes = codes.reshape(1, -1)
+        planes.flags.writeable = False
+        yield rows, planes, min(codes.shape[1], 8)
 
 
-def count_within(queries, database, radius) -> Array:
-    """(q,) int64."""
-    return np.diff(within(queries, database, radius)[0])
+def words(codes: Array) -> Array:
+    """Codes zero-padded to 1, 2, 4, 8, 16 or a multiple of 32 bytes, contiguous and read-only."""
+    n_rows, width = codes.shape
+    wide = next((size for size in (1, 2, 4, 8, 16) if width <= size), -(-width // 32) * 32)
+    if wide > width:
+        codes = np.pad(codes, ((0, 0), (0, wide - width)))
+    codes = np.ascontiguousarray(codes)[:]
+    codes.flags.writeable = False
+    return codes
 
 
-def within(queries, database, radius):
-    """(offsets (q + 1,), positions, distances)."""
-    d = [np.bitwise_count(database ^ query).sum(1, dtype=np.int32) for query in queries]
-    positions = [np.flatnonzero(row <= radius) for row in d]
-    offsets = np.cumsum([0, *map(len, positions)])
-    return offsets, np.concatenate(positions), np.concatenate([a[p] for a, p in zip(d, positions, strict=True)])
+def check(queries: Array, database: Array, radius: int = 0) -> None:
+    for codes in (queries, database):
+        if codes.ndim != 2 or codes.dtype != np.uint8 or not 1 <= codes.shape[1] <= MAX_BITS // 8:
+            raise ValueError(f"expected codes (n, B) uint8 with B from 1 to 512, found {codes.shape} {codes.dtype}")
+    if queries.shape[1] != database.shape[1]:
+        raise ValueError(f"expected codes of one width, found {queries.shape[1]} and {database.shape[1]} bytes")
+    if radius < 0:
+        raise ValueError(f"expected a radius >= 0, found {radius}")
 
 
-def topk(queries, database, k):
-    """(distances (q, k) int32, positions (q, k) int64)."""
-    d = np.array([np.bitwise_count(database ^ query).sum(1, dtype=np.int32) for query in queries])
-    positions = np.argsort(d, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(d, positions, 1), positions
+def check_labels(query_labels: Array | None, labels: Array | None, n_queries: int, n_rows: int) -> None:
+    if query_labels is None or labels is None:
+        raise ValueError("expected labels of both queries and rows, found one of them")
+    if query_labels.dtype != np.uint64 or labels.dtype != np.uint64:
+        raise ValueError(f"expected labels as uint64 words, found {query_labels.dtype} and {labels.dtype}")
+    n_words = query_labels.shape[-1]
+    if query_labels.shape != (n_queries, n_words) or labels.shape != (n_rows, n_words):
+        raise ValueError(
+            f"expected labels ({n_queries}, w) and ({n_rows}, w), found {query_labels.shape} and {labels.shape}"
+        )

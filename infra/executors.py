@@ -121,6 +121,8 @@ def _get(ref: Any) -> Any:
         return ray.get(ref)
     except ray.exceptions.RayTaskError as error:  # the worker's own error, as InProcess would raise it
         raise (error.cause if isinstance(error.cause, Exception) else error) from error
+    except ray.exceptions.RayError as error:
+        raise ConnectionError(f"expected a result from Ray, lost it too often: {error}") from error
 
 
 def connect(settings: Settings, progress: Progress = silent) -> InProcess | Ray:

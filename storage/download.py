@@ -105,7 +105,7 @@ def _publish(url: str, part: Path, target: Path, size: int | None, checksum: str
         part.unlink()
         _beside(target, ".part.version").unlink(missing_ok=True)
         raise ValueError(
-            f"{url}: expected {size or length} bytes with {expected}, found {length} with {found}; removed"
+            f"{url}: expected {size or length} bytes with {expected or 'any checksum'}, found {length} with {found}; removed"
         )
     if expected is None:
         _beside(target, ".sha256").write_text(f"{found.split(':')[1]}  {target.name}\n")
@@ -195,7 +195,12 @@ def _ftp(url: str, have: int, version: str) -> Iterator[_Answer]:
             ftp.connect(parts.hostname or "", parts.port or 21)
             ftp.login()
             ftp.voidcmd("TYPE I")
-            now = ftp.sendcmd(f"MDTM {path}")
+            try:
+                now = ftp.sendcmd(f"MDTM {path}")
+            except error_perm as error:
+                if not str(error).startswith("50"):  # 500 and 502: a server without MDTM cannot be resumed
+                    raise
+                now = ""
             start = have if now == version else 0
             total = ftp.size(path)
             with ftp.transfercmd(f"RETR {path}", rest=start or None) as connection, connection.makefile("rb") as stream:

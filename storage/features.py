@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -167,11 +166,8 @@ def describe(url: str, named: Columns) -> tuple[Kind, int | None]:
 def write_split(url: str, rows: Iterable[Rows], rows_per_shard: int = ROWS_PER_SHARD) -> Found:
     """Write rows as shards 00000.parquet, 00001.parquet, … of a folder, each whole or not at all."""
     found: Found | None = None
-    pending = iter(rows)
-    for number, first in enumerate(pending):
-        shard, rest = _take(chain([first], pending), rows_per_shard)
-        pending = chain(rest, pending)
-        seen = _write_shard(filesystem.join(url, f"{number:05}.parquet"), shard, found.rows if found else 0)
+    for number, blocks in enumerate(_groups(rows, rows_per_shard)):
+        seen = _write_shard(filesystem.join(url, f"{number:05}.parquet"), blocks, found.rows if found else 0)
         if found and seen[:3] != found[:3]:
             raise ValueError(f"expected rows like those before, {found[:3]}, found {seen[:3]} at row {found.rows}")
         found = seen._replace(rows=seen.rows + (found.rows if found else 0))
@@ -180,17 +176,19 @@ def write_split(url: str, rows: Iterable[Rows], rows_per_shard: int = ROWS_PER_S
     return found
 
 
-def _take(blocks: Iterator[Rows], n: int) -> tuple[list[Rows], list[Rows]]:
-    """The first n rows of some blocks, and what is left of the last block."""
-    taken: list[Rows] = []
+def _groups(blocks: Iterable[Rows], n: int) -> Iterator[list[Rows]]:
+    """The rows of some blocks in groups of n, the last one shorter."""
+    held: list[Rows] = []
+    count = 0
     for block in blocks:
-        if len(block.ids) > n:
-            return [*taken, _slice(block, 0, n)], [_slice(block, n, len(block.ids))]
-        taken.append(block)
-        n -= len(block.ids)
-        if not n:
-            break
-    return taken, []
+        while count + len(block.ids) >= n:
+            yield [*held, _slice(block, 0, n - count)]
+            block, held, count = _slice(block, n - count, len(block.ids)), [], 0
+        if len(block.ids):
+            held.append(block)
+            count += len(block.ids)
+    if held:
+        yield held
 
 
 def _slice(rows: Rows, start: int, stop: int) -> Rows:
@@ -218,9 +216,7 @@ def _table(rows: Rows, url: str, first_row: int) -> Any:
         x = np.ascontiguousarray(rows.x)
         if x.dtype.kind == "f" and not np.isfinite(x).all():
             row = first_row + int(np.flatnonzero(~np.isfinite(x).all(1))[0])
-            raise ValueError(
-                f"expected finite numbers, found NaN or infinity in the source, on the way to {url} ({row})"
-            )
+            raise ValueError(f"expected finite numbers, found NaN or infinity, in row {row} on the way to {url}")
         values = pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), x.shape[1])
         name = "vector"
     else:

@@ -130,6 +130,12 @@ def create_exclusive(url: str, content: bytes) -> bool:
     return True
 
 
+def remove(url: str) -> None:
+    """Delete one file. Raises FileNotFoundError where there is none."""
+    fs, path = _open(url)
+    fs.rm_file(path)
+
+
 def arrow(url: str) -> tuple[Any, str]:
     """(pyarrow filesystem, path): what Parquet is read through, faster than fsspec on S3."""
     import pyarrow.fs as pafs

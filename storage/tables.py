@@ -197,8 +197,8 @@ class CodeTable:
                 self.refresh()
         raise PublishConflict(f"expected to commit to {branch} of table {self.name}, found other writers each time")
 
-    def publish(self, staged: Version, base: Version) -> Version:
-        """Move main to a staged snapshot, tag it v<N>, drop the branch: one commit, only if main is still the base.
+    def publish(self, staged: Version, base: int) -> Version:
+        """Move main to a staged snapshot, tag it v<N>, drop the branch: one commit, only if main is still at base.
 
         Raises PublishConflict where it is not, and then nothing has changed.
         """
@@ -206,7 +206,7 @@ class CodeTable:
         tag = f"v{max(number, 1)}"
         self._commit(
             (
-                AssertRefSnapshotId(ref="main", snapshot_id=base.snapshot_id),
+                AssertRefSnapshotId(ref="main", snapshot_id=base),
                 AssertRefSnapshotId(ref=tag, snapshot_id=None),
             ),
             (

@@ -45,7 +45,9 @@ def ingest_named(name: str, settings: Settings, source: str | None = None, progr
 def fetch(name: str, settings: Settings, source: str | None = None, progress: Progress = silent) -> dict[str, Path]:
     """The files of a named dataset, where they are, or downloaded."""
     named = datasets.get(name)
-    files = datasets.locate_or_fetch(named, settings.data_folder, source, lambda n, m: progress(f"fetch {name}", n, m))
+    files = datasets.locate_or_fetch(
+        named, settings.data_folder, source, lambda done, total: progress(f"fetch {name}", done, total or 0)
+    )
     for path, what in datasets.provenance(named, files).items():
         logger.info("%s: %s", path, what)
     return files

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from hashing import evaluation
 from hashing.bits import pack
 from hashing.functions import HashFunction
 from hashing.hamming import pack_labels
-from hashing.mapreduce import Array, Batch, Data, Executor, Shard
+from hashing.mapreduce import Array, Batch, Data, Executor, Shard, Statistic
 from hashing.neighbours import NearestNeighbours
 from hashing.statistics import Sample
 from storage import queries as storage_queries
@@ -20,7 +20,7 @@ from storage.tables import CodeTable, Version
 
 from .spec import Protocol, Spec, Value, digest
 
-NO_OWN_ROW = np.iinfo(np.int64).min  # the id of a query that is no row of the database
+_NO_ROW = np.iinfo(np.int64).min
 
 
 class Estimate(Value):
@@ -67,18 +67,23 @@ class Judge:
     neighbours: Array | None  # (q, k) int64 ids; None: labels
     protocol: str
 
+    @property
+    def own_rows(self) -> Array:
+        """The id of each query's own row in the database; one that no row has where the queries are no rows of it."""
+        return self.queries.ids if self.drawn else _NO_ROW + np.arange(len(self.queries.ids))
+
     def histogram(self, function: HashFunction, shards: list[Shard], executor: Executor) -> Array:
         """(2, q, n_bits + 1) int64: all rows and relevant rows by distance."""
         n_bits, codes = function.n_bits, pack(function.encode(self.queries.x))
         if not shards:
             return np.zeros((2, len(codes), n_bits + 1), np.int64)
-        own = self.queries.ids if self.drawn else np.full(len(codes), NO_OWN_ROW)
+        statistic: Statistic[Array, Array]
         if self.neighbours is not None:
-            statistic = evaluation.ListedNeighbours(codes, n_bits, self.neighbours, own)
+            statistic = evaluation.ListedNeighbours(codes, n_bits, self.neighbours, self.own_rows)
         else:
-            statistic = evaluation.HammingHistogram(codes, n_bits, pack_labels(self.queries.y), own)
-        histogram: Array = Data(shards, executor).reduce(statistic, "evaluate")
-        return histogram
+            labels = None if self.queries.y is None else pack_labels(self.queries.y)
+            statistic = evaluation.HammingHistogram(codes, n_bits, labels, self.own_rows)
+        return Data(shards, executor).reduce(statistic, "evaluate")
 
 
 def judge(spec: Spec, dataset: Dataset, table: CodeTable, warehouse: str, executor: Executor) -> Judge:
@@ -90,17 +95,18 @@ def judge(spec: Spec, dataset: Dataset, table: CodeTable, warehouse: str, execut
     k = spec.protocol.neighbours
     relevance = "rows that share a label" if by_labels else f"the {k} nearest rows by Euclidean distance"
     protocol = f"relevant: {relevance}; {len(queries.ids)} queries; ties: expectation over random order"
+    judge = Judge(queries, drawn, None, protocol)
     if by_labels:
-        return Judge(queries, drawn, None, protocol)
+        return judge
     shards = dataset.shards("base")
     source = [(shard.name, shard.version) for shard in shards]
     key = digest(dataset.splits["base"], source, queries.ids.tolist(), queries.x.tobytes().hex(), "euclidean", k, drawn)
     truth = storage_queries.neighbours(warehouse, key)
     if truth is None:
-        own = queries.ids if drawn else np.full(len(queries.ids), NO_OWN_ROW)
-        truth = Data(shards, executor).reduce(NearestNeighbours(queries.x, own, k), "exact neighbours")
+        statistic = NearestNeighbours(queries.x, judge.own_rows, k)
+        truth = Data(shards, executor).reduce(statistic, "exact neighbours")
         storage_queries.keep_neighbours(warehouse, key, *truth)
-    return Judge(queries, drawn, truth[0], protocol)
+    return replace(judge, neighbours=truth[0])
 
 
 def draw(spec: Spec, dataset: Dataset, vocabulary: tuple[str | int, ...], warehouse: str, executor: Executor) -> Batch:
@@ -197,6 +203,24 @@ def compare(
     return everything, Comparison(
         version=name, rows=a.rows, staged=a, published=b, map_difference=estimate(difference, seed)
     )
+
+
+def health(table: CodeTable, version: Version, executor: Executor) -> dict[str, float]:
+    """How evenly the codes use their bits."""
+    found = Data(table.shards(version.snapshot_id), executor).reduce(evaluation.CodeHealth(table.n_bits), "code health")
+    return {
+        "least balanced bit, share of ones": float(found.balance[np.abs(found.balance - 0.5).argmax()]),
+        "least entropy of a bit": float(found.entropy.min()),
+        "largest correlation of two bits": found.correlation,
+    }
+
+
+def overlap(judge: Judge, dataset: Dataset, executor: Executor) -> str:
+    """How many rows of the database are queries, by id and by content: what would flatter every metric."""
+    statistic = evaluation.Overlap(judge.queries.ids, judge.queries.x)
+    by_id, by_content = Data(dataset.shards("base"), executor).reduce(statistic, "overlap")
+    drawn = "; the queries were drawn from it, and their own rows are not ranked" if judge.drawn else ""
+    return f"{by_id} rows by id, {by_content} by content{drawn}"
 
 
 def _read_queries(dataset: Dataset, vocabulary: tuple[str | int, ...]) -> Batch:

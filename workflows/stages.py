@@ -28,54 +28,11 @@ from storage.tables import CodeTable, Version
 
 from . import measure
 from .ingest import dataset_of
-from .measure import Comparison, Curves, Measured
-from .spec import Spec, Value, digest
+from .references import Model, Report, Staged, Verdict
+from .spec import Spec, digest
 
 logger = logging.getLogger(__name__)
 LIBRARIES = ("hashkiln", "numpy", "scipy", "torch", "pyarrow", "pyiceberg", "ray", "prefect")
-
-
-class Model(Value):
-    """A fitted hash function in the warehouse."""
-
-    digest: str
-    fit: str  # digest of the specification it was fitted by
-    seconds: float  # what fitting took; 0 where a model was used again
-
-
-class Staged(Value):
-    """A version on its branch, not yet seen by readers."""
-
-    table: str
-    branch: str
-    base: str  # the published version when staging began
-    base_snapshot: int
-    model: Model
-    source: str  # fingerprint of the source shards
-    rows: int
-    encoded: int  # rows that were encoded by this run
-    removed: int  # parts that left: their shard has gone, or has changed, or the model has
-    seconds: float
-    unchanged: bool = False  # nothing to do: the published version is this one
-
-
-class Report(Value):
-    """What the staged version was found to be, beside the published one."""
-
-    protocol: str
-    measured: Measured
-    curves: Curves
-    comparison: Comparison | None
-    health: dict[str, float]
-    overlap: str  # of queries with the database, by id and by content
-
-
-class Verdict(Value):
-    """The gate's word."""
-
-    passed: bool
-    reasons: tuple[str, ...]  # why not
-    notes: tuple[str, ...]  # what else was looked at
 
 
 class GateRejected(RuntimeError):
@@ -143,13 +100,14 @@ def stage(spec: Spec, settings: Settings, executor: Executor, model: Model) -> S
     published = table.parts(base.snapshot_id)
     if base.properties.get("model") == model.digest and _is_current(published, shards):
         rows = sum(part.rows for part in published.values())
-        return Staged(**known, rows=rows, encoded=0, removed=0, seconds=time.monotonic() - start, unchanged=True)
+        same = {"unchanged": True, "report": base.properties.get("report", "")}
+        return Staged(**known, **same, rows=rows, encoded=0, removed=0, seconds=time.monotonic() - start)
     table.stage(branch, base.snapshot_id)
     head = table.version(branch)
     present = table.parts(head.snapshot_id)
     same_model = head.properties.get("model") == model.digest
     kept = {n for n, part in present.items() if same_model and n in shards and part.version == shards[n].version}
-    properties = {"model": model.digest, "fit": model.fit, "source": source}
+    properties = {"model": model.digest, "fit": model.fit, "source": source, "spec": spec.model_dump_json()}
     table.replace(branch, [], present.keys() - kept, properties)
     missing = [shards[name] for name in sorted(shards.keys() - kept)]
     logger.info("%s: %d shards, %d to encode, %d leave", branch, len(shards), len(missing), len(present) - len(kept))
@@ -196,7 +154,8 @@ def evaluate(spec: Spec, settings: Settings, executor: Executor, staged: Staged)
     """Measure the staged version by itself, and beside the published one on the rows that both have."""
     dataset = dataset_of(spec, settings)
     table = open_table(settings, staged.table)
-    return report_on(spec, settings, executor, dataset, table, table.version(staged.branch), table.version(staged.base))
+    base = table.version(staged.base) if staged.base != "v0" else None  # v0 has neither tag nor rows
+    return report_on(spec, settings, executor, dataset, table, table.version(staged.branch), base)
 
 
 def report_on(
@@ -211,7 +170,7 @@ def report_on(
     """Measure any version, beside another one if it is given and not empty."""
     judge = measure.judge(spec, dataset, table, settings.warehouse_url, executor)
     seed = spec.method.seed
-    published = (base, _function(settings, base)) if base and "model" in base.properties else None
+    published = (base, _function(settings, base)) if base else None
     new = (version, _function(settings, version))
     histogram, comparison = measure.compare(judge, table, new, published, executor, seed)
     return Report(
@@ -220,11 +179,11 @@ def report_on(
         curves=measure.curves(histogram),
         comparison=comparison,
         health=measure.health(table, version, executor),
-        overlap=measure.overlap(judge, dataset, settings.warehouse_url, executor),
+        overlap=measure.overlap(judge, dataset, executor),
     )
 
 
-def gate(spec: Spec, settings: Settings, executor: Executor, staged: Staged, report: Report) -> Verdict:
+def gate(spec: Spec, settings: Settings, staged: Staged, report: Report) -> Verdict:
     """Full coverage, finite metrics, the floors, and no loss beyond the bootstrap interval."""
     dataset = dataset_of(spec, settings)
     table = open_table(settings, staged.table)
@@ -256,7 +215,7 @@ def gate(spec: Spec, settings: Settings, executor: Executor, staged: Staged, rep
     return Verdict(passed=not reasons or bool(spec.gate.force), reasons=tuple(reasons), notes=tuple(notes))
 
 
-def publish(spec: Spec, settings: Settings, staged: Staged, report: Report, verdict: Verdict) -> str:
+def publish(spec: Spec, settings: Settings, staged: Staged, report: Report, verdict: Verdict, page: str) -> str:
     """Move main to the staged version, if it passed and main is still what staging started from. Its name: v<N>.
 
     Raises GateRejected after keeping the version as rejected-…, PublishConflict where somebody else published.
@@ -270,6 +229,7 @@ def publish(spec: Spec, settings: Settings, staged: Staged, report: Report, verd
         "protocol": report.protocol,
         "metrics": json.dumps({name: estimate.value for name, estimate in report.measured.metrics.items()}),
         "verdict": verdict.model_dump_json(),
+        "report": page,
         "rows": str(staged.rows),
         "by": getpass.getuser(),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -3,13 +3,14 @@
 import difflib
 
 from .catalogue import DATASETS, LEARN, QUERY, Dataset, File, Split
-from .locate import locate_or_fetch, provenance
+from .locate import SAMPLE, locate_or_fetch, provenance
 from .reading import groundtruth, rows
 
 __all__ = [
     "DATASETS",
     "LEARN",
     "QUERY",
+    "SAMPLE",
     "Dataset",
     "File",
     "Split",

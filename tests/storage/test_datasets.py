@@ -1,0 +1,342 @@
+"""Named datasets: the catalogue, where files are found, and rows against what the files hold."""
+
+import functools
+import gzip
+import hashlib
+import http.server
+import io
+import itertools
+import os
+import pickle
+import re
+import tarfile
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hashing.statistics import keyed_hash
+from storage import datasets
+from storage.datasets import DATASETS, LEARN, QUERY, File, Split
+
+HERE = os.environ.get("HASHKILN_DATA", "")
+rng = np.random.default_rng(0)
+
+
+def needs(name):
+    missing = not HERE or not (Path(HERE) / name).is_dir()
+    return pytest.mark.skipif(missing, reason=f"SKIPPED FOR WANT OF REAL DATA: no {name} in HASHKILN_DATA={HERE!r}")
+
+
+def vecs_bytes(x):
+    return np.hstack([np.full((len(x), 1), x.shape[1], "<i4").view(np.uint8), x.view(np.uint8)]).tobytes()
+
+
+def read(dataset, split, files):
+    blocks = list(datasets.rows(dataset, split, files))
+    assert all(isinstance(block.ids, np.ndarray) and block.ids.dtype == np.int64 for block in blocks)
+    x = [block.x for block in blocks]
+    labels = [label for block in blocks for label in block.labels or ()]
+    joined = np.concatenate(x) if isinstance(x[0], np.ndarray) else list(itertools.chain(*x))
+    return np.concatenate([block.ids for block in blocks]), joined, labels or None
+
+
+TINY = {"base": (40, 6), "learn": (30, 6), "query": (5, 6)}
+
+
+def tiny_texmex(folder, name="siftsmall"):
+    """siftsmall with few rows, its archive in folder, and what that holds."""
+    arrays = {f"siftsmall_{split}.fvecs": rng.random(shape, np.float32) for split, shape in TINY.items()}
+    arrays["siftsmall_groundtruth.ivecs"] = rng.integers(0, 40, (5, 3), np.int32)
+    folder.mkdir(parents=True, exist_ok=True)
+    archive = folder / "siftsmall.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for file, x in arrays.items():
+            entry = tarfile.TarInfo(f"siftsmall/{file}")
+            entry.size = len(vecs_bytes(x))
+            tar.addfile(entry, io.BytesIO(vecs_bytes(x)))
+    first = {"base": 0, "learn": LEARN, "query": QUERY}
+    splits = {s: Split(f"siftsmall_{s}.fvecs", *shape, first[s]) for s, shape in TINY.items()}
+    md5 = hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
+    files = (File(archive.name, (), archive.stat().st_size, f"md5:{md5}"),)
+    return replace(DATASETS["siftsmall"], name=name, splits=splits, files=files), arrays
+
+
+@contextmanager
+def serving(folder):
+    handler = functools.partial(Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+def test_names():
+    assert datasets.names() == sorted(DATASETS)
+    wanted = "sample sift1m siftsmall gist1m mnist fashion-mnist photosift openclipart wordnet sift-128-euclidean"
+    assert set(wanted.split()) <= set(datasets.names())
+    assert datasets.get("mnist").name == "mnist"
+    with pytest.raises(ValueError, match=r"found 'sift': did you mean .*sift1m"):
+        datasets.get("sift")
+    with pytest.raises(ValueError, match=r"found 'qqq': did you mean deep-image-96-angular or "):
+        datasets.get("qqq")
+
+
+@pytest.mark.parametrize("dataset", DATASETS.values(), ids=str)
+def test_the_catalogue_is_sound(dataset):
+    assert {"base", "query"} <= set(dataset.splits) <= {"base", "learn", "query"}
+    assert dataset.about
+    assert dataset.licence
+    for split in dataset.splits.values():
+        assert split.n > 0
+        assert (split.d is None) == (dataset.kind != "vector")
+    for file in dataset.files:
+        assert all(re.match(r"(https?|ftp)://", url) and url.endswith("/" + file.name) for url in file.urls)
+        assert file.checksum is None or re.fullmatch(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}", file.checksum)
+        assert file.size is None or file.size > 0
+    assert pickle.loads(pickle.dumps(dataset)) == dataset
+
+
+def test_found_in_a_folder_flat_or_by_name_packed_or_not(tmp_path):
+    dataset, arrays = tiny_texmex(tmp_path / "archive")
+    places = {"flat": "", "named": "siftsmall", "unpacked": "siftsmall/siftsmall"}
+    for suffix in ("", ".gz"):
+        for place, folder in places.items():
+            home = tmp_path / f"{place}{suffix}" / folder
+            home.mkdir(parents=True)
+            for file, x in arrays.items():
+                content = vecs_bytes(x)
+                (home / (file + suffix)).write_bytes(gzip.compress(content) if suffix else content)
+    for source in ("archive", "flat", "named", "unpacked", "flat.gz", "named.gz", "unpacked.gz"):
+        files = datasets.locate_or_fetch(dataset, tmp_path / "nowhere", tmp_path / source)
+        assert files.keys() == arrays.keys()
+        for split, first in (("base", 0), ("learn", LEARN), ("query", QUERY)):
+            ids, x, labels = read(dataset, split, files)
+            np.testing.assert_array_equal(x, arrays[f"siftsmall_{split}.fvecs"])
+            np.testing.assert_array_equal(ids, first + np.arange(len(x)))
+            assert labels is None
+        truth = datasets.groundtruth(dataset, files)
+        assert truth.dtype == np.int64
+        np.testing.assert_array_equal(truth, arrays["siftsmall_groundtruth.ivecs"])
+    assert not (tmp_path / "nowhere").exists()
+    named = datasets.locate_or_fetch(dataset, tmp_path / "named")
+    assert named == datasets.locate_or_fetch(dataset, tmp_path / "nowhere", tmp_path / "named")
+
+
+def test_rows_can_be_read_without_the_groundtruth(tmp_path):
+    dataset, arrays = tiny_texmex(tmp_path)
+    (tmp_path / "siftsmall.tar.gz").unlink()
+    for file, x in arrays.items():
+        (tmp_path / file).write_bytes(vecs_bytes(x))
+    (tmp_path / dataset.truth).unlink()
+    files = datasets.locate_or_fetch(dataset, tmp_path / "data", tmp_path)
+    assert datasets.groundtruth(dataset, files) is None
+    assert len(read(dataset, "base", files)[0]) == 40
+
+
+def test_not_found_says_what_was_looked_for_and_where(tmp_path):
+    dataset, _ = tiny_texmex(tmp_path / "data" / "siftsmall")
+    where = f"{tmp_path / 'siftsmall'} or {tmp_path}"
+    expected = "siftsmall: expected siftsmall_base.fvecs or siftsmall_base.fvecs.gz or siftsmall.tar.gz in " + where
+    with pytest.raises(ValueError, match=re.escape(expected) + ", found none"):
+        datasets.locate_or_fetch(dataset, tmp_path / "data", tmp_path)
+    with pytest.raises(ValueError, match=r"photosift: expected base\.bvecs or base\.bvecs\.gz in .*, found none"):
+        datasets.locate_or_fetch(DATASETS["photosift"], tmp_path)
+
+
+def test_downloaded_from_the_first_server_that_has_it(tmp_path):
+    dataset, arrays = tiny_texmex(tmp_path / "server")
+    seen = []
+    with serving(tmp_path / "server") as url:
+        urls = (f"{url}/old/siftsmall.tar.gz", f"{url}/siftsmall.tar.gz")
+        dataset = replace(dataset, files=(replace(dataset.files[0], urls=urls),))
+        files = datasets.locate_or_fetch(
+            dataset, tmp_path / "data", progress=lambda done, total: seen.append((done, total))
+        )
+    assert seen[-1] == (dataset.files[0].size,) * 2
+    home = tmp_path / "data" / "siftsmall"
+    assert files == dict.fromkeys(arrays, home / "siftsmall.tar.gz")
+    assert list(home.iterdir()) == [home / "siftsmall.tar.gz"]
+    assert datasets.locate_or_fetch(dataset, tmp_path / "data") == files  # the server is gone
+    np.testing.assert_array_equal(read(dataset, "query", files)[1], arrays["siftsmall_query.fvecs"])
+    assert set(datasets.provenance(dataset, files).values()) == {f"verified, {dataset.files[0].checksum}"}
+    (home / "siftsmall.tar.gz").write_bytes(b"other")
+    assert "unverified, expected md5:" in datasets.provenance(dataset, files)[home / "siftsmall.tar.gz"]
+
+
+def test_downloaded_from_a_mirror_that_the_user_names(tmp_path):
+    dataset, arrays = tiny_texmex(tmp_path / "server")
+    with serving(tmp_path) as url:
+        files = datasets.locate_or_fetch(dataset, tmp_path / "data", f"{url}/server/")
+        np.testing.assert_array_equal(read(dataset, "base", files)[1], arrays["siftsmall_base.fvecs"])
+        with pytest.raises(OSError, match=r"/elsewhere/siftsmall\.tar\.gz: expected the file, found: HTTP 404"):
+            datasets.locate_or_fetch(replace(dataset, name="other"), tmp_path / "data", f"{url}/elsewhere")
+        (tmp_path / "server" / "siftsmall.tar.gz").write_bytes(b"other")
+        with pytest.raises(ValueError, match=r"expected .* bytes, found that the server offers 5"):
+            datasets.locate_or_fetch(replace(dataset, name="other"), tmp_path / "data", f"{url}/server")
+    with pytest.raises(ValueError, match="expected a URL with one of"):
+        datasets.locate_or_fetch(replace(dataset, name="other"), tmp_path / "data", "file:///etc")
+
+
+def test_separate_files_are_downloaded_each(tmp_path):
+    (tmp_path / "server").mkdir()
+    facts = {"train-images-idx3": (6, 28, 28), "train-labels-idx1": (6,), "t10k-images-idx3": (2, 28, 28)}
+    arrays = {
+        k: rng.integers(0, 10, shape).astype(np.uint8) for k, shape in (facts | {"t10k-labels-idx1": (2,)}).items()
+    }
+    for stem, x in arrays.items():
+        content = bytes([0, 0, 8, x.ndim]) + np.array(x.shape, ">u4").tobytes() + x.tobytes()
+        (tmp_path / "server" / f"{stem}-ubyte.gz").write_bytes(gzip.compress(content))
+    mnist = DATASETS["mnist"]
+    splits = {name: replace(split, n=n) for (name, split), n in zip(mnist.splits.items(), (6, 2), strict=True)}
+    with serving(tmp_path / "server") as url:
+        files = tuple(File(f.name, (f"{url}/{f.name}",)) for f in mnist.files)
+        dataset = replace(mnist, splits=splits, files=files)
+        found = datasets.locate_or_fetch(dataset, tmp_path)
+    for split, stem, first in (("base", "train", 0), ("query", "t10k", QUERY)):
+        ids, x, labels = read(dataset, split, found)
+        np.testing.assert_array_equal(ids, first + np.arange(len(x)))
+        np.testing.assert_array_equal(x, arrays[f"{stem}-images-idx3"].reshape(-1, 784))
+        assert labels == [[int(label)] for label in arrays[f"{stem}-labels-idx1"]]
+        assert type(labels[0][0]) is int
+    assert datasets.groundtruth(dataset, found) is None
+    assert all("as first downloaded" in said for said in datasets.provenance(dataset, found).values())
+    with pytest.raises(ValueError, match="expected 60000 labels, found sizes"):
+        read(mnist, "base", found)
+
+
+def test_hdf5_of_ann_benchmarks(tmp_path):
+    dataset = DATASETS["glove-25-angular"]
+    dataset = replace(
+        dataset, splits={k: replace(s, n=n) for (k, s), n in zip(dataset.splits.items(), (50, 7), strict=True)}
+    )
+    train, test, neighbors = (
+        rng.random((50, 25), np.float32),
+        rng.random((7, 25), np.float32),
+        rng.integers(0, 50, (7, 9)),
+    )
+    for metric in ("angular", "euclidean"):
+        with h5py.File(tmp_path / "glove-25-angular.hdf5", "w") as file:
+            file.attrs["distance"] = metric
+            for name, x in {"train": train, "test": test, "neighbors": neighbors, "distances": neighbors}.items():
+                file[name] = x
+        files = datasets.locate_or_fetch(dataset, tmp_path / "data", tmp_path)
+        np.testing.assert_array_equal(read(dataset, "base", files)[1], train)
+        ids, x, _ = read(dataset, "query", files)
+        np.testing.assert_array_equal(ids, QUERY + np.arange(7))
+        np.testing.assert_array_equal(x, test)
+        if metric == "angular":
+            np.testing.assert_array_equal(datasets.groundtruth(dataset, files), neighbors)
+    with pytest.raises(ValueError, match="expected neighbours of distance angular, found euclidean"):
+        datasets.groundtruth(dataset, files)
+
+
+def test_parquet_split_by_a_keyed_hash(tmp_path):
+    ids = rng.permutation(10_000)
+    table = pa.table({"id": ids, "text": [f"t{i}" for i in ids], "label": [f"l{i % 7}" for i in ids]})
+    pq.write_table(table, tmp_path / "glosses.parquet", row_group_size=999)
+    wordnet = DATASETS["wordnet"]
+    is_query = keyed_hash(ids, 0) < np.uint64((1 << 64) // 10)
+    assert 900 < is_query.sum() < 1100
+    sizes = {"base": int((~is_query).sum()), "query": int(is_query.sum())}
+    dataset = replace(wordnet, splits={k: replace(s, n=sizes[k]) for k, s in wordnet.splits.items()})
+    files = datasets.locate_or_fetch(dataset, tmp_path / "data", tmp_path)
+    for split, rows in (("base", ~is_query), ("query", is_query)):
+        found, text, labels = read(dataset, split, files)
+        np.testing.assert_array_equal(found, ids[rows])
+        assert text == [f"t{i}" for i in found]
+        assert labels == [[f"l{i % 7}"] for i in found]
+    with pytest.raises(ValueError, match="expected 105238 rows, found 9"):
+        read(wordnet, "base", files)
+    pq.write_table(table.drop_columns(["label"]), tmp_path / "glosses.parquet")
+    with pytest.raises(ValueError, match=r"expected the columns label, found id, text"):
+        read(dataset, "base", files)
+    (tmp_path / "glosses.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(ValueError, match=r"glosses\.parquet: expected a Parquet file"):
+        read(dataset, "base", files)
+
+
+def test_rows_that_are_not_the_dataset_are_refused(tmp_path):
+    dataset, _ = tiny_texmex(tmp_path)
+    files = datasets.locate_or_fetch(dataset, tmp_path / "data", tmp_path)
+    base = dataset.splits["base"]
+    for change, message in (
+        ({"n": 41}, r"siftsmall, split base \(siftsmall_base.fvecs\): expected 41 rows, found 40"),
+        ({"n": 39}, "expected 39 rows, found more"),
+        ({"d": 7}, r"expected vectors of dimension 7, found \(6,\) in row 0"),
+    ):
+        other = replace(dataset, splits=dict(dataset.splits) | {"base": replace(base, **change)})
+        with pytest.raises(ValueError, match=message):
+            read(other, "base", files)
+    with pytest.raises(ValueError, match="siftsmall: expected a split of base, learn, query, found 'test'"):
+        datasets.rows(dataset, "test", files)
+    for change in ({"n": 6}, {"n": 4}):
+        other = replace(dataset, splits=dict(dataset.splits) | {"query": replace(dataset.splits["query"], **change)})
+        with pytest.raises(ValueError, match=r"expected the neighbours of . queries among ids 0\.\.39, found 5 rows"):
+            datasets.groundtruth(other, files)
+    largest = int(datasets.groundtruth(dataset, files).max())
+    other = replace(dataset, splits=dict(dataset.splits) | {"base": replace(base, n=largest)})
+    with pytest.raises(ValueError, match=rf"among ids 0\.\.{largest - 1}, found 5 rows of .*\.\.{largest}"):
+        datasets.groundtruth(other, files)
+
+
+@needs("mnist")
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_real_mnist(name):
+    dataset = datasets.get(name)
+    files = datasets.locate_or_fetch(dataset, Path(HERE))
+    for split, n, of_a_class in (("base", 60_000, 6_742), ("query", 10_000, 1_135)):
+        ids, x, labels = read(dataset, split, files)
+        assert (x.shape, x.dtype) == ((n, 784), np.uint8)
+        assert ids[0] == (QUERY if split == "query" else 0)
+        assert len(np.unique(ids)) == n
+        counts = np.bincount([label for (label,) in labels])
+        assert counts.sum() == n
+        assert counts[1] == (of_a_class if name == "mnist" else n // 10)  # the published number of ones
+
+
+@needs("photosift")
+def test_real_photosift_and_its_groundtruth():
+    dataset = datasets.get("photosift")
+    files = datasets.locate_or_fetch(dataset, Path(HERE))
+    assert all(said.startswith("verified, sha256:") for said in datasets.provenance(dataset, files).values())
+    _, base, _ = read(dataset, "base", files)
+    ids, queries, _ = read(dataset, "query", files)
+    truth = datasets.groundtruth(dataset, files)
+    assert (base.shape, base.dtype, truth.shape) == ((1_000_000, 128), np.uint8, (10_000, 100))
+    assert ids[0] == QUERY
+    for i in (0, 4321, 9999):
+        squared = ((base - queries[i].astype(np.float32)) ** 2).sum(1)  # whole numbers below 2^24: exact
+        np.testing.assert_array_equal(np.argsort(squared, kind="stable")[:100], truth[i])
+
+
+@needs("openclipart")
+def test_real_openclipart_and_wordnet():
+    for name, kind, n in (("openclipart", bytes, 4_740), ("wordnet", str, 117_033)):
+        dataset = datasets.get(name)
+        files = datasets.locate_or_fetch(dataset, Path(HERE))
+        base, query = (read(dataset, split, files) for split in ("base", "query"))
+        np.testing.assert_array_equal(np.sort(np.concatenate([base[0], query[0]])), np.arange(n))
+        assert all(type(x) is kind and x for x in base[1] + query[1])
+        assert all(labels and all(type(label) is str for label in labels) for labels in base[2] + query[2])
+        assert len({label for labels in base[2] for label in labels}) == (56 if name == "openclipart" else 45)

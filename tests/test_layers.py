@@ -1,0 +1,66 @@
+"""DESIGN section 3, enforced by reading the imports: workflows -> {storage, infra} -> hashing."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAYERS = ("hashing", "storage", "infra", "workflows")
+FORBIDDEN = {
+    "hashing": {"storage", "infra", "workflows", "ray", "prefect", "pyarrow", "fsspec", "s3fs", "pyiceberg"},
+    "storage": {"infra", "workflows", "ray", "prefect", "torch"},
+    "infra": {"storage", "workflows", "prefect", "pyarrow", "fsspec", "s3fs", "pyiceberg"},
+    "workflows": {"ray", "pyarrow", "fsspec", "s3fs", "pyiceberg"},
+}
+SEEN_BY_STORAGE_AND_INFRA = {"mapreduce", "bits", "functions", "statistics"}
+FILES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
+EVERY = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def imports(path):
+    """Absolute names of all modules that a file imports, wherever in it."""
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+@EVERY
+def test_imports_point_inwards(path):
+    layer = path.relative_to(ROOT).parts[0]
+    assert not {name.split(".")[0] for name in imports(path)} & FORBIDDEN[layer]
+
+
+@EVERY
+def test_storage_and_infra_see_only_the_types_of_hashing(path):
+    if path.relative_to(ROOT).parts[0] in ("storage", "infra"):
+        seen = {name.split(".")[1] for name in imports(path) if name.startswith("hashing.")}
+        assert seen <= SEEN_BY_STORAGE_AND_INFRA
+
+
+@EVERY
+def test_methods_never_import_each_other(path):
+    if path.parent.name == "methods" and path.name != "__init__.py":
+        other = {name for name in imports(path) if name.startswith("hashing.methods.")}
+        assert other <= {"hashing.methods.register"}
+
+
+@EVERY
+def test_files_are_short_and_use_no_assert_for_input(path):
+    source = path.read_text()
+    assert len(source.splitlines()) <= 300
+    assert not [node.lineno for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Assert)]
+
+
+def test_help_loads_nothing_heavy():
+    code = "import sys, workflows.cli; print([m for m in HEAVY if m in sys.modules])"
+    heavy = "('torch', 'ray', 'prefect', 'pyarrow', 'numba', 'scipy', 'pyiceberg', 'plotly', 'numpy')"
+    run = [sys.executable, "-c", code.replace("HEAVY", heavy)]
+    assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == "[]\n"

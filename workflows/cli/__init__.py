@@ -1,0 +1,54 @@
+"""The `hashkiln` command. What is heavy is imported where it is used, so that --help answers at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import typer
+from rich.markup import escape
+
+from . import catalogue, run
+from .common import FAILED, REJECTED, errors
+
+app = typer.Typer(
+    help="Learn binary codes, encode whole datasets into versioned Parquet bit columns, and prove how good they are.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(catalogue.app)
+app.add_typer(run.app)
+
+
+def prepare() -> None:
+    """The environment of a run: Prefect's home is ours, nothing is reported to anybody, logs are our own lines."""
+    from infra.settings import Settings
+
+    os.environ.setdefault("PREFECT_HOME", str(Settings().home / "prefect"))
+    for name, value in {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_LOGGING_LEVEL": "CRITICAL",  # what goes wrong is said once, by us
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    }.items():
+        os.environ.setdefault(name, value)
+    level = logging.INFO if os.environ.get("HASHKILN_VERBOSE") else logging.WARNING
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for name in ("hashing", "storage", "infra", "workflows"):
+        logging.getLogger(name).setLevel(level)
+
+
+def main() -> None:
+    """Run the command line. A user's mistake is one line, without a traceback."""
+    try:
+        prepare()
+        app()
+    except (ValueError, LookupError, OSError, RuntimeError) as error:
+        if os.environ.get("HASHKILN_VERBOSE"):
+            raise
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        errors.print(f"[red]{escape(str(message))}", soft_wrap=True)
+        sys.exit(REJECTED if type(error).__name__ == "GateRejected" else FAILED)

@@ -1,0 +1,115 @@
+"""Commands about what there is: methods, datasets, and the machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .common import FAILED, AsJson, From, progress, show, specification
+
+app = typer.Typer()
+
+
+@app.command()
+def methods(as_json: AsJson = False) -> None:
+    """The methods of the catalogue.
+
+    Example: `hashkiln methods`
+    """
+    from dataclasses import fields
+
+    from hashing.methods import METHODS
+
+    found = [
+        {
+            "method": name,
+            "what it does": (cls.__doc__ or "").split("\n")[0],
+            "hyper-parameters": ", ".join(f"{f.name}={f.default}" for f in fields(cls)[1:]),  # type: ignore[arg-type]
+            "reference": " ".join((cls.__doc__ or "").partition("Reference:")[2].split()),
+        }
+        for name, cls in sorted(METHODS.items())
+    ]
+    show(found, as_json)
+
+
+@app.command()
+def datasets(as_json: AsJson = False) -> None:
+    """The named datasets, and where each comes from.
+
+    Example: `hashkiln datasets --json`
+    """
+    from storage.datasets import DATASETS
+
+    found = [
+        {
+            "dataset": name,
+            "about": about.about,
+            "splits": ", ".join(f"{split} {part.n:,}" for split, part in about.splits.items()),
+            "from": ", ".join(f.urls[0] if f.urls else f"$HASHKILN_DATA/{name}/{f.name}" for f in about.files)
+            or "shipped",
+        }
+        for name, about in sorted(DATASETS.items())
+    ]
+    show(found, as_json)
+
+
+@app.command()
+def fetch(name: str, source: From = None, as_json: AsJson = False) -> None:
+    """Find a named dataset's files, or download them, and say whether their checksums hold.
+
+    Examples: `hashkiln fetch siftsmall`, `hashkiln fetch mnist --from ~/mnist`
+    """
+    from infra.settings import Settings
+    from workflows import ingest as stage
+
+    with progress() as report:
+        files = stage.fetch(name, Settings(), source, report)
+    show({file: str(path) for file, path in files.items()}, as_json)
+
+
+@app.command()
+def ingest(
+    source: Annotated[str, typer.Argument(help="A named dataset; or Parquet (used in place), .fvecs, .bvecs, .hdf5.")],
+    name: Annotated[str | None, typer.Option(help="Name of the dataset.  [default: that of the named one]")] = None,
+    where: From = None,
+    query: Annotated[str | None, typer.Option(help="Where its own queries are, if it has any.")] = None,
+    id_column: Annotated[str, typer.Option(help="Column of the int64 ids.")] = "id",
+    vector_column: Annotated[str, typer.Option(help="Column of the vectors.")] = "vector",
+    label_column: Annotated[str | None, typer.Option(help="Column of lists of labels.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a dataset in.
+
+    Examples: `hashkiln ingest mnist --from ~/mnist`,
+    `hashkiln ingest s3://bucket/vectors --name products --id-column sku --vector-column embedding`
+    """
+    from infra.settings import Settings
+    from storage.datasets import DATASETS
+    from storage.features import Columns
+    from workflows import ingest as stage
+
+    with progress() as report:
+        if source in DATASETS and name in (None, source):
+            dataset = stage.ingest_named(source, Settings(), where, report)
+        elif name is None:
+            raise typer.BadParameter(f"expected --name NAME for {source}, which is no named dataset")
+        else:
+            specification(dataset=name, method="lsh", bits=1, seed=0)
+            columns = Columns(id=id_column, x=vector_column, labels=label_column)
+            dataset = stage.ingest_source(name, source, Settings(), columns, query, report)
+    show(dataset.model_dump(mode="json"), as_json, dataset.name)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check that everything a run needs is there. Exit 1 if something is not.
+
+    Example: `RAY_ADDRESS=10.0.0.1:6379 hashkiln doctor`
+    """
+    from workflows.doctor import check
+
+    found = check()
+    show(found, as_json)
+    if any(row["state"] == "failed" for row in found):
+        raise typer.Exit(FAILED)

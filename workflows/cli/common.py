@@ -1,0 +1,100 @@
+"""What commands share: options, the specification they make, progress and output."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from infra.executors import Progress
+    from workflows.spec import Spec
+
+console, errors = Console(), Console(stderr=True)
+FAILED, USAGE, REJECTED = 1, 2, 3
+
+
+class Refit(StrEnum):
+    never = "never"
+    always = "always"
+
+
+class Relevance(StrEnum):
+    auto = "auto"
+    labels = "labels"
+    neighbours = "neighbours"
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+DatasetName = Annotated[str, typer.Option("--dataset", help="A named dataset, or one that was ingested.")]
+From = Annotated[str | None, typer.Option("--from", help="Folder or URL of the raw files of a named dataset.")]
+MethodName = Annotated[str, typer.Option("--method", help="A name of `hashkiln methods`.")]
+Bits = Annotated[int, typer.Option("--bits", help="Length of the codes, 1 to 4096.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of all that is random.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A hyper-parameter. Repeatable.")]
+Code = Annotated[str | None, typer.Option("--code", help="Name of the codes.  [default: method and bits]")]
+RefitPolicy = Annotated[Refit, typer.Option("--refit", help="Keep the published model, or fit the rows of today.")]
+By = Annotated[Relevance, typer.Option("--relevance", help="What is relevant to a query.")]
+K = Annotated[int, typer.Option("--neighbours", help="Exact neighbours a query, where they are what is relevant.")]
+Queries = Annotated[int, typer.Option("--queries", help="Queries to draw where the dataset has none of its own.")]
+
+
+def specification(source: str | None = None, **values: Any) -> Spec:
+    """The Spec of some options. Wrong values end the command with exit 2 and one line each."""
+    from pydantic import ValidationError
+
+    from workflows.spec import Spec
+
+    method = {name: values.pop(name) for name in ("method", "bits", "seed")}
+    method["parameters"] = dict(assignment(text) for text in values.pop("parameters", None) or ())
+    try:
+        return Spec(source=source, method=method, **values)
+    except ValidationError as error:
+        for problem in error.errors():
+            place = "".join(f"{part}: " for part in problem["loc"] if isinstance(part, str))
+            errors.print(f"[red]{escape(place + problem['msg'].removeprefix('Value error, '))}")
+        raise typer.Exit(USAGE) from None
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise typer.BadParameter(f"expected NAME=VALUE, found {text!r}")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A bar on a terminal, nothing elsewhere."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        line = bar.add_task("", visible=False)
+        yield lambda label, done, total: bar.update(
+            line, description=label, completed=done, total=total or None, visible=True
+        )
+
+
+def show(value: Any, as_json: bool, title: str = "") -> None:
+    """Rows (dicts) as a table, one dict as two columns, or either as JSON."""
+    if as_json:
+        print(json.dumps(value, indent=2, default=str))
+        return
+    rows = value if isinstance(value, list) else [{"": key, title: item} for key, item in value.items()]
+    table = Table(title=title if isinstance(value, list) else None, show_header=isinstance(value, list))
+    for name in rows[0] if rows else ():
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(str(item)) for item in row.values()))
+    console.print(table)

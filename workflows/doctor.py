@@ -1,0 +1,93 @@
+"""What a run needs, looked at one by one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+from infra.executors import connect, describe_cluster
+from infra.settings import Settings
+from storage import filesystem, iceberg, tables
+
+PINNED = {"fastapi": ("0.139", "0.155"), "sqlalchemy": ("2.0", "2.1")}  # outside, servers fail without a word
+
+
+def check() -> list[dict[str, str]]:
+    """Each thing, its state (ok or failed), and what was found."""
+    settings = Settings()
+    return [
+        _looked("libraries", _libraries),
+        _looked("warehouse", lambda: _warehouse(settings)),
+        _looked("catalog", lambda: _catalog(settings)),
+        _looked("data", lambda: _data(settings)),
+        _looked("disk", lambda: _disk(settings)),
+        _looked("executor", lambda: _executor(settings)),
+        _looked("prefect", _prefect),
+    ]
+
+
+def _looked(what: str, look: Callable[[], str]) -> dict[str, str]:
+    try:
+        return {"what": what, "state": "ok", "found": look()}
+    except Exception as error:  # whatever it is, it is what the user came to see
+        return {"what": what, "state": "failed", "found": " ".join(str(error).split())}
+
+
+def _libraries() -> str:
+    for name, (low, high) in PINNED.items():
+        if not _numbers(low) <= _numbers(version(name)) < _numbers(high):
+            raise ValueError(f"expected {name} >= {low}, < {high}, found {version(name)}")
+    return ", ".join(f"{name} {version(name)}" for name in ("prefect", "ray", "torch", "pyarrow", "pyiceberg", "numpy"))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")[:2])
+
+
+def _warehouse(settings: Settings) -> str:
+    probe = filesystem.join(settings.warehouse_url, f".doctor-{uuid.uuid4().hex}")
+    filesystem.write(probe, b"probe")
+    if filesystem.read(probe) != b"probe":
+        raise OSError(f"expected to read what was written to {probe}, found something else")
+    filesystem.remove(probe)
+    return f"{settings.warehouse_url}, can be written"
+
+
+def _catalog(settings: Settings) -> str:
+    found = tables.names(iceberg.connect(settings.catalog_url, settings.warehouse_url))
+    return f"{len(found)} code table(s)"
+
+
+def _data(settings: Settings) -> str:
+    folder = settings.data_folder
+    there = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    return f"{folder}: {', '.join(there) or 'nothing yet; named datasets are downloaded to it'}"
+
+
+def _disk(settings: Settings) -> str:
+    folder = next(path for path in [settings.home, *settings.home.parents] if path.exists())
+    free = shutil.disk_usage(folder).free
+    if free < 2**30:
+        raise OSError(f"expected 1 GiB free at {folder}, found {free / 2**30:.2f}")
+    return f"{free / 2**30:.1f} GiB free at {folder}"
+
+
+def _executor(settings: Settings) -> str:
+    connect(settings)
+    if settings.executor == "inprocess":
+        return "in process"
+    return f"Ray, {settings.ray_address or 'local'}: {describe_cluster()}"
+
+
+def _prefect() -> str:
+    from prefect.client.orchestration import get_client
+
+    if not (url := os.environ.get("PREFECT_API_URL")):
+        return f"embedded, in {Path(os.environ['PREFECT_HOME'])}"
+    with get_client(sync_client=True) as client:
+        client.hello().raise_for_status()
+    return f"server at {url}"

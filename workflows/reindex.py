@@ -1,0 +1,114 @@
+"""THE flow: ingest, fit, stage, evaluate, gate, publish. One Prefect task a stage, plain Ray inside.
+
+Every stage may be run again, so those that wait for machines and networks are retried; the gate's word and the move
+of main are not: a second try could only hide that somebody else published.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.client.schemas.objects import State
+
+from infra.executors import Progress, connect, silent
+from infra.settings import Settings
+
+from . import report, stages
+from .ingest import ingest
+from .references import Model, Report, Staged, Verdict
+from .spec import Spec, Value
+
+WORTH_ANOTHER_TRY = (OSError, RuntimeError)  # a machine or a network that was lost, a table that others wrote to
+FOR_THE_USER = (FileNotFoundError, PermissionError)
+DELAYS: list[float] = [1, 10]  # seconds
+_progress: Progress = silent
+
+
+class Outcome(Value):
+    """What a run came to."""
+
+    table: str
+    version: str  # what readers see now
+    unchanged: bool
+    rows: int
+    encoded: int
+    report: str  # where the page lies
+    seconds: float
+
+
+def show(progress: Progress) -> None:
+    """Where flows of this process report the progress of their stages."""
+    global _progress
+    _progress = progress
+
+
+def _transient(task: Any, run: Any, state: State[Any]) -> bool:
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, WORTH_ANOTHER_TRY) and not isinstance(error, FOR_THE_USER)
+
+
+@task(name="ingest", retries=2, retry_delay_seconds=DELAYS, retry_condition_fn=_transient)
+def ingest_task(spec: Spec) -> str:
+    return ingest(spec, Settings(), _progress).name
+
+
+@task(name="fit", retries=2, retry_delay_seconds=DELAYS, retry_condition_fn=_transient)
+def fit_task(spec: Spec) -> Model:
+    settings = Settings()
+    return stages.fit(spec, settings, connect(settings, _progress))
+
+
+@task(name="stage", retries=2, retry_delay_seconds=DELAYS, retry_condition_fn=_transient)
+def stage_task(spec: Spec, model: Model) -> Staged:
+    settings = Settings()
+    return stages.stage(spec, settings, connect(settings, _progress), model)
+
+
+@task(name="evaluate", retries=2, retry_delay_seconds=DELAYS, retry_condition_fn=_transient)
+def evaluate_task(spec: Spec, staged: Staged) -> Report:
+    settings = Settings()
+    return stages.evaluate(spec, settings, connect(settings, _progress), staged)
+
+
+@task(name="gate")
+def gate_task(spec: Spec, staged: Staged, measured: Report) -> Verdict:
+    return stages.gate(spec, Settings(), staged, measured)
+
+
+@task(name="report", retries=2, retry_delay_seconds=DELAYS, retry_condition_fn=_transient)
+def report_task(spec: Spec, staged: Staged, measured: Report, verdict: Verdict) -> str:
+    url = report.write(spec, Settings(), staged, measured, verdict)
+    key = staged.table.replace("_", "-")
+    create_table_artifact(report.rows(measured), key=f"{key}-metrics", description=measured.protocol)
+    create_markdown_artifact(report.markdown(spec, staged, measured, verdict), key=f"{key}-summary")
+    create_link_artifact(url if "://" in url else f"file://{url}", "report", key=f"{key}-report")
+    return url
+
+
+@task(name="publish")
+def publish_task(spec: Spec, staged: Staged, measured: Report, verdict: Verdict, page: str) -> str:
+    return stages.publish(spec, Settings(), staged, measured, verdict, page)
+
+
+@flow(name="reindex", validate_parameters=True)
+def reindex(spec: Spec) -> Outcome:
+    """Encode what changed, measure it beside what is published, and publish it if it is good enough."""
+    start = time.monotonic()
+    ingest_task(spec)
+    model = fit_task(spec)
+    staged = stage_task(spec, model)
+    known = {"table": staged.table, "rows": staged.rows, "encoded": staged.encoded, "unchanged": staged.unchanged}
+    if staged.unchanged:
+        return Outcome(**known, version=staged.base, report=staged.report, seconds=time.monotonic() - start)
+    measured = evaluate_task(spec, staged)
+    verdict = gate_task(spec, staged, measured)
+    page = report_task(spec, staged, measured, verdict)
+    version = publish_task(spec, staged, measured, verdict, page)
+    return Outcome(**known, version=version, report=page, seconds=time.monotonic() - start)
+
+
+if __name__ == "__main__":
+    reindex(Spec(dataset="sample"))

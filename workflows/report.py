@@ -1,0 +1,88 @@
+"""One self-contained HTML page a run: what was measured, beside what is published, and what the gate said."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from infra.settings import Settings
+from storage import filesystem
+
+from .measure import Curves, Estimate, Measured
+from .references import Report, Staged, Verdict
+from .spec import Spec
+
+
+def write(spec: Spec, settings: Settings, staged: Staged, report: Report, verdict: Verdict) -> str:
+    """Write the page of a staged version. Its URL."""
+    url = filesystem.join(settings.warehouse_url, "reports", staged.table, f"{staged.branch}.html")
+    filesystem.write(url, page(spec, staged, report, verdict).encode())
+    return url
+
+
+def page(spec: Spec, staged: Staged, report: Report, verdict: Verdict) -> str:
+    """The page as HTML, with all it needs inside."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(loader=PackageLoader("workflows", "."), autoescape=True, undefined=StrictUndefined)
+    return environment.get_template("report.html").render(
+        spec=spec,
+        staged=staged,
+        report=report,
+        verdict=verdict,
+        rows=rows(report),
+        plot=plot(report.curves),
+        now=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def rows(report: Report) -> list[dict[str, Any]]:
+    """The table of metrics: of all rows, and of the rows that the published version has too."""
+    comparison = report.comparison
+    table = []
+    for name, estimate in report.measured.metrics.items():
+        row: dict[str, Any] = {"metric": name, "staged": str(estimate)}
+        if comparison:
+            row["staged, common rows"] = _value(comparison.staged, name)
+            row[f"{comparison.version}, common rows"] = _value(comparison.published, name)
+        table.append(row)
+    return table
+
+
+def _value(measured: Measured, name: str) -> str:
+    found: Estimate = measured.metrics[name]
+    return f"{found.value:.4f}"
+
+
+def markdown(spec: Spec, staged: Staged, report: Report, verdict: Verdict) -> str:
+    """The run in a few lines."""
+    word = "passed" if verdict.passed else "**rejected**"
+    lines = [
+        f"# {staged.table}: {word}",
+        f"{staged.rows:,} rows, {staged.encoded:,} encoded in this run, model `{staged.model.digest[:12]}`, "
+        f"published before: {staged.base}.",
+        f"Protocol: {report.protocol}.",
+        f"Overlap of the queries with the database: {report.overlap}.",
+        *(f"- against: {reason}" for reason in verdict.reasons),
+        *(f"- {note}" for note in verdict.notes),
+    ]
+    return "\n\n".join(lines)
+
+
+def plot(curves: Curves) -> str:
+    """Precision against recall and both by radius, as HTML with its own script."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    titles = ("precision against recall, by Hamming radius", "precision and recall within a radius")
+    figure = make_subplots(1, 2, subplot_titles=titles)
+    radii = list(range(len(curves.precision)))
+    both = {"x": curves.recall, "y": curves.precision, "text": [f"radius {radius}" for radius in radii]}
+    figure.add_trace(go.Scatter(**both, mode="lines+markers", showlegend=False), 1, 1)
+    figure.add_trace(go.Scatter(x=radii, y=curves.precision, name="precision"), 1, 2)
+    figure.add_trace(go.Scatter(x=radii, y=curves.recall, name="recall"), 1, 2)
+    figure.update_layout(height=420, template="plotly_white", margin={"t": 40, "b": 40})
+    figure.update_xaxes(title_text="recall", col=1).update_yaxes(title_text="precision", col=1)
+    figure.update_xaxes(title_text="radius", col=2)
+    html: str = figure.to_html(full_html=False, include_plotlyjs=True)
+    return html
