@@ -83,7 +83,7 @@ def count_within(queries: Array, database: Array, radius: int) -> Array:
     check(queries, database, radius)
     counts, query_words = np.zeros(len(queries), np.int64), words(queries)
     for _, planes, size in blocks(database):
-        hamming_kernels.count_within(query_words, planes, size, min(radius, MAX_BITS), counts)
+        hamming_kernels.count_within(query_words, planes, size, np.uint16(min(radius, MAX_BITS)), counts)
     return counts
 
 
@@ -98,7 +98,9 @@ def within(queries: Array, database: Array, radius: int) -> tuple[Array, Array, 
     ends, query_words = offsets[:-1].copy(), words(queries)
     positions, found = np.empty(offsets[-1], np.int64), np.empty(offsets[-1], np.int32)
     for rows, planes, size in blocks(database):
-        hamming_kernels.within(query_words, planes, size, rows.start, min(radius, MAX_BITS), ends, positions, found)
+        hamming_kernels.within(
+            query_words, planes, size, rows.start, np.uint16(min(radius, MAX_BITS)), ends, positions, found
+        )
     return offsets, positions, found
 
 

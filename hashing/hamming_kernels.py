@@ -9,12 +9,12 @@ function at the same time can mix them up in Numba's cache.
 """
 
 import numpy as np
-from numba import njit
-from numba.core.types import none
+from llvmlite import ir
+from numba import njit, types
 from numba.extending import intrinsic
 
 CHUNK = 4096  # rows: at 64 bits they and their distances fit a level 1 cache of 48 KiB
-GROUP = 64  # distances that are passed over together when none of them is small
+GROUP = 64  # distances compared at once, one bit each
 PAIRED = 256  # cells, squared, of the table that counts two rows in one step
 
 
@@ -27,14 +27,38 @@ def popcount(typing, word):
 
 
 @intrinsic
+def trailing_zeros(typing, word):
+    def codegen(context, builder, signature, args):
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
+
+    return word(word), codegen
+
+
+@intrinsic
 def wide(typing):
-    """Lets the function use vectors of 512 bits where the processor has them: LLVM by itself stops at 256."""
+    """Let the function use vectors of 512 bits where the processor has them; left alone LLVM stops at 256."""
 
     def codegen(context, builder, signature, args):
-        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')  # llvmlite refuses names it does not know
         return context.get_dummy_value()
 
-    return none(), codegen
+    return types.none(), codegen
+
+
+@intrinsic
+def below(typing, distances, start, limit):
+    """Which of the GROUP distances from start on are under the limit, as the bits of a uint64; of (n,) uint16."""
+
+    def codegen(context, builder, signature, args):
+        group = ir.VectorType(ir.IntType(16), GROUP)
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        pointer = builder.bitcast(builder.gep(data, [args[1]]), group.as_pointer())
+        lone = builder.insert_element(ir.Constant(group, ir.Undefined), args[2], ir.Constant(ir.IntType(32), 0))
+        limits = builder.shuffle_vector(lone, lone, ir.Constant(ir.VectorType(ir.IntType(32), GROUP), None))
+        near = builder.icmp_unsigned("<", builder.load(pointer, align=2, typ=group), limits)
+        return builder.bitcast(near, ir.IntType(GROUP))
+
+    return types.uint64(distances, types.intp, types.uint16), codegen
 
 
 @njit(nogil=True)
@@ -104,14 +128,10 @@ def histogram(queries, planes, size, query_labels, labels, out):
                 count_pairs(cell, pairs, tables[0])
             else:
                 count_fourfold(cell, tables)
-        for a in range(n_cells):
-            if n_cells <= PAIRED:
-                row = pairs[a, :n_cells]
-                tables[0, a] += row.sum()
-                tables[1] += row
-                row[:] = 0
-        for a in range(n_cells):
-            out[a // n_bins, i, a % n_bins] += tables[0, a] + tables[1, a] + tables[2, a] + tables[3, a]
+        if n_cells <= PAIRED:
+            unpair(pairs, tables)
+        for cell in range(n_cells):
+            out[cell // n_bins, i, cell % n_bins] += tables[:, cell].sum()
         tables[:] = 0
 
 
@@ -122,8 +142,12 @@ def add_grades(query, labels, start, n_grades, n_bins, cell):
     shared = np.zeros(cell.shape[0], np.uint16)
     for w in range(len(labels)):
         words = labels[w][start : start + cell.shape[0]]
-        for j in range(cell.shape[0]):
-            shared[j] += popcount(query[w] & words[j])
+        if n_grades == 2:
+            for j in range(cell.shape[0]):
+                shared[j] |= np.uint16((query[w] & words[j]) != 0)
+        else:
+            for j in range(cell.shape[0]):
+                shared[j] += popcount(query[w] & words[j])
     for j in range(cell.shape[0]):
         cell[j] += min(shared[j], np.uint16(n_grades - 1)) * np.uint16(n_bins)
 
@@ -144,6 +168,20 @@ def count_pairs(cell, pairs, rest):
 
 
 @njit(nogil=True)
+def unpair(pairs, tables):
+    """Move the counts of pairs (second, first) to those of cells, in two of the tables."""
+    wide()
+    n_cells = tables.shape[1]
+    for second in range(n_cells):
+        row, total = pairs[second], np.uint32(0)
+        for first in range(n_cells):
+            total += row[first]
+            tables[1, first] += row[first]
+            row[first] = 0
+        tables[2, second] += total
+
+
+@njit(nogil=True)
 def count_fourfold(cell, tables):
     """Count in four tables in turn, so that a step seldom waits for the store of the one before."""
     wide()
@@ -158,79 +196,70 @@ def count_fourfold(cell, tables):
         tables[3, d[j]] += np.uint32(1)
 
 
+@njit(nogil=True)
+def measure_padded(query, planes, size, start, buffer):
+    """As measure, of CHUNK rows; those beyond the last lie at distance 65535."""
+    wide()
+    n = min(CHUNK, planes.shape[1] // size - start)
+    measure(query, planes, size, start, buffer[:n])
+    buffer[n:] = 65535
+
+
 @njit(nogil=True, cache=True)
 def count_within(queries, planes, size, radius, counts):
     """Adds to counts (q,) the rows within a radius."""
     wide()
-    buffer = np.empty(CHUNK, np.uint16)
-    n = planes.shape[1] // size
-    beyond = np.uint16(radius + 1)
-    for start in range(0, n, CHUNK):
-        distance = buffer[: min(CHUNK, n - start)]
+    distances = np.empty(CHUNK, np.uint16)
+    for first in range(0, planes.shape[1] // size, CHUNK):
         for i in range(len(queries)):
-            measure(queries[i], planes, size, start, distance)
-            near = np.uint16(0)
-            for j in range(distance.shape[0]):  # in 16 bits throughout: the difference is negative where a row is near
-                near = np.uint16(near + (np.uint16(distance[j] - beyond) >> np.uint16(15)))
-            counts[i] += near
-
-
-@njit(nogil=True)
-def below(distance, limit, found):
-    """The places of the distances under a limit -> how many; found holds them."""
-    wide()
-    n_found = 0
-    for start in range(0, distance.shape[0], GROUP):
-        group = distance[start : start + GROUP]
-        least = np.uint16(65535)
-        for j in range(group.shape[0]):
-            least = min(least, group[j])
-        if least < limit:
-            for j in range(group.shape[0]):
-                found[n_found] = start + j
-                n_found += group[j] < limit
-    return n_found
+            measure_padded(queries[i], planes, size, first, distances)
+            for start in range(0, CHUNK, GROUP):
+                counts[i] += popcount(below(distances, start, radius + 1))
 
 
 @njit(nogil=True, cache=True)
-def within(queries, planes, size, first, radius, ends, positions, distances):
-    """Writes the rows within a radius of query i from ends[i] on, and moves ends[i]."""
+def within(queries, planes, size, position, radius, ends, positions, distances):
+    """Writes the rows within a radius of query i from ends[i] on, and moves ends[i]; position is that of row 0."""
     wide()
-    buffer, found = np.empty(CHUNK, np.uint16), np.empty(CHUNK + 1, np.int64)
-    n = planes.shape[1] // size
-    for i in range(len(queries)):
-        for start in range(0, n, CHUNK):
-            distance = buffer[: min(CHUNK, n - start)]
-            measure(queries[i], planes, size, start, distance)
-            for j in found[: below(distance, np.uint16(radius + 1), found)]:
-                positions[ends[i]] = first + start + j
-                distances[ends[i]] = distance[j]
-                ends[i] += 1
+    found = np.empty(CHUNK, np.uint16)
+    for first in range(0, planes.shape[1] // size, CHUNK):
+        for i in range(len(queries)):
+            measure_padded(queries[i], planes, size, first, found)
+            for start in range(0, CHUNK, GROUP):
+                near = below(found, start, radius + 1)
+                while near:
+                    j = start + np.int64(trailing_zeros(near))
+                    near &= near - np.uint64(1)
+                    positions[ends[i]] = position + first + j
+                    distances[ends[i]] = found[j]
+                    ends[i] += 1
 
 
 @njit(nogil=True, cache=True)
-def topk(queries, planes, size, first, k, sizes, limits, distances, positions):
-    """Offers a block of rows to the nearest so far: of query i the first sizes[i] of distances and positions (q, room).
+def topk(queries, planes, size, position, k, sizes, limits, distances, positions):
+    """Offers the rows, position being that of row 0, to the first sizes[i] of distances and positions (q, room).
 
     A row at limits[i] or beyond comes after k others. Room is more than k; when it is used up the k nearest are kept.
     """
     wide()
-    buffer, found = np.empty(CHUNK, np.uint16), np.empty(CHUNK + 1, np.int64)
-    n = planes.shape[1] // size
+    found = np.empty(CHUNK, np.uint16)
     room = distances.shape[1]
-    for i in range(len(queries)):
-        for start in range(0, n, CHUNK):
-            distance = buffer[: min(CHUNK, n - start)]
-            measure(queries[i], planes, size, start, distance)
-            for j in found[: below(distance, limits[i], found)]:
-                if distance[j] < limits[i]:
-                    distances[i, sizes[i]] = distance[j]
-                    positions[i, sizes[i]] = first + start + j
-                    sizes[i] += 1
-                    if sizes[i] == room:
-                        sort(distances[i], positions[i])
-                        sizes[i] = k
-                        limits[i] = distances[i, k - 1]
+    for first in range(0, planes.shape[1] // size, CHUNK):
+        for i in range(len(queries)):
+            measure_padded(queries[i], planes, size, first, found)
+            for start in range(0, CHUNK, GROUP):
+                near = below(found, start, limits[i])
+                while near:
+                    j = start + np.int64(trailing_zeros(near))
+                    near &= near - np.uint64(1)
+                    if found[j] < limits[i]:
+                        distances[i, sizes[i]] = found[j]
+                        positions[i, sizes[i]] = position + first + j
+                        sizes[i] += 1
+                        if sizes[i] == room:
+                            sort(distances[i], positions[i])
+                            sizes[i] = k
+                            limits[i] = distances[i, k - 1]
 
 
 @njit(nogil=True)

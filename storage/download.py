@@ -105,7 +105,8 @@ def _publish(url: str, part: Path, target: Path, size: int | None, checksum: str
         part.unlink()
         _beside(target, ".part.version").unlink(missing_ok=True)
         raise ValueError(
-            f"{url}: expected {size or length} bytes with {expected or 'any checksum'}, found {length} with {found}; removed"
+            f"{url}: expected {size or length} bytes with {expected or 'any checksum'}, "
+            f"found {length} with {found}; removed"
         )
     if expected is None:
         _beside(target, ".sha256").write_text(f"{found.split(':')[1]}  {target.name}\n")

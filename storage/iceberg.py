@@ -7,9 +7,12 @@ from typing import Any
 
 from pyiceberg.catalog import Catalog
 from pyiceberg.conversions import from_bytes, to_bytes
+from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
+from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.update import ValidatableTableRequirement
 from pyiceberg.transforms import IdentityTransform
 from pyiceberg.typedef import Record
 from pyiceberg.types import FixedType, IntegerType, ListType, LongType, NestedField, StringType
@@ -21,6 +24,19 @@ from .filesystem import s3_endpoint
 
 NAMESPACE = "codes"
 PREFIX = "hashkiln."
+
+
+class AssertProperty(ValidatableTableRequirement):
+    """A property of the table must be what it was when it was read. Iceberg has no such requirement of its own."""
+
+    type: str = "hashkiln-assert-property"
+    key: str
+    value: str | None
+
+    def validate(self, base_metadata: TableMetadata | None) -> None:  # type: ignore[override]  # as Iceberg has it
+        found = base_metadata.properties.get(self.key) if base_metadata else None
+        if found != self.value:
+            raise CommitFailedException(f"expected {self.key} = {self.value}, found {found}")
 
 
 def connect(catalog_url: str, warehouse: str) -> Catalog:

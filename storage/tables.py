@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 import re
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+import time
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Any, NamedTuple, TypeVar
 
 from pyiceberg.catalog import Catalog
 from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, TableAlreadyExistsError
@@ -17,8 +19,8 @@ from pyiceberg.table.update import (
     AssertRefSnapshotId,
     AssertTableUUID,
     RemoveSnapshotRefUpdate,
+    SetPropertiesUpdate,
     SetSnapshotRefUpdate,
-    TableRequirement,
     TableUpdate,
 )
 
@@ -26,7 +28,10 @@ from . import iceberg
 from .codes import CodeShard, Part
 from .iceberg import NAMESPACE, PREFIX
 
+VOCABULARY = PREFIX + "vocabulary"
 COMMIT_ATTEMPTS = 8
+FOREVER: dict[str, None] = {"max_ref_age_ms": None, "max_snapshot_age_ms": None, "min_snapshots_to_keep": None}
+T = TypeVar("T")
 
 
 class PublishConflict(RuntimeError):
@@ -95,7 +100,7 @@ class CodeTable:
 
     @property
     def vocabulary(self) -> tuple[str | int, ...]:
-        return tuple(json.loads(self._table.properties.get(PREFIX + "vocabulary", "[]")))
+        return tuple(json.loads(self._table.properties.get(VOCABULARY, "[]")))
 
     def refresh(self) -> CodeTable:
         self._table.refresh()
@@ -103,30 +108,26 @@ class CodeTable:
 
     def begin(self) -> None:
         """Make version 0, an empty snapshot on main, if there is no snapshot yet."""
-        for _ in range(COMMIT_ATTEMPTS):
-            if self._table.current_snapshot():
-                return
-            try:
+
+        def attempt() -> None:
+            if not self._table.current_snapshot():
                 with self._table.transaction() as tx, tx.update_snapshot().fast_append():
                     pass
-            except CommitFailedException:
-                self.refresh()
-        raise PublishConflict(f"expected to begin table {self.name}, found other writers each time")
+
+        self._committing(attempt)
 
     def add_labels(self, labels: Sequence[str | int]) -> tuple[str | int, ...]:
         """The vocabulary with new labels at its end. Places given once never change."""
-        for _ in range(COMMIT_ATTEMPTS):
-            vocabulary = self.vocabulary
-            known = set(vocabulary)
-            if not (new := [label for label in labels if label not in known]):
-                return vocabulary
-            content = json.dumps([*vocabulary, *new])
-            try:
-                with self._table.transaction() as tx:
-                    tx.set_properties({PREFIX + "vocabulary": content})
-            except CommitFailedException:
-                self.refresh()
-        raise PublishConflict(f"expected to add labels to table {self.name}, found other writers each time")
+
+        def attempt() -> None:
+            known = set(self.vocabulary)
+            if new := [label for label in labels if label not in known]:
+                content = json.dumps([*self.vocabulary, *new])
+                unchanged = iceberg.AssertProperty(key=VOCABULARY, value=self._table.properties.get(VOCABULARY))
+                self._commit((unchanged,), (SetPropertiesUpdate(updates={VOCABULARY: content}),))
+
+        self._committing(attempt)
+        return self.vocabulary
 
     # --- what there is ---------------------------------------------------------------------------------------------
 
@@ -162,89 +163,97 @@ class CodeTable:
 
     def stage(self, branch: str, start: int) -> None:
         """Make a branch at a snapshot, unless an earlier run left it there: then it is adopted as it is."""
-        for _ in range(COMMIT_ATTEMPTS):
-            if self.has(branch):
-                return
-            try:
-                self._table.manage_snapshots().create_branch(start, branch).commit()
-            except CommitFailedException:
-                self.refresh()
-        raise PublishConflict(f"expected to make branch {branch} of table {self.name}, found other writers each time")
 
-    def replace(self, branch: str, add: Sequence[Part], remove: set[str], properties: Mapping[str, str]) -> None:
+        def attempt() -> None:
+            if not self.has(branch):
+                self._commit((AssertRefSnapshotId(ref=branch, snapshot_id=None),), (_branch(branch, start),))
+
+        self._committing(attempt)
+
+    def replace(self, branch: str, add: Sequence[Part], remove: Set[str], properties: Mapping[str, str]) -> None:
         """One commit on a branch: parts of the removed shards leave, new parts replace those of their shard.
 
         What another run committed in the meantime is looked at anew, and no part is ever added twice.
         """
-        for _ in range(COMMIT_ATTEMPTS):
-            present = {iceberg.part(file).shard: file for file in self._data_files(self.version(branch).snapshot_id)}
+
+        def attempt() -> None:
+            head = self.version(branch)
+            present = {iceberg.part(file).shard: file for file in self._data_files(head.snapshot_id)}
             new = [p for p in add if p.shard not in present or present[p.shard].file_path != p.url]
             old = [present[shard] for shard in ({p.shard for p in new} | remove) & present.keys()]
-            if not new and not old and properties.items() <= self.version(branch).properties.items():
+            if not new and not old and properties == head.properties:
                 return
             ours = {PREFIX + key: value for key, value in properties.items()}
-            try:
-                with (
-                    self._table.transaction() as tx,
-                    tx.update_snapshot(branch=branch, snapshot_properties=ours).overwrite() as overwrite,
-                ):
-                    for file in old:
-                        overwrite.delete_data_file(file)
-                    for part in new:
-                        overwrite.append_data_file(iceberg.data_file(part, self._table.spec().spec_id))
-                return
-            except CommitFailedException:
-                self.refresh()
-        raise PublishConflict(f"expected to commit to {branch} of table {self.name}, found other writers each time")
+            with (
+                self._table.transaction() as tx,
+                tx.update_snapshot(branch=branch, snapshot_properties=ours).overwrite() as overwrite,
+            ):
+                for file in old:
+                    overwrite.delete_data_file(file)
+                for part in new:
+                    overwrite.append_data_file(iceberg.data_file(part, self._table.spec().spec_id))
+
+        self._committing(attempt)
 
     def publish(self, staged: Version, base: int) -> Version:
         """Move main to a staged snapshot, tag it v<N>, drop the branch: one commit, only if main is still at base.
 
         Raises PublishConflict where it is not, and then nothing has changed.
         """
-        number = 1 + max((version.number for version in self.versions()), default=0)
-        tag = f"v{max(number, 1)}"
-        self._commit(
-            (
-                AssertRefSnapshotId(ref="main", snapshot_id=base),
-                AssertRefSnapshotId(ref=tag, snapshot_id=None),
-            ),
-            (
-                _reference("main", SnapshotRefType.BRANCH, staged.snapshot_id),
-                _reference(tag, SnapshotRefType.TAG, staged.snapshot_id),
-                RemoveSnapshotRefUpdate(ref_name=staged.name),
-            ),
-        )
-        return self.version(tag)
+
+        def attempt() -> str:
+            if (found := self.version().snapshot_id) != base:
+                raise PublishConflict(
+                    f"expected main of table {self.name} at snapshot {base}, where staging began, found {found}: "
+                    "somebody else published; run again to plan anew"
+                )
+            tag = f"v{1 + max([0, *(version.number for version in self.versions())])}"
+            self._commit(
+                (AssertRefSnapshotId(ref="main", snapshot_id=base), AssertRefSnapshotId(ref=tag, snapshot_id=None)),
+                (
+                    _branch("main", staged.snapshot_id),
+                    _tag(tag, staged.snapshot_id),
+                    RemoveSnapshotRefUpdate(ref_name=staged.name),
+                ),
+            )
+            return tag
+
+        return self.version(self._committing(attempt))
 
     def reject(self, staged: Version) -> Version:
         """Keep a staged snapshot under rejected-<run>, where no reader looks, and drop its branch."""
         tag = staged.name.replace("staged-", "rejected-")
         remove = RemoveSnapshotRefUpdate(ref_name=staged.name)
-        self._commit((), (_reference(tag, SnapshotRefType.TAG, staged.snapshot_id), remove))
+        self._committing(lambda: self._commit((), (_tag(tag, staged.snapshot_id), remove)))
         return self.version(tag)
 
-    def _commit(self, requirements: tuple[TableRequirement, ...], updates: tuple[TableUpdate, ...]) -> None:
-        for _ in range(COMMIT_ATTEMPTS):
+    def _commit(self, requirements: tuple[Any, ...], updates: tuple[TableUpdate, ...]) -> None:
+        """One catalog commit, made only if the requirements hold of the table as it then is."""
+        same = AssertTableUUID(uuid=self._table.metadata.table_uuid)
+        self._table.catalog.commit_table(self._table, (same, *requirements), updates)
+        self.refresh()
+
+    def _committing(self, attempt: Callable[[], T]) -> T:
+        """What an attempt gives. It looks at the table anew, and is made again where another writer came first."""
+        for number in range(COMMIT_ATTEMPTS):
             self.refresh()
-            for requirement in requirements:
-                try:
-                    requirement.validate(self._table.metadata)
-                except CommitFailedException as error:
-                    raise PublishConflict(f"table {self.name}: {error}; run again to plan anew") from None
             try:
-                same = AssertTableUUID(uuid=self._table.metadata.table_uuid)
-                self._table.catalog.commit_table(self._table, (same, *requirements), updates)
-                self.refresh()
-                return
+                return attempt()
             except CommitFailedException:
-                continue  # some other branch moved; what we require is looked at again
-        raise PublishConflict(f"expected to commit to table {self.name}, found other writers each time")
+                pass
+            except ValueError as error:  # another branch took the sequence number
+                if "sequence number" not in str(error):
+                    raise
+            time.sleep(random.uniform(0, 0.05 * 2**number))  # noqa: S311  (it only spreads the writers)
+        raise PublishConflict(f"expected to commit to table {self.name}, found other writers {COMMIT_ATTEMPTS} times")
 
 
-def _reference(name: str, kind: SnapshotRefType, snapshot_id: int) -> TableUpdate:
-    forever = {"max_ref_age_ms": None, "max_snapshot_age_ms": None, "min_snapshots_to_keep": None}
-    return SetSnapshotRefUpdate(ref_name=name, type=kind, snapshot_id=snapshot_id, **forever)
+def _branch(name: str, snapshot_id: int) -> TableUpdate:
+    return SetSnapshotRefUpdate(ref_name=name, type=SnapshotRefType.BRANCH, snapshot_id=snapshot_id, **FOREVER)
+
+
+def _tag(name: str, snapshot_id: int) -> TableUpdate:
+    return SetSnapshotRefUpdate(ref_name=name, type=SnapshotRefType.TAG, snapshot_id=snapshot_id, **FOREVER)
 
 
 def _version(name: str, snapshot: Snapshot) -> Version:

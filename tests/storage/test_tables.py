@@ -1,0 +1,233 @@
+"""Versions of code tables, on every filesystem: staged on a branch, published by one move of main."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import blobs
+
+from hashing.bits import pack
+from hashing.functions import LinearHash
+from storage import codes, features, filesystem, iceberg, tables
+from storage.features import Columns, FeatureShard
+from storage.filesystem import join
+from storage.formats import Rows
+
+N_BITS, D = 16, 8
+FUNCTION = LinearHash(np.random.default_rng(0).standard_normal((D, N_BITS)), np.zeros(N_BITS))
+MODEL = {"model": "m1"}
+
+
+@pytest.fixture
+def catalog(folder, tmp_path):
+    return iceberg.connect(f"sqlite:///{tmp_path / 'catalog.db'}", folder)
+
+
+@pytest.fixture
+def parts(folder):
+    """Three parts of 100 rows each: 00000.parquet, 00001.parquet, 00002.parquet."""
+    batch = blobs(300, D)
+    features.write_split(join(folder, "base"), [Rows(batch.ids, batch.x, None)], 100)
+    entries = filesystem.listing(join(folder, "base"), ".parquet")
+    shards = [FeatureShard(e.url, e.url.rsplit("/", 1)[-1], e.version, D, Columns()) for e in entries]
+    return [codes.encode_shard(shard, FUNCTION, join(folder, "data")) for shard in shards]
+
+
+def published(catalog, parts, name="t", model="m1"):
+    """A table whose main holds some parts."""
+    table = tables.create_table(catalog, name, N_BITS)
+    base = table.version()
+    table.stage("staged-x", base.snapshot_id)
+    table.replace("staged-x", parts, set(), {"model": model})
+    table.publish(table.version("staged-x"), base.snapshot_id)
+    return table
+
+
+def shards_of(table, name="main"):
+    return sorted(table.parts(table.version(name).snapshot_id))
+
+
+def test_a_new_table_is_empty_and_says_so(catalog):
+    table = tables.create_table(catalog, "t", N_BITS)
+    assert table.version().name == "v0"
+    assert table.version().number == 0
+    assert table.versions() == []
+    assert table.parts(table.version().snapshot_id) == {}
+    assert tables.names(catalog) == ["t"]
+    again = tables.create_table(catalog, "t", N_BITS)
+    assert again.version().snapshot_id == table.version().snapshot_id
+
+
+def test_staged_parts_are_seen_by_no_reader_until_main_moves(catalog, parts):
+    table = tables.create_table(catalog, "t", N_BITS)
+    reader = tables.open_table(catalog, "t")
+    base = table.version()
+    table.stage("staged-x", base.snapshot_id)
+    table.replace("staged-x", parts[:2], set(), MODEL)
+    table.replace("staged-x", parts[2:], set(), MODEL)
+    assert reader.refresh().parts(reader.version().snapshot_id) == {}
+    assert shards_of(table, "staged-x") == ["00000.parquet", "00001.parquet", "00002.parquet"]
+    version = table.publish(table.version("staged-x"), base.snapshot_id)
+    assert version.name == "v1"
+    assert version.properties["model"] == "m1"
+    assert reader.refresh().version().name == "v1"
+    assert reader.parts(reader.version().snapshot_id) == {part.shard: part for part in parts}
+    assert not reader.has("staged-x")
+    assert [v.name for v in reader.versions()] == ["v1"]
+
+
+def test_any_engine_reads_the_codes_from_the_metadata(catalog, parts):
+    table = published(catalog, parts)
+    expected = pack(FUNCTION.encode(blobs(300, D).x))
+    scanned = catalog.load_table("codes.t").scan().to_arrow().sort_by("id")
+    assert scanned.schema.names == ["id", "code", "labels", "shard", "version"]
+    assert scanned.schema.field("code").type == pa.binary(2)
+    assert scanned["code"].to_pylist() == [row.tobytes() for row in expected]
+    assert set(scanned["shard"].to_pylist()) == {part.shard for part in parts}
+    urls = [task.file.file_path for task in catalog.load_table("codes.t").scan().plan_files()]
+    if "://" not in urls[0]:
+        rows = duckdb.read_parquet(urls).order("id").project("code").fetchall()
+        assert [row[0] for row in rows] == [row.tobytes() for row in expected]
+    read = [batch for shard in table.shards(table.version().snapshot_id) for batch in shard]
+    np.testing.assert_array_equal(np.concatenate([batch.x for batch in read]), expected)
+
+
+def test_parts_are_replaced_and_removed_in_one_snapshot(catalog, parts):
+    table = published(catalog, parts)
+    base = table.version()
+    changed = parts[0]._replace(url=parts[0].url.replace(".parquet", "-2.parquet"), version="other", rows=99)
+    table.stage("staged-y", base.snapshot_id)
+    table.replace("staged-y", [changed], {"00002.parquet", "not there"}, MODEL)
+    assert table.parts(table.version("staged-y").snapshot_id) == {changed.shard: changed, parts[1].shard: parts[1]}
+    head = table.version("staged-y").snapshot_id
+    table.replace("staged-y", [changed], {"00002.parquet"}, MODEL)  # nothing is left to do: no commit
+    assert table.version("staged-y").snapshot_id == head
+    table.replace("staged-y", [], set(), {**MODEL, "metrics": "{}"})  # what is said of a version is a commit
+    assert table.version("staged-y").properties == {**MODEL, "metrics": "{}"}
+    assert table.parts(table.version("staged-y").snapshot_id).keys() == {changed.shard, parts[1].shard}
+    assert shards_of(table) == ["00000.parquet", "00001.parquet", "00002.parquet"]
+
+
+def test_publishing_is_refused_when_main_has_moved(catalog, parts):
+    table = published(catalog, parts[:1])
+    base = table.version()
+    for branch in ("staged-a", "staged-b"):
+        table.stage(branch, base.snapshot_id)
+    table.replace("staged-a", parts[1:2], set(), MODEL)
+    table.replace("staged-b", parts[2:3], set(), MODEL)
+    other = tables.open_table(catalog, "t")
+    assert other.publish(other.version("staged-a"), base.snapshot_id).name == "v2"
+    with pytest.raises(
+        tables.PublishConflict, match=r"expected main of table t at snapshot .*, found .*: somebody else published"
+    ):
+        table.publish(table.version("staged-b"), base.snapshot_id)
+    assert shards_of(table.refresh()) == ["00000.parquet", "00001.parquet"]
+    assert table.has("staged-b")
+
+
+def test_a_rejected_version_is_kept_where_no_reader_looks(catalog, parts):
+    table = published(catalog, parts[:1])
+    table.stage("staged-a", table.version().snapshot_id)
+    table.replace("staged-a", parts[1:], set(), MODEL)
+    assert table.reject(table.version("staged-a")).name == "rejected-a"
+    assert shards_of(table) == ["00000.parquet"]
+    assert shards_of(table, "rejected-a") == ["00000.parquet", "00001.parquet", "00002.parquet"]
+    assert not table.has("staged-a")
+    assert [version.name for version in table.versions()] == ["v1", "rejected-a"]
+
+
+def test_two_runs_that_adopt_one_branch_add_no_part_twice(catalog, parts):
+    table = tables.create_table(catalog, "t", N_BITS)
+    start = table.version().snapshot_id
+
+    def run(order):
+        mine = tables.open_table(catalog, "t")
+        mine.stage("staged-x", start)
+        for i in order:
+            mine.replace("staged-x", [parts[i]], set(), MODEL)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(run, ([0, 1, 2], [2, 1, 0], [1, 0, 2])))
+    files = [
+        task.file.file_path
+        for task in catalog.load_table("codes.t")
+        .scan(snapshot_id=table.refresh().version("staged-x").snapshot_id)
+        .plan_files()
+    ]
+    assert sorted(files) == sorted(part.url for part in parts)
+
+
+def test_of_two_publishers_one_wins(catalog, parts):
+    table = tables.create_table(catalog, "t", N_BITS)
+    base = table.version().snapshot_id
+    for i in range(4):
+        table.stage(f"staged-{i}", base)
+        table.replace(f"staged-{i}", [parts[i % 3]], set(), MODEL)
+
+    def publish(i):
+        mine = tables.open_table(catalog, "t")
+        try:
+            return mine.publish(mine.version(f"staged-{i}"), base).name
+        except tables.PublishConflict:
+            return None
+
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(publish, range(4)))
+    assert sorted(filter(None, results)) == ["v1"]
+    winner = results.index("v1")
+    assert shards_of(table.refresh()) == [parts[winner % 3].shard]
+
+
+def test_the_vocabulary_only_grows(catalog):
+    table = tables.create_table(catalog, "t", N_BITS)
+    assert table.vocabulary == ()
+    assert table.add_labels(["b", "a"]) == ("b", "a")
+    assert tables.open_table(catalog, "t").add_labels(["a", "c"]) == ("b", "a", "c")
+    assert table.add_labels(["d"]) == ("b", "a", "c", "d")  # although another writer came first
+    assert tables.open_table(catalog, "t").vocabulary == ("b", "a", "c", "d")
+
+
+def test_of_many_writers_of_labels_none_loses_its_own(catalog):
+    tables.create_table(catalog, "t", N_BITS)
+
+    def add(i):
+        return tables.open_table(catalog, "t").add_labels([f"label{i}", "common"])
+
+    with ThreadPoolExecutor(4) as pool:
+        seen = list(pool.map(add, range(8)))
+    final = tables.open_table(catalog, "t").vocabulary
+    assert sorted(final) == sorted(["common", *(f"label{i}" for i in range(8))])
+    assert all(final[: len(vocabulary)] == vocabulary for vocabulary in seen)
+
+
+def test_the_width_of_a_table_never_changes(catalog):
+    tables.create_table(catalog, "t", N_BITS)
+    with pytest.raises(ValueError, match="expected 16 bits, as table t has, found 32"):
+        tables.create_table(catalog, "t", 32)
+
+
+def test_unknown_names_are_answered_with_the_known(catalog, parts):
+    published(catalog, parts)
+    with pytest.raises(LookupError, match="expected the name of a code table, found 'u'; there are: t"):
+        tables.open_table(catalog, "u")
+    with pytest.raises(LookupError, match="expected a version of table t, found 'v9'; there are: v1"):
+        tables.open_table(catalog, "t").version("v9")
+
+
+@pytest.mark.parametrize("name", ["a b", "A", "ä", "../x", "x;y"])
+def test_table_names_are_plain(name):
+    assert tables.table_name("fashion-mnist", "itq-64") == "fashion_mnist__itq_64"
+    with pytest.raises(ValueError, match="expected names of a-z, 0-9, _ and -"):
+        tables.table_name(name, "itq32")
+
+
+def test_the_format_is_said_in_the_table(catalog, parts):
+    published(catalog, parts)
+    properties = catalog.load_table("codes.t").properties
+    assert properties["hashkiln.format"] == "1"
+    assert properties["hashkiln.n_bits"] == "16"
+    assert "little" in properties["hashkiln.bit_order"]
+    assert pq.read_schema(parts[0].url).names == ["id", "code"] if "://" not in parts[0].url else True
