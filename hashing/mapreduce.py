@@ -52,7 +52,7 @@ class Executor(Protocol):
 class Statistic(Protocol[S, Result]):
     """A commutative monoid over batches: merge is associative and zero is its identity.
 
-    `update` and `merge` may write into their first argument; the arguments are not used again.
+    `update` may write into its state, which is not used again. `merge` may not: states may lie in shared memory.
     """
 
     def zero(self) -> S: ...

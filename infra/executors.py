@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -51,16 +52,41 @@ class Ray:
     """One Ray task an item, results in the order of the items, at most `in_flight` of them unfinished or unread.
 
     A task lost with its worker or node runs again: fn is pure. A task holds one CPU and one BLAS thread.
+    Ray is joined, or started on this machine, when the first task is.
     """
 
     progress: Progress = silent
+    address: str = ""  # of the cluster to join; none: this machine
+    cpus: int | None = None  # of this machine; all, if None
     in_flight: int = 256
+
+    def join(self) -> str:
+        """Be on the cluster, and say which it is.
+
+        Raises ConnectionError where the address names a cluster that does not answer: never a local one in its place.
+        """
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if not self.address:
+            # Ray's servers listen on every interface, whatever node address they are given: let in only who has this
+            # token, which lives in our environment and not, as Ray's own would, in the home folder. Read on import.
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        import ray
+
+        if not ray.is_initialized():
+            if self.address:
+                _join(self.address)
+            else:
+                _start(self.cpus)
+            logger.info("joined %s", _describe())
+        return _describe()
 
     def map(self, fn: Callable[[T], R], items: Sequence[T], label: str = "") -> Iterator[R]:
         for ref in self._submit(fn, items, label):
             yield _get(ref)
 
     def reduce(self, fn: Callable[[T], S], merge: Callable[[S, S], S], items: Sequence[T], label: str = "") -> S:
+        self.join()
         merge_on_worker = _remote(_merged).options(name="merge")
         function = _put(merge)
         result: S = _get(merge_tree(self._submit(fn, items, label), lambda g: merge_on_worker.remote(function, *g)))
@@ -71,6 +97,7 @@ class Ray:
 
     def _submit(self, fn: Callable[[T], R], items: Sequence[T], label: str) -> Iterator[Any]:
         """References to the results, each yielded when it is there."""
+        self.join()
         task, function = _remote(_alone).options(name=label or "map"), _put(fn)  # fn may hold a model: ship it once
         pending: deque[Any] = deque()
         self.progress(label, 0, len(items))
@@ -126,32 +153,18 @@ def _get(ref: Any) -> Any:
 
 
 def connect(settings: Settings, progress: Progress = silent) -> InProcess | Ray:
-    """The executor that the settings ask for. Starts a local Ray, or joins the one that RAY_ADDRESS names.
-
-    Raises ConnectionError where RAY_ADDRESS names a cluster that does not answer: never a local one in its place.
-    """
+    """The executor that the settings ask for."""
     if settings.executor == "inprocess":
         return InProcess(progress)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if not settings.ray_address:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a token in the home folder guards nothing on loopback
-    import ray
-
-    if not ray.is_initialized():
-        if settings.ray_address:
-            _join(settings.ray_address)
-        else:
-            _start(settings.cpus)
-    logger.info("Ray at %s: %s", ray.get_runtime_context().gcs_address, describe_cluster())
-    return Ray(progress)
+    return Ray(progress, settings.ray_address, settings.cpus)
 
 
-def describe_cluster() -> str:
-    """Nodes and CPUs of the cluster that was joined."""
+def _describe() -> str:
     import ray
 
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    return f"{len(nodes)} node(s), {sum(node['Resources'].get('CPU', 0) for node in nodes):g} CPUs"
+    cpus = sum(node["Resources"].get("CPU", 0) for node in nodes)
+    return f"Ray at {ray.get_runtime_context().gcs_address}: {len(nodes)} node(s), {cpus:g} CPUs"
 
 
 def _start(cpus: int | None) -> None:

@@ -57,9 +57,11 @@ def in_process():
 
 @pytest.fixture(scope="session")
 def ray_executor():
+    executor = connect(Settings(executor="ray", cpus=2))
+    executor.join()  # which sets what Ray reads when it is imported
+    yield executor
     import ray
 
-    yield connect(Settings(executor="ray", cpus=2))
     ray.shutdown()
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from infra.executors import connect, describe_cluster
+from infra.executors import InProcess, connect
 from infra.settings import Settings
 from storage import filesystem, iceberg, tables
 
@@ -77,10 +77,8 @@ def _disk(settings: Settings) -> str:
 
 
 def _executor(settings: Settings) -> str:
-    connect(settings)
-    if settings.executor == "inprocess":
-        return "in process"
-    return f"Ray, {settings.ray_address or 'local'}: {describe_cluster()}"
+    executor = connect(settings)
+    return "in process" if isinstance(executor, InProcess) else executor.join()
 
 
 def _prefect() -> str:

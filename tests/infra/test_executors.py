@@ -1,0 +1,161 @@
+"""One contract, two executors; and which cluster is joined."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+
+from hashing.mapreduce import FAN_IN
+from infra.executors import InProcess, Ray, connect
+from infra.settings import Settings
+
+
+@pytest.fixture(params=["in_process", "ray"])
+def executor(request):
+    return request.getfixturevalue("in_process" if request.param == "in_process" else "ray_executor")
+
+
+def test_results_come_in_the_order_of_the_items(executor):
+    def slow_first(i):
+        time.sleep(0.2 * (i == 0))
+        return i * i
+
+    assert list(executor.map(slow_first, range(20))) == [i * i for i in range(20)]
+    assert list(executor.map(slow_first, [])) == []
+
+
+@pytest.mark.parametrize("n", [1, FAN_IN, FAN_IN + 1, 70])
+def test_states_are_merged_in_order_in_one_tree(executor, n):
+    assert executor.reduce(lambda i: [i], lambda a, b: a + b, range(n)) == list(range(n))
+    values = np.random.default_rng(0).standard_normal(n) * 10.0 ** np.arange(n)
+    expected = InProcess().reduce(lambda v: v, lambda a, b: a + b, values)
+    assert executor.reduce(lambda v: v, lambda a, b: a + b, values) == expected  # to the last bit
+
+
+def test_what_is_kept_serves_as_items(executor):
+    kept = executor.keep(lambda i: np.full(3, i), range(5))
+    kept = executor.keep(lambda x: x + 1, kept)
+    assert list(executor.map(lambda x: int(x.sum()), kept)) == [3, 6, 9, 12, 15]
+
+
+def test_errors_are_those_of_the_function(executor):
+    def refuse(i):
+        raise ValueError(f"expected something else, found {i}")
+
+    with pytest.raises(ValueError, match=r"^expected something else, found 0$"):
+        list(executor.map(refuse, range(3)))
+    with pytest.raises(ValueError, match=r"^expected something else, found "):
+        executor.reduce(refuse, max, range(20))
+
+
+def test_a_task_holds_one_blas_thread(executor):
+    def threads(_):
+        from threadpoolctl import threadpool_info
+
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    assert list(executor.map(threads, range(2))) == [{1}, {1}]
+
+
+@pytest.mark.parametrize("kind", [InProcess, partial(Ray, in_flight=3)])
+def test_progress_is_told(kind, ray_executor):
+    told = []
+    executor = kind(progress=lambda *args: told.append(args))
+    list(executor.map(lambda i: i, range(4), "square"))
+    assert told == [("square", done, 4) for done in range(5)]
+
+
+def test_few_tasks_are_in_flight_at_a_time(ray_executor, tmp_path):
+    executor = Ray(in_flight=2)
+    started = tmp_path / "started"
+    started.mkdir()
+    results = executor.map(lambda i: (started / str(i)).touch(), range(10))
+    next(results)
+    time.sleep(0.5)  # time for tasks that should not be there to start
+    assert len(list(started.iterdir())) <= 3
+    list(results)
+    assert len(list(started.iterdir())) == 10
+
+
+def test_a_killed_worker_costs_a_retry_and_nothing_else(ray_executor, tmp_path):
+    def die_once(i):
+        if i == 3 and not (tmp_path / "died").exists():
+            (tmp_path / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [i]
+
+    assert list(ray_executor.map(die_once, range(6))) == [[i] for i in range(6)]
+    assert (tmp_path / "died").exists()
+    (tmp_path / "died").unlink()
+    assert ray_executor.reduce(die_once, lambda a, b: a + b, range(6)) == list(range(6))
+    assert (tmp_path / "died").exists()
+
+
+def test_a_local_ray_lets_in_only_who_has_its_token(ray_executor):
+    """Ray listens on every interface, so that a node address on loopback guards nothing."""
+    address = ray_executor.join().split()[2].rstrip(":")
+    assert address.startswith("127.0.0.2:")
+    code = "import ray; ray.init(address=ADDRESS, log_to_driver=False); print('in')".replace("ADDRESS", repr(address))
+    for token in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "0" * 64}):
+        result = run(code, **token)
+        assert result.returncode != 0
+        assert "in" not in result.stdout.split()
+    assert run(code).stdout.split()[-1] == "in"
+
+
+def run(code, **environment):
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
+def test_a_named_cluster_that_does_not_answer_is_an_error(address):
+    code = """
+        from infra.executors import connect
+        from infra.settings import Settings
+        print(list(connect(Settings()).map(abs, [1])))
+    """
+    result = run(code, RAY_ADDRESS=address)
+    assert result.returncode == 1
+    assert f"ConnectionError: expected a Ray cluster at RAY_ADDRESS={address}, found none" in result.stderr
+    assert not result.stdout
+
+
+def test_a_named_cluster_is_joined(ray_executor):
+    address = ray_executor.join().split()[2].rstrip(":")
+    code = """
+        from infra.executors import connect
+        from infra.settings import Settings
+        executor = connect(Settings())
+        print(list(executor.map(abs, [-1])), executor.join())
+    """
+    result = run(code, RAY_ADDRESS=address)
+    assert result.stdout.startswith(f"[1] Ray at {address}: 1 node(s), 2 CPUs"), result.stderr
+
+
+def test_settings_come_from_the_environment(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    settings = Settings()
+    assert settings.home == tmp_path / ".hashkiln"
+    assert settings.warehouse_url == str(tmp_path / ".hashkiln" / "warehouse")
+    assert settings.catalog_url == f"sqlite:///{tmp_path}/.hashkiln/catalog.db"
+    monkeypatch.setenv("HASHKILN_WAREHOUSE", "s3://bucket/prefix/")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setenv("HASHKILN_EXECUTOR", "inprocess")
+    settings = Settings()
+    assert settings.warehouse_url == "s3://bucket/prefix"
+    assert settings.ray_address == "10.0.0.1:6379"
+    assert isinstance(connect(settings), InProcess)
+    monkeypatch.setenv("HASHKILN_EXECUTOR", "spark")
+    with pytest.raises(ValueError, match="Input should be 'ray' or 'inprocess'"):
+        Settings()
+
+
+def test_no_module_of_ours_starts_ray_by_being_imported():
+    assert "ray" not in run("import sys, infra.executors; print(*sys.modules)").stdout.split()
