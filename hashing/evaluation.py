@@ -85,8 +85,7 @@ class HammingHistogram:
         return state
 
     def merge(self, left, right):
-        left += right
-        return left
+        return left + right
 
     def finish(self, state):
         return state
@@ -164,8 +163,7 @@ class CodeHealth:
         return state
 
     def merge(self, left, right):
-        left += right
-        return left
+        return left + right
 
     def finish(self, state):
         rows = state[0, 0]

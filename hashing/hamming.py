@@ -53,16 +53,17 @@ def graded_histogram(
     if n_bytes(n_bits) != queries.shape[1]:
         raise ValueError(f"expected codes of {n_bytes(n_bits)} bytes for {n_bits} bits, found {queries.shape[1]}")
     check_labels(query_labels, labels, len(queries), len(database))
-    n_bins = 8 * queries.shape[1] + 1
+    for codes in (queries, database):
+        if n_bits % 8 and (codes[:, -1] >> n_bits % 8).any():
+            raise ValueError(f"expected zero padding after {n_bits} bits, found ones")
+    n_bins = n_bits + 1
     if not 1 <= n_grades <= 65536 // n_bins:
         raise ValueError(f"expected 1 to {65536 // n_bins} grades for {n_bits} bits, found {n_grades}")
     counts = np.zeros((n_grades, len(queries), n_bins), np.int64)
-    query_words, query_labels = words(queries), np.ascontiguousarray(query_labels)
-    for rows, planes, size in blocks(database):
-        hamming_kernels.histogram(query_words, planes, size, query_labels, np.ascontiguousarray(labels[rows].T), counts)
-    if counts[..., n_bits + 1 :].any():
-        raise ValueError(f"expected zero padding after {n_bits} bits, found distances beyond {n_bits}")
-    return counts[..., : n_bits + 1]
+    query_words, query_labels = words(queries), frozen(query_labels)
+    for rows, planes, size in blocks(database, labels.shape[1] * 8):
+        hamming_kernels.histogram(query_words, planes, size, query_labels, frozen(labels[rows].T), counts)
+    return counts
 
 
 def distances(queries: Array, database: Array, query_rows: Array, rows: Array) -> Array:
@@ -131,29 +132,28 @@ def topk(queries: Array, database: Array, k: int) -> tuple[Array, Array]:
     return out
 
 
-def blocks(database: Array) -> Iterator[tuple[slice, Array, int]]:
-    """Some rows, their planes (W, n * size) uint8 as in hamming_kernels, and the size of a word."""
-    step = max(4096, BLOCK // database.shape[1])
+def blocks(database: Array, extra: int = 0) -> Iterator[tuple[slice, Array, int]]:
+    """Rows that fill BLOCK with `extra` bytes each, their planes (W, n * size) as in hamming_kernels, and the size."""
+    step = max(4096, BLOCK // (database.shape[1] + extra))
     for start in range(0, len(database), step):
         rows = slice(start, min(start + step, len(database)))
         codes = words(database[rows])
-        if codes.shape[1] > 8:
-            planes = np.ascontiguousarray(codes.view(np.uint64).T).view(np.uint8)
-        else:
-            planes = codes.reshape(1, -1)
-        planes.flags.writeable = False
+        planes = frozen(codes.view(np.uint64).T).view(np.uint8) if codes.shape[1] > 8 else codes.reshape(1, -1)
         yield rows, planes, min(codes.shape[1], 8)
 
 
 def words(codes: Array) -> Array:
-    """Codes zero-padded to 1, 2, 4, 8, 16 or a multiple of 32 bytes, contiguous and read-only."""
-    n_rows, width = codes.shape
-    wide = next((size for size in (1, 2, 4, 8, 16) if width <= size), -(-width // 32) * 32)
-    if wide > width:
-        codes = np.pad(codes, ((0, 0), (0, wide - width)))
-    codes = np.ascontiguousarray(codes)[:]
-    codes.flags.writeable = False
-    return codes
+    """Codes zero-padded to 2, 4 or a multiple of 8 bytes."""
+    width = codes.shape[1]
+    wide = next((size for size in (2, 4) if width <= size), -(-width // 8) * 8)
+    return frozen(np.pad(codes, ((0, 0), (0, wide - width))) if wide > width else codes)
+
+
+def frozen(array: Array) -> Array:
+    """Contiguous and read-only, as every array is that the kernels read: to Numba these are parts of its type."""
+    array = np.ascontiguousarray(array)[:]
+    array.flags.writeable = False
+    return array
 
 
 def check(queries: Array, database: Array, radius: int = 0) -> None:

@@ -2,7 +2,7 @@
 
 Codes come as bytes: queries (q, W * size), and of a block of rows the planes (W, n * size), plane w holding word w of
 every row, so that each loop runs over contiguous memory and the compiler turns it into vector instructions. A word has
-size 1, 2, 4 or 8; longer codes have W = 2, 4, 8, 12, ... words of 8 bytes. Distances are uint16, CHUNK at a time.
+size 2, 4 or 8; codes of more bytes have W words of 8. Distances are uint16, CHUNK at a time.
 
 The view as words is taken here, within one signature a kernel: processes that compile different signatures of one
 function at the same time can mix them up in Numba's cache.
@@ -11,11 +11,13 @@ function at the same time can mix them up in Numba's cache.
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
-CHUNK = 4096  # rows: at 64 bits they and their distances fit a level 1 cache of 48 KiB
+CHUNK = 2048  # rows: up to 128 bits they and their distances fit a level 1 cache of 48 KiB
+STEP = 32  # rows measured at once, where words have 64 bits
 GROUP = 64  # distances compared at once, one bit each
-PAIRED = 256  # cells, squared, of the table that counts two rows in one step
+PAIRED = 256  # cells at most whose pairs, numbered in 16 bits, have a table of their own
 
 
 @intrinsic
@@ -45,6 +47,64 @@ def wide(typing):
     return types.none(), codegen
 
 
+def measure_step(bits):
+    """The measure of STEP rows, whose codes are made of words of so many bits, into out (n,) uint16 from place j on.
+
+    Left to itself LLVM narrows every sum to 16 bits on its way to memory, which takes longer than to count the bits.
+    Here `parts` vectors of 512 bits are interleaved into one, and a shuffle puts its rows back in order.
+    """
+    word, lanes, parts = ir.IntType(bits), 512 // bits, bits // 16
+    vector, packed_type = ir.VectorType(word, lanes), ir.VectorType(ir.IntType(16), STEP)
+    order = [parts * (row % lanes) + row // lanes for row in range(STEP)]
+
+    @intrinsic
+    def step(typing, queries, i, planes, start, out, j):
+        def codegen(context, builder, signature, args):
+            queries, planes, out = (context.make_array(signature.args[a])(context, builder, args[a]) for a in (0, 2, 4))
+            _, width = cgutils.unpack_tuple(builder, queries.shape, 2)
+            _, plane = cgutils.unpack_tuple(builder, planes.shape, 2)
+            size = ir.Constant(ir.IntType(64), bits // 8)
+
+            def place(data, row, stride, column, kind):
+                offset = builder.add(builder.mul(row, stride), column)
+                return builder.bitcast(builder.gep(data, [offset]), kind.as_pointer())
+
+            count = ir.FunctionType(vector, [vector])
+            count = cgutils.get_or_insert_function(builder.module, count, f"llvm.ctpop.v{lanes}i{bits}")
+            sums = [cgutils.alloca_once_value(builder, ir.Constant(vector, None)) for _ in range(parts)]
+            with cgutils.for_range(builder, builder.udiv(width, size)) as loop:
+                column = builder.mul(loop.index, size)
+                query = builder.load(place(queries.data, args[1], width, column, word), align=1, typ=word)
+                query = splat(builder, query, vector)
+                rows = place(planes.data, loop.index, plane, builder.mul(args[3], size), vector)
+                for part, total in enumerate(sums):
+                    row = builder.gep(rows, [ir.Constant(ir.IntType(64), part)], source_etype=vector)
+                    ones = builder.call(count, [builder.xor(query, builder.load(row, align=1, typ=vector))])
+                    builder.store(builder.add(builder.load(total, typ=vector), ones), total)
+            packed = ir.Constant(vector, None)
+            for part, total in enumerate(sums):
+                shift = ir.Constant(vector, [16 * part] * lanes)
+                packed = builder.or_(packed, builder.shl(builder.load(total, typ=vector), shift))
+            packed = builder.bitcast(packed, packed_type)
+            packed = builder.shuffle_vector(packed, packed, ir.Constant(ir.VectorType(ir.IntType(32), STEP), order))
+            target = builder.bitcast(builder.gep(out.data, [args[5]]), packed_type.as_pointer())
+            builder.store(packed, target, align=2)
+            return context.get_dummy_value()
+
+        return types.none(queries, types.intp, planes, types.intp, out, types.intp), codegen
+
+    return step
+
+
+step_16, step_32, step_64 = measure_step(16), measure_step(32), measure_step(64)
+
+
+def splat(builder, value, vector):
+    """A vector that repeats one value."""
+    lone = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(lone, lone, ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None))
+
+
 @intrinsic
 def below(typing, distances, start, limit):
     """Which of the GROUP distances from start on are under the limit, as the bits of a uint64; of (n,) uint16."""
@@ -53,59 +113,31 @@ def below(typing, distances, start, limit):
         group = ir.VectorType(ir.IntType(16), GROUP)
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
         pointer = builder.bitcast(builder.gep(data, [args[1]]), group.as_pointer())
-        lone = builder.insert_element(ir.Constant(group, ir.Undefined), args[2], ir.Constant(ir.IntType(32), 0))
-        limits = builder.shuffle_vector(lone, lone, ir.Constant(ir.VectorType(ir.IntType(32), GROUP), None))
-        near = builder.icmp_unsigned("<", builder.load(pointer, align=2, typ=group), limits)
+        near = builder.icmp_unsigned("<", builder.load(pointer, align=2, typ=group), splat(builder, args[2], group))
         return builder.bitcast(near, ir.IntType(GROUP))
 
     return types.uint64(distances, types.intp, types.uint16), codegen
 
 
 @njit(nogil=True)
-def measure_one(query, rows, out):
+def measure(queries, i, planes, size, start, n, out):
+    """Distances from query i to n rows from start on."""
     wide()
-    for j in range(out.shape[0]):
-        out[j] = popcount(query ^ rows[j])
-
-
-@njit(nogil=True)
-def measure_two(query, first, second, out):
-    wide()
-    for j in range(out.shape[0]):
-        out[j] = popcount(query[0] ^ first[j]) + popcount(query[1] ^ second[j])
-
-
-@njit(nogil=True)
-def measure_four_more(query, first, second, third, fourth, out):
-    wide()
-    for j in range(out.shape[0]):
-        left = popcount(query[0] ^ first[j]) + popcount(query[1] ^ second[j])
-        right = popcount(query[2] ^ third[j]) + popcount(query[3] ^ fourth[j])
-        out[j] += left + right
-
-
-@njit(nogil=True)
-def measure(query, planes, size, start, out):
-    """Distances from a query to the rows start, start + 1, ..."""
-    wide()
-    rows = slice(start, start + out.shape[0])
-    if size == 1:
-        measure_one(query[0], planes[0][rows], out)
-    elif size == 2:
-        measure_one(query.view(np.uint16)[0], planes[0].view(np.uint16)[rows], out)
+    whole = n // STEP * STEP
+    if size == 2:
+        for j in range(0, whole, STEP):
+            step_16(queries, i, planes, start + j, out, j)
     elif size == 4:
-        measure_one(query.view(np.uint32)[0], planes[0].view(np.uint32)[rows], out)
+        for j in range(0, whole, STEP):
+            step_32(queries, i, planes, start + j, out, j)
     else:
-        query, words = query.view(np.uint64), planes.view(np.uint64)
-        if len(words) == 1:
-            measure_one(query[0], words[0][rows], out)
-        elif len(words) == 2:
-            measure_two(query, words[0][rows], words[1][rows], out)
-        else:
-            out[:] = 0
-            for w in range(0, len(words), 4):
-                a, b, c, d = words[w][rows], words[w + 1][rows], words[w + 2][rows], words[w + 3][rows]
-                measure_four_more(query[w : w + 4], a, b, c, d, out)
+        for j in range(0, whole, STEP):
+            step_64(queries, i, planes, start + j, out, j)
+    for j in range(whole, n):
+        out[j] = 0
+        for byte in range(queries.shape[1]):
+            row = planes[byte // size, (start + j) * size + byte % size]
+            out[j] += popcount(queries[i, byte] ^ row)
 
 
 @njit(nogil=True, cache=True)
@@ -114,32 +146,35 @@ def histogram(queries, planes, size, query_labels, labels, out):
     wide()
     n_grades, _, n_bins = out.shape
     n_cells = n_grades * n_bins
-    cells = np.empty(CHUNK, np.uint16)
-    pairs = np.zeros((PAIRED, PAIRED), np.uint32)
+    cells, shared = np.empty(CHUNK, np.uint16), np.empty(CHUNK, np.uint16)
+    pairs = np.zeros((n_cells, n_cells) if n_cells <= PAIRED else (0, 0), np.uint32)
     tables = np.zeros((4, n_cells), np.uint32)
     n = planes.shape[1] // size
     for i in range(len(queries)):
         for start in range(0, n, CHUNK):
             cell = cells[: min(CHUNK, n - start)]
-            measure(queries[i], planes, size, start, cell)
+            measure(queries, i, planes, size, start, len(cell), cells)
             if n_grades > 1:
-                add_grades(query_labels[i], labels, start, n_grades, n_bins, cell)
+                add_grades(query_labels[i], labels, start, n_grades, n_bins, shared, cell)
             if n_cells <= PAIRED:
                 count_pairs(cell, pairs, tables[0])
             else:
                 count_fourfold(cell, tables)
         if n_cells <= PAIRED:
             unpair(pairs, tables)
-        for cell in range(n_cells):
-            out[cell // n_bins, i, cell % n_bins] += tables[:, cell].sum()
+        for grade in range(n_grades):
+            for d in range(n_bins):
+                for table in tables:
+                    out[grade, i, d] += table[grade * n_bins + d]
         tables[:] = 0
 
 
 @njit(nogil=True)
-def add_grades(query, labels, start, n_grades, n_bins, cell):
+def add_grades(query, labels, start, n_grades, n_bins, shared, cell):
     """Move each cell up by n_bins for every label that the row shares with the query, n_grades - 1 times at most."""
     wide()
-    shared = np.zeros(cell.shape[0], np.uint16)
+    shared = shared[: cell.shape[0]]
+    shared[:] = 0
     for w in range(len(labels)):
         words = labels[w][start : start + cell.shape[0]]
         if n_grades == 2:
@@ -156,10 +191,11 @@ def add_grades(query, labels, start, n_grades, n_bins, cell):
 def count_pairs(cell, pairs, rest):
     """Count the cells of two rows in one step: half the loads and stores, and seldom twice the same address in turn."""
     wide()
+    n_cells = np.uint16(pairs.shape[0])
     half = cell.shape[0] // 2
     low, high = cell[:half], cell[half : 2 * half]
     for j in range(half):
-        low[j] |= high[j] << 8
+        low[j] += high[j] * n_cells
     table = pairs.reshape(-1)
     for j in range(half):
         table[low[j]] += np.uint32(1)
@@ -197,12 +233,13 @@ def count_fourfold(cell, tables):
 
 
 @njit(nogil=True)
-def measure_padded(query, planes, size, start, buffer):
+def measure_padded(queries, i, planes, size, start, out):
     """As measure, of CHUNK rows; those beyond the last lie at distance 65535."""
     wide()
     n = min(CHUNK, planes.shape[1] // size - start)
-    measure(query, planes, size, start, buffer[:n])
-    buffer[n:] = 65535
+    measure(queries, i, planes, size, start, n, out)
+    for j in range(n, CHUNK):
+        out[j] = 65535
 
 
 @njit(nogil=True, cache=True)
@@ -212,9 +249,11 @@ def count_within(queries, planes, size, radius, counts):
     distances = np.empty(CHUNK, np.uint16)
     for first in range(0, planes.shape[1] // size, CHUNK):
         for i in range(len(queries)):
-            measure_padded(queries[i], planes, size, first, distances)
+            measure_padded(queries, i, planes, size, first, distances)
+            near = np.uint64(0)
             for start in range(0, CHUNK, GROUP):
-                counts[i] += popcount(below(distances, start, radius + 1))
+                near += popcount(below(distances, start, radius + 1))
+            counts[i] += near
 
 
 @njit(nogil=True, cache=True)
@@ -224,7 +263,7 @@ def within(queries, planes, size, position, radius, ends, positions, distances):
     found = np.empty(CHUNK, np.uint16)
     for first in range(0, planes.shape[1] // size, CHUNK):
         for i in range(len(queries)):
-            measure_padded(queries[i], planes, size, first, found)
+            measure_padded(queries, i, planes, size, first, found)
             for start in range(0, CHUNK, GROUP):
                 near = below(found, start, radius + 1)
                 while near:
@@ -246,7 +285,7 @@ def topk(queries, planes, size, position, k, sizes, limits, distances, positions
     room = distances.shape[1]
     for first in range(0, planes.shape[1] // size, CHUNK):
         for i in range(len(queries)):
-            measure_padded(queries[i], planes, size, first, found)
+            measure_padded(queries, i, planes, size, first, found)
             for start in range(0, CHUNK, GROUP):
                 near = below(found, start, limits[i])
                 while near:

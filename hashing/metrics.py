@@ -112,7 +112,7 @@ def success_at(h: Array, k: int) -> Array:
 
 
 def reciprocal_rank(h: Array) -> Array:
-    """1 / rank of the first relevant row; 0 where there is none."""
+    """1 / rank of the first relevant row, to 1e-11; 0 where there is none."""
     n, r, n_before, _ = groups(h)
     at = (r > 0).argmax(axis=1)[:, None]
     n, r, n_before = (np.take_along_axis(part, at, axis=1)[:, 0] for part in (n, r, n_before))
@@ -152,7 +152,7 @@ def precision_recall_curve(h: Array, empty: float = 0.0) -> tuple[Array, Array]:
 
 
 def area_under_pooled_curve(h: Array) -> float:
-    """Area by trapezoids under the precision-recall points of radii 0 .. n_bits - 1, pooled over queries: A6 (HABIR)."""
+    """Area by trapezoids under the pooled precision and recall within radius 0 to n_bits - 1: A6 (HABIR)."""
     n, r = h.sum(axis=1).cumsum(axis=1)
     return float(np.trapezoid(ratio(r, n)[:-1], ratio(r, r[-1:])[:-1]))
 
@@ -199,8 +199,11 @@ def harmonic(start: Array, count: Array) -> Array:
     """1/(start + 1) + ... + 1/(start + count), to 1e-15 absolute however large start is."""
     low, high = np.minimum(start, TABLE).astype(np.int64), np.minimum(start + count, TABLE).astype(np.int64)
     a, b = np.maximum(start, TABLE) + 0.5, np.maximum(start + count, TABLE) + 0.5
-    series = 1 / (24 * b**2) - 7 / (960 * b**4) - 1 / (24 * a**2) + 7 / (960 * a**4)
-    return HARMONIC[high] - HARMONIC[low] + np.log1p((b - a) / a) + series
+
+    def series(x: Array) -> Array:  # digamma(x + 1/2) less log x
+        return 1 / (24 * x**2) - 7 / (960 * x**4)
+
+    return HARMONIC[high] - HARMONIC[low] + np.log1p((b - a) / a) + (series(b) - series(a))
 
 
 def discount(rank: Array) -> Array:

@@ -45,7 +45,8 @@ class NearestNeighbours:
             x = batch.x[start : start + step].astype(np.float32)
             if not np.isfinite(x).all():
                 raise ValueError("expected finite vectors, found NaN or infinity")
-            self._offer(state, batch.ids[start : start + step], x)
+            with np.errstate(over="ignore", invalid="ignore"):  # what overflows in float32 is measured in float64
+                self._offer(state, batch.ids[start : start + step], x)
         return state
 
     def merge(self, left, right):

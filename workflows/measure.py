@@ -115,6 +115,11 @@ def draw(spec: Spec, dataset: Dataset, vocabulary: tuple[str | int, ...], wareho
     if found is None or spec.protocol.new_queries:
         sample = Sample(spec.protocol.queries, spec.method.seed)
         drawn = Data(dataset.shards("base", vocabulary), executor).reduce(sample, "draw queries")
+        if len(drawn.ids) < spec.protocol.queries:
+            raise ValueError(
+                f"expected more than {spec.protocol.queries} rows in {dataset.name}, to draw so many queries from, "
+                f"found {len(drawn.ids)}: ask for fewer"
+            )
         storage_queries.freeze(warehouse, dataset.name, drawn, vocabulary, redraw=spec.protocol.new_queries)
         found = storage_queries.frozen(warehouse, dataset.name, vocabulary) or drawn
     return found

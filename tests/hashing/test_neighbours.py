@@ -1,0 +1,128 @@
+"""hashing.neighbours against distances in float64 between all pairs."""
+
+import gzip
+import os
+import pickle
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hashing import neighbours
+from hashing.mapreduce import Batch, fold, merge_tree
+from hashing.neighbours import NearestNeighbours
+
+
+def brute_force(queries, own, ids, x, k):
+    """Sorted by (distance, id); the float64 sums are those of neighbours, compared elsewhere."""
+    i, j = np.indices((len(queries), len(x))).reshape(2, -1)
+    distance = neighbours.squared_distances(queries, x, i, j).reshape(len(queries), len(x))
+    distance[own[:, None] == ids] = np.inf
+    labels = np.where(np.isinf(distance), -1, ids)
+    order = np.lexsort((np.broadcast_to(ids, distance.shape), distance), axis=1)[:, :k]
+    return np.take_along_axis(labels, order, 1), np.take_along_axis(distance, order, 1)
+
+
+def over(statistic, ids, x, n_shards=1, size=500):
+    states = []
+    for rows in np.array_split(np.arange(len(ids)), n_shards):
+        parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+        states.append(fold(statistic, [Batch(ids[part], x[part]) for part in parts]))
+    return statistic.finish(merge_tree(states, lambda group: reduce(statistic.merge, group)))
+
+
+def vectors(kind, n, d, rng):
+    if kind == "grid":  # full of ties and duplicates
+        return rng.integers(0, 3, (n, d)).astype(np.float32)
+    if kind == "far":  # the mean is 10^4 times the spread, so that rounding hides most of the order
+        return (rng.normal(size=(n, d)) + 1e4).astype(np.float32)
+    if kind == "scales":
+        return (rng.normal(size=(n, d)) * 10.0 ** rng.integers(-6, 7, (n, 1))).astype(np.float32)
+    if kind == "bytes":
+        return rng.integers(0, 256, (n, d), dtype=np.uint8)
+    return rng.normal(size=(n, d)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["normal", "grid", "far", "scales", "bytes"])
+@pytest.mark.parametrize("d", [1, 3, 64, 200])
+def test_neighbours_are_those_of_every_pair(kind, d):
+    rng = np.random.default_rng(d)
+    x = vectors(kind, 400, d, rng)
+    ids = rng.permutation(10**6)[:400] - 500
+    queries, own = x[:40].astype(np.float32), ids[:40]
+    for k in (1, 10, 399):
+        statistic = NearestNeighbours(queries, own, k)
+        expected = brute_force(queries, own, ids, x, k)
+        for n_shards, size in ((1, 400), (4, 77), (7, 1)):
+            actual = over(pickle.loads(pickle.dumps(statistic)), ids, x, n_shards, size)
+            np.testing.assert_array_equal(actual[0], expected[0])
+            np.testing.assert_array_equal(actual[1], expected[1])
+            assert (actual[0].dtype, actual[1].dtype) == (np.int64, np.float64)
+
+
+def test_the_tiles_do_not_show(monkeypatch):
+    rng = np.random.default_rng(1)
+    x, ids = vectors("grid", 700, 5, rng), np.arange(700)
+    expected = over(NearestNeighbours(x[:50], ids[:50], 9), ids, x)
+    monkeypatch.setattr(neighbours, "ROWS", 64)
+    monkeypatch.setattr(neighbours, "TILE", 64 * 7)
+    monkeypatch.setattr(neighbours, "PAIRS", 11)
+    np.testing.assert_array_equal(over(NearestNeighbours(x[:50], ids[:50], 9), ids, x, size=700), expected)
+
+
+def test_the_distances_are_right_and_each_is_summed_alone():
+    rng = np.random.default_rng(2)
+    queries, x = vectors("scales", 30, 77, rng), vectors("scales", 40, 77, rng)
+    i, j = np.indices((30, 40)).reshape(2, -1)
+    together = neighbours.squared_distances(queries, x, i, j)
+    exact = ((queries[i].astype(np.longdouble) - x[j]) ** 2).sum(axis=1)
+    np.testing.assert_allclose(together, exact.astype(float), rtol=1e-14)
+    first = np.zeros(1, np.int64)
+    alone = [neighbours.squared_distances(queries[[a]], x[[b]], first, first)[0] for a, b in np.ndindex(30, 40)]
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_too_few_rows_are_filled_up():
+    x = np.eye(3, dtype=np.float32)
+    ids, distances = over(NearestNeighbours(x, np.array([5, 6, 7]), 4), np.array([5, 6, 9]), x)
+    np.testing.assert_array_equal(ids, [[6, 9, -1, -1], [5, 9, -1, -1], [9, 5, 6, -1]])
+    np.testing.assert_array_equal(distances[:2], [[2, 2, np.inf, np.inf]] * 2)
+    empty = over(NearestNeighbours(x, np.arange(3), 2), np.arange(0), x[:0])
+    assert (empty[0] == -1).all()
+    assert np.isinf(empty[1]).all()
+
+
+def test_values_whose_squares_overflow_are_still_found():
+    x = np.array([[1e30, 0], [1.0001e30, 0], [-1e30, 5]], np.float32)
+    ids, _ = over(NearestNeighbours(x, np.arange(3), 1), np.arange(3), x)
+    np.testing.assert_array_equal(ids, [[1], [0], [0]])
+
+
+def test_wrong_input_is_refused():
+    x = np.zeros((4, 3), np.float32)
+    with pytest.raises(ValueError, match=r"found \(4, 3\) and \(2,\)"):
+        NearestNeighbours(x, np.arange(2), 1)
+    with pytest.raises(ValueError, match="k >= 1, found 0"):
+        NearestNeighbours(x, np.arange(4), 0)
+    with pytest.raises(ValueError, match="finite queries"):
+        NearestNeighbours(x + np.float32(np.nan), np.arange(4), 1)
+    statistic = NearestNeighbours(x, np.arange(4), 1)
+    with pytest.raises(ValueError, match=r"dimension 3, found shape \(4, 2\)"):
+        over(statistic, np.arange(4), x[:, :2])
+    with pytest.raises(ValueError, match="finite vectors"):
+        over(statistic, np.arange(4), x + np.float32(np.inf))
+
+
+def test_mnist():
+    folder = Path(os.environ.get("HASHKILN_DATA", "")) / "mnist"
+    if not folder.exists() or "HASHKILN_DATA" not in os.environ:
+        pytest.skip("HASHKILN_DATA is not set, or has no folder mnist")
+    with gzip.open(folder / "train-images-idx3-ubyte.gz") as file:
+        x = np.frombuffer(file.read(16 + 5000 * 784), np.uint8)[16:].reshape(-1, 784)
+    ids, distances = over(NearestNeighbours(x[:100].astype(np.float32), np.arange(100), 50), np.arange(5000), x, 4)
+    exact = np.array([np.square(query.astype(np.int16) - x, dtype=np.int32).sum(axis=1) for query in x[:100]])
+    exact[np.arange(100), np.arange(100)] = np.iinfo(np.int32).max
+    order = np.argsort(exact, axis=1, kind="stable")[:, :50]
+    np.testing.assert_array_equal(ids, order)
+    np.testing.assert_array_equal(distances, np.take_along_axis(exact, order, 1))
