@@ -1,11 +1,9 @@
 """The inner loops of hashing.hamming, compiled by Numba on first use and kept in its cache.
 
 Codes come as bytes: queries (q, W * size), and of a block of rows the planes (W, n * size), plane w holding word w of
-every row, so that each loop runs over contiguous memory and the compiler turns it into vector instructions. A word has
-size 2, 4 or 8; codes of more bytes have W words of 8. Distances are uint16, CHUNK at a time.
-
-The view as words is taken here, within one signature a kernel: processes that compile different signatures of one
-function at the same time can mix them up in Numba's cache.
+every row, so that each loop runs over contiguous memory. A word has size 2, 4 or 8 bytes; longer codes have W words of
+8. Distances are uint16, CHUNK at a time. Being bytes at any width, the arguments give each kernel one signature:
+processes that compile different signatures of one function at the same time can mix them up in Numba's cache.
 """
 
 import numpy as np
@@ -15,25 +13,21 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 CHUNK = 2048  # rows: up to 128 bits they and their distances fit a level 1 cache of 48 KiB
-STEP = 32  # rows measured at once, where words have 64 bits
+STEP = 32  # rows measured at once
 GROUP = 64  # distances compared at once, one bit each
 PAIRED = 256  # cells at most whose pairs, numbered in 16 bits, have a table of their own
 
 
-@intrinsic
-def popcount(typing, word):
-    def codegen(context, builder, signature, args):
-        return builder.ctpop(args[0])
+def of_word(emit):
+    @intrinsic
+    def operation(typing, word):
+        return word(word), lambda context, builder, signature, args: emit(builder, args[0])
 
-    return word(word), codegen
+    return operation
 
 
-@intrinsic
-def trailing_zeros(typing, word):
-    def codegen(context, builder, signature, args):
-        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
-
-    return word(word), codegen
+popcount = of_word(lambda builder, word: builder.ctpop(word))
+trailing_zeros = of_word(lambda builder, word: builder.cttz(word, ir.Constant(ir.IntType(1), 0)))
 
 
 @intrinsic
@@ -136,8 +130,7 @@ def measure(queries, i, planes, size, start, n, out):
     for j in range(whole, n):
         out[j] = 0
         for byte in range(queries.shape[1]):
-            row = planes[byte // size, (start + j) * size + byte % size]
-            out[j] += popcount(queries[i, byte] ^ row)
+            out[j] += popcount(queries[i, byte] ^ planes[byte // size, (start + j) * size + byte % size])
 
 
 @njit(nogil=True, cache=True)
@@ -148,7 +141,7 @@ def histogram(queries, planes, size, query_labels, labels, out):
     n_cells = n_grades * n_bins
     cells, shared = np.empty(CHUNK, np.uint16), np.empty(CHUNK, np.uint16)
     pairs = np.zeros((n_cells, n_cells) if n_cells <= PAIRED else (0, 0), np.uint32)
-    tables = np.zeros((4, n_cells), np.uint32)
+    tables = np.zeros((4, n_cells), np.int64)
     n = planes.shape[1] // size
     for i in range(len(queries)):
         for start in range(0, n, CHUNK):
@@ -162,10 +155,8 @@ def histogram(queries, planes, size, query_labels, labels, out):
                 count_fourfold(cell, tables)
         if n_cells <= PAIRED:
             unpair(pairs, tables)
-        for grade in range(n_grades):
-            for d in range(n_bins):
-                for table in tables:
-                    out[grade, i, d] += table[grade * n_bins + d]
+        for c in range(n_cells):
+            out[c // n_bins, i, c % n_bins] += tables[0, c] + tables[1, c] + tables[2, c] + tables[3, c]
         tables[:] = 0
 
 
@@ -200,13 +191,12 @@ def count_pairs(cell, pairs, rest):
     for j in range(half):
         table[low[j]] += np.uint32(1)
     for j in range(2 * half, cell.shape[0]):
-        rest[cell[j]] += np.uint32(1)
+        rest[cell[j]] += 1
 
 
 @njit(nogil=True)
 def unpair(pairs, tables):
     """Move the counts of pairs (second, first) to those of cells, in two of the tables."""
-    wide()
     n_cells = tables.shape[1]
     for second in range(n_cells):
         row, total = pairs[second], np.uint32(0)
@@ -220,16 +210,15 @@ def unpair(pairs, tables):
 @njit(nogil=True)
 def count_fourfold(cell, tables):
     """Count in four tables in turn, so that a step seldom waits for the store of the one before."""
-    wide()
     quarter = cell.shape[0] // 4
     a, b, c, d = cell[:quarter], cell[quarter : 2 * quarter], cell[2 * quarter : 3 * quarter], cell[3 * quarter :]
     for j in range(quarter):
-        tables[0, a[j]] += np.uint32(1)
-        tables[1, b[j]] += np.uint32(1)
-        tables[2, c[j]] += np.uint32(1)
-        tables[3, d[j]] += np.uint32(1)
+        tables[0, a[j]] += 1
+        tables[1, b[j]] += 1
+        tables[2, c[j]] += 1
+        tables[3, d[j]] += 1
     for j in range(quarter, d.shape[0]):
-        tables[3, d[j]] += np.uint32(1)
+        tables[3, d[j]] += 1
 
 
 @njit(nogil=True)
@@ -269,8 +258,7 @@ def within(queries, planes, size, position, radius, ends, positions, distances):
                 while near:
                     j = start + np.int64(trailing_zeros(near))
                     near &= near - np.uint64(1)
-                    positions[ends[i]] = position + first + j
-                    distances[ends[i]] = found[j]
+                    positions[ends[i]], distances[ends[i]] = position + first + j, found[j]
                     ends[i] += 1
 
 
@@ -281,8 +269,7 @@ def topk(queries, planes, size, position, k, sizes, limits, distances, positions
     A row at limits[i] or beyond comes after k others. Room is more than k; when it is used up the k nearest are kept.
     """
     wide()
-    found = np.empty(CHUNK, np.uint16)
-    room = distances.shape[1]
+    found, room = np.empty(CHUNK, np.uint16), distances.shape[1]
     for first in range(0, planes.shape[1] // size, CHUNK):
         for i in range(len(queries)):
             measure_padded(queries, i, planes, size, first, found)
@@ -292,8 +279,7 @@ def topk(queries, planes, size, position, k, sizes, limits, distances, positions
                     j = start + np.int64(trailing_zeros(near))
                     near &= near - np.uint64(1)
                     if found[j] < limits[i]:
-                        distances[i, sizes[i]] = found[j]
-                        positions[i, sizes[i]] = position + first + j
+                        distances[i, sizes[i]], positions[i, sizes[i]] = found[j], position + first + j
                         sizes[i] += 1
                         if sizes[i] == room:
                             sort(distances[i], positions[i])
@@ -304,7 +290,6 @@ def topk(queries, planes, size, position, k, sizes, limits, distances, positions
 @njit(nogil=True)
 def sort(distances, positions):
     """Sort by distance in place, rows of equal distance staying in order."""
-    wide()
     ends = np.zeros(distances.max() + 2, np.int64)
     for distance in distances:
         ends[distance + 1] += 1

@@ -18,13 +18,23 @@ from hashing.mapreduce import Batch
 from infra.executors import InProcess, connect
 from infra.settings import Settings
 
+KEPT = ("HASHKILN_DATA", "HASHKILN_REQUIRE_DATA")
 for name in [name for name in os.environ if name.startswith(("HASHKILN_", "PREFECT_", "RAY_", "AWS_"))]:
-    if name != "HASHKILN_DATA":  # the tests say where they run, not the shell they are started from
+    if name not in KEPT:  # the tests say where they run, not the shell they are started from
         del os.environ[name]
 
 
 def pytest_report_header():
     return f"HASHKILN_DATA={os.environ.get('HASHKILN_DATA', '(not set: the tests on real data are skipped)')}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    """With HASHKILN_REQUIRE_DATA no test may be skipped for want of HASHKILN_DATA."""
+    report = yield
+    if report.skipped and "HASHKILN_DATA" in str(report.longrepr) and os.environ.get("HASHKILN_REQUIRE_DATA"):
+        report.outcome, report.longrepr = "failed", f"HASHKILN_REQUIRE_DATA is set, and yet: {report.longrepr[-1]}"
+    return report
 
 
 @pytest.fixture(scope="session")

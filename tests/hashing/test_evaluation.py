@@ -313,6 +313,7 @@ def over(statistic, batch, n_shards=1):
 def rows():
     rng = np.random.default_rng(5)
     ids = rng.permutation(10**6)[:500] - 1000
+    ids[400] = -1  # a row like any other, which no padding of a list may name
     return Batch(ids, bits.pack(rng.random((500, 20)) < 0.3), (rng.random((500, 5)) < 0.2).astype(np.uint8))
 
 

@@ -205,7 +205,7 @@ def test_processes_that_compile_at_once_share_the_cache(tmp_path):
                 stdout=subprocess.PIPE,
                 env={"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": ":".join(sys.path)},
             )
-            for _ in range(3)
+            for _ in range(2)
         ]
         for process in processes:
             process.stdin.write(pickle.dumps((codes, labels)))
