@@ -142,10 +142,9 @@ def histogram(queries, planes, size, query_labels, labels, out):
     cells, shared = np.empty(CHUNK, np.uint16), np.empty(CHUNK, np.uint16)
     pairs = np.zeros((n_cells, n_cells) if n_cells <= PAIRED else (0, 0), np.uint32)
     tables = np.zeros((4, n_cells), np.int64)
-    n = planes.shape[1] // size
     for i in range(len(queries)):
-        for start in range(0, n, CHUNK):
-            cell = cells[: min(CHUNK, n - start)]
+        for start in range(0, planes.shape[1] // size, CHUNK):
+            cell = cells[: min(CHUNK, planes.shape[1] // size - start)]
             measure(queries, i, planes, size, start, len(cell), cells)
             if n_grades > 1:
                 add_grades(query_labels[i], labels, start, n_grades, n_bins, shared, cell)

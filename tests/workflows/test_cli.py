@@ -1,0 +1,141 @@
+"""The command line as a user meets it: what it prints, and how it ends."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import blobs
+
+HASHKILN = str(Path(sys.executable).with_name("hashkiln"))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def hashkiln(home):
+    """Run the command in one process; (exit, stdout, stderr)."""
+
+    def run(*args, **environment):
+        settings = {"HASHKILN_HOME": str(home), "HASHKILN_EXECUTOR": "inprocess", "COLUMNS": "120", **environment}
+        result = subprocess.run(
+            [HASHKILN, *args], env={**os.environ, **settings}, capture_output=True, text=True, timeout=240
+        )
+        assert "Traceback" not in result.stderr, result.stderr
+        return result.returncode, result.stdout, result.stderr
+
+    return run
+
+
+def test_help_of_everything_has_an_example(hashkiln):
+    code, output, _ = hashkiln("--help")
+    assert code == 0
+    names = ["methods", "datasets", "fetch", "ingest", "fit", "encode", "evaluate", "reindex", "history", "doctor"]
+    assert all(f" {name} " in output for name in names)
+    for name in names:
+        code, output, _ = hashkiln(name, "--help")
+        assert code == 0
+        assert "Example" in output
+
+
+def test_programs_get_json(hashkiln):
+    assert {row["method"] for row in json.loads(hashkiln("methods", "--json")[1])} >= {"lsh", "pcah", "itq"}
+    found = {row["dataset"]: row for row in json.loads(hashkiln("datasets", "--json")[1])}
+    assert {"sample", "sift1m", "siftsmall", "gist1m", "mnist", "fashion-mnist", "photosift"} <= found.keys()
+    assert found["sample"]["from"] == "shipped"
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (("history", "nothing"), 1, "expected the name of a code table, found 'nothing'; there are:"),
+        (("evaluate", "nothing"), 1, "expected the name of a code table, found 'nothing'"),
+        (("fit", "--dataset", "nothing"), 1, "expected the name of a dataset, found 'nothing'"),
+        (("fetch", "photosift"), 1, "photosift"),
+        (("fetch", "mnist", "--from", "/nowhere"), 1, "/nowhere"),
+        (("reindex", "--dataset", "A b"), 2, "expected a name of a-z, 0-9, _ and -, found 'A b'"),
+        (("reindex", "--dataset", "sample", "--bits", "0"), 2, "bits: Input should be greater than or equal to 1"),
+        (("reindex", "--dataset", "sample", "--method", "itk"), 2, "did you mean itq"),
+        (("reindex", "--dataset", "sample", "--set", "n_iter"), 2, "expected NAME=VALUE, found 'n_iter'"),
+        (("reindex", "--dataset", "sample", "--refit", "often"), 2, "often"),
+        (("reindex",), 2, "Missing option"),
+        (("ingest", "/nowhere/x"), 2, "expected --name NAME for /nowhere/x"),
+        (("ingest", "/nowhere", "--name", "x"), 1, "expected files *.parquet at /nowhere, found none"),
+        (("nonsense",), 2, "No such command 'nonsense'"),
+    ],
+)
+def test_mistakes_are_one_line_and_an_exit_code(hashkiln, args, code, message):
+    found, _, error = hashkiln(*args, HASHKILN_DATA="/nowhere/data")
+    assert found == code
+    assert message in " ".join(error.split())
+
+
+def test_a_table_is_made_measured_and_listed(hashkiln, home):
+    code, output, error = hashkiln("reindex", "--dataset", "sample", "--method", "lsh", "--bits", "64")
+    assert code == 0, error
+    assert "Published sample__lsh64 v1: 40,000 rows, 40,000 encoded" in output
+    report = Path(output.partition("Report: ")[2].strip())
+    assert "<!doctype html>" in report.read_text()
+    assert "http://" not in report.read_text().partition("<script")[0]
+    code, output, _ = hashkiln("reindex", "--dataset", "sample", "--method", "lsh", "--bits", "64", "--json")
+    outcome = json.loads(output)
+    assert (code, outcome["unchanged"], outcome["version"], outcome["report"]) == (0, True, "v1", str(report))
+    (version,) = json.loads(hashkiln("history", "sample__lsh64", "--json")[1])
+    assert (version["version"], version["published"], version["rows"]) == ("v1", "now", "40000")
+    measured = json.loads(hashkiln("evaluate", "sample__lsh64", "--neighbours", "10", "--json")[1])
+    assert "the 10 nearest rows" in measured["protocol"]
+    assert measured["overlap"] == "0 rows by id, 0 by content"
+    assert 0 < measured["measured"]["metrics"]["map"]["value"] < 1
+    code, output, _ = hashkiln("evaluate", "sample__lsh64", "--beside", "v1")
+    assert (code, "v1, common rows" in output) == (0, True)
+
+
+def test_the_gate_has_an_exit_code_of_its_own(hashkiln):
+    options = ("--dataset", "sample", "--method", "pcah", "--bits", "16", "--floor")
+    code, _, error = hashkiln("reindex", *options, "map=0.99")
+    assert code == 3
+    assert "is not published: map 0." in error
+    assert "is under its floor of 0.9900" in error
+    (version,) = json.loads(hashkiln("history", "sample__pcah16", "--json")[1])
+    assert version["version"].startswith("rejected-")
+    assert hashkiln("evaluate", "sample__pcah16")[0] == 1
+
+
+def test_models_are_fitted_once_and_codes_staged_without_being_published(hashkiln, tmp_path):
+    batch = blobs(500, 8)
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(batch.x.ravel()), 8)
+    (tmp_path / "mine").mkdir()
+    pq.write_table(pa.table({"key": np.arange(500), "v": vectors}), tmp_path / "mine" / "a.parquet")
+    columns = ("--id-column", "key", "--vector-column", "v")
+    code, output, _ = hashkiln("ingest", str(tmp_path / "mine"), "--name", "mine", *columns, "--json")
+    assert (code, json.loads(output)["dim"]) == (0, 8)
+    options = ("--dataset", "mine", "--method", "itq", "--bits", "8", "--set", "n_iter=3", "--json")
+    assert hashkiln("fit", *options)[0] == 1  # 1000 queries cannot be drawn from 500 rows
+    frozen = ("--dataset", "sample", "--method", "itq", "--bits", "8", "--set", "n_iter=3", "--json")
+    first, again = (json.loads(hashkiln("fit", *frozen)[1]) for _ in range(2))
+    assert first["model"] == again["model"]
+    assert (first["seconds"] > 0, again["seconds"]) == (True, 0)
+    staged = json.loads(hashkiln("encode", *frozen)[1])
+    assert (staged["rows"], staged["encoded"]) == (40_000, 40_000)
+    assert staged["version"].startswith("staged-")
+    assert json.loads(hashkiln("encode", *frozen)[1]) == {**staged, "encoded": 0}
+
+
+def test_doctor_looks_at_everything(hashkiln):
+    code, output, _ = hashkiln("doctor", "--json")
+    found = {row["what"]: row["state"] for row in json.loads(output)}
+    assert code == 0
+    assert set(found.values()) == {"ok"}
+    assert found.keys() == {"libraries", "warehouse", "catalog", "data", "disk", "executor", "prefect"}
+    ill = {"HASHKILN_EXECUTOR": "ray", "RAY_ADDRESS": "127.0.0.1:1", "PREFECT_API_URL": "http://127.0.0.1:1/api"}
+    code, output, _ = hashkiln("doctor", "--json", **ill)
+    assert code == 1
+    assert {row["what"] for row in json.loads(output) if row["state"] == "failed"} == {"executor", "prefect"}
