@@ -177,6 +177,8 @@ class CodeTable:
         """
 
         def attempt() -> None:
+            if not self.has(branch):
+                raise PublishConflict(f"expected branch {branch} of table {self.name}, found that another run ended it")
             head = self.version(branch)
             present = {iceberg.part(file).shard: file for file in self._data_files(head.snapshot_id)}
             new = [p for p in add if p.shard not in present or present[p.shard].file_path != p.url]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from storage import datasets, features, filesystem
 from storage.features import ROWS_PER_SHARD, Columns, Dataset
 from storage.formats import Rows, hdf5, vecs
 
-from .spec import Spec
+from .spec import Spec, check_name
 
 logger = logging.getLogger(__name__)
 VECTOR_FILES = (".fvecs", ".bvecs")
@@ -27,9 +28,14 @@ def dataset_of(spec: Spec, settings: Settings) -> Dataset:
 
 def ingest(spec: Spec, settings: Settings, progress: Progress = silent) -> Dataset:
     """The dataset of a specification, brought in if it is a named one that is not there yet."""
-    if spec.dataset == "sample" or features.known(settings.warehouse_url, spec.dataset):
+    if spec.dataset == "sample" or known(spec.dataset, settings):
         return dataset_of(spec, settings)
     return ingest_named(spec.dataset, settings, spec.source, progress)
+
+
+def known(name: str, settings: Settings) -> bool:
+    """Whether a dataset of that name was ingested."""
+    return features.known(settings.warehouse_url, name)
 
 
 def ingest_named(name: str, settings: Settings, source: str | None = None, progress: Progress = silent) -> Dataset:
@@ -57,6 +63,7 @@ def ingest_source(
     name: str, source: str, settings: Settings, columns: Columns, query: str | None = None, progress: Progress = silent
 ) -> Dataset:
     """A dataset of the user's own: Parquet in place, or .fvecs, .bvecs and HDF5 files, which are converted."""
+    check_name(name)
     sources = {"base": source} | ({"query": query} if query else {})
     if _suffix(source) == ".hdf5":
         keys = {"base": "train", "query": "test"}
@@ -82,8 +89,8 @@ def _shipped() -> Dataset:
 def _write(
     settings: Settings, name: str, splits: dict[str, Iterator[Rows]], source: str, progress: Progress
 ) -> Dataset:
-    """Write each split as shards, and last of all dataset.json, which makes the dataset known."""
-    root = features.dataset_url(settings.warehouse_url, name)
+    """Write each split as shards of a new folder, and last of all dataset.json, which makes the dataset known."""
+    root = filesystem.join(features.dataset_url(settings.warehouse_url, name), uuid.uuid4().hex[:12])
     urls = {split: filesystem.join(root, split) for split in splits}
     found = {
         split: features.write_split(urls[split], _counted(rows, f"ingest {name}, {split}", progress), ROWS_PER_SHARD)

@@ -6,13 +6,12 @@ import hashlib
 import json
 import re
 from dataclasses import asdict, fields
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from hashing.methods import Method, method
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 Number = bool | int | float | str
 
 
@@ -79,10 +78,10 @@ class Gate(Value):
 class Spec(Value):
     """A run of `reindex`."""
 
-    dataset: Name = Field(description="a named dataset, or one that was ingested")
+    dataset: str = Field(description="a named dataset, or one that was ingested")
     source: str | None = Field(None, description="where a named dataset's raw files are: a folder or a URL")
     method: MethodSpec = MethodSpec()
-    code: Name | None = Field(None, description="name of the codes; the method's and the bits' by default")
+    code: str | None = Field(None, description="name of the codes; the method's and the bits' by default")
     refit: Literal["never", "always"] = Field(
         "never", description="never: keep the published model whatever rows came since; always: fit the rows of today"
     )
@@ -92,13 +91,18 @@ class Spec(Value):
     @field_validator("dataset", "code", mode="before")
     @classmethod
     def _named(cls, name: Any) -> Any:
-        if isinstance(name, str) and not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
-            raise ValueError(f"expected a name of a-z, 0-9, _ and -, found {name!r}")
-        return name
+        return check_name(name) if isinstance(name, str) else name
 
     @property
     def code_name(self) -> str:
         return self.code or f"{self.method.method}{self.method.bits}"
+
+
+def check_name(name: str) -> str:
+    """The name of a dataset or of codes. Raises ValueError for characters that tables and folders cannot have."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+        raise ValueError(f"expected a name of a-z, 0-9, _ and -, found {name!r}")
+    return name
 
 
 def digest(*values: Any) -> str:

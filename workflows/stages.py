@@ -5,10 +5,10 @@ Each may be run again after any failure: what is done is found in the warehouse 
 
 from __future__ import annotations
 
-import getpass
 import json
 import logging
 import math
+import os
 import platform
 import time
 from datetime import UTC, datetime
@@ -102,7 +102,8 @@ def stage(spec: Spec, settings: Settings, executor: Executor, model: Model) -> S
         rows = sum(part.rows for part in published.values())
         same = {"unchanged": True, "report": base.properties.get("report", "")}
         return Staged(**known, **same, rows=rows, encoded=0, removed=0, seconds=time.monotonic() - start)
-    table.stage(branch, base.snapshot_id)
+    rejected = branch.replace("staged-", "rejected-")  # the same plan, when the gate said no: it is encoded already
+    table.stage(branch, table.version(rejected if table.has(rejected) else "main").snapshot_id)
     head = table.version(branch)
     present = table.parts(head.snapshot_id)
     same_model = head.properties.get("model") == model.digest
@@ -231,7 +232,7 @@ def publish(spec: Spec, settings: Settings, staged: Staged, report: Report, verd
         "verdict": verdict.model_dump_json(),
         "report": page,
         "rows": str(staged.rows),
-        "by": getpass.getuser(),
+        "by": os.environ.get("USER") or str(os.getuid()),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": json.dumps(_environment()),
     }

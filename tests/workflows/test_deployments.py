@@ -78,9 +78,14 @@ class Prefect:
         return answer.raise_for_status().json()
 
     def runs(self, name, *states):
-        """Runs of a deployment in some states, newest first."""
+        """Runs of a deployment in some states."""
         wanted = {"flow_runs": {"state": {"type": {"any_": states}}}, "deployments": {"name": {"any_": [name]}}}
-        return self.read("flow_runs/filter", **wanted, sort="START_TIME_DESC")
+        return self.read("flow_runs/filter", **wanted)
+
+    def run(self, name):
+        """The first run of a deployment, when it has ended."""
+        self("deployment", "run", f"{name}/{name}", "--watch", "--watch-interval", "1", "--watch-timeout", "140")
+        return self.runs(name, "COMPLETED", "FAILED", "CRASHED", "CANCELLED")[0]
 
     def stop(self):
         """The worker first: without its server it would not go at once. Then whatever is left of either."""
@@ -120,10 +125,8 @@ def test_the_server_knows_what_the_file_says(prefect, name):
     until(lambda: prefect.runs(name, "SCHEDULED"), 60, f"runs of {name} by its schedule")
 
 
-def test_a_run_of_reindex_publishes(prefect):
-    prefect("deployment", "run", "reindex/reindex", "--watch", "--watch-interval", "1", "--watch-timeout", "140")
-    (run,) = prefect.runs("reindex", "COMPLETED", "FAILED", "CRASHED")
-    assert run["state_type"] == "COMPLETED", run["state"]
+def test_reindex_publishes_and_evaluate_measures_it(prefect):
+    assert prefect.run("reindex")["state_type"] == "COMPLETED"
     settings = Settings(home=prefect.folder / "home")
     table = tables.open_table(iceberg.connect(settings.catalog_url, settings.warehouse_url), "sample__itq32")
     published = table.version()
@@ -132,9 +135,4 @@ def test_a_run_of_reindex_publishes(prefect):
     assert Path(published.properties["report"]).read_text().startswith("<!")
     artifacts = {artifact["key"] for artifact in prefect.read("artifacts/filter", sort="KEY_ASC")}
     assert artifacts == {f"sample--itq32-{kind}" for kind in ("metrics", "summary", "report")}
-
-
-def test_a_run_of_evaluate_measures_what_is_published(prefect):
-    prefect("deployment", "run", "evaluate/evaluate", "--watch", "--watch-interval", "1", "--watch-timeout", "140")
-    (run,) = prefect.runs("evaluate", "COMPLETED", "FAILED", "CRASHED")
-    assert run["state_type"] == "COMPLETED", run["state"]
+    assert prefect.run("evaluate")["state_type"] == "COMPLETED"

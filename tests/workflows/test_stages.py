@@ -11,7 +11,7 @@ from hashing.bits import pack
 from hashing.mapreduce import Batch
 from infra.executors import InProcess
 from infra.settings import Settings
-from storage import codes, features, models, tables
+from storage import codes, features, filesystem, models, tables
 from storage.features import Columns, Dataset
 from workflows import ingest, measure, stages
 from workflows.references import Verdict
@@ -229,8 +229,8 @@ def test_the_gate_keeps_what_is_not_good_enough_from_readers(settings, mine, sou
     assert "under its floor" in rejected[0].properties["verdict"]
     with pytest.raises(GateRejected, match=r"expected a floor of a metric among map, .*, found 'mapp'"):
         reindex(settings, spec(gate={"floors": {"mapp": 0.1}}))
-    _, _, version = reindex(settings, spec(gate={"floors": {"map": 0.99}, "force": "the boss says so"}))
-    assert version == "v2"
+    forced, _, version = reindex(settings, spec(gate={"floors": {"map": 0.99}, "force": "the boss says so"}))
+    assert (version, forced.encoded) == ("v2", 0)  # what was rejected is encoded already
     assert "the boss says so" in table_of(settings).version().properties["verdict"]
 
 
@@ -327,6 +327,24 @@ def test_drawn_queries_are_frozen_kept_from_training_and_not_ranked_themselves(s
     weight = models.load(settings.warehouse_url, table.version().properties["model"])
     mean = x[~first].astype(np.float64).mean(0)
     np.testing.assert_allclose(mean @ weight.weight.astype(np.float64), weight.threshold, rtol=1e-3, atol=1e-4)
+
+
+def test_all_of_it_on_s3(mine, s3, monkeypatch, tmp_path):
+    """Source, warehouse and models on S3."""
+    bucket = f"{s3}/{tmp_path.name}"
+    for shard in mine.shards("base"):
+        with open(shard.url, "rb") as file:
+            filesystem.write(f"{bucket}/source/{shard.name}", file.read())
+    monkeypatch.setenv("HASHKILN_WAREHOUSE", f"{bucket}/warehouse")
+    settings = Settings()
+    dataset = ingest.ingest_source("mine", f"{bucket}/source", settings, mine.columns)
+    staged, _, version = reindex(settings, spec(), InProcess())
+    assert (version, staged.encoded) == ("v1", 800)
+    assert published_codes(settings) == encoded_anew(settings, dataset)
+    filesystem.remove(f"{bucket}/source/part3.parquet")
+    staged, _, version = reindex(settings, spec(), InProcess())
+    assert (version, staged.rows, staged.encoded, staged.removed) == ("v2", 600, 0, 1)
+    assert reindex(settings, spec())[0].unchanged
 
 
 def test_neighbours_are_computed_once_and_kept(settings, mine):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .common import FAILED, AsJson, From, progress, show, specification
+from .common import FAILED, AsJson, From, progress, show
 
 app = typer.Typer()
 
@@ -77,6 +77,7 @@ def ingest(
     id_column: Annotated[str, typer.Option(help="Column of the int64 ids.")] = "id",
     vector_column: Annotated[str, typer.Option(help="Column of the vectors.")] = "vector",
     label_column: Annotated[str | None, typer.Option(help="Column of lists of labels.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Read it again although it was ingested.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Bring a dataset in.
@@ -89,15 +90,16 @@ def ingest(
     from storage.features import Columns
     from workflows import ingest as stage
 
+    settings, columns = Settings(), Columns(id=id_column, x=vector_column, labels=label_column)
+    if name is None and source not in DATASETS:
+        raise typer.BadParameter(f"expected --name NAME for {source}, which is no named dataset")
     with progress() as report:
+        if not replace and stage.known(name or source, settings):
+            raise ValueError(f"expected a new dataset, found {name or source} ingested already: use --replace")
         if source in DATASETS and name in (None, source):
-            dataset = stage.ingest_named(source, Settings(), where, report)
-        elif name is None:
-            raise typer.BadParameter(f"expected --name NAME for {source}, which is no named dataset")
+            dataset = stage.ingest_named(source, settings, where, report)
         else:
-            specification(dataset=name, method="lsh", bits=1, seed=0)
-            columns = Columns(id=id_column, x=vector_column, labels=label_column)
-            dataset = stage.ingest_source(name, source, Settings(), columns, query, report)
+            dataset = stage.ingest_source(str(name), source, settings, columns, query, report)
     show(dataset.model_dump(mode="json"), as_json, dataset.name)
 
 

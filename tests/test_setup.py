@@ -1,0 +1,33 @@
+"""What `make setup` installs: constraints.txt is whole, says versions and nothing else, and fits pyproject.toml."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LINES = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+VERSIONS = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in LINES)}
+
+
+def test_constraints_are_names_and_versions():
+    """No index, no path, no local version: a build of this or that machine must not be asked of others."""
+    assert [line for line in LINES if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line)] == []
+    assert len(VERSIONS) == len(LINES)
+    assert VERSIONS.keys().isdisjoint({"pip", "hashkiln"})
+
+
+@pytest.mark.parametrize("line", [*PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"]["dev"]])
+def test_every_dependency_is_constrained_within_its_bounds(line):
+    wanted = Requirement(line)
+    assert VERSIONS[canonicalize_name(wanted.name)] in wanted.specifier
+
+
+def test_make_help_lists_every_target():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.search(r"^\.PHONY: (.*)", makefile, re.MULTILINE)[1].split()
+    assert re.findall(r"^([a-z-]+):.*##", makefile, re.MULTILINE) == targets
