@@ -48,14 +48,16 @@ format: setup  ## Let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## What is timed, each beside its peer
-	for file in benchmarks/*.py; do echo "$$file"; $(BIN)/python $$file || exit 1; done
+bench: setup  ## What is timed, each beside its peer; HASHKILN_DATA names the folder of real data
+	for name in hamming evaluation neighbours encode ties; do echo "$$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
+# The server gets a session of its own, so that Ctrl-C ends the worker first: without its server it would not go.
 serve: setup  ## Prefect server and worker on loopback, with the deployments of prefect.yaml; Ctrl-C ends both
 	@home="$${HASHKILN_HOME:-.hashkiln}"; mkdir -p "$$home/prefect" && home="$$(cd "$$home" && pwd)" && \
 	export HASHKILN_HOME="$$home" PREFECT_HOME="$${PREFECT_HOME:-$$home/prefect}" DO_NOT_TRACK=1 && \
 	export PREFECT_SERVER_ANALYTICS_ENABLED=false PREFECT_API_URL="http://127.0.0.1:$(PORT)/api" || exit 1; \
-	$(BIN)/prefect server start --host 127.0.0.1 --port $(PORT) & server=$$!; \
+	$(BIN)/python -c "import os, sys; os.setsid(); os.execv(sys.argv[1], sys.argv[1:])" \
+	  $(BIN)/prefect server start --host 127.0.0.1 --port $(PORT) & server=$$!; \
 	trap 'kill $$server 2>/dev/null; wait $$server' EXIT; trap 'exit 130' INT TERM; \
 	until $(BIN)/python -c "import urllib.request as u; u.urlopen('$$PREFECT_API_URL/health')" 2>/dev/null; do \
 	  kill -0 $$server || exit 1; sleep 1; done; \

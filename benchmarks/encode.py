@@ -4,8 +4,8 @@
 
 Both read the same shards and write the same codes to Parquet. By hand: nothing is checked, nothing is hashed, files
 are not synced, pyarrow and BLAS take all the cores they like. Ours checks every value and id, hashes what it reads and
-what it writes, syncs files and folders, and commits; on one core (in process) and on all cores (Ray). The physical limit
-is the reading of the vectors, whose rate is shown too.
+what it writes, syncs files and folders, and commits; on one core (in process) and on all cores (Ray). The physical
+limit is the reading of the vectors, whose rate is shown too.
 """
 
 import argparse

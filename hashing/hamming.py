@@ -2,10 +2,12 @@
 
 Codes are uint8 (n, B), B = ceil(n_bits / 8), n_bits from 1 to 4096, with zero padding as in hashing.bits. The codes are
 visited in blocks, so that nothing of the size queries x rows is ever held. Everything runs on one thread and lets go of
-the interpreter's lock.
+the interpreter's lock. Given torch tensors, on a GPU or not, the functions return the same numbers as tensors.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +29,21 @@ def pack_labels(y: Array) -> Array:
     return words.view(np.uint64)
 
 
+def or_of_tensors(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, and for torch tensors the one of that name in hashing.hamming_torch."""
+
+    @wraps(function)
+    def chosen(queries: Any, *others: Any, **named: Any) -> Any:
+        if not type(queries).__module__.startswith("torch"):
+            return function(queries, *others, **named)
+        from . import hamming_torch
+
+        return getattr(hamming_torch, function.__name__)(queries, *others, **named)
+
+    return chosen
+
+
+@or_of_tensors
 def histogram(
     queries: Array, database: Array, n_bits: int, query_labels: Array | None = None, labels: Array | None = None
 ) -> Array:
@@ -43,29 +60,22 @@ def histogram(
     return counts
 
 
+@or_of_tensors
 def graded_histogram(
     queries: Array, database: Array, n_bits: int, query_labels: Array, labels: Array, n_grades: int
 ) -> Array:
     """(n_grades, q, n_bits + 1) int64: at [g] the rows that share g labels, at the last grade that many or more."""
     from . import hamming_kernels
 
-    check(queries, database)
-    if n_bytes(n_bits) != queries.shape[1]:
-        raise ValueError(f"expected codes of {n_bytes(n_bits)} bytes for {n_bits} bits, found {queries.shape[1]}")
-    check_labels(query_labels, labels, len(queries), len(database))
-    for codes in (queries, database):
-        if n_bits % 8 and (codes[:, -1] >> n_bits % 8).any():
-            raise ValueError(f"expected zero padding after {n_bits} bits, found ones")
-    n_bins = n_bits + 1
-    if not 1 <= n_grades <= 65536 // n_bins:
-        raise ValueError(f"expected 1 to {65536 // n_bins} grades for {n_bits} bits, found {n_grades}")
-    counts = np.zeros((n_grades, len(queries), n_bins), np.int64)
+    check_histogram(queries, database, n_bits, query_labels, labels, n_grades)
+    counts = np.zeros((n_grades, len(queries), n_bits + 1), np.int64)
     query_words, query_labels = words(queries), frozen(query_labels)
     for rows, planes, size in blocks(database, labels.shape[1] * 8):
         hamming_kernels.histogram(query_words, planes, size, query_labels, frozen(labels[rows].T), counts)
     return counts
 
 
+@or_of_tensors
 def distances(queries: Array, database: Array, query_rows: Array, rows: Array) -> Array:
     """(m,) int32: the distance of query query_rows[i] from row rows[i], for each i of m."""
     check(queries, database)
@@ -77,6 +87,7 @@ def distances(queries: Array, database: Array, query_rows: Array, rows: Array) -
     return out
 
 
+@or_of_tensors
 def count_within(queries: Array, database: Array, radius: int) -> Array:
     """(q,) int64: how many rows lie within a radius of each query."""
     from . import hamming_kernels
@@ -88,6 +99,7 @@ def count_within(queries: Array, database: Array, radius: int) -> Array:
     return counts
 
 
+@or_of_tensors
 def within(queries: Array, database: Array, radius: int) -> tuple[Array, Array, Array]:
     """The rows within a radius of each query: offsets (q + 1,) int64, positions int64, distances int32.
 
@@ -105,6 +117,7 @@ def within(queries: Array, database: Array, radius: int) -> tuple[Array, Array, 
     return offsets, positions, found
 
 
+@or_of_tensors
 def topk(queries: Array, database: Array, k: int) -> tuple[Array, Array]:
     """The nearest rows of each query: distances (q, k) int32, positions (q, k) int64.
 
@@ -158,21 +171,40 @@ def frozen(array: Array) -> Array:
 
 def check(queries: Array, database: Array, radius: int = 0) -> None:
     for codes in (queries, database):
-        if codes.ndim != 2 or codes.dtype != np.uint8 or not 1 <= codes.shape[1] <= MAX_BITS // 8:
-            raise ValueError(f"expected codes (n, B) uint8 with B from 1 to 512, found {codes.shape} {codes.dtype}")
+        if codes.ndim != 2 or kind(codes) != "uint8" or not 1 <= codes.shape[1] <= MAX_BITS // 8:
+            found = f"{tuple(codes.shape)} {kind(codes)}"
+            raise ValueError(f"expected codes (n, B) uint8 with B from 1 to {MAX_BITS // 8}, found {found}")
     if queries.shape[1] != database.shape[1]:
         raise ValueError(f"expected codes of one width, found {queries.shape[1]} and {database.shape[1]} bytes")
     if radius < 0:
         raise ValueError(f"expected a radius >= 0, found {radius}")
 
 
+def check_histogram(
+    queries: Array, database: Array, n_bits: int, query_labels: Array | None, labels: Array | None, n_grades: int
+) -> None:
+    check(queries, database)
+    if n_bytes(n_bits) != queries.shape[1]:
+        raise ValueError(f"expected codes of {n_bytes(n_bits)} bytes for {n_bits} bits, found {queries.shape[1]}")
+    check_labels(query_labels, labels, len(queries), len(database))
+    for codes in (queries, database):
+        if n_bits % 8 and (codes[:, -1] >> n_bits % 8).any():
+            raise ValueError(f"expected zero padding after {n_bits} bits, found ones")
+    if not 1 <= n_grades <= 65536 // (n_bits + 1):
+        raise ValueError(f"expected 1 to {65536 // (n_bits + 1)} grades for {n_bits} bits, found {n_grades}")
+
+
 def check_labels(query_labels: Array | None, labels: Array | None, n_queries: int, n_rows: int) -> None:
     if query_labels is None or labels is None:
         raise ValueError("expected labels of both queries and rows, found one of them")
-    if query_labels.dtype != np.uint64 or labels.dtype != np.uint64:
-        raise ValueError(f"expected labels as uint64 words, found {query_labels.dtype} and {labels.dtype}")
+    if kind(query_labels) != "uint64" or kind(labels) != "uint64":
+        raise ValueError(f"expected labels as uint64 words, found {kind(query_labels)} and {kind(labels)}")
     n_words = query_labels.shape[-1]
-    if query_labels.shape != (n_queries, n_words) or labels.shape != (n_rows, n_words):
-        raise ValueError(
-            f"expected labels ({n_queries}, w) and ({n_rows}, w), found {query_labels.shape} and {labels.shape}"
-        )
+    found = tuple(query_labels.shape), tuple(labels.shape)
+    if found != ((n_queries, n_words), (n_rows, n_words)):
+        raise ValueError(f"expected labels ({n_queries}, w) and ({n_rows}, w), found {found[0]} and {found[1]}")
+
+
+def kind(array: Any) -> str:
+    """The dtype of an array or a tensor."""
+    return str(array.dtype).removeprefix("torch.")

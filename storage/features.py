@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from hashing.mapreduce import Array, Batch, Shard
 
-from . import columns, filesystem
+from . import columns, filesystem, keys
 from .formats import Rows
 
 ROWS_PER_SHARD = 125_000
@@ -25,6 +25,7 @@ class Columns(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str = "id"
+    keyed: bool = False  # the id column holds strings, whose ids lie in `datasets/<name>/keys/`
     x: str = "vector"
     labels: str | None = None
 
@@ -40,6 +41,7 @@ class Dataset(BaseModel):
     dim: int | None  # d, of vectors
     splits: dict[str, str]  # split -> URL of its folder
     columns: Columns = Columns()
+    keys: str = ""  # URL of the folder of the map from key to id, where rows are keyed
     source: str  # where it came from, and what it was
 
     def shards(self, split: str, vocabulary: tuple[str | int, ...] = ()) -> list[FeatureShard]:
@@ -48,7 +50,7 @@ class Dataset(BaseModel):
             raise ValueError(f"expected a dataset of vectors, found {self.kind}s in {self.name}: embed them first")
         root = self.splits[split]
         return [
-            FeatureShard(f.url, filesystem.below(root, f.url), f.version, self.dim, self.columns, vocabulary)
+            FeatureShard(f.url, filesystem.below(root, f.url), f.version, self.dim, self.columns, vocabulary, self.keys)
             for f in filesystem.listing(root, ".parquet")
         ]
 
@@ -63,6 +65,7 @@ class FeatureShard:
     dim: int
     columns: Columns
     vocabulary: tuple[str | int, ...] = ()
+    keys: str = ""
 
     @property
     def rows(self) -> int:
@@ -82,9 +85,12 @@ class FeatureShard:
         if missing := set(wanted) - set(file.schema_arrow.names):
             found = ", ".join(file.schema_arrow.names)
             raise ValueError(f"expected the columns {', '.join(sorted(missing))}, found {found}, in {self.url}")
+        keyed = None
+        if self.columns.keyed:  # all at once: the map is searched through a table that takes time to build
+            keyed = keys.ids_of(self.keys, file.read([self.columns.id])[0].combine_chunks(), self.url)
         row = 0
         for part in file.iter_batches(batch_rows(self.dim), columns=wanted):
-            ids = columns.ids(part[self.columns.id], self.url)
+            ids = columns.ids(part[self.columns.id], self.url) if keyed is None else keyed[row : row + len(part)]
             x = columns.vectors(part[self.columns.x], self.dim, self.url, row)
             labels = None
             if len(wanted) == 3:
@@ -98,6 +104,13 @@ class FeatureShard:
             return set()
         parts = _parquet(self.url).iter_batches(columns=[self.columns.labels])
         return set().union(*(columns.distinct_labels(part[0]) for part in parts))
+
+    def row_keys(self) -> set[str]:
+        """The keys of the rows, from their column alone; none where rows have ids of their own."""
+        if not self.columns.keyed:
+            return set()
+        parts = _parquet(self.url).iter_batches(columns=[self.columns.id])
+        return {key for part in parts for key in part[0].to_pylist() if key is not None}
 
 
 @dataclass(frozen=True)

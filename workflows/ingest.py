@@ -74,7 +74,9 @@ def ingest_source(
         return _write(settings, name, blocks, source, progress)
     splits = {split: filesystem.absolute(url) for split, url in sources.items()}
     kind, dim = features.describe(filesystem.listing(splits["base"], ".parquet")[0].url, columns)
-    dataset = Dataset(name=name, kind=kind, dim=dim, splits=splits, columns=columns, source=f"{source}, in place")
+    folder = filesystem.join(features.dataset_url(settings.warehouse_url, name), "keys") if columns.keyed else ""
+    about = f"{source}, in place"
+    dataset = Dataset(name=name, kind=kind, dim=dim, splits=splits, columns=columns, keys=folder, source=about)
     features.save(settings.warehouse_url, dataset)
     return dataset
 

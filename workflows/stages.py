@@ -21,7 +21,7 @@ import numpy as np
 from hashing.functions import HashFunction
 from hashing.mapreduce import Data, Executor, Shard
 from infra.settings import Settings
-from storage import codes, iceberg, models, tables
+from storage import codes, iceberg, keys, models, tables
 from storage.codes import Part
 from storage.features import Dataset, FeatureShard, Without
 from storage.tables import CodeTable, Version
@@ -45,11 +45,11 @@ def fit(spec: Spec, settings: Settings, executor: Executor) -> Model:
     identity = digest(spec.method.identity, dataset.name)
     if published := _published_model(spec, settings, identity):
         return published
+    table = _table(spec, settings, executor, dataset)
     split = "learn" if "learn" in dataset.splits else "base"
     shards: list[FeatureShard] = dataset.shards(split)
     excluded = np.zeros(0, np.int64)
     if split == "base" and "query" not in dataset.splits:
-        table = _table(spec, settings, executor, dataset)
         excluded = measure.draw(spec, dataset, table.vocabulary, settings.warehouse_url, executor).ids
     key = digest(identity, split, excluded.tolist(), _fingerprint(shards), _environment())
     if known := models.recall(settings.warehouse_url, key):
@@ -250,14 +250,17 @@ def open_table(settings: Settings, name: str) -> CodeTable:
 
 
 def _table(spec: Spec, settings: Settings, executor: Executor, dataset: Dataset) -> CodeTable:
-    """The code table of the specification, made if need be, its vocabulary holding the labels of all shards."""
+    """The code table of the specification, made if need be; keys and labels of all shards have their places then."""
     catalog = iceberg.connect(settings.catalog_url, settings.warehouse_url)
     table = tables.create_table(catalog, tables.table_name(dataset.name, spec.code_name), spec.method.bits)
+    parts = table.parts(table.version().snapshot_id)
+    shards = [s for s in dataset.shards("base") if s.name not in parts or parts[s.name].version != s.version]
+    shards += [shard for split in dataset.splits.keys() - {"base"} for shard in dataset.shards(split)]
+    if dataset.columns.keyed:
+        for found in executor.map(FeatureShard.row_keys, shards, "keys"):
+            keys.assign(dataset.keys, found)
     if dataset.columns.labels:
-        parts = table.parts(table.version().snapshot_id)
-        queries = dataset.shards("query") if "query" in dataset.splits else []
-        unseen = [s for s in dataset.shards("base") if s.name not in parts or parts[s.name].version != s.version]
-        labels: set[str | int] = set().union(*executor.map(FeatureShard.labels, [*unseen, *queries], "labels"))
+        labels: set[str | int] = set().union(*executor.map(FeatureShard.labels, shards, "labels"))
         table.add_labels(sorted(labels, key=lambda label: (isinstance(label, str), label)))
     return table
 

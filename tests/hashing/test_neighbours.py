@@ -66,8 +66,9 @@ def test_the_tiles_do_not_show(monkeypatch):
     x, ids = vectors("grid", 700, 5, rng), np.arange(700)
     expected = over(NearestNeighbours(x[:50], ids[:50], 9), ids, x)
     monkeypatch.setattr(neighbours, "ROWS", 64)
-    monkeypatch.setattr(neighbours, "TILE", 64 * 7)
+    monkeypatch.setattr(neighbours, "QUERIES", 7)
     monkeypatch.setattr(neighbours, "PAIRS", 11)
+    monkeypatch.setattr(neighbours, "SAMPLE", 50)
     np.testing.assert_array_equal(over(NearestNeighbours(x[:50], ids[:50], 9), ids, x, size=700), expected)
 
 
@@ -97,6 +98,25 @@ def test_values_whose_squares_overflow_are_still_found():
     x = np.array([[1e30, 0], [1.0001e30, 0], [-1e30, 5]], np.float32)
     ids, _ = over(NearestNeighbours(x, np.arange(3), 1), np.arange(3), x)
     np.testing.assert_array_equal(ids, [[1], [0], [0]])
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-20, 1e17, 1e18, 3e18, 2e19])
+def test_products_that_underflow_or_overflow_hide_nothing(scale):
+    rng = np.random.default_rng(3)
+    x = (scale * rng.normal(size=(300, 20))).astype(np.float32)
+    x[::3] += np.float32(scale) * np.array([3, -3] * 10, np.float32)  # terms that cancel
+    ids = np.arange(300)
+    actual = over(NearestNeighbours(x[:30], ids[:30], 20), ids, x)
+    np.testing.assert_array_equal(actual, brute_force(x[:30], ids[:30], ids, x, 20))
+
+
+def test_merging_leaves_its_arguments_alone():
+    x, ids = np.random.default_rng(4).normal(size=(60, 4)).astype(np.float32), np.arange(60)
+    statistic = NearestNeighbours(x[:5], ids[:5], 7)
+    states = [statistic.update(statistic.zero(), Batch(ids[rows], x[rows])) for rows in (slice(30), slice(30, 60))]
+    for array in (array for state in states for array in state):
+        array.flags.writeable = False
+    np.testing.assert_array_equal(statistic.finish(statistic.merge(*states)), over(statistic, ids, x))
 
 
 def test_wrong_input_is_refused():

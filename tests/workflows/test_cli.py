@@ -39,6 +39,7 @@ def test_help_of_everything_has_an_example(hashkiln):
     code, output, _ = hashkiln("--help")
     assert code == 0
     names = ["methods", "datasets", "fetch", "ingest", "fit", "encode", "evaluate", "reindex", "history", "doctor"]
+    names += ["search", "export"]
     assert all(f" {name} " in output for name in names)
     for name in names:
         code, output, _ = hashkiln(name, "--help")
@@ -58,6 +59,12 @@ def test_programs_get_json(hashkiln):
     [
         (("history", "nothing"), 1, "expected the name of a code table, found 'nothing'; there are:"),
         (("evaluate", "nothing"), 1, "expected the name of a code table, found 'nothing'"),
+        (("evaluate",), 2, "expected either TABLE, or --codes FILE with --labels FILE"),
+        (("evaluate", "--codes", "/nowhere.npy", "--labels", "/nowhere.npy"), 1, "/nowhere.npy"),
+        (("search", "nothing", "--queries", "query", "--out", "x"), 1, "expected the name of a code table"),
+        (("search", "x", "--queries", "query", "--out", "x", "--k", "0"), 2, "k: Input should be greater than or"),
+        (("search", "x", "--queries", "q", "--out", "x", "--radius", "1", "--rerank", "20"), 2, "a radius alone"),
+        (("export", "nothing", "--to", "/nowhere"), 1, "expected the name of a code table"),
         (("fit", "--dataset", "nothing"), 1, "expected the name of a dataset, found 'nothing'"),
         (("fetch", "photosift"), 1, "photosift"),
         (("fetch", "mnist", "--from", "/nowhere"), 1, "/nowhere"),
@@ -96,6 +103,15 @@ def test_a_table_is_made_measured_and_listed(hashkiln, home):
     assert 0 < measured["measured"]["metrics"]["map"]["value"] < 1
     code, output, _ = hashkiln("evaluate", "sample__lsh64", "--beside", "v1")
     assert (code, "v1, common rows" in output) == (0, True)
+    asked = ("sample__lsh64", "--queries", "query", "--k", "3", "--rerank", "9", "--out", str(home / "found.parquet"))
+    found = json.loads(hashkiln("search", *asked, "--json")[1])
+    assert (found["version"], found["rows"], found["distance"]) == ("v1", 1500, "squared Euclidean")
+    assert pq.read_table(home / "found.parquet").column_names == ["query", "rank", "id", "distance"]
+    assert hashkiln("export", "sample__lsh64", "--to", str(home / "arrays"))[0] == 0
+    np.save(home / "labels.npy", np.arange(40_000) % 10)
+    files = ("--codes", str(home / "arrays" / "codes.npy"), "--labels", str(home / "labels.npy"))
+    measured = json.loads(hashkiln("evaluate", *files, "--queries", "100", "--json")[1])
+    assert 0.09 < measured["measured"]["metrics"]["map"]["value"] < 0.11
 
 
 def test_the_gate_has_an_exit_code_of_its_own(hashkiln):

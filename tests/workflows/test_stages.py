@@ -77,7 +77,7 @@ def published_rows(settings, name="mine__itq16"):
     """What readers see, as one batch."""
     table = table_of(settings, name)
     batches = [batch for shard in table.shards(table.version().snapshot_id) for batch in shard]
-    rows = Batch(*(np.concatenate(field) for field in zip(*batches, strict=True)))
+    rows = Batch(*(None if field[0] is None else np.concatenate(field) for field in zip(*batches, strict=True)))
     assert len(np.unique(rows.ids)) == len(rows.ids)
     return rows
 
@@ -377,6 +377,44 @@ def test_new_labels_take_the_next_places(settings, mine, source):
     part = table_of(settings).parts(table_of(settings).version().snapshot_id)["part4.parquet"]
     (read,) = codes.CodeShard(part, 16, 7)
     np.testing.assert_array_equal(read.y, np.tile([0, 1, 0, 0, 0, 0, 1], (30, 1)))
+
+
+def test_rows_named_by_strings_have_ids_that_never_change(settings, tmp_path):
+    """--key-column: the id is the key's place in an append-only map, whatever shard the key is in."""
+
+    def write(name, first, n):
+        batch = blobs(n, D, seed=first, first_id=first)
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(batch.x.ravel()), D)
+        (tmp_path / "keyed").mkdir(exist_ok=True)
+        pq.write_table(pa.table({"sku": [f"sku{i}" for i in batch.ids], "v": vectors}), tmp_path / "keyed" / name)
+
+    def key_of_id():
+        parts = sorted((settings.home / "warehouse" / "datasets" / "keyed" / "keys").iterdir())
+        rows = [row for part in parts for row in pq.read_table(part).to_pylist()]
+        return {row["id"]: row["key"] for row in rows}
+
+    write("a.parquet", 0, 100)
+    write("b.parquet", 500, 100)
+    dataset = ingest.ingest_source("keyed", str(tmp_path / "keyed"), settings, Columns(id="sku", keyed=True, x="v"))
+    of = Spec.model_validate({**SPEC, "dataset": "keyed", "protocol": {"queries": 20, "neighbours": 5}})
+    reindex(settings, of)
+    before = key_of_id()
+    assert sorted(before) == list(range(200))
+    assert set(before.values()) == {f"sku{i}" for i in [*range(100), *range(500, 600)]}
+    (tmp_path / "keyed" / "a.parquet").unlink()
+    write("c.parquet", 50, 100)  # half of its keys were in the shard that has gone
+    staged, _, version = reindex(settings, of)
+    assert (version, staged.encoded) == ("v2", 100)
+    after = key_of_id()
+    assert before.items() <= after.items()
+    assert len(after) == 250
+    assert published_codes(settings, "keyed__itq16") == encoded_anew(settings, dataset, "keyed__itq16")
+    assert {after[i] for i in published_codes(settings, "keyed__itq16")} == {
+        f"sku{i}" for i in [*range(50, 150), *range(500, 600)]
+    }
+    write("d.parquet", 140, 20)
+    with pytest.raises(ValueError, match="expected unique ids, found 10 in two shards"):
+        reindex(settings, of)
 
 
 def test_what_does_not_fit_together_is_refused(settings, mine, tmp_path):

@@ -75,6 +75,9 @@ def ingest(
     where: From = None,
     query: Annotated[str | None, typer.Option(help="Where its own queries are, if it has any.")] = None,
     id_column: Annotated[str, typer.Option(help="Column of the int64 ids.")] = "id",
+    key_column: Annotated[
+        str | None, typer.Option(help="Column of strings that name the rows, where there are no int64 ids.")
+    ] = None,
     vector_column: Annotated[str, typer.Option(help="Column of the vectors.")] = "vector",
     label_column: Annotated[str | None, typer.Option(help="Column of lists of labels.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Read it again although it was ingested.")] = False,
@@ -83,14 +86,17 @@ def ingest(
     """Bring a dataset in.
 
     Examples: `hashkiln ingest mnist --from ~/mnist`,
-    `hashkiln ingest s3://bucket/vectors --name products --id-column sku --vector-column embedding`
+    `hashkiln ingest s3://bucket/vectors --name products --key-column sku --vector-column embedding`
     """
     from infra.settings import Settings
     from storage.datasets import DATASETS
     from storage.features import Columns
     from workflows import ingest as stage
 
-    settings, columns = Settings(), Columns(id=id_column, x=vector_column, labels=label_column)
+    settings, columns = (
+        Settings(),
+        Columns(id=key_column or id_column, keyed=key_column is not None, x=vector_column, labels=label_column),
+    )
     if name is None and source not in DATASETS:
         raise typer.BadParameter(f"expected --name NAME for {source}, which is no named dataset")
     with progress() as report:

@@ -102,29 +102,41 @@ def _line(spec: Spec, last: str) -> Any:
 
 @app.command()
 def evaluate(
-    table: Annotated[str, typer.Argument(help="A code table, such as mnist__itq32.")],
+    table: Annotated[str | None, typer.Argument(help="A code table, such as mnist__itq32.")] = None,
     version: Annotated[str, typer.Option(help="main, v3, staged-…, rejected-…")] = "main",
     beside: Annotated[str | None, typer.Option(help="Another version, on the rows that both have.")] = None,
     relevance: By = Relevance.auto,
     neighbours: K = 100,
     queries: Queries = 1000,
+    codes: Annotated[str | None, typer.Option(help="No table: codes made elsewhere, .npy, packed uint8 or ±1.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Their labels, .npy: (n,) classes or (n, c) multi-hot.")] = None,
+    query_codes: Annotated[str | None, typer.Option(help="Codes of the queries; rows are drawn without.")] = None,
+    query_labels: Annotated[str | None, typer.Option(help="Labels of the queries.")] = None,
+    bits: Annotated[int | None, typer.Option(help="Bits of packed codes, if they do not fill their bytes.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a version of a code table.
+    """Measure a version of a code table, or codes made elsewhere.
 
-    Examples: `hashkiln evaluate sample__itq32`, `hashkiln evaluate mnist__itq32 --version v2 --beside v1`
+    Examples: `hashkiln evaluate sample__itq32`, `hashkiln evaluate mnist__itq32 --version v2 --beside v1`,
+    `hashkiln evaluate --codes codes.npy --labels labels.npy`
     """
+    from workflows import foreign
     from workflows.evaluate import evaluate as run
     from workflows.report import rows
     from workflows.spec import Protocol
 
+    if bool(table) == bool(codes) or bool(codes) != bool(labels):
+        raise typer.BadParameter("expected either TABLE, or --codes FILE with --labels FILE")
     protocol = Protocol(relevance=relevance.value, neighbours=neighbours, queries=queries)
     with progress() as report:
-        found = run(table, version, beside, protocol, report)
+        if codes and labels:
+            found = foreign.evaluate(codes, labels, query_codes, query_labels, bits, queries, report)
+        else:
+            found = run(table or "", version, beside, protocol, report)
     if as_json:
         show(found.model_dump(mode="json"), True)
     else:
-        show(rows(found), False, f"{table}, {version}: {found.protocol}; overlap: {found.overlap}")
+        show(rows(found), False, f"{codes or f'{table}, {version}'}: {found.protocol}; overlap: {found.overlap}")
 
 
 @app.command()

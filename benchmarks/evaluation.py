@@ -1,0 +1,200 @@
+"""The exact evaluation beside the usual one, and how it grows.
+
+    HASHKILN_DATA=... python benchmarks/evaluation.py [--queries 10000] [--repeats 3] [--huge]
+
+1. MNIST by ITQ at 64 bits, 10,000 queries x 60,000 rows, all metrics; the usual evaluation sorts the rows of one query
+   after another (as the published code of deep hashing does) and computes what it can of that one order. One core each.
+   The limit is the counting of pairs, see benchmarks/hamming.py: the metrics of the counts are the rest.
+2. Random codes, 10^5 to 10^7 rows (10^8 with --huge), 1,000 queries: time a pair and memory should not grow.
+3. Two Ray workers beside two plain processes on the same shards.
+
+Memory is the most that numpy and Python hold, less what they held before.
+"""
+
+import argparse
+import os
+import statistics
+import time
+import tracemalloc
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial, reduce
+from multiprocessing import get_context
+
+import numpy as np
+
+from hashing import evaluation as ev
+from hashing.bits import pack, unpack
+from hashing.evaluation import HammingHistogram
+from hashing.hamming import pack_labels
+from hashing.mapreduce import Batch, Data, fold, one_blas_thread
+from hashing.methods.itq import ITQ
+from infra.executors import InProcess, Ray
+from infra.settings import Settings
+from storage import datasets
+
+BITS, BATCH, CUTOFF = 64, 65536, 1000
+
+
+@dataclass(frozen=True)
+class RandomCodes:
+    """A shard of random codes, made when it is read."""
+
+    seed: int
+    rows: int
+
+    def __iter__(self):
+        rng = np.random.default_rng(self.seed)
+        for start in range(0, self.rows, BATCH):
+            n = min(BATCH, self.rows - start)
+            yield Batch(np.arange(start, start + n), rng.integers(0, 256, (n, BITS // 8), dtype=np.uint8))
+
+
+def mnist(split: str, settings: Settings) -> Batch:
+    dataset = datasets.get("mnist")
+    blocks = list(datasets.rows(dataset, split, datasets.locate_or_fetch(dataset, settings.data_folder)))
+    labels = np.concatenate([block.labels for block in blocks])[:, 0]
+    x = np.concatenate([block.x for block in blocks]).astype(np.float32)
+    return Batch(np.concatenate([block.ids for block in blocks]), x, np.eye(10, dtype=np.uint8)[labels])
+
+
+def every_metric(h: np.ndarray) -> dict[str, object]:
+    """All metrics of a histogram, ties as expectations and bounds."""
+    at = (ev.average_precision_at, ev.average_precision_at_hits, ev.precision_at, ev.recall_at, ev.success_at)
+    whole = (ev.average_precision, ev.average_precision_bounds, ev.trapezoid_average_precision, ev.reciprocal_rank,
+             ev.interpolated_precision_bounds, ev.precision_recall_curve, ev.area_under_pooled_curve)  # fmt: skip
+    found = {f.__name__: f(h) for f in whole} | {f.__name__: f(h, CUTOFF) for f in at}
+    found |= {f.__name__: f(h, 2) for f in (ev.precision_within, ev.recall_within)}
+    return found | {"ndcg": ev.ndcg(np.stack([h[0] - h[1], h[1]]))}
+
+
+def ours(codes: Batch, queries: Batch) -> dict[str, object]:
+    statistic = HammingHistogram(queries.x, BITS, pack_labels(queries.y), queries.ids)
+    return every_metric(Data([[codes]], InProcess()).reduce(statistic))
+
+
+def usual(signs: np.ndarray, y: np.ndarray, query_signs: np.ndarray, query_y: np.ndarray) -> dict[str, object]:
+    """Means over queries of the metrics of one order, in which ties fall as the sort leaves them."""
+    n, means = len(y), {}
+    ranks, discounts = np.arange(1, n + 1), 1 / np.log2(np.arange(2, n + 2))
+    for query, label in zip(query_signs, query_y, strict=True):
+        relevant = label @ y.T > 0
+        distance = 0.5 * (BITS - query @ signs.T)
+        ranked = relevant[np.argsort(distance)]
+        found = ranked.cumsum()
+        precision, recall = found / ranks, found / found[-1]
+        hits = np.flatnonzero(ranked)
+        at_hits, ball, first = precision[hits], distance <= 2, found[CUTOFF - 1]
+        before = np.where(hits > 0, np.arange(len(hits)) / np.maximum(hits, 1), 1)
+        highest = np.maximum.accumulate(precision[::-1])[::-1]
+        metrics = {
+            "map": at_hits.mean(),
+            "map_trapezoid": (at_hits + before).mean() / 2,
+            "map_interpolated": highest[np.searchsorted(recall, np.linspace(0, 1, 21))].mean(),
+            "map_at": at_hits[:first].sum() / min(len(hits), CUTOFF),
+            "map_at_hits": at_hits[:first].sum() / max(first, 1),
+            "precision_at": first / CUTOFF,
+            "recall_at": recall[CUTOFF - 1],
+            "success_at": first > 0,
+            "reciprocal_rank": 1 / (hits[0] + 1),
+            "ndcg": discounts[hits].sum() / discounts[: len(hits)].sum(),
+            "precision_within": relevant[ball].sum() / max(ball.sum(), 1),
+            "recall_within": relevant[ball].sum() / len(hits),
+            "precision_curve": precision,
+            "recall_curve": recall,
+        }
+        for name, value in metrics.items():
+            means[name] = means.get(name, 0) + value / len(query_signs)
+    return means
+
+
+def timed(run) -> tuple[float, object]:
+    start = time.perf_counter()
+    result = run()
+    return time.perf_counter() - start, result
+
+
+def peak(run) -> float:
+    """MiB that numpy and Python hold at most, beyond what they held before."""
+    tracemalloc.start()
+    run()
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return most / 2**20
+
+
+def compare(n_queries: int, repeats: int, settings: Settings) -> None:
+    base, queries = mnist("base", settings), mnist("query", settings).take(slice(n_queries))
+    function = ITQ(BITS).fit(Data([[base]], InProcess()))
+    codes, asked = (part._replace(x=pack(function.encode(part.x))) for part in (base, queries))
+    ours(codes, asked.take(slice(10)))  # compiled
+    runs = [timed(lambda: ours(codes, asked)) for _ in range(repeats)]
+    signs, query_signs = (2 * unpack(part.x, BITS).astype(np.float32) - 1 for part in (codes, asked))
+    y, query_y = (part.y.astype(np.float32) for part in (base, asked))
+    with one_blas_thread():
+        taken, means = timed(lambda: usual(signs, y, query_signs, query_y))
+        memory = peak(lambda: usual(signs, y, query_signs[:20], query_y[:20]))
+    seconds, found = statistics.median(run[0] for run in runs), runs[0][1]
+    print(f"MNIST, ITQ, {BITS} bits, {len(asked.ids):,} queries x {len(codes.ids):,} rows, one core\n")
+    print("| | s | MiB above the data | MAP | metrics |\n|---|---|---|---|---|")
+    print(f"| histogram, median of {repeats} | {seconds:.2f} | {peak(lambda: ours(codes, asked)):.0f} | "
+          f"{found['average_precision'].mean():.4f} | {len(found)} |")  # fmt: skip
+    print(f"| a sort a query, once, in full | {taken:.1f} | {memory:.0f} | {means['map']:.4f} | {len(means)} |")
+    print(f"\nratio {taken / seconds:.0f}\n", flush=True)
+
+
+def grow(sizes: list[int], repeats: int) -> None:
+    statistic = asked(1000)
+    fold(statistic, RandomCodes(0, 9))
+    print("| random codes | Gpair/s | MiB above the data |\n|---|---|---|")
+    for rows in sizes:
+        batches = list(RandomCodes(0, rows))
+        runs = [timed(lambda batches=batches: fold(statistic, batches))[0] for _ in range(repeats)]
+        memory = peak(lambda batches=batches: fold(statistic, batches))
+        print(f"| {rows:,} | {1000 * rows / statistics.median(runs) / 1e9:.2f} | {memory:.1f} |", flush=True)
+
+
+def asked(n: int) -> HammingHistogram:
+    codes = np.random.default_rng(99).integers(0, 256, (n, BITS // 8), dtype=np.uint8)
+    return HammingHistogram(codes, BITS, None, np.arange(-n, 0))
+
+
+def fold_all(statistic: HammingHistogram, shards: list[RandomCodes]) -> np.ndarray:
+    with one_blas_thread():
+        return reduce(statistic.merge, (fold(statistic, shard) for shard in shards))
+
+
+def two_workers(rows: int, repeats: int) -> None:
+    shards, statistic = [RandomCodes(seed, rows) for seed in range(16)], asked(1000)
+    ray, ratios, rates = Ray(cpus=2), [], []
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        for repeat in range(repeats + 1):
+            plain, states = timed(lambda: list(pool.map(partial(fold_all, statistic), [shards[::2], shards[1::2]])))
+            taken, found = timed(lambda: Data(shards, ray).reduce(statistic))
+            if repeat:  # the first is to start the processes
+                ratios.append(plain / taken)
+                rates.append([1000 * rows * len(shards) / seconds / 1e9 for seconds in (plain, taken)])
+    plain, taken = np.median(rates, axis=0)
+    print(
+        f"\n16 shards of {rows:,} rows, two plain processes: {plain:.2f} Gpair/s; two Ray workers: {taken:.2f};",
+        end=" ",
+    )
+    print(f"ratio {statistics.median(ratios):.2f}; equal: {(found == statistic.merge(*states)).all()}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--queries", type=int, default=10_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--huge", action="store_true", help="10^8 rows as well")
+    options = parser.parse_args()
+    if "HASHKILN_DATA" in os.environ:
+        compare(options.queries, options.repeats, Settings())
+    else:
+        print("HASHKILN_DATA is not set: MNIST is left out")
+    grow([10**5, 10**6, 10**7] + [10**8] * options.huge, options.repeats)
+    two_workers(500_000, options.repeats)
+
+
+if __name__ == "__main__":
+    main()

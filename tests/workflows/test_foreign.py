@@ -1,0 +1,86 @@
+"""Codes made elsewhere, scored: against metrics from all pairs, and refused where files do not fit."""
+
+import numpy as np
+import pytest
+from conftest import blobs
+
+from hashing import evaluation
+from hashing.bits import pack
+from infra.settings import Settings
+from workflows import foreign
+
+
+@pytest.fixture(autouse=True)
+def settings(tmp_path, monkeypatch):
+    monkeypatch.setenv("HASHKILN_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HASHKILN_EXECUTOR", "inprocess")
+    return Settings()
+
+
+def scored(codes, y, queries, own):
+    """Metrics from all pairs; own (q,) are positions of the queries' own rows, or None."""
+    distance = (queries[0][:, None] != codes[None]).sum(axis=2)
+    relevant = (queries[1][:, None] & y[None]).any(axis=2)
+    h = np.zeros((2, len(distance), codes.shape[1] + 1), np.int64)
+    for i, row in enumerate(distance):
+        keep = np.ones(len(row), bool)
+        if own is not None:
+            keep[own[i]] = False
+        for kind, rows in enumerate((keep, keep & relevant[i])):
+            h[kind, i] = np.bincount(row[rows], minlength=h.shape[2])
+    return evaluation.average_precision(h).mean()
+
+
+def test_codes_made_elsewhere_are_scored(tmp_path, monkeypatch):
+    monkeypatch.setattr(foreign, "ROWS_PER_SHARD", 170)
+    monkeypatch.setattr(foreign, "BATCH_BYTES", 999)
+    batch, rng = blobs(600, 8), np.random.default_rng(0)
+    bits, y = batch.x @ rng.normal(size=(8, 12)) >= 0, batch.y.astype(bool)
+    forms = {"bool": bits, "signs": np.where(bits, 1, -1).astype(np.int8), "floats": np.where(bits, 1.0, -1.0)}
+    forms["packed"] = pack(bits)
+    labels = {"classes": 3 * batch.y.argmax(1), "column": batch.y.argmax(1)[:, None], "hot": batch.y, "bool": y}
+    for name, array in (forms | {f"y_{name}": array for name, array in labels.items()}).items():
+        np.save(tmp_path / f"{name}.npy", array)
+        np.save(tmp_path / f"query_{name}.npy", array[:40])
+    at = {name: str(tmp_path / f"{name}.npy") for name in (*forms, *(f"y_{name}" for name in labels))}
+    query = {name: str(tmp_path / f"query_{name}.npy") for name in at}
+    expected = scored(bits, y, (bits[:40], y[:40]), None)
+    for name, label in zip(forms, labels, strict=True):
+        report = foreign.evaluate(at[name], at[f"y_{label}"], query[name], query[f"y_{label}"], 12)
+        assert report.measured.metrics["map"].value == pytest.approx(expected, abs=1e-12)
+        assert report.measured.rows == 600
+    alone = foreign.evaluate(at["packed"], at["y_hot"], bits=12, queries=600)
+    assert alone.measured.rows == 599
+    expected = scored(bits, y, (bits, y), np.arange(600))
+    assert alone.measured.metrics["map"].value == pytest.approx(expected, abs=1e-12)
+    drawn = foreign.evaluate(at["bool"], at["y_hot"], queries=50)
+    assert "50 queries, drawn, own rows not ranked" in drawn.protocol
+
+
+def test_foreign_files_that_do_not_fit_are_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    files = {
+        "codes": rng.integers(0, 256, (50, 2), np.uint8), "labels": rng.integers(0, 3, 50), "few": np.zeros(9, int),
+        "wide": rng.integers(0, 256, (50, 3), np.uint8), "levels": rng.integers(0, 3, (50, 8)), "flat": np.zeros(50),
+        "grades": rng.integers(0, 5, (50, 4)),
+    }  # fmt: skip
+    for name, array in files.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    np.save(tmp_path / "objects.npy", np.array([{}] * 50), allow_pickle=True)
+    np.savez(tmp_path / "several.npz", a=np.zeros(3))
+
+    def refused(match, *names, error=ValueError, **options):
+        with pytest.raises(error, match=match):
+            foreign.evaluate(*(str(tmp_path / (n if "." in n else f"{n}.npy")) for n in names), **options)
+
+    refused("codes of 20 bits, found 2 bytes of packed codes a row", "codes", "labels", bits=20)
+    refused("zero padding after 12 bits, found ones", "codes", "labels", bits=12)
+    refused(r"integer labels \(50,\).*, found \(9,\) int64", "codes", "few")
+    refused(r"codes of -1 and \+1, or bool, or packed uint8, found", "levels", "labels")
+    refused(r"found \(50,\) float64", "flat", "labels")
+    refused("multi-hot labels of 0 and 1, found 0 to 4", "codes", "grades")
+    refused("queries of 16 bits .*, found 24 and labels", "codes", "labels", "wide", "labels")
+    refused("both codes and labels of the queries", "codes", "labels", "codes")
+    refused("expected a .npy file of numbers", "codes", "objects")
+    refused("an archive of several arrays", "several.npz", "labels")
+    refused("nowhere", "nowhere", "labels", error=FileNotFoundError)

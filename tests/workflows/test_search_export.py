@@ -1,0 +1,293 @@
+"""Search and export, over tables that were really published."""
+
+import json
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import blobs
+
+from hashing import evaluation
+from hashing.bits import pack
+from hashing.evaluation import HammingHistogram
+from hashing.hamming import pack_labels
+from hashing.mapreduce import Batch
+from infra.executors import InProcess
+from infra.settings import Settings
+from storage import models
+from storage.features import Columns
+from workflows import export, foreign, ingest, search, stages
+from workflows.search import Search
+from workflows.spec import Spec
+
+D, BITS = 16, 16
+
+
+def write_vectors(path, ids, x, labels=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(x).ravel()), x.shape[1])
+    named = {"id": ids, "vector": vectors} | ({} if labels is None else {"labels": labels})
+    pq.write_table(pa.table(named), path)
+
+
+def publish(settings, seed=0, bits=BITS):
+    """Encode `mine` by a model of its own for each seed."""
+    method = {"method": "lsh", "bits": bits, "seed": seed}
+    spec = Spec(dataset="mine", method=method, code=f"code{bits}", refit="always", protocol={"queries": 20})
+    staged = stages.stage(spec, settings, InProcess(), stages.fit(spec, settings, InProcess()))
+    report = stages.evaluate(spec, settings, InProcess(), staged)
+    verdict = stages.gate(spec, settings, staged, report).model_copy(update={"passed": True})
+    return stages.publish(spec, settings, staged, report, verdict, "page")
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    monkeypatch.setenv("HASHKILN_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HASHKILN_EXECUTOR", "inprocess")
+    return Settings()
+
+
+@pytest.fixture
+def base(settings, tmp_path):
+    """800 rows with ids in no order, in four shards, published as v1; 30 queries near some of them."""
+    batch, order = blobs(800, D), np.random.default_rng(0).permutation(800)
+    batch = Batch(7 * order - 1000, np.round(batch.x, 1), batch.y)
+    for i, part in enumerate(np.array_split(np.arange(800), 4)):
+        labels = [[int(c)] for c in batch.y[part].argmax(1)]
+        write_vectors(tmp_path / "base" / f"{i}.parquet", batch.ids[part], batch.x[part], labels)
+    write_vectors(tmp_path / "query" / "q.parquet", np.arange(30) + 5000, batch.x[:30] + np.float32(0.05))
+    columns = Columns(labels="labels")
+    ingest.ingest_source("mine", str(tmp_path / "base"), settings, columns, None)
+    assert publish(settings) == "v1"
+    return batch
+
+
+@pytest.fixture
+def queries(tmp_path, base):
+    return str(tmp_path / "query"), base.x[:30] + np.float32(0.05)
+
+
+def hamming(settings, base, x, version="v1"):
+    """Distances (q, n) under the model of a version."""
+    model = stages.open_table(settings, "mine__code16").version(version).properties["model"]
+    function = models.load(settings.warehouse_url, model)
+    return (function.encode(x)[:, None] != function.encode(base.x)[None]).sum(axis=2)
+
+
+def table(distances, ids, k):
+    order = np.lexsort((np.broadcast_to(ids, distances.shape), distances), axis=1)[:, :k]
+    return np.take_along_axis(distances, order, 1), ids[order]
+
+
+def read(path):
+    return (pq.read_table(path)[name].to_numpy() for name in ("query", "rank", "id", "distance"))
+
+
+def test_what_is_written_is_the_table_of_all_pairs(settings, base, queries, tmp_path):
+    found = search.search("mine__code16", queries[0], str(tmp_path / "out" / "found.parquet"), Search(k=7))
+    assert (found.version, found.queries, found.rows, found.distance) == ("v1", 30, 210, "Hamming")
+    query, rank, ids, distance = read(found.out)
+    np.testing.assert_array_equal(query, np.repeat(np.arange(30) + 5000, 7))
+    np.testing.assert_array_equal(rank, np.tile(np.arange(1, 8), 30))
+    expected = table(hamming(settings, base, queries[1]), base.ids, 7)
+    np.testing.assert_array_equal(distance.reshape(30, 7), expected[0])
+    np.testing.assert_array_equal(ids.reshape(30, 7), expected[1])
+    assert [str(kind) for kind in pq.read_schema(found.out).types] == ["int64", "int32", "int64", "int32"]
+    assert pq.read_schema(found.out).metadata[b"hashkiln.version"] == b"v1"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["found.parquet"]
+
+
+def test_coarse_to_fine_ranks_the_nearest_codes_by_their_vectors(settings, base, queries):
+    reader, x = search.open("mine__code16"), queries[1]
+    exact = np.square(x[:, None].astype(np.float64) - base.x[None]).sum(axis=2)
+    found, ids = reader.search(x, 5, rerank=60)
+    pool = table(hamming(settings, base, x), base.ids, 60)[1]
+    among = np.where([np.isin(base.ids, row) for row in pool], exact, np.inf)
+    np.testing.assert_array_equal(ids, table(among, base.ids, 5)[1])
+    np.testing.assert_allclose(found, table(among, base.ids, 5)[0], rtol=1e-13)
+    np.testing.assert_array_equal(reader.search(x, 5, rerank=800)[1], table(exact, base.ids, 5)[1])
+    by_cost = reader.search(x, 60, asymmetric=True)[1]
+    among = np.where([np.isin(base.ids, row) for row in by_cost], exact, np.inf)
+    np.testing.assert_array_equal(reader.search(x, 5, rerank=60, asymmetric=True)[1], table(among, base.ids, 5)[1])
+
+
+def test_radius_more_rows_than_there_are_and_own_rows(settings, base, queries, tmp_path):
+    reader, every = search.open("mine__code16"), hamming(settings, base, queries[1])
+    positions, ids, distances = reader.within(queries[1], 3)
+    assert len(ids) == (every <= 3).sum() > 0
+    for i in range(30):
+        expected = table(every[i : i + 1], base.ids, (every[i] <= 3).sum())
+        np.testing.assert_array_equal(distances[positions == i], expected[0][0])
+        np.testing.assert_array_equal(ids[positions == i], expected[1][0])
+    assert search.search("mine__code16", queries[0], str(tmp_path / "r.parquet"), Search(radius=3)).rows == len(ids)
+    assert reader.search(queries[1], 5000)[1].shape == (30, 800)
+    own = reader.search(base.x[:10], 800)  # a row finds itself, at distance 0
+    assert all(i in row[d == 0] for i, d, row in zip(base.ids[:10], *own, strict=True))
+
+
+def test_executors_and_blocks_of_queries_do_not_show(settings, base, queries, ray_executor, monkeypatch):
+    reader, x = search.open("mine__code16"), queries[1]
+    on_ray = search.Reader(**{**vars(reader), "executor": ray_executor})
+
+    def everything(reader):
+        return [
+            *reader.search(x, 9), *reader.search(x, 9, rerank=50), *reader.search(x, 9, asymmetric=True),
+            *reader.within(x, 4),
+        ]  # fmt: skip
+
+    expected = everything(reader)
+    others = [everything(on_ray)]
+    monkeypatch.setattr(search.statistics, "STATE", 20 * 400)
+    others.append(everything(reader))
+    for other in others:
+        for a, b in zip(other, expected, strict=True):
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a, b)
+
+
+def test_the_version_is_pinned_while_another_is_published(settings, base, queries, tmp_path):
+    published = []
+
+    def publish_meanwhile(label, done, total):
+        if label == "search" and not published:
+            published.append(publish(settings, seed=1))
+
+    asked = Search(k=7, rerank=40)
+    expected = search.search("mine__code16", queries[0], str(tmp_path / "before.parquet"), asked)
+    found = search.search("mine__code16", queries[0], str(tmp_path / "a.parquet"), asked, progress=publish_meanwhile)
+    assert published == ["v2"]
+    assert found.version == "v1"
+    assert pq.read_table(found.out).equals(pq.read_table(expected.out))
+    now = search.open("mine__code16")
+    assert now.version.name == "v2"
+    np.testing.assert_array_equal(
+        now.search(queries[1], 7)[0], table(hamming(settings, base, queries[1], "v2"), base.ids, 7)[0]
+    )
+    old = search.search("mine__code16", queries[0], str(tmp_path / "old.parquet"), asked, version="v1")
+    assert pq.read_table(old.out).equals(pq.read_table(expected.out))
+
+
+def test_queries_come_from_splits_and_files(settings, base, queries, tmp_path):
+    x = queries[1]
+    np.save(tmp_path / "q.npy", x.astype(np.float64))
+    (tmp_path / "q.fvecs").write_bytes(b"".join(np.int32(D).tobytes() + row.astype("<f4").tobytes() for row in x))
+    dataset = search.open("mine__code16").dataset
+    for name in ("q.npy", "q.fvecs"):
+        batch = search.read_queries(dataset, str(tmp_path / name))
+        np.testing.assert_array_equal(batch.x, x)
+        assert (batch.ids[0], batch.ids[-1]) == (2**41, 2**41 + 29)
+    np.testing.assert_array_equal(search.read_queries(dataset, queries[0]).x, x)
+    assert len(search.read_queries(dataset, "base").ids) == 800
+
+
+def test_wrong_input_is_refused(settings, base, queries, tmp_path):
+    def refused(error, match, source=queries[0], table="mine__code16", **options):
+        with pytest.raises(error, match=match):
+            search.search(table, str(source), str(tmp_path / "out" / "x.parquet"), Search(**options))
+        assert not list((tmp_path / "out").glob("*")), "expected no trace of what failed"
+
+    bad = queries[1].copy()
+    bad[3, 2] = np.nan
+    np.save(tmp_path / "bad.npy", bad)
+    write_vectors(tmp_path / "bad.parquet", np.arange(30), bad)
+    write_vectors(tmp_path / "twice.parquet", np.zeros(30, np.int64), queries[1])
+    np.save(tmp_path / "narrow.npy", bad[:, :5])
+    np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
+    refused(ValueError, "finite queries, found NaN or infinity in query 3", tmp_path / "bad.npy")
+    refused(ValueError, r"found NaN or infinity, in row 3 of .*bad\.parquet", tmp_path / "bad.parquet")
+    refused(ValueError, "distinct ids of queries, found 29 repeated", tmp_path / "twice.parquet")
+    refused(ValueError, r"queries \(q, 16\), at least one, found shape \(30, 5\)", tmp_path / "narrow.npy")
+    refused(ValueError, r"objects\.npy: expected a \.npy file of numbers", tmp_path / "objects.npy")
+    refused(LookupError, r"a split of mine \(base\) or a file of queries, found 'query'", "query")
+    refused(LookupError, "code table, found 'nothing'", table="nothing")
+    with pytest.raises(LookupError, match="version of table mine__code16, found 'v9'"):
+        search.open("mine__code16", "v9")
+    spec = Spec(dataset="mine", method={"method": "lsh", "bits": 8}, protocol={"queries": 20})
+    stages.stage(spec, settings, InProcess(), stages.fit(spec, settings, InProcess()))  # and not published
+    with pytest.raises(LookupError, match="expected a version with rows, found v0 of mine__lsh8"):
+        search.open("mine__lsh8")
+    with pytest.raises(LookupError, match="expected a version with rows, found v0 of mine__lsh8"):
+        export.export("mine__lsh8", str(tmp_path / "out"))
+    for options in ({"k": 0}, {"radius": 1, "rerank": 20}, {"k": 10, "rerank": 9}, {"radius": -1}):
+        with pytest.raises(ValueError):  # noqa: PT011  (pydantic's own words)
+            Search(**options)
+
+
+def test_vectors_that_are_not_those_encoded_are_not_ranked_by(settings, base, queries, tmp_path):
+    reader = search.open("mine__code16")
+    write_vectors(tmp_path / "base" / "1.parquet", base.ids[200:400], base.x[200:400] + 1)
+    with pytest.raises(ValueError, match=r"the shards of 200 rows changed or gone .*: run reindex"):
+        reader.search(queries[1], 5, rerank=800)
+    assert reader.search(queries[1], 5)[1].shape == (30, 5)
+
+
+def test_exported_arrays_hold_the_version(settings, base, tmp_path):
+    about = export.export("mine__code16", str(tmp_path / "new" / "arrays"))
+    codes, ids, labels = (np.load(tmp_path / "new" / "arrays" / f"{n}.npy") for n in ("codes", "ids", "labels"))
+    order, wanted = np.argsort(ids), np.argsort(base.ids)
+    function = search.open("mine__code16").function
+    np.testing.assert_array_equal(ids[order], base.ids[wanted])
+    np.testing.assert_array_equal(codes[order], pack(function.encode(base.x))[wanted])
+    vocabulary = np.array(about["vocabulary"])
+    np.testing.assert_array_equal(vocabulary[labels[order].argmax(1)], base.y[wanted].argmax(1))
+    assert json.loads((tmp_path / "new" / "arrays" / "export.json").read_text())["rows"] == 800
+    with pytest.raises(FileExistsError, match="a new or an empty folder"):
+        export.export("mine__code16", str(tmp_path / "new" / "arrays"))
+
+
+def test_an_export_that_fails_leaves_nothing(settings, base, tmp_path):
+    table = stages.open_table(settings, "mine__code16")
+    parts = table.parts(table.version().snapshot_id)
+    Path(parts["3.parquet"].url).unlink()
+    with pytest.raises(FileNotFoundError):
+        export.export("mine__code16", str(tmp_path / "new" / "arrays"))
+    assert not list((tmp_path / "new").iterdir())
+
+
+@pytest.mark.parametrize("ids_are_positions", [False, True])
+def test_faiss_finds_the_same_neighbours(settings, base, queries, tmp_path, ids_are_positions):
+    if ids_are_positions:
+        for i, part in enumerate(np.array_split(np.arange(800), 4)):
+            labels = [[int(c)] for c in base.y[part].argmax(1)]
+            write_vectors(tmp_path / "base" / f"{i}.parquet", part, base.x[part], labels)
+        publish(settings)
+    export.export("mine__code16", str(tmp_path / "index"), "faiss")
+    index = faiss.read_index_binary(str(tmp_path / "index" / "index.faiss"))
+    assert isinstance(index, faiss.IndexBinaryIDMap2) != ids_are_positions
+    reader = search.open("mine__code16")
+    found, ids = index.search(pack(reader.function.encode(queries[1])), 20)
+    expected, expected_ids = reader.search(queries[1], 20)
+    np.testing.assert_array_equal(found, expected)
+    for row in range(30):  # at the last distance Faiss keeps whichever it met
+        sure = expected[row] < expected[row, -1]
+        assert set(expected_ids[row][sure]) <= set(ids[row])
+
+
+def test_faiss_is_refused_where_it_cannot_be(settings, base, tmp_path, monkeypatch):
+    publish(settings, bits=12)
+    with pytest.raises(ValueError, match="whole bytes for Faiss, found 12 bits"):
+        export.export("mine__code12", str(tmp_path / "index"), "faiss")
+    monkeypatch.setattr("storage.export.find_spec", lambda name: None)
+    with pytest.raises(RuntimeError, match=r"expected the package faiss, .*, found none"):
+        export.export("mine__code16", str(tmp_path / "index"), "faiss")
+
+
+def test_an_export_scores_as_the_table_does(settings, base, tmp_path):
+    export.export("mine__code16", str(tmp_path / "arrays"))
+    report = foreign.evaluate(*(str(tmp_path / "arrays" / f"{name}.npy") for name in ("codes", "labels")), queries=800)
+    function = search.open("mine__code16").function
+    codes, y = pack(function.encode(base.x)), pack_labels(base.y)
+    rows = HammingHistogram(codes, BITS, y, base.ids)
+    expected = evaluation.average_precision(rows.update(rows.zero(), Batch(base.ids, codes, base.y))).mean()
+    assert report.measured.metrics["map"].value == pytest.approx(expected, abs=1e-12)
+    assert report.measured.rows == 799
+
+
+def test_the_flow_is_the_function(settings, base, queries, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(search, "search", lambda *given: seen.append(given))
+    search.search_flow.fn("mine__code16", queries[0], "out.parquet", Search(k=3), "v1")
+    assert seen == [("mine__code16", queries[0], "out.parquet", Search(k=3), "v1")]
