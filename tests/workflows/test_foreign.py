@@ -1,5 +1,9 @@
 """Codes made elsewhere, scored: against metrics from all pairs, and refused where files do not fit."""
 
+import os
+import pickle
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 from conftest import blobs
@@ -57,6 +61,16 @@ def test_codes_made_elsewhere_are_scored(tmp_path, monkeypatch):
     assert "50 queries, drawn, own rows not ranked" in drawn.protocol
 
 
+@dataclass
+class Malice:
+    """What makes a folder when it is unpickled."""
+
+    folder: str
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
 def test_foreign_files_that_do_not_fit_are_refused(tmp_path):
     rng = np.random.default_rng(0)
     files = {
@@ -67,6 +81,7 @@ def test_foreign_files_that_do_not_fit_are_refused(tmp_path):
     for name, array in files.items():
         np.save(tmp_path / f"{name}.npy", array)
     np.save(tmp_path / "objects.npy", np.array([{}] * 50), allow_pickle=True)
+    (tmp_path / "pickle.npy").write_bytes(pickle.dumps(Malice(str(tmp_path / "run"))))
     np.savez(tmp_path / "several.npz", a=np.zeros(3))
 
     def refused(match, *names, error=ValueError, **options):
@@ -82,5 +97,7 @@ def test_foreign_files_that_do_not_fit_are_refused(tmp_path):
     refused("queries of 16 bits .*, found 24 and labels", "codes", "labels", "wide", "labels")
     refused("both codes and labels of the queries", "codes", "labels", "codes")
     refused("expected a .npy file of numbers", "codes", "objects")
+    refused("expected a .npy file of numbers", "pickle", "labels")
+    assert not (tmp_path / "run").exists()
     refused("an archive of several arrays", "several.npz", "labels")
     refused("nowhere", "nowhere", "labels", error=FileNotFoundError)

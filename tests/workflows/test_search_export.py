@@ -109,6 +109,9 @@ def test_coarse_to_fine_ranks_the_nearest_codes_by_their_vectors(settings, base,
     np.testing.assert_array_equal(ids, table(among, base.ids, 5)[1])
     np.testing.assert_allclose(found, table(among, base.ids, 5)[0], rtol=1e-13)
     np.testing.assert_array_equal(reader.search(x, 5, rerank=800)[1], table(exact, base.ids, 5)[1])
+    for i in range(30):  # few candidates: not every shard is read
+        among = np.where(np.isin(base.ids, pool[i, :2]), exact[i : i + 1], np.inf)
+        np.testing.assert_array_equal(reader.search(x[i : i + 1], 2, rerank=2)[1], table(among, base.ids, 2)[1])
     by_cost = reader.search(x, 60, asymmetric=True)[1]
     among = np.where([np.isin(base.ids, row) for row in by_cost], exact, np.inf)
     np.testing.assert_array_equal(reader.search(x, 5, rerank=60, asymmetric=True)[1], table(among, base.ids, 5)[1])
