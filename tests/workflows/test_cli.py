@@ -76,6 +76,8 @@ def test_programs_get_json(hashkiln):
         (("reindex",), 2, "Missing option"),
         (("ingest", "/nowhere/x"), 2, "expected --name NAME for /nowhere/x"),
         (("ingest", "/nowhere", "--name", "x"), 1, "expected files *.parquet at /nowhere, found none"),
+        (("evaluate", "--codes", "x", "--labels", "y", "--beside", "v1"), 2, "found them with --codes"),
+        (("evaluate", "sample__lsh64", "--bits", "8"), 2, "found them with TABLE"),
         (("nonsense",), 2, "No such command 'nonsense'"),
     ],
 )

@@ -127,6 +127,12 @@ def evaluate(
 
     if bool(table) == bool(codes) or bool(codes) != bool(labels):
         raise typer.BadParameter("expected either TABLE, or --codes FILE with --labels FILE")
+    if codes and (beside or version != "main" or relevance == Relevance.neighbours):
+        raise typer.BadParameter("expected --version, --beside and --relevance with a TABLE, found them with --codes")
+    if table and (query_codes or query_labels or bits):
+        raise typer.BadParameter(
+            "expected --query-codes, --query-labels and --bits with --codes, found them with TABLE"
+        )
     protocol = Protocol(relevance=relevance.value, neighbours=neighbours, queries=queries)
     with progress() as report:
         if codes and labels:
