@@ -84,7 +84,7 @@ def in_blocks(fn: Callable[[Array], Array], x: Array, dim: int, n_bits: int) -> 
 
 def to_arrays(function: HashFunction) -> tuple[str, dict[str, Array], dict[str, Any]]:
     """(family, arrays, numbers), from which `from_arrays` makes the function again."""
-    values = {field.name: getattr(function, field.name) for field in fields(function)}  # type: ignore[arg-type]
+    values = {field.name: getattr(function, field.name) for field in fields(function)}
     arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
     return type(function).__name__, arrays, {name: value for name, value in values.items() if name not in arrays}
 

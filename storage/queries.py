@@ -25,8 +25,10 @@ def frozen(warehouse: str, dataset: str, vocabulary: tuple[str | int, ...] = ())
     x = columns.vectors(table["vector"].combine_chunks(), table.schema.field("vector").type.list_size, url)
     y = None
     if vocabulary and "labels" in table.column_names:
-        places = columns.label_indices(table["labels"].combine_chunks(), vocabulary, url)
-        y = columns.multi_hot(places, len(vocabulary))
+        places = {label: place for place, label in enumerate(vocabulary)}
+        y = np.zeros((len(table), len(vocabulary)), np.uint8)
+        for row, labels in zip(y, table["labels"].to_pylist(), strict=True):
+            row[[places[label] for label in labels if label in places]] = 1  # one that no row has matches nothing
     return Batch(table["id"].to_numpy(), x, y)
 
 
