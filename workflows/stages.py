@@ -45,12 +45,14 @@ def fit(spec: Spec, settings: Settings, executor: Executor) -> Model:
     identity = digest(spec.method.identity, dataset.name)
     if published := _published_model(spec, settings, identity):
         return published
-    table = _table(spec, settings, executor, dataset)
     split = "learn" if "learn" in dataset.splits else "base"
-    shards: list[FeatureShard] = dataset.shards(split)
+    draws = split == "base" and "query" not in dataset.splits
     excluded = np.zeros(0, np.int64)
-    if split == "base" and "query" not in dataset.splits:
+    if draws or dataset.columns.keyed:  # else a fit leaves no table behind
+        table = _table(spec, settings, executor, dataset)
+    if draws:
         excluded = measure.draw(spec, dataset, table.vocabulary, settings.warehouse_url, executor).ids
+    shards: list[FeatureShard] = dataset.shards(split)
     key = digest(identity, split, excluded.tolist(), _fingerprint(shards), _environment())
     if known := models.recall(settings.warehouse_url, key):
         logger.info("model %.12s was fitted before, from the same rows", known)

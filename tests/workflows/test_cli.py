@@ -141,6 +141,7 @@ def test_models_are_fitted_once_and_codes_staged_without_being_published(hashkil
     first, again = (json.loads(hashkiln("fit", *frozen)[1]) for _ in range(2))
     assert first["model"] == again["model"]
     assert (first["seconds"] > 0, again["seconds"]) == (True, 0)
+    assert hashkiln("history", "sample__itq8")[0] == 1  # a fit leaves a model, no table
     staged = json.loads(hashkiln("encode", *frozen)[1])
     assert (staged["rows"], staged["encoded"]) == (40_000, 40_000)
     assert staged["version"].startswith("staged-")
