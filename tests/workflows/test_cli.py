@@ -54,6 +54,13 @@ def test_programs_get_json(hashkiln):
     assert found["sample"]["from"] == "shipped"
 
 
+def test_fetch_says_whether_the_files_are_those_that_were_published(hashkiln):
+    code, output, error = hashkiln("fetch", "sample", "--json")
+    assert code == 0
+    assert all(Path(path).exists() for path in json.loads(output).values())
+    assert "verified, shipped with hashkiln" in " ".join(error.split())
+
+
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [

@@ -36,10 +36,9 @@ def prepare() -> None:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     }.items():
         os.environ.setdefault(name, value)
-    level = logging.INFO if os.environ.get("HASHKILN_VERBOSE") else logging.WARNING
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     for name in ("hashing", "storage", "infra", "workflows"):
-        logging.getLogger(name).setLevel(level)
+        logging.getLogger(name).setLevel(logging.INFO)  # which cluster was joined, which files are unverified
 
 
 def main() -> None:
