@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .kernels import ACTIVATIONS, anchor_weights, rbf, squared_distances
 from .mapreduce import Array, one_blas_thread
 
 ROWS = 4096
@@ -34,17 +35,50 @@ class HashFunction(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class LinearHash:
-    """h(x) = [xW - t >= 0]."""
+class SignFunction:
+    """h(x) = [u(x) >= 0], for a u that each family says in `values`.
 
-    weight: Array  # (d, n_bits) float32
-    threshold: Array  # (n_bits,) float32
+    Arrays are kept as float32, or as tuples of float32. Raises ValueError where one is not finite.
+    """
 
     def __post_init__(self) -> None:
-        for name in ("weight", "threshold"):
-            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), np.float32))
-            if not np.isfinite(getattr(self, name)).all():
-                raise ValueError(f"expected a finite {name}, found NaN or infinity: the fit did not converge")
+        for name, value in vars(self).items():
+            if isinstance(value, np.ndarray):
+                object.__setattr__(self, name, _finite(name, value))
+            elif isinstance(value, tuple):
+                object.__setattr__(self, name, tuple(_finite(name, part) for part in value))
+
+    @property
+    def n_bits(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def dim(self) -> int:
+        raise NotImplementedError
+
+    def values(self, x: Array) -> Array:
+        """x (ROWS, d) float32 -> u (ROWS, n_bits)."""
+        raise NotImplementedError
+
+    def project(self, x: Array) -> Array:
+        return in_blocks(self.values, x, self.dim, self.n_bits)
+
+    def encode(self, x: Array) -> Array:
+        return self.project(x) >= 0
+
+
+def _finite(name: str, value: Array) -> Array:
+    if not np.isfinite(value).all():
+        raise ValueError(f"expected a finite {name}, found NaN or infinity: the fit did not converge")
+    return np.ascontiguousarray(value, np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class LinearHash(SignFunction):
+    """u = xW - t."""
+
+    weight: Array  # (d, n_bits)
+    threshold: Array  # (n_bits,)
 
     @property
     def n_bits(self) -> int:
@@ -54,14 +88,154 @@ class LinearHash:
     def dim(self) -> int:
         return self.weight.shape[0]
 
-    def project(self, x: Array) -> Array:
-        return in_blocks(lambda block: block @ self.weight - self.threshold, x, self.dim, self.n_bits)
-
-    def encode(self, x: Array) -> Array:
-        return self.project(x) >= 0
+    def values(self, x: Array) -> Array:
+        return x @ self.weight - self.threshold
 
 
-FAMILIES: dict[str, type] = {family.__name__: family for family in (LinearHash,)}
+@dataclass(frozen=True, eq=False)
+class CosineHash(SignFunction):
+    """u = cos(xW + phase) - t."""
+
+    weight: Array  # (d, n_bits)
+    phase: Array  # (n_bits,) radians
+    threshold: Array  # (n_bits,)
+
+    @property
+    def n_bits(self) -> int:
+        return self.weight.shape[1]
+
+    @property
+    def dim(self) -> int:
+        return self.weight.shape[0]
+
+    def values(self, x: Array) -> Array:
+        return np.cos(x @ self.weight + self.phase) - self.threshold
+
+
+@dataclass(frozen=True, eq=False)
+class SphericalHash(SignFunction):
+    """u = t^2 - |x - p|^2: a bit is 1 inside its sphere."""
+
+    centres: Array  # (n_bits, d)
+    radii: Array  # (n_bits,)
+
+    @property
+    def n_bits(self) -> int:
+        return self.centres.shape[0]
+
+    @property
+    def dim(self) -> int:
+        return self.centres.shape[1]
+
+    def values(self, x: Array) -> Array:
+        return self.radii**2 - squared_distances(x, self.centres)
+
+
+@dataclass(frozen=True, eq=False)
+class KernelHash(SignFunction):
+    """u = k(x)W - t, with k(x) = exp(-gamma |x - a|^2) of each anchor a."""
+
+    anchors: Array  # (m, d)
+    gamma: float
+    weight: Array  # (m, n_bits)
+    threshold: Array  # (n_bits,)
+
+    @property
+    def n_bits(self) -> int:
+        return self.weight.shape[1]
+
+    @property
+    def dim(self) -> int:
+        return self.anchors.shape[1]
+
+    def values(self, x: Array) -> Array:
+        return rbf(x, self.anchors, self.gamma) @ self.weight - self.threshold
+
+
+@dataclass(frozen=True, eq=False)
+class AnchorGraphHash(SignFunction):
+    """u = z(x)W, z(x) the weights of x on its nearest anchors; the first columns of u may give a second bit each.
+
+    A column y with thresholds (upper, lower) gives upper < y beside y >= 0, and -y > -lower beside y < 0.
+    """
+
+    anchors: Array  # (m, d)
+    sigma: float
+    n_nearest: int
+    weight: Array  # (m, k)
+    split: Array  # (2, l), l <= k: the thresholds (upper, lower) of the second bits; n_bits = k + l
+
+    @property
+    def n_bits(self) -> int:
+        return self.weight.shape[1] + self.split.shape[1]
+
+    @property
+    def dim(self) -> int:
+        return self.anchors.shape[1]
+
+    def values(self, x: Array) -> Array:
+        y = anchor_weights(x, self.anchors, self.sigma, self.n_nearest) @ self.weight
+        halves = y[:, : self.split.shape[1]]
+        upper, lower = self.split
+        return np.concatenate([y, np.where(halves >= 0, halves - upper, lower - halves)], axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class ProductHash(SignFunction):
+    """The codes of the nearest centre in each of M subspaces of (x - mean)R, one after another.
+
+    A centre's index is its code, bit j of it at position j. u is the least squared distance of a centre without the
+    bit less that of one with it, so that its signs spell the nearest centre.
+    """
+
+    mean: Array  # (d,)
+    rotation: Array  # (d, M * d_s)
+    centres: Array  # (M, 2^b, d_s)
+
+    @property
+    def n_bits(self) -> int:
+        return self.centres.shape[0] * (self.centres.shape[1].bit_length() - 1)
+
+    @property
+    def dim(self) -> int:
+        return self.rotation.shape[0]
+
+    def values(self, x: Array) -> Array:
+        m, k, width = self.centres.shape
+        parts = ((x - self.mean) @ self.rotation).reshape(len(x), m, width)
+        index = np.arange(k)
+        u = []
+        for s in range(m):
+            distances = squared_distances(parts[:, s], self.centres[s])
+            for j in range(k.bit_length() - 1):
+                one = (index >> j & 1).astype(bool)
+                u.append(distances[:, ~one].min(axis=1) - distances[:, one].min(axis=1))
+        return np.stack(u, axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkHash(SignFunction):
+    """u = the last layer of a perceptron: each layer is hW + b, and an activation follows all but the last."""
+
+    weights: tuple[Array, ...]  # (d, h1), (h1, h2), ..., (h, n_bits)
+    biases: tuple[Array, ...]  # (h1,), ..., (n_bits,)
+    activation: str  # a name of kernels.ACTIVATIONS
+
+    @property
+    def n_bits(self) -> int:
+        return self.weights[-1].shape[1]
+
+    @property
+    def dim(self) -> int:
+        return self.weights[0].shape[0]
+
+    def values(self, x: Array) -> Array:
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            x = ACTIVATIONS[self.activation](x @ weight + bias)
+        return x @ self.weights[-1] + self.biases[-1]
+
+
+FAMILIES: dict[str, type] = {family.__name__: family for family in SignFunction.__subclasses__()}
 
 
 def in_blocks(fn: Callable[[Array], Array], x: Array, dim: int, n_bits: int) -> Array:
@@ -83,17 +257,27 @@ def in_blocks(fn: Callable[[Array], Array], x: Array, dim: int, n_bits: int) -> 
 
 
 def to_arrays(function: HashFunction) -> tuple[str, dict[str, Array], dict[str, Any]]:
-    """(family, arrays, numbers), from which `from_arrays` makes the function again."""
-    values = {field.name: getattr(function, field.name) for field in fields(function)}
-    arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
-    return type(function).__name__, arrays, {name: value for name, value in values.items() if name not in arrays}
+    """(family, arrays, numbers), from which `from_arrays` makes the function again. A tuple has parts name.place."""
+    arrays: dict[str, Array] = {}
+    numbers: dict[str, Any] = {}
+    for field in fields(function):  # type: ignore[arg-type]
+        value = getattr(function, field.name)
+        if isinstance(value, tuple):
+            arrays |= {f"{field.name}.{place}": part for place, part in enumerate(value)}
+        else:
+            (arrays if isinstance(value, np.ndarray) else numbers)[field.name] = value
+    return type(function).__name__, arrays, numbers
 
 
 def from_arrays(family: str, arrays: dict[str, Array], numbers: dict[str, Any]) -> HashFunction:
     """The function that `to_arrays` took apart. Raises ValueError for a family that is not known here."""
     if family not in FAMILIES:
         raise ValueError(f"expected a hash function of a family among {sorted(FAMILIES)}, found {family!r}")
-    expected, found = {field.name for field in fields(FAMILIES[family])}, {*arrays, *numbers}
-    if found != expected:
-        raise ValueError(f"expected {family} to have the fields {sorted(expected)}, found {sorted(found)}")
-    return FAMILIES[family](**arrays, **numbers)
+    values: dict[str, Any] = {**numbers, **{name: array for name, array in arrays.items() if "." not in name}}
+    tuples = sorted((name.split(".")[0], int(name.split(".")[1])) for name in arrays if "." in name)
+    for name, place in tuples:
+        values[name] = (*values.get(name, ()), arrays[f"{name}.{place}"])
+    expected = {field.name for field in fields(FAMILIES[family])}
+    if values.keys() != expected:
+        raise ValueError(f"expected {family} to have the fields {sorted(expected)}, found {sorted(values)}")
+    return FAMILIES[family](**values)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from .mapreduce import Array, Batch, Data
+from .kernels import squared_distances
+from .mapreduce import Array, Batch, Data, Sum
 
 
 class Moments(NamedTuple):
@@ -67,6 +69,12 @@ def _splitmix(z):
     return z ^ (z >> np.uint64(31))
 
 
+def keyed_signs(ids: Array, n_bits: int, seed: int) -> Array:
+    """(n, n_bits) float64 of -1 and +1: a random code of each id, the same in any cut."""
+    seeds = keyed_hash(np.arange(n_bits), seed).view(np.int64)
+    return np.where(keyed_hash(ids[:, None] ^ seeds, seed) >> np.uint64(63), 1.0, -1.0)
+
+
 @dataclass(frozen=True)
 class Sample:
     """k rows drawn uniformly without replacement: those of the k smallest keyed hashes, as one Batch by rising id."""
@@ -101,3 +109,42 @@ class Sample:
 
 def _concatenate(a, b):
     return None if a is None else np.concatenate([a, b])
+
+
+def one_hot(batch: Batch) -> Array:
+    """Y (n, c) float64, the class of each row. Raises ValueError where a row has none, or more than one."""
+    if batch.y is None:
+        raise ValueError("expected rows with labels, which a supervised method learns from, found rows without")
+    if (wrong := batch.y.sum(axis=1) != 1).any():
+        i = int(wrong.argmax())
+        raise ValueError(f"expected one label for each row, found {batch.y[i].sum()} for id {batch.ids[i]}")
+    return batch.y.astype(np.float64)
+
+
+class Clusters(NamedTuple):
+    """Groups of rows."""
+
+    centres: Array  # (k, d) float64
+    counts: Array  # (k,) rows
+
+
+def kmeans(data: Data, k: int, n_iter: int, seed: int) -> Clusters:
+    """Lloyd's algorithm over all rows from k rows drawn by key; fewer rows than k give as many centres.
+
+    A centre that loses all its rows stays where it is. The counts are those of the last iteration's centres before
+    they moved.
+    """
+    centres = data.reduce(Sample(k, seed), "first centres").x.astype(np.float64)
+    counts = np.zeros(len(centres))
+    for i in range(n_iter):
+        label = f"k-means {i + 1} of {n_iter}"
+        counts, sums = data.reduce(Sum(partial(_cluster_sums, centres=centres)), label)
+        centres = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centres)
+    return Clusters(centres, counts)
+
+
+def _cluster_sums(batch, centres):
+    x = batch.x.astype(np.float64)
+    member = np.zeros((len(x), len(centres)))
+    member[np.arange(len(x)), squared_distances(x, centres).argmin(axis=1)] = 1
+    return member.sum(axis=0), member.T @ x

@@ -1,0 +1,109 @@
+"""Each family of hash functions beside its formula, written row by row in float64."""
+
+import numpy as np
+import pytest
+
+from hashing.functions import (
+    FAMILIES,
+    AnchorGraphHash,
+    CosineHash,
+    KernelHash,
+    LinearHash,
+    NetworkHash,
+    ProductHash,
+    SphericalHash,
+    from_arrays,
+    to_arrays,
+)
+from hashing.kernels import anchor_weights, rbf, squared_distances
+from storage import models
+
+D, K, M = 5, 4, 7
+RNG = np.random.default_rng(0)
+W, T, A = (RNG.standard_normal(shape) for shape in ((D, K), (K,), (M, D)))
+V = RNG.standard_normal((M, K))
+CENTRES = RNG.standard_normal((2, 4, 3))
+ROTATION = RNG.standard_normal((D, 6))
+LAYERS = RNG.standard_normal((D, 3)), RNG.standard_normal((3, K))
+X = 3 * RNG.standard_normal((40, D)).astype(np.float32)
+
+
+def nearest_codes(x):
+    parts = np.split((x - T[0]) @ ROTATION, 2)
+    return [((part - centres) ** 2).sum(1).argmin() for part, centres in zip(parts, CENTRES, strict=True)]
+
+
+def by_anchors(x):
+    distances = ((x - A) ** 2).sum(1)
+    near = np.argsort(distances)[:3]
+    z = np.zeros(M)
+    z[near] = np.exp(-distances[near] / 0.7**2) / np.exp(-distances[near] / 0.7**2).sum()
+    y = z @ V
+    return np.array([*y, y[0] - 0.1 if y[0] >= 0 else -0.2 - y[0]])
+
+
+EVERY = {
+    "LinearHash": (LinearHash(W, T), lambda x: x @ W - T),
+    "CosineHash": (CosineHash(W, T, T / 9), lambda x: np.cos(x @ W + T) - T / 9),
+    "SphericalHash": (SphericalHash(A[:K], abs(T)), lambda x: T**2 - ((x - A[:K]) ** 2).sum(1)),
+    "KernelHash": (KernelHash(A, 0.1, V, T / 9), lambda x: np.exp(-0.1 * ((x - A) ** 2).sum(1)) @ V - T / 9),
+    "AnchorGraphHash": (AnchorGraphHash(A, 0.7, 3, V, np.array([[0.1], [-0.2]])), by_anchors),
+    "ProductHash": (
+        ProductHash(np.full(D, T[0]), ROTATION, CENTRES),
+        lambda x: np.array([1 if code >> j & 1 else -1 for code in nearest_codes(x) for j in range(2)]),
+    ),
+    "NetworkHash": (
+        NetworkHash(LAYERS, (T[:3], T), "tanh"),
+        lambda x: np.tanh(x @ LAYERS[0] + T[:3]) @ LAYERS[1] + T,
+    ),
+}
+
+
+def test_no_family_is_left_out():
+    assert EVERY.keys() == FAMILIES.keys()
+
+
+@pytest.mark.parametrize("name", sorted(EVERY))
+def test_values_are_those_of_the_formula(name):
+    function, formula = EVERY[name]
+    expected = np.array([formula(x) for x in X.astype(np.float64)])
+    found = function.project(X)
+    assert (function.n_bits, function.dim) == (expected.shape[1], D)
+    if name == "ProductHash":
+        np.testing.assert_array_equal(np.where(found >= 0, 1, -1), expected)
+    else:
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)  # float32
+
+
+@pytest.mark.parametrize("name", sorted(EVERY))
+def test_saves_and_loads(name, tmp_path):
+    function = EVERY[name][0]
+    for again in (
+        models.load(str(tmp_path), models.save(str(tmp_path), function)),
+        from_arrays(*to_arrays(function)),
+    ):
+        np.testing.assert_array_equal(again.project(X), function.project(X))
+
+
+def test_what_is_not_finite_is_refused():
+    with pytest.raises(ValueError, match="expected a finite threshold, found NaN or infinity"):
+        LinearHash(W, np.full(K, np.nan))
+    with pytest.raises(ValueError, match="expected a finite weights, found NaN or infinity"):
+        NetworkHash((LAYERS[0], np.full((3, K), np.inf)), (T[:3], T), "tanh")
+
+
+def test_a_family_with_other_fields_is_refused():
+    _, arrays, numbers = to_arrays(EVERY["KernelHash"][0])
+    with pytest.raises(ValueError, match="expected KernelHash to have the fields"):
+        from_arrays("KernelHash", arrays, {**numbers, "more": 1})
+    with pytest.raises(ValueError, match="expected a hash function of a family among"):
+        from_arrays("os.system", arrays, numbers)
+
+
+def test_kernels_do_not_underflow_or_cancel():
+    far = X.astype(np.float64) + 1e6
+    np.testing.assert_allclose(squared_distances(far, far[:3]), ((far[:, None] - far[:3]) ** 2).sum(2), atol=1e-6)
+    np.testing.assert_allclose(rbf(X, X[:3], 0.5)[range(3), range(3)], 1, atol=1e-5)
+    z = anchor_weights(1000 * X, A.astype(np.float32), 0.01, 2)
+    np.testing.assert_allclose(z.sum(1), 1, rtol=1e-6)
+    assert ((z > 0).sum(1) <= 2).all()
