@@ -7,7 +7,7 @@ QUIET := $(shell [ -t 2 ] || echo -q)
 PORT ?= 4200
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-all lint type format bench serve constraints clean
+.PHONY: help setup run test test-all lint type format bench docs serve constraints clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ format: setup  ## Let ruff rewrite what it can
 
 bench: setup  ## What is timed, each beside its peer; HASHKILN_DATA names the folder of real data
 	for name in hamming evaluation neighbours encode ties; do echo "$$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+docs: setup  ## Write docs/methods.md anew, from the catalogue and the measured rows in benchmarks/results
+	$(BIN)/python docs/methods.py > .venv/methods.md && mv .venv/methods.md docs/methods.md
 
 # The server gets a session of its own, so that Ctrl-C ends the worker first: without its server it would not go.
 serve: setup  ## Prefect server and worker on loopback, with the deployments of prefect.yaml; Ctrl-C ends both

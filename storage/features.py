@@ -14,7 +14,7 @@ from hashing.mapreduce import Array, Batch, Shard
 from . import columns, filesystem, keys
 from .formats import Rows
 
-ROWS_PER_SHARD = 125_000
+ROWS_PER_SHARD, SHARD_BYTES = 125_000, 2**25  # at most, in bytes of float32: few wide rows busy several workers
 BATCH_BYTES = 2**24
 Kind = Literal["vector", "image", "text"]
 
@@ -176,8 +176,11 @@ def describe(url: str, named: Columns) -> tuple[Kind, int | None]:
     return "vector", len(first[0][0])
 
 
-def write_split(url: str, rows: Iterable[Rows], rows_per_shard: int = ROWS_PER_SHARD) -> Found:
-    """Write rows as shards 00000.parquet, 00001.parquet, … of a folder, each whole or not at all."""
+def write_split(url: str, rows: Iterable[Rows], rows_per_shard: int | None = None) -> Found:
+    """Write rows as shards 00000.parquet, 00001.parquet, … of a folder, each whole or not at all.
+
+    A shard has so many rows; by default as many as ROWS_PER_SHARD and SHARD_BYTES allow.
+    """
     found: Found | None = None
     for number, blocks in enumerate(_groups(rows, rows_per_shard)):
         seen = _write_shard(filesystem.join(url, f"{number:05}.parquet"), blocks, found.rows if found else 0)
@@ -189,11 +192,14 @@ def write_split(url: str, rows: Iterable[Rows], rows_per_shard: int = ROWS_PER_S
     return found
 
 
-def _groups(blocks: Iterable[Rows], n: int) -> Iterator[list[Rows]]:
+def _groups(blocks: Iterable[Rows], n: int | None) -> Iterator[list[Rows]]:
     """The rows of some blocks in groups of n, the last one shorter."""
     held: list[Rows] = []
     count = 0
     for block in blocks:
+        if not n:
+            width = 4 * block.x[0].size if isinstance(block.x, np.ndarray) and len(block.x) else 1
+            n = min(ROWS_PER_SHARD, max(1, SHARD_BYTES // width))
         while count + len(block.ids) >= n:
             yield [*held, _slice(block, 0, n - count)]
             block, held, count = _slice(block, n - count, len(block.ids)), [], 0

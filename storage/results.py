@@ -1,8 +1,10 @@
-"""What a search found: one Parquet file of (query, rank, id, distance)."""
+"""Results as Parquet: what a search found, (query, rank, id, distance), and rows of any kind."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -40,3 +42,14 @@ def _ranks(query: Array) -> Array:
     starts = np.flatnonzero(np.diff(query, prepend=query[:1] - 1))
     lengths = np.diff(starts, append=len(query))
     return (np.arange(len(query)) - np.repeat(starts, lengths) + 1).astype(np.int32)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Rows with the same fields, nested or not, as the content of a Parquet file. Empty fields are left out."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    found, file = pa.Table.from_pylist([dict(row) for row in rows]), io.BytesIO()
+    empty = [name for name in found.column_names if found.schema.field(name).type == pa.struct([])]
+    pq.write_table(found.drop_columns(empty), file, compression="zstd")
+    return file.getvalue()

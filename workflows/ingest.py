@@ -1,4 +1,7 @@
-"""Datasets come in: named ones from their files, other formats by conversion, Parquet used where it lies."""
+"""Datasets come in: named ones from their files, other formats by conversion, Parquet used where it lies.
+
+And what is asked of one that is there: its labels, and the rows to learn from.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from hashing.mapreduce import Array, Executor, Shard
 from infra.executors import Progress, silent
 from infra.settings import Settings
 from storage import datasets, features, filesystem
-from storage.features import ROWS_PER_SHARD, Columns, Dataset
+from storage.features import Columns, Dataset, FeatureShard, Without
 from storage.formats import Rows, hdf5, vecs
 
 from .spec import Spec, check_name
@@ -24,6 +28,24 @@ VECTOR_FILES = (".fvecs", ".bvecs")
 def dataset_of(spec: Spec, settings: Settings) -> Dataset:
     """The dataset of a specification. Raises LookupError where it was not ingested."""
     return _shipped() if spec.dataset == "sample" else features.load(settings.warehouse_url, spec.dataset)
+
+
+def training_shards(dataset: Dataset, excluded: Array, vocabulary: tuple[str | int, ...] = ()) -> list[Shard]:
+    """The rows to learn from: the learn split, or else the database without the rows of some ids, its queries'."""
+    if "learn" in dataset.splits:
+        return list(dataset.shards("learn", vocabulary))
+    shards = dataset.shards("base", vocabulary)
+    return [Without(shard, excluded) for shard in shards] if len(excluded) else list(shards)
+
+
+def labels_of(dataset: Dataset, executor: Executor, shards: list[FeatureShard] | None = None) -> tuple[str | int, ...]:
+    """The distinct labels of some shards, or of all splits, in order."""
+    if not dataset.columns.labels:
+        return ()
+    if shards is None:
+        shards = [shard for split in dataset.splits for shard in dataset.shards(split)]
+    labels: set[str | int] = set().union(*executor.map(FeatureShard.labels, shards, "labels"))
+    return tuple(sorted(labels, key=lambda label: (isinstance(label, str), label)))
 
 
 def ingest(spec: Spec, settings: Settings, progress: Progress = silent) -> Dataset:
@@ -95,7 +117,7 @@ def _write(
     root = filesystem.join(features.dataset_url(settings.warehouse_url, name), uuid.uuid4().hex[:12])
     urls = {split: filesystem.join(root, split) for split in splits}
     found = {
-        split: features.write_split(urls[split], _counted(rows, f"ingest {name}, {split}", progress), ROWS_PER_SHARD)
+        split: features.write_split(urls[split], _counted(rows, f"ingest {name}, {split}", progress))
         for split, rows in splits.items()
     }
     base = found["base"]

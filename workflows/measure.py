@@ -42,10 +42,13 @@ class Measured(Value):
 
 
 class Curves(Value):
-    """Means over queries, within Hamming radius 0, 1, …"""
+    """Means over queries: within Hamming radius 0, 1, …, and of the first N ranks (the figures of DHN, AAAI 2016)."""
 
     precision: tuple[float, ...]
     recall: tuple[float, ...]
+    ranks: tuple[int, ...] = ()  # each N: 1, 2, 5, 10, …
+    precision_at: tuple[float, ...] = ()
+    recall_at: tuple[float, ...] = ()
 
 
 class Comparison(Value):
@@ -86,11 +89,18 @@ class Judge:
         return Data(shards, executor).reduce(statistic, "evaluate")
 
 
-def judge(spec: Spec, dataset: Dataset, table: CodeTable, warehouse: str, executor: Executor) -> Judge:
-    """The queries of a dataset and their truth, which is computed once and kept."""
-    vocabulary = table.vocabulary
+def judge(
+    spec: Spec,
+    dataset: Dataset,
+    vocabulary: tuple[str | int, ...],
+    warehouse: str,
+    executor: Executor,
+    n_queries: int | None = None,
+) -> Judge:
+    """The queries of a dataset, all or the first so many, and their truth, which is computed once and kept."""
     drawn = "query" not in dataset.splits
     queries = draw(spec, dataset, vocabulary, warehouse, executor) if drawn else _read_queries(dataset, vocabulary)
+    queries = queries.take(slice(n_queries))
     by_labels = _by_labels(spec.protocol, vocabulary, dataset)
     k = spec.protocol.neighbours
     relevance = "rows that share a label" if by_labels else f"the {k} nearest rows by Euclidean distance"
@@ -154,10 +164,16 @@ def estimate(values: Array, seed: int) -> Estimate:
 
 
 def curves(histogram: Array) -> Curves:
-    radii = range(histogram.shape[2])
-    precision = tuple(float(evaluation.precision_within(histogram, radius).mean()) for radius in radii)
+    """Precision and recall by radius and by rank."""
+    precision, recall = evaluation.precision_recall_curve(histogram)
+    rows = int(histogram[0].sum(-1).max())
+    ranks = [n for power in range(len(str(rows))) for n in (10**power, 2 * 10**power, 5 * 10**power) if n <= rows]
     return Curves(
-        precision=precision, recall=tuple(float(evaluation.recall_within(histogram, r).mean()) for r in radii)
+        precision=tuple(precision.mean(0).tolist()),
+        recall=tuple(recall.mean(0).tolist()),
+        ranks=tuple(ranks),
+        precision_at=tuple(float(evaluation.precision_at(histogram, n).mean()) for n in ranks),
+        recall_at=tuple(float(evaluation.recall_at(histogram, n).mean()) for n in ranks),
     )
 
 
@@ -210,10 +226,11 @@ def compare(
     )
 
 
-def health(table: CodeTable, version: Version, executor: Executor) -> dict[str, float]:
-    """How evenly the codes use their bits."""
-    found = Data(table.shards(version.snapshot_id), executor).reduce(evaluation.CodeHealth(table.n_bits), "code health")
+def health(codes: Data, n_bits: int) -> dict[str, float]:
+    """How evenly packed codes use their bits."""
+    found = codes.reduce(evaluation.CodeHealth(n_bits), "code health")
     return {
+        "rows": found.rows,
         "least balanced bit, share of ones": float(found.balance[np.abs(found.balance - 0.5).argmax()]),
         "least entropy of a bit": float(found.entropy.min()),
         "largest correlation of two bits": found.correlation,

@@ -29,6 +29,11 @@ class MethodSpec(Value):
     seed: int = Field(0, ge=0, description="of all that is random")
     parameters: dict[str, Number] = Field({}, description="hyper-parameters that differ from the paper's")
 
+    @field_validator("method", mode="before")
+    @classmethod
+    def _named(cls, name: Any) -> Any:
+        return name.lower().replace("-", "_") if isinstance(name, str) else name
+
     @model_validator(mode="after")
     def _known(self) -> MethodSpec:
         self.build()

@@ -19,15 +19,16 @@ from itertools import pairwise
 import numpy as np
 
 from hashing.functions import HashFunction
-from hashing.mapreduce import Data, Executor, Shard
+from hashing.mapreduce import Data, Executor
+from hashing.methods import METHODS
 from infra.settings import Settings
 from storage import codes, iceberg, keys, models, tables
 from storage.codes import Part
-from storage.features import Dataset, FeatureShard, Without
+from storage.features import Dataset, FeatureShard
 from storage.tables import CodeTable, Version
 
 from . import measure
-from .ingest import dataset_of
+from .ingest import dataset_of, labels_of, training_shards
 from .references import Model, Report, Staged, Verdict
 from .spec import Spec, digest
 
@@ -52,14 +53,13 @@ def fit(spec: Spec, settings: Settings, executor: Executor) -> Model:
         table = _table(spec, settings, executor, dataset)
     if draws:
         excluded = measure.draw(spec, dataset, table.vocabulary, settings.warehouse_url, executor).ids
-    shards: list[FeatureShard] = dataset.shards(split)
-    key = digest(identity, split, excluded.tolist(), _fingerprint(shards), _environment())
+    vocabulary = labels_of(dataset, executor) if METHODS[spec.method.method].supervised else ()
+    key = digest(identity, split, excluded.tolist(), _fingerprint(dataset.shards(split)), _environment())
     if known := models.recall(settings.warehouse_url, key):
         logger.info("model %.12s was fitted before, from the same rows", known)
         return Model(digest=known, fit=identity, seconds=0)
     start = time.monotonic()
-    rows: list[Shard] = [Without(shard, excluded) for shard in shards] if len(excluded) else list(shards)
-    function = spec.method.build().fit(Data(rows, executor))
+    function = spec.method.build().fit(Data(training_shards(dataset, excluded, vocabulary), executor))
     name = models.save(settings.warehouse_url, function)
     models.remember(settings.warehouse_url, key, name)
     return Model(digest=name, fit=identity, seconds=time.monotonic() - start)
@@ -171,7 +171,7 @@ def report_on(
     base: Version | None,
 ) -> Report:
     """Measure any version, beside another one if it is given and not empty."""
-    judge = measure.judge(spec, dataset, table, settings.warehouse_url, executor)
+    judge = measure.judge(spec, dataset, table.vocabulary, settings.warehouse_url, executor)
     seed = spec.method.seed
     published = (base, _function(settings, base)) if base else None
     new = (version, _function(settings, version))
@@ -181,7 +181,7 @@ def report_on(
         measured=measure.measured(histogram, seed),
         curves=measure.curves(histogram),
         comparison=comparison,
-        health=measure.health(table, version, executor),
+        health=measure.health(Data(table.shards(version.snapshot_id), executor), table.n_bits),
         overlap=measure.overlap(judge, dataset, executor),
     )
 
@@ -262,8 +262,7 @@ def _table(spec: Spec, settings: Settings, executor: Executor, dataset: Dataset)
         for found in executor.map(FeatureShard.row_keys, shards, "keys"):
             keys.assign(dataset.keys, found)
     if dataset.columns.labels:
-        labels: set[str | int] = set().union(*executor.map(FeatureShard.labels, shards, "labels"))
-        table.add_labels(sorted(labels, key=lambda label: (isinstance(label, str), label)))
+        table.add_labels(labels_of(dataset, executor, shards))
     return table
 
 

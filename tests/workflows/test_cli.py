@@ -39,7 +39,7 @@ def test_help_of_everything_has_an_example(hashkiln):
     code, output, _ = hashkiln("--help")
     assert code == 0
     names = ["methods", "datasets", "fetch", "ingest", "fit", "encode", "evaluate", "reindex", "history", "doctor"]
-    names += ["search", "export"]
+    names += ["search", "export", "benchmark"]
     assert all(f" {name} " in output for name in names)
     for name in names:
         code, output, _ = hashkiln(name, "--help")

@@ -139,7 +139,7 @@ def own_rows_of_most_queries(settings):
     table = table_of(settings)
     ids = published_codes(settings).keys()
     judge = measure.judge(
-        spec(), features.load(settings.warehouse_url, "mine"), table, settings.warehouse_url, InProcess()
+        spec(), features.load(settings.warehouse_url, "mine"), table.vocabulary, settings.warehouse_url, InProcess()
     )
     return [] if any(i not in ids for i in judge.queries.ids.tolist()) else [0]
 
@@ -155,7 +155,7 @@ def test_versions_are_compared_on_the_rows_that_both_have(settings, mine, source
     new = published_rows(settings)
     assert version == "v2"
     table = table_of(settings)
-    judge = measure.judge(spec(), mine, table, settings.warehouse_url, InProcess())
+    judge = measure.judge(spec(), mine, table.vocabulary, settings.warehouse_url, InProcess())
 
     def mean_precision(rows, name, keep):
         function = models.load(settings.warehouse_url, table.version(name).properties["model"])
@@ -304,15 +304,15 @@ def test_an_id_in_two_shards_is_refused(settings, mine, source):
 def test_drawn_queries_are_frozen_kept_from_training_and_not_ranked_themselves(settings, mine, source):
     reindex(settings, spec())
     table = table_of(settings)
-    judge = measure.judge(spec(), mine, table, settings.warehouse_url, InProcess())
+    judge = measure.judge(spec(), mine, table.vocabulary, settings.warehouse_url, InProcess())
     assert judge.drawn
     assert len(judge.queries.ids) == 50
     write_shard(source, "part4.parquet", blobs(400, D, seed=4, first_id=4000))
     reindex(settings, spec(protocol={"queries": 70}))
-    again = measure.judge(spec(), mine, table_of(settings), settings.warehouse_url, InProcess())
+    again = measure.judge(spec(), mine, table_of(settings).vocabulary, settings.warehouse_url, InProcess())
     for a, b in zip(judge.queries, again.queries, strict=True):
         np.testing.assert_array_equal(a, b)
-    drawn = measure.judge(spec(protocol={"queries": 70, "new_queries": True}), mine, table_of(settings),
+    drawn = measure.judge(spec(protocol={"queries": 70, "new_queries": True}), mine, table_of(settings).vocabulary,
                           settings.warehouse_url, InProcess())  # fmt: skip
     assert len(drawn.queries.ids) == 70
     histogram = judge.histogram(
@@ -355,7 +355,7 @@ def test_neighbours_are_computed_once_and_kept(settings, mine):
     assert len(truth) == 1
     stamp = truth[0].stat().st_mtime_ns
     table = table_of(settings)
-    judge = measure.judge(by_distance, mine, table, settings.warehouse_url, InProcess())
+    judge = measure.judge(by_distance, mine, table.vocabulary, settings.warehouse_url, InProcess())
     assert truth[0].stat().st_mtime_ns == stamp
     batches = [batch for shard in mine.shards("base") for batch in shard]
     x, ids = (np.concatenate([getattr(batch, field) for batch in batches]) for field in ("x", "ids"))

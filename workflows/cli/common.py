@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -48,14 +50,21 @@ Queries = Annotated[int, typer.Option("--queries", help="Queries to draw where t
 
 def specification(source: str | None = None, **values: Any) -> Spec:
     """The Spec of some options. Wrong values end the command with exit 2 and one line each."""
-    from pydantic import ValidationError
-
     from workflows.spec import Spec
 
     method = {name: values.pop(name) for name in ("method", "bits", "seed")}
     method["parameters"] = dict(assignment(text) for text in values.pop("parameters", None) or ())
-    try:
+    with checked():
         return Spec(source=source, method=method, **values)
+
+
+@contextmanager
+def checked() -> Iterator[None]:
+    """What pydantic refuses inside ends the command with exit 2 and one line for each wrong value."""
+    from pydantic import ValidationError
+
+    try:
+        yield
     except ValidationError as error:
         for problem in error.errors():
             place = "".join(f"{part}: " for part in problem["loc"] if isinstance(part, str))
@@ -71,6 +80,11 @@ def assignment(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except json.JSONDecodeError:
         return name, value
+
+
+def prefect_home() -> None:
+    """Make the folder that Prefect expects: without it its import warns, and its server waits in vain."""
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,6 +24,7 @@ from .common import (
     Set,
     assignment,
     console,
+    prefect_home,
     progress,
     show,
     specification,
@@ -173,7 +172,7 @@ def reindex(
         protocol={"relevance": relevance, "neighbours": neighbours, "queries": queries},
         gate={"floors": dict(assignment(text) for text in floor or ()), "max_loss": max_loss, "force": force},
     )  # fmt: skip
-    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # else Prefect's server waits in vain
+    prefect_home()
     from workflows import reindex as flows
 
     with progress() as report:

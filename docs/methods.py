@@ -1,0 +1,49 @@
+"""Prints docs/methods.md: the catalogue, from its own docstrings, and what was measured, from benchmarks/results.
+
+python docs/methods.py > docs/methods.md
+"""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+from hashing.methods import METHODS
+from workflows.benchmark import Row
+from workflows.benchmark_report import table
+
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+HEAD = """# Methods
+
+Every method of the catalogue, `hashkiln methods`, in the words of its own file in `hashing/methods/`. Made by
+`make docs` from those files and from the measured rows in `benchmarks/results/`; edit nothing here. The tables of all
+methods side by side, with the protocol and the versions, are in `benchmarks/results/*/tables.md`.
+
+Measured is the precision within Hamming radius 2 in %, the mean over seeds with its deviation; in brackets what Do,
+Doan & Cheung, ECCV 2016, published. Unsupervised methods are judged by the 50 nearest neighbours (10,000 for
+photosift), supervised ones by labels.
+"""
+
+
+def main() -> None:
+    rows = [Row(**row) for path in sorted(RESULTS.glob("*/rows.json")) for row in json.loads(path.read_text())]
+    print(HEAD)
+    for supervised in (False, True):
+        print(f"# {'Supervised' if supervised else 'Unsupervised and data-independent'}\n")
+        for name, cls in sorted(METHODS.items()):
+            if cls.supervised == supervised:
+                print(section(name, cls, [row for row in rows if row.method == name and row.protocol == "bdnn"]))
+
+
+def section(name: str, cls: type, rows: list[Row]) -> str:
+    text, _, reference = (cls.__doc__ or "").partition("Reference:")
+    paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
+    defaults = ", ".join(f"`{field.name}={field.default}`" for field in fields(cls)[1:])
+    lines = [f"## {cls.__name__} (`{name}`)", *paragraphs, f"Hyper-parameters: {defaults or 'none'}."]
+    lines.append(f"Reference: {' '.join(reference.split())}")
+    for dataset in dict.fromkeys(row.dataset for row in rows):
+        lines += [f"Measured on {dataset}:", table([r for r in rows if r.dataset == dataset], "precision_radius_2")]
+    return "\n\n".join(line for line in lines if line) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""The grid: every cell measured once, kept, and shown beside what was published."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from pydantic import ValidationError
+
+from hashing.bits import pack
+from hashing.evaluation import ListedNeighbours, average_precision
+from hashing.mapreduce import Batch, Data
+from hashing.methods.itq import ITQ
+from hashing.neighbours import NearestNeighbours
+from infra.executors import InProcess
+from workflows import benchmark_report
+from workflows.benchmark import Grid, Row, benchmark
+from workflows.ingest import dataset_of
+from workflows.published import BDNN
+from workflows.spec import Spec
+
+HASHKILN = str(Path(sys.executable).with_name("hashkiln"))
+SMALL = {"datasets": ["sample"], "methods": ["lsh", "pcah"], "bits": [8, 16], "protocol": "neighbours"}
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    for name, value in {"HASHKILN_HOME": str(tmp_path), "HASHKILN_EXECUTOR": "inprocess"}.items():
+        monkeypatch.setenv(name, value)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """A small grid, measured once for the tests that only look at it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HASHKILN_HOME", str(tmp_path_factory.mktemp("grid")))
+        patch.setenv("HASHKILN_EXECUTOR", "inprocess")
+        outcome = benchmark(Grid(**SMALL, seeds=[0, 1]))
+    assert not outcome.failed
+    return outcome.rows
+
+
+def test_every_combination_is_a_row_and_what_is_not_random_has_one_seed(rows):
+    found = [(row.method, row.bits, row.seed) for row in rows]
+    assert found == [("lsh", 8, 0), ("lsh", 8, 1), ("lsh", 16, 0), ("lsh", 16, 1), ("pcah", 8, 0), ("pcah", 16, 0)]
+    for row in rows:
+        assert (row.dataset, row.protocol, row.rows, row.training_rows) == ("sample", "neighbours", 40_000, 5_000)
+        assert 0 < row.metrics["map_pessimistic"] <= row.metrics["map"] <= row.metrics["map_optimistic"] < 1
+        assert row.fit_seconds > 0
+        assert row.encode_rows_per_second > 0
+
+
+def test_a_cell_is_what_its_parts_give_by_hand(home):
+    (row,) = benchmark(Grid(datasets=["sample"], methods=["itq"], bits=[16], protocol="neighbours")).rows
+    sample = dataset_of(Spec(dataset="sample"), None)
+    function = ITQ(n_bits=16).fit(Data(sample.shards("learn"), InProcess()))
+    queries = [batch for shard in sample.shards("query") for batch in shard]
+    x, ids = np.concatenate([b.x for b in queries]), np.concatenate([b.ids for b in queries])
+    base = sample.shards("base")
+    truth, _ = Data(base, InProcess()).reduce(NearestNeighbours(x, ids, 100))
+    codes = [[Batch(b.ids, pack(function.encode(b.x))) for b in shard] for shard in base]
+    statistic = ListedNeighbours(pack(function.encode(x)), 16, truth, ids)
+    histogram = Data(codes, InProcess()).reduce(statistic)
+    assert row.metrics["map"] == average_precision(histogram).mean()
+
+
+def test_a_second_run_measures_nothing(home):
+    first = benchmark(Grid(**SMALL))
+    assert benchmark(Grid(**SMALL)) == first
+    longer = benchmark(Grid(**{**SMALL, "bits": [8, 16, 24]}))
+    assert [row for row in longer.rows if row.bits < 24] == list(first.rows)
+    assert len(list((home / "warehouse" / "benchmark").iterdir())) == 6
+
+
+def test_a_run_that_is_killed_goes_on_where_it_stood(home):
+    args = [HASHKILN, "benchmark", "--dataset", "sample", "--methods", "lsh,pcah,itq", "--bits", "8,16,24,32"]
+    folder = home / "warehouse" / "benchmark"
+    run = subprocess.Popen([*args, "--protocol", "neighbours"], env=os.environ, stderr=subprocess.DEVNULL)
+    while run.poll() is None and not (folder.exists() and list(folder.glob("*.json"))):
+        time.sleep(0.01)
+    run.send_signal(signal.SIGKILL)
+    assert run.wait() == -signal.SIGKILL
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}
+    assert 0 < len(before) < 12
+    outcome = benchmark(Grid(**{**SMALL, "methods": ["lsh", "pcah", "itq"], "bits": [8, 16, 24, 32]}))
+    assert len(outcome.rows) == 12
+    after = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}
+    assert len(after) == 12
+    assert {name: after[name] for name in before} == before
+
+
+def test_other_parameters_and_fewer_queries_are_other_cells(home):
+    grid = {**SMALL, "methods": ["itq"], "bits": [16]}
+    (whole,) = benchmark(Grid(**grid)).rows
+    (other,) = benchmark(Grid(**grid, parameters={"itq": {"n_iter": 1}})).rows
+    (fewer,) = benchmark(Grid(**grid, queries=20)).rows
+    assert other.parameters == {"n_iter": 1}
+    assert len({whole.metrics["map"], other.metrics["map"], fewer.metrics["map"]}) == 3
+    assert "20 queries" in fewer.relevance
+
+
+def test_a_cell_that_cannot_be_is_named_and_the_others_are_measured(home):
+    outcome = benchmark(Grid(datasets=["sample"], methods=["pcah"], bits=[16, 256], protocol="neighbours"))
+    assert [row.bits for row in outcome.rows] == [16]
+    assert list(outcome.failed) == ["sample, pcah, 256 bits, seed 0"]
+    assert "expected n_bits <= d" in outcome.failed["sample, pcah, 256 bits, seed 0"]
+    none = benchmark(Grid(datasets=["sample"], methods=["lsh"], bits=[8], protocol="labels"))
+    assert "expected labels, found none in dataset sample" in none.failed["sample, lsh, 8 bits, seed 0"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"methods": ["itk"]}, "did you mean itq"),
+        ({"bits": [0]}, "greater than or equal to 1"),
+        ({"parameters": {"sh": {"n_iter": 1}}}, "expected parameters of methods of the grid, found sh"),
+        ({"parameters": {"lsh": {"n_iter": 1}}}, "expected parameters of lsh"),
+        ({"protocol": "knn"}, "'bdnn', 'labels' or 'neighbours'"),
+    ],
+)
+def test_a_wrong_grid_is_refused_before_anything_runs(values, message):
+    with pytest.raises(ValidationError, match=message):
+        Grid(**{**SMALL, **values})
+
+
+def test_tables_show_mean_deviation_and_the_published_figure(rows):
+    like = [
+        row.model_copy(update={"dataset": "mnist", "protocol": "bdnn", "method": "itq", "bits": 16}) for row in rows[:2]
+    ]
+    like = [
+        row.model_copy(update={"metrics": {**row.metrics, BDNN.metric: p}})
+        for row, p in zip(like, (0.05, 0.07), strict=True)
+    ]
+    assert "| itq | 6.00 ± 1.41 (5.87) | 2 |" in benchmark_report.table(like, BDNN.metric)
+    text = benchmark_report.markdown(rows)
+    assert "## sample, protocol neighbours" in text
+    assert "40,000 rows, 5,000 to learn from; relevant: the 100 nearest rows" in text
+    assert "(" not in benchmark_report.table(rows, BDNN.metric)  # nothing was published for the sample
+
+
+def test_the_order_of_methods_is_compared_with_a_set_of_the_same_kind(rows):
+    def row(method, value):
+        changes = {"dataset": "photosift", "protocol": "bdnn", "method": method, "bits": 32}
+        return rows[0].model_copy(update={**changes, "metrics": {BDNN.metric: value}})
+
+    text = "\n".join(benchmark_report.order([row("itq", 0.1), row("sh", 0.3), row("sph", 0.2), row("lsh", 0.9)]))
+    assert "32 bits, Kendall's tau 1.00: measured sh > sph > itq; published sh > sph > itq." in text
+
+
+def test_the_command_writes_rows_tables_and_plots(home):
+    args = [HASHKILN, "benchmark", "--dataset", "sample", "--methods", "lsh,pcah", "--bits", "8,300", "--seeds", "2"]
+    args += ["--protocol", "neighbours", "--json", str(home / "rows.json"), "--out", str(home / "out")]
+    run = subprocess.run(args, env=os.environ, capture_output=True, text=True, timeout=240)
+    assert run.returncode == 1  # 300 directions of 128 dimensions are too many for PCAH
+    assert "sample, pcah, 300 bits, seed 0: expected n_bits <= d" in " ".join(run.stderr.split())
+    found = [Row(**row) for row in json.loads((home / "rows.json").read_text())]
+    assert [(row.method, row.bits) for row in found] == [("lsh", 8)] * 2 + [("lsh", 300)] * 2 + [("pcah", 8)]
+    assert (home / "out" / "rows.json").read_text() == (home / "rows.json").read_text()
+    table = pq.read_table(home / "out" / "rows.parquet")
+    assert table["metrics"].to_pylist()[0]["map"] == found[0].metrics["map"]
+    assert "| lsh |" in (home / "out" / "tables.md").read_text()
+    assert "Plotly.newPlot" in (home / "out" / "plots.html").read_text()

@@ -1,0 +1,209 @@
+"""The flow `benchmark`: datasets x methods x bits x seeds under one protocol, each cell measured once and kept."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version as installed
+from typing import Any, Literal
+
+from prefect import flow
+from pydantic import Field, field_validator, model_validator
+
+from hashing.bits import pack
+from hashing.functions import HashFunction
+from hashing.mapreduce import Batch, Data, Executor, Shard
+from hashing.methods import METHODS, method
+from infra.executors import Progress, connect, silent
+from infra.settings import Settings
+from storage import filesystem
+from storage.features import Dataset
+
+from . import measure
+from .ingest import ingest, labels_of, training_shards
+from .measure import Curves, Judge
+from .spec import MethodSpec, Number, Protocol, Spec, Value, digest
+
+logger = logging.getLogger(__name__)
+NEIGHBOURS = {"sift1m": 10_000, "photosift": 10_000}  # of the bdnn protocol (Do et al., ECCV 2016); 50 elsewhere
+LIBRARIES = ("hashkiln", "numpy", "scipy", "torch")
+
+
+class Grid(Value):
+    """What to measure: every combination."""
+
+    datasets: tuple[str, ...]
+    methods: tuple[str, ...]
+    bits: tuple[int, ...]
+    seeds: tuple[int, ...] = (0,)
+    protocol: Literal["bdnn", "labels", "neighbours"] = "bdnn"
+    queries: int | None = None  # of the dataset's own the first so many; all, if None
+    source: str | None = None  # where named datasets' raw files are
+    parameters: dict[str, dict[str, Number]] = Field({}, description="of a method: what differs from its defaults")
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _catalogue(cls, names: Any) -> Any:
+        names = tuple(sorted(METHODS)) if tuple(names) == ("all",) else names
+        return tuple(name.lower().replace("-", "_") for name in names)
+
+    @model_validator(mode="after")
+    def _known(self) -> Grid:
+        for spec in self.specs():
+            spec.build()
+        if strangers := self.parameters.keys() - set(self.methods):
+            raise ValueError(f"expected parameters of methods of the grid, found {', '.join(sorted(strangers))}")
+        return self
+
+    def specs(self) -> Iterator[MethodSpec]:
+        """Methods with their bits and seeds; one seed where nothing is random."""
+        for name in self.methods:
+            random = any(field.name == "seed" for field in fields(method(name)))  # type: ignore[arg-type]
+            for bits in self.bits:
+                for seed in self.seeds if random else self.seeds[:1]:
+                    yield MethodSpec(method=name, bits=bits, seed=seed, parameters=self.parameters.get(name, {}))
+
+
+class Row(Value):
+    """One cell, measured."""
+
+    dataset: str
+    method: str
+    bits: int
+    protocol: str  # bdnn, labels or neighbours
+    seed: int
+    relevance: str  # what was relevant, how many queries, how ties were ranked
+    parameters: dict[str, Number]
+    rows: int  # of the database
+    training_rows: int
+    metrics: dict[str, float]  # means over queries
+    curves: Curves
+    health: dict[str, float]
+    fit_seconds: float
+    encode_rows_per_second: float
+    versions: dict[str, str]
+    when: str
+
+
+class Outcome(Value):
+    """A grid, measured as far as it could be."""
+
+    rows: tuple[Row, ...]
+    failed: dict[str, str]  # cell -> why
+
+
+@dataclass
+class Bench:
+    """One dataset with what its cells share."""
+
+    dataset: Dataset
+    vocabulary: tuple[str | int, ...]
+    grid: Grid
+    settings: Settings
+    executor: Executor
+    judges: dict[bool, Judge]  # by whether relevance is by labels
+
+    def row(self, spec: MethodSpec) -> Row:
+        """The cell of a method: as it was kept, or measured now. Raises ValueError where it cannot be."""
+        by_labels = self.grid.protocol == "labels" or (self.grid.protocol == "bdnn" and METHODS[spec.method].supervised)
+        if (by_labels or METHODS[spec.method].supervised) and not self.vocabulary:
+            raise ValueError(f"expected labels, found none in dataset {self.dataset.name}")
+        k = NEIGHBOURS.get(self.dataset.name, 50) if self.grid.protocol == "bdnn" else 100
+        protocol = Protocol(relevance="labels" if by_labels else "neighbours", neighbours=k)
+        shards = [(split, s.name, s.version) for split in self.dataset.splits for s in self.dataset.shards(split)]
+        source = inspect.getsource(inspect.getmodule(METHODS[spec.method]))  # type: ignore[arg-type]
+        key = digest(spec.identity, source, protocol.model_dump(), self.grid.queries, shards, _versions())
+        url = filesystem.join(self.settings.warehouse_url, "benchmark", f"{key}.json")
+        if filesystem.exists(url):
+            return Row.model_validate_json(filesystem.read(url)).model_copy(update={"protocol": self.grid.protocol})
+        if by_labels not in self.judges:
+            self.judges[by_labels] = self._judge(protocol)
+        row = self._measure(spec, self.judges[by_labels])
+        filesystem.write(url, row.model_dump_json().encode())
+        return row
+
+    def _judge(self, protocol: Protocol) -> Judge:
+        spec = Spec(dataset=self.dataset.name, protocol=protocol)
+        return measure.judge(
+            spec, self.dataset, self.vocabulary, self.settings.warehouse_url, self.executor, self.grid.queries
+        )
+
+    def _measure(self, spec: MethodSpec, judge: Judge) -> Row:
+        training = training_shards(
+            self.dataset, judge.queries.ids[: len(judge.queries.ids) * judge.drawn], self.vocabulary
+        )
+        start = time.monotonic()
+        function = spec.build().fit(Data(training, self.executor))
+        fitted = time.monotonic()
+        base: list[Shard] = list(self.dataset.shards("base", self.vocabulary))
+        codes = Data(base, self.executor).map_rows(partial(_encode, function=function), "encode")
+        health = measure.health(codes, spec.bits)  # asks for all codes: they are made now
+        encoded = time.monotonic()
+        histogram = judge.histogram(function, list(codes.shards), self.executor)
+        return Row(
+            dataset=self.dataset.name,
+            method=spec.method,
+            bits=spec.bits,
+            protocol=self.grid.protocol,
+            seed=spec.seed,
+            relevance=judge.protocol,
+            parameters=spec.parameters,
+            rows=int(health["rows"]),
+            training_rows=sum(self.executor.map(_count, training, "count")),
+            metrics={name: float(values.mean()) for name, values in measure.metrics(histogram).items()},
+            curves=measure.curves(histogram),
+            health=health,
+            fit_seconds=fitted - start,
+            encode_rows_per_second=health["rows"] / (encoded - fitted),
+            versions=_versions(),
+            when=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+
+def benchmark(grid: Grid, progress: Progress = silent) -> Outcome:
+    """Measure all cells.
+
+    What was measured before by the same method's file, from the same rows and with the same versions, is not measured
+    again. A cell that cannot be is noted, and does not end the others.
+    """
+    settings = Settings()
+    executor = connect(settings, progress)
+    rows: list[Row] = []
+    failed: dict[str, str] = {}
+    specs = list(grid.specs())
+    for name in grid.datasets:
+        dataset = ingest(Spec(dataset=name, source=grid.source), settings, progress)
+        bench = Bench(dataset, labels_of(dataset, executor), grid, settings, executor, {})
+        for done, spec in enumerate(specs):
+            cell = f"{name}, {spec.method}, {spec.bits} bits, seed {spec.seed}"
+            progress(cell, done, len(specs))
+            try:
+                rows.append(bench.row(spec))
+            except ValueError as error:  # of this cell alone
+                failed[cell] = str(error)
+                logger.warning("%s: %s", cell, error)
+    return Outcome(rows=tuple(rows), failed=failed)
+
+
+@flow(name="benchmark")
+def benchmark_flow(grid: Grid) -> Outcome:
+    """Measure a grid, on a schedule or a cluster. A run that was cut off goes on where it stood."""
+    return benchmark(grid)
+
+
+def _encode(batch: Batch, function: HashFunction) -> Batch:
+    return batch._replace(x=pack(function.encode(batch.x)))
+
+
+def _count(shard: Shard) -> int:
+    return sum(len(batch.ids) for batch in shard)
+
+
+def _versions() -> dict[str, str]:
+    return {"machine": platform.machine(), **{library: installed(library) for library in LIBRARIES}}

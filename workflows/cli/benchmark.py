@@ -1,0 +1,98 @@
+"""The command `benchmark`: a grid of datasets, methods and code lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from .common import FAILED, From, assignment, checked, console, errors, prefect_home, progress
+
+if TYPE_CHECKING:
+    from workflows.benchmark import Outcome
+
+app = typer.Typer()
+
+
+class ProtocolName(StrEnum):
+    bdnn = "bdnn"
+    labels = "labels"
+    neighbours = "neighbours"
+
+
+@app.command()
+def benchmark(
+    dataset: Annotated[str, typer.Option(help="Datasets, between commas.")],
+    methods: Annotated[str, typer.Option(help="Names of `hashkiln methods`, between commas, or all.")],
+    bits: Annotated[str, typer.Option(help="Lengths of codes, between commas.")] = "8,16,24,32",
+    seeds: Annotated[int, typer.Option(help="How many seeds, from 0 on.")] = 1,
+    protocol: Annotated[ProtocolName, typer.Option(help="What is relevant to a query.")] = ProtocolName.bdnn,
+    queries: Annotated[int | None, typer.Option(help="Only the first so many queries.")] = None,
+    source: From = None,
+    parameters: Annotated[
+        list[str] | None, typer.Option("--set", metavar="METHOD.NAME=VALUE", help="A hyper-parameter. Repeatable.")
+    ] = None,
+    json_file: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write the rows as JSON.")] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Write rows.json, rows.parquet, tables.md and plots.html.")
+    ] = None,
+) -> None:
+    """Measure methods beside their published figures. What was measured before is not measured again.
+
+    bdnn: precision at radius 2 as in Do et al., ECCV 2016: 50 nearest neighbours (10,000 of SIFT1M's size), labels
+    for supervised methods. labels: rows that share a label. neighbours: the 100 nearest.
+
+    Example: `hashkiln benchmark --dataset mnist --methods itq,sh --bits 8,16,24,32 --seeds 3 --json rows.json`
+    """
+    prefect_home()
+    from workflows.benchmark import Grid
+    from workflows.benchmark import benchmark as run
+
+    own: dict[str, dict[str, object]] = {}
+    for text in parameters or ():
+        name, value = assignment(text)
+        method, _, parameter = name.partition(".")
+        own.setdefault(method, {})[parameter] = value
+    with checked():
+        grid = Grid.model_validate(
+            {
+                "datasets": dataset.split(","), "methods": methods.split(","), "bits": bits.split(","),
+                "seeds": range(seeds), "protocol": protocol, "queries": queries, "source": source, "parameters": own,
+            }
+        )  # fmt: skip
+    with progress() as report:
+        outcome = run(grid, report)
+    _write(outcome, json_file, out)
+    for cell, why in outcome.failed.items():
+        errors.print(f"[red]{escape(f'{cell}: {why}')}")
+    if outcome.failed:
+        raise typer.Exit(FAILED)
+
+
+def _write(outcome: Outcome, json_file: str | None, out: str | None) -> None:
+    """To files, or the tables to the terminal."""
+    import json
+
+    from storage import filesystem, results
+    from workflows import benchmark_report
+
+    rows = [row.model_dump(mode="json") for row in outcome.rows]
+    content = (json.dumps(rows, indent=1) + "\n").encode()
+    if json_file:
+        filesystem.write(json_file, content)
+    if not outcome.rows:
+        return
+    if not out:
+        return console.print(benchmark_report.markdown(outcome.rows), markup=False, soft_wrap=True)
+    files: dict[str, Callable[[], bytes]] = {
+        "rows.json": lambda: content,
+        "rows.parquet": lambda: results.table(rows),
+        "tables.md": lambda: benchmark_report.markdown(outcome.rows).encode(),
+        "plots.html": lambda: benchmark_report.page(outcome.rows).encode(),
+    }
+    for name, make in files.items():
+        filesystem.write(filesystem.join(out, name), make())
+    console.print(f"Wrote {', '.join(files)} to {out}", soft_wrap=True)
