@@ -10,8 +10,9 @@ from .mapreduce import Array
 
 
 def sgn(u: Array) -> Array:
-    """-1.0 or +1.0, of the shape of u; sgn(0) = +1."""
-    return np.where(u >= 0, 1.0, -1.0)
+    """-1 or +1, of the shape and dtype of u; sgn(0) = +1."""
+    one = u.dtype.type(1)
+    return np.where(u >= 0, one, -one)
 
 
 def n_bytes(n_bits: int) -> int:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from ..functions import LinearHash
 from ..mapreduce import Batch, Data
 from ..solvers import quantizing_rotation, top_eigenvectors
@@ -12,7 +14,7 @@ from . import register
 
 def _project(batch, mean, basis):
     """V, the centred rows on the principal directions."""
-    return Batch(batch.ids, (batch.x - mean) @ basis)
+    return Batch(batch.ids, ((batch.x - mean) @ basis).astype(np.float32))
 
 
 @register

@@ -1,0 +1,83 @@
+"""Fitting ITQ beside Faiss, on the same rows and with as many iterations, in one run.
+
+    HASHKILN_DATA=… python benchmarks/itq.py [--dataset photosift] [--bits 64] [--iterations 50] [--repeats 3]
+
+Faiss: PCAMatrix, lifted to take all rows, and ITQMatrix, on one thread and on all cores, from rows that lie in memory.
+Ours: in process (one core) and on Ray (all cores), from the Parquet shards, whose reading is counted. The alignment is
+what ITQ maximises: the mean of |VR| over the root of the mean of its square.
+The physical limit is the products: 4 n k^2 flops an iteration.
+"""
+
+import argparse
+import statistics
+import time
+from functools import partial
+
+import faiss
+import numpy as np
+
+from hashing.mapreduce import Data
+from hashing.methods.itq import ITQ
+from infra.executors import InProcess, connect
+from infra.settings import Settings
+from workflows.ingest import ingest
+from workflows.spec import Spec
+
+
+def faiss_itq(x, bits, n_iter, threads):
+    faiss.omp_set_num_threads(threads)
+    pca, itq = faiss.PCAMatrix(x.shape[1], bits), faiss.ITQMatrix(bits)
+    pca.max_points_per_d, itq.max_iter = len(x), n_iter
+    pca.train(x)
+    itq.train(pca.apply(x))
+    basis = faiss.vector_to_array(pca.A).reshape(-1, x.shape[1])[:bits]
+    return (faiss.vector_to_array(itq.A).reshape(bits, bits) @ basis).T
+
+
+def ours(executor, shards, bits, n_iter):
+    return ITQ(n_bits=bits, n_iter=n_iter).fit(Data(shards, executor)).weight
+
+
+def alignment(x, weight):
+    """|VR|_1 / (|V|_2 sqrt(n k)), which is 1 where B = sgn(VR) loses nothing but the scale."""
+    u = (x - x.mean(0)) @ weight
+    return np.abs(u).sum() / np.sqrt((u.astype(np.float64) ** 2).sum() * u.size)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--dataset", default="photosift")
+    parser.add_argument("--bits", type=int, default=64)
+    parser.add_argument("--iterations", type=int, default=50)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    settings = Settings()
+    shards = ingest(Spec(dataset=options.dataset), settings).shards("base")
+    x = np.concatenate([batch.x for shard in shards for batch in shard]).astype(np.float32)
+    ray = connect(settings)
+    ray.join()
+    size, cores = (options.bits, options.iterations), faiss.omp_get_max_threads()
+    ways = {
+        "faiss, 1 thread": partial(faiss_itq, x, *size, 1),
+        "ours, in process": partial(ours, InProcess(), shards, *size),
+        f"faiss, {cores} threads": partial(faiss_itq, x, *size, cores),
+        "ours, Ray": partial(ours, ray, shards, *size),
+    }
+    seconds, weights = {name: [] for name in ways}, {}
+    for _ in range(options.repeats):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            weights[name] = way()
+            seconds[name].append(time.perf_counter() - start)
+    print(
+        f"{options.dataset}: {x.shape}, {options.bits} bits, {options.iterations} iterations, {options.repeats} runs\n"
+    )
+    print("| fit | seconds (median) | against Faiss | alignment |\n|---|---|---|---|")
+    names = list(ways)
+    for name, beside in zip(names, (names[0], names[0], names[2], names[2]), strict=True):
+        median, peer = statistics.median(seconds[name]), statistics.median(seconds[beside])
+        print(f"| {name} | {median:.1f} | {median / peer:.2f} | {alignment(x, weights[name]):.5f} |")
+
+
+if __name__ == "__main__":
+    main()
