@@ -1,0 +1,66 @@
+"""Iterative quantization of canonical directions."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import numpy as np
+
+from ..functions import LinearHash
+from ..mapreduce import Batch, Data, Sum, one_blas_thread
+from ..solvers import quantizing_rotation, top_eigenvectors
+from ..statistics import moments
+from . import register
+
+
+@register
+@dataclass(frozen=True)
+class ITQCCA:
+    """The directions of the vectors that correlate most with the labels, then the rotation of ITQ.
+
+    Each direction is scaled by its correlation. Labels of c classes give c directions at most; the rotation spreads
+    them over the bits. A row may have any number of labels.
+    Additive: the covariance of vectors and labels together, then B'V in each iteration, over all rows.
+
+    Reference: Gong & Lazebnik, Iterative quantization: a Procrustean approach to learning binary codes, CVPR 2011,
+    section 4.
+    """
+
+    supervised: ClassVar[bool] = True
+    n_bits: int
+    rho: float = 1e-4  # added to the variances of vectors and labels
+    n_iter: int = 50
+    seed: int = 0
+
+    def fit(self, data: Data) -> LinearHash:
+        n, mean, cov = moments(data)
+        cross, both, counts = data.reduce(Sum(partial(_label_sums, mean=mean)), "labels")
+        cov_y = both / n - np.outer(counts, counts) / n**2
+        basis = _canonical(cov, cross / n, cov_y, self.rho)[:, : self.n_bits]
+        basis = np.pad(basis, ((0, 0), (0, self.n_bits - basis.shape[1])))  # what is left correlates with nothing
+        projected = data.map_rows(partial(_project, mean=mean, basis=basis), "projected rows")
+        weight = basis @ quantizing_rotation(projected, self.n_bits, self.n_iter, self.seed)
+        return LinearHash(weight, mean @ weight)
+
+
+def _label_sums(batch, mean):
+    """X'Y of the centred rows, Y'Y, and Y'1."""
+    if batch.y is None:
+        raise ValueError("expected rows with labels, which a supervised method learns from, found rows without")
+    y = batch.y.astype(np.float64)
+    return (batch.x - mean).T @ y, y.T @ y, y.sum(axis=0)
+
+
+def _canonical(cov, cross, cov_y, rho):
+    """(d, c), the solutions w of C_xx^-1 C_xy C_yy^-1 C_yx w = r^2 w with w'C_xx w = r^2, by falling r.
+
+    With U'C_yy U = I, an eigenvector z of (C_xy U)' C_xx^-1 (C_xy U), which is only (c, c), gives w = C_xx^-1 C_xy U z.
+    """
+    with one_blas_thread():
+        whitened = np.linalg.solve(np.linalg.cholesky(cov_y + rho * np.eye(len(cov_y))), cross.T).T  # C_xy U
+        regression = np.linalg.solve(cov + rho * np.eye(len(cov)), whitened)
+        return regression @ top_eigenvectors(whitened.T @ regression, len(cov_y))
+
+
+def _project(batch, mean, basis):
+    return Batch(batch.ids, (batch.x - mean) @ basis)
