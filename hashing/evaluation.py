@@ -30,6 +30,7 @@ from .metrics import (
 
 __all__ = [
     "CodeHealth",
+    "GradedHistogram",
     "HammingHistogram",
     "ListedNeighbours",
     "Overlap",
@@ -96,6 +97,30 @@ class HammingHistogram:
 
 
 @dataclass(frozen=True, eq=False)
+class GradedHistogram(HammingHistogram):
+    """Statistic: around each query the rows that share g labels with it, at [g]; own rows are left out as well.
+
+    At the last grade stand those that share as many or more.
+    """
+
+    n_grades: int
+
+    def zero(self):
+        return np.zeros((self.n_grades, len(self.codes), self.n_bits + 1), np.int64)
+
+    def update(self, state, batch: Batch):
+        if self.labels is None or batch.y is None:
+            raise ValueError("expected queries and rows with labels, found a batch without")
+        labels = hamming.pack_labels(batch.y)
+        state += hamming.graded_histogram(self.codes, batch.x, self.n_bits, self.labels, labels, self.n_grades)
+        i, j = self._own.find(batch.ids)
+        shared = np.bitwise_count(self.labels[i] & labels[j]).sum(axis=1, dtype=np.int64)
+        own = np.minimum(shared, self.n_grades - 1), i, hamming.distances(self.codes, batch.x, i, j)
+        np.subtract.at(state, own, 1)
+        return state
+
+
+@dataclass(frozen=True, eq=False)
 class ListedNeighbours:
     """Statistic: the same histogram where the relevant rows of a query are listed by id.
 
@@ -104,11 +129,13 @@ class ListedNeighbours:
 
     codes: Array  # (q, B) uint8
     n_bits: int
-    neighbours: Array  # (q, k) int64
+    neighbours: "Array | Listed"  # (q, k) int64, or the same sorted once for several codes
     ids: Array  # (q,) int64, distinct
 
     def __post_init__(self):
         check_queries(self.codes, self.ids)
+        if isinstance(self.neighbours, Listed):
+            return
         if self.neighbours.ndim != 2 or len(self.neighbours) != len(self.ids):
             raise ValueError(f"expected neighbours ({len(self.ids)}, k), found shape {self.neighbours.shape}")
 
@@ -118,7 +145,8 @@ class ListedNeighbours:
     def update(self, state, batch: Batch):
         state = self._all.update(state, batch)
         i, j = self._listed.find(batch.ids)
-        np.add.at(state[1], (i, hamming.distances(self.codes, batch.x, i, j)), 1)
+        bins = i * np.int64(self.n_bits + 1) + hamming.distances(self.codes, batch.x, i, j)
+        np.add.at(state[1].reshape(-1), bins, 1)
         return state
 
     def merge(self, left, right):
@@ -133,8 +161,7 @@ class ListedNeighbours:
 
     @cached_property
     def _listed(self):
-        i, column = np.nonzero((self.neighbours != self.ids[:, None]) & (self.neighbours != -1))
-        return Listed(self.neighbours[i, column], i)
+        return self.neighbours if isinstance(self.neighbours, Listed) else listed(self.neighbours, self.ids)
 
 
 class Health(NamedTuple):
@@ -148,33 +175,51 @@ class Health(NamedTuple):
 
 @dataclass(frozen=True)
 class CodeHealth:
-    """Statistic over packed codes -> Health, from integer counts of ones and of pairs of ones."""
+    """Statistic over packed codes -> Health, from integer counts of ones and of pairs of ones.
+
+    The state is the upper triangle of the counts, row 0 and column 0 being of a bit that is always one. Each is kept as
+    48 bits, (m, 3) uint16: at 4096 bits 50 MB, where the matrix as int64 would be 134.
+    """
 
     n_bits: int
 
     def zero(self):
-        return np.zeros((self.n_bits + 1, self.n_bits + 1), np.int64)
+        return np.zeros(((self.n_bits + 1) * (self.n_bits + 2) // 2, 3), np.uint16)
 
     def update(self, state, batch: Batch):
+        counts = np.zeros((self.n_bits + 1, self.n_bits + 1), np.int64)
         for start in range(0, len(batch.x), 4096):  # float32 counts exactly up to 2^24
             ones = bits.unpack(batch.x[start : start + 4096], self.n_bits)
             ones = np.pad(ones.astype(np.float32), ((0, 0), (1, 0)), constant_values=1)
-            state += (ones.T @ ones).astype(np.int64)
-        return state
+            counts += (ones.T @ ones).astype(np.int64)
+        return self.merge(state, narrow(counts[np.triu_indices(self.n_bits + 1)]))
 
     def merge(self, left, right):
-        return left + right
+        return narrow(widened(left) + widened(right))
 
     def finish(self, state):
-        rows = state[0, 0]
+        counts = np.zeros((self.n_bits + 1, self.n_bits + 1), np.int64)
+        counts[np.triu_indices(self.n_bits + 1)] = widened(state)
+        rows = counts[0, 0]
         if rows == 0:
             raise ValueError("expected at least one row, found none in all shards together")
-        p = state[0, 1:] / rows
+        p = counts[0, 1:] / rows
         deviation = np.sqrt(p * (1 - p))
         scale = np.outer(deviation, deviation)
-        correlation = np.divide(state[1:, 1:] / rows - np.outer(p, p), scale, out=np.zeros_like(scale), where=scale > 0)
-        np.fill_diagonal(correlation, 0)
-        return Health(int(rows), p, (entr(p) + entr(1 - p)) / np.log(2), float(abs(correlation).max()))
+        correlation = np.divide(
+            counts[1:, 1:] / rows - np.outer(p, p), scale, out=np.zeros_like(scale), where=scale > 0
+        )
+        return Health(int(rows), p, (entr(p) + entr(1 - p)) / np.log(2), float(abs(np.triu(correlation, 1)).max()))
+
+
+def narrow(counts: Array) -> Array:
+    """(m,) counts under 2^47 -> (m, 3) uint16."""
+    return counts.astype("<i8").view("<u2").reshape(-1, 4)[:, :3].copy()
+
+
+def widened(counts: Array) -> Array:
+    """(m, 3) uint16 -> (m,) int64."""
+    return np.pad(counts, ((0, 0), (0, 1))).view("<i8")[:, 0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,6 +269,12 @@ class Listed:
         counts = np.searchsorted(self.ids, ids, "right") - first
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         return self.queries[np.repeat(first, counts) + within], np.repeat(np.arange(len(ids)), counts)
+
+
+def listed(neighbours: Array, own: Array) -> Listed:
+    """The neighbours (q, k) of queries, without their own rows (q,) and without the -1 that pads."""
+    real = (neighbours != own[:, None]) & (neighbours != -1)
+    return Listed(neighbours[real], np.repeat(np.arange(len(own), dtype=np.int32), real.sum(axis=1)))
 
 
 def check_queries(codes: Array, ids: Array) -> None:

@@ -3,11 +3,13 @@
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .hamming_kernels import splat, trailing_zeros, wide
 
 GROUP = 64  # products compared at once, one bit each
+LANES = 16  # squares summed side by side
 
 
 @intrinsic
@@ -28,61 +30,156 @@ def passing(typing, products, i, lowest, start, limit):
 
 
 @njit(nogil=True, cache=True)
-def offer(products, lowest, least, farthest, queries, x, ids, own, heap_ids, heap_distances):
-    """Offers each query's heap the rows whose float32 distance could be less than its largest.
+def offer(products, lowest, start, asked, base, held, best):
+    """Holds for each query the rows of a tile whose float32 distance could be among its k least.
 
-    products (q, m) float32 are -2 qx, lowest (m,) and least (q,) float32 what |x|^2 and |q|^2 are at least, m being n
-    rounded up to whole groups; farthest (q,) float64 what the k-th distance is at most. Every row that passes is
-    measured again in float64. A heap has its largest (distance, id) in front; a query never meets its own id.
+    products (q, m) float32 are -2 qx, lowest (m,) float32 what |x|^2 is at least, m being n rounded up to whole groups;
+    the tile begins at row `start` of the base. asked: queries (q, d), own (q,) ids, which a query never meets, least
+    and slack (q,), what |q|^2 is at least and what it may be wrong by. base: rows x, their ids, and gap, what |x|^2 may
+    be wrong by. held, one row a query: sums, their rows, how many they are, and the limit that a sum must not be above.
+    Where they fill up they are sifted, or else measured and put in their place among the best, as in `settle`.
     """
     wide()
+    queries, own, least, slack = asked
+    x, ids, gap = base
+    sums, rows, counts, limits = held
+    n_rows, k = min(len(x) - start, products.shape[1]), best[1].shape[1]
     for i in range(len(queries)):
-        near, far = heap_ids[i], heap_distances[i]
-        limit = np.float32(min(far[0], farthest[i]) - least[i])
-        for start in range(0, len(x), GROUP):
-            found = passing(products, i, lowest, start, limit)
-            if len(x) - start < GROUP:
-                found &= (np.uint64(1) << np.uint64(len(x) - start)) - np.uint64(1)
+        n, limit = counts[i], limits[i]
+        for group in range(0, n_rows, GROUP):
+            found = passing(products, i, lowest, group, limit)
+            if n_rows - group < GROUP:
+                found &= (np.uint64(1) << np.uint64(n_rows - group)) - np.uint64(1)
             while found:
-                j = start + np.int64(trailing_zeros(found))
+                j = group + np.int64(trailing_zeros(found))
                 found &= found - np.uint64(1)
-                if ids[j] != own[i]:
-                    distance = squared_distance(queries[i], x[j])
-                    if distance < far[0] or (distance == far[0] and ids[j] < near[0]):
-                        replace(near, far, ids[j], distance)
-                        limit = np.float32(min(far[0], farthest[i]) - least[i])
+                total = products[i, j] + lowest[j]
+                if total > limit or ids[start + j] == own[i]:
+                    continue
+                sums[i, n], rows[i, n] = total if total == total else -np.inf, start + j
+                n += 1
+                if n == sums.shape[1]:
+                    n, limit = sift(sums[i], rows[i], n, k, gap, slack[i], limit)
+                    if 4 * n > 3 * sums.shape[1]:  # rounding could hide the order of most
+                        settle(queries[i], x, ids, rows[i, :n], best[0][i], best[1][i])
+                        n, limit = 0, np.float32(best[1][i, k - 1] - least[i])
+        counts[i], limits[i] = n, limit
+
+
+@njit(nogil=True, cache=True)
+def settle_all(asked, base, held, best):
+    """Measures what is held for each query, and puts it in its place among the best."""
+    queries, _, _, slack = asked
+    x, ids, gap = base
+    sums, rows, counts, limits = held
+    for i in range(len(queries)):
+        n, _ = sift(sums[i], rows[i], counts[i], best[1].shape[1], gap, slack[i], limits[i])
+        if n:
+            settle(queries[i], x, ids, rows[i, :n], best[0][i], best[1][i])
 
 
 @njit(nogil=True)
-def replace(ids, distances, new, distance):
-    """Put a pair in the place of the largest."""
-    place, child, size = 0, 1, len(ids)
-    while child < size:
-        other = child + 1
-        if other < size and (
-            distances[other] > distances[child] or (distances[other] == distances[child] and ids[other] > ids[child])
-        ):
-            child = other
-        if distances[child] < distance or (distances[child] == distance and ids[child] < new):
-            break
-        ids[place], distances[place] = ids[child], distances[child]
-        place, child = child, 2 * child + 1
-    ids[place], distances[place] = new, distance
+def sift(sums, rows, n, k, gap, slack, limit):
+    """Keep in front those of n sums that could be among the k least: (how many, the limit that follows).
+
+    k rows are no farther than the k-th sum and all that it and those before it may be wrong by.
+    """
+    if n <= k:
+        return n, limit
+    select(sums, rows, n, k)
+    widest = slack
+    for j in range(k):
+        widest = max(widest, slack + gap[rows[j]])
+    bound = sums[k - 1] + widest
+    if not bound < limit:  # or NaN
+        return n, limit
+    kept = k
+    for j in range(k, n):
+        if sums[j] <= bound:
+            sums[kept], rows[kept] = sums[j], rows[j]
+            kept += 1
+    return kept, bound
+
+
+@njit(nogil=True)
+def settle(query, x, ids, rows, near, far):
+    """Measure rows in float64, and keep the k nearest of them and of near and far (k,): the farthest at the end."""
+    k, n = len(far), len(rows)
+    distances, both = np.empty(k + n), np.empty(k + n, np.int64)
+    distances[:k], both[:k] = far, near
+    size = k
+    for row in rows:
+        distance = squared_distance(query, x[row])
+        if distance <= far[k - 1]:
+            distances[size], both[size] = distance, ids[row]
+            size += 1
+    if size > k:
+        select(distances, both, size, k)
+        far[:], near[:] = distances[:k], both[:k]
+
+
+@njit(nogil=True, cache=True)
+def select_all(distances, ids, k):
+    """Puts the k least pairs (distance, id) of each row in front, the largest of them at k - 1."""
+    for i in range(len(ids)):
+        select(distances[i], ids[i], ids.shape[1], k)
+
+
+@njit(nogil=True)
+def select(keys, ids, n, k):
+    """Put the k least of n pairs (key, id) in front, the largest of them at k - 1 (Hoare, 1961)."""
+    low, high = 0, n - 1
+    while low < high:
+        key, tie = keys[(low + high) // 2], ids[(low + high) // 2]
+        i, j = low, high
+        while i <= j:
+            while keys[i] < key or (keys[i] == key and ids[i] < tie):
+                i += 1
+            while keys[j] > key or (keys[j] == key and ids[j] > tie):
+                j -= 1
+            if i <= j:
+                keys[i], keys[j] = keys[j], keys[i]
+                ids[i], ids[j] = ids[j], ids[i]
+                i, j = i + 1, j - 1
+        if k - 1 <= j:
+            high = j
+        elif k - 1 >= i:
+            low = i
+        else:
+            return
+
+
+@intrinsic
+def squares(typing, query, row, whole):
+    """The sum of (query[j] - row[j])^2 in float64, j under `whole`, which is of whole lanes: each lane by itself."""
+
+    def codegen(context, builder, signature, args):
+        floats, doubles = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(ir.DoubleType(), LANES)
+        query, row = (context.make_array(signature.args[a])(context, builder, args[a]).data for a in (0, 1))
+        total = cgutils.alloca_once_value(builder, ir.Constant(doubles, [0.0] * LANES))
+        step = context.get_constant(types.intp, LANES)
+        with cgutils.for_range_slice(builder, step.type(0), args[2], step, step.type) as (j, _):
+            pointers = (builder.bitcast(builder.gep(data, [j]), floats.as_pointer()) for data in (query, row))
+            a, b = (builder.fpext(builder.load(pointer, align=4, typ=floats), doubles) for pointer in pointers)
+            difference = builder.fsub(a, b)
+            builder.store(builder.fadd(builder.load(total), builder.fmul(difference, difference)), total)
+        lanes = builder.load(total)
+        out = ir.Constant(ir.DoubleType(), 0.0)
+        for lane in range(LANES):
+            out = builder.fadd(out, builder.extract_element(lanes, ir.Constant(ir.IntType(32), lane)))
+        return out
+
+    return types.float64(query, row, types.intp), codegen
 
 
 @njit(nogil=True)
 def squared_distance(query, row):
     """In float64, summed in an order that depends on the dimension alone."""
-    a = b = c = d = 0.0
-    whole = len(query) // 4 * 4
-    for j in range(0, whole, 4):
-        a += (np.float64(query[j]) - np.float64(row[j])) ** 2
-        b += (np.float64(query[j + 1]) - np.float64(row[j + 1])) ** 2
-        c += (np.float64(query[j + 2]) - np.float64(row[j + 2])) ** 2
-        d += (np.float64(query[j + 3]) - np.float64(row[j + 3])) ** 2
+    whole = len(query) // LANES * LANES
+    total = squares(query, row, whole)
     for j in range(whole, len(query)):
-        a += (np.float64(query[j]) - np.float64(row[j])) ** 2
-    return (a + b) + (c + d)
+        total += (np.float64(query[j]) - np.float64(row[j])) ** 2
+    return total
 
 
 @njit(nogil=True, cache=True)

@@ -7,8 +7,9 @@ import numpy as np
 from .hamming import frozen
 from .mapreduce import Array, Batch, one_blas_thread
 
-QUERIES = ROWS = 1024  # in a product, of which 4 MiB are held
-SAMPLE = 4096  # rows of which the k nearest bound what can be nearer
+QUERIES, ROWS = 1024, 512  # in a product, of which 2 MiB are held
+ENTRY = 16  # bytes that a state holds of one neighbour
+HELD = 1 << 25  # bytes at most of the candidates that are held for the queries of a product
 PAIRS = 1 << 17  # numbers of listed rows gathered at a time
 UNIT = 2.0**-24  # rounding unit of float32
 SMALLEST, HUGE = 2.0**-126, 2.0**120  # squared norms beyond which float32 rounds otherwise, or may overflow
@@ -22,7 +23,8 @@ class NearestNeighbours:
     id -1 at distance inf. A float32 product only proposes: every row that its rounding could hide is measured again
     in float64, so the result is the same to the bit for any cut into shards and batches.
 
-    The state is the same table, each row of it a heap with its largest pair in front.
+    The state is the same table, each row of it in any order but for its largest pair, which is the last: ENTRY
+    bytes a neighbour. Where that is too much, reduce by blocks of queries; the result is the same.
     """
 
     queries: Array  # (q, d) float32
@@ -52,8 +54,11 @@ class NearestNeighbours:
         return state
 
     def merge(self, left, right):
-        ids, distances = nearest(np.hstack([left[0], right[0]]), np.hstack([left[1], right[1]]), self.k)
-        return ids[:, ::-1].copy(), distances[:, ::-1].copy()
+        from . import neighbour_kernels
+
+        ids, distances = (np.hstack(parts) for parts in zip(left, right, strict=True))
+        neighbour_kernels.select_all(distances, ids, self.k)
+        return ids[:, : self.k].copy(), distances[:, : self.k].copy()
 
     def finish(self, state):
         return nearest(*state, self.k)
@@ -68,47 +73,44 @@ class NearestNeighbours:
         rows = np.zeros((len(x) + -len(x) % neighbour_kernels.GROUP, x.shape[1]), np.float32)
         np.subtract(x, centre, out=rows[: len(x)])
         (least, most), (lowest, highest) = norm_bounds(queries), norm_bounds(rows)
+        slack, base = frozen(most - least), (x, ids, frozen((highest - lowest)[: len(x)]))
         queries *= -2
-        room = np.empty(QUERIES * ROWS, np.float32)
-        for i in range(0, len(queries), QUERIES):
-            some = slice(i, i + QUERIES)
-            farthest = np.full(len(queries[some]), np.inf)
-            if np.isinf(state[1][some]).any():
-                np.fmin(farthest, kth(queries[some], rows[: len(x)], highest, self.k) + most[some], out=farthest)
-            near = own[some], state[0][some], state[1][some]
+        width = min(2 * self.k + 64, len(x) + 1)  # wider than the rows it never fills up
+        step = max(1, min(QUERIES, HELD // (8 * width)))
+        room = np.empty(step * ROWS, np.float32)
+        for i in range(0, len(queries), step):
+            some = slice(i, i + step)
+            asked = measured[some], own[some], least[some], slack[some]
+            best = state[0][some], state[1][some]
+            shape = len(queries[some]), width
+            limits = (best[1][:, -1] - least[some]).astype(np.float32)
+            held = np.empty(shape, np.float32), np.empty(shape, np.int32), np.zeros(shape[0], np.int64), limits
             for j in range(0, len(x), ROWS):
                 part = slice(j, j + ROWS)
                 shape = len(queries[some]), len(rows[part])
                 products = np.matmul(queries[some], rows[part].T, out=room[: shape[0] * shape[1]].reshape(shape))
-                neighbour_kernels.offer(
-                    products, lowest[part], least[some], farthest, measured[some], x[part], ids[part], *near
-                )
+                neighbour_kernels.offer(products, lowest[part], j, asked, base, held, best)
+            neighbour_kernels.settle_all(asked, base, held, best)
 
 
 def norm_bounds(x: Array) -> tuple[Array, Array]:
     """|x|^2 of each row less, and plus, its share in what |q|^2 - 2qx + |x|^2 may be wrong by: both (n,) float32.
 
     The bounds hold whatever the order of the sums (Higham 2002, section 3.1): d roundings in a product and d in a norm,
-    4 in the differences from the centre, and 8 in the sums and in the limit, which have no part that is over 5 times as
-    large as the norms where the comparison is close. Where float32 may overflow they are infinite.
+    4 in the differences from the centre, and 16 in the sums and in the limit, which have no part that is over 5 times
+    as large as the norms where the comparison is close. Where float32 may overflow they are infinite.
     """
     norms = np.einsum("ij,ij->i", x, x)
-    margin = (3 * x.shape[1] + 16) * UNIT * (norms + SMALLEST)
+    margin = (3 * x.shape[1] + 24) * UNIT * (norms + SMALLEST)
     bounds = np.where(norms < HUGE, [norms - margin, norms + margin], [[-np.inf], [np.inf]])
     return tuple(frozen(bounds.astype(np.float32)))
 
 
-def kth(queries: Array, rows: Array, highest: Array, k: int) -> Array:
-    """(q,) float64: what k of the first rows, and the query's own, are not above in -2qx + |x|^2; inf if k is large."""
-    n = min(len(rows), SAMPLE)
-    if 4 * k >= n:
-        return np.full(len(queries), np.inf)
-    return np.partition(queries @ rows[:n].T + highest[:n], k, axis=1)[:, k].astype(np.float64)
-
-
 def nearest(ids: Array, distances: Array, k: int) -> tuple[Array, Array]:
     """The first k of each row by (distance, id)."""
-    order = np.lexsort((ids, distances), axis=-1)[:, :k]
+    order = np.argsort(ids, axis=1)  # then stable by distance: faster than lexsort, and only equal pairs may swap
+    ids, distances = np.take_along_axis(ids, order, 1), np.take_along_axis(distances, order, 1)
+    order = np.argsort(distances, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(ids, order, 1), np.take_along_axis(distances, order, 1)
 
 

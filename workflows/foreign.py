@@ -90,7 +90,7 @@ def evaluate(
         measured=measure.measured(histogram, SEED),
         curves=measure.curves(histogram),
         comparison=None,
-        health={},
+        health=measure.health(data, n_bits),
         overlap="not looked for: the codes have no ids" if query_codes else "the queries are rows of the database",
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -11,7 +11,8 @@ from hashing.bits import pack
 from hashing.functions import HashFunction
 from hashing.hamming import pack_labels
 from hashing.mapreduce import Array, Batch, Data, Executor, Shard, Statistic
-from hashing.neighbours import NearestNeighbours
+from hashing.neighbours import ENTRY, NearestNeighbours
+from hashing.search import STATE
 from hashing.statistics import Sample
 from storage import queries as storage_queries
 from storage.codes import CodeShard, Common, Part
@@ -69,6 +70,8 @@ class Judge:
     drawn: bool  # from the database: then a query's own row is not ranked
     neighbours: Array | None  # (q, k) int64 ids; None: labels
     protocol: str
+    graded: bool = False  # by how many labels are shared
+    _sorted: dict[tuple[int, int], evaluation.Listed] = field(default_factory=dict, repr=False)
 
     @property
     def own_rows(self) -> Array:
@@ -76,17 +79,38 @@ class Judge:
         return self.queries.ids if self.drawn else _NO_ROW + np.arange(len(self.queries.ids))
 
     def histogram(self, function: HashFunction, shards: list[Shard], executor: Executor) -> Array:
-        """(2, q, n_bits + 1) int64: all rows and relevant rows by distance."""
+        """(2, q, n_bits + 1) int64: all rows and relevant rows by distance.
+
+        Graded, (2 + n_grades, q, n_bits + 1): then the rows that share 0, 1, … labels. By blocks of queries, so that no
+        state is over 64 MiB.
+        """
         n_bits, codes = function.n_bits, pack(function.encode(self.queries.x))
+        y = self.queries.y
+        n_grades = int(y.sum(axis=1).max()) + 1 if self.graded and y is not None else 0
         if not shards:
-            return np.zeros((2, len(codes), n_bits + 1), np.int64)
+            return np.zeros((2 + n_grades, len(codes), n_bits + 1), np.int64)
+        own, histograms = self.own_rows, []
         statistic: Statistic[Array, Array]
-        if self.neighbours is not None:
-            statistic = evaluation.ListedNeighbours(codes, n_bits, self.neighbours, self.own_rows)
-        else:
-            labels = None if self.queries.y is None else pack_labels(self.queries.y)
-            statistic = evaluation.HammingHistogram(codes, n_bits, labels, self.own_rows)
-        return Data(shards, executor).reduce(statistic, "evaluate")
+        for i in blocks(len(codes), 8 * max(2, n_grades) * (n_bits + 1)):
+            labels = None if y is None else pack_labels(y[i])
+            if self.neighbours is not None:
+                key = i.start, i.stop
+                if key not in self._sorted:  # once for all codes that are judged
+                    self._sorted[key] = evaluation.listed(self.neighbours[i], own[i])
+                statistic = evaluation.ListedNeighbours(codes[i], n_bits, self._sorted[key], own[i])
+            elif n_grades:
+                statistic = evaluation.GradedHistogram(codes[i], n_bits, labels, own[i], n_grades)
+            else:
+                statistic = evaluation.HammingHistogram(codes[i], n_bits, labels, own[i])
+            histograms.append(Data(shards, executor).reduce(statistic, "evaluate"))
+        found = np.concatenate(histograms, axis=1)
+        return np.stack([found.sum(axis=0), found[1:].sum(axis=0), *found]) if n_grades else found
+
+
+def blocks(queries: int, size: int) -> list[slice]:
+    """Consecutive queries, of each of which a state holds so many bytes, in states of at most 64 MiB."""
+    step = max(1, STATE // size)
+    return [slice(start, start + step) for start in range(0, queries, step)]
 
 
 def judge(
@@ -103,9 +127,11 @@ def judge(
     queries = queries.take(slice(n_queries))
     by_labels = _by_labels(spec.protocol, vocabulary, dataset)
     k = spec.protocol.neighbours
+    graded = spec.protocol.relevance == "graded"
     relevance = "rows that share a label" if by_labels else f"the {k} nearest rows by Euclidean distance"
+    relevance += ", graded by how many they share" if graded else ""
     protocol = f"relevant: {relevance}; {len(queries.ids)} queries; ties: expectation over random order"
-    judge = Judge(queries, drawn, None, protocol)
+    judge = Judge(queries, drawn, None, protocol, graded)
     if by_labels:
         return judge
     shards = dataset.shards("base")
@@ -113,10 +139,16 @@ def judge(
     key = digest(dataset.splits["base"], source, queries.ids.tolist(), queries.x.tobytes().hex(), "euclidean", k, drawn)
     truth = storage_queries.neighbours(warehouse, key)
     if truth is None:
-        statistic = NearestNeighbours(queries.x, judge.own_rows, k)
-        truth = Data(shards, executor).reduce(statistic, "exact neighbours")
+        truth = exact_neighbours(queries.x, judge.own_rows, k, Data(shards, executor))
         storage_queries.keep_neighbours(warehouse, key, *truth)
     return replace(judge, neighbours=truth[0])
+
+
+def exact_neighbours(x: Array, own_rows: Array, k: int, data: Data) -> tuple[Array, Array]:
+    """(ids, squared distances) (q, k) of the rows nearest to x (q, d), by blocks of queries."""
+    parts = [NearestNeighbours(x[i], own_rows[i], k) for i in blocks(len(x), ENTRY * k)]
+    ids, distances = zip(*(data.reduce(part, "exact neighbours") for part in parts), strict=True)
+    return np.concatenate(ids), np.concatenate(distances)
 
 
 def draw(spec: Spec, dataset: Dataset, vocabulary: tuple[str | int, ...], warehouse: str, executor: Executor) -> Batch:
@@ -136,7 +168,12 @@ def draw(spec: Spec, dataset: Dataset, vocabulary: tuple[str | int, ...], wareho
 
 
 def metrics(histogram: Array) -> dict[str, Array]:
-    """The metrics of a run, each (q,) float64, by the names of the report. Empty balls and zero hits count as 0."""
+    """The metrics of a run, each (q,) float64, by the names of the report. Empty balls and zero hits count as 0.
+
+    histogram is Judge.histogram's; NDCG is found where it has grades.
+    """
+    histogram, graded = histogram[:2], histogram[2:]
+    gains = {"ndcg": evaluation.ndcg(graded), "ndcg_at_100": evaluation.ndcg(graded, 100)} if len(graded) else {}
     worst, best = evaluation.average_precision_bounds(histogram)
     return {
         "map": evaluation.average_precision(histogram),
@@ -149,6 +186,7 @@ def metrics(histogram: Array) -> dict[str, Array]:
         "precision_radius_2": evaluation.precision_within(histogram, 2),
         "recall_radius_2": evaluation.recall_within(histogram, 2),
         "empty_balls_radius_2": (histogram[0, :, :3].sum(-1) == 0).astype(np.float64),
+        **gains,
     }
 
 
@@ -164,7 +202,8 @@ def estimate(values: Array, seed: int) -> Estimate:
 
 
 def curves(histogram: Array) -> Curves:
-    """Precision and recall by radius and by rank."""
+    """Precision and recall by radius and by rank, as in the figures of DHN (Zhu et al., AAAI 2016)."""
+    histogram = histogram[:2]
     precision, recall = evaluation.precision_recall_curve(histogram)
     rows = int(histogram[0].sum(-1).max())
     ranks = [n for power in range(len(str(rows))) for n in (10**power, 2 * 10**power, 5 * 10**power) if n <= rows]
@@ -218,7 +257,7 @@ def compare(
     theirs = unchanged + judge.histogram(published[1], shared(old, new), executor)
     if not ours[0].any():
         return everything, None
-    difference = evaluation.average_precision(ours) - evaluation.average_precision(theirs)
+    difference = evaluation.average_precision(ours[:2]) - evaluation.average_precision(theirs[:2])
     a, b = measured(ours, seed), measured(theirs, seed)
     name = published[0].name
     return everything, Comparison(
@@ -238,11 +277,16 @@ def health(codes: Data, n_bits: int) -> dict[str, float]:
 
 
 def overlap(judge: Judge, dataset: Dataset, executor: Executor) -> str:
-    """How many rows of the database are queries, by id and by content: what would flatter every metric."""
+    """How many rows of the database, and of the training set, are queries by id or content: this flatters metrics."""
     statistic = evaluation.Overlap(judge.queries.ids, judge.queries.x)
-    by_id, by_content = Data(dataset.shards("base"), executor).reduce(statistic, "overlap")
+
+    def found(split: str) -> str:
+        by_id, by_content = Data(dataset.shards(split), executor).reduce(statistic, "overlap")
+        return f"{by_id} rows by id, {by_content} by content"
+
     drawn = "; the queries were drawn from it, and their own rows are not ranked" if judge.drawn else ""
-    return f"{by_id} rows by id, {by_content} by content{drawn}"
+    training = found("learn") if "learn" in dataset.splits else "the database" + " less its queries" * judge.drawn
+    return f"database: {found('base')}{drawn}; training set: {training}"
 
 
 def _read_queries(dataset: Dataset, vocabulary: tuple[str | int, ...]) -> Batch:
@@ -252,6 +296,7 @@ def _read_queries(dataset: Dataset, vocabulary: tuple[str | int, ...]) -> Batch:
 
 
 def _by_labels(protocol: Protocol, vocabulary: tuple[str | int, ...], dataset: Dataset) -> bool:
-    if protocol.relevance == "labels" and not vocabulary:
+    by_labels = protocol.relevance in ("labels", "graded")
+    if by_labels and not vocabulary:
         raise ValueError(f"expected labels, for relevance by labels, found none in dataset {dataset.name}")
-    return protocol.relevance == "labels" or (protocol.relevance == "auto" and bool(vocabulary))
+    return by_labels or (protocol.relevance == "auto" and bool(vocabulary))

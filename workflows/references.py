@@ -39,7 +39,7 @@ class Report(Value):
     curves: Curves
     comparison: Comparison | None
     health: dict[str, float]
-    overlap: str  # of queries with the database, by id and by content
+    overlap: str  # of queries with the database and with the training set, by id and by content
 
 
 class Verdict(Value):

@@ -62,7 +62,7 @@ def markdown(spec: Spec, staged: Staged, report: Report, verdict: Verdict) -> st
         f"{staged.rows:,} rows, {staged.encoded:,} encoded in this run, model `{staged.model.digest[:12]}`, "
         f"published before: {staged.base}.",
         f"Protocol: {report.protocol}.",
-        f"Overlap of the queries with the database: {report.overlap}.",
+        f"Rows that are queries as well: {report.overlap}.",
         *(f"- against: {reason}" for reason in verdict.reasons),
         *(f"- {note}" for note in verdict.notes),
     ]
@@ -70,19 +70,22 @@ def markdown(spec: Spec, staged: Staged, report: Report, verdict: Verdict) -> st
 
 
 def plot(curves: Curves) -> str:
-    """Precision against recall and both by radius, as HTML with its own script."""
+    """Precision against recall, and both by radius and by rank, as HTML with its own script."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    titles = ("precision against recall, by Hamming radius", "precision and recall within a radius")
-    figure = make_subplots(1, 2, subplot_titles=titles)
+    titles = ("precision against recall, by Hamming radius", "within a radius", "of the first N ranks")
+    figure = make_subplots(1, 3, subplot_titles=titles)
     radii = list(range(len(curves.precision)))
     both = {"x": curves.recall, "y": curves.precision, "text": [f"radius {radius}" for radius in radii]}
     figure.add_trace(go.Scatter(**both, mode="lines+markers", showlegend=False), 1, 1)
-    figure.add_trace(go.Scatter(x=radii, y=curves.precision, name="precision"), 1, 2)
-    figure.add_trace(go.Scatter(x=radii, y=curves.recall, name="recall"), 1, 2)
+    blue, red = ({"line": {"color": color}, "mode": "lines"} for color in ("#1f5fbf", "#b3261e"))
+    figure.add_trace(go.Scatter(x=radii, y=curves.precision, name="precision", **blue), 1, 2)
+    figure.add_trace(go.Scatter(x=radii, y=curves.recall, name="recall", **red), 1, 2)
+    figure.add_trace(go.Scatter(x=curves.ranks, y=curves.precision_at, showlegend=False, **blue), 1, 3)
+    figure.add_trace(go.Scatter(x=curves.ranks, y=curves.recall_at, showlegend=False, **red), 1, 3)
     figure.update_layout(height=420, template="plotly_white", margin={"t": 40, "b": 40})
     figure.update_xaxes(title_text="recall", col=1).update_yaxes(title_text="precision", col=1)
-    figure.update_xaxes(title_text="radius", col=2)
+    figure.update_xaxes(title_text="radius", col=2).update_xaxes(title_text="N", type="log", col=3)
     html: str = figure.to_html(full_html=False, include_plotlyjs=True)
     return html

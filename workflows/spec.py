@@ -64,8 +64,10 @@ class MethodSpec(Value):
 class Protocol(Value):
     """How codes are measured."""
 
-    relevance: Literal["auto", "labels", "neighbours"] = Field(
-        "auto", description="rows that share a label, or exact Euclidean neighbours; auto: labels where there are any"
+    relevance: Literal["auto", "labels", "graded", "neighbours"] = Field(
+        "auto",
+        description="rows that share a label, or exact Euclidean neighbours; auto: labels where there are any; "
+        "graded: labels, and NDCG by how many are shared",
     )
     neighbours: int = Field(100, ge=1, le=10_000, description="neighbours a query, where relevance is neighbours")
     queries: int = Field(1000, ge=1, description="queries to draw where the dataset has no query set of its own")

@@ -350,6 +350,21 @@ def test_a_list_histogram_counts_the_listed_rows(rows, n_shards):
     np.testing.assert_array_equal(over(pickle.loads(pickle.dumps(statistic)), rows, n_shards), expected)
 
 
+@pytest.mark.parametrize("n_shards", [1, 4, 7])
+@pytest.mark.parametrize("n_grades", [1, 2, 3, 9])
+def test_the_graded_histogram_is_that_of_every_pair(rows, n_shards, n_grades):
+    own, labels = rows.ids[:30], hamming.pack_labels(rows.y[:30])
+    statistic = evaluation.GradedHistogram(rows.x[:30], 20, labels, own, n_grades)
+    distance = (bits.unpack(rows.x[:30], 20)[:, None] != bits.unpack(rows.x, 20)).sum(axis=2)
+    grade = np.minimum(rows.y[:30].astype(int) @ rows.y.T, n_grades - 1)
+    expected = np.zeros((n_grades, 30, 21), np.int64)
+    i, j = np.nonzero(own[:, None] != rows.ids)
+    np.add.at(expected, (grade[i, j], i, distance[i, j]), 1)
+    np.testing.assert_array_equal(over(pickle.loads(pickle.dumps(statistic)), rows, n_shards), expected)
+    with pytest.raises(ValueError, match="queries and rows with labels"):
+        over(statistic, rows._replace(y=None))
+
+
 def test_wrong_queries_are_refused(rows):
     labels = hamming.pack_labels(rows.y[:3])
     with pytest.raises(ValueError, match=r"ids \(q,\), found \(3, 3\) and \(2,\)"):
@@ -381,6 +396,17 @@ def test_health_of_constant_bits_and_of_nothing():
     assert health.correlation == 0
     with pytest.raises(ValueError, match="at least one row"):
         over(evaluation.CodeHealth(3), Batch(np.arange(0), codes[:0]))
+
+
+def test_the_state_of_the_health_is_small_and_counts_far():
+    assert evaluation.CodeHealth(4096).zero().nbytes < 1 << 26
+    statistic = evaluation.CodeHealth(2)
+    state = statistic.update(statistic.zero(), Batch(np.arange(4), np.array([[0], [1], [3], [3]], np.uint8)))
+    for _ in range(40):
+        state = statistic.merge(state, state)
+    health = statistic.finish(state)
+    assert health.rows == 4 << 40
+    assert health.correlation == pytest.approx(3**-0.5)
 
 
 @pytest.mark.parametrize("kind", ["vectors", "pictures", "text"])

@@ -68,7 +68,7 @@ def test_the_tiles_do_not_show(monkeypatch):
     monkeypatch.setattr(neighbours, "ROWS", 64)
     monkeypatch.setattr(neighbours, "QUERIES", 7)
     monkeypatch.setattr(neighbours, "PAIRS", 11)
-    monkeypatch.setattr(neighbours, "SAMPLE", 50)
+    monkeypatch.setattr(neighbours, "HELD", 999)
     np.testing.assert_array_equal(over(NearestNeighbours(x[:50], ids[:50], 9), ids, x, size=700), expected)
 
 

@@ -108,7 +108,7 @@ def test_a_table_is_made_measured_and_listed(hashkiln, home):
     assert (version["version"], version["published"], version["rows"]) == ("v1", "now", "40000")
     measured = json.loads(hashkiln("evaluate", "sample__lsh64", "--neighbours", "10", "--json")[1])
     assert "the 10 nearest rows" in measured["protocol"]
-    assert measured["overlap"] == "0 rows by id, 0 by content"
+    assert measured["overlap"] == "database: {0}; training set: {0}".format("0 rows by id, 0 by content")
     assert 0 < measured["measured"]["metrics"]["map"]["value"] < 1
     code, output, _ = hashkiln("evaluate", "sample__lsh64", "--beside", "v1")
     assert (code, "v1, common rows" in output) == (0, True)

@@ -49,10 +49,13 @@ def test_codes_made_elsewhere_are_scored(tmp_path, monkeypatch):
     at = {name: str(tmp_path / f"{name}.npy") for name in (*forms, *(f"y_{name}" for name in labels))}
     query = {name: str(tmp_path / f"query_{name}.npy") for name in at}
     expected = scored(bits, y, (bits[:40], y[:40]), None)
+    correlation = abs(np.corrcoef(bits.T) - np.eye(12)).max()
     for name, label in zip(forms, labels, strict=True):
         report = foreign.evaluate(at[name], at[f"y_{label}"], query[name], query[f"y_{label}"], 12)
         assert report.measured.metrics["map"].value == pytest.approx(expected, abs=1e-12)
         assert report.measured.rows == 600
+        assert report.health["largest correlation of two bits"] == pytest.approx(correlation)
+    assert report.health["rows"] == 600
     alone = foreign.evaluate(at["packed"], at["y_hot"], bits=12, queries=600)
     assert alone.measured.rows == 599
     expected = scored(bits, y, (bits, y), np.arange(600))

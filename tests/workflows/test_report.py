@@ -1,5 +1,6 @@
 """The report page, in a real browser where there is one."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -47,12 +48,22 @@ def test_the_page_holds_what_was_found_and_nothing_from_elsewhere(run):
     assert "coverage: 1 of 5" in page
     assert "v3, common rows" in page
     assert str(run[2].measured.metrics["map"]) in page
+    assert "Rows that are queries as well: 0 rows by id" in page
     assert "12,345, of which 45 encoded" in page
     assert EVIL not in page
     markup = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
     assert "src=" not in markup
     assert "href=" not in markup
     assert not re.search(r"<script[^>]*src=", page)
+
+
+def test_the_curves_by_rank_are_drawn(run):
+    html = report.plot(run[2].curves)
+    data, _ = json.JSONDecoder().raw_decode(html, html.index("[{", html.rindex("Plotly.newPlot(")))
+    by_rank = [[tuple(trace["x"]), tuple(trace["y"])] for trace in data[3:]]
+    curves = run[2].curves
+    assert by_rank == [[curves.ranks, curves.precision_at], [curves.ranks, curves.recall_at]]
+    assert curves.ranks[:5] == (1, 2, 5, 10, 20)
 
 
 def test_the_summary_says_what_the_gate_said(run):
@@ -72,4 +83,4 @@ def test_a_browser_draws_the_page(run, tmp_path):
     drawn = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     assert drawn.count('class="main-svg"') >= 2
     assert "<title>t__itq16: rejected</title>" in drawn  # the user's markup was shown, not run
-    assert drawn.count('class="trace scatter') == 3
+    assert drawn.count('class="trace scatter') == 5

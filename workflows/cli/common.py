@@ -32,6 +32,7 @@ class Relevance(StrEnum):
     auto = "auto"
     labels = "labels"
     neighbours = "neighbours"
+    graded = "graded"
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]

@@ -126,7 +126,7 @@ def evaluate(
 
     if bool(table) == bool(codes) or bool(codes) != bool(labels):
         raise typer.BadParameter("expected either TABLE, or --codes FILE with --labels FILE")
-    if codes and (beside or version != "main" or relevance == Relevance.neighbours):
+    if codes and (beside or version != "main" or relevance in (Relevance.neighbours, Relevance.graded)):
         raise typer.BadParameter("expected --version, --beside and --relevance with a TABLE, found them with --codes")
     if table and (query_codes or query_labels or bits):
         raise typer.BadParameter(

@@ -1,0 +1,96 @@
+"""The judge of codes: by blocks of queries, by how many labels are shared, and what it says of leaks."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from hashing import evaluation
+from hashing.bits import pack
+from hashing.hamming import pack_labels
+from hashing.mapreduce import Batch, Data
+from hashing.neighbours import NearestNeighbours
+from infra.executors import InProcess
+from workflows import measure
+from workflows.spec import Spec
+
+
+@pytest.fixture
+def rows():
+    rng = np.random.default_rng(0)
+    return Batch(
+        np.arange(300), rng.integers(0, 4, (300, 6)).astype(np.float32), rng.integers(0, 2, (300, 5), np.uint8)
+    )
+
+
+def shards(batch, n):
+    return [[batch.take(part)] for part in np.array_split(np.arange(len(batch.ids)), n)]
+
+
+def test_blocks_of_queries_change_no_neighbour(rows, monkeypatch):
+    data, own = Data(shards(rows, 3), InProcess()), rows.ids[:50]
+    whole = data.reduce(NearestNeighbours(rows.x[:50], own, 7))
+    sizes = []
+    zero = NearestNeighbours.zero
+
+    def seen(statistic):
+        state = zero(statistic)
+        sizes.append(sum(part.nbytes for part in state))
+        return state
+
+    monkeypatch.setattr(NearestNeighbours, "zero", seen)
+    monkeypatch.setattr(measure, "STATE", 2000)
+    np.testing.assert_array_equal(measure.exact_neighbours(rows.x[:50], own, 7, data), whole)
+    assert sizes[0] == max(sizes) == 17 * 7 * 16  # as large as 2,000 bytes allow
+    assert len(sizes) == 3 * 3
+
+
+def test_states_of_the_largest_truth_are_under_64_mib():
+    first, *_, last = parts = measure.blocks(10_000, 16 * 10_000)
+    assert (len(parts), first.start, last.stop >= 10_000) == (24, 0, True)
+    state = NearestNeighbours(np.zeros((first.stop, 1)), np.arange(first.stop), 10_000).zero()
+    assert sum(part.nbytes for part in state) <= 1 << 26
+
+
+def judged(rows, **options):
+    return measure.Judge(rows.take(slice(40)), True, None, "", **options)
+
+
+@pytest.mark.parametrize("state", [1 << 26, 999])
+def test_grades_stand_behind_all_and_relevant_rows(rows, monkeypatch, state):
+    monkeypatch.setattr(measure, "STATE", state)
+    function = SimpleNamespace(n_bits=6, encode=lambda x: x >= 2)
+    codes = shards(rows._replace(x=pack(rows.x >= 2)), 3)
+    found = judged(rows, graded=True).histogram(function, codes, InProcess())
+    np.testing.assert_array_equal(found[:2], judged(rows).histogram(function, codes, InProcess()))
+    n_grades = int(rows.y[:40].sum(axis=1).max()) + 1
+    asked = pack(rows.x[:40] >= 2), 6, pack_labels(rows.y[:40]), rows.ids[:40], n_grades
+    grades = Data(codes, InProcess()).reduce(evaluation.GradedHistogram(*asked))
+    np.testing.assert_array_equal(found[2:], grades)
+    metrics, plain = measure.metrics(found), measure.metrics(found[:2])
+    np.testing.assert_array_equal(metrics["ndcg"], evaluation.ndcg(grades))
+    np.testing.assert_array_equal(metrics["ndcg_at_100"], evaluation.ndcg(grades, 100))
+    assert metrics.keys() - plain.keys() == {"ndcg", "ndcg_at_100"}
+    np.testing.assert_array_equal(metrics["map"], plain["map"])
+    assert measure.curves(found) == measure.curves(found[:2])
+    assert judged(rows, graded=True).histogram(function, [], InProcess()).shape == found.shape
+
+
+def test_graded_relevance_needs_labels():
+    protocol = Spec.model_validate({"dataset": "bare", "protocol": {"relevance": "graded"}}).protocol
+    with pytest.raises(ValueError, match="expected labels, for relevance by labels, found none in dataset bare"):
+        measure._by_labels(protocol, (), SimpleNamespace(name="bare"))
+    assert measure._by_labels(protocol, ("a",), SimpleNamespace(name="bare"))
+
+
+def test_leaks_are_looked_for_in_the_database_and_in_the_training_set(rows):
+    judge = measure.Judge(Batch(np.arange(1000, 1040), rows.x[:40] + 10), False, None, "")
+    base, learn = rows.x.copy(), rows.x[:20].copy()
+    base[:3], learn[:5] = judge.queries.x[7], judge.queries.x[8]
+    splits = {"base": Batch(np.arange(998, 1298), base), "learn": Batch(np.arange(1039, 1059), learn)}
+    dataset = SimpleNamespace(splits=splits, shards=lambda split: shards(splits[split], 2))
+    found = measure.overlap(judge, dataset, InProcess())
+    assert found == "database: 40 rows by id, 3 by content; training set: 1 rows by id, 5 by content"
+    del splits["learn"]
+    assert measure.overlap(judge, dataset, InProcess()).endswith("; training set: the database")
+    assert measure.overlap(judged(rows), dataset, InProcess()).endswith("; training set: the database less its queries")
