@@ -69,9 +69,11 @@ def graded_histogram(
 
     check_histogram(queries, database, n_bits, query_labels, labels, n_grades)
     counts = np.zeros((n_grades, len(queries), n_bits + 1), np.int64)
-    query_words, query_labels = words(queries), frozen(query_labels)
-    for rows, planes, size in blocks(database, labels.shape[1] * 8):
-        hamming_kernels.histogram(query_words, planes, size, query_labels, frozen(labels[rows].T), counts)
+    asked, given = (np.ascontiguousarray(part).view(np.uint16) for part in (query_labels, labels))
+    used = asked.any(axis=0)  # of each 16 labels: is one of them a query's
+    query_words, asked = words(queries), frozen(asked[:, used])
+    for rows, planes, size in blocks(database, 2 * asked.shape[1]):
+        hamming_kernels.histogram(query_words, planes, size, asked, frozen(given[rows, used].T), counts)
     return counts
 
 

@@ -135,11 +135,11 @@ def measure(queries, i, planes, size, start, n, out):
 
 @njit(nogil=True, cache=True)
 def histogram(queries, planes, size, query_labels, labels, out):
-    """Adds to out (n_grades, q, n_bins) the rows of each grade and distance; labels are planes (w, n) uint64."""
+    """Adds to out (n_grades, q, n_bins) the rows of each grade and distance; labels are planes (w, n) uint16."""
     wide()
     n_grades, _, n_bins = out.shape
     n_cells = n_grades * n_bins
-    cells, shared = np.empty(CHUNK, np.uint16), np.empty(CHUNK, np.uint16)
+    cells, room = np.empty(CHUNK, np.uint16), np.empty(CHUNK, np.uint16)
     pairs = np.zeros((n_cells, n_cells) if n_cells <= PAIRED else (0, 0), np.uint32)
     tables = np.zeros((4, n_cells), np.int64)
     for i in range(len(queries)):
@@ -147,9 +147,9 @@ def histogram(queries, planes, size, query_labels, labels, out):
             cell = cells[: min(CHUNK, planes.shape[1] // size - start)]
             measure(queries, i, planes, size, start, len(cell), cells)
             if n_grades > 1:
-                add_grades(query_labels[i], labels, start, n_grades, n_bins, shared, cell)
+                add_grades(query_labels[i], labels, start, n_grades, n_bins, room, cell)
             if n_cells <= PAIRED:
-                count_pairs(cell, pairs, tables[0])
+                count_pairs(cell, room, pairs, tables[0])
             else:
                 count_fourfold(cell, tables)
         if n_cells <= PAIRED:
@@ -160,37 +160,37 @@ def histogram(queries, planes, size, query_labels, labels, out):
 
 
 @njit(nogil=True)
-def add_grades(query, labels, start, n_grades, n_bins, shared, cell):
+def add_grades(query, labels, start, n_grades, n_bins, room, cell):
     """Move each cell up by n_bins for every label that the row shares with the query, n_grades - 1 times at most."""
     wide()
-    shared = shared[: cell.shape[0]]
+    shared = room[: cell.shape[0]]
     shared[:] = 0
     for w in range(len(labels)):
-        words = labels[w][start : start + cell.shape[0]]
+        asked, words = query[w], labels[w][start : start + cell.shape[0]]
         if n_grades == 2:
             for j in range(cell.shape[0]):
-                shared[j] |= np.uint16((query[w] & words[j]) != 0)
+                shared[j] |= asked & words[j]
         else:
             for j in range(cell.shape[0]):
-                shared[j] += popcount(query[w] & words[j])
+                shared[j] += popcount(np.uint16(asked & words[j]))
     for j in range(cell.shape[0]):
         cell[j] += min(shared[j], np.uint16(n_grades - 1)) * np.uint16(n_bins)
 
 
 @njit(nogil=True)
-def count_pairs(cell, pairs, rest):
+def count_pairs(cell, room, pairs, rest):
     """Count the cells of two rows in one step: half the loads and stores, and seldom twice the same address in turn."""
     wide()
     n_cells = np.uint16(pairs.shape[0])
     half = cell.shape[0] // 2
-    low, high = cell[:half], cell[half : 2 * half]
+    low, high, both = cell[:half], cell[half : 2 * half], room[:half]
     for j in range(half):
-        low[j] += high[j] * n_cells
+        both[j] = low[j] + high[j] * n_cells
     table = pairs.reshape(-1)
     for j in range(half):
-        table[low[j]] += np.uint32(1)
-    for j in range(2 * half, cell.shape[0]):
-        rest[cell[j]] += 1
+        table[both[j]] += np.uint32(1)
+    if 2 * half < cell.shape[0]:
+        rest[cell[2 * half]] += 1
 
 
 @njit(nogil=True)

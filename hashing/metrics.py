@@ -9,14 +9,16 @@ In the formulas n and r are the rows and the relevant rows at a distance, N and 
 nearer, l_i is 1 where rank i is relevant and P(i) is the precision of the first i ranks.
 """
 
+from functools import cache
+
 import numpy as np
 from scipy.special import expi, gammaln
 
 from .mapreduce import Array
 
-TABLE = 512  # sums over ranks are looked up to here; beyond, they are asymptotic series
+TABLE = 512  # sums of 1 / rank are looked up to here; beyond, they are asymptotic series
+RANKS = 1 << 20  # sums of discounts are looked up to here
 HARMONIC = np.concatenate([[0.0], np.cumsum(1 / np.arange(1.0, TABLE + 1))])
-DISCOUNT = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2.0, TABLE + 2)))])
 
 
 def average_precision(h: Array, empty: float = 0.0) -> Array:
@@ -47,11 +49,11 @@ def average_precision_at_hits(h: Array, k: int, empty: float = 0.0) -> Array:
     spread = 10 * np.sqrt(mean * (1 - ratio(r, n))) + 16
     low = np.maximum(np.maximum(0, drawn - (n - r)), np.floor(mean - spread))
     high = np.minimum(np.minimum(r, drawn), np.ceil(mean + spread))
-    weight, weights, with_hits, value = np.ones(len(n)), 0.0, 0.0, 0.0
+    weight, weights, with_hits, value, sums = np.ones(len(n)), 0.0, 0.0, 0.0, harmonic(n_before, drawn)
     for step in range(int((high - low).max(initial=0)) + 1):
         hits = low + step
         found = r_before + hits
-        value += weight * ratio(done + hit_precision(drawn, hits, n_before, r_before, drawn), found)
+        value += weight * ratio(done + hit_precision(drawn, hits, n_before, r_before, drawn, sums), found)
         weights += weight
         with_hits += weight * (found > 0)
         weight = weight * (r - hits) * (drawn - hits) / ((hits + 1) * (n - r - drawn + hits + 1))
@@ -165,8 +167,7 @@ def ndcg(graded: Array, k: int | None = None, empty: float = 0.0) -> Array:
     last = graded.sum() if k is None else at_least_one(k)
     gain = 2.0 ** np.arange(len(graded)) - 1
     n = graded.sum(axis=0)
-    after = n.cumsum(axis=1)
-    discounts = discount(np.minimum(after, last)) - discount(np.minimum(after - n, last))
+    discounts = np.diff(discount(np.minimum(n.cumsum(axis=1), last)), axis=1, prepend=0)
     found = (ratio(np.tensordot(gain, graded, 1), n) * discounts).sum(axis=1)
     best = discount(np.minimum(graded.sum(axis=2)[::-1].cumsum(axis=0), last))  # ranks filled by the best grades
     return ratio(found, gain[::-1] @ np.diff(best, axis=0, prepend=0), empty)
@@ -189,31 +190,49 @@ def cut(h: Array, k: int) -> tuple[Array, Array, Array, Array, Array]:
     return n_before, r_before, n, r, np.minimum(k - n_before, n)
 
 
-def hit_precision(n: Array, r: Array, n_before: Array, r_before: Array, seen: Array) -> Array:
-    """Expected sum of l_i P(i) over the first `seen` ranks of a distance (McSherry & Najork, ECIR 2008)."""
+def hit_precision(
+    n: Array, r: Array, n_before: Array, r_before: Array, seen: Array, sums: Array | None = None
+) -> Array:
+    """Expected sum of l_i P(i) over the first `seen` ranks of a distance (McSherry & Najork, ECIR 2008).
+
+    sums are harmonic(n_before, seen), where they are known.
+    """
+    sums = harmonic(n_before, seen) if sums is None else sums
     slope = (r - 1) / np.maximum(n - 1, 1)  # given a hit at place i of its tie, (i - 1) slope hits stand before it
-    return ratio(r, n) * (slope * seen + (r_before + 1 - slope * (n_before + 1)) * harmonic(n_before, seen))
+    return ratio(r, n) * (slope * seen + (r_before + 1 - slope * (n_before + 1)) * sums)
 
 
 def harmonic(start: Array, count: Array) -> Array:
     """1/(start + 1) + ... + 1/(start + count), to 1e-15 absolute however large start is."""
-    low, high = np.minimum(start, TABLE).astype(np.int64), np.minimum(start + count, TABLE).astype(np.int64)
-    a, b = np.maximum(start, TABLE) + 0.5, np.maximum(start + count, TABLE) + 0.5
+    end = start + count
+    low, high = np.minimum(start, TABLE), np.minimum(end, TABLE)
+    a, b = np.maximum(start, TABLE) + 0.5, np.maximum(end, TABLE) + 0.5
 
     def series(x: Array) -> Array:  # digamma(x + 1/2) less log x
-        return 1 / (24 * x**2) - 7 / (960 * x**4)
+        square = 1 / (x * x)
+        return square * (1 / 24 - 7 / 960 * square)
 
-    return HARMONIC[high] - HARMONIC[low] + np.log1p((b - a) / a) + (series(b) - series(a))
+    near = HARMONIC[high.astype(np.int64)] - HARMONIC[low.astype(np.int64)]
+    return near + np.log1p((b - a) / a) + (series(b) - series(a))
 
 
 def discount(rank: Array) -> Array:
-    """1/log2(2) + ... + 1/log2(rank + 1), to 1e-12 relative."""
+    """1/log2(2) + ... + 1/log2(rank + 1), to 1e-12 relative; rank is int64."""
 
     def integral(end: Array) -> Array:  # of 1 / log x, with the first correction of the midpoint rule
         return expi(np.log(end)) + 1 / (24 * end * np.log(end) ** 2)
 
-    tail = integral(np.maximum(rank, TABLE) + 1.5) - integral(TABLE + 1.5)
-    return DISCOUNT[np.minimum(rank, TABLE)] + np.log(2) * tail
+    sums = discounts()[np.minimum(rank, RANKS)]
+    far = rank > RANKS
+    if far.any():
+        sums[far] += np.log(2) * (integral(rank[far] + 1.5) - integral(RANKS + 1.5))
+    return sums
+
+
+@cache
+def discounts() -> Array:
+    """(RANKS + 1,) float64: the sums to each rank. 8 MiB, made when first asked for and always the same."""
+    return np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2.0, RANKS + 2)))])
 
 
 def missed(n: Array, r: Array, drawn: Array) -> Array:
