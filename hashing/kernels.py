@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy.special import expit
 
-from .mapreduce import Array
+from .mapreduce import Array, one_blas_thread
+from .solvers import top_eigenvectors
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "sigmoid": expit,
@@ -28,6 +29,17 @@ def rbf(x: Array, anchors: Array, gamma: float) -> Array:
     return np.exp(-gamma * squared_distances(x, anchors))
 
 
+def anchor_width(anchors: Array) -> float:
+    """The mean distance of an anchor (m, d) to the nearest other one, as of a row to its nearest anchor."""
+    with one_blas_thread():
+        distances = squared_distances(anchors, anchors)
+    np.fill_diagonal(distances, np.inf)
+    width = float(np.sqrt(distances.min(axis=1)).mean())
+    if not width:
+        raise ValueError(f"expected anchors that differ, found the same row {len(anchors)} times")
+    return width
+
+
 def anchor_weights(x: Array, anchors: Array, sigma: float, n_nearest: int) -> Array:
     """Z (n, m): exp(-|x - a|^2 / sigma^2) on each row's nearest anchors, 0 elsewhere, rows summing to 1.
 
@@ -40,3 +52,66 @@ def anchor_weights(x: Array, anchors: Array, sigma: float, n_nearest: int) -> Ar
     z = np.zeros_like(distances)
     np.put_along_axis(z, near, weights / weights.sum(axis=1, keepdims=True), axis=1)
     return z
+
+
+def anchor_eigenvectors(mass: Array, gram: Array, k: int) -> Array:
+    """W (m, k): ZW (n, k) are the smoothest functions on the anchor graph, balanced, uncorrelated, of mean square 1.
+
+    They are the eigenvectors of Z diag(mass)^-1 Z' of the largest eigenvalues under 1, for mass = Z'1 (m,) and
+    gram = Z'Z (m, m). The eigenvalue 1 belongs to functions that are constant on each connected part of the graph;
+    0.999 and more counts as 1. Raises ValueError where fewer than k are left.
+    Source: Liu, Wang, Kumar & Chang, Hashing with graphs, ICML 2011, section 3.2; the authors' code.
+    """
+    if k >= len(mass):
+        raise ValueError(f"expected fewer eigenvectors than anchors, found {k} of {len(mass)} anchors (1 for 10 rows)")
+    scale = 1 / np.sqrt(mass)
+    with one_blas_thread():
+        matrix = gram * np.outer(scale, scale)
+        vectors = top_eigenvectors(matrix, len(matrix))
+        values = np.einsum("ij,ij->j", vectors, matrix @ vectors)
+    kept = np.flatnonzero((values < 1 - 1e-3) & (values > 1e-9))[:k]
+    if len(kept) < k:
+        raise ValueError(
+            f"expected an anchor graph with {k} eigenvalues between 0 and 1, found {len(kept)}, in "
+            f"{(values >= 1 - 1e-3).sum()} parts that nothing connects: more nearest anchors would"
+        )
+    vectors = np.where(np.abs(vectors[:, kept]) > 1e-9, vectors[:, kept], 0)  # in parts elsewhere, only rounding
+    weights: Array = scale[:, None] * vectors * np.sqrt(mass.sum() / values[kept])
+    return weights
+
+
+def nearest_balanced(scatter: Array, n: float) -> Array:
+    """M (2k, k): Y = J[B R]M has 1'Y = 0 and Y'Y = nI, and of all such Y (n, k) the largest tr(B'Y).
+
+    J centres the columns of B (n, k) and of R (n, k), which completes B where JB is of lower rank than k: JR is of
+    rank k. scatter (2k, 2k) is [B R]'J[B R]. With JB = USV', Y = sqrt(n) [U rest]V'.
+    Source: Liu, Mu, Kumar & Chang, Discrete graph hashing, NIPS 2014, section 3.
+    """
+    k = len(scatter) // 2
+    with one_blas_thread():
+        values, v = np.linalg.eigh(scatter[:k, :k])
+        lost = values < 1e-9 * n
+        u = np.zeros((2 * k, k))
+        u[:k, ~lost] = v[:, ~lost] / np.sqrt(values[~lost])
+        if lost.any():
+            rest = np.eye(2 * k)[:, k:]
+            rest = rest - u @ (u.T @ (scatter @ rest))  # orthogonal to U
+            values, e = np.linalg.eigh(rest.T @ scatter @ rest)
+            u[:, lost] = rest @ (e[:, -lost.sum() :] / np.sqrt(values[-lost.sum() :]))
+        mix: Array = np.sqrt(n) * u @ v.T
+    return mix
+
+
+def balanced_partition(variances: Array, parts: int) -> Array:
+    """(parts, width) positions of the variances (d,), falling: each goes to the part of the least sum of logarithms.
+
+    A part that is full gets no more; those variances that the division leaves over, the least, go to none.
+    Source: Ge, He, Ke & Sun, Optimized product quantization, CVPR 2013, section 3.2.
+    """
+    width = len(variances) // parts
+    logs = np.log(variances[: width * parts])
+    logs = logs - logs.min(initial=np.inf) + 1  # positive
+    dealt: list[list[int]] = [[] for _ in range(parts)]
+    for i in range(width * parts):
+        min((part for part in dealt if len(part) < width), key=lambda part: logs[part].sum()).append(i)
+    return np.array(dealt, np.intp)

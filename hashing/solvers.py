@@ -8,6 +8,8 @@ import numpy as np
 from .bits import sgn
 from .mapreduce import Array, Batch, Data, Sum, one_blas_thread
 
+ROWS = 2048
+
 
 def top_eigenvectors(matrix: Array, k: int) -> Array:
     """The k eigenvectors of the largest eigenvalues of a symmetric (d, d) matrix, as columns (d, k), largest first.
@@ -48,8 +50,12 @@ def quantizing_rotation(projected: Data, n_bits: int, n_iter: int, seed: int) ->
 
 
 def _alignment(batch: Batch, rotation: Array) -> tuple[Array]:
-    """B'V (n_bits, n_bits), with B = sgn(VR)."""
-    return (sgn(batch.x @ rotation).T @ batch.x,)
+    """B'V (n_bits, n_bits) float64, with B = sgn(VR), in the precision of V by blocks that stay in the cache."""
+    c, rotation = np.zeros(rotation.shape), rotation.astype(batch.x.dtype)
+    for start in range(0, len(batch.x), ROWS):
+        v = batch.x[start : start + ROWS]
+        c += sgn(v @ rotation).T @ v
+    return (c,)
 
 
 def discrete_descent(b: Array, q: Array, gram: Array, sweeps: int) -> Array:
@@ -58,21 +64,51 @@ def discrete_descent(b: Array, q: Array, gram: Array, sweeps: int) -> Array:
     q is (n, n_bits), gram G (n_bits, n_bits), symmetric. Each row is solved by itself; no step raises its objective.
     Source: discrete cyclic coordinate descent, Shen et al., Supervised discrete hashing, CVPR 2015, section 3.3.
     """
-    b = b.astype(np.float64)
-    for _ in range(sweeps):
-        before = b.copy()
-        for k in range(b.shape[1]):
-            b[:, k] = sgn(q[:, k] - b @ gram[:, k] + b[:, k] * gram[k, k])
-        if (b == before).all():
-            break
-    return b
+    out = np.empty(b.shape)
+    for start in range(0, len(b), ROWS):  # in blocks that stay in the cache, with a bit's values side by side
+        rows = slice(start, start + ROWS)
+        z, target = b[rows].T.astype(np.float64), np.ascontiguousarray(q[rows].T, np.float64)
+        for _ in range(sweeps):
+            before = z.copy()
+            for k in range(len(z)):
+                z[k] = sgn(target[k] - gram[k] @ z + z[k] * gram[k, k])
+            if (z == before).all():
+                break
+        out[rows] = z.T
+    return out
+
+
+def best_codes(q: Array, gram: Array) -> Array:
+    """B (n, n_bits) in {-1, +1} of the least tr(BGB') - 2 tr(BQ'), by trying all 2^n_bits codes. Ties: the first."""
+    n_bits = len(gram)
+    codes = np.where(np.arange(2**n_bits)[:, None] >> np.arange(n_bits) & 1, 1.0, -1.0)
+    own = np.einsum("ij,jk,ik->i", codes, gram, codes)
+    out = np.empty(q.shape)
+    for start in range(0, len(q), ROWS):
+        rows = slice(start, start + ROWS)
+        out[rows] = codes[(own - 2 * (q[rows] @ codes.T)).argmin(axis=1)]
+    return out
+
+
+def ridge(gram: Array, cross: Array, weight: float) -> tuple[Array, Array]:
+    """W (k, d) and c (d,) of the least |T - AW - 1c'|^2 + n weight |W|^2, from [A 1]'[A 1] and [A 1]'T.
+
+    n is the last entry of the Gram matrix (k + 1, k + 1). Directions that no row uses get no weight.
+    """
+    penalty = weight * gram[-1, -1] * np.diag(np.arange(len(gram)) < len(gram) - 1)
+    with one_blas_thread():
+        solution = np.linalg.lstsq(gram + penalty, cross, rcond=None)[0]
+    return solution[:-1], solution[-1]
 
 
 def lbfgs(value_and_gradient: Callable[[Array], tuple[float, Array]], start: Array, n_iter: int) -> Array:
-    """The parameters (p,) float64 after at most n_iter iterations of L-BFGS (Nocedal, 1980), by SciPy."""
+    """The parameters (p,) float64 after at most n_iter iterations of L-BFGS (Nocedal, 1980), by SciPy.
+
+    It stops early where an iteration gains less than a billionth of the value (of 1, where that is more), not by the
+    size of the gradient, which hangs on the units of the parameters.
+    """
     from scipy.optimize import minimize
 
     with one_blas_thread():
-        return minimize(
-            value_and_gradient, start, jac=True, method="L-BFGS-B", options={"maxiter": n_iter, "maxfun": 2 * n_iter}
-        ).x
+        options = {"maxiter": n_iter, "maxfun": 2 * n_iter, "gtol": 0.0, "ftol": 1e-9}
+        return minimize(value_and_gradient, start, jac=True, method="L-BFGS-B", options=options).x

@@ -24,6 +24,7 @@ def methods(as_json: AsJson = False) -> None:
     found = [
         {
             "method": name,
+            "learns from": "labels" if cls.supervised else "vectors",
             "what it does": (cls.__doc__ or "").split("\n")[0],
             "hyper-parameters": ", ".join(f"{f.name}={f.default}" for f in fields(cls)[1:]),  # type: ignore[arg-type]
             "reference": " ".join((cls.__doc__ or "").partition("Reference:")[2].split()),

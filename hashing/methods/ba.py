@@ -1,0 +1,90 @@
+"""Binary autoencoder."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from ..bits import sgn
+from ..functions import LinearHash
+from ..mapreduce import Data, Sum
+from ..networks import principal_rows, reconstruction_moments, with_itq_codes, with_ones
+from ..solvers import best_codes, discrete_descent, lbfgs, ridge
+from ..statistics import moments
+from . import register
+
+
+def codes(x, b, encoder, decoder, bias, mu):
+    """B of a lower |X - BD - c|^2 + mu / 4 |B - sgn([X 1]A)|^2: exact for few bits, else the best of two descents."""
+    q, gram = (x - bias) @ decoder.T + mu / 4 * sgn(with_ones(x) @ encoder), decoder @ decoder.T
+    if len(gram) <= 8:
+        return best_codes(q, gram)
+    relaxed = sgn(q @ np.linalg.pinv(gram))
+    ways = [discrete_descent(start, q, gram, 20) for start in (b, relaxed)]
+    first, second = (np.einsum("ij,ij->i", z @ gram - 2 * q, z) for z in ways)
+    return np.where((first <= second)[:, None], *ways)
+
+
+def _update(rows, **step):
+    return rows._replace(b=codes(rows.x, rows.b, **step).astype(np.int8))
+
+
+def _differing(rows, encoder):
+    return ((sgn(with_ones(rows.x) @ encoder) != rows.b).sum(),)
+
+
+def _hinge(rows, encoder):
+    """The squared hinges of [X 1]A against B, and the gradient by A."""
+    margin = np.maximum(1 - rows.b * (rows.x @ encoder[:-1] + encoder[-1]), 0)
+    pull = -2 * rows.b * margin
+    return (margin**2).sum(), np.vstack([rows.x.T @ pull, pull.sum(axis=0)])
+
+
+def _machines(theta, rows, scale, cost):
+    """|A|^2 / 2 + cost sum hinge^2, and its gradient, in the unknowns A / scale, of which L-BFGS needs fewer steps."""
+    encoder = theta.reshape(len(scale), -1) * scale
+    value, gradient = rows.reduce(Sum(partial(_hinge, encoder=encoder)), "encoder")
+    weight = np.vstack([encoder[:-1], np.zeros((1, encoder.shape[1]))])
+    return (weight**2).sum() / 2 + cost * value, ((weight + cost * gradient) * scale).ravel()
+
+
+@register
+@dataclass(frozen=True)
+class BA:
+    """Codes B from which a linear decoder restores the rows, and a linear encoder sgn([X 1]A) that predicts them:
+    |X - BD - c|^2 + mu / 4 |B - sgn([X 1]A)|^2, mu doubling until the two agree (method of auxiliary coordinates).
+
+    From the codes of ITQ, for each mu: D and c by least squares, A by a linear SVM a bit (L2, squared hinge, C = 100,
+    all bits in one L-BFGS), B row by row, by enumeration up to 8 bits, by bit flips beyond. The paper starts at
+    mu = 1e-5 and takes 30 steps or more, most of which leave B at its optimum without mu. No validation set.
+
+    Additive: [B 1]'[B 1] and [B 1]'X, then gradients of A, over all rows. The codes B stay beside their shard.
+
+    Reference: Carreira-Perpinan & Raziperchikolaei, Hashing with binary autoencoders, CVPR 2015, section 3.
+    """
+
+    n_bits: int
+    mu: float = 0.02
+    growth: float = 2.0
+    n_steps: int = 10
+    cost: float = 100.0
+    share: float = 0.98
+    n_iter: int = 15
+    seed: int = 0
+
+    def fit(self, data: Data) -> LinearHash:
+        rows, inputs = principal_rows(data, self.n_bits, self.share)
+        rows = with_itq_codes(rows, self.n_bits, self.seed)
+        variances = moments(rows).cov.diagonal()
+        scale = np.append(np.maximum(variances, 1e-6 * variances.max() or 1.0), 1.0)[:, None] ** -0.5
+        theta = np.zeros(len(scale) * self.n_bits)
+        for i in range(self.n_steps):
+            decoder, bias = ridge(*rows.reduce(Sum(reconstruction_moments), "decoder"), 0.0)
+            theta = lbfgs(partial(_machines, rows=rows, scale=scale, cost=self.cost), theta, self.n_iter)
+            encoder = theta.reshape(len(scale), -1) * scale
+            step = {"encoder": encoder, "decoder": decoder, "bias": bias, "mu": self.mu * self.growth**i}
+            rows = rows.map_rows(partial(_update, **step), "codes")
+            if rows.reduce(Sum(partial(_differing, encoder=encoder)), "stop")[0] == 0:
+                break
+        weight = inputs.basis @ encoder[:-1]
+        return LinearHash(weight, inputs.mean @ weight - encoder[-1])

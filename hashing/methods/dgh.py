@@ -1,0 +1,90 @@
+"""Discrete graph hashing."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from ..bits import sgn
+from ..functions import AnchorGraphHash
+from ..kernels import anchor_eigenvectors, anchor_weights, nearest_balanced
+from ..mapreduce import Array, Data, Sum
+from ..solvers import quantizing_rotation
+from ..statistics import anchor_graph
+from . import register
+
+
+class Rows(NamedTuple):
+    z: csr_array  # (n, m)
+    x: Array  # (n, n_bits), Y
+
+
+@register
+@dataclass(frozen=True)
+class DGH:
+    """Largest tr(B'AB) + rho tr(B'Y): codes B smooth on the anchor graph A and near to a balanced, uncorrelated Y.
+
+    From a rotation of the graph's eigenvectors, B moves by B <- sgn(2AB + rho Y) until it rests, then Y is solved;
+    neither lowers the objective. A new row's bits are the signs of its anchors' mean codes, by the paper as recalled.
+    Additive: Z'Z, Z'1, the sums of the rotation, then Z'B, 1'[B Y] and [B Y]'[B Y], over all rows; Z and Y stay there.
+
+    Reference: Liu, Mu, Kumar & Chang, Discrete graph hashing, NIPS 2014, with the start DGH-R.
+    """
+
+    n_bits: int
+    rho: float = 0.1
+    n_anchors: int = 300
+    n_nearest: int = 3
+    n_kmeans: int = 5
+    n_rotate: int = 100
+    n_iter: int = 20
+    n_inner: int = 300  # moves of B at most, in each iteration
+    seed: int = 0
+
+    def fit(self, data: Data) -> AnchorGraphHash:
+        anchors, sigma, mass, gram = anchor_graph(data, self.n_anchors, self.n_nearest, self.n_kmeans, self.seed)
+        weight = anchor_eigenvectors(mass, gram, self.n_bits)
+        rows = data.map_rows(partial(_on_the_graph, weight, anchors, sigma, self.n_nearest), "rows on the graph")
+        rotation = quantizing_rotation(rows, self.n_bits, self.n_rotate, self.seed)
+        rows = rows.map_rows(partial(_rotated, rotation=rotation), "first Y")
+        p = np.zeros_like(weight)  # so that the first B is sgn(Y)
+        for i in range(self.n_iter):
+            before, (rows, p) = p, improved(rows, p, mass, self.rho, self.n_inner, f"codes {i + 1}")
+            if (p == before).all():
+                break
+        return AnchorGraphHash(anchors, sigma, self.n_nearest, p, np.zeros((2, 0)))
+
+
+def _on_the_graph(weight, anchors, sigma, n_nearest, batch):
+    z = csr_array(anchor_weights(batch.x.astype(np.float64), anchors, sigma, n_nearest))
+    return Rows(z, z @ weight)
+
+
+def _rotated(rows, rotation):
+    return rows._replace(x=rows.x @ rotation)
+
+
+def improved(rows, p, mass, rho, n_inner, label):
+    """The rows with the best Y for a B that rests after at most n_inner moves, and P (m, n_bits) of that B."""
+    for _ in range(n_inner):
+        before, (sums, total, gram) = p, rows.reduce(Sum(partial(_sums, p=p, rho=rho)), label)
+        p = sums / mass[:, None]  # 2AB = 2ZP
+        if (p == before).all():
+            break
+    mix = nearest_balanced(gram - np.outer(total, total) / mass.sum(), mass.sum())
+    return rows.map_rows(partial(_with_y, p=before, rho=rho, mean=total / mass.sum(), mix=mix), "Y"), p
+
+
+def _b_and_y(rows, p, rho):  # p (m, n_bits): P, the anchors' mean codes of the B before
+    return np.hstack([sgn(2 * (rows.z @ p) + rho * rows.x), rows.x])
+
+
+def _sums(rows, p, rho):
+    both = _b_and_y(rows, p, rho)
+    return rows.z.T @ both[:, : p.shape[1]], both.sum(axis=0), both.T @ both
+
+
+def _with_y(rows, p, rho, mean, mix):
+    return rows._replace(x=(_b_and_y(rows, p, rho) - mean) @ mix)

@@ -1,0 +1,67 @@
+"""Unsupervised hashing by a binary deep neural network."""
+
+from dataclasses import dataclass
+from functools import partial
+
+from ..functions import NetworkHash
+from ..mapreduce import Data, Sum
+from ..networks import (
+    binary_loss,
+    decay,
+    hidden_widths,
+    principal_network,
+    principal_rows,
+    reconstruction_moments,
+    train,
+    update_codes,
+    with_code_layer,
+    with_itq_codes,
+)
+from ..solvers import discrete_descent, ridge
+from . import register
+
+
+def restoring(rows, h, weight, bias, fidelity):
+    """The codes of a lower |X - BW - c|^2 + fidelity |H - B|^2, by 10 sweeps from those there are."""
+    return discrete_descent(rows.b, (rows.x - bias) @ weight.T + fidelity * h, weight @ weight.T, 10)
+
+
+@register
+@dataclass(frozen=True)
+class UHBDNN:
+    """Codes B from which a linear layer restores the rows, and a network d-h1-h2-n_bits whose outputs H are near B,
+    independent and balanced: |X - BW - c|^2 / 2n + fidelity / 2n |H - B|^2 + independence / 2 |H'H / n - I|^2
+    + balance / 2n |H'1|^2 + decay / 2 sum |W|^2.
+
+    From the codes of ITQ it alternates W and c (solved exactly), B (discrete cyclic descent) and the network (L-BFGS
+    on exact gradients over all rows). The paper runs 20 rounds of 400 iterations and may stop earlier on a validation
+    set; here the defaults take minutes, and there is no validation set. `share` of the variance is kept of the input.
+
+    Additive: [B 1]'[B 1] and [B 1]'X a round; H'H, H'1, <H, B>, then the gradient in each evaluation, over all rows.
+    The codes B stay beside their shard.
+
+    Reference: Do, Doan & Cheung, Learning to hash with binary deep neural network, ECCV 2016, section 3.
+    """
+
+    n_bits: int
+    decay: float = 1e-5
+    fidelity: float = 5e-2
+    independence: float = 1e-2
+    balance: float = 5e-7
+    share: float = 0.95
+    n_outer: int = 5
+    n_iter: int = 20
+    seed: int = 0
+
+    def fit(self, data: Data) -> NetworkHash:
+        rows, inputs = principal_rows(data, self.n_bits, self.share)
+        rows = with_itq_codes(rows, self.n_bits, self.seed)
+        network = with_code_layer(rows, principal_network(rows, hidden_widths(self.n_bits), "sigmoid"))
+        loss = partial(binary_loss, fidelity=self.fidelity, independence=self.independence, balance=self.balance)
+        for _ in range(self.n_outer):
+            network = train(rows, network, loss, partial(decay, weight=self.decay), self.n_iter)
+            weight, bias = ridge(*rows.reduce(Sum(reconstruction_moments), "output layer"), self.decay)
+            step = partial(restoring, weight=weight, bias=bias, fidelity=self.fidelity)
+            rows = rows.map_rows(partial(update_codes, network=network, step=step), "codes")
+        network = train(rows, network, loss, partial(decay, weight=self.decay), self.n_iter)
+        return inputs.fold(network)
