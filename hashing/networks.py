@@ -290,7 +290,6 @@ def with_ones(x: Array) -> Array:
 
 def reconstruction_moments(rows: Rows) -> tuple[Array, Array]:
     """[B 1]'[B 1] and [B 1]'X, of which `ridge` makes the linear decoder of the codes."""
-    assert rows.b is not None
     b = with_ones(rows.b)
     return b.T @ b, b.T @ rows.x
 

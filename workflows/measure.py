@@ -168,10 +168,7 @@ def draw(spec: Spec, dataset: Dataset, vocabulary: tuple[str | int, ...], wareho
 
 
 def metrics(histogram: Array) -> dict[str, Array]:
-    """The metrics of a run, each (q,) float64, by the names of the report. Empty balls and zero hits count as 0.
-
-    histogram is Judge.histogram's; NDCG is found where it has grades.
-    """
+    """Of Judge.histogram's, each (q,) float64, by the names of the report. Empty balls and zero hits count as 0."""
     histogram, graded = histogram[:2], histogram[2:]
     gains = {"ndcg": evaluation.ndcg(graded), "ndcg_at_100": evaluation.ndcg(graded, 100)} if len(graded) else {}
     worst, best = evaluation.average_precision_bounds(histogram)
