@@ -57,7 +57,11 @@ class TopK:
         return self.merge(state, (distances[:, :width], batch.ids[positions[:, :width]]))
 
     def merge(self, left, right):
-        return first(left, right, self.k)
+        from . import search_kernels
+
+        merged = empty_table(len(self.codes), self.k, NONE, np.int32)
+        search_kernels.merge(*map(hamming.frozen, (*left, *right)), *merged)
+        return merged
 
     def finish(self, state):
         return state
