@@ -51,8 +51,8 @@ format: setup  ## Let ruff rewrite what it can
 bench: setup  ## What is timed, each beside its peer; HASHKILN_DATA names the folder of real data
 	for name in hamming evaluation neighbours encode ties; do echo "$$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
-docs: setup  ## Write docs/methods.md anew, from the catalogue and the measured rows in benchmarks/results
-	$(BIN)/python docs/methods.py > .venv/methods.md && mv .venv/methods.md docs/methods.md
+docs: setup  ## Write docs/methods.md and docs/results.md anew, from the catalogue and the rows in benchmarks/results
+	for name in methods results; do $(BIN)/python docs/$$name.py > .venv/page && mv .venv/page docs/$$name.md || exit 1; done
 
 # The server gets a session of its own, so that Ctrl-C ends the worker first: without its server it would not go.
 serve: setup  ## Prefect server and worker on loopback, with the deployments of prefect.yaml; Ctrl-C ends both

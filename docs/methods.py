@@ -3,20 +3,19 @@
 python docs/methods.py > docs/methods.md
 """
 
-import json
 from dataclasses import fields
-from pathlib import Path
+
+from results import rows as measured
 
 from hashing.methods import METHODS
 from workflows.benchmark import Row
 from workflows.benchmark_report import table
 
-RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 HEAD = """# Methods
 
 Every method of the catalogue, `hashkiln methods`, in the words of its own file in `hashing/methods/`. Made by
 `make docs` from those files and from the measured rows in `benchmarks/results/`; edit nothing here. The tables of all
-methods side by side, with the protocol and the versions, are in `benchmarks/results/*/tables.md`.
+methods side by side, with the protocol and the versions, are in [results.md](results.md).
 
 Measured is the precision within Hamming radius 2 in %, the mean over seeds with its deviation; in brackets what Do,
 Doan & Cheung, ECCV 2016, published. Unsupervised methods are judged by the 50 nearest neighbours (10,000 for
@@ -25,7 +24,7 @@ photosift), supervised ones by labels.
 
 
 def main() -> None:
-    rows = [Row(**row) for path in sorted(RESULTS.glob("*/rows.json")) for row in json.loads(path.read_text())]
+    rows = measured()
     print(HEAD)
     for supervised in (False, True):
         print(f"# {'Supervised' if supervised else 'Unsupervised and data-independent'}\n")
