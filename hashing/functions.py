@@ -5,6 +5,7 @@ A family is a frozen dataclass whose fields are arrays and numbers; that is all 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
@@ -35,7 +36,7 @@ class HashFunction(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class SignFunction:
+class SignFunction(ABC):
     """h(x) = [u(x) >= 0], for a u that each family says in `values`.
 
     Arrays are kept as float32, or as tuples of float32. Raises ValueError where one is not finite.
@@ -49,16 +50,16 @@ class SignFunction:
                 object.__setattr__(self, name, tuple(_finite(name, part) for part in value))
 
     @property
-    def n_bits(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def n_bits(self) -> int: ...
 
     @property
-    def dim(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def dim(self) -> int: ...
 
+    @abstractmethod
     def values(self, x: Array) -> Array:
         """x (ROWS, d) float32 -> u (ROWS, n_bits)."""
-        raise NotImplementedError
 
     def project(self, x: Array) -> Array:
         return in_blocks(self.values, x, self.dim, self.n_bits)
@@ -156,7 +157,7 @@ class KernelHash(SignFunction):
 class AnchorGraphHash(SignFunction):
     """u = z(x)W, z(x) the weights of x on its nearest anchors; the first columns of u may give a second bit each.
 
-    A column y with thresholds (upper, lower) gives upper < y beside y >= 0, and -y > -lower beside y < 0.
+    A column y with thresholds (upper, lower) gives a second bit [y >= upper] where y >= 0, [y <= lower] elsewhere.
     """
 
     anchors: Array  # (m, d)

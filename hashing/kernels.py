@@ -11,7 +11,6 @@ from .solvers import top_eigenvectors
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "sigmoid": expit,
     "tanh": np.tanh,
-    "relu": lambda x: np.maximum(x, 0),
 }
 
 
@@ -78,40 +77,3 @@ def anchor_eigenvectors(mass: Array, gram: Array, k: int) -> Array:
     vectors = np.where(np.abs(vectors[:, kept]) > 1e-9, vectors[:, kept], 0)  # in parts elsewhere, only rounding
     weights: Array = scale[:, None] * vectors * np.sqrt(mass.sum() / values[kept])
     return weights
-
-
-def nearest_balanced(scatter: Array, n: float) -> Array:
-    """M (2k, k): Y = J[B R]M has 1'Y = 0 and Y'Y = nI, and of all such Y (n, k) the largest tr(B'Y).
-
-    J centres the columns of B (n, k) and of R (n, k), which completes B where JB is of lower rank than k: JR is of
-    rank k. scatter (2k, 2k) is [B R]'J[B R]. With JB = USV', Y = sqrt(n) [U rest]V'.
-    Source: Liu, Mu, Kumar & Chang, Discrete graph hashing, NIPS 2014, section 3.
-    """
-    k = len(scatter) // 2
-    with one_blas_thread():
-        values, v = np.linalg.eigh(scatter[:k, :k])
-        lost = values < 1e-9 * n
-        u = np.zeros((2 * k, k))
-        u[:k, ~lost] = v[:, ~lost] / np.sqrt(values[~lost])
-        if lost.any():
-            rest = np.eye(2 * k)[:, k:]
-            rest = rest - u @ (u.T @ (scatter @ rest))  # orthogonal to U
-            values, e = np.linalg.eigh(rest.T @ scatter @ rest)
-            u[:, lost] = rest @ (e[:, -lost.sum() :] / np.sqrt(values[-lost.sum() :]))
-        mix: Array = np.sqrt(n) * u @ v.T
-    return mix
-
-
-def balanced_partition(variances: Array, parts: int) -> Array:
-    """(parts, width) positions of the variances (d,), falling: each goes to the part of the least sum of logarithms.
-
-    A part that is full gets no more; those variances that the division leaves over, the least, go to none.
-    Source: Ge, He, Ke & Sun, Optimized product quantization, CVPR 2013, section 3.2.
-    """
-    width = len(variances) // parts
-    logs = np.log(variances[: width * parts])
-    logs = logs - logs.min(initial=np.inf) + 1  # positive
-    dealt: list[list[int]] = [[] for _ in range(parts)]
-    for i in range(width * parts):
-        min((part for part in dealt if len(part) < width), key=lambda part: logs[part].sum()).append(i)
-    return np.array(dealt, np.intp)

@@ -9,8 +9,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version as installed
+from pathlib import Path
 from typing import Any, Literal
 
 from prefect import flow
@@ -18,7 +19,7 @@ from pydantic import Field, field_validator, model_validator
 
 from hashing.bits import pack
 from hashing.functions import HashFunction
-from hashing.mapreduce import Batch, Data, Executor, Shard
+from hashing.mapreduce import Batch, Data, Executor
 from hashing.methods import METHODS, method
 from infra.executors import Progress, connect, silent
 from infra.settings import Settings
@@ -28,7 +29,7 @@ from storage.features import Dataset
 from . import measure
 from .ingest import ingest, labels_of, training_shards
 from .measure import Curves, Judge
-from .spec import MethodSpec, Number, Protocol, Spec, Value, digest
+from .spec import MethodSpec, Number, Protocol, Spec, Value, digest, method_name
 
 logger = logging.getLogger(__name__)
 NEIGHBOURS = {"sift1m": 10_000, "photosift": 10_000}  # of the bdnn protocol (Do et al., ECCV 2016); 50 elsewhere
@@ -51,7 +52,7 @@ class Grid(Value):
     @classmethod
     def _catalogue(cls, names: Any) -> Any:
         names = tuple(sorted(METHODS)) if tuple(names) == ("all",) else names
-        return tuple(name.lower().replace("-", "_") for name in names)
+        return tuple(map(method_name, names))
 
     @model_validator(mode="after")
     def _known(self) -> Grid:
@@ -117,8 +118,7 @@ class Bench:
         k = NEIGHBOURS.get(self.dataset.name, 50) if self.grid.protocol == "bdnn" else 100
         protocol = Protocol(relevance="labels" if by_labels else "neighbours", neighbours=k)
         shards = [(split, s.name, s.version) for split in self.dataset.splits for s in self.dataset.shards(split)]
-        source = inspect.getsource(inspect.getmodule(METHODS[spec.method]))  # type: ignore[arg-type]
-        key = digest(spec.identity, source, protocol.model_dump(), self.grid.queries, shards, _versions())
+        key = digest(spec.identity, _source(spec.method), protocol.model_dump(), self.grid.queries, shards, _versions())
         url = filesystem.join(self.settings.warehouse_url, "benchmark", f"{key}.json")
         if filesystem.exists(url):
             return Row.model_validate_json(filesystem.read(url)).model_copy(update={"protocol": self.grid.protocol})
@@ -135,13 +135,13 @@ class Bench:
         )
 
     def _measure(self, spec: MethodSpec, judge: Judge) -> Row:
-        training = training_shards(
-            self.dataset, judge.queries.ids[: len(judge.queries.ids) * judge.drawn], self.vocabulary
-        )
+        excluded = judge.queries.ids if judge.drawn else judge.queries.ids[:0]
+        training = training_shards(self.dataset, excluded, self.vocabulary)
         start = time.monotonic()
         function = spec.build().fit(Data(training, self.executor))
         fitted = time.monotonic()
-        base: list[Shard] = list(self.dataset.shards("base", self.vocabulary))
+        base = self.dataset.shards("base", self.vocabulary)
+        rows = sum(shard.rows for shard in base)
         codes = Data(base, self.executor).map_rows(partial(_encode, function=function), "encode")
         health = measure.health(codes, spec.bits)  # asks for all codes: they are made now
         encoded = time.monotonic()
@@ -154,13 +154,15 @@ class Bench:
             seed=spec.seed,
             relevance=judge.protocol,
             parameters=spec.parameters,
-            rows=int(health["rows"]),
-            training_rows=sum(self.executor.map(_count, training, "count")),
+            rows=rows,
+            training_rows=sum(shard.rows for shard in self.dataset.shards("learn"))
+            if "learn" in self.dataset.splits
+            else rows - len(excluded),
             metrics={name: float(values.mean()) for name, values in measure.metrics(histogram).items()},
             curves=measure.curves(histogram),
             health=health,
             fit_seconds=fitted - start,
-            encode_rows_per_second=health["rows"] / (encoded - fitted),
+            encode_rows_per_second=rows / (encoded - fitted),
             versions=_versions(),
             when=datetime.now(UTC).isoformat(timespec="seconds"),
         )
@@ -169,8 +171,8 @@ class Bench:
 def benchmark(grid: Grid, progress: Progress = silent) -> Outcome:
     """Measure all cells.
 
-    What was measured before by the same method's file, from the same rows and with the same versions, is not measured
-    again. A cell that cannot be is noted, and does not end the others.
+    What was measured before, by the same code and versions from the same rows, is not measured again. A cell that
+    cannot be is noted, and does not end the others.
     """
     settings = Settings()
     executor = connect(settings, progress)
@@ -201,8 +203,11 @@ def _encode(batch: Batch, function: HashFunction) -> Batch:
     return batch._replace(x=pack(function.encode(batch.x)))
 
 
-def _count(shard: Shard) -> int:
-    return sum(len(batch.ids) for batch in shard)
+@cache
+def _source(name: str) -> str:
+    """Digest of what a cell is computed by: the method's own file, and what all methods share."""
+    own = Path(inspect.getfile(METHODS[name]))
+    return digest(*(path.read_text() for path in (own, *sorted(own.parent.parent.glob("*.py")))))
 
 
 def _versions() -> dict[str, str]:

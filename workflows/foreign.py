@@ -11,7 +11,6 @@ from hashing.bits import n_bytes, pack
 from hashing.evaluation import HammingHistogram
 from hashing.hamming import pack_labels
 from hashing.mapreduce import Array, Batch, Data
-from hashing.search import query_blocks
 from hashing.statistics import Sample
 from infra.executors import Progress, connect, silent
 from infra.settings import Settings
@@ -81,7 +80,7 @@ def evaluate(
     ids, words = drawn.ids, pack_labels(np.asarray(drawn.y))
     histograms = [
         data.reduce(HammingHistogram(drawn.x[i], n_bits, words[i], ids[i]), "evaluate")
-        for i in query_blocks(np.full(len(ids), n_bits + 1))
+        for i in measure.blocks(len(ids), 16 * (n_bits + 1))
     ]
     histogram = np.concatenate(histograms, axis=1)
     protocol = f"relevant: rows that share a label; {len(ids)} queries, {origin}; ties: expectation over random order"

@@ -266,7 +266,6 @@ def health(codes: Data, n_bits: int) -> dict[str, float]:
     """How evenly packed codes use their bits."""
     found = codes.reduce(evaluation.CodeHealth(n_bits), "code health")
     return {
-        "rows": found.rows,
         "least balanced bit, share of ones": float(found.balance[np.abs(found.balance - 0.5).argmax()]),
         "least entropy of a bit": float(found.entropy.min()),
         "largest correlation of two bits": found.correlation,

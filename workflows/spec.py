@@ -32,7 +32,7 @@ class MethodSpec(Value):
     @field_validator("method", mode="before")
     @classmethod
     def _named(cls, name: Any) -> Any:
-        return name.lower().replace("-", "_") if isinstance(name, str) else name
+        return method_name(name) if isinstance(name, str) else name
 
     @model_validator(mode="after")
     def _known(self) -> MethodSpec:
@@ -103,6 +103,11 @@ class Spec(Value):
     @property
     def code_name(self) -> str:
         return self.code or f"{self.method.method}{self.method.bits}"
+
+
+def method_name(name: str) -> str:
+    """The catalogue's name of a method that may be written as in its paper: UH-BDNN is uh_bdnn."""
+    return name.lower().replace("-", "_")
 
 
 def check_name(name: str) -> str:

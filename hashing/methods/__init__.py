@@ -29,7 +29,7 @@ def register(cls: M) -> M:
     name = cls.__module__.rsplit(".", 1)[-1]
     if name in METHODS:
         raise ValueError(f"expected one method a file, found {METHODS[name].__name__} and {cls.__name__} in {name}.py")
-    cls.supervised = getattr(cls, "supervised", False)
+    cls.supervised = getattr(cls, "supervised", False)  # methods are no subclasses of Method: its default is said here
     METHODS[name] = cls
     return cls
 

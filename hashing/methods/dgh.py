@@ -9,9 +9,9 @@ from scipy.sparse import csr_array
 
 from ..bits import sgn
 from ..functions import AnchorGraphHash
-from ..kernels import anchor_eigenvectors, anchor_weights, nearest_balanced
+from ..kernels import anchor_eigenvectors, anchor_weights
 from ..mapreduce import Array, Data, Sum
-from ..solvers import quantizing_rotation
+from ..solvers import nearest_balanced, quantizing_rotation
 from ..statistics import anchor_graph
 from . import register
 

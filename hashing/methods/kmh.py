@@ -8,9 +8,9 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from ..functions import ProductHash
-from ..kernels import balanced_partition, squared_distances
+from ..kernels import squared_distances
 from ..mapreduce import Batch, Data, Sum, one_blas_thread
-from ..solvers import top_eigenvectors
+from ..solvers import balanced_partition, top_eigenvectors
 from ..statistics import moments
 from . import register
 

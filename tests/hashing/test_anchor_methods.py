@@ -8,12 +8,13 @@ from conftest import blobs, cut
 
 from hashing.bits import sgn
 from hashing.functions import AnchorGraphHash
-from hashing.kernels import anchor_eigenvectors, anchor_weights, balanced_partition, nearest_balanced
+from hashing.kernels import anchor_eigenvectors, anchor_weights
 from hashing.mapreduce import Batch, Data
 from hashing.methods import dgh, kmh
 from hashing.methods.agh import AGH
 from hashing.methods.dgh import DGH
 from hashing.methods.kmh import KMH
+from hashing.solvers import balanced_partition, nearest_balanced
 from hashing.statistics import anchor_graph
 
 

@@ -147,7 +147,7 @@ def test_the_codes_of_the_autoencoder_are_the_best_for_few_bits_and_never_worse_
         h = ba.sgn(networks.with_ones(x) @ encoder)
 
         def cost(z):
-            return ((x - bias - z @ decoder) ** 2).sum(axis=-1) + mu / 4 * ((z - h) ** 2).sum(axis=-1)  # noqa: B023
+            return ((x - bias - z @ decoder) ** 2).sum(axis=-1) + mu / 4 * ((z - h) ** 2).sum(axis=-1)  # noqa: B023 (called here)
 
         found = cost(ba.codes(x, b, encoder, decoder, bias, mu))
         every = np.array(list(product([-1.0, 1.0], repeat=n_bits)))
@@ -206,7 +206,7 @@ def test_no_step_of_the_autoencoder_raises_its_objective_at_one_mu(n_bits, in_pr
         before = stacked(rows, "b")
         rows = rows.map_rows(partial(ba._update, encoder=encoder, decoder=decoder, bias=bias, mu=mu))
         for b in (before, stacked(rows, "b")):
-            path.append(((x - bias - b @ decoder) ** 2).sum() + mu / 4 * ((b - h) ** 2).sum())  # noqa: PERF401
+            path.append(((x - bias - b @ decoder) ** 2).sum() + mu / 4 * ((b - h) ** 2).sum())  # noqa: PERF401 (rows change)
     assert (np.diff(path) <= 1e-9).all()
     assert path[-1] < 0.99 * path[0]
 

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from hashing.bits import pack
 from hashing.evaluation import ListedNeighbours, average_precision
 from hashing.mapreduce import Batch, Data
+from hashing.methods import METHODS
 from hashing.methods.itq import ITQ
 from hashing.neighbours import NearestNeighbours
 from infra.executors import InProcess
@@ -128,6 +129,11 @@ def test_a_cell_that_cannot_be_is_named_and_the_others_are_measured(home):
 def test_a_wrong_grid_is_refused_before_anything_runs(values, message):
     with pytest.raises(ValidationError, match=message):
         Grid(**{**SMALL, **values})
+
+
+def test_all_is_the_catalogue_and_names_may_be_those_of_papers():
+    assert Grid(**{**SMALL, "methods": ["all"]}).methods == tuple(sorted(METHODS))
+    assert Grid(**{**SMALL, "methods": ["UH-BDNN"]}).methods == ("uh_bdnn",)
 
 
 def test_tables_show_mean_deviation_and_the_published_figure(rows):

@@ -55,7 +55,6 @@ def test_codes_made_elsewhere_are_scored(tmp_path, monkeypatch):
         assert report.measured.metrics["map"].value == pytest.approx(expected, abs=1e-12)
         assert report.measured.rows == 600
         assert report.health["largest correlation of two bits"] == pytest.approx(correlation)
-    assert report.health["rows"] == 600
     alone = foreign.evaluate(at["packed"], at["y_hot"], bits=12, queries=600)
     assert alone.measured.rows == 599
     expected = scored(bits, y, (bits, y), np.arange(600))

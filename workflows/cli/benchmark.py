@@ -80,7 +80,7 @@ def _write(outcome: Outcome, json_file: str | None, out: str | None) -> None:
     from workflows import benchmark_report
 
     rows = [row.model_dump(mode="json") for row in outcome.rows]
-    content = (json.dumps(rows, indent=1) + "\n").encode()
+    content = ("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n").encode()  # a row a line
     if json_file:
         filesystem.write(json_file, content)
     if not outcome.rows:
