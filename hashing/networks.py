@@ -1,299 +1,181 @@
-"""Small perceptrons learned from all rows: losses of additive sums of their outputs, gradients by back-propagation."""
+"""Networks that hash, in torch: a body that makes features of rows, and a hash layer that makes u of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from .bits import sgn
-from .functions import NetworkHash
-from .mapreduce import Array, Batch, Data, Sum, one_blas_thread
-from .solvers import lbfgs, quantizing_rotation, ridge, top_eigenvectors
-from .statistics import moments, one_hot
-
-ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {  # and the slope at a value
-    "sigmoid": (lambda u: 0.5 * (1 + np.tanh(0.5 * u)), lambda a: a * (1 - a)),  # np.tanh is faster than expit
-    "tanh": (np.tanh, lambda a: 1 - a**2),
-    "linear": (lambda u: u, np.ones_like),
-}
+from .bodies import BODIES, STANDARD, Scale, picture_shape
+from .mapreduce import Array
 
 
-class Rows(NamedTuple):
-    """n rows in memory, with what stays beside them."""
+class Divide(nn.Module):
+    """Divide and encode: bit k sees the k-th slice of the features alone. Source: NINH, Lai et al., CVPR 2015, 3.2."""
 
-    ids: Array  # (n,) int64
-    x: Array  # (n, r) float64, coordinates on the principal directions
-    y: Array | None = None  # (n, c), the class of each
-    b: Array | None = None  # (n, n_bits) in {-1, +1}, the codes; without them a loss takes the signs of the outputs
+    def __init__(self, width: int, n_bits: int) -> None:
+        super().__init__()
+        self.spread = nn.Linear(width, 50 * n_bits)
+        self.slices = nn.Conv1d(n_bits, n_bits, 50, groups=n_bits)
 
-
-@dataclass(frozen=True)
-class Network:
-    """Layers a(hW + b), each with its activation. All parameters may also be one vector."""
-
-    weights: tuple[Array, ...]  # (r, h1), (h1, h2), ..., (h, n_bits) float64
-    biases: tuple[Array, ...]  # (h1,), ..., (n_bits,)
-    activations: tuple[str, ...]  # names of ACTIVATIONS
-
-    def flat(self) -> Array:
-        return np.concatenate([part.ravel() for part in (*self.weights, *self.biases)])
-
-    def at(self, theta: Array) -> Network:
-        """The network of the same shape with the parameters theta."""
-        parts = [*self.weights, *self.biases]
-        split = np.split(theta, np.cumsum([part.size for part in parts])[:-1])
-        new = [values.reshape(part.shape) for values, part in zip(split, parts, strict=True)]
-        return Network(tuple(new[: len(self.weights)]), tuple(new[len(self.weights) :]), self.activations)
-
-    def forward(self, x: Array) -> list[Array]:
-        """x (n, r), and the values (n, h) of each layer, in the precision of x."""
-        values = [x]
-        for weight, bias, name in zip(self.weights, self.biases, self.activations, strict=True):
-            values.append(ACTIVATIONS[name][0](values[-1] @ weight.astype(x.dtype) + bias.astype(x.dtype)))
-        return values
-
-    def backward(self, values: list[Array], delta: Array) -> Array:
-        """The flat gradient, from the values of `forward` and the gradient delta (n, n_bits) by the last of them."""
-        weights: list[Array] = []
-        biases: list[Array] = []
-        for i in reversed(range(len(self.weights))):
-            delta = delta * ACTIVATIONS[self.activations[i]][1](values[i + 1])
-            weights.insert(0, values[i].T @ delta)
-            biases.insert(0, delta.sum(axis=0))
-            if i:
-                delta = delta @ self.weights[i].T.astype(delta.dtype)
-        return Network(tuple(weights), tuple(biases), self.activations).flat()
+    def forward(self, x: Tensor) -> Tensor:
+        return self.slices(F.relu(self.spread(x)).view(len(x), -1, 50)).squeeze(2)
 
 
-class Outputs(NamedTuple):
-    """What a loss may know of the outputs H (n, n_bits) of all rows: each field is a sum over rows.
+class Blocks(nn.Linear):
+    """Blocks of units, of which the code has the greatest set. Source: SuBiC, Jain et al., ICCV 2017, section 3."""
 
-    A loss gives its derivatives by the fields in the same form, 0 where there is none.
+    def __init__(self, width: int, n_bits: int, units: int) -> None:
+        if n_bits % units:
+            raise ValueError(f"expected n_bits in blocks of {units}, found {n_bits}")
+        super().__init__(width, n_bits)
+        self.units = units
+
+    def codes(self, u: Tensor) -> Tensor:
+        """Each unit less the greatest other of its block: not negative where it is the greatest."""
+        blocks = u.view(len(u), -1, self.units)
+        largest = blocks.topk(2, dim=2).values
+        other = torch.where(blocks == largest[:, :, :1], largest[:, :, 1:], largest[:, :, :1])
+        return (blocks - other).flatten(1)
+
+
+def hash_layer(name: str, width: int, n_bits: int) -> nn.Module:
+    """The layer of a name: linear, divide, or blocks:<units>."""
+    kind, _, units = name.partition(":")
+    layers: dict[str, Callable[..., nn.Module]] = {"linear": nn.Linear, "divide": Divide, "blocks": Blocks}
+    return layers[kind](width, n_bits, *([int(units)] if units else []))
+
+
+class HashNetwork(nn.Module):
+    """Rows x (n, d) -> u (n, n_bits)."""
+
+    def __init__(self, body: str, dim: int, n_bits: int, layer: str = "linear") -> None:
+        super().__init__()
+        if body not in BODIES:
+            raise ValueError(f"expected a network among {', '.join(BODIES)}, or two joined by a +, found {body!r}")
+        self.standard = Scale(dim)
+        self.body, width = BODIES[body](dim)
+        self.hash = hash_layer(layer, width, n_bits)
+        self.standardised = body in STANDARD
+
+    def forward(self, x: Tensor) -> Tensor:
+        u: Tensor = self.hash(self.body(self.standard(x) if self.standardised else x))
+        return u
+
+    def codes(self, x: Tensor) -> Tensor:
+        """u whose signs are the bits."""
+        u: Tensor = self(x)
+        return self.hash.codes(u) if isinstance(self.hash, Blocks) else u
+
+    def scale(self, mean: Tensor, variance: Tensor) -> None:
+        """Tell the network the training rows' mean and variance (d,)."""
+        self.standard.mean.copy_(mean)
+        self.standard.deviation.fill_(float(variance.mean()) ** 0.5 or 1.0)
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Rows of mean 0 and deviation 1: what is to be reconstructed."""
+        return self.standard(x)
+
+
+class TwoViews(nn.Module):
+    """Rows of two views side by side, such as picture and text -> [F G] (n, 2 n_bits), one half of each view.
+
+    A view of zeros is missing, and its half is 0. Codes are the signs of F + G.
     """
 
-    n: Any  # rows
-    gram: Any  # H'H (n_bits, n_bits)
-    total: Any  # H'1 (n_bits,)
-    match: Any  # <H, B>
-    counts: Any = 0  # Y'1 (c,)
-    classes: Any = 0  # Y'H (c, n_bits)
-    energy: Any = 0  # Y'(H * H)1 (c,)
+    def __init__(self, bodies: str, dim: int, n_bits: int, first: int, layer: str = "linear") -> None:
+        super().__init__()
+        left, right = bodies.split("+") if "+" in bodies else (bodies, bodies)
+        self.first = first or dim // 2
+        if not 0 < self.first < dim:
+            raise ValueError(f"expected a first view of 1 to {dim - 1} of {dim} dimensions, found {self.first}")
+        sides = ((left, self.first), (right, dim - self.first))
+        self.views = nn.ModuleList(HashNetwork(body, width, n_bits, layer) for body, width in sides)
+
+    @property
+    def body(self) -> Any:
+        """Of the first view: the one that may start from pretrained parameters."""
+        return self.views[0].body
+
+    def halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x[:, : self.first], x[:, self.first :]
+
+    def scale(self, mean: Tensor, variance: Tensor) -> None:
+        halves = zip(self.views, self.halves(mean[None]), self.halves(variance[None]), strict=True)
+        for view, own_mean, own_variance in halves:
+            view.scale(own_mean[0], own_variance[0])
+
+    def scaled(self, x: Tensor) -> Tensor:
+        return torch.cat([view.scaled(half) for view, half in zip(self.views, self.halves(x), strict=True)], 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        views = zip(self.views, self.halves(x), strict=True)
+        return torch.cat([view(half) * (half != 0).any(1, keepdim=True) for view, half in views], 1)
+
+    def codes(self, x: Tensor) -> Tensor:
+        """F + G (n, n_bits)."""
+        f, g = self(x).chunk(2, dim=1)
+        return f + g
 
 
-Loss = Callable[[Outputs], tuple[float, Outputs]]
-Penalty = Callable[[Network], tuple[float, Network]]
+def build(network: str, dim: int, n_bits: int, views: int = 1, first: int = 0, layer: str = "linear") -> Any:
+    """The network of a name for rows of dim dimensions; of one view, or of two, the first of `first` dimensions."""
+    if views == 2:
+        return TwoViews(network, dim, n_bits, first, layer)
+    return HashNetwork(network, dim, n_bits, layer)
 
 
-def outputs(rows: Rows, network: Network) -> Outputs:
-    """Pass one: the sums over some rows."""
-    h = network.forward(rows.x)[-1].astype(np.float64)
-    match = np.abs(h).sum() if rows.b is None else np.vdot(h, rows.b)
-    sums = Outputs(len(h), h.T @ h, h.sum(axis=0), match)
-    if rows.y is None:
-        return sums
-    return sums._replace(counts=rows.y.sum(axis=0), classes=rows.y.T @ h, energy=rows.y.T @ (h * h).sum(axis=1))
+def augmented(x: Tensor) -> Tensor:
+    """Rows of pixels, each mirrored or not, and shifted by up to an eighth of its side, at random."""
+    side, channels = picture_shape(x.shape[1])
+    pictures = x.view(-1, side, side, channels)
+    reach = side // 8
+    padded = F.pad(pictures, (0, 0, reach, reach, reach, reach))
+    rows, columns, mirror = [*torch.randint(2 * reach + 1, (2, len(x))).tolist(), torch.rand(len(x)).tolist()]
+    views = []
+    for picture, top, left, coin in zip(padded, rows, columns, mirror, strict=True):
+        view = picture[top : top + side, left : left + side]
+        views.append(view.flip(1) if coin < 0.5 else view)
+    return torch.stack(views).reshape(len(x), -1)
 
 
-def gradient(rows: Rows, network: Network, by: Outputs) -> tuple[Array]:
-    """Pass two: the chain rule over some rows, from the derivatives by the sums to those by the parameters."""
-    values = network.forward(rows.x)
-    h = values[-1].astype(np.float64)
-    delta = h @ (by.gram + by.gram.T) + by.total + by.match * (sgn(h) if rows.b is None else rows.b)
-    if rows.y is not None:
-        delta += rows.y @ by.classes + 2 * h * (rows.y * by.energy).sum(axis=1, keepdims=True)
-    return (network.backward(values, delta.astype(rows.x.dtype)),)
+def load_pretrained(body: nn.Module, arrays: Mapping[str, Array]) -> None:
+    """Put pretrained parameters into a body, in the order in which both name them, as far as there are layers for them.
 
-
-def value_and_gradient(theta: Array, rows: Data, network: Network, loss: Loss, penalty: Penalty) -> tuple[float, Array]:
-    """loss + penalty and its gradient at theta, exact over all rows: a loss may couple any row with any other."""
-    network = network.at(theta)
-    value, by = loss(Outputs(*rows.reduce(Sum(partial(outputs, network=network)), "outputs")))
-    (total,) = rows.reduce(Sum(partial(gradient, network=network, by=by)), "gradient")
-    more, by_parameters = penalty(network)
-    return value + more, total + by_parameters.flat()
-
-
-def train(rows: Data, network: Network, loss: Loss, penalty: Penalty, n_iter: int, units: Any = 1.0) -> Network:
-    """The network after at most n_iter iterations of L-BFGS, to which each parameter is shown in its unit."""
-    fn = partial(_in_units, units=units, rows=rows, network=network, loss=loss, penalty=penalty)
-    return network.at(lbfgs(fn, network.flat() / units, n_iter) * units)
-
-
-def _in_units(theta: Array, units: Any, **problem: Any) -> tuple[float, Array]:
-    value, by_theta = value_and_gradient(theta * units, **problem)
-    return value, by_theta * units
-
-
-def whitening_units(rows: Data, network: Network) -> Array:
-    """Units for `train` in which the inputs are of one variance: L-BFGS soon learns from the small directions too."""
-    deviation = np.sqrt(moments(rows).cov.diagonal())
-    first = 1 / np.maximum(deviation / (deviation.max() or 1.0), 0.05)
-    units = network.at(np.ones(network.flat().shape))
-    units.weights[0][:] = first[:, None]
-    return units.flat()
-
-
-def decay(network: Network, weight: float) -> tuple[float, Network]:
-    """weight / 2 sum |W|^2."""
-    value = weight / 2 * sum(float(np.vdot(w, w)) for w in network.weights)
-    zeros = tuple(np.zeros_like(b) for b in network.biases)
-    return value, Network(tuple(weight * w for w in network.weights), zeros, network.activations)
-
-
-def binary_loss(sums: Outputs, fidelity: float, independence: float, balance: float) -> tuple[float, Outputs]:
-    """fidelity / 2n |H - B|^2 + independence / 2 |H'H / n - I|^2 + balance / 2n |H'1|^2: what makes codes of outputs.
-
-    Source: Do, Doan & Cheung, ECCV 2016, sections 3 and 4.
+    torchvision's state of the same architecture fits: its last, classifying layer is left over. Raises ValueError where
+    a shape does not fit.
     """
-    n, gram, total, match = sums[:4]
-    identity = np.eye(len(gram))
-    away = gram / n - identity
-    value = fidelity / 2 * (np.trace(gram) / n - 2 * match / n + len(gram))
-    value += independence / 2 * (away**2).sum() + balance / (2 * n) * (total**2).sum()
-    by_gram = fidelity / (2 * n) * identity + independence / n * away
-    return value, Outputs(0, by_gram, balance / n * total, -fidelity / n)
+    own = [(name, value) for name, value in body.state_dict().items() if not name.endswith("num_batches_tracked")]
+    given = [(name, value) for name, value in arrays.items() if not name.endswith("num_batches_tracked")]
+    if len(given) < len(own):
+        raise ValueError(f"expected pretrained parameters for {len(own)} tensors, found {len(given)}")
+    for (name, value), (other, array) in zip(own, given, strict=False):
+        if tuple(value.shape) != array.shape:
+            raise ValueError(f"expected shape {tuple(value.shape)} for {name}, found {array.shape} in {other}")
+        value.copy_(torch.tensor(array))
 
 
-def spread_loss(sums: Outputs, variance: float) -> tuple[float, Outputs]:
-    """|H - sgn(H)|^2 / 2n - variance / 2n |H - mean|^2. Source: Liong et al., Deep hashing, CVPR 2015, section 3.2."""
-    n, gram, total, match = sums[:4]
-    identity = np.eye(len(gram))
-    value = ((1 - variance) * np.trace(gram) - 2 * match + variance * (total @ total) / n) / (2 * n) + len(gram) / 2
-    return value, Outputs(0, (1 - variance) / (2 * n) * identity, variance / n**2 * total, -1 / n)
+def with_parameters(network: nn.Module, parameters: tuple[Array, ...]) -> nn.Module:
+    """The network with the values of its state, in order, in evaluation mode. ValueError where a shape does not fit."""
+    state = {name: value for name, value in network.state_dict().items() if value.dim()}  # a count of steps is no part
+    if [tuple(value.shape) for value in state.values()] != [part.shape for part in parameters]:
+        raise ValueError("expected parameters of the network's shapes, found others: another version wrote them")
+    network.load_state_dict(
+        {name: torch.tensor(part) for name, part in zip(state, parameters, strict=True)}, strict=False
+    )
+    return network.eval()
 
 
-def orthogonality(network: Network, orthogonal: float, decay: float) -> tuple[float, Network]:
-    """orthogonal / 2 sum |W'W - I|^2 + decay / 2 sum (|W|^2 + |c|^2), of all layers. Source: as `spread_loss`."""
-    away = [w.T @ w - np.eye(w.shape[1]) for w in network.weights]
-    value = orthogonal / 2 * sum(float((a**2).sum()) for a in away) + decay / 2 * float((network.flat() ** 2).sum())
-    by_weights = (2 * orthogonal * w @ a + decay * w for w, a in zip(network.weights, away, strict=True))
-    return value, Network(tuple(by_weights), tuple(decay * b for b in network.biases), network.activations)
-
-
-def hidden_widths(n_bits: int) -> tuple[int, int]:
-    """The two hidden layers of BDNN's released code, 90-20, 90-30, 100-40, 120-50 for 8, 16, 24, 32 bits, and on."""
-    return max(90, 40 + 5 * n_bits // 2), 10 + 5 * n_bits // 4
-
-
-def deep_hashing_widths(n_bits: int) -> tuple[int, int, int]:
-    """Liong's layers, 60-30-16, 80-50-32 and 100-80-64, with linear steps between, and never fewer than n_bits."""
-    h1, h2 = (int(np.interp(n_bits, (16, 32, 64), sizes)) for sizes in ((60, 80, 100), (30, 50, 80)))
-    return max(h1, n_bits), max(h2, n_bits), n_bits
-
-
-@dataclass(frozen=True)
-class _Range:
-    """The least and the greatest value of each dimension."""
-
-    def zero(self) -> Any:
-        return None
-
-    def update(self, state: Any, batch: Batch) -> Any:
-        return self.merge(state, (batch.x.min(axis=0), batch.x.max(axis=0)) if len(batch.x) else None)
-
-    def merge(self, left: Any, right: Any) -> Any:
-        if left is None or right is None:
-            return right if left is None else left
-        return np.minimum(left[0], right[0]), np.maximum(left[1], right[1])
-
-    def finish(self, state: Any) -> Any:
-        return state
-
-
-class Inputs(NamedTuple):
-    """What a network is given in place of raw vectors: (x - mean) basis."""
-
-    mean: Array  # (d,)
-    basis: Array  # (d, r), orthogonal directions, of one length
-
-    def fold(self, network: Network) -> NetworkHash:
-        """The signs of the network's outputs, for raw vectors."""
-        first = self.basis @ network.weights[0]
-        biases = (network.biases[0] - self.mean @ first, *network.biases[1:])
-        return NetworkHash((first, *network.weights[1:]), biases, network.activations[0])
-
-
-def principal_rows(data: Data, n_bits: int, share: float, supervised: bool = False) -> tuple[Data, Inputs]:
-    """`Rows` on the principal directions that hold this share of the variance, at least n_bits of them.
-
-    All is divided by the widest range of a dimension, as in BDNN's released code, so that a network of sigmoids finds
-    its inputs where these bend. Rotating the rows and taking off their mean leaves a network what it can learn; the
-    small directions left out cost most of the time and hardly move a code.
-
-    In float64: L-BFGS and the discrete steps would make other codes of other last digits, which depend on the cut.
-    """
-    _, mean, cov = moments(data)
-    low, high = data.reduce(_Range(), "range")
-    with one_blas_thread():
-        variances = np.linalg.eigvalsh(cov)[::-1].cumsum()
-    r = min(int((variances < share * variances[-1]).sum()) + 1, len(cov))
-    inputs = Inputs(mean, top_eigenvectors(cov, max(n_bits, r)) / (float((high - low).max()) or 1.0))
-    return data.map_rows(partial(_rows, inputs=inputs, supervised=supervised), "principal rows"), inputs
-
-
-def _rows(batch: Batch, inputs: Inputs, supervised: bool) -> Rows:
-    return Rows(batch.ids, (batch.x - inputs.mean) @ inputs.basis, one_hot(batch) if supervised else None)
-
-
-def with_itq_codes(rows: Data, n_bits: int, seed: int) -> Data:
-    """`Rows` on principal directions, with the codes of ITQ: sgn(VR) after 50 iterations."""
-    rotation = quantizing_rotation(rows.map_rows(partial(_leading, k=n_bits), "leading"), n_bits, 50, seed)
-    return rows.map_rows(partial(_rotated_codes, rotation=rotation), "first codes")
-
-
-def _leading(rows: Rows, k: int) -> Rows:
-    return Rows(rows.ids, rows.x[:, :k])
-
-
-def _rotated_codes(rows: Rows, rotation: Array) -> Rows:
-    return rows._replace(b=sgn(rows.x[:, : len(rotation)] @ rotation).astype(np.int8))
-
-
-def principal_network(rows: Data, sizes: tuple[int, ...], activation: str, reach: float = 0.0) -> Network:
-    """Weights: the principal directions of the values before each layer, as in BDNN's released code, at most as many
-    as there are. With a reach, the first direction of each layer has this standard deviation: the activations bend.
-    """
-    network = Network((), (), ())
-    for size in sizes:
-        _, mean, cov = moments(rows.map_rows(partial(_activate, network=network), "activations"))
-        weight = top_eigenvectors(cov, min(size, len(cov)))
-        if reach:
-            weight *= reach / (np.sqrt(weight[:, 0] @ cov @ weight[:, 0]) or 1.0)
-        biases, names = (*network.biases, -mean @ weight), (*network.activations, activation)
-        network = Network((*network.weights, weight), biases, names)
-    return network
-
-
-def with_code_layer(rows: Data, network: Network) -> Network:
-    """The network with a linear layer more, the least squares fit of the codes."""
-    weight, bias = ridge(*rows.reduce(Sum(partial(_code_moments, network=network)), "code layer"), 1e-5)
-    return Network((*network.weights, weight), (*network.biases, bias), (*network.activations, "linear"))
-
-
-def _activate(rows: Rows, network: Network) -> Rows:
-    return Rows(rows.ids, network.forward(rows.x)[-1])
-
-
-def _code_moments(rows: Rows, network: Network) -> tuple[Array, Array]:
-    h = with_ones(network.forward(rows.x)[-1])
-    return h.T @ h, h.T @ rows.b
-
-
-def with_ones(x: Array) -> Array:
-    """[x 1] (n, d + 1) float64."""
-    return np.hstack([x.astype(np.float64), np.ones((len(x), 1))])
-
-
-def reconstruction_moments(rows: Rows) -> tuple[Array, Array]:
-    """[B 1]'[B 1] and [B 1]'X, of which `ridge` makes the linear decoder of the codes."""
-    b = with_ones(rows.b)
-    return b.T @ b, b.T @ rows.x
-
-
-def update_codes(rows: Rows, network: Network, step: Callable[[Rows, Array], Array]) -> Rows:
-    """The rows with the codes that `step` makes of them and of the network's outputs (n, n_bits)."""
-    return rows._replace(b=step(rows, network.forward(rows.x)[-1].astype(np.float64)).astype(np.int8))
+def evaluated(network: nn.Module, x: Array) -> Array:
+    """u (n, n_bits) of rows x (n, d), on one thread: with more, the last digits would depend on their number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            u: Array = network.codes(torch.tensor(x)).numpy()  # a copy: arrays that Ray shipped are read-only
+        return u
+    finally:
+        torch.set_num_threads(threads)

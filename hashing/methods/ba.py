@@ -8,7 +8,7 @@ import numpy as np
 from ..bits import sgn
 from ..functions import LinearHash
 from ..mapreduce import Data, Sum
-from ..networks import principal_rows, reconstruction_moments, with_itq_codes, with_ones
+from ..perceptrons import principal_rows, reconstruction_moments, with_itq_codes, with_ones
 from ..solvers import best_codes, discrete_descent, lbfgs, ridge
 from ..statistics import moments
 from . import register

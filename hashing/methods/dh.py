@@ -5,7 +5,7 @@ from functools import partial
 
 from ..functions import NetworkHash
 from ..mapreduce import Data
-from ..networks import deep_hashing_widths, orthogonality, principal_network, principal_rows, spread_loss, train
+from ..perceptrons import deep_hashing_widths, orthogonality, principal_network, principal_rows, spread_loss, train
 from . import register
 
 

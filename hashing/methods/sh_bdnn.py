@@ -7,7 +7,7 @@ from typing import ClassVar
 from ..bits import sgn
 from ..functions import NetworkHash
 from ..mapreduce import Data
-from ..networks import (
+from ..perceptrons import (
     Outputs,
     binary_loss,
     decay,

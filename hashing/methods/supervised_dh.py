@@ -8,7 +8,7 @@ import numpy as np
 
 from ..functions import NetworkHash
 from ..mapreduce import Data
-from ..networks import (
+from ..perceptrons import (
     Outputs,
     deep_hashing_widths,
     orthogonality,

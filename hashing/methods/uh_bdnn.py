@@ -5,7 +5,7 @@ from functools import partial
 
 from ..functions import NetworkHash
 from ..mapreduce import Data, Sum
-from ..networks import (
+from ..perceptrons import (
     binary_loss,
     decay,
     hidden_widths,

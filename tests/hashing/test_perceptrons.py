@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import blobs, cut
 
-from hashing import networks
+from hashing import perceptrons
 from hashing.mapreduce import Data, Sum
 from hashing.methods import ba, uh_bdnn
 from hashing.methods.ba import BA
@@ -15,7 +15,7 @@ from hashing.methods.dh import DH
 from hashing.methods.sh_bdnn import SHBDNN, similarity_loss
 from hashing.methods.supervised_dh import SupervisedDH, class_loss
 from hashing.methods.uh_bdnn import UHBDNN
-from hashing.networks import Network, Rows, binary_loss, decay, orthogonality, outputs, spread_loss
+from hashing.perceptrons import Network, Rows, binary_loss, decay, orthogonality, outputs, spread_loss
 from hashing.solvers import best_codes, discrete_descent, lbfgs, ridge
 
 RNG = np.random.default_rng(0)
@@ -55,7 +55,7 @@ def test_gradients_are_those_of_differences(name, codes, in_process):
     loss, penalty, last = LOSSES[name]
     rows = ROWS._replace(b=ROWS.b if codes else None, y=ROWS.y if name in ("SH-BDNN", "SupervisedDH") else None)
     net = network(last)
-    fn = partial(networks.value_and_gradient, rows=data(in_process, rows), network=net, loss=loss, penalty=penalty)
+    fn = partial(perceptrons.value_and_gradient, rows=data(in_process, rows), network=net, loss=loss, penalty=penalty)
     theta = net.flat()
     _, gradient = fn(theta)
     assert len(gradient) == len(theta)
@@ -72,7 +72,7 @@ def test_a_network_is_a_vector_and_a_hash_function():
     for ours, theirs in zip((*net.weights, *net.biases), (*again.weights, *again.biases), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     raw = RNG.standard_normal((9, 10)).astype(np.float32)
-    inputs = networks.Inputs(RNG.standard_normal(10), RNG.standard_normal((10, D)))
+    inputs = perceptrons.Inputs(RNG.standard_normal(10), RNG.standard_normal((10, D)))
     expected = net.forward((raw - inputs.mean) @ inputs.basis)[-1]
     np.testing.assert_allclose(inputs.fold(net).project(raw), expected, rtol=1e-4, atol=1e-4)
 
@@ -118,7 +118,7 @@ def test_lbfgs_solves_a_quadratic():
 
 def test_ridge_is_least_squares_with_a_free_bias():
     a, target = RNG.standard_normal((50, 4)), RNG.standard_normal((50, 3))
-    ones = networks.with_ones(a)
+    ones = perceptrons.with_ones(a)
     weight, bias = ridge(ones.T @ ones, ones.T @ target, 0.1)
     stacked = np.vstack([ones, np.sqrt(0.1 * 50) * np.eye(4, 5)])
     expected = np.linalg.lstsq(stacked, np.vstack([target, np.zeros((4, 3))]), rcond=None)[0]
@@ -144,7 +144,7 @@ def test_the_codes_of_the_autoencoder_are_the_best_for_few_bits_and_never_worse_
         x, b = RNG.standard_normal((30, 9)), RNG.choice([-1.0, 1.0], (30, n_bits))
         encoder, decoder = RNG.standard_normal((10, n_bits)), RNG.standard_normal((n_bits, 9))
         bias, mu = RNG.standard_normal(9), 2.0
-        h = ba.sgn(networks.with_ones(x) @ encoder)
+        h = ba.sgn(perceptrons.with_ones(x) @ encoder)
 
         def cost(z):
             return ((x - bias - z @ decoder) ** 2).sum(axis=-1) + mu / 4 * ((z - h) ** 2).sum(axis=-1)  # noqa: B023 (called here)
@@ -160,8 +160,8 @@ def test_the_codes_of_the_autoencoder_are_the_best_for_few_bits_and_never_worse_
 
 
 def fit_parts(in_process, n_bits=12):
-    rows, _ = networks.principal_rows(Data(cut(blobs(400), 3), in_process), n_bits, 0.95)
-    return networks.with_itq_codes(rows, n_bits, 0)
+    rows, _ = perceptrons.principal_rows(Data(cut(blobs(400), 3), in_process), n_bits, 0.95)
+    return perceptrons.with_itq_codes(rows, n_bits, 0)
 
 
 def stacked(rows, field):
@@ -170,24 +170,24 @@ def stacked(rows, field):
 
 def test_no_step_of_uh_bdnn_raises_its_objective(in_process):
     method, rows = UHBDNN(n_bits=12), fit_parts(in_process)
-    net = networks.with_code_layer(rows, networks.principal_network(rows, (20, 15), "sigmoid"))
+    net = perceptrons.with_code_layer(rows, perceptrons.principal_network(rows, (20, 15), "sigmoid"))
     loss, penalty = partial(binary_loss, **BINARY), partial(decay, weight=method.decay)
-    weight, bias = ridge(*rows.reduce(Sum(networks.reconstruction_moments)), method.decay)
+    weight, bias = ridge(*rows.reduce(Sum(perceptrons.reconstruction_moments)), method.decay)
     path = []
 
     def note():
         x, b = stacked(rows, "x"), stacked(rows, "b")
         restored = ((x - b @ weight - bias) ** 2).sum() / (2 * len(x)) + method.decay / 2 * (weight**2).sum()
-        path.append(restored + networks.value_and_gradient(net.flat(), rows, net, loss, penalty)[0])
+        path.append(restored + perceptrons.value_and_gradient(net.flat(), rows, net, loss, penalty)[0])
 
     note()
     for _ in range(3):
-        net = networks.train(rows, net, loss, penalty, 8)
+        net = perceptrons.train(rows, net, loss, penalty, 8)
         note()
-        weight, bias = ridge(*rows.reduce(Sum(networks.reconstruction_moments)), method.decay)
+        weight, bias = ridge(*rows.reduce(Sum(perceptrons.reconstruction_moments)), method.decay)
         note()
         step = partial(uh_bdnn.restoring, weight=weight, bias=bias, fidelity=BINARY["fidelity"])
-        rows = rows.map_rows(partial(networks.update_codes, network=net, step=step))
+        rows = rows.map_rows(partial(perceptrons.update_codes, network=net, step=step))
         note()
     assert (np.diff(path) <= 1e-12).all()
     assert path[-1] < 0.9 * path[0]
@@ -199,10 +199,10 @@ def test_no_step_of_the_autoencoder_raises_its_objective_at_one_mu(n_bits, in_pr
     rows, mu = fit_parts(in_process, n_bits), 0.5
     x = stacked(rows, "x")
     encoder = np.random.default_rng(0).standard_normal((x.shape[1] + 1, n_bits))
-    h = ba.sgn(networks.with_ones(x) @ encoder)
+    h = ba.sgn(perceptrons.with_ones(x) @ encoder)
     path = []
     for _ in range(4):
-        decoder, bias = ridge(*rows.reduce(Sum(networks.reconstruction_moments)), 0.0)
+        decoder, bias = ridge(*rows.reduce(Sum(perceptrons.reconstruction_moments)), 0.0)
         before = stacked(rows, "b")
         rows = rows.map_rows(partial(ba._update, encoder=encoder, decoder=decoder, bias=bias, mu=mu))
         for b in (before, stacked(rows, "b")):
