@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from pyiceberg.types import FixedType, IntegerType, ListType, LongType, NestedFi
 
 from hashing.bits import n_bytes
 
+from . import s3
 from .codes import Part
-from .filesystem import s3_endpoint
 
 NAMESPACE = "codes"
 PREFIX = "hashkiln."
+FORMAT = 1  # of a code table; raise it with every change that an older program would misread
 
 
 class AssertProperty(ValidatableTableRequirement):
@@ -39,22 +41,53 @@ class AssertProperty(ValidatableTableRequirement):
             raise CommitFailedException(f"expected {self.key} = {self.value}, found {found}")
 
 
+class AssertRefs(ValidatableTableRequirement):
+    """The table must have the names it had when it was read, of the same snapshots, and no other."""
+
+    type: str = "hashkiln-assert-refs"
+    refs: dict[str, int]
+
+    def validate(self, base_metadata: TableMetadata | None) -> None:  # type: ignore[override]  # as Iceberg has it
+        found = {name: ref.snapshot_id for name, ref in base_metadata.refs.items()} if base_metadata else {}
+        if found != self.refs:
+            raise CommitFailedException(f"expected the names {sorted(self.refs)}, found {sorted(found)}, or moved")
+
+
 def connect(catalog_url: str, warehouse: str) -> Catalog:
     """The Iceberg catalog at an SQLAlchemy URL."""
     from pyiceberg.catalog.sql import SqlCatalog
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import DBAPIError
 
     if catalog_url.startswith("sqlite:///"):
         Path(catalog_url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    options = {"s3.endpoint": endpoint} if (endpoint := s3_endpoint()) else {}
-    catalog = SqlCatalog("hashkiln", uri=catalog_url, warehouse=warehouse, **options)
-    catalog.create_namespace_if_not_exists(NAMESPACE)
-    return catalog
+
+    def attempt() -> Catalog:
+        alive = {"pool_pre_ping": "true"}  # hours may lie between two commits, and the server may have hung up
+        catalog = SqlCatalog("hashkiln", uri=catalog_url, warehouse=warehouse, **alive, **s3.iceberg())
+        catalog.create_namespace_if_not_exists(NAMESPACE)
+        return catalog
+
+    for _ in range(2):
+        with suppress(DBAPIError):  # of two that make a new catalog at once, one finds what it makes there already
+            return attempt()
+    try:
+        return attempt()
+    except DBAPIError as error:
+        place, found = make_url(catalog_url).render_as_string(), " ".join(str(error.orig).split())
+        raise ConnectionError(f"expected the Iceberg catalog at {place}, found: {found}") from error
+
+
+def exists(catalog_url: str) -> bool:
+    """Whether there is a catalog to connect to: an embedded one is made by the first `connect`."""
+    file = catalog_url.removeprefix("sqlite:///")
+    return file == catalog_url or Path(file).exists()
 
 
 def layout(n_bits: int) -> tuple[Schema, PartitionSpec, dict[str, str]]:
-    """Schema, partition and properties of a table of codes of n_bits, format 1."""
+    """Schema, partition and properties of a table of codes of n_bits."""
     properties = {
-        PREFIX + "format": "1",
+        PREFIX + "format": str(FORMAT),
         PREFIX + "n_bits": str(n_bits),
         PREFIX + "bit_order": "bit j is byte j div 8, position j mod 8 (little); padding is zero",
         PREFIX + "columns": "id: row of the dataset; code: packed bits; labels: places in hashkiln.vocabulary",

@@ -3,39 +3,26 @@
 from __future__ import annotations
 
 import json
-import random
 import re
-import time
-from collections.abc import Callable, Mapping, Sequence, Set
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
+from typing import NamedTuple
 
 from pyiceberg.catalog import Catalog
 from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, TableAlreadyExistsError
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
-from pyiceberg.table.refs import SnapshotRefType
 from pyiceberg.table.snapshots import Snapshot
-from pyiceberg.table.update import (
-    AssertRefSnapshotId,
-    AssertTableUUID,
-    RemoveSnapshotRefUpdate,
-    SetPropertiesUpdate,
-    SetSnapshotRefUpdate,
-    TableUpdate,
-)
+from pyiceberg.table.update import AssertRefSnapshotId, RemoveSnapshotRefUpdate, SetPropertiesUpdate
 
-from . import iceberg
+from . import commits, iceberg
 from .codes import CodeShard, Part
-from .iceberg import NAMESPACE, PREFIX
+from .commits import PublishConflict, commit, committing
+from .iceberg import FORMAT, NAMESPACE, PREFIX
+
+__all__ = ["CodeTable", "PublishConflict", "Version", "create_table", "names", "open_table", "table_name"]
 
 VOCABULARY = PREFIX + "vocabulary"
-COMMIT_ATTEMPTS = 8
-FOREVER: dict[str, None] = {"max_ref_age_ms": None, "max_snapshot_age_ms": None, "min_snapshots_to_keep": None}
-T = TypeVar("T")
-
-
-class PublishConflict(RuntimeError):
-    """Main is no longer the snapshot that the staging started from: somebody else published."""
 
 
 class Version(NamedTuple):
@@ -76,45 +63,59 @@ def open_table(catalog: Catalog, name: str) -> CodeTable:
 def create_table(catalog: Catalog, name: str, n_bits: int) -> CodeTable:
     """The code table of a name, made with an empty version 0 if need be. ValueError if it has another width."""
     layout, spec, properties = iceberg.layout(n_bits)
-    try:
-        table = CodeTable(catalog.create_table(f"{NAMESPACE}.{name}", layout, None, spec, properties=properties))
-    except TableAlreadyExistsError:
-        table = open_table(catalog, name)
+    if name not in names(catalog):
+        new = catalog.create_table_transaction(f"{NAMESPACE}.{name}", layout, None, spec, properties=properties)
+        with suppress(TableAlreadyExistsError, CommitFailedException), new, new.update_snapshot().fast_append():
+            pass  # table and version 0 in one commit: nobody finds the one without the other, whoever dies here
+    table = open_table(catalog, name)
     if table.n_bits != n_bits:
         raise ValueError(f"expected {table.n_bits} bits, as table {name} has, found {n_bits}: use another --code")
-    table.begin()
+    table.upgrade(properties)
     return table
 
 
 class CodeTable:
-    """One table. Every method that reads sees the catalog as it was at the last `refresh` or commit."""
+    """One table. Every method that reads sees the catalog as it was at the last `refresh` or commit.
+
+    Raises ValueError where the table is of a newer format than this program writes.
+    """
 
     def __init__(self, table: Table) -> None:
-        self._table = table
+        self.iceberg = table
         self.name = table.name()[-1]
         self.n_bits = int(table.properties[PREFIX + "n_bits"])
+        self._parts: dict[int, dict[str, Part]] = {}
+        if self.format > FORMAT:
+            found = f"found format {self.format}, which a newer hashkiln wrote"
+            raise ValueError(f"expected table {self.name} of format {FORMAT} or older, {found}")
+
+    @property
+    def format(self) -> int:
+        return int(self.iceberg.properties.get(PREFIX + "format", 0))
 
     @property
     def data_folder(self) -> str:
-        return f"{self._table.location().removeprefix('file://')}/data"
+        return f"{self.iceberg.location().removeprefix('file://')}/data"
 
     @property
     def vocabulary(self) -> tuple[str | int, ...]:
-        return tuple(json.loads(self._table.properties.get(VOCABULARY, "[]")))
+        return tuple(json.loads(self.iceberg.properties.get(VOCABULARY, "[]")))
 
     def refresh(self) -> CodeTable:
-        self._table.refresh()
+        self.iceberg.refresh()
         return self
 
-    def begin(self) -> None:
-        """Make version 0, an empty snapshot on main, if there is no snapshot yet."""
+    def upgrade(self, properties: Mapping[str, str]) -> None:
+        """Give a table of an older format today's properties, in one commit."""
 
         def attempt() -> None:
-            if not self._table.current_snapshot():
-                with self._table.transaction() as tx, tx.update_snapshot().fast_append():
-                    pass
+            if self.format < FORMAT:
+                key, known = PREFIX + "format", self.iceberg.properties
+                missing = {name: value for name, value in properties.items() if name == key or name not in known}
+                unchanged = iceberg.AssertProperty(key=key, value=known.get(key))
+                commit(self.iceberg, (unchanged,), (SetPropertiesUpdate(updates=missing),))
 
-        self._committing(attempt)
+        committing(self.iceberg, attempt)
 
     def add_labels(self, labels: Sequence[str | int]) -> tuple[str | int, ...]:
         """The vocabulary with new labels at its end. Places given once never change."""
@@ -123,33 +124,38 @@ class CodeTable:
             known = set(self.vocabulary)
             if new := [label for label in labels if label not in known]:
                 content = json.dumps([*self.vocabulary, *new])
-                unchanged = iceberg.AssertProperty(key=VOCABULARY, value=self._table.properties.get(VOCABULARY))
-                self._commit((unchanged,), (SetPropertiesUpdate(updates={VOCABULARY: content}),))
+                unchanged = iceberg.AssertProperty(key=VOCABULARY, value=self.iceberg.properties.get(VOCABULARY))
+                commit(self.iceberg, (unchanged,), (SetPropertiesUpdate(updates={VOCABULARY: content}),))
 
-        self._committing(attempt)
+        committing(self.iceberg, attempt)
         return self.vocabulary
 
     # --- what there is ---------------------------------------------------------------------------------------------
 
     def version(self, name: str = "main") -> Version:
         """The version of a name, or the published one. Raises LookupError, with the names there are."""
-        if not (snapshot := self._table.snapshot_by_name(name)):
+        if not (snapshot := self.iceberg.snapshot_by_name(name)):
             known = ", ".join(v.name for v in self.versions())
             raise LookupError(f"expected a version of table {self.name}, found {name!r}; there are: {known}")
-        tags = [n for n, ref in self._table.refs().items() if ref.snapshot_id == snapshot.snapshot_id and n != "main"]
-        return _version(max(tags, default="v0") if name == "main" else name, snapshot)
+        if name == "main":
+            tags = [n for n, ref in self.iceberg.refs().items() if ref.snapshot_id == snapshot.snapshot_id]
+            name = next((n for n in tags if re.fullmatch(r"v\d+", n)), "v0")
+        return _version(name, snapshot)
 
     def versions(self) -> list[Version]:
         """All named versions, oldest first."""
-        found = [self.version(name) for name in self._table.refs() if name != "main"]
-        return sorted(found, key=lambda version: (version.timestamp_ms, version.name))
+        found = [self.version(name) for name in self.iceberg.refs() if name != "main"]
+        order = {s.snapshot_id: (s.sequence_number or 0, s.timestamp_ms) for s in self.iceberg.metadata.snapshots}
+        return sorted(found, key=lambda version: (order[version.snapshot_id], version.name))  # clocks may go backwards
 
     def has(self, name: str) -> bool:
-        return name in self._table.refs()
+        return name in self.iceberg.refs()
 
     def parts(self, snapshot_id: int) -> dict[str, Part]:
-        """The parts of a snapshot, by the name of their source shard."""
-        return {part.shard: part for part in map(iceberg.part, self._data_files(snapshot_id))}
+        """The parts of a snapshot, by the name of their source shard. It never changes, and so is read once."""
+        if snapshot_id not in self._parts:
+            self._parts[snapshot_id] = {part.shard: part for part in map(iceberg.part, self._data_files(snapshot_id))}
+        return dict(self._parts[snapshot_id])
 
     def shards(self, snapshot_id: int) -> list[CodeShard]:
         """The parts of a snapshot to be reduced over, by rising id."""
@@ -157,7 +163,8 @@ class CodeTable:
         return [CodeShard(part, self.n_bits, len(self.vocabulary)) for part in parts]
 
     def _data_files(self, snapshot_id: int) -> list[DataFile]:
-        return [task.file for task in self._table.scan(snapshot_id=snapshot_id).plan_files()]
+        empty = {"include_empty_files": "true"}  # a source shard without rows is encoded by a part without rows
+        return [task.file for task in self.iceberg.scan(snapshot_id=snapshot_id, options=empty).plan_files()]
 
     # --- write, audit, publish -------------------------------------------------------------------------------------
 
@@ -166,9 +173,10 @@ class CodeTable:
 
         def attempt() -> None:
             if not self.has(branch):
-                self._commit((AssertRefSnapshotId(ref=branch, snapshot_id=None),), (_branch(branch, start),))
+                absent = AssertRefSnapshotId(ref=branch, snapshot_id=None)
+                commit(self.iceberg, (absent,), (commits.branch(branch, start),))
 
-        self._committing(attempt)
+        committing(self.iceberg, attempt)
 
     def replace(self, branch: str, add: Sequence[Part], remove: Set[str], properties: Mapping[str, str]) -> None:
         """One commit on a branch: parts of the removed shards leave, new parts replace those of their shard.
@@ -187,15 +195,15 @@ class CodeTable:
                 return
             ours = {PREFIX + key: value for key, value in properties.items()}
             with (
-                self._table.transaction() as tx,
+                self.iceberg.transaction() as tx,
                 tx.update_snapshot(branch=branch, snapshot_properties=ours).overwrite() as overwrite,
             ):
                 for file in old:
                     overwrite.delete_data_file(file)
                 for part in new:
-                    overwrite.append_data_file(iceberg.data_file(part, self._table.spec().spec_id))
+                    overwrite.append_data_file(iceberg.data_file(part, self.iceberg.spec().spec_id))
 
-        self._committing(attempt)
+        committing(self.iceberg, attempt)
 
     def publish(self, staged: Version, base: int) -> Version:
         """Move main to a staged snapshot, tag it v<N>, drop the branch: one commit, only if main is still at base.
@@ -210,52 +218,25 @@ class CodeTable:
                     "somebody else published; run again to plan anew"
                 )
             tag = f"v{1 + max([0, *(version.number for version in self.versions())])}"
-            self._commit(
+            commit(
+                self.iceberg,
                 (AssertRefSnapshotId(ref="main", snapshot_id=base), AssertRefSnapshotId(ref=tag, snapshot_id=None)),
                 (
-                    _branch("main", staged.snapshot_id),
-                    _tag(tag, staged.snapshot_id),
+                    commits.branch("main", staged.snapshot_id),
+                    commits.tag(tag, staged.snapshot_id),
                     RemoveSnapshotRefUpdate(ref_name=staged.name),
                 ),
             )
             return tag
 
-        return self.version(self._committing(attempt))
+        return self.version(committing(self.iceberg, attempt))
 
     def reject(self, staged: Version) -> Version:
         """Keep a staged snapshot under rejected-<run>, where no reader looks, and drop its branch."""
         tag = staged.name.replace("staged-", "rejected-")
         remove = RemoveSnapshotRefUpdate(ref_name=staged.name)
-        self._committing(lambda: self._commit((), (_tag(tag, staged.snapshot_id), remove)))
+        committing(self.iceberg, lambda: commit(self.iceberg, (), (commits.tag(tag, staged.snapshot_id), remove)))
         return self.version(tag)
-
-    def _commit(self, requirements: tuple[Any, ...], updates: tuple[TableUpdate, ...]) -> None:
-        """One catalog commit, made only if the requirements hold of the table as it then is."""
-        same = AssertTableUUID(uuid=self._table.metadata.table_uuid)
-        self._table.catalog.commit_table(self._table, (same, *requirements), updates)
-        self.refresh()
-
-    def _committing(self, attempt: Callable[[], T]) -> T:
-        """What an attempt gives. It looks at the table anew, and is made again where another writer came first."""
-        for number in range(COMMIT_ATTEMPTS):
-            self.refresh()
-            try:
-                return attempt()
-            except CommitFailedException:
-                pass
-            except ValueError as error:  # another branch took the sequence number
-                if "sequence number" not in str(error):
-                    raise
-            time.sleep(random.uniform(0, 0.05 * 2**number))  # noqa: S311  (it only spreads the writers)
-        raise PublishConflict(f"expected to commit to table {self.name}, found other writers {COMMIT_ATTEMPTS} times")
-
-
-def _branch(name: str, snapshot_id: int) -> TableUpdate:
-    return SetSnapshotRefUpdate(ref_name=name, type=SnapshotRefType.BRANCH, snapshot_id=snapshot_id, **FOREVER)
-
-
-def _tag(name: str, snapshot_id: int) -> TableUpdate:
-    return SetSnapshotRefUpdate(ref_name=name, type=SnapshotRefType.TAG, snapshot_id=snapshot_id, **FOREVER)
 
 
 def _version(name: str, snapshot: Snapshot) -> Version:

@@ -22,8 +22,8 @@ MODEL = {"model": "m1"}
 
 
 @pytest.fixture
-def catalog(folder, tmp_path):
-    return iceberg.connect(f"sqlite:///{tmp_path / 'catalog.db'}", folder)
+def catalog(folder, catalog_url):
+    return iceberg.connect(catalog_url, folder)
 
 
 @pytest.fixture

@@ -1,0 +1,240 @@
+"""What a collection leaves is what kept versions need, found here by opening each of them; readers are never broken."""
+
+import hashlib
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from storage import filesystem, garbage, iceberg, ledger, tables
+from storage.codes import Part, quarantine
+from storage.filesystem import join
+
+DAY = 86_400
+MODEL = {"model": "m"}
+
+
+@pytest.fixture(params=["local", "s3", "postgresql"])
+def catalog(request, tmp_path):
+    """SQLite and a local folder, and each of the two exchanged for what a cluster has."""
+    folder, url = str(tmp_path), f"sqlite:///{tmp_path / 'catalog.db'}"
+    if request.param == "s3":
+        folder = f"{request.getfixturevalue('s3')}/{tmp_path.name}"
+    elif request.param == "postgresql":
+        url = request.getfixturevalue("postgresql")()
+    return iceberg.connect(url, folder)
+
+
+@pytest.fixture
+def table(catalog):
+    return tables.create_table(catalog, "t", 16)
+
+
+def in_days(days):
+    return lambda: time.time() + days * DAY
+
+
+def part(table, shard, seed=0):
+    """A file of the folder of parts. What is in it matters to no collector."""
+    content = f"{shard} {seed}".encode() * 9
+    url = join(table.data_folder, f"{hashlib.sha256(content).hexdigest()}.parquet")
+    filesystem.write(url, content)
+    return Part(url, shard, str(seed), 9, len(content), 0, 8)
+
+
+def staged(table, branch, *parts, remove=(), properties=MODEL):
+    table.stage(branch, table.refresh().version().snapshot_id)
+    for one in parts:
+        table.replace(branch, [one], set(remove), properties)
+    return table.version(branch)
+
+
+def publish(table, *parts, remove=()):
+    base = table.refresh().version().snapshot_id
+    return table.publish(staged(table, "staged-x", *parts, remove=remove), base)
+
+
+def files_of(table, name):
+    return {part.url for part in table.parts(table.version(name).snapshot_id).values()}
+
+
+def needed(catalog, name="t"):
+    """Every file that some snapshot of the table leads to, and the metadata log."""
+    table = catalog.load_table(f"codes.{name}")
+    found = {table.metadata_location} | {entry.metadata_file for entry in table.metadata.metadata_log}
+    for snapshot in table.snapshots():
+        found |= {snapshot.manifest_list} | {manifest.manifest_path for manifest in snapshot.manifests(table.io)}
+        found |= {task.file.file_path for task in table.scan(snapshot_id=snapshot.snapshot_id).plan_files()}
+    return found
+
+
+def there(table):
+    return {file.url for file in filesystem.inventory(table.iceberg.location())}
+
+
+def test_what_is_left_is_exactly_what_kept_versions_need(catalog, table):
+    publish(table, part(table, "a"), part(table, "b"))
+    publish(table, part(table, "b", 1), part(table, "c"))
+    publish(table, part(table, "d"), remove=["a"])
+    publish(table, part(table, "d", 1), part(table, "e"))
+    table.reject(staged(table, "staged-no", part(table, "f")))
+    staged(table, "staged-live", part(table, "g"), part(table, "h"))
+    orphan = part(table, "never committed")
+    torn = join(table.data_folder, f".{'0' * 64}.parquet.{'1' * 32}")
+    lost_race = join(table.iceberg.location(), "metadata", "00099-deadbeef.metadata.json")
+    told, untold = (quarantine(url) for url in (min(files_of(table, "main")), orphan.url))
+    stranger = join(table.data_folder, "notes.txt")
+    for url in (torn, lost_race, told, untold, stranger):
+        filesystem.write(url, b'{"format-version": 2, "torn')
+    planned = garbage.collect(table, 0, keep=2, dry_run=True)
+    assert needed(catalog) | {orphan.url, torn, lost_race, told, untold, stranger} <= there(table)
+    found = garbage.collect(table, 0, keep=2)
+    assert found.versions.keys() == planned.versions.keys() == {"v1", "v2", "rejected-no"}
+    assert {file.url for file in planned.files} == {file.url for file in found.files}
+    assert {orphan.url, torn, lost_race, untold} < {file.url for file in found.files}
+    assert there(table) == needed(catalog) | {told, stranger}
+    assert {version.name for version in table.versions()} == {"v3", "v4", "staged-live"}
+    held = {snapshot.snapshot_id for snapshot in table.iceberg.metadata.snapshots}
+    steps = held - {ref.snapshot_id for ref in table.iceberg.refs().values()}
+    assert steps == {table.iceberg.snapshot_by_name("staged-live").parent_snapshot_id}  # one of two, from main on
+    again = garbage.collect(table, 0, keep=2)
+    assert (again.versions, again.snapshots) == ({}, ())
+    assert there(table) == needed(catalog) | {told, stranger}
+    assert garbage.collect(table, 0, keep=2).files == ()
+    assert publish(table, part(table, "z")).name == "v5"
+
+
+def test_whoever_opened_a_version_within_the_grace_finds_its_files(tmp_path):
+    """However old they are: it is when the version lost its name that counts."""
+    catalog = iceberg.connect(f"sqlite:///{tmp_path / 'catalog.db'}", str(tmp_path))
+    table = tables.create_table(catalog, "t", 16)
+    publish(table, part(table, "a"))
+    publish(table, part(table, "a", 1))
+    reader = tables.open_table(catalog, "t")
+    pinned = files_of(reader, "v1")
+    for url in there(table):  # which can be done on the local disk alone
+        os.utime(url, (time.time() - 30 * DAY,) * 2)
+    garbage.collect(table, DAY, keep=1)
+    assert not table.has("v1")
+    assert pinned <= there(table)
+    assert files_of(reader, "v1") == pinned  # its metadata are there as well
+    garbage.collect(table, DAY, keep=1, clock=in_days(0.9))
+    assert pinned <= there(table)
+    garbage.collect(table, DAY, keep=1, clock=in_days(1.1))
+    assert not pinned & there(table)
+    assert there(table) == needed(catalog)
+
+
+@pytest.mark.parametrize("catalog", ["local"], indirect=True)
+def test_a_collection_beside_a_reindex_leaves_its_parts(catalog, table):
+    publish(table, part(table, "a"))
+    base = table.version().snapshot_id
+    staged(table, "staged-run", part(table, "b"), part(table, "c"))
+    written = part(table, "d")  # and not committed yet
+    assert garbage.collect(table, 3600).versions == {}
+    assert written.url in there(table)
+    run = tables.open_table(catalog, "t")
+    run.replace("staged-run", [written], set(), MODEL)
+    garbage.collect(table, DAY, clock=in_days(8))  # old, and yet it began at what is published: the next run adopts it
+    assert run.publish(run.refresh().version("staged-run"), base).name == "v2"
+    assert files_of(run, "v2") <= there(table)
+    assert len(files_of(run, "v2")) == 4
+
+
+@pytest.mark.parametrize("catalog", ["local"], indirect=True)
+def test_a_staging_goes_when_it_is_old_and_began_at_another_version(table):
+    publish(table, part(table, "a"))
+    staged(table, "staged-late", part(table, "b"), part(table, "c"))
+    late = files_of(table, "staged-late")
+    publish(table, part(table, "d"))
+    assert garbage.collect(table, DAY).versions == {}
+    assert late <= there(table)
+    (why,) = garbage.collect(table, DAY, clock=in_days(2)).versions.values()
+    assert why == "staged from another version than is published, and older than the grace"
+    assert late & there(table) == files_of(table, "v1")
+
+
+@pytest.mark.parametrize("catalog", ["local"], indirect=True)
+def test_versions_with_deleted_rows_are_gone_when_it_is_due_and_what_readers_see_stays(catalog, table):
+    publish(table, part(table, "a"))
+    publish(table, part(table, "a", 1))
+    publish(table, part(table, "a", 2))
+    due = int((time.time() + 30 * DAY) * 1000)
+    ledger.doom(table, ["v1", "v3"], due, 7, "me")
+    with pytest.raises(ValueError, match="expected a version without deleted rows, found v1, which has some until 20"):
+        ledger.rollback(table, "v1", table.version().snapshot_id, "me")
+    ledger.doom(table, ["v1"], due + 1, 7, "me")  # not later than was said
+    assert ledger.doomed(table) == {"v1": due, "v3": due}
+    assert garbage.collect(table, 7 * DAY, clock=in_days(22)).versions == {}
+    found = garbage.collect(table, 7 * DAY, clock=in_days(23.1))
+    assert list(found.versions) == ["v1"]
+    assert found.versions["v1"].startswith("holds deleted rows, which must be gone by 20")
+    assert there(table) == needed(catalog)
+    assert table.version().name == "v3"
+
+
+@pytest.mark.parametrize("catalog", ["local", "s3"], indirect=True)
+def test_uploads_that_never_ended_are_aborted_when_they_are_old(table):
+    if "://" not in table.data_folder:
+        assert filesystem.uploads(table.data_folder) == []
+        return
+    url = join(table.data_folder, "big.parquet")
+    fs, path = filesystem._open(url)
+    bucket, _, key = path.partition("/")
+    token = fs.call_s3("create_multipart_upload", Bucket=bucket, Key=key)["UploadId"]
+    assert garbage.collect(table, 3600).uploads == ()
+    assert [upload[:2] for upload in filesystem.uploads(table.data_folder)] == [(url, token)]
+    assert [upload.token for upload in garbage.collect(table, DAY, dry_run=True, clock=in_days(2)).uploads] == [token]
+    assert [upload.token for upload in garbage.collect(table, DAY, clock=in_days(2)).uploads] == [token]
+    assert filesystem.uploads(table.data_folder) == []
+
+
+@pytest.mark.parametrize("catalog", ["local", "s3"], indirect=True)
+def test_where_a_needed_file_is_lost_nothing_is_deleted(table):
+    publish(table, part(table, "a"))
+    orphan = part(table, "orphan")
+    filesystem.remove(min(files_of(table, "v1")))
+    with pytest.raises(FileNotFoundError, match=r"nothing was deleted; `hashkiln verify` tells"):
+        garbage.collect(table, 0)
+    assert orphan.url in there(table)
+
+
+@pytest.mark.parametrize("catalog", ["local", "s3"], indirect=True)
+def test_a_file_that_was_written_again_since_the_inventory_stays(table):
+    listed = next(file for file in filesystem.inventory(table.data_folder) or [filesystem.stored(part(table, "o").url)])
+    assert not garbage.remove(listed, time.time() - DAY)
+    assert filesystem.exists(listed.url)
+    assert garbage.remove(listed, time.time() + DAY)
+    assert not garbage.remove(listed, time.time() + DAY)
+
+
+def test_writers_and_collectors_at_once_lose_nothing(catalog, table):
+    publish(table, part(table, "a"))
+    done = threading.Event()
+
+    def collect():
+        mine, rounds = tables.open_table(catalog, "t"), 0
+        while not done.is_set() or not rounds:
+            try:
+                garbage.collect(mine, 3600, keep=1)
+            except tables.PublishConflict:  # eight writers came first: it looks again
+                continue
+            rounds += 1
+        return rounds
+
+    def write():
+        mine = tables.open_table(catalog, "t")
+        try:
+            return [publish(mine, part(mine, "a", i), part(mine, str(i))).name for i in range(1, 7)]
+        finally:
+            done.set()
+
+    with ThreadPoolExecutor(2) as pool:
+        rounds, names = pool.submit(collect), pool.submit(write)
+        assert names.result() == [f"v{i}" for i in range(2, 8)]
+        assert rounds.result() > 0
+    garbage.collect(table, 0, keep=1)
+    assert there(table) == needed(catalog)
+    assert len(files_of(table, "main")) == 7

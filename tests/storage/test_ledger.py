@@ -1,0 +1,130 @@
+"""Rollbacks, and formats of tables: each one commit, and of two that move main at once exactly one does."""
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from pyiceberg.table.update import RemovePropertiesUpdate, SetPropertiesUpdate
+
+from storage import commits, iceberg, ledger, tables
+from storage.codes import Part
+from storage.tables import PublishConflict
+
+
+@pytest.fixture(params=["local", "s3", "postgresql"])
+def catalog(request, tmp_path):
+    """SQLite and a local folder, and each of the two exchanged for what a cluster has."""
+    folder, url = str(tmp_path), f"sqlite:///{tmp_path / 'catalog.db'}"
+    if request.param == "s3":
+        folder = f"{request.getfixturevalue('s3')}/{tmp_path.name}"
+    elif request.param == "postgresql":
+        url = request.getfixturevalue("postgresql")()
+    return iceberg.connect(url, folder)
+
+
+@pytest.fixture
+def table(catalog):
+    """v1, v2 and v3 of a table, of one part each."""
+    table = tables.create_table(catalog, "t", 16)
+    for i in range(3):
+        stage(table, f"staged-{i}", i)
+        table.publish(table.version(f"staged-{i}"), table.version().snapshot_id)
+    return table
+
+
+def stage(table, branch, i):
+    table.stage(branch, table.version().snapshot_id)
+    table.replace(branch, [Part(f"{table.data_folder}/{i}.parquet", "a", str(i), 1, 1, i, i)], set(), {"model": "m"})
+
+
+def seen(table, name="main"):
+    return [part.version for part in table.parts(table.version(name).snapshot_id).values()]
+
+
+def test_a_rollback_is_one_commit_and_noted_and_the_next_version_numbers_on(catalog, table):
+    commits_before = len(table.iceberg.metadata.metadata_log)
+    assert ledger.rollback(table, "v1", table.version().snapshot_id, "me").name == "v1"
+    assert len(table.iceberg.metadata.metadata_log) == commits_before + 1
+    reader = tables.open_table(catalog, "t")
+    assert (reader.version().name, seen(reader)) == ("v1", ["0"])
+    (noted,) = ledger.rollbacks(reader)
+    assert (noted["from"], noted["to"], noted["by"], len(noted["at"])) == ("v3", "v1", "me", 25)
+    stage(table, "staged-new", 7)
+    assert table.publish(table.version("staged-new"), table.version().snapshot_id).name == "v4"
+    ledger.rollback(table, "v3", table.version().snapshot_id, "you")
+    assert [(entry["from"], entry["to"]) for entry in ledger.rollbacks(table)] == [("v3", "v1"), ("v4", "v3")]
+    assert [version.name for version in table.versions()] == ["v1", "v2", "v3", "v4"]
+
+
+@pytest.mark.parametrize("catalog", ["local"], indirect=True)
+def test_a_rollback_is_refused_where_main_is_not_what_was_seen_or_the_target_is_no_version(table):
+    before, main = table.version("v2").snapshot_id, table.version().snapshot_id
+    with pytest.raises(PublishConflict, match=rf"at snapshot {before}, found {main} \(v3\): somebody else moved it"):
+        ledger.rollback(table, "v1", before, "me")
+    stage(table, "staged-new", 7)
+    for name in ("v3", "staged-new"):
+        with pytest.raises(ValueError, match=f"expected another published version than v3, found {name}"):
+            ledger.rollback(table, name, main, "me")
+    with pytest.raises(LookupError, match=r"expected a version of table t, found 'v9'; there are: v1"):
+        ledger.rollback(table, "v9", main, "me")
+    assert (seen(table), ledger.rollbacks(table)) == (["2"], [])
+
+
+@pytest.mark.parametrize("attempt", range(2))
+def test_of_a_publish_and_a_rollback_at_once_exactly_one_wins(catalog, table, attempt):
+    base = table.version().snapshot_id
+    stage(table, "staged-new", 7)
+    barrier = threading.Barrier(3)
+
+    def move(how):
+        mine = tables.open_table(catalog, "t")
+        barrier.wait()
+        try:
+            return how(mine).name
+        except PublishConflict:
+            return None
+
+    moves = [
+        lambda mine: mine.publish(mine.version("staged-new"), base),
+        lambda mine: ledger.rollback(mine, "v1", base, "me"),
+        lambda mine: ledger.rollback(mine, "v2", base, "me"),
+    ]
+    with ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(move, moves))
+    (winner,) = filter(None, results)
+    table.refresh()
+    assert winner == ["v4", "v1", "v2"][[bool(result) for result in results].index(True)]
+    assert table.version().name == winner
+    assert len(ledger.rollbacks(table)) == (winner != "v4")
+    assert table.has("staged-new") == (winner != "v4")
+
+
+@pytest.mark.parametrize("catalog", ["local"], indirect=True)
+def test_a_table_of_a_newer_format_is_refused(catalog, table):
+    newer = SetPropertiesUpdate(updates={"hashkiln.format": "2"})
+    commits.commit(table.iceberg, (), (newer,))
+    with pytest.raises(ValueError, match=r"expected table t of format 1 or older, found format 2, which a newer"):
+        tables.open_table(catalog, "t")
+
+
+def test_an_older_format_is_read_as_it_is_and_upgraded_in_one_commit_when_it_is_written(catalog, table):
+    old = RemovePropertiesUpdate(removals=["hashkiln.format", "hashkiln.columns"])
+    commits.commit(table.iceberg, (), (old,))
+    reader = tables.open_table(catalog, "t")
+    assert (reader.format, seen(reader)) == (0, ["2"])
+    commits_before = len(reader.iceberg.metadata.metadata_log)
+    with ThreadPoolExecutor(3) as pool:
+        written = list(pool.map(lambda _: tables.create_table(catalog, "t", 16), range(3)))
+    upgraded = written[0].refresh()
+    assert (upgraded.format, seen(upgraded)) == (1, ["2"])
+    assert upgraded.iceberg.properties["hashkiln.columns"].startswith("id: row of the dataset")
+    assert len(upgraded.iceberg.metadata.metadata_log) == commits_before + 1
+    assert json.loads(upgraded.iceberg.properties.get("hashkiln.vocabulary", "[]")) == []
+
+
+@pytest.mark.parametrize("catalog", ["local"], indirect=True)
+def test_the_empty_version_is_v0_although_a_staging_begins_at_it(catalog):
+    empty = tables.create_table(catalog, "empty", 16)
+    empty.stage("staged-x", empty.version().snapshot_id)
+    assert empty.version().name == "v0"

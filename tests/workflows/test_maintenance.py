@@ -1,0 +1,199 @@
+"""A published table is verified, and what nothing names any more is collected."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import one_table
+import pyarrow.parquet as pq
+import pytest
+from conftest import blobs
+from one_table import TABLE, D, hashkiln, in_days, part_of, rows_of, spec, table_of, write
+
+from hashing.bits import pack
+from infra.executors import InProcess
+from storage import codes, filesystem, models, queries
+from workflows import maintenance, search, stages
+from workflows.cli.maintenance import duration
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    return one_table.embedded(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def source(settings, tmp_path):
+    return one_table.published(settings, tmp_path / "source")
+
+
+def test_a_sound_table_has_no_problems_and_deep_compares_every_bit(settings, source, ray_executor, monkeypatch):
+    found = maintenance.verify(TABLE, deep=True)
+    assert (found.parts, found.rows, found.problems, found.notes) == (4, 800, (), ())
+    assert (found.rechecked, found.bits, found.near) == (4, 800 * 16, 0)
+    assert maintenance.verify(TABLE, deep=True, sample=2).bits == 400 * 16
+    monkeypatch.setattr(maintenance, "connect", lambda *_: ray_executor)
+    assert maintenance.verify(TABLE, deep=True) == found
+    code, output = hashkiln("verify", TABLE)
+    assert (code, output.split(": ", 1)[1]) == (0, "4 parts, 800 rows: no problems\n")
+
+
+def flip(path, at):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda path: path.unlink(), "expected a file of {size} bytes, found none, at {url}"),
+        (lambda path: path.write_bytes(b"torn"), "expected a part of {size} bytes, found 4, in {url}"),
+        (lambda path: flip(path, 600), "expected a part of SHA-256 {name}, found "),
+        (lambda path: flip(path, -3), "expected a part of SHA-256 {name}, found "),
+    ],
+)
+def test_a_part_that_is_not_what_was_written_is_found_and_never_read(settings, source, harm, message):
+    part = part_of(settings, "2.parquet")
+    harm(Path(part.url))
+    codes._sound.clear()  # as in a new process
+    (problem,) = maintenance.verify(TABLE).problems
+    told = message.format(size=part.size, url=part.url, name=Path(part.url).stem)
+    assert problem.startswith(told)
+    assert hashkiln("verify", TABLE)[0] == 1
+    with pytest.raises((OSError, ValueError)):
+        rows_of(settings)
+    with pytest.raises((OSError, ValueError)):
+        search.open(TABLE).search(np.zeros((1, D), np.float32))
+
+
+def test_a_flipped_bit_of_an_id_is_noticed_where_ids_alone_are_read(settings, source):
+    part = part_of(settings, "2.parquet")
+    column = pq.ParquetFile(part.url).metadata.row_group(0).column(0)
+    flip(Path(part.url), column.data_page_offset + column.total_compressed_size - 5)
+    with pytest.raises(ValueError, match="CRC checksum verification failed"):
+        codes.read_ids(part.url)
+
+
+def commit_part(table, n, shard, ids=None, **told):
+    """Put a part of some codes into what readers see, told of as the table would, or falsely."""
+    ids = np.arange(5000, 5000 + n) if ids is None else np.asarray(ids)
+    data = codes._parquet_bytes(codes._table(ids, np.zeros((n, 2), np.uint8), None, 16))
+    url = f"{table.data_folder}/{hashlib.sha256(data).hexdigest()}.parquet"
+    filesystem.write(url, data)
+    part = codes.Part(url, shard, "x", n, len(data), int(ids.min()), int(ids.max()))._replace(**told)
+    base = table.version()
+    table.stage("staged-hand", base.snapshot_id)
+    table.replace("staged-hand", [part], set(), base.properties)
+    table.publish(table.version("staged-hand"), base.snapshot_id)
+    return part
+
+
+def test_rows_ranges_and_ids_are_those_the_table_tells(settings, source):
+    table = table_of(settings)
+    part = commit_part(table, 5, "false.parquet", rows=6, min_id=4999)
+    twice = commit_part(table, 4, "twice.parquet", ids=[5002, 5003, 5003, 9000])
+    assert maintenance.verify(TABLE).problems == (
+        f"expected 6 rows, found 5, in {part.url}",
+        f"expected ids from 4999 to 5004, found 5000 to 5004, in {part.url}",
+        f"expected unique ids, found 1 more than once (5003), in {twice.url}",
+        "expected each id in one part, found 2 in several (5002, 5003), 5002 in false.parquet and twice.parquet",
+    )
+
+
+def test_deep_finds_wrong_bits_lost_rows_and_changed_content_and_excuses_what_is_at_the_threshold(settings, source):
+    model = models.load(settings.warehouse_url, table_of(settings).version().properties["model"])
+    batch = blobs(200, D, seed=0)
+    packed = pack(model.encode(batch.x))
+    values = np.abs(model.project(batch.x)) / np.abs(model.project(batch.x)).mean(axis=0)
+    row, bit = np.unravel_index(values.argmin(), values.shape)  # the value nearest to its threshold
+    replaced(settings, "0.parquet", batch.ids, flipped(packed, [(row, bit)]))
+    nearest = values[row, bit] < 1e-4
+    found = maintenance.verify(TABLE, deep=True)
+    assert (found.near, len(found.problems)) == ((1, 0) if nearest else (0, 1))
+    far = np.argwhere(values > 0.01)[:3]
+    part = replaced(settings, "0.parquet", batch.ids, flipped(packed, far))
+    (problem,) = maintenance.verify(TABLE, deep=True).problems
+    assert problem == f"expected the bits of {source / '0.parquet'}, found 3 of 3200 others, in {part.url}"
+    part = replaced(settings, "0.parquet", batch.ids[:-1], packed[:-1])
+    (problem,) = maintenance.verify(TABLE, deep=True).problems
+    assert problem.startswith(f"expected the ids of {source / '0.parquet'}, found others from row 0 on, in {part.url}")
+    replaced(settings, "0.parquet", batch.ids, packed, {"hashkiln.source_sha256": "0" * 64})
+    (problem,) = maintenance.verify(TABLE, deep=True).problems
+    assert problem.startswith(f"expected {source / '0.parquet'} of content 000")
+    write(source, "0.parquet", blobs(10, D))
+    found = maintenance.verify(TABLE, deep=True)
+    assert (found.rechecked, found.problems) == (3, ())
+    assert found.notes == ("1 of 4 source shards have changed or gone since, and were not compared",)
+
+
+def flipped(packed, places):
+    packed = packed.copy()
+    for row, bit in places:
+        packed[row, bit // 8] ^= 1 << (bit % 8)
+    return packed
+
+
+def replaced(settings, shard, ids, packed, about=None):
+    """Another part in the place of a shard's, as if it had been encoded so."""
+    table = table_of(settings)
+    old = part_of(settings, shard)
+    rows = codes._table(ids, np.ascontiguousarray(packed), None, 16)
+    data = codes._parquet_bytes(rows.replace_schema_metadata(about) if about else rows)
+    url = f"{table.data_folder}/{hashlib.sha256(data).hexdigest()}.parquet"
+    filesystem.write(url, data)
+    part = old._replace(url=url, rows=len(ids), size=len(data), max_id=int(ids.max()))
+    base = table.version()
+    table.stage("staged-hand", base.snapshot_id)
+    table.replace("staged-hand", [part], set(), base.properties)
+    table.publish(table.version("staged-hand"), base.snapshot_id)
+    return part
+
+
+def test_a_damaged_part_is_mended_by_encoding_its_shard_again(settings, source):
+    part = part_of(settings, "2.parquet")
+    flip(Path(part.url), 600)
+    codes._sound.clear()
+    assert len(maintenance.verify(TABLE).problems) == 1
+    assert hashkiln("verify", TABLE, "--mend")[0] == 0
+    assert maintenance.verify(TABLE, deep=True).problems == ()
+    flip(Path(part.url), 600)
+    write(source, "2.parquet", blobs(10, D, first_id=2000))
+    assert len(maintenance.verify(TABLE, mend=True).problems) == 1  # what it was made of is no more
+
+
+def test_models_and_queries_go_when_nothing_names_them(settings, source):
+    other = spec(refit="always", method={"method": "lsh", "bits": 16, "seed": 3})
+    orphan = stages.fit(other, settings, InProcess()).digest  # fitted, never staged
+    used = table_of(settings).version().properties["model"]
+    drawn = queries.current(settings.warehouse_url, "mine")
+    ids = queries.frozen(settings.warehouse_url, "mine").ids
+    assert queries.leave_out(settings.warehouse_url, "mine", ids[:1]) == 1
+    assert [i for i in maintenance.gc(grace=7).items if i.kind in ("model", "queries")] == []
+    would = maintenance.gc(grace=7, dry_run=True, clock=in_days(8))
+    found = maintenance.gc(grace=7, clock=in_days(8))
+    assert {item.name for item in would.items} == {item.name for item in found.items}
+    gone = {item.name for item in found.items if item.kind in ("model", "queries")}
+    assert drawn in gone
+    assert {name.rsplit("/", 2)[-2] for name in gone} == {"mine", "fits", orphan}
+    assert models.load(settings.warehouse_url, used).n_bits == 16
+    fitted = stages.fit(other, settings, InProcess()).digest  # nothing remembers a model that is not there
+    assert models.load(settings.warehouse_url, fitted).n_bits == 16
+    assert maintenance.verify(TABLE, deep=True).problems == ()
+
+
+def test_models_stay_where_the_warehouse_has_tables_that_the_catalog_does_not_know(settings, source, monkeypatch):
+    monkeypatch.setenv("HASHKILN_CATALOG", f"sqlite:///{settings.home / 'other.db'}")
+    found = maintenance.gc(grace=7, clock=in_days(8))
+    assert found.items == ()
+    assert found.notes == ("models stay: mine__code in the warehouse may need them, and is of no table known here",)
+
+
+def test_a_short_grace_must_be_forced_and_durations_are_read(settings, source):
+    with pytest.raises(ValueError, match=r"expected a grace of an hour or more, found 0\.5 hours: --force"):
+        maintenance.gc(grace=0.5 / 24)
+    assert hashkiln("gc", "--grace", "1m", "--force", "--dry-run")[0] == 0
+    code, output = hashkiln("gc", TABLE, "--grace", "1h")
+    assert (code, output) == (0, "Gone: snapshot: 3; 0 bytes\n")
+    assert hashkiln("gc", TABLE, "--grace", "soon")[0] == 2
+    assert [duration(text) for text in ("90m", "36h", "7d")] == [0.0625, 1.5, 7]

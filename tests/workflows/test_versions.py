@@ -1,0 +1,69 @@
+"""Versions of a published table: their history, what differs between them, and the way back."""
+
+import json
+
+import one_table
+import pytest
+from conftest import blobs
+from one_table import TABLE, D, hashkiln, reindex, rows_of, spec, write
+
+from workflows import stages, versions
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    return one_table.embedded(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def source(settings, tmp_path):
+    return one_table.published(settings, tmp_path / "source")
+
+
+def test_history_diff_and_rollback_tell_one_story(settings, source):
+    write(source, "1.parquet", blobs(150, D, seed=9, first_id=1000))
+    write(source, "9.parquet", blobs(70, D, seed=10, first_id=9000))
+    (source / "3.parquet").unlink()
+    assert reindex(settings) == "v2"
+    with pytest.raises(stages.GateRejected):
+        reindex(
+            settings,
+            spec(refit="always", method={"method": "lsh", "bits": 16, "seed": 1}, gate={"floors": {"map": 0.99}}),
+        )
+    found = versions.diff(TABLE, "v1", "v2")
+    assert (found.added, found.changed, found.removed) == (("9.parquet",), ("1.parquet",), ("3.parquet",))
+    assert (found.rows, found.models[0] == found.models[1], found.comparable) == ((800, 620), True, True)
+    assert set(found.metrics) >= {"map", "precision_radius_2"}
+    assert versions.rollback(TABLE) == "v1"
+    assert len(rows_of(settings)) == 800
+    events = versions.history(TABLE)
+    assert [(e.version.partition("-")[0], e.what, e.published) for e in events] == [
+        ("v1", "published", "now"), ("v2", "published", ""), ("rejected", "rejected", ""), ("v1", "rolled back", ""),
+    ]  # fmt: skip
+    assert "is under its floor of 0.9900" in events[2].note
+    assert (events[3].note, events[3].by) == ("from v2", versions.who())
+    with pytest.raises(ValueError, match="expected a version of mine__code before v1, found none"):
+        versions.rollback(TABLE)
+    _, output = hashkiln("history", TABLE, "--json")
+    assert [event["what"] for event in json.loads(output)] == [event.what for event in events]
+    assert "readers see v1" in hashkiln("history", TABLE)[1]
+    assert json.loads(hashkiln("diff", TABLE, "v1", "v2", "--json")[1])["rows"] == [800, 620]
+    assert "shards removed: 1: 3.parquet" in hashkiln("diff", TABLE, "v1", "v2")[1]
+    assert json.loads(hashkiln("rollback", TABLE, "--to", "v2", "--json")[1]) == {"table": TABLE, "version": "v2"}
+    assert reindex(settings) == "v2"  # which is what the source encodes to: nothing to do
+
+
+def test_tables_measured_unlike_never_share_a_column(settings, source):
+    reindex(settings, spec(bits=8, code="short"))
+    reindex(settings, spec(code="other", protocol={"queries": 30, "relevance": "neighbours", "neighbours": 5}))
+    labels, neighbours = versions.compare("mine")
+    assert [codes.table for codes in labels.codes] == [TABLE, "mine__short"]
+    assert [(codes.bits, codes.rows, codes.method) for codes in labels.codes] == [(16, 800, "lsh"), (8, 800, "lsh")]
+    assert [codes.table for codes in neighbours.codes] == ["mine__other"]
+    assert "rows that share a label" in labels.protocol
+    assert "the 5 nearest rows" in neighbours.protocol
+    output = hashkiln("compare", "mine")[1]
+    assert "2 protocols: figures of different tables above are not comparable" in output
+    assert len(json.loads(hashkiln("compare", "mine", "--json")[1])) == 2
+    with pytest.raises(LookupError, match="expected a dataset with published codes, found none of yours"):
+        versions.compare("yours")
