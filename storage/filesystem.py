@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from .refusals import telling, told
+
 
 class Entry(NamedTuple):
     """A file as a listing shows it."""
@@ -16,6 +18,22 @@ class Entry(NamedTuple):
     url: str
     size: int  # bytes
     version: str  # differs whenever the content does: size and mtime_ns, or size and ETag
+
+
+class Stored(NamedTuple):
+    """A file as its store knows it."""
+
+    url: str
+    size: int  # bytes
+    modified: float  # when it was written, by the clock of its store: seconds of the epoch
+
+
+class Upload(NamedTuple):
+    """A multipart upload that was begun and never ended: it is paid for, and in no listing."""
+
+    url: str
+    token: str
+    begun: float
 
 
 def join(url: str, *names: str) -> str:
@@ -34,6 +52,7 @@ def below(folder: str, url: str) -> str:
     return path or url.rsplit("/", 1)[-1]
 
 
+@telling("list")
 def listing(url: str, suffix: str = "") -> list[Entry]:
     """All files below a folder (or the one file), by URL, asked anew each time. FileNotFoundError if nothing is there.
 
@@ -42,12 +61,55 @@ def listing(url: str, suffix: str = "") -> list[Entry]:
     fs, path = _open(url)
     found = fs.find(path, detail=True)
     root, scheme = path.rstrip("/"), _scheme(url)
-    names = [n for n in found if not any(p[:1] in "._" for p in n[len(root) :].split("/") if p) and n.endswith(suffix)]
+    names = [name for name in found if not _hidden(name[len(root) :]) and name.endswith(suffix)]
     if not names:
         raise FileNotFoundError(f"expected files *{suffix} at {url}, found none")
     return [Entry(scheme + name, int(found[name]["size"]), _version(found[name])) for name in sorted(names)]
 
 
+@telling("list")
+def inventory(url: str) -> list[Stored]:
+    """All files below a folder, hidden ones too, but no marks of folders; none where there is no folder."""
+    fs, path = _open(url)
+    found = sorted(fs.find(path, detail=True).items())
+    return [_stored(_scheme(url) + name, info) for name, info in found if not name.endswith("/")]
+
+
+@telling("read")
+def stored(url: str) -> Stored:
+    """One file. Raises FileNotFoundError where there is none."""
+    fs, path = _open(url)
+    return _stored(url, fs.info(path))
+
+
+@telling("list")
+def uploads(url: str) -> list[Upload]:
+    """The multipart uploads below an S3 folder that are open; none elsewhere."""
+    if not _scheme(url):
+        return []
+    fs, path = _open(url)
+    bucket, _, prefix = f"{path.rstrip('/')}/".partition("/")
+    found: list[Upload] = []
+    more: dict[str, str] = {}
+    while True:
+        answer = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix, **more)
+        found += [
+            Upload(f"s3://{bucket}/{one['Key']}", one["UploadId"], one["Initiated"].timestamp())
+            for one in answer.get("Uploads", [])
+        ]
+        if not answer.get("IsTruncated"):
+            return found
+        more = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
+
+
+def abort(upload: Upload) -> None:
+    """End an upload, and free what it holds."""
+    fs, path = _open(upload.url)
+    bucket, _, key = path.partition("/")
+    fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload.token)
+
+
+@telling("read")
 def stat(url: str) -> Entry:
     """One file. Raises FileNotFoundError where there is none."""
     fs, path = _open(url)
@@ -55,11 +117,18 @@ def stat(url: str) -> Entry:
     return Entry(url, int(info["size"]), _version(info))
 
 
+@telling("read")
 def exists(url: str) -> bool:
     fs, path = _open(url)
-    return bool(fs.isfile(path))
+    try:
+        return bool(fs.info(path)["type"] == "file")
+    except FileNotFoundError as error:
+        if "bucket" in str(error):  # where nothing can be is another mistake
+            raise
+        return False
 
 
+@telling("read")
 def read(url: str) -> bytes:
     """A whole small file. Raises FileNotFoundError where there is none."""
     fs, path = _open(url)
@@ -78,14 +147,17 @@ def create(url: str) -> Iterator[IO[bytes]]:
     """A file to write. It appears under its name, whole and durable, when the block ends; never if the block fails."""
     if _scheme(url):
         fs, path = _open(url)
-        file = fs.open(path, "wb", autocommit=False)
+        with told("write", url):
+            file = fs.open(path, "wb", autocommit=False)
         try:
             yield file
-            file.close()
+            with told("write", url):
+                file.close()
         except BaseException:
             file.discard()
             raise
-        file.commit()
+        with told("write", url):
+            file.commit()
         return
     target = _local(url)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -101,16 +173,22 @@ def create(url: str) -> Iterator[IO[bytes]]:
         attempt.unlink(missing_ok=True)
 
 
+@telling("write")
 def create_exclusive(url: str, content: bytes) -> bool:
-    """Write a small file unless one of that name exists. Of any number of writers at once, at most one gets True."""
+    """Write a small file unless one of that name exists: whether it now holds this content.
+
+    Of any number of writers of different contents, at most one gets True.
+    """
     if _scheme(url):
         fs, path = _open(url)
         try:
             with fs.open(path, "xb") as file:
                 file.write(content)
+        except PermissionError:
+            raise
         except OSError:  # s3fs gives a lost race one of several names
             if exists(url):
-                return False
+                return read(url) == content  # the answer to a write that was done may be lost, and the next one fail
             raise
         return True
     target = _local(url)
@@ -123,13 +201,14 @@ def create_exclusive(url: str, content: bytes) -> bool:
             os.fsync(file.fileno())
         os.link(attempt, target)  # unlike open("xb"), never shows a file that is not yet whole
     except FileExistsError:
-        return False
+        return target.read_bytes() == content
     finally:
         attempt.unlink(missing_ok=True)
     _fsync_folder(target.parent)
     return True
 
 
+@telling("remove")
 def remove(url: str) -> None:
     """Delete one file. Raises FileNotFoundError where there is none."""
     fs, path = _open(url)
@@ -142,12 +221,19 @@ def arrow(url: str) -> tuple[Any, str]:
 
     if not _scheme(url):
         return pafs.LocalFileSystem(), str(_local(url))
-    return pafs.S3FileSystem(endpoint_override=s3_endpoint()), url.removeprefix("s3://")
+    from . import s3
+
+    return s3.arrow(), url.removeprefix("s3://")
 
 
-def s3_endpoint() -> str | None:
-    """The S3 server that the environment names: s3fs reads it by itself, pyarrow and pyiceberg do not."""
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+def shows(folder: str, url: str) -> bool:
+    """Whether a listing of the folder would show what is at a URL, or below it."""
+    folder, url = (absolute(u) if _scheme(u) else os.path.realpath(_local(u)) for u in (folder, url))
+    return f"{url}/".startswith(f"{folder}/") and not _hidden(url[len(folder) :])
+
+
+def _hidden(path: str) -> bool:
+    return any(name[:1] in "._" for name in path.split("/") if name)
 
 
 def _scheme(url: str) -> str:
@@ -161,21 +247,27 @@ def _local(url: str) -> Path:
 
 
 def _open(url: str) -> tuple[Any, str]:
-    import fsspec
-
     scheme = _scheme(url)
     if not scheme:
+        import fsspec
+
         return fsspec.filesystem("file"), str(_local(url))
     if scheme != "s3://":
         raise ValueError(f"expected a path, file:// or s3:// URL, found {url}")
-    # a cache of listings would hide other writers' files
-    return fsspec.filesystem("s3", use_listings_cache=False), url.removeprefix(scheme)
+    from . import s3
+
+    return s3.fsspec(), url.removeprefix(scheme)
 
 
 def _version(info: dict[str, Any]) -> str:
     if "ETag" in info:
         return f"{info['size']}-{info['ETag'].strip(chr(34))}"
     return f"{info['size']}-{os.stat(info['name']).st_mtime_ns}"
+
+
+def _stored(url: str, info: dict[str, Any]) -> Stored:
+    modified = info["LastModified"].timestamp() if "LastModified" in info else info["mtime"]
+    return Stored(url, int(info["size"]), float(modified))
 
 
 def _fsync_folder(folder: Path) -> None:

@@ -46,6 +46,13 @@ def ids_of(folder: str, column: Any, where: str) -> Array:
     return np.asarray(ids.to_numpy(), np.int64)
 
 
+def find(folder: str, wanted: Iterable[str], where: str) -> Array:
+    """(n,) int64 ids of some keys. Raises ValueError for a key that has none."""
+    import pyarrow as pa
+
+    return ids_of(folder, pa.array(wanted, pa.string()), where)
+
+
 def _known(folder: str) -> tuple[Any, int]:
     """All keys, in the order of their ids, and the number of parts that hold them."""
     import pyarrow as pa

@@ -17,10 +17,8 @@ from .filesystem import join
 
 def frozen(warehouse: str, dataset: str, vocabulary: tuple[str | int, ...] = ()) -> Batch | None:
     """The query set that was drawn for a dataset, if one was; y in the vocabulary."""
-    pointer = join(warehouse, "queries", dataset, "current.json")
-    if not filesystem.exists(pointer):
+    if not (url := current(warehouse, dataset)):
         return None
-    url = join(warehouse, "queries", dataset, json.loads(filesystem.read(pointer))["digest"] + ".parquet")
     table = _read(url)
     x = columns.vectors(table["vector"].combine_chunks(), table.schema.field("vector").type.list_size, url)
     y = None
@@ -42,14 +40,28 @@ def freeze(
     named = {"id": queries.ids, "vector": vectors}
     if queries.y is not None:  # as the labels themselves: places are those of one table's vocabulary
         named["labels"] = pa.array([[vocabulary[place] for place in np.flatnonzero(row)] for row in queries.y])
-    content = _write(pa.table(named))
-    digest = hashlib.sha256(content).hexdigest()
-    filesystem.write(join(warehouse, "queries", dataset, f"{digest}.parquet"), content)
-    pointer, current = join(warehouse, "queries", dataset, "current.json"), json.dumps({"digest": digest}).encode()
-    if redraw:
-        filesystem.write(pointer, current)
-    else:
-        filesystem.create_exclusive(pointer, current)
+    _keep(warehouse, dataset, pa.table(named), redraw)
+
+
+def leave_out(warehouse: str, dataset: str, ids: Array) -> int:
+    """Take the rows of some ids out of the query set that was drawn for a dataset. How many there were."""
+    import pyarrow as pa
+
+    if not (url := current(warehouse, dataset)):
+        return 0
+    table = _read(url)
+    kept = ~np.isin(table["id"].to_numpy(), ids)
+    if not kept.all():
+        _keep(warehouse, dataset, table.filter(pa.array(kept)), True)
+    return int((~kept).sum())
+
+
+def current(warehouse: str, dataset: str) -> str | None:
+    """The file of the query set that was drawn for a dataset, if one was."""
+    pointer = join(warehouse, "queries", dataset, "current.json")
+    if not filesystem.exists(pointer):
+        return None
+    return join(warehouse, "queries", dataset, json.loads(filesystem.read(pointer))["digest"] + ".parquet")
 
 
 def neighbours(warehouse: str, digest: str) -> tuple[Array, Array] | None:
@@ -71,6 +83,17 @@ def keep_neighbours(warehouse: str, digest: str, ids: Array, distances: Array) -
     filesystem.write(
         join(warehouse, "truth", f"{digest}.parquet"), _write(pa.table(lists, ["neighbours", "distances"]))
     )
+
+
+def _keep(warehouse: str, dataset: str, table: Any, replace: bool) -> None:
+    content = _write(table)
+    digest = hashlib.sha256(content).hexdigest()
+    filesystem.write(join(warehouse, "queries", dataset, f"{digest}.parquet"), content)
+    pointer, now = join(warehouse, "queries", dataset, "current.json"), json.dumps({"digest": digest}).encode()
+    if replace:
+        filesystem.write(pointer, now)
+    else:
+        filesystem.create_exclusive(pointer, now)
 
 
 def _read(url: str) -> Any:

@@ -1,14 +1,18 @@
-"""Real parts, each started once a session: a Ray cluster, an S3 server. And small data with structure."""
+"""Real parts, each started once a session: Ray, an S3 server, PostgreSQL. And small data with structure."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +22,7 @@ from hashing.mapreduce import Batch
 from infra.executors import InProcess, connect
 from infra.settings import Settings
 
-KEPT = ("HASHKILN_DATA", "HASHKILN_REQUIRE_DATA")
+KEPT = ("HASHKILN_DATA", "HASHKILN_REQUIRE_DATA", "HASHKILN_FAULTS", "HASHKILN_FAULT_SEED")
 for name in [name for name in os.environ if name.startswith(("HASHKILN_", "PREFECT_", "RAY_", "AWS_"))]:
     if name not in KEPT:  # the tests say where they run, not the shell they are started from
         del os.environ[name]
@@ -92,12 +96,11 @@ def s3(tmp_path_factory):
     root = tmp_path_factory.mktemp("s3")
     flags = [f"-{part}.port{kind}" for part in ("s3", "master", "volume", "filer") for kind in ("", ".grpc")]
     ports = free_ports(len(flags))
-    identity = {
-        "name": "tests",
-        "credentials": [{"accessKey": "hashkiln", "secretKey": "hashkiln-secret"}],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-    }
-    (root / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    identities = [
+        {"name": name, "credentials": [{"accessKey": name, "secretKey": f"{name}-secret"}], "actions": actions}
+        for name, actions in (("hashkiln", ["Admin", "Read", "Write", "List", "Tagging"]), ("reader", ["Read", "List"]))
+    ]
+    (root / "s3.json").write_text(json.dumps({"identities": identities}))
     command = [
         str(Path(sys.executable).with_name("weed")),
         "server",
@@ -129,6 +132,59 @@ def s3(tmp_path_factory):
     finally:
         server.kill()  # asked politely it takes half a minute, and its data die with the test
         server.wait()
+
+
+@pytest.fixture(scope="session")
+def postgresql():
+    """A real PostgreSQL, from Debian's packages or the PATH. Called, it gives the URL of a new, empty database."""
+    import psycopg2
+
+    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda place: -float(place.parent.name))
+    places = [*debian, *map(Path, os.get_exec_path())]
+    programs = next((place for place in places if (place / "initdb").exists()), None)
+    if not programs:
+        pytest.skip("SKIPPED FOR WANT OF POSTGRESQL: no initdb in /usr/lib/postgresql/*/bin or on the PATH")
+    root = tempfile.mkdtemp(prefix="pg-")  # not below pytest's folder: no other user may go there
+    shutil.chown(root, user := "nobody" if os.getuid() == 0 else os.getuid())  # PostgreSQL refuses to be root
+    run = {"user": user, "cwd": root, "stdout": subprocess.DEVNULL}
+    command = [programs / "initdb", "-D", f"{root}/data", "-U", "tests", "--auth=trust", "--no-sync", "-E", "UTF8"]
+    subprocess.run(command, check=True, **run)
+    settings = ["listen_addresses=", f"unix_socket_directories={root}", "fsync=off", "max_connections=500"]
+    options = [option for setting in settings for option in ("-c", setting)]
+    with open(f"{root}/log", "wb") as log:
+        server = subprocess.Popen([programs / "postgres", "-D", f"{root}/data", *options], **run, stderr=log)
+
+    def database():
+        connection = psycopg2.connect(host=root, user="tests", dbname="postgres")
+        connection.autocommit = True
+        name = f"catalog{next(numbers)}"
+        connection.cursor().execute(f"CREATE DATABASE {name}")
+        connection.close()
+        return f"postgresql+psycopg2:///{name}?host={root}&user=tests"
+
+    numbers, deadline = count(), time.monotonic() + 60
+    try:
+        while True:
+            try:
+                database()
+                break
+            except psycopg2.OperationalError:
+                if time.monotonic() > deadline or server.poll() is not None:
+                    raise
+                time.sleep(0.05)
+        yield database
+    finally:
+        server.send_signal(signal.SIGQUIT)  # at once, and its shared memory is given back
+        server.wait()
+        shutil.rmtree(root)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def catalog_url(request, tmp_path):
+    """The URL of an empty catalog of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'catalog.db'}"
+    return request.getfixturevalue("postgresql")()
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -1,0 +1,77 @@
+"""What is PostgreSQL's own: several machines' catalog. The tables' own tests run on it too, by `catalog_url`."""
+
+import json
+import subprocess
+import sys
+import textwrap
+
+import psycopg2
+import pytest
+from sqlalchemy.engine import make_url
+
+from infra.settings import Settings
+from storage import iceberg, tables
+
+WRITER = """
+    import json, sys
+    from storage import iceberg, tables
+    name, url, warehouse = sys.argv[1:]
+    table = tables.create_table(iceberg.connect(url, warehouse), "t", 16)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for i in range(5):
+        table.add_labels([f"{name}{i}", "common"])
+    print(json.dumps(table.vocabulary))
+"""
+
+
+def test_writers_of_several_processes_lose_nothing(postgresql, tmp_path):
+    url, command = postgresql(), [sys.executable, "-c", textwrap.dedent(WRITER)]
+    arguments = {name: [*command, name, url, str(tmp_path)] for name in "ab"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    writers = [subprocess.Popen(arguments[name], **pipes) for name in arguments]
+    assert [writer.stdout.readline() for writer in writers] == ["ready\n"] * 2  # a new catalog, made by all at once
+    seen = [json.loads(writer.communicate("go\n")[0]) for writer in writers]
+    final = tables.open_table(iceberg.connect(url, str(tmp_path)), "t").vocabulary
+    assert sorted(final) == sorted(["common", *(f"{name}{i}" for name in "ab" for i in range(5))])
+    assert all(final[: len(vocabulary)] == tuple(vocabulary) for vocabulary in seen)
+
+
+def test_the_server_may_lose_its_connections_between_two_commits(postgresql, tmp_path):
+    url = postgresql()
+    table = tables.create_table(iceberg.connect(url, str(tmp_path)), "t", 16)
+    place = make_url(url)
+    with psycopg2.connect(host=place.query["host"], user="tests", dbname="postgres") as admin:
+        cursor = admin.cursor()
+        cursor.execute(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = %s", [place.database]
+        )
+        assert cursor.fetchone()[0] > 0
+    admin.close()
+    assert table.add_labels(["a"]) == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("postgresql+psycopg2:///nothing?host={host}&user=tests", 'database "nothing" does not exist'),
+        ("postgresql+psycopg2://tests:secret@127.0.0.1:1/x", "Connection refused"),
+    ],
+)
+def test_a_catalog_that_cannot_be_reached_is_told_of_in_one_line(postgresql, tmp_path, url, found):
+    host = make_url(postgresql()).query["host"]
+    with pytest.raises(
+        ConnectionError, match=f"^expected the Iceberg catalog at postgresql.*, found: .*{found}"
+    ) as line:
+        iceberg.connect(url.format(host=host), str(tmp_path))
+    assert "\n" not in str(line.value)
+    assert "secret" not in str(line.value)
+
+
+def test_it_is_named_by_the_environment(postgresql, tmp_path, monkeypatch):
+    monkeypatch.setenv("HASHKILN_CATALOG", postgresql())
+    monkeypatch.setenv("HASHKILN_HOME", str(tmp_path))
+    settings = Settings()
+    tables.create_table(iceberg.connect(settings.catalog_url, settings.warehouse_url), "t", 16)
+    assert tables.names(iceberg.connect(settings.catalog_url, settings.warehouse_url)) == ["t"]
+    assert not (tmp_path / "catalog.db").exists()

@@ -1,0 +1,155 @@
+"""S3 that fails: a real server behind a proxy that throttles, resets, tears and stalls; and one that says no."""
+
+import os
+from urllib.parse import urlsplit
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import s3fs
+from conftest import blobs
+from faulty_proxy import KINDS, FaultyProxy
+
+from hashing.bits import pack
+from hashing.functions import LinearHash
+from storage import codes, features, filesystem, iceberg, tables
+from storage import s3 as patience
+from storage.features import Columns, Dataset
+from storage.filesystem import join
+from storage.formats import Rows
+
+
+@pytest.fixture
+def through(s3, monkeypatch):
+    """Start a proxy before the S3 server, and send every client there."""
+    server, proxies = urlsplit(os.environ["AWS_ENDPOINT_URL"]).netloc, []
+
+    def start(**schedule):
+        proxies.append(FaultyProxy(server, **schedule).__enter__())
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxies[-1].url)
+        return proxies[-1]
+
+    monkeypatch.setattr(patience, "SECONDS", 1)
+    yield start
+    for proxy in proxies:
+        proxy.__exit__()
+
+
+@pytest.fixture
+def key(s3, monkeypatch):
+    """Be somebody else."""
+
+    def become(name, secret):
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", name)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+        s3fs.S3FileSystem.clear_instance_cache()  # which holds connections of the key before
+
+    yield become
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def use(folder):
+    """Each thing that is asked of a filesystem, by each of its clients."""
+    content = os.urandom(100_000)
+    filesystem.write(join(folder, "a"), b"old")
+    filesystem.write(join(folder, "a"), content)
+    assert filesystem.read(join(folder, "a")) == content
+    assert filesystem.stat(join(folder, "a")).size == len(content)
+    assert not filesystem.exists(join(folder, "b"))
+    assert filesystem.create_exclusive(join(folder, "b"), b"mine")
+    assert not filesystem.create_exclusive(join(folder, "b"), b"other")
+    assert filesystem.read(join(folder, "b")) == b"mine"
+    table = pa.table({"x": np.random.default_rng(0).random(50_000)})
+    with filesystem.create(join(folder, "t.parquet")) as file:
+        pq.write_table(table, file)
+    fs, path = filesystem.arrow(join(folder, "t.parquet"))
+    assert pq.read_table(path, filesystem=fs) == table
+    assert [filesystem.below(folder, entry.url) for entry in filesystem.listing(folder)] == ["a", "b", "t.parquet"]
+    filesystem.remove(join(folder, "b"))
+    assert not filesystem.exists(join(folder, "b"))
+
+
+def test_what_fails_for_a_while_is_tried_again(s3, through):
+    proxy = through(failing=0.8, attempts=1, stall=1.5, seed=1)
+    use(f"{s3}/for-a-while")  # the name is part of the schedule's key
+    assert proxy.faults.keys() == set(KINDS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_request_may_fail_twice(s3, through, tmp_path, kind):
+    proxy = through(failing=1, attempts=2, kinds=(kind,), stall=1.5)
+    use(f"{s3}/{tmp_path.name}")
+    assert proxy.faults[kind] > 20
+
+
+@pytest.mark.parametrize("kind", ["slow down", "internal error", "reset"])
+def test_what_fails_for_ever_is_given_up_in_one_line(s3, through, monkeypatch, kind):
+    monkeypatch.setattr(patience, "ATTEMPTS", 2)
+    filesystem.write(f"{s3}/there", b"x")
+    proxy = through(failing=1, attempts=10**6, kinds=(kind,))
+    fs, path = filesystem.arrow(f"{s3}/there")
+    deeds = {
+        "read": lambda: filesystem.read(f"{s3}/there"),
+        "write": lambda: filesystem.write(f"{s3}/there", b"y"),
+        "list": lambda: filesystem.listing(s3),
+        "": lambda: fs.open_input_file(path),
+    }
+    for deed, do in deeds.items():
+        before = sum(proxy.tries.values())
+        with pytest.raises(OSError, match=f"expected S3 at {proxy.url} to {deed} s3://|AWS Error") as given_up:
+            do()
+        assert "\n" not in str(given_up.value)
+        assert 2 <= sum(proxy.tries.values()) - before <= 2 * patience.BODIES
+
+
+@pytest.mark.slow
+def test_a_table_is_written_and_read_through_faults(s3, through, tmp_path):
+    """Source shards, parts, the commits of Iceberg: all that a run asks of S3, and each thing once."""
+    folder, batch = f"{s3}/{tmp_path.name}", blobs(300, 8)
+    features.write_split(join(folder, "base"), [Rows(batch.ids, batch.x, None)], 100)
+    proxy = through(failing=0.4, attempts=2, stall=1.5, seed=2)
+    function = LinearHash(np.random.default_rng(0).standard_normal((8, 16)), np.zeros(16))
+    dataset = Dataset(name="d", dim=8, splits={"base": join(folder, "base")}, columns=Columns(), source="")
+    table = tables.create_table(iceberg.connect(f"sqlite:///{tmp_path / 'c.db'}", join(folder, "w")), "t", 16)
+    base = table.version()
+    table.stage("staged-x", base.snapshot_id)
+    for shard in dataset.shards("base"):
+        table.replace("staged-x", [codes.encode_shard(shard, function, table.data_folder)], set(), {"model": "m"})
+    version = table.publish(table.version("staged-x"), base.snapshot_id)
+    assert version.name == "v1"
+    read = [batch for shard in table.shards(version.snapshot_id) for batch in shard]
+    np.testing.assert_array_equal(np.concatenate([b.ids for b in read]), batch.ids)
+    np.testing.assert_array_equal(np.concatenate([b.x for b in read]), pack(function.encode(batch.x)))
+    assert sum(proxy.faults.values()) > 30
+
+
+@pytest.mark.parametrize(
+    ("name", "secret", "found"),
+    [
+        ("hashkiln", "wrong", "The request signature we calculated does not match the signature you provided"),
+        ("nobody", "at all", "The access key ID you provided does not exist in our records"),
+        ("reader", "reader-secret", "Access Denied"),
+    ],
+)
+def test_who_has_no_leave_is_told_so(s3, key, name, secret, found):
+    filesystem.write(f"{s3}/there", b"x")
+    key(name, secret)
+    line = rf"^expected leave to write {s3}/mine, found: {found}.* \(AWS_ACCESS_KEY_ID is {name}\)$"
+    with pytest.raises(PermissionError, match=line):
+        filesystem.write(f"{s3}/mine", b"x")
+    with pytest.raises(PermissionError, match=line):
+        filesystem.create_exclusive(f"{s3}/mine", b"x")
+    if name == "reader":
+        assert filesystem.read(f"{s3}/there") == b"x"
+    else:
+        for deed in (filesystem.exists, filesystem.read, filesystem.stat):
+            with pytest.raises(PermissionError, match=rf"^expected leave to read {s3}/there, found: Forbidden \(AWS"):
+                deed(f"{s3}/there")
+
+
+def test_a_bucket_that_is_missing_is_named(s3):
+    for deed in (filesystem.exists, filesystem.read, filesystem.stat, filesystem.listing):
+        with pytest.raises(FileNotFoundError, match=r"^expected a bucket missing at http://.*, found none$"):
+            deed("s3://missing/x")
