@@ -19,6 +19,7 @@ from storage.formats import npy
 
 from . import measure
 from .references import Report
+from .truth import blocks
 
 ROWS_PER_SHARD = 2**20
 BATCH_BYTES = 2**24
@@ -80,7 +81,7 @@ def evaluate(
     ids, words = drawn.ids, pack_labels(np.asarray(drawn.y))
     histograms = [
         data.reduce(HammingHistogram(drawn.x[i], n_bits, words[i], ids[i]), "evaluate")
-        for i in measure.blocks(len(ids), 16 * (n_bits + 1))
+        for i in blocks(len(ids), 16 * (n_bits + 1))
     ]
     histogram = np.concatenate(histograms, axis=1)
     protocol = f"relevant: rows that share a label; {len(ids)} queries, {origin}; ties: expectation over random order"

@@ -15,11 +15,11 @@ import numpy as np
 from hashing.mapreduce import Array, Executor, Shard
 from infra.executors import Progress, silent
 from infra.settings import Settings
-from storage import datasets, features, filesystem
+from storage import datasets, features, filesystem, media, tombstones
 from storage.features import Columns, Dataset, FeatureShard, Without
 from storage.formats import Rows, hdf5, vecs
 
-from .spec import Spec, check_name
+from .spec import MethodSpec, Spec, check_name
 
 logger = logging.getLogger(__name__)
 VECTOR_FILES = (".fvecs", ".bvecs")
@@ -27,7 +27,19 @@ VECTOR_FILES = (".fvecs", ".bvecs")
 
 def dataset_of(spec: Spec, settings: Settings) -> Dataset:
     """The dataset of a specification. Raises LookupError where it was not ingested."""
-    return _shipped() if spec.dataset == "sample" else features.load(settings.warehouse_url, spec.dataset)
+    dataset = _shipped() if spec.dataset == "sample" else features.load(settings.warehouse_url, spec.dataset)
+    deleted = tombstones.notes(tombstones.folder_of(settings.warehouse_url, dataset.name))
+    return dataset.model_copy(update={"bad_rows": spec.bad_rows, "deleted": deleted})
+
+
+def check_kind(dataset: Dataset, spec: MethodSpec) -> None:
+    """Raises ValueError where a method would take the numbers of words for coordinates, or the other way round."""
+    reads_words = spec.network == "text"
+    if dataset.kind == "text" and not reads_words:
+        found = f"{spec.method}" + (f" with network={spec.network}" if spec.network else ", of vectors")
+        raise ValueError(f"expected a deep method with network=text for the texts of {dataset.name}, found {found}")
+    if reads_words and dataset.kind != "text":
+        raise ValueError(f"expected texts for network=text, found rows of kind {dataset.kind} in {dataset.name}")
 
 
 def training_shards(dataset: Dataset, excluded: Array, vocabulary: tuple[str | int, ...] = ()) -> list[Shard]:
@@ -60,14 +72,17 @@ def known(name: str, settings: Settings) -> bool:
     return features.known(settings.warehouse_url, name)
 
 
-def ingest_named(name: str, settings: Settings, source: str | None = None, progress: Progress = silent) -> Dataset:
-    """Fetch or find a named dataset's files, and write its splits as shards."""
+def ingest_named(
+    name: str, settings: Settings, source: str | None = None, progress: Progress = silent, side: int | None = None
+) -> Dataset:
+    """Fetch or find a named dataset's files, and write its splits as shards. side: pixels that pictures are read at."""
     if name == "sample":
         return _shipped()
     named = datasets.get(name)
     files = fetch(name, settings, source, progress)
     splits = {split: datasets.rows(named, split, files) for split in named.splits}
-    return _write(settings, name, splits, f"{named.about} ({named.licence})", progress)
+    about = f"{named.about} ({named.licence})"
+    return _write(settings, name, splits, about, progress, side, queries_in_base=named.format == "lists")
 
 
 def fetch(name: str, settings: Settings, source: str | None = None, progress: Progress = silent) -> dict[str, Path]:
@@ -82,10 +97,18 @@ def fetch(name: str, settings: Settings, source: str | None = None, progress: Pr
 
 
 def ingest_source(
-    name: str, source: str, settings: Settings, columns: Columns, query: str | None = None, progress: Progress = silent
+    name: str,
+    source: str,
+    settings: Settings,
+    columns: Columns,
+    query: str | None = None,
+    progress: Progress = silent,
+    side: int | None = None,
 ) -> Dataset:
-    """A dataset of the user's own: Parquet in place, or .fvecs, .bvecs and HDF5 files, which are converted."""
+    """A dataset of the user's own: Parquet in place; .fvecs, .bvecs, HDF5 and lists of pictures are converted."""
     check_name(name)
+    if lists := datasets.lists_of(source):
+        return _write(settings, name, datasets.picture_lists(lists), source, progress, side, queries_in_base=True)
     sources = {"base": source} | ({"query": query} if query else {})
     if _suffix(source) == ".hdf5":
         keys = {"base": "train", "query": "test"}
@@ -95,9 +118,14 @@ def ingest_source(
         blocks = {split: _numbered(split, vecs.read(path)) for split, path in sources.items()}
         return _write(settings, name, blocks, source, progress)
     splits = {split: filesystem.absolute(url) for split, url in sources.items()}
-    kind, dim = features.describe(filesystem.listing(splits["base"], ".parquet")[0].url, columns)
+    for url in splits.values():
+        if filesystem.shows(url, settings.warehouse_url):
+            found = f"the warehouse {settings.warehouse_url} in {url}"
+            raise ValueError(f"expected a source without our own outputs, found {found}")
+    kind, dim = features.describe((file.url for file in filesystem.listing(splits["base"], ".parquet")), columns)
     folder = filesystem.join(features.dataset_url(settings.warehouse_url, name), "keys") if columns.keyed else ""
     about = f"{source}, in place"
+    dim = _dim(kind, dim, side)
     dataset = Dataset(name=name, kind=kind, dim=dim, splits=splits, columns=columns, keys=folder, source=about)
     features.save(settings.warehouse_url, dataset)
     return dataset
@@ -111,7 +139,13 @@ def _shipped() -> Dataset:
 
 
 def _write(
-    settings: Settings, name: str, splits: dict[str, Iterator[Rows]], source: str, progress: Progress
+    settings: Settings,
+    name: str,
+    splits: dict[str, Iterator[Rows]],
+    source: str,
+    progress: Progress,
+    side: int | None = None,
+    queries_in_base: bool = False,
 ) -> Dataset:
     """Write each split as shards of a new folder, and last of all dataset.json, which makes the dataset known."""
     root = filesystem.join(features.dataset_url(settings.warehouse_url, name), uuid.uuid4().hex[:12])
@@ -122,9 +156,20 @@ def _write(
     }
     base = found["base"]
     columns = Columns(x=base.kind, labels="labels" if base.labelled else None)
-    dataset = Dataset(name=name, kind=base.kind, dim=base.dim, splits=urls, columns=columns, source=source)
+    dim = _dim(base.kind, base.dim or media.dim(base.kind), side)
+    dataset = Dataset(
+        name=name, kind=base.kind, dim=dim, splits=urls, columns=columns, source=source, queries_in_base=queries_in_base
+    )
     features.save(settings.warehouse_url, dataset)
     return dataset
+
+
+def _dim(kind: str, dim: int, side: int | None) -> int:
+    if side is None:
+        return dim
+    if kind != "image":
+        raise ValueError(f"expected --side for encoded pictures, found rows of kind {kind}")
+    return media.dim(kind, side)
 
 
 def _counted(blocks: Iterator[Rows], label: str, progress: Progress) -> Iterator[Rows]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
 
@@ -11,16 +14,23 @@ from hashing.bits import pack
 from hashing.functions import HashFunction
 from hashing.hamming import pack_labels
 from hashing.mapreduce import Array, Batch, Data, Executor, Shard, Statistic
-from hashing.neighbours import ENTRY, NearestNeighbours
-from hashing.search import STATE
 from hashing.statistics import Sample
 from storage import queries as storage_queries
-from storage.codes import CodeShard, Common, Part
+from storage.codes import Part
 from storage.features import Dataset
-from storage.tables import CodeTable, Version
 
+from . import kept
 from .spec import Protocol, Spec, Value, digest
+from .truth import blocks, nearest
 
+HEALTH = {  # name in rules of the gate -> words of the report
+    "balance": "least balanced bit, share of ones",
+    "entropy": "least entropy of a bit",
+    "correlation": "largest correlation of two bits",
+    "constant_bits": "constant bits",
+}
+LESS_IS_BETTER = {"empty_balls_radius_2"}
+EMPTY: Mapping[str, Part] = MappingProxyType({})
 _NO_ROW = np.iinfo(np.int64).min
 
 
@@ -59,7 +69,7 @@ class Comparison(Value):
     rows: int
     staged: Measured
     published: Measured
-    map_difference: Estimate  # staged - published, paired by query
+    differences: dict[str, Estimate]  # by metric, staged - published, paired by query
 
 
 @dataclass(frozen=True)
@@ -67,11 +77,19 @@ class Judge:
     """Queries, and what is relevant to each: rows that share a label, or the listed neighbours."""
 
     queries: Batch
-    drawn: bool  # from the database: then a query's own row is not ranked
+    drawn: bool  # rows of the database: then a query's own row is not ranked
     neighbours: Array | None  # (q, k) int64 ids; None: labels
     protocol: str
     graded: bool = False  # by how many labels are shared
     _sorted: dict[tuple[int, int], evaluation.Listed] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def identity(self) -> str:
+        """The digest of all that a histogram depends on beside codes and labels of the database."""
+        x, y, truth = self.queries.x, self.queries.y, self.neighbours
+        labels = None if y is None else np.argwhere(y).tolist()  # a vocabulary that grew changes nothing
+        listed = None if truth is None else [truth.shape, truth.tobytes().hex()]
+        return digest(self.queries.ids.tolist(), x.tobytes().hex(), labels, listed, self.drawn, self.graded)
 
     @property
     def own_rows(self) -> Array:
@@ -107,12 +125,6 @@ class Judge:
         return np.stack([found.sum(axis=0), found[1:].sum(axis=0), *found]) if n_grades else found
 
 
-def blocks(queries: int, size: int) -> list[slice]:
-    """Consecutive queries, of each of which a state holds so many bytes, in states of at most 64 MiB."""
-    step = max(1, STATE // size)
-    return [slice(start, start + step) for start in range(0, queries, step)]
-
-
 def judge(
     spec: Spec,
     dataset: Dataset,
@@ -120,8 +132,12 @@ def judge(
     warehouse: str,
     executor: Executor,
     n_queries: int | None = None,
+    published: Mapping[str, Part] = EMPTY,
 ) -> Judge:
-    """The queries of a dataset, all or the first so many, and their truth, which is computed once and kept."""
+    """The queries of a dataset, all or the first so many, and their truth, which is computed once and kept.
+
+    Published parts tell which rows have left since.
+    """
     drawn = "query" not in dataset.splits
     queries = draw(spec, dataset, vocabulary, warehouse, executor) if drawn else _read_queries(dataset, vocabulary)
     queries = queries.take(slice(n_queries))
@@ -131,24 +147,19 @@ def judge(
     relevance = "rows that share a label" if by_labels else f"the {k} nearest rows by Euclidean distance"
     relevance += ", graded by how many they share" if graded else ""
     protocol = f"relevant: {relevance}; {len(queries.ids)} queries; ties: expectation over random order"
-    judge = Judge(queries, drawn, None, protocol, graded)
+    judge = Judge(queries, drawn or dataset.queries_in_base, None, protocol, graded)
     if by_labels:
         return judge
     shards = dataset.shards("base")
     source = [(shard.name, shard.version) for shard in shards]
-    key = digest(dataset.splits["base"], source, queries.ids.tolist(), queries.x.tobytes().hex(), "euclidean", k, drawn)
+    asked = [dataset.splits["base"], queries.ids.tolist(), queries.x.tobytes().hex(), "euclidean", k, judge.drawn]
+    key = digest(source, *asked)
     truth = storage_queries.neighbours(warehouse, key)
     if truth is None:
-        truth = exact_neighbours(queries.x, judge.own_rows, k, Data(shards, executor))
+        lists = kept.url(warehouse, "neighbours", *asked)
+        truth = nearest(queries.x, judge.own_rows, k, shards, published, executor, lists)
         storage_queries.keep_neighbours(warehouse, key, *truth)
     return replace(judge, neighbours=truth[0])
-
-
-def exact_neighbours(x: Array, own_rows: Array, k: int, data: Data) -> tuple[Array, Array]:
-    """(ids, squared distances) (q, k) of the rows nearest to x (q, d), by blocks of queries."""
-    parts = [NearestNeighbours(x[i], own_rows[i], k) for i in blocks(len(x), ENTRY * k)]
-    ids, distances = zip(*(data.reduce(part, "exact neighbours") for part in parts), strict=True)
-    return np.concatenate(ids), np.concatenate(distances)
 
 
 def draw(spec: Spec, dataset: Dataset, vocabulary: tuple[str | int, ...], warehouse: str, executor: Executor) -> Batch:
@@ -213,74 +224,32 @@ def curves(histogram: Array) -> Curves:
     )
 
 
-def compare(
-    judge: Judge,
-    table: CodeTable,
-    staged: tuple[Version, HashFunction],
-    published: tuple[Version, HashFunction] | None,
-    executor: Executor,
-    seed: int,
-) -> tuple[Array, Comparison | None]:
-    """The staged version's histogram over all its rows, and its comparison with the published one.
-
-    Shards that both versions hold unchanged are common as a whole and read once; of the others the rows with common
-    ids are picked.
-    """
-    new = table.parts(staged[0].snapshot_id)
-    old = table.parts(published[0].snapshot_id) if published else {}
-    same = {name for name, part in new.items() if name in old and old[name].version == part.version}
-    n_classes = len(table.vocabulary)
-
-    def shards(parts: dict[str, Part], names: set[str]) -> list[Shard]:
-        chosen = sorted((parts[name] for name in names), key=lambda part: (part.min_id, part.shard))
-        return [CodeShard(part, table.n_bits, n_classes) for part in chosen]
-
-    def shared(parts: dict[str, Part], others: dict[str, Part]) -> list[Shard]:
-        rest = [others[name] for name in others.keys() - same]
-        pairs = [
-            (part, tuple(o for o in rest if o.min_id <= part.max_id and part.min_id <= o.max_id))
-            for name, part in sorted(parts.items())
-            if name not in same
-        ]
-        return [Common(CodeShard(p, table.n_bits, n_classes), overlapping) for p, overlapping in pairs if overlapping]
-
-    whole = judge.histogram(staged[1], shards(new, same), executor)
-    everything = whole + judge.histogram(staged[1], shards(new, new.keys() - same), executor)
-    if not published or not old:
-        return everything, None
-    ours = whole + judge.histogram(staged[1], shared(new, old), executor)
-    same_model = staged[0].properties["model"] == published[0].properties["model"]
-    unchanged = whole if same_model else judge.histogram(published[1], shards(old, same), executor)
-    theirs = unchanged + judge.histogram(published[1], shared(old, new), executor)
-    if not ours[0].any():
-        return everything, None
-    difference = evaluation.average_precision(ours[:2]) - evaluation.average_precision(theirs[:2])
-    a, b = measured(ours, seed), measured(theirs, seed)
-    name = published[0].name
-    return everything, Comparison(
-        version=name, rows=a.rows, staged=a, published=b, map_difference=estimate(difference, seed)
-    )
-
-
 def health(codes: Data, n_bits: int) -> dict[str, float]:
     """How evenly packed codes use their bits."""
-    found = codes.reduce(evaluation.CodeHealth(n_bits), "code health")
+    return in_words(codes.reduce(evaluation.CodeHealth(n_bits), "code health"))
+
+
+def in_words(found: evaluation.Health) -> dict[str, float]:
     return {
-        "least balanced bit, share of ones": float(found.balance[np.abs(found.balance - 0.5).argmax()]),
-        "least entropy of a bit": float(found.entropy.min()),
-        "largest correlation of two bits": found.correlation,
+        HEALTH["balance"]: float(found.balance[np.abs(found.balance - 0.5).argmax()]),
+        HEALTH["entropy"]: float(found.entropy.min()),
+        HEALTH["correlation"]: found.correlation,
+        HEALTH["constant_bits"]: float((found.entropy == 0).sum()),
     }
 
 
-def overlap(judge: Judge, dataset: Dataset, executor: Executor) -> str:
+def overlap(judge: Judge, dataset: Dataset, warehouse: str, executor: Executor) -> str:
     """How many rows of the database, and of the training set, are queries by id or content: this flatters metrics."""
     statistic = evaluation.Overlap(judge.queries.ids, judge.queries.x)
 
     def found(split: str) -> str:
-        by_id, by_content = Data(dataset.shards(split), executor).reduce(statistic, "overlap")
+        asked = ["overlap", judge.queries.ids.tolist(), judge.queries.x.tobytes().hex(), dataset.splits[split]]
+        by_id, by_content = kept.by_shard(
+            statistic, kept.url(warehouse, *asked), dataset.shards(split), executor, "overlap"
+        )
         return f"{by_id} rows by id, {by_content} by content"
 
-    drawn = "; the queries were drawn from it, and their own rows are not ranked" if judge.drawn else ""
+    drawn = "; the queries are rows of it, and their own rows are not ranked" if judge.drawn else ""
     training = found("learn") if "learn" in dataset.splits else "the database" + " less its queries" * judge.drawn
     return f"database: {found('base')}{drawn}; training set: {training}"
 

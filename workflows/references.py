@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .drift import Drift
 from .measure import Comparison, Curves, Measured
 from .spec import Value
 
@@ -12,6 +13,39 @@ class Model(Value):
     digest: str
     fit: str  # digest of the specification it was fitted by
     seconds: float  # what fitting took; 0 where a model was used again
+    reason: str = ""  # why it was fitted, or was not
+
+
+class Plan(Value):
+    """The source's shards beside the parts of a version: what makes them the same. Names of shards, in order."""
+
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    stale: tuple[str, ...]  # as they were, but encoded by another model
+    removed: tuple[str, ...]
+    kept: tuple[str, ...]
+
+    @property
+    def missing(self) -> list[str]:
+        """The shards to encode."""
+        return sorted(self.added + self.changed + self.stale)
+
+    @property
+    def empty(self) -> bool:
+        return not (self.missing or self.removed)
+
+
+class Outlook(Value):
+    """What a run would do: of `reindex --dry-run`."""
+
+    table: str
+    base: str  # the published version
+    plan: Plan
+    rows: int  # to encode
+    bytes: int  # of the shards to encode
+    seconds: float | None  # to encode them, at the rate of an earlier run; None where there was none
+    fit: bool  # whether a model must be fitted
+    reason: str  # why, or why not
 
 
 class Staged(Value):
@@ -26,7 +60,10 @@ class Staged(Value):
     rows: int
     encoded: int  # rows that were encoded by this run
     removed: int  # parts that left: their shard has gone, or has changed, or the model has
+    dropped: int = 0  # rows of the source that are no vectors, and in no part: they are in quarantine
     seconds: float
+    encode_seconds: float = 0  # of these, encoding and committing
+    drift: Drift | None = None  # of the rows that the published version lacks; None where nothing can be compared
     unchanged: bool = False  # nothing to do: the published version is this one
     report: str = ""  # of the published version, where it is unchanged
 
@@ -48,3 +85,15 @@ class Verdict(Value):
     passed: bool
     reasons: tuple[str, ...]  # why not
     notes: tuple[str, ...]  # what else was looked at
+
+
+class Outcome(Value):
+    """What a run came to."""
+
+    table: str
+    version: str  # what readers see now
+    unchanged: bool
+    rows: int
+    encoded: int
+    report: str  # where the page lies
+    seconds: float

@@ -15,28 +15,17 @@ from prefect.client.schemas.objects import State
 
 from infra.executors import Progress, connect, silent
 from infra.settings import Settings
+from storage.tables import PublishConflict
 
 from . import report, stages
 from .ingest import ingest
-from .references import Model, Report, Staged, Verdict
-from .spec import Spec, Value
+from .references import Model, Outcome, Report, Staged, Verdict
+from .spec import Spec
 
 WORTH_ANOTHER_TRY = (OSError, RuntimeError)  # a machine or a network that was lost, a table that others wrote to
-FOR_THE_USER = (FileNotFoundError, PermissionError)
+FOR_THE_USER = (FileNotFoundError, PermissionError, PublishConflict)
 DELAYS: list[float] = [1, 10]  # seconds
 _progress: Progress = silent
-
-
-class Outcome(Value):
-    """What a run came to."""
-
-    table: str
-    version: str  # what readers see now
-    unchanged: bool
-    rows: int
-    encoded: int
-    report: str  # where the page lies
-    seconds: float
 
 
 def show(progress: Progress) -> None:
@@ -56,9 +45,9 @@ def ingest_task(spec: Spec) -> str:
 
 
 @task(name="fit", retries=2, retry_delay_seconds=DELAYS, retry_condition_fn=_transient)
-def fit_task(spec: Spec) -> Model:
+def fit_task(spec: Spec, because: str = "") -> Model:
     settings = Settings()
-    return stages.fit(spec, settings, connect(settings, _progress))
+    return stages.fit(spec, settings, connect(settings, _progress), because)
 
 
 @task(name="stage", retries=2, retry_delay_seconds=DELAYS, retry_condition_fn=_transient)
@@ -98,8 +87,9 @@ def reindex(spec: Spec) -> Outcome:
     """Encode what changed, measure it beside what is published, and publish it if it is good enough."""
     start = time.monotonic()
     ingest_task(spec)
-    model = fit_task(spec)
-    staged = stage_task(spec, model)
+    staged = stage_task(spec, fit_task(spec))
+    if reason := stages.refit_reason(spec, staged):
+        staged = stage_task(spec, fit_task(spec, reason))
     known = {"table": staged.table, "rows": staged.rows, "encoded": staged.encoded, "unchanged": staged.unchanged}
     if staged.unchanged:
         return Outcome(**known, version=staged.base, report=staged.report, seconds=time.monotonic() - start)

@@ -45,6 +45,7 @@ def rows(report: Report) -> list[dict[str, Any]]:
         if comparison:
             row["staged, common rows"] = _value(comparison.staged, name)
             row[f"{comparison.version}, common rows"] = _value(comparison.published, name)
+            row["difference"] = str(comparison.differences[name])
         table.append(row)
     return table
 
@@ -59,8 +60,8 @@ def markdown(spec: Spec, staged: Staged, report: Report, verdict: Verdict) -> st
     word = "passed" if verdict.passed else "**rejected**"
     lines = [
         f"# {staged.table}: {word}",
-        f"{staged.rows:,} rows, {staged.encoded:,} encoded in this run, model `{staged.model.digest[:12]}`, "
-        f"published before: {staged.base}.",
+        f"{staged.rows:,} rows, {staged.encoded:,} encoded in this run, model `{staged.model.digest[:12]}` "
+        f"({staged.model.reason}), published before: {staged.base}.",
         f"Protocol: {report.protocol}.",
         f"Rows that are queries as well: {report.overlap}.",
         *(f"- against: {reason}" for reason in verdict.reasons),

@@ -17,7 +17,7 @@ from hashing.functions import HashFunction
 from hashing.mapreduce import Array, Batch, Data, Executor, Statistic
 from infra.executors import Progress, connect, silent
 from infra.settings import Settings
-from storage import datasets, filesystem, models, results
+from storage import datasets, filesystem, models, results, tombstones
 from storage.codes import CodeShard
 from storage.features import Dataset
 from storage.formats import npy, vecs
@@ -136,11 +136,12 @@ class Reader:
         """Candidates (q, R) by the distance of their vectors, the first k of them."""
         encoded = {shard.part.shard: shard.part for shard in self.shards}
         sought = np.unique(candidates)
+        now = {shard.name: shard.version for shard in self.dataset.shards("base")}
         shards = [
             shard
-            for shard in self.dataset.shards("base")
+            for shard in self.dataset.model_copy(update={"deleted": ()}).shards("base")
             if (part := encoded.get(shard.name))
-            and shard.version == part.version
+            and (part.version == now[shard.name] or tombstones.unmarked(part.version) == shard.version)
             and np.searchsorted(sought, part.min_id) < np.searchsorted(sought, part.max_id, "right")
         ]
         distances = np.full(candidates.shape, np.inf)

@@ -28,6 +28,9 @@ class MethodSpec(Value):
     bits: int = Field(32, ge=1, le=4096, description="length of the codes")
     seed: int = Field(0, ge=0, description="of all that is random")
     parameters: dict[str, Number] = Field({}, description="hyper-parameters that differ from the paper's")
+    pretrained: str = Field(
+        "", pattern="^([0-9a-f]{64})?$", description="digest of parameters that its network starts from"
+    )
 
     @field_validator("method", mode="before")
     @classmethod
@@ -36,6 +39,10 @@ class MethodSpec(Value):
 
     @model_validator(mode="after")
     def _known(self) -> MethodSpec:
+        if self.pretrained and not self.of_one_network:
+            raise ValueError(
+                f"expected no pretrained parameters for {self.method}, which learns no network of one view"
+            )
         self.build()
         return self
 
@@ -47,18 +54,27 @@ class MethodSpec(Value):
         if unknown := sorted(self.parameters.keys() - own):
             raise ValueError(f"expected parameters of {self.method} among {sorted(own)}, found {', '.join(unknown)}")
         for name, value in self.parameters.items():
-            if not isinstance(value, (type(known[name]), int)) or isinstance(value, bool) != isinstance(
-                known[name], bool
-            ):
-                kind = type(known[name]).__name__
-                raise ValueError(f"expected a {kind} for {self.method}'s {name}, found {value!r}")
+            kind = type(known[name])
+            if type(value) is not kind and (kind, type(value)) != (float, int):
+                raise ValueError(f"expected a {kind.__name__} for {self.method}'s {name}, found {value!r}")
         seed = {"seed": self.seed} if "seed" in known else {}
         return cls(n_bits=self.bits, **seed, **self.parameters)  # type: ignore[call-arg]
 
     @property
     def identity(self) -> dict[str, Any]:
         """All that the method is: its name and every hyper-parameter, defaults too."""
-        return {"method": self.method, **asdict(self.build())}  # type: ignore[call-overload]
+        start = {"pretrained": self.pretrained} if self.pretrained else {}
+        return {"method": self.method, **asdict(self.build()), **start}  # type: ignore[call-overload]
+
+    @property
+    def network(self) -> str:
+        """The network that it learns; empty where it learns none."""
+        return getattr(self.build(), "network", "")
+
+    @property
+    def of_one_network(self) -> bool:
+        """Whether it learns a network, and not one for each of two views."""
+        return getattr(method(self.method), "views", 0) == 1
 
 
 class Protocol(Value):
@@ -75,11 +91,29 @@ class Protocol(Value):
 
 
 class Gate(Value):
-    """What a version must show before readers get it. Coverage and finite metrics are always asked for."""
+    """What a version must show before readers get it. Coverage and finite metrics are always asked for.
+
+    Metrics by the names of the report, and the health of the codes as health.entropy, health.balance and so on.
+    """
 
     floors: dict[str, float] = Field({}, description="metric -> the least value")
-    max_loss: float = Field(0.0, ge=0, description="loss in map, beyond the bootstrap interval, that is let pass")
+    ceilings: dict[str, float] = Field({}, description="metric -> the greatest value")
+    max_loss: dict[str, float] = Field(
+        {"map": 0.0}, description="metric -> the loss against the published version, beyond noise, that is let pass"
+    )
     force: str = Field("", description="publish whatever the gate says, for this reason")
+
+    @field_validator("max_loss", mode="before")
+    @classmethod
+    def _of_map(cls, value: Any) -> Any:
+        return {"map": value} if isinstance(value, (int, float)) else value  # as versions of format 1 have it
+
+    @field_validator("max_loss")
+    @classmethod
+    def _not_negative(cls, value: dict[str, float]) -> dict[str, float]:
+        if wrong := sorted(name for name, loss in value.items() if not loss >= 0):
+            raise ValueError(f"expected a loss of 0 or more, found {value[wrong[0]]} for {wrong[0]}")
+        return value
 
 
 class Spec(Value):
@@ -89,8 +123,16 @@ class Spec(Value):
     source: str | None = Field(None, description="where a named dataset's raw files are: a folder or a URL")
     method: MethodSpec = MethodSpec()
     code: str | None = Field(None, description="name of the codes; the method's and the bits' by default")
-    refit: Literal["never", "always"] = Field(
-        "never", description="never: keep the published model whatever rows came since; always: fit the rows of today"
+    refit: Literal["never", "always", "drift"] = Field(
+        "never",
+        description="never: keep the published model whatever rows came since; always: fit the rows of today; "
+        "drift: when new rows lie elsewhere than those the model was made for",
+    )
+    max_drift: float = Field(
+        0.5, gt=0, description="how far a bit's projections may move, in their own deviations, before it is drift"
+    )
+    bad_rows: Literal["refuse", "drop"] = Field(
+        "refuse", description="rows that are no vectors: refuse their shard, or drop, count and quarantine them"
     )
     protocol: Protocol = Protocol()
     gate: Gate = Gate()

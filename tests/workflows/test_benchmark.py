@@ -20,6 +20,7 @@ from hashing.methods import METHODS
 from hashing.methods.itq import ITQ
 from hashing.neighbours import NearestNeighbours
 from infra.executors import InProcess
+from infra.settings import Settings
 from workflows import benchmark_report
 from workflows.benchmark import Grid, Row, benchmark
 from workflows.ingest import dataset_of
@@ -60,7 +61,7 @@ def test_every_combination_is_a_row_and_what_is_not_random_has_one_seed(rows):
 
 def test_a_cell_is_what_its_parts_give_by_hand(home):
     (row,) = benchmark(Grid(datasets=["sample"], methods=["itq"], bits=[16], protocol="neighbours")).rows
-    sample = dataset_of(Spec(dataset="sample"), None)
+    sample = dataset_of(Spec(dataset="sample"), Settings())
     function = ITQ(n_bits=16).fit(Data(sample.shards("learn"), InProcess()))
     queries = [batch for shard in sample.shards("query") for batch in shard]
     x, ids = np.concatenate([b.x for b in queries]), np.concatenate([b.ids for b in queries])
@@ -123,7 +124,7 @@ def test_a_cell_that_cannot_be_is_named_and_the_others_are_measured(home):
         ({"bits": [0]}, "greater than or equal to 1"),
         ({"parameters": {"sh": {"n_iter": 1}}}, "expected parameters of methods of the grid, found sh"),
         ({"parameters": {"lsh": {"n_iter": 1}}}, "expected parameters of lsh"),
-        ({"protocol": "knn"}, "'bdnn', 'labels' or 'neighbours'"),
+        ({"protocol": "knn"}, "'bdnn', 'labels', 'neighbours' or 'dhn'"),
     ],
 )
 def test_a_wrong_grid_is_refused_before_anything_runs(values, message):

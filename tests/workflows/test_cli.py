@@ -39,7 +39,7 @@ def test_help_of_everything_has_an_example(hashkiln):
     code, output, _ = hashkiln("--help")
     assert code == 0
     names = ["methods", "datasets", "fetch", "ingest", "fit", "encode", "evaluate", "reindex", "history", "doctor"]
-    names += ["search", "export", "benchmark"]
+    names += ["search", "export", "benchmark", "rollback", "diff", "compare", "verify", "gc", "delete"]
     assert all(f" {name} " in output for name in names)
     for name in names:
         code, output, _ = hashkiln(name, "--help")
@@ -105,7 +105,7 @@ def test_a_table_is_made_measured_and_listed(hashkiln, home):
     outcome = json.loads(output)
     assert (code, outcome["unchanged"], outcome["version"], outcome["report"]) == (0, True, "v1", str(report))
     (version,) = json.loads(hashkiln("history", "sample__lsh64", "--json")[1])
-    assert (version["version"], version["published"], version["rows"]) == ("v1", "now", "40000")
+    assert (version["version"], version["published"], version["rows"]) == ("v1", "now", 40_000)
     measured = json.loads(hashkiln("evaluate", "sample__lsh64", "--neighbours", "10", "--json")[1])
     assert "the 10 nearest rows" in measured["protocol"]
     assert measured["overlap"] == "database: {0}; training set: {0}".format("0 rows by id, 0 by content")

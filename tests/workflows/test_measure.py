@@ -11,7 +11,7 @@ from hashing.hamming import pack_labels
 from hashing.mapreduce import Batch, Data
 from hashing.neighbours import NearestNeighbours
 from infra.executors import InProcess
-from workflows import measure
+from workflows import measure, truth
 from workflows.spec import Spec
 
 
@@ -39,14 +39,14 @@ def test_blocks_of_queries_change_no_neighbour(rows, monkeypatch):
         return state
 
     monkeypatch.setattr(NearestNeighbours, "zero", seen)
-    monkeypatch.setattr(measure, "STATE", 2000)
-    np.testing.assert_array_equal(measure.exact_neighbours(rows.x[:50], own, 7, data), whole)
+    monkeypatch.setattr(truth, "STATE", 2000)
+    np.testing.assert_array_equal(truth.exact_neighbours(rows.x[:50], own, 7, data), whole)
     assert sizes[0] == max(sizes) == 17 * 7 * 16  # as large as 2,000 bytes allow
     assert len(sizes) == 3 * 3
 
 
 def test_states_of_the_largest_truth_are_under_64_mib():
-    first, *_, last = parts = measure.blocks(10_000, 16 * 10_000)
+    first, *_, last = parts = truth.blocks(10_000, 16 * 10_000)
     assert (len(parts), first.start, last.stop >= 10_000) == (24, 0, True)
     state = NearestNeighbours(np.zeros((first.stop, 1)), np.arange(first.stop), 10_000).zero()
     assert sum(part.nbytes for part in state) <= 1 << 26
@@ -58,7 +58,7 @@ def judged(rows, **options):
 
 @pytest.mark.parametrize("state", [1 << 26, 999])
 def test_grades_stand_behind_all_and_relevant_rows(rows, monkeypatch, state):
-    monkeypatch.setattr(measure, "STATE", state)
+    monkeypatch.setattr(truth, "STATE", state)
     function = SimpleNamespace(n_bits=6, encode=lambda x: x >= 2)
     codes = shards(rows._replace(x=pack(rows.x >= 2)), 3)
     found = judged(rows, graded=True).histogram(function, codes, InProcess())
@@ -83,14 +83,38 @@ def test_graded_relevance_needs_labels():
     assert measure._by_labels(protocol, ("a",), SimpleNamespace(name="bare"))
 
 
-def test_leaks_are_looked_for_in_the_database_and_in_the_training_set(rows):
+class Named(list):
+    """A shard of some batches that counts how often it is read."""
+
+    def __init__(self, batches, name, read):
+        super().__init__(batches)
+        self.name, self.version, self.read = name, str(hash(batches[0].x.tobytes())), read
+
+    def __iter__(self):
+        self.read.append(self.name)
+        return super().__iter__()
+
+
+def test_leaks_are_looked_for_in_the_database_and_in_the_training_set(rows, tmp_path):
+    read = []
     judge = measure.Judge(Batch(np.arange(1000, 1040), rows.x[:40] + 10), False, None, "")
     base, learn = rows.x.copy(), rows.x[:20].copy()
     base[:3], learn[:5] = judge.queries.x[7], judge.queries.x[8]
     splits = {"base": Batch(np.arange(998, 1298), base), "learn": Batch(np.arange(1039, 1059), learn)}
-    dataset = SimpleNamespace(splits=splits, shards=lambda split: shards(splits[split], 2))
-    found = measure.overlap(judge, dataset, InProcess())
+
+    def named(split):
+        return [Named(shard, f"{split}{i}", read) for i, shard in enumerate(shards(splits[split], 2))]
+
+    dataset = SimpleNamespace(splits={"base": "mem://base", "learn": "mem://learn"}, shards=named)
+    found = measure.overlap(judge, dataset, str(tmp_path), InProcess())
     assert found == "database: 40 rows by id, 3 by content; training set: 1 rows by id, 5 by content"
-    del splits["learn"]
-    assert measure.overlap(judge, dataset, InProcess()).endswith("; training set: the database")
-    assert measure.overlap(judged(rows), dataset, InProcess()).endswith("; training set: the database less its queries")
+    assert measure.overlap(judge, dataset, str(tmp_path), InProcess()) == found
+    assert sorted(read) == ["base0", "base1", "learn0", "learn1"]  # each once
+    splits["base"].x[299] = judge.queries.x[7]
+    more = measure.overlap(judge, dataset, str(tmp_path), InProcess())
+    assert more == found.replace("3 by content", "4 by content")
+    assert read[4:] == ["base1"]
+    del dataset.splits["learn"]
+    assert measure.overlap(judge, dataset, str(tmp_path), InProcess()).endswith("; training set: the database")
+    own = measure.overlap(judged(rows), dataset, str(tmp_path), InProcess())
+    assert own.endswith("; training set: the database less its queries")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from workflows import measure, report
+from workflows.drift import Drift
 from workflows.references import Model, Report, Staged, Verdict
 from workflows.spec import Spec
 
@@ -21,14 +22,19 @@ def run():
     rng = np.random.default_rng(0)
     total = rng.integers(1, 50, (20, 17))
     histogram = np.stack([total, total // 3])
-    model = Model(digest="d" * 64, fit="f" * 64, seconds=1.5)
+    model = Model(digest="d" * 64, fit="f" * 64, seconds=1.5, reason=f"drift {EVIL}")
+    moved = Drift(rows=45, bit=3, moved=0.75, chance=0.2, balance=0.3, own_balance=0.5, shows=True)
     staged = Staged(
         table="t__itq16", branch="staged-0", base="v3", base_snapshot=1, model=model, source="s", rows=12345,
-        encoded=45, removed=2, seconds=3.0,
+        encoded=45, removed=2, seconds=3.0, drift=moved,
     )  # fmt: skip
     found = measure.measured(histogram, 0)
     comparison = measure.Comparison(
-        version="v3", rows=99, staged=found, published=found, map_difference=measure.estimate(rng.random(20), 0)
+        version="v3",
+        rows=99,
+        staged=found,
+        published=found,
+        differences={name: measure.estimate(rng.random(20), 0) for name in found.metrics},
     )
     made = Report(
         protocol="relevant: rows that share a label; 20 queries",
@@ -49,6 +55,8 @@ def test_the_page_holds_what_was_found_and_nothing_from_elsewhere(run):
     assert "v3, common rows" in page
     assert str(run[2].measured.metrics["map"]) in page
     assert "Rows that are queries as well: 0 rows by id" in page
+    assert str(run[2].comparison.differences["map"]) in page
+    assert "bit 3 moved by 0.75 deviations in 45 new rows (0.30 of its bits are ones, 0.50 were)" in page
     assert "12,345, of which 45 encoded" in page
     assert EVIL not in page
     markup = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)

@@ -9,7 +9,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from . import benchmark, catalogue, run, search
+from . import benchmark, catalogue, maintenance, run, search
 from .common import FAILED, REJECTED, errors
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.add_typer(catalogue.app)
 app.add_typer(run.app)
 app.add_typer(benchmark.app)
 app.add_typer(search.app)
+app.add_typer(maintenance.app)
 
 
 def prepare() -> None:

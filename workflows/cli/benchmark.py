@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from .common import FAILED, From, assignment, checked, console, errors, prefect_home, progress
+from .common import FAILED, From, Pretrained, assignment, checked, console, errors, kept, prefect_home, progress
 
 if TYPE_CHECKING:
     from workflows.benchmark import Outcome
@@ -21,6 +21,7 @@ class ProtocolName(StrEnum):
     bdnn = "bdnn"
     labels = "labels"
     neighbours = "neighbours"
+    dhn = "dhn"
 
 
 @app.command()
@@ -35,6 +36,24 @@ def benchmark(
     parameters: Annotated[
         list[str] | None, typer.Option("--set", metavar="METHOD.NAME=VALUE", help="A hyper-parameter. Repeatable.")
     ] = None,
+    pretrained: Pretrained = None,
+    tune: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METHOD.NAME=V,V,…",
+            help="dhn: choose a hyper-parameter by cross-validation. Repeatable; none: choose nothing.  [default: the "
+            "weight and lr of the methods that have one]",
+        ),
+    ] = None,
+    class_queries: Annotated[int, typer.Option(help="dhn: rows of each class that ask.")] = 100,
+    class_training: Annotated[int, typer.Option(help="dhn: rows of each class to learn from.")] = 500,
+    without_training: Annotated[
+        bool, typer.Option("--without-training", help="dhn: do not rank the rows that are learned from.")
+    ] = False,
+    cutoff: Annotated[
+        int | None, typer.Option(help="dhn: ranks that MAP counts.  [default: 5,000 of nus-wide and coco, else all]")
+    ] = None,
+    folds: Annotated[int, typer.Option(help="dhn: of cross-validation.")] = 3,
     json_file: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write the rows as JSON.")] = None,
     out: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="Write rows.json, rows.parquet, tables.md and plots.html.")
@@ -43,9 +62,12 @@ def benchmark(
     """Measure methods beside their published figures. What was measured before is not measured again.
 
     bdnn: precision at radius 2 as in Do et al., ECCV 2016: 50 nearest neighbours (10,000 of SIFT1M's size), labels
-    for supervised methods. labels: rows that share a label. neighbours: the 100 nearest.
+    for supervised methods. labels: rows that share a label. neighbours: the 100 nearest. dhn: MAP as in Zhu et al.,
+    AAAI 2016: so many queries and training rows are drawn of each class, and weights chosen by cross-validation.
 
-    Example: `hashkiln benchmark --dataset mnist --methods itq,sh --bits 8,16,24,32 --seeds 3 --json rows.json`
+    Examples: `hashkiln benchmark --dataset mnist --methods itq,sh --bits 8,16,24,32 --seeds 3 --json rows.json`,
+    `hashkiln benchmark --dataset cifar-10 --methods dhn,ksh --bits 12,24,32,48 --protocol dhn
+    --set dhn.network=alexnet --set dhn.hash_rate=10 --pretrained alexnet.pth --tune dhn.quantization=0.01,0.1,1`
     """
     prefect_home()
     from workflows.benchmark import Grid
@@ -56,11 +78,16 @@ def benchmark(
         name, value = assignment(text)
         method, _, parameter = name.partition(".")
         own.setdefault(method, {})[parameter] = value
+    draw = {
+        "class_queries": class_queries, "class_training": class_training, "cutoff": cutoff, "folds": folds,
+        "training_in_database": not without_training,
+    }  # fmt: skip
     with checked():
         grid = Grid.model_validate(
             {
                 "datasets": dataset.split(","), "methods": methods.split(","), "bits": bits.split(","),
                 "seeds": range(seeds), "protocol": protocol, "queries": queries, "source": source, "parameters": own,
+                "draw": draw, "tune": _tuning(tune), "pretrained": kept(pretrained),
             }
         )  # fmt: skip
     with progress() as report:
@@ -70,6 +97,20 @@ def benchmark(
         errors.print(f"[red]{escape(f'{cell}: {why}')}")
     if outcome.failed:
         raise typer.Exit(FAILED)
+
+
+def _tuning(texts: list[str] | None) -> dict[str, dict[str, list[object]]] | None:
+    """method -> hyper-parameter -> values; nothing where none was asked for."""
+    if not texts:
+        return None
+    found: dict[str, dict[str, list[object]]] = {}
+    for text in texts if texts != ["none"] else ():
+        place, _, values = text.partition("=")
+        method, dot, name = place.partition(".")
+        if not (dot and name and values):
+            raise typer.BadParameter(f"expected METHOD.NAME=VALUE,VALUE,… or none, found {text!r}")
+        found.setdefault(method, {})[name] = [assignment(f"{name}={value}")[1] for value in values.split(",")]
+    return found
 
 
 def _write(outcome: Outcome, json_file: str | None, out: str | None) -> None:

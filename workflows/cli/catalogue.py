@@ -46,8 +46,10 @@ def datasets(as_json: AsJson = False) -> None:
         {
             "dataset": name,
             "about": about.about,
-            "splits": ", ".join(f"{split} {part.n:,}" for split, part in about.splits.items()),
-            "from": ", ".join(f.urls[0] if f.urls else f"$HASHKILN_DATA/{name}/{f.name}" for f in about.files)
+            "splits": ", ".join(f"{split} {part.n:,}" if part.n else split for split, part in about.splits.items()),
+            "from": ", ".join(
+                f.urls[0] if f.urls else f"$HASHKILN_DATA/{about.folder or name}/{f.name}" for f in about.files
+            )
             or "shipped",
         }
         for name, about in sorted(DATASETS.items())
@@ -71,7 +73,12 @@ def fetch(name: str, source: From = None, as_json: AsJson = False) -> None:
 
 @app.command()
 def ingest(
-    source: Annotated[str, typer.Argument(help="A named dataset; or Parquet (used in place), .fvecs, .bvecs, .hdf5.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A named dataset; or Parquet (used in place), .fvecs, .bvecs, .hdf5, or a folder of HashNet's lists."
+        ),
+    ],
     name: Annotated[str | None, typer.Option(help="Name of the dataset.  [default: that of the named one]")] = None,
     where: From = None,
     query: Annotated[str | None, typer.Option(help="Where its own queries are, if it has any.")] = None,
@@ -79,15 +86,19 @@ def ingest(
     key_column: Annotated[
         str | None, typer.Option(help="Column of strings that name the rows, where there are no int64 ids.")
     ] = None,
-    vector_column: Annotated[str, typer.Option(help="Column of the vectors.")] = "vector",
+    vector_column: Annotated[str, typer.Option(help="Column of vectors, encoded pictures, or texts.")] = "vector",
     label_column: Annotated[str | None, typer.Option(help="Column of lists of labels.")] = None,
+    side: Annotated[
+        int | None, typer.Option(min=8, max=1024, help="Read pictures at so many pixels a side.  [default: 64]")
+    ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Read it again although it was ingested.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Bring a dataset in.
 
     Examples: `hashkiln ingest mnist --from ~/mnist`,
-    `hashkiln ingest s3://bucket/vectors --name products --key-column sku --vector-column embedding`
+    `hashkiln ingest s3://bucket/vectors --name products --key-column sku --vector-column embedding`,
+    `hashkiln ingest ~/nuswide --name nus-wide-224 --side 224` (train.txt, test.txt, database.txt, pictures below)
     """
     from infra.settings import Settings
     from storage.datasets import DATASETS
@@ -104,9 +115,9 @@ def ingest(
         if not replace and stage.known(name or source, settings):
             raise ValueError(f"expected a new dataset, found {name or source} ingested already: use --replace")
         if source in DATASETS and name in (None, source):
-            dataset = stage.ingest_named(source, settings, where, report)
+            dataset = stage.ingest_named(source, settings, where, report, side)
         else:
-            dataset = stage.ingest_source(str(name), source, settings, columns, query, report)
+            dataset = stage.ingest_source(str(name), source, settings, columns, query, report, side)
     show(dataset.model_dump(mode="json"), as_json, dataset.name)
 
 

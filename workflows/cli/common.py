@@ -26,6 +26,12 @@ FAILED, USAGE, REJECTED = 1, 2, 3
 class Refit(StrEnum):
     never = "never"
     always = "always"
+    drift = "drift"
+
+
+class Bad(StrEnum):
+    refuse = "refuse"
+    drop = "drop"
 
 
 class Relevance(StrEnum):
@@ -42,10 +48,31 @@ MethodName = Annotated[str, typer.Option("--method", help="A name of `hashkiln m
 Bits = Annotated[int, typer.Option("--bits", help="Length of the codes, 1 to 4096.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of all that is random.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A hyper-parameter. Repeatable.")]
+Pretrained = Annotated[
+    str | None,
+    typer.Option("--pretrained", metavar="FILE", help="Parameters a network starts from: safetensors, .pth; or a URL."),
+]
 Code = Annotated[str | None, typer.Option("--code", help="Name of the codes.  [default: method and bits]")]
-RefitPolicy = Annotated[Refit, typer.Option("--refit", help="Keep the published model, or fit the rows of today.")]
+RefitPolicy = Annotated[
+    Refit,
+    typer.Option("--refit", help="Keep the model, fit anew, or fit anew if rows drift."),
+]
+BadRows = Annotated[Bad, typer.Option("--bad-rows", help="Rows that are no vectors: refuse, or drop and count them.")]
 By = Annotated[Relevance, typer.Option("--relevance", help="What is relevant to a query.")]
 K = Annotated[int, typer.Option("--neighbours", help="Exact neighbours a query, where they are what is relevant.")]
+Floors = Annotated[
+    list[str] | None,
+    typer.Option("--floor", metavar="METRIC=VALUE", help="Least value of a metric, or of health.entropy. Repeatable."),
+]
+Ceilings = Annotated[
+    list[str] | None,
+    typer.Option("--ceiling", metavar="METRIC=VALUE", help="Greatest value: health.constant_bits=0. Repeatable."),
+]
+Losses = Annotated[
+    list[str] | None,
+    typer.Option("--max-loss", metavar="METRIC=VALUE", help="Loss beyond noise that is let pass. Repeatable."),
+]
+MaxDrift = Annotated[float, typer.Option("--max-drift", help="Deviations a bit may move before it is drift.")]
 Queries = Annotated[int, typer.Option("--queries", help="Queries to draw where the dataset has none of its own.")]
 
 
@@ -54,9 +81,22 @@ def specification(source: str | None = None, **values: Any) -> Spec:
     from workflows.spec import Spec
 
     method = {name: values.pop(name) for name in ("method", "bits", "seed")}
-    method["parameters"] = dict(assignment(text) for text in values.pop("parameters", None) or ())
+    method["parameters"] = assigned(values.pop("parameters", None))
+    method["pretrained"] = kept(values.pop("pretrained", None))
     with checked():
         return Spec(source=source, method=method, **values)
+
+
+def kept(pretrained: str | None) -> str:
+    """The digest of a file of pretrained parameters, which is brought into the warehouse; empty where there is none."""
+    from infra.settings import Settings
+    from workflows.pretrained import keep
+
+    return keep(pretrained, Settings()) if pretrained else ""
+
+
+def assigned(texts: list[str] | None) -> dict[str, Any]:
+    return dict(assignment(text) for text in texts or ())
 
 
 @contextmanager

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .common import (
     AsJson,
+    Bad,
+    BadRows,
     Bits,
     By,
+    Ceilings,
     Code,
     DatasetName,
+    Floors,
     From,
     K,
+    Losses,
+    MaxDrift,
     MethodName,
+    Pretrained,
     Queries,
     Refit,
     RefitPolicy,
     Relevance,
     Seed,
     Set,
-    assignment,
+    assigned,
     console,
     prefect_home,
     progress,
@@ -31,6 +39,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
+    from workflows.references import Outcome
     from workflows.spec import Spec
 
 app = typer.Typer()
@@ -44,8 +53,10 @@ def fit(
     bits: Bits = 32,
     seed: Seed = 0,
     parameters: Set = None,
+    pretrained: Pretrained = None,
     code: Code = None,
     refit: RefitPolicy = Refit.never,
+    bad_rows: BadRows = Bad.refuse,
     as_json: AsJson = False,
 ) -> None:
     """Fit a hash function, or find the one that was fitted before.
@@ -53,8 +64,9 @@ def fit(
     Example: `hashkiln fit --dataset mnist --method itq --bits 64 --set n_iter=100`
     """
     spec = specification(
-        source, dataset=dataset, method=method, bits=bits, seed=seed, parameters=parameters, code=code, refit=refit
-    )
+        source, dataset=dataset, method=method, bits=bits, seed=seed, parameters=parameters, pretrained=pretrained,
+        code=code, refit=refit, bad_rows=bad_rows,
+    )  # fmt: skip
     model = _line(spec, "fit")
     show({"model": model.digest, "seconds": round(model.seconds, 2)}, as_json, spec.code_name)
 
@@ -67,8 +79,10 @@ def encode(
     bits: Bits = 32,
     seed: Seed = 0,
     parameters: Set = None,
+    pretrained: Pretrained = None,
     code: Code = None,
     refit: RefitPolicy = Refit.never,
+    bad_rows: BadRows = Bad.refuse,
     as_json: AsJson = False,
 ) -> None:
     """Fit and encode, and stage the codes on a branch. Nothing is published.
@@ -76,8 +90,9 @@ def encode(
     Example: `hashkiln encode --dataset sample --method lsh --bits 64`
     """
     spec = specification(
-        source, dataset=dataset, method=method, bits=bits, seed=seed, parameters=parameters, code=code, refit=refit
-    )
+        source, dataset=dataset, method=method, bits=bits, seed=seed, parameters=parameters, pretrained=pretrained,
+        code=code, refit=refit, bad_rows=bad_rows,
+    )  # fmt: skip
     staged = _line(spec, "stage")
     name = staged.base if staged.unchanged else staged.branch
     found = {"table": staged.table, "version": name, "rows": staged.rows, "encoded": staged.encoded}
@@ -96,7 +111,12 @@ def _line(spec: Spec, last: str) -> Any:
         bring(spec, settings, report)
         executor = connect(settings, report)
         model = stages.fit(spec, settings, executor)
-        return model if last == "fit" else stages.stage(spec, settings, executor, model)
+        if last == "fit":
+            return model
+        staged = stages.stage(spec, settings, executor, model)
+        if reason := stages.refit_reason(spec, staged):
+            staged = stages.stage(spec, settings, executor, stages.fit(spec, settings, executor, reason))
+        return staged
 
 
 @app.command()
@@ -152,32 +172,38 @@ def reindex(
     bits: Bits = 32,
     seed: Seed = 0,
     parameters: Set = None,
+    pretrained: Pretrained = None,
     code: Code = None,
     refit: RefitPolicy = Refit.never,
+    bad_rows: BadRows = Bad.refuse,
     relevance: By = Relevance.auto,
     neighbours: K = 100,
     queries: Queries = 1000,
-    floor: Annotated[list[str] | None, typer.Option(metavar="METRIC=VALUE", help="A gate's floor. Repeatable.")] = None,
-    max_loss: Annotated[float, typer.Option(help="Loss in map beyond the bootstrap interval that is let pass.")] = 0.0,
+    floor: Floors = None,
+    ceiling: Ceilings = None,
+    max_loss: Losses = None,
+    max_drift: MaxDrift = 0.5,
     force: Annotated[str, typer.Option(metavar="REASON", help="Publish whatever the gate says, for this reason.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done. Nothing is written.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Encode what changed, measure it beside what is published, and publish it if it is good enough.
 
-    Examples: `hashkiln reindex --dataset sample`,
-    `hashkiln reindex --dataset mnist --from ~/mnist --method itq --bits 32 --floor precision_radius_2=0.3`
+    Examples: `hashkiln reindex --dataset sample`, `hashkiln reindex --dataset sample --dry-run`,
+    `hashkiln reindex --dataset mnist --from ~/mnist --method itq --bits 32 --floor precision_radius_2=0.3`,
+    `hashkiln reindex --dataset sample --refit drift --max-loss map=0.01 --ceiling health.constant_bits=0`
     """
     spec = specification(
-        source, dataset=dataset, method=method, bits=bits, seed=seed, parameters=parameters, code=code, refit=refit,
+        source, dataset=dataset, method=method, bits=bits, seed=seed, parameters=parameters, pretrained=pretrained,
+        code=code, refit=refit,
         protocol={"relevance": relevance, "neighbours": neighbours, "queries": queries},
-        gate={"floors": dict(assignment(text) for text in floor or ()), "max_loss": max_loss, "force": force},
+        gate={"floors": assigned(floor), "ceilings": assigned(ceiling), "max_loss": {"map": 0.0} | assigned(max_loss),
+              "force": force},
+        max_drift=max_drift, bad_rows=bad_rows,
     )  # fmt: skip
-    prefect_home()
-    from workflows import reindex as flows
-
-    with progress() as report:
-        flows.show(report)
-        outcome = flows.reindex(spec)
+    if dry_run:
+        return _print_outlook(spec, as_json)
+    outcome = _standing(spec) or _run(spec)
     if as_json:
         return show(outcome.model_dump(mode="json"), True)
     if outcome.unchanged:
@@ -188,36 +214,53 @@ def reindex(
     console.print(f"Report: {outcome.report}", soft_wrap=True)
 
 
+def _standing(spec: Spec) -> Outcome | None:
+    """The outcome of a run with nothing to do, without Prefect, whose embedded server takes ten seconds to start.
+
+    A Prefect server that was named is told of every run.
+    """
+    from infra.settings import Settings
+    from workflows import stages
+    from workflows.ingest import known
+
+    settings = Settings()
+    told = bool(os.environ.get("PREFECT_API_URL"))
+    here = spec.dataset == "sample" or known(spec.dataset, settings)
+    return stages.standing(spec, settings) if here and not told else None
+
+
+def _run(spec: Spec) -> Outcome:
+    prefect_home()
+    from workflows import reindex as flows
+
+    with progress() as report:
+        flows.show(report)
+        return flows.reindex(spec)
+
+
+def _print_outlook(spec: Spec, as_json: bool) -> None:
+    from infra.settings import Settings
+    from workflows.stages import outlook
+
+    found = outlook(spec, Settings())
+    if as_json:
+        return show(found.model_dump(mode="json"), True)
+    rows = {"table": f"{found.table}, after {found.base}"}
+    for name in ("added", "changed", "stale", "removed"):
+        names = getattr(found.plan, name)
+        rows[f"shards {name}"] = f"{len(names):,}" + (f": {', '.join(names[:3])}" if names else "")
+    rows |= {
+        "shards kept": f"{len(found.plan.kept):,}",
+        "rows to encode": f"{found.rows:,}",
+        "bytes to encode": f"{found.bytes:,}",
+        "time to encode": "no estimate yet" if found.seconds is None else f"{found.seconds:,.1f} s",
+        "fit": f"{'yes' if found.fit else 'no'}: {found.reason}",
+    }
+    show(rows, False, "plan")
+
+
 def _version_properties(table: str, version: str) -> dict[str, str]:
     from infra.settings import Settings
     from workflows.stages import open_table
 
     return open_table(Settings(), table).version(version).properties
-
-
-@app.command()
-def history(table: str, as_json: AsJson = False) -> None:
-    """All versions of a code table: published, staged and rejected.
-
-    Example: `hashkiln history sample__itq32`
-    """
-    from datetime import UTC, datetime
-
-    from infra.settings import Settings
-    from workflows.stages import open_table
-
-    opened = open_table(Settings(), table)
-    published = opened.version().name
-    found = [
-        {
-            "version": version.name,
-            "published": "now" if version.name == published else "",
-            "when": datetime.fromtimestamp(version.timestamp_ms / 1000, UTC).isoformat(timespec="seconds"),
-            "rows": version.properties.get("rows", ""),
-            "model": version.properties.get("model", "")[:12],
-            "map": format(json.loads(version.properties.get("metrics", "{}")).get("map", float("nan")), ".4f"),
-            "by": version.properties.get("by", ""),
-        }
-        for version in opened.versions()
-    ]
-    show(found, as_json, f"{table}: readers see {published}")

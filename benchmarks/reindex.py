@@ -1,0 +1,139 @@
+"""What a nightly run costs: the first run, one with nothing to do, one where 1 % of the shards changed, and all anew.
+
+    python benchmarks/reindex.py --shards 10 1000 10000
+
+Seconds of wall and of CPU for each stage, in one process, without Prefect, on small shards of random labelled rows.
+Each shard is a part of its own; --bundled lets tiny ones be bundled, as they are by default. "commit" is what of
+staging is writing the table; the rest of it is encoding, listing and planning. --profile N prints the N functions that
+took most of the run with 1 % changed.
+"""
+
+import argparse
+import cProfile
+import os
+import pstats
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+D, CLASSES = 32, 10
+STAGES = ("plan", "fit", "stage", "commit", "evaluate", "gate", "publish")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shards", type=int, nargs="+", default=[10, 1000, 10_000])
+    parser.add_argument("--rows", type=int, default=100, help="rows of a shard")
+    parser.add_argument("--bits", type=int, default=32)
+    parser.add_argument("--queries", type=int, default=1000, help="fewer where there are not so many rows")
+    parser.add_argument("--bundled", action="store_true")
+    parser.add_argument("--profile", type=int, default=0)
+    parser.add_argument("--folder", help="where to work; a temporary folder if not given")
+    asked = parser.parse_args()
+    print(f"{asked.rows} rows a shard, {D} dimensions, {asked.bits} bits; wall s / CPU s")
+    print("| shards | run | encoded | " + " | ".join(STAGES) + " | all |")
+    print("|---" * (len(STAGES) + 4) + "|")
+    for n in asked.shards:
+        folder = tempfile.mkdtemp(dir=asked.folder)
+        try:
+            measure(n, asked, Path(folder))
+        finally:
+            shutil.rmtree(folder)
+
+
+def measure(n, asked, folder):
+    os.environ |= {"HASHKILN_HOME": str(folder / "home"), "HASHKILN_EXECUTOR": "inprocess"}
+    from infra.settings import Settings
+    from storage import bundles
+    from storage.features import Columns
+    from workflows.ingest import ingest_source
+    from workflows.spec import Spec
+
+    if not asked.bundled:
+        bundles.TINY = 0
+    (folder / "source").mkdir()
+    for i in range(n):
+        write(folder / "source", i, asked.rows, seed=i)
+    settings = Settings()
+    ingest_source("many", str(folder / "source"), settings, Columns(labels="labels"))
+    queries = min(asked.queries, n * asked.rows // 4)
+    spec = Spec(dataset="many", method={"method": "itq", "bits": asked.bits, "seed": 0},
+                protocol={"queries": queries}, gate={"force": "a benchmark"})  # fmt: skip
+    changed = max(1, n // 100)
+    show(n, "first", *run(spec, settings))
+    show(n, "nothing to do", *run(spec, settings))
+    for i in range(changed):
+        write(folder / "source", i * (n // changed), asked.rows, seed=n + i)
+    profile = cProfile.Profile()
+    if asked.profile:
+        profile.enable()
+    found = run(spec, settings)
+    profile.disable()
+    show(n, f"{changed} changed", *found)
+    anew = spec.model_copy(update={"refit": "always", "method": spec.method.model_copy(update={"seed": 1})})
+    show(n, "all anew", *run(anew, settings))
+    if asked.profile:
+        pstats.Stats(profile).sort_stats("tottime").print_stats(asked.profile)
+
+
+def run(spec, settings):
+    """(rows encoded, stage -> (wall, CPU)) of the flow's stages."""
+    from infra.executors import InProcess
+    from storage.tables import CodeTable
+    from workflows import stages
+
+    clock = Clock()
+    executor, replace = InProcess(), CodeTable.replace
+    CodeTable.replace = lambda *args: clock("commit", replace, *args)
+    try:
+        clock("plan", stages.standing, spec, settings)
+        model = clock("fit", stages.fit, spec, settings, executor)
+        staged = clock("stage", stages.stage, spec, settings, executor, model)
+        if not staged.unchanged:
+            report = clock("evaluate", stages.evaluate, spec, settings, executor, staged)
+            verdict = clock("gate", stages.gate, spec, settings, staged, report)
+            clock("publish", stages.publish, spec, settings, staged, report, verdict, "page")
+    finally:
+        CodeTable.replace = replace
+    return staged.encoded, clock.spent
+
+
+class Clock:
+    """Wall and CPU seconds by name; what runs inside another is not counted twice."""
+
+    def __init__(self):
+        self.spent, self.inner = {}, [np.zeros(2)]
+
+    def __call__(self, name, fn, *args):
+        start = np.array([time.perf_counter(), time.process_time()])
+        self.inner.append(np.zeros(2))
+        try:
+            return fn(*args)
+        finally:
+            took = np.array([time.perf_counter(), time.process_time()]) - start
+            self.spent[name] = self.spent.get(name, np.zeros(2)) + took - self.inner.pop()
+            self.inner[-1] += took
+
+
+def show(n, what, encoded, spent):
+    cells = [spent.get(name, np.zeros(2)) for name in STAGES]
+    words = [f"{wall:.2f} / {cpu:.2f}" for wall, cpu in [*cells, sum(cells)]]
+    print(f"| {n:,} | {what} | {encoded:,} | " + " | ".join(words) + " |", flush=True)
+
+
+def write(folder, i, n, seed):
+    rng = np.random.default_rng(seed)
+    label = rng.integers(CLASSES, size=n)
+    x = 2 * np.random.default_rng(99).standard_normal((CLASSES, D))[label] + rng.standard_normal((n, D))
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(x.astype(np.float32).ravel()), D)
+    table = pa.table({"id": np.arange(n) + i * n, "vector": vectors, "labels": [[int(c)] for c in label]})
+    pq.write_table(table, folder / f"{i:06}.parquet")
+
+
+if __name__ == "__main__":
+    main()

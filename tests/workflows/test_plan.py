@@ -1,0 +1,179 @@
+"""The plan: what a run would do, that looking does nothing, and that a run with nothing to do does nothing."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from conftest import blobs
+from straight_line import SPEC, D, encoded_anew, published_codes, reindex, spec, table_of, write_shard
+from typer.testing import CliRunner
+
+from storage.codes import Part
+from storage.features import Columns, FeatureShard
+from workflows import cli, stages
+from workflows.cli import run as commands
+
+pytest_plugins = ["straight_line"]
+
+
+def parts(**versions):
+    return {name: Part(f"/{name}", name, version, 1, 1, 0, 0) for name, version in versions.items()}
+
+
+def shards(**versions):
+    return {name: FeatureShard(f"/{name}", name, version, 2, Columns()) for name, version in versions.items()}
+
+
+def test_the_plan_is_a_difference():
+    have, want = parts(a="1", b="1", c="1"), shards(b="1", c="2", d="1")
+    plan = stages.plan(have, want, same_model=True)
+    assert plan.model_dump() == {
+        "added": ("d",), "changed": ("c",), "stale": (), "removed": ("a",), "kept": ("b",),
+    }  # fmt: skip
+    assert (plan.missing, plan.empty) == (["c", "d"], False)
+    assert stages.plan(have, want, same_model=False).stale == ("b",)
+    assert stages.plan(have, want, same_model=False).missing == ["b", "c", "d"]
+    assert stages.plan(parts(a="1"), shards(a="1"), same_model=True).empty
+    assert not stages.plan(parts(a="1"), shards(), same_model=True).empty
+
+
+def everything(folder):
+    """All files below a folder, with what tells that one was written."""
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_looking_writes_nothing_and_sees_what_the_run_then_does(settings, mine, source):
+    before = everything(settings.home)
+    first = stages.outlook(spec(), settings)
+    assert everything(settings.home) == before
+    assert (first.base, first.rows, len(first.plan.added), first.seconds) == ("v0", 800, 4, None)
+    assert first.bytes == sum(path.stat().st_size for path in source.iterdir())
+    assert (first.fit, first.reason) == (True, "nothing is published yet")
+    reindex(settings, spec())
+    write_shard(source, "part1.parquet", blobs(150, D, seed=9, first_id=1000))
+    write_shard(source, "part9.parquet", blobs(70, D, seed=10, first_id=9000))
+    (source / "part3.parquet").unlink()
+    before = everything(settings.home)
+    found = stages.outlook(spec(), settings)
+    assert everything(settings.home) == before
+    assert found.plan.model_dump() == {
+        "added": ("part9.parquet",), "changed": ("part1.parquet",), "stale": (), "removed": ("part3.parquet",),
+        "kept": ("part0.parquet", "part2.parquet"),
+    }  # fmt: skip
+    assert (found.base, found.rows) == ("v1", 220)
+    assert (found.fit, found.reason) == (False, "the model of v1 is used again")
+    rate = 800 / float(table_of(settings).version().properties["encode_seconds"])
+    assert found.seconds == pytest.approx(220 / rate)
+    always = stages.outlook(spec(refit="always"), settings)
+    assert (always.fit, always.reason, always.rows) == (True, "--refit always", 620)
+    assert everything(settings.home) == before
+    assert reindex(settings, spec())[0].encoded == found.rows
+
+
+def test_what_an_earlier_attempt_left_is_not_planned_again(settings, mine, source):
+    reindex(settings, spec())
+    write_shard(source, "part4.parquet", blobs(100, D, seed=4, first_id=4000))
+    always = spec(refit="always", gate={"floors": {"map": 0.99}})
+    assert stages.outlook(always, settings).rows == 900
+    with pytest.raises(stages.GateRejected):
+        reindex(settings, always)
+    found = stages.outlook(always, settings)
+    assert (found.rows, found.fit) == (0, False)
+    assert found.reason == "--refit always; fitted before, of these rows"
+
+
+def test_a_run_with_nothing_to_do_changes_no_file_of_the_warehouse(settings, mine):
+    reindex(settings, spec())
+    before = everything(settings.home)
+    assert reindex(settings, spec())[0].unchanged
+    standing = stages.standing(spec(), settings)
+    assert (standing.unchanged, standing.version, standing.rows, standing.report) == (True, "v1", 800, "page")
+    assert everything(settings.home) == before
+
+
+def test_the_command_prints_the_plan_and_answers_without_prefect_where_nothing_is_to_do(settings, mine, source):
+    run = CliRunner().invoke
+    options = ["reindex", "--dataset", "mine", "--bits", "16", "--queries", "50"]
+    found = json.loads(run(cli.app, [*options, "--dry-run", "--json"]).stdout)
+    assert found == stages.outlook(spec(), settings).model_dump(mode="json")
+    reindex(settings, spec())
+    write_shard(source, "part4.parquet", blobs(100, D, seed=4, first_id=4000))
+    output = run(cli.app, [*options, "--dry-run"], env={"COLUMNS": "120"}).stdout
+    assert "mine__itq16, after v1" in output
+    assert "shards added" in output
+    assert "1: part4.parquet" in output
+    assert "no: the model of v1 is used again" in output
+    reindex(settings, spec())
+    before = everything(settings.home)
+    assert "Nothing to do: mine__itq16 v2 holds" in " ".join(run(cli.app, options).stdout.split())
+    assert everything(settings.home) == before
+
+
+def test_a_prefect_server_that_was_named_is_told_of_every_run(settings, mine, monkeypatch):
+    reindex(settings, spec())
+    assert commands._standing(spec()).unchanged
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    assert commands._standing(spec()) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--max-loss", "map"), "expected NAME=VALUE, found 'map'"),
+        (("--max-loss", "map=-1"), "expected a loss of 0 or more, found -1.0 for map"),
+        (("--floor", "map=high"), "gate: floors: map: Input should be a valid number"),
+        (("--ceiling", "health.constant_bits"), "expected NAME=VALUE"),
+        (("--max-drift", "0"), "max_drift: Input should be greater than 0"),
+    ],
+)
+def test_rules_are_checked_where_they_enter(options, message):
+    found = CliRunner().invoke(cli.app, ["reindex", "--dataset", "mine", *options], env={"COLUMNS": "200"})
+    assert found.exit_code == 2
+    assert message.replace(" ", "") in found.stderr.replace(" ", "").replace("\n", "")
+
+
+RUN = """
+    import json, sys
+    from infra.executors import connect
+    from infra.settings import Settings
+    from storage.tables import PublishConflict
+    from workflows import ingest, stages
+    from workflows.spec import Spec
+
+    spec, settings = Spec.model_validate(json.loads(sys.argv[1])), Settings()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    executor = connect(settings)
+    try:
+        staged = stages.stage(spec, settings, executor, stages.fit(spec, settings, executor))
+        if staged.unchanged:
+            print("adopted", staged.base)
+        else:
+            report = stages.evaluate(spec, settings, executor, staged)
+            verdict = stages.gate(spec, settings, staged, report)
+            print("published", stages.publish(spec, settings, staged, report, verdict, "page"))
+    except PublishConflict as error:
+        print("conflict", error)
+"""
+
+
+def test_of_two_runs_at_once_one_publishes(settings, mine, source):
+    """Two processes, let go together. The other one says that somebody else published, or finds nothing to do."""
+    reindex(settings, spec())
+    write_shard(source, "part4.parquet", blobs(100, D, seed=4, first_id=4000))
+    command = [sys.executable, "-c", textwrap.dedent(RUN), json.dumps(SPEC)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    runs = [subprocess.Popen(command, **pipes, env=os.environ) for _ in range(2)]
+    assert [run.stdout.readline() for run in runs] == ["ready\n"] * 2
+    for run in runs:
+        run.stdin.write("go\n")
+        run.stdin.flush()
+    ends = [run.communicate(timeout=120) for run in runs]
+    words = sorted(output.partition(" ")[0].strip() for output, _ in ends)
+    assert words in (["adopted", "published"], ["conflict", "published"]), ends
+    table = table_of(settings)
+    assert [version.name for version in table.versions()] == ["v1", "v2"]
+    assert published_codes(settings) == encoded_anew(settings, mine)

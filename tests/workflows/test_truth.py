@@ -1,0 +1,132 @@
+"""Neighbours that are kept: the same to the bit as those computed anew, and of the source only what changed is read."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hashing.mapreduce import Batch, Data
+from infra.executors import InProcess
+from workflows import truth
+
+K = 5
+
+
+class Shard:
+    """Rows under a name and a version, which counts how often they are read."""
+
+    def __init__(self, name, version, batch, read):
+        self.name, self.version, self.batch, self.read = name, version, batch, read
+
+    def __iter__(self):
+        self.read.append(self.name)
+        yield self.batch
+
+
+class World:
+    """A source whose shards come, change and go, and the parts of what was published before."""
+
+    def __init__(self, folder, seed):
+        self.rng, self.folder, self.read, self.rows = np.random.default_rng(seed), folder, [], {}
+        self.next, self.published = 0, {}
+        self.x = self.rng.integers(0, 4, (30, 3)).astype(np.float32)  # of few values: distances that are equal
+        for i in range(12):
+            self.add(f"s{i:02}")
+
+    def add(self, name):
+        n = int(self.rng.integers(1, 30))
+        ids = np.arange(self.next, self.next + n)
+        self.next += n
+        x = self.rng.integers(0, 4, (n, 3)).astype(np.float32)
+        self.rows[name] = Shard(name, str(self.next), Batch(self.rng.permutation(ids), x), self.read)
+
+    def publish(self):
+        """Parts of today's shards, of which only the ids are looked at."""
+        for name, shard in self.rows.items():
+            url = f"{self.folder}/{name}-{shard.version}.parquet"
+            pq.write_table(pa.table({"id": shard.batch.ids}), url)
+            self.published[name] = SimpleNamespace(url=url, version=shard.version)
+
+    @property
+    def shards(self):
+        return [self.rows[name] for name in sorted(self.rows)]
+
+    def nearest(self):
+        """(what is kept and brought up to date, what is computed anew, the shards that the former read)."""
+        self.read.clear()
+        own = -1000 - np.arange(len(self.x))
+        found = truth.nearest(self.x, own, K, self.shards, self.published, InProcess(), f"{self.folder}/kept.npz")
+        read = set(self.read)
+        return found, truth.exact_neighbours(self.x, own, K, Data(self.shards, InProcess())), read
+
+
+def same(found, anew):
+    for a, b in zip(found, anew, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kept_neighbours_are_those_computed_anew(tmp_path, seed):
+    """Forty nights of random changes, and of ties at the end of the lists."""
+    world = World(tmp_path, seed)
+    nights = []
+    for night in range(40):
+        found, anew, read = world.nearest()
+        same(found, anew)
+        nights.append(len(read) / len(world.rows))
+        world.publish()
+        for _ in range(int(world.rng.integers(1, 4))):
+            name = str(world.rng.choice(sorted(world.rows)))
+            kind = world.rng.integers(3)
+            if kind == 0 and len(world.rows) > 3:
+                del world.rows[name]
+            else:
+                world.add(name if kind == 1 else f"t{night:02}{_}")
+    assert nights[0] == 1
+    assert np.median(nights) < 0.5
+
+
+def test_only_what_changed_is_read_while_enough_neighbours_are_kept(tmp_path):
+    world = World(tmp_path, 0)
+    world.nearest()
+    world.publish()
+    world.add("s03")
+    world.add("s99")
+    same(*world.nearest()[:2])
+    assert world.nearest()[2] == set()
+    world.publish()
+    del world.rows["s05"]
+    found, anew, read = world.nearest()
+    same(found, anew)
+    assert read == set()
+
+
+def test_all_is_read_where_nobody_knows_what_left_or_too_much_did(tmp_path):
+    world = World(tmp_path, 0)
+    world.nearest()
+    del world.rows["s05"]  # was never published: its ids are not known
+    found, anew, read = world.nearest()
+    same(found, anew)
+    assert read == set(world.rows)
+    world.publish()
+    for name in list(world.rows)[2:]:
+        del world.rows[name]
+    found, anew, read = world.nearest()
+    same(found, anew)
+    assert read == set(world.rows)
+
+
+def test_fewer_rows_than_neighbours_are_all_there_are(tmp_path):
+    world = World(tmp_path, 0)
+    for name in list(world.rows)[1:]:
+        del world.rows[name]
+    shard = world.shards[0]
+    shard.batch = shard.batch.take(slice(0, 3))
+    world.nearest()
+    world.publish()
+    world.add("s50")
+    found, anew, read = world.nearest()
+    same(found, anew)
+    assert read == {"s50"}

@@ -1,0 +1,114 @@
+"""A version measured, and beside another one on the rows that both have."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+from hashing import evaluation
+from hashing.functions import HashFunction
+from hashing.mapreduce import Array, Executor, Shard, fold
+from storage import models
+from storage.codes import CodeShard, Common, Part
+from storage.tables import CodeTable, Version
+
+from . import kept
+from .measure import Comparison, Judge, estimate, in_words, measured, metrics
+from .spec import digest
+
+
+class Found(NamedTuple):
+    """What a version was found to be."""
+
+    histogram: Array  # of all its rows, as Judge.histogram gives it
+    comparison: Comparison | None
+    health: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Counter:
+    """Counts of parts of one table."""
+
+    judge: Judge
+    table: CodeTable
+    warehouse: str
+    executor: Executor
+
+    def shard(self, part: Part) -> CodeShard:
+        return CodeShard(part, self.table.n_bits, len(self.table.vocabulary))
+
+    def histograms(self, function: HashFunction) -> kept.Count:
+        return cache(lambda parts: self.judge.histogram(function, list(map(self.shard, parts)), self.executor))
+
+    def health(self, parts: Collection[Part], earlier: Collection[Part]) -> dict[str, float]:
+        statistic: Any = evaluation.CodeHealth(self.table.n_bits)
+
+        def count(parts: tuple[Part, ...]) -> Array:
+            state = statistic.zero()
+            if parts:
+                shards = list(map(self.shard, parts))
+                state = self.executor.reduce(partial(fold, statistic), statistic.merge, shards, "code health")
+            return evaluation.widened(state)
+
+        found = kept.counts(count, digest("health", self.table.n_bits), parts, earlier, self.warehouse)
+        return in_words(statistic.finish(evaluation.narrow(found)))
+
+
+class Side(NamedTuple):
+    """One of two versions."""
+
+    version: Version
+    parts: dict[str, Part]
+    function: HashFunction
+    counted: kept.Count
+
+
+def compare(counter: Counter, staged: Version, published: Version | None, seed: int) -> Found:
+    """The staged version over all its rows, and beside the published one on the rows that both have.
+
+    Shards that both versions hold unchanged are common as a whole; of the others the rows with common ids are picked.
+    Only parts that one of the versions lacks are read, where the counts of the published one were kept.
+    """
+
+    def side(version: Version) -> Side:
+        function = models.load(counter.warehouse, version.properties["model"])
+        return Side(version, counter.table.parts(version.snapshot_id), function, counter.histograms(function))
+
+    new, old = side(staged), side(published) if published else None
+    everything = _whole(counter, new, old)
+    health = counter.health(new.parts.values(), old.parts.values() if old else ())
+    if not old or not old.parts:
+        return Found(everything, None, health)
+    ours = _common(counter, new, old, everything)
+    if not ours[0].any():
+        return Found(everything, None, health)
+    theirs = _common(counter, old, new, _whole(counter, old, new))
+    a, b = metrics(ours), metrics(theirs)
+    comparison = Comparison(
+        version=old.version.name,
+        rows=int(ours[0].sum(-1).max()),
+        staged=measured(ours, seed),
+        published=measured(theirs, seed),
+        differences={name: estimate(a[name] - b[name], seed) for name in a},
+    )
+    return Found(everything, comparison, health)
+
+
+def _whole(counter: Counter, side: Side, other: Side | None) -> Array:
+    """The histogram of all parts of a version."""
+    model = side.version.properties["model"]
+    earlier = other.parts.values() if other and other.version.properties["model"] == model else ()
+    identity = digest("histogram", counter.judge.identity, model)
+    return kept.counts(side.counted, identity, side.parts.values(), earlier, counter.warehouse)
+
+
+def _common(counter: Counter, side: Side, other: Side, whole: Array) -> Array:
+    """The histogram of those rows of a version whose ids the other one has too."""
+    same = {n for n, part in side.parts.items() if n in other.parts and other.parts[n].version == part.version}
+    changed = kept.ordered([part for name, part in side.parts.items() if name not in same])
+    rest = [part for name, part in other.parts.items() if name not in same]
+    overlapping = [(p, tuple(o for o in rest if o.min_id <= p.max_id and p.min_id <= o.max_id)) for p in changed]
+    picked: list[Shard] = [Common(counter.shard(part), others) for part, others in overlapping if others]
+    return whole - side.counted(changed) + counter.judge.histogram(side.function, picked, counter.executor)
