@@ -8,7 +8,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from functools import lru_cache
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -42,6 +43,8 @@ class SignFunction(ABC):
     Arrays are kept as float32, or as tuples of float32. Raises ValueError where one is not finite.
     """
 
+    rows: ClassVar[int] = ROWS  # of the blocks in which rows are encoded
+
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if isinstance(value, np.ndarray):
@@ -62,7 +65,7 @@ class SignFunction(ABC):
         """x (ROWS, d) float32 -> u (ROWS, n_bits)."""
 
     def project(self, x: Array) -> Array:
-        return in_blocks(self.values, x, self.dim, self.n_bits)
+        return in_blocks(self.values, x, self.dim, self.n_bits, self.rows)
 
     def encode(self, x: Array) -> Array:
         return self.project(x) >= 0
@@ -236,11 +239,46 @@ class NetworkHash(SignFunction):
         return x @ self.weights[-1] + self.biases[-1]
 
 
+@dataclass(frozen=True, eq=False)
+class DeepHash(SignFunction):
+    """u = a network of hashing.networks, in evaluation mode, on the CPU."""
+
+    parameters: tuple[Array, ...]  # in the order of the network's state
+    network: str
+    d: int
+    length: int  # n_bits
+    views: int = 1
+    split: int = 0  # dimensions of the first of two views
+    hash_layer: str = "linear"
+    rows: ClassVar[int] = 128  # a picture's activations are large, and a query alone pays for a whole block
+
+    @property
+    def n_bits(self) -> int:
+        return self.length
+
+    @property
+    def dim(self) -> int:
+        return self.d
+
+    def values(self, x: Array) -> Array:
+        from . import networks
+
+        return networks.evaluated(_network(self), x)
+
+
+@lru_cache(maxsize=4)
+def _network(function: DeepHash) -> Any:
+    from . import networks
+
+    parts = (function.network, function.d, function.length, function.views, function.split, function.hash_layer)
+    return networks.with_parameters(networks.build(*parts), function.parameters)
+
+
 FAMILIES: dict[str, type] = {family.__name__: family for family in SignFunction.__subclasses__()}
 
 
-def in_blocks(fn: Callable[[Array], Array], x: Array, dim: int, n_bits: int) -> Array:
-    """fn (ROWS, d) -> (ROWS, n_bits) over x (n, d), in blocks of always ROWS rows, the last one padded with zeros.
+def in_blocks(fn: Callable[[Array], Array], x: Array, dim: int, n_bits: int, rows: int = ROWS) -> Array:
+    """fn (rows, d) -> (rows, n_bits) over x (n, d), in blocks of always so many rows, the last one padded with zeros.
 
     The bits of a matrix product depend on its shape and on the number of threads; here neither ever varies.
     """
@@ -248,11 +286,11 @@ def in_blocks(fn: Callable[[Array], Array], x: Array, dim: int, n_bits: int) -> 
         raise ValueError(f"expected vectors of shape (n, {dim}), found {x.shape}")
     u = np.empty((len(x), n_bits), np.float32)
     with one_blas_thread():
-        for start in range(0, len(x), ROWS):
-            block = np.ascontiguousarray(x[start : start + ROWS], np.float32)
+        for start in range(0, len(x), rows):
+            block = np.ascontiguousarray(x[start : start + rows], np.float32)
             n = len(block)
-            if n < ROWS:
-                block = np.concatenate([block, np.zeros((ROWS - n, dim), np.float32)])
+            if n < rows:
+                block = np.concatenate([block, np.zeros((rows - n, dim), np.float32)])
             u[start : start + n] = fn(block)[:n]
     return u
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial, reduce
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -48,6 +48,38 @@ class Executor(Protocol):
     def keep(self, fn: Callable[[T], R], items: Sequence[T], label: str = "") -> Sequence[R]:
         """fn of each item, left where it was made: items for another call of this executor, and for nothing else."""
 
+    def train(self, loop: Callable[[Worker], None], name: str) -> bytes:
+        """Run a training loop on every worker, and give the state last reported.
+
+        A run of the same name that was cut off goes on from its last report: a name says all that the loop does.
+        """
+
+
+class Worker(Protocol):
+    """One process of a training run."""
+
+    @property
+    def rank(self) -> int:
+        """0 to world - 1."""
+
+    @property
+    def world(self) -> int:
+        """Workers in all; if more than one, torch.distributed is up."""
+
+    @property
+    def device(self) -> str:
+        """cpu or cuda."""
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of this worker."""
+
+    def latest(self) -> bytes | None:
+        """The state last reported before the run was cut off."""
+
+    def report(self, metrics: dict[str, float], state: bytes) -> None:
+        """Tell how far the run is. Every worker reports at the same steps; the state of rank 0 is kept."""
+
 
 class Statistic(Protocol[S, Result]):
     """A commutative monoid over batches: merge is associative and zero is its identity.
@@ -84,10 +116,11 @@ class Sum:
 
 @dataclass(frozen=True)
 class Data:
-    """Shards, and the executor that visits them."""
+    """Shards, the executor that visits them, and parameters that a network may start from."""
 
     shards: Sequence[Shard]
     executor: Executor
+    pretrained: Mapping[str, Array] = field(default_factory=dict)
 
     def reduce(self, statistic: Statistic[S, R], label: str = "") -> R:
         if not self.shards:

@@ -69,6 +69,19 @@ def _splitmix(z):
     return z ^ (z >> np.uint64(31))
 
 
+WORDS, FOLDED = 2**15, 2**11  # numbers of words, of which 0 is none; and the entries of a vector of counts
+
+
+def word_counts(x: Array) -> Array:
+    """How often each word of a text comes: rows of word numbers (n, length) -> (n, FOLDED), words folded together."""
+    counts = np.zeros((len(x), FOLDED), np.float32)
+    words = np.asarray(x, np.int64)
+    rows = np.repeat(np.arange(len(x)), words.shape[1])
+    present = words.ravel() > 0
+    np.add.at(counts, (rows[present], words.ravel()[present] % FOLDED), 1)
+    return counts
+
+
 def keyed_signs(ids: Array, n_bits: int, seed: int) -> Array:
     """(n, n_bits) float64 of -1 and +1: a random code of each id, the same in any cut."""
     seeds = keyed_hash(np.arange(n_bits), seed).view(np.int64)
@@ -109,6 +122,34 @@ class Sample:
 
 def _concatenate(a, b):
     return None if a is None else np.concatenate([a, b])
+
+
+def label_sets(data: Data) -> tuple[Array, Array]:
+    """The distinct sets of labels (m, c) uint8, in order, and how many rows have each (m,)."""
+    counts = data.reduce(_LabelSets(), "label sets")
+    sets = np.array([np.frombuffer(key, np.uint8) for key in sorted(counts)])
+    return sets, np.array([counts[key] for key in sorted(counts)], np.int64)
+
+
+class _LabelSets:
+    """Rows by their labels."""
+
+    def zero(self):
+        return {}
+
+    def update(self, state, batch: Batch):
+        if batch.y is None:
+            return state
+        sets, counts = np.unique(batch.y.astype(np.uint8), axis=0, return_counts=True)
+        return self.merge(state, {row.tobytes(): int(n) for row, n in zip(sets, counts, strict=True)})
+
+    def merge(self, left, right):
+        return {key: left.get(key, 0) + right.get(key, 0) for key in left.keys() | right.keys()}
+
+    def finish(self, state):
+        if not state:
+            raise ValueError("expected at least one row with labels, found none in all shards together")
+        return state
 
 
 def one_hot(batch: Batch) -> Array:

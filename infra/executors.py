@@ -13,19 +13,17 @@ from functools import reduce
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from hashing.mapreduce import merge_tree, one_blas_thread
+from hashing.mapreduce import Worker, merge_tree, one_blas_thread
 
 from .settings import Settings
+from .training import Progress, silent, train_here, train_on_ray
+
+__all__ = ["InProcess", "Progress", "Ray", "connect", "silent"]
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 S = TypeVar("S")
 R = TypeVar("R")
-Progress = Callable[[str, int, int], None]  # label, items done, items in all
-
-
-def silent(label: str, done: int, total: int) -> None:
-    """The progress of whoever does not want to know."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,8 @@ class InProcess:
     """One item after another, in this process."""
 
     progress: Progress = silent
+    checkpoints: str = ""  # folder of training runs that are under way; none: a run that is cut off begins anew
+    cpus: int | None = None  # of a training run; all, if None
 
     def map(self, fn: Callable[[T], R], items: Sequence[T], label: str = "") -> Iterator[R]:
         self.progress(label, 0, len(items))
@@ -45,6 +45,9 @@ class InProcess:
 
     def keep(self, fn: Callable[[T], R], items: Sequence[T], label: str = "") -> Sequence[R]:
         return list(self.map(fn, items, label))
+
+    def train(self, loop: Callable[[Worker], None], name: str) -> bytes:
+        return train_here(loop, name, self.checkpoints, self.cpus or len(os.sched_getaffinity(0)), self.progress)
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class Ray:
     address: str = ""  # of the cluster to join; none: this machine
     cpus: int | None = None  # of this machine; all, if None
     in_flight: int = 256
+    checkpoints: str = ""  # folder or s3:// of training runs that are under way; every node must see it
+    trainers: int | None = None  # workers of a training run; one for each GPU, or else one, if None
 
     def join(self) -> str:
         """Be on the cluster, and say which it is.
@@ -94,6 +99,10 @@ class Ray:
 
     def keep(self, fn: Callable[[T], R], items: Sequence[T], label: str = "") -> Sequence[Any]:
         return list(self._submit(fn, items, label))
+
+    def train(self, loop: Callable[[Worker], None], name: str) -> bytes:
+        self.join()
+        return train_on_ray(loop, name, self.checkpoints, self.trainers, self.progress)
 
     def _submit(self, fn: Callable[[T], R], items: Sequence[T], label: str) -> Iterator[Any]:
         """References to the results, each yielded when it is there."""
@@ -155,8 +164,10 @@ def _get(ref: Any) -> Any:
 def connect(settings: Settings, progress: Progress = silent) -> InProcess | Ray:
     """The executor that the settings ask for."""
     if settings.executor == "inprocess":
-        return InProcess(progress)
-    return Ray(progress, settings.ray_address, settings.cpus)
+        return InProcess(progress, settings.training_url, settings.cpus)
+    return Ray(
+        progress, settings.ray_address, settings.cpus, checkpoints=settings.training_url, trainers=settings.trainers
+    )
 
 
 def _describe() -> str:

@@ -20,6 +20,7 @@ class Settings(BaseSettings):
     data: Path | None = Field(None, description="folder where the raw files of named datasets are looked for first")
     executor: Literal["ray", "inprocess"] = "ray"
     cpus: int | None = Field(None, ge=1, description="CPUs of the local Ray; all that there are, if unset")
+    trainers: int | None = Field(None, ge=1, description="workers of SGD; one a GPU, or else one, if unset")
     ray_address: str = Field("", validation_alias="RAY_ADDRESS", description="the cluster to join")
     commit_shards: int = Field(256, ge=1, description="encoded shards are committed when there are so many")
     commit_seconds: float = Field(60, ge=0, description="… or when so many seconds have passed")
@@ -32,6 +33,11 @@ class Settings(BaseSettings):
     @property
     def warehouse_url(self) -> str:
         return self.warehouse.rstrip("/") or str(self.home / "warehouse")
+
+    @property
+    def training_url(self) -> str:
+        """Where checkpoints of SGD lie while it runs: every node of a cluster must see it."""
+        return f"{self.warehouse_url}/training"
 
     @property
     def catalog_url(self) -> str:

@@ -1,0 +1,210 @@
+"""Terms of the objectives of deep methods. All take tensors, are finite for every finite input, and give a scalar.
+
+u (n, n_bits) real outputs before sgn; s (n, n) in {0, 1}, whether two rows are similar; y (n, c) multi-hot labels. A
+pair is every ordered pair of two different rows. Losses are means over pairs, rows or entries, so that a weight means
+the same for any batch and n_bits. Only methods of tensors are used: importing this needs no torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Tensor = Any  # torch.Tensor, which is imported where it is made
+
+
+def sgn(u: Tensor) -> Tensor:
+    """-1 and +1, with sgn(0) = +1. Without a gradient."""
+    return (u.detach() >= 0).to(u.dtype) * 2 - 1
+
+
+def softplus(t: Tensor) -> Tensor:
+    """log(1 + exp(t)), without overflow."""
+    return (t + t.abs()) / 2 + t.abs().neg().exp().log1p()  # of clamp(t, 0) the slope at 0 would be 1, not 1 / 2
+
+
+def logcosh(t: Tensor) -> Tensor:
+    """log(cosh(t)), without overflow."""
+    return t.abs() + (-2 * t.abs()).exp().log1p() - 0.6931471805599453
+
+
+def shared_labels(y: Tensor, other: Tensor | None = None) -> Tensor:
+    """How many labels two rows share (n, m)."""
+    return y @ (y if other is None else other).T
+
+
+def similarity(y: Tensor, other: Tensor | None = None) -> Tensor:
+    """s (n, m): 1 where two rows share a label."""
+    return (shared_labels(y, other) > 0).to(y.dtype)
+
+
+def over_pairs(values: Tensor) -> Tensor:
+    """The mean of values (n, n) over pairs of different rows; 0 of fewer than two."""
+    n = len(values)
+    return (values.sum() - values.diagonal().sum()) / max(1, n * (n - 1))
+
+
+# --- pairs ---------------------------------------------------------------------------------------------------------
+
+
+def likelihood(theta: Tensor, s: Tensor) -> Tensor:
+    """-log p(s | theta), p = sigmoid(theta), of each pair. Source: LFH, Zhang et al., SIGIR 2014, equation 1."""
+    return softplus(theta) - s * theta
+
+
+def pair_weights(s: Tensor) -> Tensor:
+    """|S| / |S1| for similar pairs and |S| / |S0| for others; 0 for a kind that has none.
+
+    Source: HashNet, Cao et al., ICCV 2017, equation 2. Weights by kind, over pairs of different rows.
+    """
+    n = len(s)
+    pairs = n * (n - 1)
+    similar = s.sum() - s.diagonal().sum()
+    return pairs * (s / similar.clamp(min=1) + (1 - s) / (pairs - similar).clamp(min=1))
+
+
+def squared_distances(u: Tensor, v: Tensor | None = None) -> Tensor:
+    """|u_i - v_j|^2 (n, m)."""
+    v = u if v is None else v
+    return ((u * u).sum(1)[:, None] + (v * v).sum(1)[None, :] - 2 * u @ v.T).clamp(min=0)
+
+
+def contrastive(distances: Tensor, s: Tensor, margin: float) -> Tensor:
+    """d / 2 of similar pairs, max(margin - d, 0) / 2 of others. Source: DSH, Liu et al., CVPR 2016, equation 2."""
+    return 0.5 * (s * distances + (1 - s) * (margin - distances).clamp(min=0))
+
+
+def cosine(u: Tensor, v: Tensor | None = None) -> Tensor:
+    """Cosines (n, m)."""
+    v = u if v is None else v
+    norms = (u * u).sum(1).clamp(min=1e-12).sqrt()[:, None] * (v * v).sum(1).clamp(min=1e-12).sqrt()[None, :]
+    return u @ v.T / norms
+
+
+def cauchy(distances: Tensor, s: Tensor, gamma: float) -> Tensor:
+    """-log of the Cauchy probability gamma / (gamma + d) of similar pairs, and of its complement for others.
+
+    Source: DCH, Cao et al., CVPR 2018, equation 5; in closed branches, finite at d = 0.
+    """
+    return s * (distances / gamma).log1p() + (1 - s) * (gamma / distances.clamp(min=1e-6)).log1p()
+
+
+# --- triplets ------------------------------------------------------------------------------------------------------
+
+
+def labelled_triplets(values: Tensor, s: Tensor) -> Tensor:
+    """values_ij - values_ik (m,) of every query i, similar j and dissimilar k of a batch."""
+    similar = s.clone()
+    similar.diagonal().zero_()
+    i, j = similar.nonzero(as_tuple=True)
+    return (values[i, j][:, None] - values[i])[s[i] == 0]
+
+
+def average(values: Tensor) -> Tensor:
+    """The mean of values; 0 of none."""
+    return values.sum() / max(1, values.numel())
+
+
+def triplet_gaps(values: Tensor) -> Tensor:
+    """values_ij - values_ik (n, n, n), for every query i, j and k."""
+    return values[:, :, None] - values[:, None, :]
+
+
+# --- classes -------------------------------------------------------------------------------------------------------
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Softmax cross-entropy with the labels' shares as the target (n, c): one label, or several alike."""
+    target = y / y.sum(1, keepdim=True).clamp(min=1)
+    return -(target * logits.log_softmax(1)).sum(1).mean()
+
+
+def bit_entropy(p: Tensor) -> Tensor:
+    """-sum p log2 p along the last axis."""
+    return -(p * p.clamp(min=1e-12).log2()).sum(-1)
+
+
+def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """-log p(target) of each entry, target in [0, 1], from logits."""
+    return softplus(logits) - target * logits
+
+
+# --- quantization: what draws outputs to -1 and +1 -------------------------------------------------------------------
+
+
+def quantization(u: Tensor) -> Tensor:
+    """Mean (u - sgn(u))^2. Source: DPSH, Li, Wang & Kang, IJCAI 2016, equation 4."""
+    return ((u - sgn(u)) ** 2).mean()
+
+
+def l1_quantization(u: Tensor) -> Tensor:
+    """Mean | |u| - 1 |. Source: DSH, equation 4."""
+    return (u.abs() - 1).abs().mean()
+
+
+def logcosh_quantization(u: Tensor) -> Tensor:
+    """Mean log cosh(|u| - 1). Source: DHN, Zhu et al., AAAI 2016, equation 5."""
+    return logcosh(u.abs() - 1).mean()
+
+
+def cubic_quantization(u: Tensor) -> Tensor:
+    """Mean | |u| - 1 |^3. Source: GreedyHash, Su et al., NeurIPS 2018, equation 6."""
+    return ((u.abs() - 1).abs() ** 3).mean()
+
+
+def cauchy_quantization(u: Tensor, gamma: float) -> Tensor:
+    """Mean log(1 + d(|u|, 1) / gamma) of a row, d(a, b) = n_bits / 2 (1 - cos(a, b)). Source: DCH, equation 7."""
+    n_bits = u.shape[1]
+    cosines = u.abs().sum(1) / ((u * u).sum(1).clamp(min=1e-12) * n_bits).sqrt()
+    return (n_bits / 2 * (1 - cosines).clamp(min=0) / gamma).log1p().mean()
+
+
+def straight_through(u: Tensor) -> Tensor:
+    """sgn(u), with the gradient of u. Source: GreedyHash, section 3."""
+    return u + (sgn(u) - u).detach()
+
+
+# --- regularisers of codes, and of weights ---------------------------------------------------------------------------
+
+
+def balance(u: Tensor) -> Tensor:
+    """|mean of u|^2: each bit is 1 half of the time."""
+    return (u.mean(0) ** 2).sum()
+
+
+def independence(u: Tensor) -> Tensor:
+    """|u'u / n - I|^2. Source: UH-BDNN, Do, Doan & Cheung, ECCV 2016, equation 8."""
+    gram = u.T @ u / len(u)
+    return (gram**2).sum() - 2 * gram.diagonal().sum() + u.shape[1]
+
+
+def decorrelation(u: Tensor) -> Tensor:
+    """DeCov: half the squared covariances of different bits. Source: Cogswell et al., ICLR 2016, equation 2."""
+    centred = u - u.mean(0)
+    cov = centred.T @ centred / len(u)
+    return 0.5 * ((cov**2).sum() - (cov.diagonal() ** 2).sum())
+
+
+def soft_orthogonality(w: Tensor) -> Tensor:
+    """SO: |W'W - I|^2, on the smaller side. Source: Bansal, Chen & Wang, NeurIPS 2018, section 3.1."""
+    gram = w.T @ w if w.shape[0] >= w.shape[1] else w @ w.T
+    return (gram**2).sum() - 2 * gram.diagonal().sum() + len(gram)
+
+
+def spectral_restricted_isometry(w: Tensor, n_iter: int = 2) -> Tensor:
+    """SRIP: the spectral norm of W'W - I, by n_iter steps of the power method. Source: Bansal et al., section 3.4."""
+    gram = w.T @ w if w.shape[0] >= w.shape[1] else w @ w.T
+    away = gram - (gram.detach() * 0).fill_diagonal_(1)
+    v = away.new_ones(len(away), 1) / len(away) ** 0.5
+    for _ in range(n_iter):
+        v = away @ v
+        v = v / (v * v).sum().clamp(min=1e-24).sqrt()
+    return ((away @ v) ** 2).sum().clamp(min=1e-24).sqrt()
+
+
+def locally_constrained_decorrelation(w: Tensor, reach: float = 10.0) -> Tensor:
+    """OrthoReg: sum of log(1 + exp(reach (cos(w_i, w_j) - 1))) over pairs of rows.
+
+    Source: Rodriguez et al., Regularizing CNNs with locally constrained decorrelations, ICLR 2017, equation 5.
+    """
+    penalties = softplus(reach * (cosine(w) - 1))
+    return penalties.sum() - penalties.diagonal().sum()

@@ -1,0 +1,68 @@
+"""CNNH and CNNH+: codes first, by the similarity matrix alone; then a network that learns them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..deep import Deep, Outputs, Tensor, linear
+from ..losses import cross_entropy
+from ..mapreduce import Array, Data
+from ..statistics import label_sets
+from . import register
+
+
+@register
+@dataclass(frozen=True)
+class CNNH(Deep):
+    """Stage 1: H in [-1, 1] of the least |S - HH' / n_bits|^2, s_ij = 1 where rows share a label and -1 elsewhere.
+    Stage 2: mean |tanh(u) - h|^2, and for CNNH+ (classification > 0) cross-entropy of the classes besides.
+
+    Rows of the same labels have the same row of S, and here the same h: the matrix to factor is one of label sets,
+    weighed by their numbers of rows, whatever n is. H falls entry by entry, by clipped Newton steps that are undone
+    where they do not lower the objective.
+    Reference: Xia, Pan, Lai, Liu & Yan, Supervised hashing for image retrieval via image representation learning, AAAI
+    2014.
+    """
+
+    classification: float = 0.0
+    passes: int = 30
+
+    def prepare(self, data: Data) -> tuple[Array, Array]:
+        labels, counts = label_sets(data)
+        s = np.where(labels.astype(float) @ labels.T > 0, 1.0, -1.0)
+        return labels, np.sign(factored(s, counts / counts.sum(), self.n_bits, self.passes, self.seed) + 1e-12)
+
+    def head(self, dim: int, n_classes: int) -> Tensor:
+        return linear(self.n_bits, n_classes)
+
+    def loss(self, out: Outputs) -> Tensor:
+        labels, codes = (out.u.new_tensor(part) for part in out.prepared)
+        same = (out.y @ labels.T - (labels.sum(1) + out.y.sum(1, keepdim=True)) / 2).argmax(1)  # 0 where sets agree
+        z = out.u.tanh()
+        fit = ((z - codes[same]) ** 2).mean()
+        return fit + self.classification * cross_entropy(out.head(z), out.y) if self.classification else fit
+
+
+def factored(s: Array, weights: Array, n_bits: int, passes: int, seed: int) -> Array:
+    """H (m, n_bits) in [-1, 1] of a low sum_ij w_i w_j (s_ij - h_i'h_j / n_bits)^2, from uniform numbers."""
+    rng = np.random.default_rng(seed)
+    h = rng.uniform(-1, 1, (len(s), n_bits))
+    for _ in range(passes):
+        for i, k in zip(*np.unravel_index(rng.permutation(h.size), h.shape), strict=True):
+            away = h @ h[i] - n_bits * s[i]
+            slope = weights @ (away * h[:, k])
+            curve = weights @ h[:, k] ** 2 + weights[i] * (h[i, k] ** 2 + away[i])
+            before, old = objective(h, s, weights, i), h[i, k]
+            step = -slope / curve if curve > 0 else -np.sign(slope) * 2
+            h[i, k] = np.clip(old + step, -1, 1)
+            if objective(h, s, weights, i) > before:
+                h[i, k] = old
+    return h
+
+
+def objective(h: Array, s: Array, weights: Array, i: int) -> float:
+    """The part of the objective in which h_i is, over w_i."""
+    away = (h @ h[i] - h.shape[1] * s[i]) ** 2
+    return float(2 * weights @ away - weights[i] * away[i])

@@ -1,0 +1,29 @@
+"""DCH: deep Cauchy hashing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..deep import Deep, Outputs, Tensor
+from ..losses import cauchy, cauchy_quantization, cosine, over_pairs, pair_weights, similarity
+from . import register
+
+
+@register
+@dataclass(frozen=True)
+class DCH(Deep):
+    """Weighted Cauchy likelihood of s_ij given d_ij = n_bits / 2 (1 - cos(u_i, u_j)), and Cauchy quantization.
+
+    The Cauchy probability gamma / (gamma + d) falls fastest at small d: similar rows are drawn into a small ball.
+    The quantization term compares |u| with a row of ones in the same distance.
+    Reference: Cao, Long, Liu & Wang, Deep Cauchy hashing for Hamming space retrieval, CVPR 2018.
+    """
+
+    gamma: float = 20.0
+    quantization: float = 0.1
+
+    def loss(self, out: Outputs) -> Tensor:
+        s = similarity(out.y)
+        distances = (self.n_bits / 2 * (1 - cosine(out.u))).clamp(min=0)
+        pairs = over_pairs(pair_weights(s) * cauchy(distances, s, self.gamma))
+        return pairs + self.quantization * cauchy_quantization(out.u, self.gamma)

@@ -1,0 +1,24 @@
+"""DLBHC: deep learning of binary hash codes, by a latent layer before the classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..deep import Deep, Outputs, Tensor, linear
+from ..losses import cross_entropy
+from . import register
+
+
+@register
+@dataclass(frozen=True)
+class DLBHC(Deep):
+    """Softmax cross-entropy of the classes given n_bits sigmoid units; a bit is 1 where its unit is at least 0.5.
+
+    Reference: Lin, Yang, Hsiao & Chen, Deep learning of binary hash codes for fast image retrieval, CVPRW 2015.
+    """
+
+    def head(self, dim: int, n_classes: int) -> Tensor:
+        return linear(self.n_bits, n_classes)
+
+    def loss(self, out: Outputs) -> Tensor:
+        return cross_entropy(out.head(out.u.sigmoid()), out.y)

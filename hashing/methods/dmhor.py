@@ -1,0 +1,42 @@
+"""DMHOR: deep multimodal hashing with orthogonal regularization."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..deep import Deep, Outputs, Tensor, linear
+from ..losses import quantization, soft_orthogonality
+from . import register
+
+
+@register
+@dataclass(frozen=True)
+class DMHOR(Deep):
+    """Both views of a row reconstructed from the code of both, and from the code of either one alone; orthogonal
+    weights of the hash layers; no labels.
+
+    |x - d(s(F + G))|^2 + alone (|x - d(s(F))|^2 + |x - d(s(G))|^2) + orthogonal |W'W - I|^2, s the sigmoid, d a linear
+    decoder. That a code of one view tells the other is what makes views comparable. Coefficients are assumed, and
+    layers start at random, not from restricted Boltzmann machines.
+    Reference: Wang, Cui, Ou & Zhu, Deep multimodal hashing with orthogonal regularization, IJCAI 2015.
+    """
+
+    first_view: int = 0
+    alone: float = 1.0
+    orthogonal: float = 0.01
+    eta: float = 0.1
+
+    supervised: ClassVar[bool] = False
+    views: ClassVar[int] = 2
+
+    def head(self, dim: int, n_classes: int) -> Tensor:
+        return linear(self.n_bits, dim)
+
+    def loss(self, out: Outputs) -> Tensor:
+        f, g = out.u.chunk(2, dim=1)
+        x = out.network.scaled(out.x)
+        away = [((x - out.head(code.sigmoid())) ** 2).mean() for code in (f + g, f, g)]
+        weights = sum(soft_orthogonality(view.hash.weight) for view in out.network.views)
+        drawn = self.eta * (quantization(f) + quantization(g))
+        return away[0] + self.alone * (away[1] + away[2]) + self.orthogonal * weights / self.n_bits + drawn

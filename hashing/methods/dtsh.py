@@ -1,0 +1,26 @@
+"""DTSH: deep supervised hashing with triplet labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..deep import Deep, Outputs, Tensor
+from ..losses import average, labelled_triplets, quantization, similarity, softplus
+from . import register
+
+
+@register
+@dataclass(frozen=True)
+class DTSH(Deep):
+    """-log sigmoid(theta_qp - theta_qn - margin) over the triplets of a batch + eta |u - sgn(u)|^2, theta = u'u / 2.
+
+    The paper's margin is n_bits / 2, said here as a share of n_bits.
+    Reference: Wang, Shi & Kitani, Deep supervised hashing with triplet labels, ACCV 2016.
+    """
+
+    margin: float = 0.5
+    eta: float = 0.1
+
+    def loss(self, out: Outputs) -> Tensor:
+        gaps = labelled_triplets(out.u @ out.u.T / 2, similarity(out.y)) - self.margin * self.n_bits
+        return average(softplus(-gaps)) + self.eta * quantization(out.u)

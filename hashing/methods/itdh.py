@@ -1,0 +1,31 @@
+"""ITDH: inductive transfer deep hashing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..deep import Deep, Outputs, Tensor, linear
+from ..losses import cross_entropy, likelihood, over_pairs, quantization, similarity
+from . import register
+
+
+@register
+@dataclass(frozen=True)
+class ITDH(Deep):
+    """Cross-entropy of the classes given u, a pairwise term that carries similarity over, and quantization.
+
+    Only the paper's idea is known here: features learned elsewhere, on labelled source data, are carried into the
+    target's hashing by a pairwise similarity. The features are those of a pretrained network; the form of the terms
+    is assumed.
+    Reference: Ou, Yan, Ling, Liu & Liu, Inductive transfer deep hashing for image retrieval, ACM MM 2014.
+    """
+
+    transfer: float = 1.0
+    eta: float = 0.1
+
+    def head(self, dim: int, n_classes: int) -> Tensor:
+        return linear(self.n_bits, n_classes)
+
+    def loss(self, out: Outputs) -> Tensor:
+        pairs = over_pairs(likelihood(out.u @ out.u.T / 2, similarity(out.y)))
+        return cross_entropy(out.head(out.u), out.y) + self.transfer * pairs + self.eta * quantization(out.u)

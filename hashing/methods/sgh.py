@@ -1,0 +1,41 @@
+"""SGH: stochastic generative hashing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..deep import Deep, Outputs, Tensor, linear
+from ..losses import binary_cross_entropy
+from . import register
+
+
+@register
+@dataclass(frozen=True)
+class SGH(Deep):
+    """The description length |x - bU|^2 / 2 + alpha log q(b | x) + decay, b drawn from sigmoid(Wx + c).
+
+    The encoder is linear by default, as in the paper. b is 1 where sigmoid(u) is above a uniform number; its gradient
+    is p (1 - p) times that by b, the paper's distributional derivative. x is centred and of unit deviation. No labels.
+    Not Scalable Graph Hashing, which has the same acronym.
+    Reference: Dai, Guo, Kumar, He & Song, Stochastic generative hashing, ICML 2017.
+    """
+
+    network: str = "linear"
+    lr: float = 1e-2
+    hash_rate: float = 1.0
+    batch_size: int = 500
+    alpha: float = 1e-3
+    beta: float = 1e-3
+
+    supervised = False
+
+    def head(self, dim: int, n_classes: int) -> Tensor:
+        return linear(self.n_bits, dim)
+
+    def loss(self, out: Outputs) -> Tensor:
+        p = out.u.sigmoid()
+        b = p + ((p >= p.detach().new_empty(p.shape).uniform_()).to(p.dtype) - p).detach()
+        away = ((out.network.scaled(out.x) - out.head(b)) ** 2).sum(1).mean() / 2
+        length = binary_cross_entropy(out.u, b).sum(1).mean()
+        decay = (out.head.weight**2).sum() + (out.network.hash.weight**2).sum()
+        return away + self.alpha * length + self.beta / 2 * decay / len(out.x)
