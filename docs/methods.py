@@ -7,6 +7,7 @@ from dataclasses import fields
 
 from results import rows as measured
 
+from hashing.deep import Deep
 from hashing.methods import METHODS
 from workflows.benchmark import Row
 from workflows.benchmark_report import table
@@ -26,18 +27,35 @@ photosift), supervised ones by labels.
 def main() -> None:
     rows = measured()
     print(HEAD)
-    for supervised in (False, True):
-        print(f"# {'Supervised' if supervised else 'Unsupervised and data-independent'}\n")
+    for title in ("Unsupervised and data-independent", "Supervised", "Deep"):
+        print(f"# {title}\n")
+        if title == "Deep":
+            print(
+                f"All have the hyper-parameters of their training, unless another default is said: {defaults(Deep)}.\n"
+            )
         for name, cls in sorted(METHODS.items()):
-            if cls.supervised == supervised:
+            if title == (
+                "Deep"
+                if issubclass(cls, Deep)
+                else "Supervised"
+                if cls.supervised
+                else "Unsupervised and data-independent"
+            ):
                 print(section(name, cls, [row for row in rows if row.method == name and row.protocol == "bdnn"]))
+
+
+def defaults(cls: type, beyond: type | None = None) -> str:
+    """The fields of a method but n_bits, and their defaults; without those that another class has alike."""
+    known = {field.name: field.default for field in fields(beyond)} if beyond else {}
+    own = [field for field in fields(cls)[1:] if known.get(field.name, ...) != field.default]
+    return ", ".join(f"`{field.name}={field.default}`" for field in own) or "none"
 
 
 def section(name: str, cls: type, rows: list[Row]) -> str:
     text, _, reference = (cls.__doc__ or "").partition("Reference:")
     paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
-    defaults = ", ".join(f"`{field.name}={field.default}`" for field in fields(cls)[1:])
-    lines = [f"## {cls.__name__} (`{name}`)", *paragraphs, f"Hyper-parameters: {defaults or 'none'}."]
+    own = defaults(cls, Deep if issubclass(cls, Deep) else None)
+    lines = [f"## {cls.__name__} (`{name}`)", *paragraphs, f"Hyper-parameters: {own}."]
     lines.append(f"Reference: {' '.join(reference.split())}")
     for dataset in dict.fromkeys(row.dataset for row in rows):
         lines += [f"Measured on {dataset}:", table([r for r in rows if r.dataset == dataset], "precision_radius_2")]

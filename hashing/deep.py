@@ -103,7 +103,8 @@ class Deep:
     def name_of_run(self, data: Data) -> str:
         """The digest of all that a training run depends on: a run of this name goes on, and is never another one."""
         digest = hashlib.sha256(pickle.dumps((type(self).__name__, asdict(self), data.shards)))
-        for path in (*sorted(Path(__file__).parent.glob("*.py")), Path(str(sys.modules[type(self).__module__].__file__))):
+        own = Path(str(sys.modules[type(self).__module__].__file__))
+        for path in (*sorted(Path(__file__).parent.glob("*.py")), own):
             digest.update(path.read_bytes())
         for name, array in data.pretrained.items():
             digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
@@ -130,7 +131,7 @@ def _sums(batch: Batch, method: Deep) -> tuple[Any, ...]:
 
 
 def held_out(data: Data, method: Deep) -> Batch | None:
-    """The rows held out: those of the smallest hashes, so that no cut matters. None where no labels may judge by them."""
+    """The rows held out, those of the smallest hashes: no cut matters. None where no labels may be used to judge."""
     if not method.supervised:
         return None
     rows = data.reduce(Sample(HELD_OUT, APART + method.seed), "rows held out")

@@ -54,11 +54,16 @@ class SignFunction(ABC):
 
     @property
     @abstractmethod
-    def n_bits(self) -> int: ...
+    def shape(self) -> tuple[int, int]:
+        """(d, n_bits)."""
 
     @property
-    @abstractmethod
-    def dim(self) -> int: ...
+    def dim(self) -> int:
+        return self.shape[0]
+
+    @property
+    def n_bits(self) -> int:
+        return self.shape[1]
 
     @abstractmethod
     def values(self, x: Array) -> Array:
@@ -85,12 +90,8 @@ class LinearHash(SignFunction):
     threshold: Array  # (n_bits,)
 
     @property
-    def n_bits(self) -> int:
-        return self.weight.shape[1]
-
-    @property
-    def dim(self) -> int:
-        return self.weight.shape[0]
+    def shape(self) -> tuple[int, int]:
+        return self.weight.shape[0], self.weight.shape[1]
 
     def values(self, x: Array) -> Array:
         return x @ self.weight - self.threshold
@@ -105,12 +106,8 @@ class CosineHash(SignFunction):
     threshold: Array  # (n_bits,)
 
     @property
-    def n_bits(self) -> int:
-        return self.weight.shape[1]
-
-    @property
-    def dim(self) -> int:
-        return self.weight.shape[0]
+    def shape(self) -> tuple[int, int]:
+        return self.weight.shape[0], self.weight.shape[1]
 
     def values(self, x: Array) -> Array:
         return np.cos(x @ self.weight + self.phase) - self.threshold
@@ -124,12 +121,8 @@ class SphericalHash(SignFunction):
     radii: Array  # (n_bits,)
 
     @property
-    def n_bits(self) -> int:
-        return self.centres.shape[0]
-
-    @property
-    def dim(self) -> int:
-        return self.centres.shape[1]
+    def shape(self) -> tuple[int, int]:
+        return self.centres.shape[1], self.centres.shape[0]
 
     def values(self, x: Array) -> Array:
         return self.radii**2 - squared_distances(x, self.centres)
@@ -145,12 +138,8 @@ class KernelHash(SignFunction):
     threshold: Array  # (n_bits,)
 
     @property
-    def n_bits(self) -> int:
-        return self.weight.shape[1]
-
-    @property
-    def dim(self) -> int:
-        return self.anchors.shape[1]
+    def shape(self) -> tuple[int, int]:
+        return self.anchors.shape[1], self.weight.shape[1]
 
     def values(self, x: Array) -> Array:
         return rbf(x, self.anchors, self.gamma) @ self.weight - self.threshold
@@ -170,12 +159,8 @@ class AnchorGraphHash(SignFunction):
     split: Array  # (2, l), l <= k: the thresholds (upper, lower) of the second bits; n_bits = k + l
 
     @property
-    def n_bits(self) -> int:
-        return self.weight.shape[1] + self.split.shape[1]
-
-    @property
-    def dim(self) -> int:
-        return self.anchors.shape[1]
+    def shape(self) -> tuple[int, int]:
+        return self.anchors.shape[1], self.weight.shape[1] + self.split.shape[1]
 
     def values(self, x: Array) -> Array:
         y = anchor_weights(x, self.anchors, self.sigma, self.n_nearest) @ self.weight
@@ -197,12 +182,8 @@ class ProductHash(SignFunction):
     centres: Array  # (M, 2^b, d_s)
 
     @property
-    def n_bits(self) -> int:
-        return self.centres.shape[0] * (self.centres.shape[1].bit_length() - 1)
-
-    @property
-    def dim(self) -> int:
-        return self.rotation.shape[0]
+    def shape(self) -> tuple[int, int]:
+        return self.rotation.shape[0], self.centres.shape[0] * (self.centres.shape[1].bit_length() - 1)
 
     def values(self, x: Array) -> Array:
         m, k, width = self.centres.shape
@@ -226,12 +207,8 @@ class NetworkHash(SignFunction):
     activation: str  # a name of kernels.ACTIVATIONS
 
     @property
-    def n_bits(self) -> int:
-        return self.weights[-1].shape[1]
-
-    @property
-    def dim(self) -> int:
-        return self.weights[0].shape[0]
+    def shape(self) -> tuple[int, int]:
+        return self.weights[0].shape[0], self.weights[-1].shape[1]
 
     def values(self, x: Array) -> Array:
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
@@ -253,12 +230,8 @@ class DeepHash(SignFunction):
     rows: ClassVar[int] = 128  # a picture's activations are large, and a query alone pays for a whole block
 
     @property
-    def n_bits(self) -> int:
-        return self.length
-
-    @property
-    def dim(self) -> int:
-        return self.d
+    def shape(self) -> tuple[int, int]:
+        return self.d, self.length
 
     def values(self, x: Array) -> Array:
         from . import networks

@@ -25,10 +25,11 @@ class DSRH(Deep):
 
     def loss(self, out: Outputs) -> Tensor:
         z, r = (out.u / 2).tanh(), shared_labels(out.y)
-        r = r - r.diagonal().diag_embed()  # a row is no answer to itself
+        others = 1 - r.new_ones(len(r)).diag_embed()  # a row is no answer to itself
+        r = r * others
         gain = 2**r
         places = (r.new_ones(len(r)).cumsum(0) + 1).log2()
         ideal = ((gain - 1).sort(dim=1, descending=True).values / places).sum(1).clamp(min=1)
-        omega = triplet_gaps(gain).clamp(min=0) / ideal[:, None, None]
+        omega = triplet_gaps(gain).clamp(min=0) * others[:, None, :] / ideal[:, None, None]
         hinge = (triplet_gaps((self.n_bits - z @ z.T) / 2) + self.margin * self.n_bits).clamp(min=0)
         return (omega * hinge).sum() / (omega > 0).sum().clamp(min=1) + self.alpha * balance(z)

@@ -7,6 +7,7 @@ from hashing.functions import (
     FAMILIES,
     AnchorGraphHash,
     CosineHash,
+    DeepHash,
     KernelHash,
     LinearHash,
     NetworkHash,
@@ -55,6 +56,10 @@ EVERY = {
     "NetworkHash": (
         NetworkHash(LAYERS, (T[:3], T), "tanh"),
         lambda x: np.tanh(x @ LAYERS[0] + T[:3]) @ LAYERS[1] + T,
+    ),
+    "DeepHash": (
+        DeepHash((V[0, 0] * np.ones(D), np.full(1, 2.0), W.T, T), "linear", D, K),
+        lambda x: (x - V[0, 0]) / 2 @ W + T,
     ),
 }
 
