@@ -7,7 +7,7 @@ QUIET := $(shell [ -t 2 ] || echo -q)
 PORT ?= 4200
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-all lint type format bench docs serve constraints clean
+.PHONY: help setup run test test-all test-faults lint type format bench docs serve constraints clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ test: setup  ## All tests but the slow ones; the tests on real data where HASHKI
 
 test-all: setup  ## All tests
 	$(BIN)/python -m pytest
+
+test-faults: setup  ## Kill, tear, fill and race re-indexing: HASHKILN_FAULTS times (200), on S3 too, and a soak
+	HASHKILN_FAULTS=$${HASHKILN_FAULTS:-200} $(BIN)/python -m pytest tests/faults
 
 lint: setup  ## Style, format and types
 	$(BIN)/ruff check .

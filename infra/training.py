@@ -83,7 +83,8 @@ class OnRay:
         import ray.train
 
         if self.rank:
-            return ray.train.report(metrics)
+            ray.train.report(metrics)
+            return
         with TemporaryDirectory() as folder:
             (Path(folder) / STATE).write_bytes(state)
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
@@ -96,28 +97,29 @@ def train_on_ray(loop: Loop, name: str, checkpoints: str, workers: int | None, p
     driver was lost.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # each report waits for it
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # paths of shards may be relative
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
-    gpus = int(ray.cluster_resources().get("GPU", 0))
+    gpus = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
     count = workers or gpus or 1
     cpus = 1 if gpus else _cpus(count)
     with folder_of_runs(checkpoints) as runs, _told(progress) as callback:
         trainer = TorchTrainer(
-            _run_loop,
+            _run_loop,  # type: ignore[arg-type]  # what it returns is Result.return_value
             train_loop_config={"loop": loop, "threads": cpus},
             scaling_config=ScalingConfig(num_workers=count, use_gpu=bool(gpus), resources_per_worker={"CPU": cpus}),
             run_config=RunConfig(
                 name=name,
-                storage_path=runs,
+                storage_path=_storage(runs),
                 failure_config=FailureConfig(max_failures=RESTARTS),
                 checkpoint_config=CheckpointConfig(num_to_keep=1),
                 callbacks=[callback],
             ),
         )
         try:
-            result = trainer.fit()
+            result: Any = trainer.fit()
         except TrainingFailedError as error:
             raise _last_line(error) from error
         state = b"" if result.return_value else state_of(result.checkpoint)
@@ -149,6 +151,16 @@ def _cpus(workers: int) -> int:
     return max(1, int(min(nodes) // -(-workers // len(nodes))))
 
 
+def _storage(url: str) -> str:
+    """The URL as Ray's filesystem wants it: it asks AWS itself for a bucket's region, unless it is told."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if not (url.startswith("s3://") and endpoint):
+        return url
+    scheme, _, host = endpoint.rstrip("/").partition("://")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    return f"{url}?region={region}&scheme={scheme}&endpoint_override={host}"
+
+
 def _last_line(error: Exception) -> RuntimeError:
     """What the first worker that failed said, in a line."""
     failures = getattr(error, "worker_failures", {}) or {0: getattr(error, "controller_failure", error)}
@@ -172,7 +184,7 @@ def _told(progress: Progress) -> Iterator[Any]:
     from ray.train import UserCallback
     from ray.util.queue import Queue
 
-    class Told(UserCallback):  # type: ignore[misc]
+    class Told(UserCallback):
         def __init__(self, queue: Queue) -> None:
             self.queue = queue
 

@@ -147,7 +147,10 @@ def projection_moments(u: Array) -> Array:
 def read_moments(url: str) -> Array | None:
     """The `projection_moments` of all rows of a part, from its footer; None of a part that was written without."""
     told = parquet.opened(url).metadata.metadata.get(b"hashkiln.moments")
-    return None if told is None else np.frombuffer(b64decode(told)).reshape(4, -1)
+    try:
+        return None if told is None else np.frombuffer(b64decode(told, validate=True)).reshape(4, -1)
+    except ValueError as error:  # no checksum covers a footer
+        raise ValueError(f"expected the moments of projections in the footer, found: {error}, in {url}") from error
 
 
 def without(part: Part, ids: Array, folder: str, version: str, n_bits: int) -> Part | None:

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from hashing.functions import HashFunction, from_arrays, to_arrays
+from hashing.mapreduce import Array
 
 from . import filesystem
 
@@ -48,6 +49,38 @@ def recall(warehouse: str, fit: str) -> str | None:
     """The model of an earlier fit, if there was one."""
     url = filesystem.join(warehouse, "models", "fits", fit)
     return filesystem.read(url).decode() if filesystem.exists(url) else None
+
+
+def keep_pretrained(warehouse: str, content: bytes) -> str:
+    """Keep a file of parameters that networks may start from under its digest, which is returned."""
+    digest = hashlib.sha256(content).hexdigest()
+    filesystem.write(filesystem.join(warehouse, "pretrained", digest), content)
+    return digest
+
+
+def pretrained(warehouse: str, digest: str) -> bytes:
+    """The file of parameters of a digest. Raises ValueError where its content is not what was kept."""
+    url = filesystem.join(warehouse, "pretrained", digest)
+    try:
+        content = filesystem.read(url)
+    except FileNotFoundError:
+        expected = f"pretrained parameters {digest} in {warehouse}/pretrained"
+        raise FileNotFoundError(f"expected {expected}, found none: --pretrained FILE brings them") from None
+    if (found := hashlib.sha256(content).hexdigest()) != digest:
+        raise ValueError(f"expected pretrained parameters {digest}, found content of digest {found} in {url}")
+    return content
+
+
+def tensors(content: bytes) -> dict[str, Array]:
+    """The arrays of safetensors. Raises ValueError for what is none."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as from_bytes
+
+    try:
+        arrays: dict[str, Array] = from_bytes(content)
+        return arrays
+    except (SafetensorError, KeyError, TypeError) as error:  # of a type that numpy has not, such as bfloat16
+        raise ValueError(f"expected safetensors of numpy's types, found {error}") from None
 
 
 def _url(warehouse: str, digest: str, name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -156,6 +156,21 @@ class CodeTable:
         if snapshot_id not in self._parts:
             self._parts[snapshot_id] = {part.shard: part for part in map(iceberg.part, self._data_files(snapshot_id))}
         return dict(self._parts[snapshot_id])
+
+    def others(self, snapshot_id: int, versions: Sequence[Version]) -> Iterator[Part]:
+        """The parts that versions have beside those of a snapshot.
+
+        Each manifest is read once, and none that only carries over what others added: the cost is that of what was
+        added in their time, not of all that they hold.
+        """
+        snapshots = [self.iceberg.snapshot_by_id(known) for known in (snapshot_id, *(v.snapshot_id for v in versions))]
+        read: set[str] = set()
+        for i, snapshot in enumerate(filter(None, snapshots)):
+            new = {m.manifest_path: m for m in snapshot.manifests(self.iceberg.io) if m.manifest_path not in read}
+            read |= new.keys()
+            for manifest in new.values():
+                if i and manifest.has_added_files():
+                    yield from (iceberg.part(e.data_file) for e in manifest.fetch_manifest_entry(self.iceberg.io))
 
     def shards(self, snapshot_id: int) -> list[CodeShard]:
         """The parts of a snapshot to be reduced over, by rising id."""

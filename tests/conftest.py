@@ -66,7 +66,7 @@ def cut(batch, n_shards, batch_rows=100):
 
 @pytest.fixture(scope="session")
 def in_process():
-    return InProcess()
+    return InProcess(cpus=1)
 
 
 @pytest.fixture(scope="session")

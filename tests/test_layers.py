@@ -10,10 +10,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = ("hashing", "storage", "infra", "workflows")
 FORBIDDEN = {
-    "hashing": {"storage", "infra", "workflows", "ray", "prefect", "pyarrow", "fsspec", "s3fs", "pyiceberg"},
+    "hashing": {"storage", "infra", "workflows", "ray", "prefect", "pyarrow", "fsspec", "s3fs", "pyiceberg", "PIL"},
     "storage": {"infra", "workflows", "ray", "prefect", "torch"},
-    "infra": {"storage", "workflows", "prefect", "pyarrow", "fsspec", "s3fs", "pyiceberg"},
-    "workflows": {"ray", "pyarrow", "fsspec", "s3fs", "pyiceberg"},
+    "infra": {"storage", "workflows", "prefect", "pyarrow", "fsspec", "s3fs", "pyiceberg", "PIL"},
+    "workflows": {"ray", "pyarrow", "fsspec", "s3fs", "pyiceberg", "PIL"},
 }
 SEEN_BY_STORAGE_AND_INFRA = {"mapreduce", "bits", "functions", "statistics"}
 FILES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -14,26 +15,29 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from prefect import flow
 from pydantic import Field, field_validator, model_validator
 
+from hashing import evaluation
 from hashing.bits import pack
 from hashing.functions import HashFunction
-from hashing.mapreduce import Batch, Data, Executor
+from hashing.mapreduce import Batch, Data, Executor, Shard, Sum
 from hashing.methods import METHODS, method
 from infra.executors import Progress, connect, silent
 from infra.settings import Settings
 from storage import filesystem
 from storage.features import Dataset
 
-from . import measure
-from .ingest import ingest, labels_of, training_shards
+from . import dhn, measure, pretrained
+from .ingest import check_kind, ingest, labels_of, training_shards
 from .measure import Curves, Judge
 from .spec import MethodSpec, Number, Protocol, Spec, Value, digest, method_name
 
 logger = logging.getLogger(__name__)
 NEIGHBOURS = {"sift1m": 10_000, "photosift": 10_000}  # of the bdnn protocol (Do et al., ECCV 2016); 50 elsewhere
 LIBRARIES = ("hashkiln", "numpy", "scipy", "torch")
+NO_IDS = np.zeros(0, np.int64)
 
 
 class Grid(Value):
@@ -43,7 +47,12 @@ class Grid(Value):
     methods: tuple[str, ...]
     bits: tuple[int, ...]
     seeds: tuple[int, ...] = (0,)
-    protocol: Literal["bdnn", "labels", "neighbours"] = "bdnn"
+    protocol: Literal["bdnn", "labels", "neighbours", "dhn"] = "bdnn"
+    draw: dhn.Draw = dhn.Draw()  # of protocol dhn
+    tune: dict[str, dict[str, tuple[Number, ...]]] | None = Field(
+        None, description="of protocol dhn, what cross-validation chooses among, by method; None: what dhn.tuned says"
+    )
+    pretrained: str = Field("", description="digest of parameters that networks start from")
     queries: int | None = None  # of the dataset's own the first so many; all, if None
     source: str | None = None  # where named datasets' raw files are
     parameters: dict[str, dict[str, Number]] = Field({}, description="of a method: what differs from its defaults")
@@ -58,8 +67,12 @@ class Grid(Value):
     def _known(self) -> Grid:
         for spec in self.specs():
             spec.build()
-        if strangers := self.parameters.keys() - set(self.methods):
+        if strangers := (self.parameters.keys() | (self.tune or {}).keys()) - set(self.methods):
             raise ValueError(f"expected parameters of methods of the grid, found {', '.join(sorted(strangers))}")
+        if self.tune and self.protocol != "dhn":
+            raise ValueError(f"expected protocol dhn, which alone chooses parameters, found {self.protocol}")
+        for spec in self.specs():
+            dhn.candidates(spec, (self.tune or {}).get(spec.method, {}))
         return self
 
     def specs(self) -> Iterator[MethodSpec]:
@@ -68,7 +81,8 @@ class Grid(Value):
             random = any(field.name == "seed" for field in fields(method(name)))  # type: ignore[arg-type]
             for bits in self.bits:
                 for seed in self.seeds if random else self.seeds[:1]:
-                    yield MethodSpec(method=name, bits=bits, seed=seed, parameters=self.parameters.get(name, {}))
+                    spec = MethodSpec(method=name, bits=bits, seed=seed, parameters=self.parameters.get(name, {}))
+                    yield spec.model_copy(update={"pretrained": self.pretrained * spec.of_one_network})
 
 
 class Row(Value):
@@ -77,10 +91,12 @@ class Row(Value):
     dataset: str
     method: str
     bits: int
-    protocol: str  # bdnn, labels or neighbours
+    protocol: str  # bdnn, labels, neighbours or dhn
     seed: int
     relevance: str  # what was relevant, how many queries, how ties were ranked
     parameters: dict[str, Number]
+    tuned: dict[str, tuple[Number, ...]] = Field({})  # those that cross-validation chose, and among what
+    pretrained: str = ""  # digest of the parameters that the network started from
     rows: int  # of the database
     training_rows: int
     metrics: dict[str, float]  # means over queries
@@ -103,7 +119,8 @@ class Outcome(Value):
 class Bench:
     """One dataset with what its cells share."""
 
-    dataset: Dataset
+    name: str  # of the dataset that was asked for
+    dataset: Dataset  # of protocol dhn, what was drawn from it
     vocabulary: tuple[str | int, ...]
     grid: Grid
     settings: Settings
@@ -112,21 +129,34 @@ class Bench:
 
     def row(self, spec: MethodSpec) -> Row:
         """The cell of a method: as it was kept, or measured now. Raises ValueError where it cannot be."""
-        by_labels = self.grid.protocol == "labels" or (self.grid.protocol == "bdnn" and METHODS[spec.method].supervised)
+        by_labels = self.grid.protocol in ("labels", "dhn") or (
+            self.grid.protocol == "bdnn" and METHODS[spec.method].supervised
+        )
         if (by_labels or METHODS[spec.method].supervised) and not self.vocabulary:
             raise ValueError(f"expected labels, found none in dataset {self.dataset.name}")
+        check_kind(self.dataset, spec)
         k = NEIGHBOURS.get(self.dataset.name, 50) if self.grid.protocol == "bdnn" else 100
         protocol = Protocol(relevance="labels" if by_labels else "neighbours", neighbours=k)
         shards = [(split, s.name, s.version) for split in self.dataset.splits for s in self.dataset.shards(split)]
-        key = digest(spec.identity, _source(spec.method), protocol.model_dump(), self.grid.queries, shards, _versions())
+        options = {"draw": self.grid.draw.model_dump()} if self.grid.protocol == "dhn" else {}
+        tuned = self._tuned(spec)
+        if tuned:
+            first = spec.model_copy(update={"seed": self.grid.seeds[0]})
+            chosen = dhn.choose(dhn.candidates(first, tuned), self._cross_validated)
+            spec = chosen.model_copy(update={"seed": spec.seed})
+        key = self._key(spec, protocol.model_dump(), self.grid.queries, shards, **options)
         url = filesystem.join(self.settings.warehouse_url, "benchmark", f"{key}.json")
         if filesystem.exists(url):
-            return Row.model_validate_json(filesystem.read(url)).model_copy(update={"protocol": self.grid.protocol})
-        if by_labels not in self.judges:
-            self.judges[by_labels] = self._judge(protocol)
-        row = self._measure(spec, self.judges[by_labels])
-        filesystem.write(url, row.model_dump_json().encode())
-        return row
+            row = Row.model_validate_json(filesystem.read(url))
+        else:
+            if by_labels not in self.judges:
+                self.judges[by_labels] = self._judge(protocol)
+            row = self._measure(spec, self.judges[by_labels])
+            filesystem.write(url, row.model_dump_json().encode())
+        return row.model_copy(update={"protocol": self.grid.protocol, "tuned": tuned})
+
+    def _key(self, spec: MethodSpec, *depends_on: object, **options: object) -> str:
+        return digest(spec.identity, _source(spec.method), *depends_on, _versions(), *filter(None, [options]))
 
     def _judge(self, protocol: Protocol) -> Judge:
         spec = Spec(dataset=self.dataset.name, protocol=protocol)
@@ -134,31 +164,67 @@ class Bench:
             spec, self.dataset, self.vocabulary, self.settings.warehouse_url, self.executor, self.grid.queries
         )
 
+    def _tuned(self, spec: MethodSpec) -> Mapping[str, tuple[Number, ...]]:
+        """What cross-validation is to choose for a method: what was not said by hand."""
+        if self.grid.protocol != "dhn":
+            return {}
+        grid = dhn.tuned(spec) if self.grid.tune is None else self.grid.tune.get(spec.method, {})
+        return {name: values for name, values in grid.items() if name not in spec.parameters}
+
+    def _cross_validated(self, spec: MethodSpec) -> float:
+        """Mean over folds of the training rows: the map of a fold's rows among those that were learned from."""
+        shards = training_shards(self.dataset, NO_IDS, self.vocabulary)
+        names = [(shard.name, shard.version) for shard in self.dataset.shards("learn")]
+        folds, scores = self.grid.draw.folds, []
+        for place in range(folds):
+            key = self._key(spec, "cross-validation", names, place, folds)
+            url = filesystem.join(self.settings.warehouse_url, "benchmark", "folds", f"{key}.json")
+            if not filesystem.exists(url):
+                known, held = ([dhn.Fold(shard, place, folds, inside) for shard in shards] for inside in (False, True))
+                function = self._fit(spec, known)
+                codes = Data(known, self.executor).map_rows(partial(_encode, function=function), "cross-validation")
+                judge = Judge(dhn.asking(held), False, None, "")
+                histogram = judge.histogram(function, list(codes.shards), self.executor)
+                score = float(evaluation.average_precision(histogram).mean())
+                filesystem.write(url, json.dumps({"map": score}).encode())
+            scores.append(float(json.loads(filesystem.read(url))["map"]))
+        return sum(scores) / folds
+
+    def _fit(self, spec: MethodSpec, shards: Sequence[Shard]) -> HashFunction:
+        start_from = pretrained.load(spec.pretrained, self.settings)
+        return spec.build().fit(Data(shards, self.executor, start_from))
+
     def _measure(self, spec: MethodSpec, judge: Judge) -> Row:
-        excluded = judge.queries.ids if judge.drawn else judge.queries.ids[:0]
+        excluded = judge.queries.ids if judge.drawn else NO_IDS
         training = training_shards(self.dataset, excluded, self.vocabulary)
         start = time.monotonic()
-        function = spec.build().fit(Data(training, self.executor))
+        function = self._fit(spec, training)
         fitted = time.monotonic()
-        base = self.dataset.shards("base", self.vocabulary)
-        rows = sum(shard.rows for shard in base)
+        by_dhn = self.grid.protocol == "dhn"
+        base: list[Shard] = list(self.dataset.shards("base", self.vocabulary))
+        if by_dhn and not self.grid.draw.training_in_database:
+            base = dhn.without_training(self.dataset, base)
         codes = Data(base, self.executor).map_rows(partial(_encode, function=function), "encode")
         health = measure.health(codes, spec.bits)  # asks for all codes: they are made now
         encoded = time.monotonic()
+        rows = int(codes.reduce(Sum(_size))[0])
         histogram = judge.histogram(function, list(codes.shards), self.executor)
+        metrics = {name: float(values.mean()) for name, values in measure.metrics(histogram).items()}
+        ranks = self.grid.draw.ranks(self.name)
         return Row(
-            dataset=self.dataset.name,
+            dataset=self.name,
             method=spec.method,
             bits=spec.bits,
             protocol=self.grid.protocol,
             seed=spec.seed,
-            relevance=judge.protocol,
+            relevance=judge.protocol + (self._said(ranks) if by_dhn else ""),
             parameters=spec.parameters,
+            pretrained=spec.pretrained,
             rows=rows,
             training_rows=sum(shard.rows for shard in self.dataset.shards("learn"))
             if "learn" in self.dataset.splits
             else rows - len(excluded),
-            metrics={name: float(values.mean()) for name, values in measure.metrics(histogram).items()},
+            metrics=metrics | (dhn.average_precision(histogram, ranks) if by_dhn else {}),
             curves=measure.curves(histogram),
             health=health,
             fit_seconds=fitted - start,
@@ -166,6 +232,10 @@ class Bench:
             versions=_versions(),
             when=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+
+    def _said(self, ranks: int | None) -> str:
+        training = "ranked" if self.grid.draw.training_in_database else "not ranked"
+        return f"; map_dhn: of {f'the first {ranks:,}' if ranks else 'all'} ranks; rows learned from are {training}"
 
 
 def benchmark(grid: Grid, progress: Progress = silent) -> Outcome:
@@ -181,7 +251,10 @@ def benchmark(grid: Grid, progress: Progress = silent) -> Outcome:
     specs = list(grid.specs())
     for name in grid.datasets:
         dataset = ingest(Spec(dataset=name, source=grid.source), settings, progress)
-        bench = Bench(dataset, labels_of(dataset, executor), grid, settings, executor, {})
+        vocabulary = labels_of(dataset, executor)
+        if grid.protocol == "dhn":
+            dataset = dhn.dataset_of(dataset, grid.draw, vocabulary, settings, executor)
+        bench = Bench(name, dataset, vocabulary, grid, settings, executor, {})
         for done, spec in enumerate(specs):
             cell = f"{name}, {spec.method}, {spec.bits} bits, seed {spec.seed}"
             progress(cell, done, len(specs))
@@ -201,6 +274,10 @@ def benchmark_flow(grid: Grid) -> Outcome:
 
 def _encode(batch: Batch, function: HashFunction) -> Batch:
     return batch._replace(x=pack(function.encode(batch.x)))
+
+
+def _size(batch: Batch) -> tuple[int]:
+    return (len(batch.ids),)
 
 
 @cache

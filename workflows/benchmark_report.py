@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from .benchmark import Row
-from .published import BDNN, LIKE
+from .published import BDNN, LIKE, PUBLISHED
 
 TITLES = {
     "precision_radius_2": "precision within Hamming radius 2, %",
+    "map_dhn": "mean average precision as in the tables of DHN (A2, tie-aware), %",
     "map": "mean average precision (tie-aware), %",
     "map_trapezoid": "mean average precision by trapezoids (tie-aware), %",
 }
@@ -25,10 +26,13 @@ def markdown(rows: Sequence[Row]) -> str:
         learned = _list(f"{n:,}" for n in sorted({row.training_rows for row in mine}))
         lines += [f"## {dataset}, protocol {protocol}", f"{mine[0].rows:,} rows, {learned} to learn from; {relevance}."]
         for metric, title in TITLES.items():
-            lines += [f"### {title}", table(mine, metric)]
+            if metric in mine[0].metrics:
+                lines += [f"### {title}", table(mine, metric)]
         lines += ["### seconds of a fit", table(mine, "fit_seconds")]
         if changed := _distinct((row.method, _parameters(row)) for row in mine if row.parameters):
             lines.append("Hyper-parameters that differ from the defaults: " + _list(f"{m} {p}" for m, p in changed))
+        if tuned := _distinct((row.method, _list(sorted(row.tuned))) for row in mine if row.tuned):
+            lines.append("Chosen by cross-validation of the training rows: " + _list(f"{m} {p}" for m, p in tuned))
         lines += order(mine)
     return "\n\n".join(lines) + "\n"
 
@@ -42,8 +46,9 @@ def table(rows: Sequence[Row], metric: str) -> str:
         cells = [_cell(rows, name, b, metric) for b in bits]
         seeds = {len([row for row in rows if (row.method, row.bits) == (name, b)]) for b in bits} - {0}
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {' or '.join(map(str, sorted(seeds)))} |")
-    if metric == BDNN.metric and rows[0].dataset in BDNN.figures and rows[0].protocol == "bdnn":
-        lines += ["", f"In brackets: published by {BDNN.source}."]
+    known = PUBLISHED.get(rows[0].protocol)
+    if known and metric == known.metric and rows[0].dataset in known.figures:
+        lines += ["", f"In brackets: published by {known.source}."]
     return "\n".join(lines)
 
 
@@ -55,8 +60,9 @@ def _cell(rows: Sequence[Row], name: str, bits: int, metric: str) -> str:
     text = f"{scale * found.mean():.{digits}f}"
     if len(found) > 1:
         text += f" ± {scale * found.std(ddof=1):.{digits}f}"
-    figure = BDNN.figures.get(rows[0].dataset, {}).get(name, {}).get(bits)
-    if metric == BDNN.metric and rows[0].protocol == "bdnn" and figure is not None:
+    known = PUBLISHED.get(rows[0].protocol)
+    figure = known.figures.get(rows[0].dataset, {}).get(name, {}).get(bits) if known else None
+    if known and metric == known.metric and figure is not None:
         text += f" ({scale * figure:.2f})"
     return text
 

@@ -24,15 +24,16 @@ class Plan(Value):
     stale: tuple[str, ...]  # as they were, but encoded by another model
     removed: tuple[str, ...]
     kept: tuple[str, ...]
+    found: tuple[str, ...] = ()  # of the added, changed and stale ones: another version has their parts, by the model
 
     @property
     def missing(self) -> list[str]:
         """The shards to encode."""
-        return sorted(self.added + self.changed + self.stale)
+        return sorted({*self.added, *self.changed, *self.stale} - {*self.found})
 
     @property
     def empty(self) -> bool:
-        return not (self.missing or self.removed)
+        return not (self.added or self.changed or self.stale or self.removed)
 
 
 class Outlook(Value):

@@ -4,7 +4,7 @@ import difflib
 
 from .catalogue import DATASETS, LEARN, QUERY, Dataset, File, Split
 from .locate import SAMPLE, locate_or_fetch, provenance
-from .reading import groundtruth, rows
+from .reading import groundtruth, lists_of, picture_lists, rows
 
 __all__ = [
     "DATASETS",
@@ -16,8 +16,10 @@ __all__ = [
     "Split",
     "get",
     "groundtruth",
+    "lists_of",
     "locate_or_fetch",
     "names",
+    "picture_lists",
     "provenance",
     "rows",
 ]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+from ..formats import lists
 
 LEARN, QUERY = 1 << 40, 1 << 41  # first ids of learn and query rows that have none of their own; base = position
 
@@ -17,6 +19,7 @@ class File:
     urls: tuple[str, ...]  # the same file, in the order to try them; none: it is had locally alone
     size: int | None = None  # bytes
     checksum: str | None = None  # "md5:<hex>" or "sha256:<hex>"; None: none is published
+    folder: str = ""  # of its members, where that is not its name
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,15 @@ class Split:
     """n rows of a file."""
 
     file: str  # its name when unpacked; of the sample, a folder of shards
-    n: int
+    n: int  # 0: as many as the file has
     d: int | None = None  # of vectors
     first_id: int = 0
     array: str = ""  # the array of an HDF5 file, or the column of a Parquet file
     labels: str = ""  # the file (idx) or the column (parquet) of the labels
     hashed: str = ""  # base | query: this part of the file, by a keyed hash of the ids
+    view: str = ""  # of storage.datasets.views: what is made of a row in place of its array
+    more: tuple[str, ...] = ()  # files that follow the first
+    classes: tuple[int, ...] = ()  # how many each byte of labels tells apart (cifar)
 
 
 @dataclass(frozen=True)
@@ -41,14 +47,15 @@ class Dataset:
     licence: str
     kind: Literal["vector", "image", "text"]
     metric: Literal["euclidean", "angular", "labels"]  # what makes a base row relevant to a query
-    format: Literal["vecs", "idx", "hdf5", "parquet"]
+    format: Literal["vecs", "idx", "hdf5", "parquet", "cifar", "lists"]
     splits: Mapping[str, Split]
     files: tuple[File, ...] = ()  # none: shipped
     truth: str = ""  # the file of the nearest base rows of each query, where there is one
+    folder: str = ""  # where its files are looked for; its name, if none is said
 
     def required(self) -> set[str]:
         """The files, by unpacked name, that the splits are read from."""
-        files = {split.file for split in self.splits.values()}
+        files = {file for split in self.splits.values() for file in (split.file, *split.more)}
         return files | {split.labels for split in self.splits.values() if self.format == "idx"}
 
 
@@ -86,6 +93,26 @@ def _idx(
     return Dataset(name, about, licence, "vector", "labels", "idx", splits, files)
 
 
+def _cifar(
+    name: str, batches: tuple[str, ...], query: str, classes: tuple[int, ...], size: int, md5: str, folder: str
+) -> Dataset:
+    splits = {
+        "base": Split(batches[0], 50_000, 3072, more=batches[1:], classes=classes),
+        "query": Split(query, 10_000, 3072, QUERY, classes=classes),
+    }
+    archive = f"{name}-binary.tar.gz"
+    file = File(archive, (f"https://www.cs.toronto.edu/~kriz/{archive}",), size, f"md5:{md5}", folder)
+    about = f"{name.upper()}: pictures of 32 x 32 in {classes[-1]} classes, as rows of pixels"
+    return Dataset(name, about, "of its author, A. Krizhevsky", "vector", "labels", "cifar", splits, (file,))
+
+
+def _lists(name: str, about: str) -> Dataset:
+    splits = {split: Split(file, 0) for split, file in lists.FILES.items()}
+    files = tuple(File(file, ()) for file in lists.FILES.values())
+    about += "; local only: HashNet's lists train.txt, test.txt, database.txt, and the pictures below"
+    return Dataset(name, about, "of the pictures", "image", "labels", "lists", splits, files)
+
+
 def _ann_benchmarks(
     name: str, n: int, d: int, queries: int, metric: Literal["euclidean", "angular"], size: int | None = None
 ) -> Dataset:
@@ -94,6 +121,15 @@ def _ann_benchmarks(
     about = f"{name} of ann-benchmarks, with 100 neighbours"
     files = (File(file, (f"https://ann-benchmarks.com/{file}",), size),)
     return Dataset(name, about, "of the original data", "vector", metric, "hdf5", splits, files, truth=file)
+
+
+def _cross(base: str, query: str) -> Mapping[str, Split]:
+    """openclipart with both views of a row to learn from, and one each to be found and to ask with."""
+    sizes = {"learn": (4_293, "base", "both"), "base": (4_293, "base", base), "query": (447, "query", query)}
+    return {
+        split: Split("openclipart.parquet", n, 4096, {"learn": LEARN}.get(split, 0), "image", "labels", part, view)
+        for split, (n, part, view) in sizes.items()
+    }
 
 
 def _hashed(file: str, queries: int, n: int, column: str, labels: str) -> Mapping[str, Split]:
@@ -167,6 +203,27 @@ _ALL = (
             "t10k-labels-idx1": (5_148, "bb300cfdad3c16e7a12a480ee83cd310"),
         },
     ),
+    _cifar(
+        "cifar-10",
+        tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
+        "test_batch.bin",
+        (10,),
+        170_052_171,
+        "c32a1d4ab5d03f1284b67883e8d87530",
+        "cifar-10-batches-bin",
+    ),
+    _cifar(
+        "cifar-100",
+        ("train.bin",),
+        "test.bin",
+        (20, 100),
+        168_513_733,
+        "03b5dce01913d631647c71ecec9e9cb8",
+        "cifar-100-binary",
+    ),
+    _lists("nus-wide", "NUS-WIDE: pictures of the 21 most frequent of its 81 concepts"),
+    _lists("flickr25k", "MIRFlickr-25k: pictures with 38 concepts"),
+    _lists("coco", "MS COCO: pictures with 80 kinds of objects"),
     _ann_benchmarks("sift-128-euclidean", 1_000_000, 128, 10_000, "euclidean", 525_128_288),
     _ann_benchmarks("gist-960-euclidean", 1_000_000, 960, 1_000, "euclidean", 3_844_648_288),
     _ann_benchmarks("mnist-784-euclidean", 60_000, 784, 10_000, "euclidean"),
@@ -211,6 +268,33 @@ _ALL = (
         "parquet",
         _hashed("glosses.parquet", 11_795, 117_033, "text", "label"),
         (_local("glosses.parquet", 5_140_618, "7b8531649d9ead29c11f355b61f76c61a3956a31e731f6412d82550d24965339"),),
+    ),
+)
+_OPENCLIPART, _WORDNET = _ALL[-2:]
+_ALL += (
+    replace(
+        _OPENCLIPART,
+        name="openclipart-i2t",
+        about="openclipart: 32 x 32 pixels (3,072 numbers) ask for TF-IDF of title and keywords (1,024)",
+        kind="vector",
+        folder="openclipart",
+        splits=_cross(base="text", query="picture"),
+    ),
+    replace(
+        _OPENCLIPART,
+        name="openclipart-t2i",
+        about="openclipart: TF-IDF of title and keywords (1,024 numbers) asks for 32 x 32 pixels (3,072)",
+        kind="vector",
+        folder="openclipart",
+        splits=_cross(base="picture", query="text"),
+    ),
+    replace(
+        _WORDNET,
+        name="wordnet-tfidf",
+        about="wordnet: TF-IDF of the definitions, words folded into 1,024 numbers",
+        kind="vector",
+        folder="wordnet",
+        splits={part: replace(split, d=1024, view="tfidf") for part, split in _WORDNET.splits.items()},
     ),
 )
 DATASETS = {dataset.name: dataset for dataset in _ALL}

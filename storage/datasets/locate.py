@@ -26,7 +26,7 @@ def locate_or_fetch(
     if dataset.name == "sample":
         return {file: SAMPLE / file for file in dataset.required() | {dataset.truth}}
     mirror = str(source) if source is not None and "://" in str(source) else None
-    home = data_dir / dataset.name
+    home = data_dir / (dataset.folder or dataset.name)
     local = Path(source) if source is not None and not mirror else None
     folders = [local / dataset.name, local] if local else [home]
     wanted = dataset.required() | ({dataset.truth} - {""})
@@ -54,7 +54,7 @@ def _names(dataset: Dataset, file: str) -> list[str]:
 
 
 def _find(dataset: Dataset, file: str, folders: list[Path]) -> Path | None:
-    unpacked = [f.name.removesuffix(".tar.gz") for f in dataset.files if f.name.endswith(".tar.gz")]
+    unpacked = [f.folder or f.name.removesuffix(".tar.gz") for f in dataset.files if f.name.endswith(".tar.gz")]
     places = [place for folder in folders for place in (folder, *(folder / name for name in unpacked))]
     return next((p / name for p in places for name in _names(dataset, file) if (p / name).is_file()), None)
 

@@ -12,8 +12,9 @@ import numpy as np
 from hashing.mapreduce import Array
 from hashing.statistics import keyed_hash
 
-from ..formats import Rows, hdf5, idx, vecs
-from .catalogue import Dataset, Split
+from ..formats import Rows, cifar, hdf5, idx, lists, vecs
+from . import views
+from .catalogue import LEARN, QUERY, Dataset, Split
 
 SEED = 0  # of the keyed hash that makes one row in ten a query
 PARQUET_ROWS = 4096
@@ -58,10 +59,10 @@ def _checked(dataset: Dataset, split: str, blocks: Iterator[Rows]) -> Iterator[R
         if expected.d and found != (expected.d,):
             raise ValueError(f"{where}: expected vectors of dimension {expected.d}, found {found} in row {n}")
         n += len(block.ids)
-        if n > expected.n:
+        if n > expected.n > 0:
             break
         yield block
-    if n != expected.n:
+    if n != expected.n > 0:
         raise ValueError(f"{where}: expected {expected.n} rows, found {'more' if n > expected.n else n}")
 
 
@@ -94,12 +95,38 @@ def _idx(split: Split, files: Mapping[str, Path]) -> Iterator[Rows]:
         yield Rows(ids, x, labels[at : at + len(x), None].tolist())
 
 
+def _cifar(split: Split, files: Mapping[str, Path]) -> Iterator[Rows]:
+    first = split.first_id
+    for file in (split.file, *split.more):
+        for block in cifar.read(files[file], _member(files[file], file), split.classes):
+            yield block._replace(ids=first + block.ids)
+        first += int(block.ids[-1]) + 1
+
+
+def _lists(split: Split, files: Mapping[str, Path]) -> Iterator[Rows]:
+    return picture_lists({name: files[file] for name, file in lists.FILES.items()})[_SPLIT[split.file]]
+
+
+def lists_of(folder: str) -> dict[str, Path]:
+    """The lists of pictures that a local folder holds, by split; none where there is no database.txt."""
+    found = {split: Path(folder) / file for split, file in lists.FILES.items()}
+    return {split: path for split, path in found.items() if path.is_file()} if found["base"].is_file() else {}
+
+
+def picture_lists(paths: Mapping[str, Path]) -> dict[str, Iterator[Rows]]:
+    """The rows of each split, of the lists of a folder: base, and learn and query where there are any."""
+    lines = {split: lists.entries(path) for split, path in paths.items()}
+    known = lists.ids(lines, {"base": 0, "learn": LEARN, "query": QUERY})
+    return {split: lists.read(path, lines[split], known) for split, path in paths.items()}
+
+
 def _parquet(split: Split, files: Mapping[str, Path]) -> Iterator[Rows]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = files[split.file]
-    columns = [name for name in ("id", split.array, split.labels) if name]
+    columns = [name for name in ("id", split.array, split.labels, *views.COLUMNS.get(split.view, ())) if name]
+    rarity = views.rarities(_said(path, columns)) if split.view else np.zeros(0)
     for shard in sorted(path.glob("*.parquet")) if path.is_dir() else [path]:
         try:
             with pq.ParquetFile(shard) as file:
@@ -107,31 +134,53 @@ def _parquet(split: Split, files: Mapping[str, Path]) -> Iterator[Rows]:
                     found = ", ".join(file.schema_arrow.names)
                     raise ValueError(f"{shard}: expected the columns {', '.join(sorted(missing))}, found {found}")
                 for batch in file.iter_batches(PARQUET_ROWS, columns=columns):
-                    block = _part(_rows(batch, split), split.hashed)
+                    block = _part(_rows(batch, split, rarity), split)
                     if len(block.ids):
                         yield block
         except pa.ArrowInvalid as error:
             raise ValueError(f"{shard}: expected a Parquet file, found {error}") from None
 
 
-def _rows(batch: Any, split: Split) -> Rows:
+def _said(path: Path, columns: list[str]) -> Iterator[str]:
+    """What is said of each row of the base part: queries do not tell which words are rare."""
+    import pyarrow.parquet as pq
+
+    for batch in pq.ParquetFile(path).iter_batches(PARQUET_ROWS, columns=[c for c in columns if c != "image"]):
+        base = ~_of_queries(batch["id"].to_numpy())
+        yield from compress(views.texts(batch), base)
+
+
+def _rows(batch: Any, split: Split, rarity: Array) -> Rows:
     """A record batch: lists of numbers become an (n, d) array, a single label a list of one."""
+    labels = label_lists(batch[split.labels]) if split.labels else None
+    if split.view:
+        return views.viewed(batch, split.view, rarity, labels or [])
     x = batch[split.array]
     vectors = hasattr(x.type, "list_size")
     values = x.flatten().to_numpy().reshape(len(x), x.type.list_size) if vectors else x.to_pylist()
-    labels = batch[split.labels].to_pylist() if split.labels else None
-    if labels and isinstance(labels[0], str):
-        labels = [[label] for label in labels]
     return Rows(batch["id"].to_numpy(), values, labels)
 
 
-def _part(block: Rows, part: str) -> Rows:
-    """The rows that a keyed hash of their ids puts into the part; all where no part is named."""
-    if not part:
+def label_lists(column: Any) -> list[Any]:
+    """The labels of each row; a single one is a list of one."""
+    labels: list[Any] = column.to_pylist()
+    return [[label] for label in labels] if labels and isinstance(labels[0], str) else labels
+
+
+def _part(block: Rows, split: Split) -> Rows:
+    """The rows that a keyed hash of their ids puts into the split's part; all where no part is named."""
+    if not split.hashed:
         return block
-    keep = (keyed_hash(block.ids, SEED) < (1 << 64) // 10) == (part == "query")
-    x, labels = (list(compress(column, keep)) for column in (block.x, block.labels or ()))
-    return Rows(block.ids[keep], x, labels or None)
+    keep = _of_queries(block.ids) == (split.hashed == "query")
+    x: Any = block.x[keep] if isinstance(block.x, np.ndarray) else list(compress(block.x, keep))
+    labels: Any = list(compress(block.labels or (), keep)) or None
+    return Rows(block.ids[keep] + split.first_id, x, labels)
 
 
-_READERS = {"vecs": _vecs, "idx": _idx, "hdf5": _hdf5, "parquet": _parquet}
+def _of_queries(ids: Array) -> Array:
+    chosen: Array = keyed_hash(ids, SEED) < (1 << 64) // 10
+    return chosen
+
+
+_SPLIT = {file: split for split, file in lists.FILES.items()}
+_READERS = {"vecs": _vecs, "idx": _idx, "hdf5": _hdf5, "parquet": _parquet, "cifar": _cifar, "lists": _lists}

@@ -90,7 +90,7 @@ def test_names():
     assert datasets.get("mnist").name == "mnist"
     with pytest.raises(ValueError, match=r"found 'sift': did you mean .*sift1m"):
         datasets.get("sift")
-    with pytest.raises(ValueError, match=r"found 'qqq': did you mean deep-image-96-angular or "):
+    with pytest.raises(ValueError, match=r"found 'qqq': did you mean cifar-10 or "):
         datasets.get("qqq")
 
 
@@ -100,7 +100,7 @@ def test_the_catalogue_is_sound(dataset):
     assert dataset.about
     assert dataset.licence
     for split in dataset.splits.values():
-        assert split.n > 0
+        assert split.n > 0 or dataset.format == "lists"
         assert (split.d is None) == (dataset.kind != "vector")
     for file in dataset.files:
         assert all(re.match(r"(https?|ftp)://", url) and url.endswith("/" + file.name) for url in file.urls)

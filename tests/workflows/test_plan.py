@@ -32,6 +32,7 @@ def test_the_plan_is_a_difference():
     plan = stages.plan(have, want, same_model=True)
     assert plan.model_dump() == {
         "added": ("d",), "changed": ("c",), "stale": (), "removed": ("a",), "kept": ("b",),
+        "found": (),
     }  # fmt: skip
     assert (plan.missing, plan.empty) == (["c", "d"], False)
     assert stages.plan(have, want, same_model=False).stale == ("b",)
@@ -61,7 +62,7 @@ def test_looking_writes_nothing_and_sees_what_the_run_then_does(settings, mine, 
     assert everything(settings.home) == before
     assert found.plan.model_dump() == {
         "added": ("part9.parquet",), "changed": ("part1.parquet",), "stale": (), "removed": ("part3.parquet",),
-        "kept": ("part0.parquet", "part2.parquet"),
+        "kept": ("part0.parquet", "part2.parquet"), "found": (),
     }  # fmt: skip
     assert (found.base, found.rows) == ("v1", 220)
     assert (found.fit, found.reason) == (False, "the model of v1 is used again")

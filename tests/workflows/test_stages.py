@@ -1,5 +1,7 @@
 """The straight line without a flow: what is encoded, what is published, what is refused, and what it all equals."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,7 +24,7 @@ from infra.executors import InProcess
 from infra.settings import Settings
 from storage import codes, filesystem
 from storage.features import Columns
-from workflows import ingest, stages
+from workflows import deletion, ingest, stages, versions
 from workflows.spec import Spec
 
 pytest_plugins = ["straight_line"]
@@ -124,6 +126,49 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(settings, mine, source, mon
     assert stamp.st_size == len(good)
     staged, _, version = reindex(settings, spec())
     assert (version, staged.rows) == ("v1", 800)
+
+
+def test_what_another_version_has_by_the_model_is_taken_over(settings, mine, source):
+    """Published and rolled back from, rejected, staged: unless it is damaged."""
+    reindex(settings, spec())
+    write_shard(source, "part4.parquet", blobs(50, D, seed=4, first_id=4000))
+    reindex(settings, spec())
+    versions.rollback("mine__itq16")
+    write_shard(source, "part5.parquet", blobs(60, D, seed=5, first_id=5000))
+    with pytest.raises(stages.GateRejected):
+        reindex(settings, spec(gate={"floors": {"map": 1.0}}))
+    assert stages.outlook(spec(), settings).rows == 0  # the same plan as that of the rejected version
+    write_shard(source, "part6.parquet", blobs(70, D, seed=6, first_id=6000))
+    model = stages.fit(spec(), settings, InProcess())
+    assert stages.stage(spec(), settings, InProcess(), model).encoded == 70
+    (source / "part0.parquet").unlink()
+    found = stages.outlook(spec(), settings)
+    assert found.plan.found == ("part4.parquet", "part5.parquet", "part6.parquet")
+    assert (found.rows, found.plan.missing, found.plan.empty) == (0, [], False)
+    (part,) = (p for v in table_of(settings).versions() for p in parts_of(settings, v) if p.shard == "part6.parquet")
+    Path(part.url).write_bytes(b"torn")
+    staged, _, version = reindex(settings, spec())
+    assert (version, staged.encoded, staged.rows, staged.removed) == ("v3", 70, 780, 1)
+    assert published_codes(settings) == encoded_anew(settings, mine)
+
+
+def parts_of(settings, version):
+    return table_of(settings).parts(version.snapshot_id).values()
+
+
+def test_rows_that_were_deleted_do_not_come_back_with_an_old_part(settings, mine, source):
+    """A file that comes back just as it was has its old version, and a rejected version has its part."""
+    reindex(settings, spec())
+    write_shard(source, "part4.parquet", blobs(50, D, seed=4, first_id=4000))
+    with pytest.raises(stages.GateRejected):
+        reindex(settings, spec(gate={"floors": {"map": 1.0}}))
+    (source / "part4.parquet").rename(source / "aside")
+    deletion.delete("mine", [4007])
+    (source / "aside").rename(source / "part4.parquet")
+    assert stages.outlook(spec(), settings).plan.found == ("part4.parquet",)
+    staged, _, _ = reindex(settings, spec())
+    assert (staged.encoded, staged.rows) == (49, 849)
+    assert 4007 not in published_codes(settings)
 
 
 def test_an_id_in_two_shards_is_refused(settings, mine, source):

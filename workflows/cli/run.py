@@ -246,7 +246,7 @@ def _print_outlook(spec: Spec, as_json: bool) -> None:
     if as_json:
         return show(found.model_dump(mode="json"), True)
     rows = {"table": f"{found.table}, after {found.base}"}
-    for name in ("added", "changed", "stale", "removed"):
+    for name in ("added", "changed", "stale", "removed", "found"):
         names = getattr(found.plan, name)
         rows[f"shards {name}"] = f"{len(names):,}" + (f": {', '.join(names[:3])}" if names else "")
     rows |= {

@@ -36,6 +36,17 @@ def plan(parts: dict[str, Part], shards: dict[str, FeatureShard], same_model: bo
     )
 
 
+def elsewhere(table: CodeTable, head: Version, model: str, missing: Sequence[FeatureShard]) -> dict[str, Part]:
+    """The parts of shards, as these are now, that another version has by the same model; by the names of the shards.
+
+    Published, rejected or staged: one with a name, so that `gc` leaves its files alone for a grace from now.
+    """
+    wanted = {(shard.name, shard.version) for shard in missing}
+    versions = [v for v in table.versions() if v.properties.get("model") == model] if wanted else []
+    parts = table.others(head.snapshot_id, versions)
+    return {part.shard: part for part in parts if (part.shard, part.version) in wanted}
+
+
 class Look(NamedTuple):
     """The source beside the table."""
 
@@ -59,7 +70,11 @@ def look(spec: Spec, settings: Settings) -> Look:
         head = table.version(head_of(table, branch_of(table, base, model.digest, fingerprint(shards.values()))))
     parts = table.parts(head.snapshot_id) if table and head else {}
     same_model = bool(head and model and head.properties.get("model") == model.digest)
-    return Look(shards, table, base, head, model, reason, plan(parts, shards, same_model))
+    difference = plan(parts, shards, same_model)
+    if table and head and model:
+        found = sorted(elsewhere(table, head, model.digest, [shards[name] for name in difference.missing]))
+        difference = difference.model_copy(update={"found": tuple(found)})
+    return Look(shards, table, base, head, model, reason, difference)
 
 
 def outlook(spec: Spec, settings: Settings) -> Outlook:

@@ -9,9 +9,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from hashing.mapreduce import Executor
+from hashing.mapreduce import Array, Executor
 from infra.settings import Settings
-from storage import codes, models
+from storage import codes, integrity, models, tombstones
 from storage.codes import Part
 from storage.features import FeatureShard, SourceChanged
 from storage.tables import CodeTable
@@ -22,7 +22,7 @@ from ..ingest import dataset_of
 from ..references import Model, Staged
 from ..spec import Spec
 from .opening import fingerprint, splits, table_of
-from .planning import branch_of, head_of, plan
+from .planning import branch_of, elsewhere, head_of, plan
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +31,9 @@ def stage(spec: Spec, settings: Settings, executor: Executor, model: Model, afte
     """Encode the shards that the table lacks, and commit them to a branch as encoding goes on.
 
     The plan is a difference: the source's shards (name, version) less those on the branch, under one model. A rerun
-    with the same plan finds the branch of the first, and so encodes only what is missing there. Where the source
-    changes meanwhile a second plan is made, once, that begins where the branch of the first (`after`) ended.
+    with the same plan finds the branch of the first; what any other version has by the model is taken over, if it is
+    sound. Where the source changes meanwhile a second plan is made, once, that begins where the first one's branch
+    (`after`) ended.
     """
     start = time.monotonic()
     dataset = dataset_of(spec, settings)
@@ -54,15 +55,17 @@ def stage(spec: Spec, settings: Settings, executor: Executor, model: Model, afte
     head = table.version(branch)
     present = table.parts(head.snapshot_id)
     todo = plan(present, shards, head.properties.get("model") == model.digest)
+    found = elsewhere(table, head, model.digest, [shards[name] for name in todo.missing])
+    found = _usable(found, executor, table.n_bits, tombstones.ids(dataset.deleted))
+    missing = [shards[name] for name in todo.missing if name not in found]
     leaving = present.keys() - set(todo.kept)
     properties = {
         "model": model.digest, "fit": model.fit, "source": source, "splits": splits(dataset),
         "spec": spec.model_dump_json(),
     }  # fmt: skip
-    table.replace(branch, [], leaving, properties)
-    logger.info("%s: %d shards, %d to encode, %d leave", branch, len(shards), len(todo.missing), len(leaving))
+    table.replace(branch, list(found.values()), leaving, properties)
+    logger.info("%s: %d shards, %d to encode, %d leave", branch, len(shards), len(missing), len(leaving))
     encoding = time.monotonic()
-    missing = [shards[name] for name in todo.missing]
     try:
         encoded = _encode(settings, executor, table, branch, missing, model, properties)
     except SourceChanged as error:
@@ -84,6 +87,18 @@ def stage(spec: Spec, settings: Settings, executor: Executor, model: Model, afte
         encode_seconds=encode_seconds,
         drift=_drift(spec, settings, model, fresh if same_model else list(parts.values()), same_model),
     )
+
+
+def _usable(found: dict[str, Part], executor: Executor, n_bits: int, deleted: Array) -> dict[str, Part]:
+    """Parts of other versions that are sound, and hold no row that was deleted since."""
+    if not found:
+        return {}
+    checked = executor.map(partial(_is_usable, n_bits=n_bits, deleted=deleted), list(found.values()), "take over")
+    return {name: part for (name, part), usable in zip(found.items(), checked, strict=True) if usable}
+
+
+def _is_usable(part: Part, n_bits: int, deleted: Array) -> bool:
+    return not integrity.check(part, n_bits) and not np.isin(codes.read_ids(part.url), deleted).any()
 
 
 def _drift(spec: Spec, settings: Settings, model: Model, fresh: list[Part], used_before: bool) -> Drift | None:

@@ -1,0 +1,116 @@
+"""Faults are drawn by a seeded generator: HASHKILN_FAULTS of them in all, 10 by default, by HASHKILN_FAULT_SEED.
+
+A test marked `faults(share=s)` gets s percent of them, and an argument `draw`, the generator of its own chance.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import random
+import secrets
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from .tally import TALLY
+from .world import World
+
+FAULTS = int(os.environ.get("HASHKILN_FAULTS", "10"))
+SEED = int(os.environ.get("HASHKILN_FAULT_SEED", random.SystemRandom().randrange(10**6)))
+NODE = {"num_cpus": 2, "object_store_memory": 2**28, "node_ip_address": "127.0.0.3"}  # one address, one node
+HEAD = {"num_cpus": 0, "object_store_memory": 2**28, "node_ip_address": "127.0.0.2", "include_dashboard": False}
+
+
+def pytest_generate_tests(metafunc):
+    if "draw" in metafunc.fixturenames:
+        share = metafunc.definition.get_closest_marker("faults").kwargs["share"]
+        seeds = [f"{SEED} {metafunc.function.__name__} {i}" for i in range(round(FAULTS * share / 100))]
+        metafunc.parametrize("draw", seeds, ids=range(len(seeds)), indirect=True)
+
+
+@pytest.fixture
+def draw(request):
+    print(f"replay: HASHKILN_FAULTS={FAULTS} HASHKILN_FAULT_SEED={SEED} pytest {request.node.nodeid}")
+    return random.Random(request.param)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Time and failures by kind, which is the test's name."""
+    start, kind, passed = time.monotonic(), kind_of(item), False
+    try:
+        result = yield
+        passed = True
+        return result
+    except pytest.skip.Exception:
+        passed = True
+        raise
+    finally:
+        TALLY.seconds[kind] += time.monotonic() - start
+        TALLY.failed[kind] += not passed
+
+
+def kind_of(item):
+    return item.function.__name__.removeprefix("test_").replace("_", " ")
+
+
+@pytest.fixture
+def injected(request):
+    """To be called with the stage that a fault came in."""
+    return lambda stage: TALLY.injected(kind_of(request.node), stage)
+
+
+def pytest_terminal_summary(terminalreporter):
+    if TALLY.kinds or TALLY.failed:
+        terminalreporter.section(f"faults, by HASHKILN_FAULT_SEED={SEED}")
+        for line in TALLY.lines():
+            terminalreporter.line(line)
+
+
+@pytest.fixture(scope="session")
+def children():
+    """Forks of a server that has imported everything, and has no threads or locks of ours."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["faults.driver"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent.parent), prepend=os.pathsep)
+        multiprocessing.forkserver.ensure_running()
+    return context
+
+
+@pytest.fixture(scope="session")
+def ready(children, tmp_path_factory):
+    return prepare(World(children, tmp_path_factory.mktemp("world")))
+
+
+def prepare(world):
+    """States to come back to: `first` with nothing published, `grown` with v1 and v2."""
+    rng = random.Random(SEED)
+    world.begin(rng)
+    world.save("first")
+    world.recover()
+    world.change(rng)
+    world.recover()
+    world.save("grown")
+    assert len(world.shards()) == len(world.rows), "a part for each file: else no version is ever half there"
+    return world
+
+
+@contextmanager
+def ray_cluster():
+    """A head without CPUs, where drivers are, and a node that works and may be killed."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # as infra.executors does for a local Ray; read on import
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args=HEAD)
+    cluster.add_node(**NODE)
+    try:
+        yield cluster
+    finally:
+        cluster.shutdown()

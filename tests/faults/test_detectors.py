@@ -1,0 +1,30 @@
+"""What the other tests rely on: a reader beside a run sees a version that is half there."""
+
+import random
+
+import pytest
+
+from storage import commits
+
+from . import world
+from .conftest import SEED
+from .tally import Tally
+from .world import SPEC
+
+
+def test_a_reader_sees_half_a_version(ready, monkeypatch):
+    """Main stands for a moment where no publish puts it: at the first commit of a staging."""
+    tally = Tally()
+    monkeypatch.setattr(world, "TALLY", tally)  # this one is no fault of the product's
+    ready.restore("grown")
+    ready.change(random.Random(SEED))
+    run = ready.start(SPEC)
+    run.hear_of("evaluate")
+    run.process.kill()
+    run.end()
+    table = ready.table().iceberg
+    (staged,) = (ref.snapshot_id for name, ref in table.refs().items() if name.startswith("staged-"))
+    half = table.snapshot_by_id(table.snapshot_by_id(staged).parent_snapshot_id).snapshot_id
+    with pytest.raises(AssertionError, match="1 contents were seen that no version ever had"), ready.watched():
+        commits.commit(table, (), (commits.branch("main", half),))
+    assert tally.half_visible == 1

@@ -1,0 +1,36 @@
+"""Source, warehouse and models on S3, through Ray: the driver is killed twice, and the third run finishes."""
+
+import os
+import random
+
+import pytest
+
+from .conftest import SEED, ray_cluster
+from .tally import TALLY
+from .world import SPEC, World
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_driver_killed_twice_on_s3(children, s3, tmp_path):
+    with ray_cluster() as cluster:  # of its own: its workers have the environment that it was started in
+        killed_twice(children, s3, tmp_path, cluster)
+
+
+def killed_twice(children, s3, tmp_path, cluster):
+    rng = random.Random(f"{SEED} s3")
+    world = World(children, tmp_path, f"{s3}/faults/source", f"{s3}/faults/warehouse")
+    world.environment |= {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "RAY_"))}
+    on_ray = {"HASHKILN_EXECUTOR": "ray", "RAY_ADDRESS": cluster.address}
+    world.begin(rng)
+    with world.watched():
+        for stage in (rng.choice(["fit", "stage"]), rng.choice(["stage", "evaluate", "publish"])):
+            run = world.start(SPEC, **on_ray)
+            run.hear_of(stage)
+            ended = run.kill_after(rng.uniform(0, 2))
+            assert ended.killed, ended
+            TALLY.injected("driver killed twice on s3", ended.stage)
+        world.environment |= on_ray
+        world.recover()
+        world.change(rng)
+        world.recover()

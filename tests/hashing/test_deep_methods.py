@@ -1,0 +1,187 @@
+"""What is each deep method's own: discrete steps that never make worse, weights, and objectives against loops."""
+
+from itertools import pairwise, product
+
+import numpy as np
+import pytest
+import torch
+from conftest import blobs, cut
+
+from hashing import networks
+from hashing.deep import Outputs
+from hashing.mapreduce import Data
+from hashing.methods import METHODS
+from hashing.methods.cnnh import factored
+
+RNG = np.random.default_rng(3)
+N, BITS, C = 9, 6, 4
+U = RNG.standard_normal((N, BITS))
+Y = (RNG.random((N, C)) < 0.4).astype(float)
+Y[Y.sum(1) == 0, 0] = 1
+SHARED = Y @ Y.T
+
+
+def outputs(u=U, y=Y, x=None, progress=0.5, network=None, head=None, prepared=None):
+    u = torch.tensor(u, dtype=torch.float64, requires_grad=True)
+    x = torch.zeros(len(u), 3) if x is None else x
+    return Outputs(u, torch.tensor(y, dtype=torch.float64), x, np.arange(len(u)), progress, network, head, prepared)
+
+
+# --- CNNH, stage 1 ---------------------------------------------------------------------------------------------------
+
+
+def test_the_factors_of_cnnh_never_raise_the_objective_of_the_whole_matrix():
+    labels = np.unique((RNG.random((12, 5)) < 0.4).astype(int), axis=0)
+    counts = RNG.integers(1, 5, len(labels))
+    s = np.where(labels @ labels.T > 0, 1.0, -1.0)
+    rows = np.repeat(np.arange(len(labels)), counts)  # n rows, and their n x n matrix
+
+    def dense(h):
+        return ((s[np.ix_(rows, rows)] - h[rows] @ h[rows].T / 8) ** 2).sum()
+
+    values = [dense(factored(s, counts / counts.sum(), 8, passes, seed=1)) for passes in range(8)]
+    assert all(after <= before + 1e-9 for before, after in pairwise(values))
+    assert values[-1] < 0.5 * values[0]
+    assert np.abs(factored(s, counts / counts.sum(), 8, 8, seed=1)).max() <= 1
+
+
+def test_cnnh_draws_each_row_to_the_code_of_its_own_set_of_labels():
+    labels = np.unique(Y, axis=0).astype(np.uint8)
+    codes = np.where(RNG.random((len(labels), BITS)) < 0.5, 1.0, -1.0)
+    own = [next(i for i, row in enumerate(labels) if (row == y).all()) for y in Y]
+    loss = METHODS["cnnh"](BITS).loss(outputs(prepared=(labels, codes)))
+    assert loss.item() == pytest.approx(((np.tanh(U) - codes[own]) ** 2).mean())
+
+
+# --- DSDH ------------------------------------------------------------------------------------------------------------
+
+
+def dsdh_objective(method, b, u, y, w):
+    return method.mu * ((y - b @ w) ** 2).sum() + method.eta * ((b - u) ** 2).sum()
+
+
+def ridge(method, b, y):
+    return np.linalg.solve(b.T @ b + method.nu / method.mu * np.eye(b.shape[1]), b.T @ y)
+
+
+def test_the_codes_of_dsdh_never_raise_the_objective():
+    method = METHODS["dsdh"](BITS, eta=0.5)
+    start = np.where(U >= 0, 1.0, -1.0)
+    w = ridge(method, start, Y)
+    values = [dsdh_objective(method, start, U, Y, w)]
+    for sweeps in range(1, 5):
+        b = METHODS["dsdh"](BITS, eta=0.5, sweeps=sweeps).codes(torch.tensor(U), torch.tensor(Y)).numpy()
+        assert set(np.unique(b)) <= {-1.0, 1.0}
+        values.append(dsdh_objective(method, b, U, Y, w))
+    assert all(after <= before + 1e-9 for before, after in pairwise(values))
+    assert values[-1] < values[0]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_best_code_of_a_row_is_a_fixed_point_of_dsdh(seed):
+    rng = np.random.default_rng(seed)
+    method, y = METHODS["dsdh"](BITS, mu=1.0, eta=0.3), np.eye(C)[rng.integers(C, size=1)]
+    codes = np.array(list(product([-1.0, 1.0], repeat=BITS)))
+    u = rng.standard_normal((1, BITS))
+    w = ridge(method, np.where(u >= 0, 1.0, -1.0), y)
+    best = min(codes, key=lambda b: dsdh_objective(method, b[None], u, y, w))
+    for k in range(BITS):  # no bit of the best can be turned to advantage, and the rule of the sweep agrees
+        q, gram = (y @ w.T + method.eta / method.mu * u)[0], w @ w.T
+        assert best[k] == np.sign(q[k] - best @ gram[k] + best[k] * gram[k, k])
+    found = method.codes(torch.tensor(u), torch.tensor(y)).numpy()[0]
+    worse = [
+        dsdh_objective(method, (found * np.where(np.arange(BITS) == k, -1, 1))[None], u, y, w) for k in range(BITS)
+    ]
+    assert dsdh_objective(method, found[None], u, y, w) <= min(worse) + 1e-12
+
+
+# --- objectives against loops ----------------------------------------------------------------------------------------
+
+
+def softplus(t):
+    return np.logaddexp(0, t)
+
+
+@pytest.mark.parametrize("progress", [0.0, 1.0])
+def test_hashnet_weighs_pairs_and_sharpens_with_progress(progress):
+    method = METHODS["hashnet"](BITS)
+    g = np.tanh(U * np.sqrt(1 + 50 * progress))
+    pairs = [(i, j) for i in range(N) for j in range(N) if i != j]
+    similar = sum(SHARED[i, j] > 0 for i, j in pairs)
+    total = 0.0
+    for i, j in pairs:
+        t = 10 / BITS * g[i] @ g[j]
+        if SHARED[i, j]:
+            jaccard = SHARED[i, j] / np.maximum(Y[i], Y[j]).sum()
+            total += len(pairs) / similar * jaccard * (softplus(t) - t)
+        else:
+            total += len(pairs) / (len(pairs) - similar) * softplus(t)
+    assert method.loss(outputs(progress=progress)).item() == pytest.approx(total / len(pairs))
+
+
+def test_dsrh_ranks_by_the_number_of_shared_labels():
+    method = METHODS["dsrh"](BITS, alpha=0.7)
+    z = np.tanh(U / 2)
+    total, triplets = 0.0, 0
+    for q in range(N):
+        others = [i for i in range(N) if i != q]
+        r = SHARED[q]
+        best = sorted((2 ** r[i] - 1 for i in others), reverse=True)
+        ideal = max(1, sum(gain / np.log2(place + 2) for place, gain in enumerate(best)))
+        for i, j in product(others, others):
+            if r[i] > r[j]:
+                hinge = max(0, (z[q] @ z[j] - z[q] @ z[i]) / 2 + method.margin * BITS)
+                total += (2 ** r[i] - 2 ** r[j]) / ideal * hinge
+                triplets += 1
+    expected = total / triplets + 0.7 * (z.mean(0) ** 2).sum()
+    assert method.loss(outputs()).item() == pytest.approx(expected)
+
+
+def test_dhn_and_its_variant_with_squares():
+    z = np.tanh(U)
+    off = ~np.eye(N, dtype=bool)
+    s, inner = SHARED > 0, z @ z.T
+    plain = METHODS["dhn"](BITS, quantization=0.0).loss(outputs()).item()
+    assert plain == pytest.approx((softplus(inner) - s * inner)[off].mean())
+    squared = METHODS["dhn"](BITS, quantization=0.0, squared=True).loss(outputs()).item()
+    assert squared == pytest.approx(((inner / BITS - np.where(s, 1, -1)) ** 2)[off].mean())
+    drawn = METHODS["dhn"](BITS, quantization=2.0).loss(outputs()).item()
+    assert drawn - plain == pytest.approx(2 * np.log(np.cosh(np.abs(z) - 1)).mean())
+
+
+def test_a_code_of_sgh_is_drawn_and_its_gradient_is_that_of_its_probability():
+    method = METHODS["sgh"](BITS, alpha=0.0, beta=0.0)
+    network, head = networks.build("linear", 3, BITS).double(), torch.nn.Linear(BITS, 3).double()
+    x = torch.tensor(RNG.standard_normal((N, 3)))
+    out = outputs(x=x, network=network, head=head)
+    torch.manual_seed(1)
+    p = 1 / (1 + np.exp(-U))
+    b = (p >= torch.empty(N, BITS, dtype=torch.float64).uniform_().numpy()).astype(float)
+    torch.manual_seed(1)
+    loss = method.loss(out)
+    away = b @ head.weight.detach().numpy().T + head.bias.detach().numpy() - x.numpy()
+    assert loss.item() == pytest.approx((away**2).sum(1).mean() / 2)
+    loss.backward()
+    np.testing.assert_allclose(out.u.grad, p * (1 - p) * (away @ head.weight.detach().numpy()) / N)
+
+
+@pytest.mark.parametrize(
+    "name", ["dpsh", "dhn", "hashnet", "dch", "dsh", "dsdh", "ninh", "dtsh", "dsrh", "dmvh", "prdh"]
+)
+@pytest.mark.parametrize("scale", [0, 1, 1e4])
+@pytest.mark.parametrize("y", [np.ones((4, 1)), np.eye(4), np.zeros((4, 2)), np.ones((1, 1))])
+def test_objectives_are_finite_at_extremes(name, scale, y):
+    method = METHODS[name](BITS)
+    out = outputs(scale * RNG.standard_normal((len(y), BITS * method.views)), y)
+    loss = method.loss(out)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(out.u.grad).all()
+
+
+def test_thc_learns_bits_that_split_the_rows_in_half(in_process):
+    method = METHODS["thc"](8)
+    rows = blobs(c=1)  # in one part: between parts that nothing connects, functions are 0, and half cannot be had
+    data = Data(cut(rows, 3), in_process)
+    smooth, _, median = method.prepare(data)
+    np.testing.assert_allclose((smooth.project(rows.x) >= median).mean(axis=0), 0.5, atol=0.01)

@@ -1,0 +1,192 @@
+"""Every term of the deep objectives against a loop in NumPy, its gradient, and what extreme inputs do to it."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from hashing import losses
+from hashing.losses import over_pairs
+
+RNG = np.random.default_rng(5)
+N, BITS, C = 7, 6, 4
+U = RNG.standard_normal((N, BITS)) * 1.3
+Y = (RNG.random((N, C)) < 0.4).astype(float)
+Y[Y.sum(1) == 0, 0] = 1
+S = (Y @ Y.T > 0).astype(float)
+SIGNS = np.where(U >= 0, 1.0, -1.0)
+W = RNG.standard_normal((BITS, 9))
+
+
+def tensor(x, dtype=torch.float64):
+    return torch.tensor(np.asarray(x), dtype=dtype)
+
+
+def softplus(t):
+    return np.logaddexp(0, t)
+
+
+def mean_over_pairs(value):
+    return np.mean([value(i, j) for i in range(N) for j in range(N) if i != j])
+
+
+def mean_over_triplets(value):
+    triplets = [(i, j, k) for i in range(N) for j in range(N) for k in range(N) if i != j and S[i, j] > S[i, k]]
+    return np.mean([value(*triplet) for triplet in triplets])
+
+
+def gap(v, i, j):
+    return ((v[i] - v[j]) ** 2).sum()
+
+
+def cosine(a, b):
+    return a @ b / np.sqrt(a @ a * (b @ b))
+
+
+def entropy(p):
+    return -sum(value * np.log2(value) for value in p)
+
+
+P = np.exp(U) / np.exp(U).sum(1, keepdims=True)
+COV = (U - U.mean(0)).T @ (U - U.mean(0)) / N
+OFF_DIAGONAL = ~np.eye(BITS, dtype=bool)
+
+# name: (the term of u, what a loop says)
+TERMS = {
+    "likelihood": (
+        lambda u: over_pairs(losses.likelihood(u @ u.T / 2, tensor(S))),
+        mean_over_pairs(lambda i, j: softplus(U[i] @ U[j] / 2) - S[i, j] * (U[i] @ U[j]) / 2),
+    ),
+    "contrastive": (
+        lambda u: over_pairs(losses.contrastive(losses.squared_distances(u), tensor(S), 11.0)),
+        mean_over_pairs(lambda i, j: (gap(U, i, j) if S[i, j] else max(11.0 - gap(U, i, j), 0)) / 2),
+    ),
+    "cauchy": (
+        lambda u: over_pairs(losses.cauchy(3 * (1 - losses.cosine(u)), tensor(S), 2.0)),
+        mean_over_pairs(
+            lambda i, j: (
+                -np.log(
+                    2 / (2 + 3 * (1 - cosine(U[i], U[j]))) if S[i, j] else 1 - 2 / (2 + 3 * (1 - cosine(U[i], U[j])))
+                )
+            )
+        ),
+    ),
+    "weighted": (
+        lambda u: over_pairs(losses.pair_weights(tensor(S)) * (u @ u.T)),
+        mean_over_pairs(lambda i, j: U[i] @ U[j] / mean_over_pairs(lambda a, b: float(S[a, b] == S[i, j]))),
+    ),
+    "triplets": (
+        lambda u: losses.average((1.5 + losses.labelled_triplets(losses.squared_distances(u), tensor(S))).clamp(min=0)),
+        mean_over_triplets(lambda i, j, k: max(0, 1.5 + gap(U, i, j) - gap(U, i, k))),
+    ),
+    "gaps": (
+        lambda u: losses.triplet_gaps(u @ u.T).abs().sum(),
+        sum(abs(U[i] @ U[j] - U[i] @ U[k]) for i in range(N) for j in range(N) for k in range(N)),
+    ),
+    "cross_entropy": (
+        lambda u: losses.cross_entropy(u[:, :C], tensor(Y)),
+        -np.mean([Y[i] / Y[i].sum() @ (U[i, :C] - np.log(np.exp(U[i, :C]).sum())) for i in range(N)]),
+    ),
+    "bit_entropy": (lambda u: losses.bit_entropy(u.softmax(1)).sum(), sum(entropy(p) for p in P)),
+    "binary_cross_entropy": (
+        lambda u: losses.binary_cross_entropy(u[:, :C], tensor(Y)).sum(),
+        -sum(np.log(1 / (1 + np.exp(-U[i, k] if Y[i, k] else U[i, k]))) for i in range(N) for k in range(C)),
+    ),
+    "quantization": (losses.quantization, np.mean((U - SIGNS) ** 2)),
+    "l1_quantization": (losses.l1_quantization, np.mean(np.abs(np.abs(U) - 1))),
+    "logcosh_quantization": (losses.logcosh_quantization, np.mean(np.log(np.cosh(np.abs(U) - 1)))),
+    "cubic_quantization": (losses.cubic_quantization, np.mean(np.abs(np.abs(U) - 1) ** 3)),
+    "cauchy_quantization": (
+        lambda u: losses.cauchy_quantization(u, 2.0),
+        np.mean([np.log(1 + BITS / 2 * (1 - cosine(np.abs(row), np.ones(BITS))) / 2) for row in U]),
+    ),
+    "balance": (losses.balance, sum(U[:, k].mean() ** 2 for k in range(BITS))),
+    "independence": (losses.independence, ((U.T @ U / N - np.eye(BITS)) ** 2).sum()),
+    "decorrelation": (losses.decorrelation, (COV[OFF_DIAGONAL] ** 2).sum() / 2),
+    "soft_orthogonality": (losses.soft_orthogonality, ((U.T @ U - np.eye(BITS)) ** 2).sum()),
+    "srip": (lambda u: losses.spectral_restricted_isometry(u, 60), np.abs(np.linalg.eigvalsh(U.T @ U) - 1).max()),
+    "ortho_reg": (
+        lambda u: losses.locally_constrained_decorrelation(u, 3.0),
+        sum(softplus(3 * (cosine(U[i], U[j]) - 1)) for i in range(N) for j in range(N) if i != j),
+    ),
+}
+EVERY = pytest.mark.parametrize("name", sorted(TERMS))
+
+
+@EVERY
+def test_a_term_is_what_a_loop_says(name):
+    term, expected = TERMS[name]
+    assert term(tensor(U)).item() == pytest.approx(expected, rel=1e-9)
+
+
+@EVERY
+def test_the_gradient_is_that_of_finite_differences(name):
+    u = tensor(U).requires_grad_()
+    assert torch.autograd.gradcheck(TERMS[name][0], (u,), eps=1e-6, atol=1e-5)
+
+
+@EVERY
+@pytest.mark.parametrize("kind", ["large", "zero", "alike"])
+def test_values_and_gradients_are_finite_at_extremes(name, kind):
+    u = {"large": 1e4 * SIGNS, "zero": 0 * U, "alike": np.broadcast_to(U[0], U.shape)}[kind]
+    u = tensor(u, torch.float32).requires_grad_()
+    value = TERMS[name][0](u)
+    value.backward()
+    assert torch.isfinite(value)
+    assert torch.isfinite(u.grad).all()
+
+
+@pytest.mark.parametrize("t", [-1e4, -3.0, 0.0, 3.0, 1e4])
+def test_softplus_and_logcosh_have_their_slopes_everywhere(t):
+    x = tensor([t], torch.float32).requires_grad_()
+    losses.softplus(x).backward()
+    assert x.grad.item() == pytest.approx(1 / (1 + np.exp(min(-t, 700))), rel=1e-5)
+    x.grad = None
+    losses.logcosh(x).backward()
+    assert x.grad.item() == pytest.approx(np.tanh(t), rel=1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 5])
+@pytest.mark.parametrize("s", [0.0, 1.0])
+def test_a_kind_of_pairs_that_a_batch_lacks_is_no_trouble(n, s):
+    u = tensor(RNG.standard_normal((n, BITS)), torch.float32).requires_grad_()
+    s = torch.full((n, n), s)
+    triplets = losses.labelled_triplets(u @ u.T, s)
+    value = over_pairs(losses.pair_weights(s) * losses.likelihood(u @ u.T, s)) + losses.average(triplets)
+    value.backward()
+    assert len(triplets) == 0
+    assert torch.isfinite(value)
+    assert torch.isfinite(u.grad).all()
+
+
+def test_weights_of_both_kinds_sum_to_the_number_of_pairs():
+    weights, off = losses.pair_weights(tensor(S)).numpy(), ~np.eye(N, dtype=bool)
+    for kind in (0, 1):
+        assert weights[off & (kind == S)].sum() == pytest.approx(N * (N - 1))
+
+
+def test_the_sign_of_zero_is_one_and_passes_its_gradient_straight_through():
+    u = tensor([-2.0, -0.0, 0.0, 3.0]).requires_grad_()
+    b = losses.straight_through(u)
+    (b * tensor([1.0, 2.0, 3.0, 4.0])).sum().backward()
+    assert b.tolist() == [-1, 1, 1, 1]
+    assert u.grad.tolist() == [1, 2, 3, 4]
+
+
+def test_orthogonality_is_measured_on_the_smaller_side():
+    q = np.linalg.qr(RNG.standard_normal((9, BITS)))[0]
+    for w in (q, q.T):
+        assert losses.soft_orthogonality(tensor(w)).item() == pytest.approx(0, abs=1e-12)
+        assert losses.spectral_restricted_isometry(tensor(w)).item() == pytest.approx(0, abs=1e-7)
+
+
+def test_two_steps_of_the_power_method_come_near_the_spectral_norm():
+    exact = np.abs(np.linalg.eigvalsh(W @ W.T) - 1).max()
+    assert 0.7 * exact < losses.spectral_restricted_isometry(tensor(W)).item() <= exact * (1 + 1e-9)
+
+
+def test_importing_the_terms_needs_no_torch():
+    code = "import sys, hashing.losses; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

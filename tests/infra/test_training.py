@@ -1,0 +1,139 @@
+"""Training in process and on a real Ray cluster: the same steps, whoever takes them and whoever dies on the way."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+from recorded import data, digest, losses, recorded, steps
+
+from infra.executors import InProcess
+
+DRIVER = Path(__file__).with_name("recorded.py")
+
+
+def when_there_are(n, log, deed, deadline=120):
+    """In a thread: do it to the process that took step n, once it has."""
+
+    def watch():
+        end = time.monotonic() + deadline
+        while len(taken := steps(log)) < n and time.monotonic() < end:
+            time.sleep(0.02)
+        deed(taken[n - 1][0])
+
+    thread = Thread(target=watch)
+    thread.start()
+    return thread
+
+
+def kill(pid):
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_one_worker_on_ray_is_as_in_process_to_the_last_bit(ray_executor, tmp_path):
+    told = []
+    executor = replace(ray_executor, checkpoints=str(tmp_path / "runs"), progress=lambda *args: told.append(args))
+    on_ray = recorded(tmp_path / "ray", epochs=2).fit(data(executor))
+    here = recorded(tmp_path / "here", epochs=2).fit(data(InProcess(cpus=2)))
+    assert digest(on_ray) == digest(here)
+    assert losses(tmp_path / "ray") == losses(tmp_path / "here")
+    assert not list((tmp_path / "runs").iterdir())  # the checkpoints went with the run
+    said = [event for event in told if event[0].startswith("train, loss")]
+    assert [event[1:] for event in said] == [(1, 2), (2, 2)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["mlp", "cnn"])
+def test_two_workers_take_the_steps_of_one(network, ray_executor, tmp_path):
+    pictures = network == "cnn"
+    two = recorded(tmp_path / "two", network=network, epochs=5)
+    two.fit(data(replace(ray_executor, trainers=2), pictures))
+    recorded(tmp_path / "one", network=network, epochs=5).fit(data(InProcess(cpus=1), pictures))
+    one, other = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len({pid for pid, *_ in steps(tmp_path / "two")}) == 2
+    assert list(one) == sorted(other)
+    assert len(one) == 50
+    np.testing.assert_allclose([other[at] for at in one], list(one.values()), atol=1e-4)
+    assert one[max(one)] < 0.99 * one[0]  # and they are steps that go somewhere
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_started_again_and_the_run_goes_on(ray_executor, tmp_path):
+    executor = replace(ray_executor, checkpoints=str(tmp_path / "runs"))
+    killer = when_there_are(75, tmp_path / "log", kill)
+    function = recorded(tmp_path / "log", epochs=20).fit(data(executor))
+    killer.join()
+    undisturbed = recorded(tmp_path / "here", epochs=20).fit(data(InProcess(cpus=2)))
+    taken = steps(tmp_path / "log")
+    _, second = list(dict.fromkeys(pid for pid, *_ in taken))
+    assert next(at for pid, at, _ in taken if pid == second) > 0  # not from the beginning
+    assert losses(tmp_path / "log") == losses(tmp_path / "here")
+    assert digest(function) == digest(undisturbed)
+
+
+@pytest.mark.parametrize("kind", ["here", pytest.param("ray", marks=pytest.mark.slow)])
+def test_a_killed_driver_is_run_again_and_goes_on(kind, tmp_path):
+    log, runs = tmp_path / "log", tmp_path / "runs"
+    command = [sys.executable, str(DRIVER), kind, str(log), str(runs), "20"]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE)
+    watcher = when_there_are(75, log, lambda _: kill(driver.pid))
+    driver.communicate()
+    watcher.join()
+    assert driver.returncode == -signal.SIGKILL
+    before = len(steps(log))
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert steps(log)[before][1] > 0  # not from the beginning
+    assert not list(runs.iterdir())
+    undisturbed = recorded(tmp_path / "here", epochs=20).fit(data(InProcess(cpus=1)))
+    found, expected = losses(log), losses(tmp_path / "here")
+    assert sorted(found) == list(expected)
+    if kind == "here":
+        assert again.stdout.strip() == digest(undisturbed)
+        assert found == expected
+    np.testing.assert_allclose([found[at] for at in expected], list(expected.values()), atol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_mistake_of_the_user_is_told_as_itself_and_not_tried_again(ray_executor, tmp_path):
+    executor = replace(ray_executor, checkpoints=str(tmp_path / "runs"))
+    with pytest.raises(ValueError, match=r"^expected a finite loss, found nan in step \d+: try a smaller lr$"):
+        recorded(tmp_path / "log", lr=1e30).fit(data(executor))
+    assert len({pid for pid, *_ in steps(tmp_path / "log")}) == 1
+    assert not list((tmp_path / "runs").iterdir())
+
+
+@pytest.mark.slow
+def test_what_fails_again_and_again_is_told_in_one_line(ray_executor):
+    with pytest.raises(RuntimeError, match=r"^expected training to end after 3 restarts, found again: .*no such thing"):
+        ray_executor.train(fails, "fails")
+
+
+def fails(worker):
+    raise OSError("no such thing")
+
+
+fails.__module__ = "__main__"  # so that Ray ships it
+
+
+@pytest.mark.slow
+def test_checkpoints_on_s3_are_written_read_and_removed(s3, tmp_path):
+    import s3fs
+
+    runs = f"{s3}/{tmp_path.name}/runs"
+    command = [sys.executable, str(DRIVER), "ray", str(tmp_path / "log"), runs, "8"]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE)
+    watcher = when_there_are(50, tmp_path / "log", lambda _: kill(driver.pid))
+    driver.communicate()
+    watcher.join()
+    files = s3fs.S3FileSystem(use_listings_cache=False)
+    assert [name for name in files.find(runs) if name.endswith("state.pt")]
+    before = len(steps(tmp_path / "log"))
+    subprocess.run(command, check=True, capture_output=True)
+    assert steps(tmp_path / "log")[before][1] > 0
+    assert not files.find(runs)

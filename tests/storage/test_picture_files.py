@@ -1,0 +1,129 @@
+"""CIFAR's binary files and HashNet's lists of pictures: rows as they were written, and what is refused."""
+
+import io
+import re
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drawn_pictures import cifar_bytes, encoded, pixels, write_lists
+
+from storage import datasets
+from storage.datasets import DATASETS, LEARN, QUERY
+from storage.formats import cifar, lists
+
+
+def test_cifar_rows_are_pictures_of_height_width_channel(tmp_path):
+    labels = [3, 0, 9, 7]
+    (tmp_path / "a.bin").write_bytes(cifar_bytes(labels))
+    (block,) = cifar.read(tmp_path / "a.bin")
+    assert block.labels == [[3], [0], [9], [7]]
+    assert block.x.dtype == np.uint8
+    np.testing.assert_array_equal(block.x.reshape(-1, 32, 32, 3), [pixels(label, i) for i, label in enumerate(labels)])
+    (tmp_path / "b.bin").write_bytes(cifar_bytes(labels, coarse=True))
+    (block,) = cifar.read(tmp_path / "b.bin", classes=(20, 100))
+    assert block.labels == [[3], [0], [9], [7]]  # the fine ones
+    np.testing.assert_array_equal(block.x[2], pixels(9, 2).ravel())
+
+
+def test_cifar_is_read_in_blocks_that_go_on_counting(tmp_path, monkeypatch):
+    (tmp_path / "a.bin").write_bytes(cifar_bytes(range(10)))
+    whole = next(cifar.read(tmp_path / "a.bin"))
+    monkeypatch.setattr(cifar, "BLOCK_BYTES", 3 * 3073 + 5)
+    blocks = list(cifar.read(tmp_path / "a.bin"))
+    assert [len(block.ids) for block in blocks] == [3, 3, 3, 1]
+    np.testing.assert_array_equal(np.concatenate([block.ids for block in blocks]), np.arange(10))
+    np.testing.assert_array_equal(np.concatenate([block.x for block in blocks]), whole.x)
+
+
+@pytest.mark.parametrize(
+    ("content", "classes", "message"),
+    [
+        (b"", (10,), "expected rows of 3073 bytes, found an empty file"),
+        (cifar_bytes([1, 2])[:-1], (10,), "expected rows of 3073 bytes, found the end of the file in row 1"),
+        (cifar_bytes([1, 2]) + b"x", (10,), "found the end of the file in row 2"),
+        (cifar_bytes([1, 2, 10]), (10,), r"expected labels below \(10,\), found \[10\] in row 2"),
+        (cifar_bytes([1] * 3074), (20, 100), r"expected labels below \(20, 100\), found"),  # CIFAR-10 read as 100
+    ],
+)
+def test_what_is_not_cifar_is_refused(tmp_path, content, classes, message):
+    (tmp_path / "a.bin").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.bin: .*" + message):
+        list(cifar.read(tmp_path / "a.bin", classes=classes))
+
+
+def tiny_cifar(name="cifar-10", batches=(12, 7)):
+    """cifar-10 with few rows in two batches."""
+    dataset = DATASETS[name]
+    base = replace(dataset.splits["base"], n=sum(batches), more=("data_batch_2.bin",))
+    return replace(dataset, splits={"base": base, "query": replace(dataset.splits["query"], n=5)})
+
+
+def test_cifar_10_from_its_archive_and_unpacked(tmp_path):
+    dataset, folder = tiny_cifar(), tmp_path / "flat" / "cifar-10-batches-bin"
+    folder.mkdir(parents=True)
+    content = {"data_batch_1.bin": [i % 10 for i in range(12)], "data_batch_2.bin": [5] * 7, "test_batch.bin": [8] * 5}
+    (tmp_path / "packed").mkdir()
+    with tarfile.open(tmp_path / "packed" / "cifar-10-binary.tar.gz", "w:gz") as archive:
+        for file, labels in content.items():
+            data = cifar_bytes(labels)
+            (folder / file).write_bytes(data)
+            entry = tarfile.TarInfo(f"cifar-10-batches-bin/{file}")
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    for source in ("packed", "flat"):
+        files = datasets.locate_or_fetch(dataset, tmp_path / "nowhere", tmp_path / source)
+        base = list(datasets.rows(dataset, "base", files))
+        np.testing.assert_array_equal(np.concatenate([block.ids for block in base]), np.arange(19))
+        assert [label for block in base for label in block.labels] == [[i % 10] for i in range(12)] + [[5]] * 7
+        (query,) = datasets.rows(dataset, "query", files)
+        np.testing.assert_array_equal(query.ids, QUERY + np.arange(5))
+        np.testing.assert_array_equal(query.x[1], pixels(8, 1).ravel())
+    whole = replace(dataset, splits={**dataset.splits, "base": replace(dataset.splits["base"], n=50_000)})
+    with pytest.raises(ValueError, match="expected 50000 rows, found 19"):
+        list(datasets.rows(whole, "base", files))
+
+
+@pytest.mark.parametrize("prefix", ["", "/home/somebody/nuswide/", "../../data/"])
+def test_a_picture_in_several_lists_has_one_id(tmp_path, prefix):
+    write_lists(tmp_path, prefix=prefix)
+    found = {split: next(rows) for split, rows in datasets.picture_lists(datasets.lists_of(str(tmp_path))).items()}
+    np.testing.assert_array_equal(found["base"].ids, np.arange(6))
+    np.testing.assert_array_equal(found["learn"].ids, LEARN + np.arange(2))
+    np.testing.assert_array_equal(found["query"].ids, [4, 5])
+    assert found["base"].labels == [[i % 3, 3] for i in range(6)]
+    assert found["query"].x == [encoded(i % 3, i) for i in (4, 5)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("images/0.png 0 1 0\nimages/1.png 0 1\n", "expected a path and 3 labels of 0 or 1, found .* in line 2"),
+        ("images/0.png 0 2\n", "expected a path and 2 labels of 0 or 1, found .* in line 1"),
+        ("images/0.png\n", "expected a path and some labels of 0 or 1"),
+        ("\n", "expected lines of a path and labels, found none"),
+        ("images/9.png 1 0\n", r"expected images/9\.png below .*, found none, in line 1"),
+        ("images/0.png 1 0\n\nimages/0.png 1 0\n", r"expected each picture once, found images/0\.png again in line 3"),
+        ("../../../../../../etc/hostname 1 0\n", "expected .*hostname below"),
+    ],
+)
+def test_a_wrong_list_is_refused_with_its_line(tmp_path, text, message):
+    write_lists(tmp_path)
+    (tmp_path / "database.txt").write_text(text)
+    with pytest.raises(ValueError, match=r"database\.txt: " + message):
+        list(datasets.picture_lists(datasets.lists_of(str(tmp_path)))["base"])
+
+
+def test_list_datasets_take_a_folder_of_the_users_own(tmp_path):
+    with pytest.raises(ValueError, match=r"nus-wide: expected database\.txt .*found none, and nowhere to download"):
+        datasets.locate_or_fetch(DATASETS["nus-wide"], tmp_path)
+    write_lists(tmp_path / "nus-wide")
+    files = datasets.locate_or_fetch(DATASETS["nus-wide"], tmp_path)
+    (block,) = datasets.rows(DATASETS["nus-wide"], "query", files)
+    np.testing.assert_array_equal(block.ids, [4, 5])
+    assert datasets.lists_of(str(tmp_path)) == {}
+    assert set(lists.FILES) == set(DATASETS["coco"].splits)
+    assert re.search("local only", DATASETS["coco"].about)
+    assert isinstance(files["test.txt"], Path)
