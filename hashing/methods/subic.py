@@ -17,7 +17,8 @@ class SuBiC(Deep):
 
     A code is blocks of `units` bits, of which one is set: n_bits / units blocks tell apart units^blocks codes, so
     that n_bits stored bits hold n_bits / units log2(units) bits of SuBiC's own count. Two blocks differ in 2 bits or
-    in none: Hamming distances are twice the number of blocks that differ. (The paper ranks by real-valued queries, and weighs both entropies 1.)
+    in none: Hamming distances are twice the number of blocks that differ. (The paper ranks by
+    real-valued queries, and weighs both entropies 1.)
     Reference: Jain, Zepeda, Perez & Gribonval, SuBiC: a supervised, structured binary code, ICCV 2017.
     """
 
