@@ -154,7 +154,10 @@ def create(url: str) -> Iterator[IO[bytes]]:
             with told("write", url):
                 file.close()
         except BaseException:
-            file.discard()
+            try:
+                file.discard()
+            finally:
+                file.closed = True  # or else its finalizer would send what is left of it
             raise
         with told("write", url):
             file.commit()
@@ -182,8 +185,12 @@ def create_exclusive(url: str, content: bytes) -> bool:
     if _scheme(url):
         fs, path = _open(url)
         try:
-            with fs.open(path, "xb") as file:
+            file = fs.open(path, "xb")
+            try:
                 file.write(content)
+                file.close()
+            finally:
+                file.closed = True  # or else, after an error, its finalizer would try again
         except PermissionError:
             raise
         except OSError:  # s3fs gives a lost race one of several names

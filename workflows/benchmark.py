@@ -47,7 +47,7 @@ class Grid(Value):
     methods: tuple[str, ...]
     bits: tuple[int, ...]
     seeds: tuple[int, ...] = (0,)
-    protocol: Literal["bdnn", "labels", "neighbours", "dhn"] = "bdnn"
+    protocol: Literal["bdnn", "labels", "graded", "neighbours", "dhn"] = "bdnn"
     draw: dhn.Draw = dhn.Draw()  # of protocol dhn
     tune: dict[str, dict[str, tuple[Number, ...]]] | None = Field(
         None, description="of protocol dhn, what cross-validation chooses among, by method; None: what dhn.tuned says"
@@ -91,7 +91,7 @@ class Row(Value):
     dataset: str
     method: str
     bits: int
-    protocol: str  # bdnn, labels, neighbours or dhn
+    protocol: str  # of Grid
     seed: int
     relevance: str  # what was relevant, how many queries, how ties were ranked
     parameters: dict[str, Number]
@@ -129,14 +129,15 @@ class Bench:
 
     def row(self, spec: MethodSpec) -> Row:
         """The cell of a method: as it was kept, or measured now. Raises ValueError where it cannot be."""
-        by_labels = self.grid.protocol in ("labels", "dhn") or (
+        by_labels = self.grid.protocol in ("labels", "graded", "dhn") or (
             self.grid.protocol == "bdnn" and METHODS[spec.method].supervised
         )
         if (by_labels or METHODS[spec.method].supervised) and not self.vocabulary:
             raise ValueError(f"expected labels, found none in dataset {self.dataset.name}")
         check_kind(self.dataset, spec)
         k = NEIGHBOURS.get(self.dataset.name, 50) if self.grid.protocol == "bdnn" else 100
-        protocol = Protocol(relevance="labels" if by_labels else "neighbours", neighbours=k)
+        labels: Literal["labels", "graded"] = "graded" if self.grid.protocol == "graded" else "labels"
+        protocol = Protocol(relevance=labels if by_labels else "neighbours", neighbours=k)
         shards = [(split, s.name, s.version) for split in self.dataset.splits for s in self.dataset.shards(split)]
         options = {"draw": self.grid.draw.model_dump()} if self.grid.protocol == "dhn" else {}
         tuned = self._tuned(spec)

@@ -14,6 +14,7 @@ TITLES = {
     "precision_radius_2": "precision within Hamming radius 2, %",
     "map_dhn": "mean average precision as in the tables of DHN (A2, tie-aware), %",
     "map": "mean average precision (tie-aware), %",
+    "ndcg_at_100": "NDCG of the first 100 (by shared labels, tie-aware), %",
     "map_trapezoid": "mean average precision by trapezoids (tie-aware), %",
 }
 

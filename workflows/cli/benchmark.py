@@ -20,6 +20,7 @@ app = typer.Typer()
 class ProtocolName(StrEnum):
     bdnn = "bdnn"
     labels = "labels"
+    graded = "graded"
     neighbours = "neighbours"
     dhn = "dhn"
 
