@@ -124,7 +124,7 @@ def test_a_cell_that_cannot_be_is_named_and_the_others_are_measured(home):
         ({"bits": [0]}, "greater than or equal to 1"),
         ({"parameters": {"sh": {"n_iter": 1}}}, "expected parameters of methods of the grid, found sh"),
         ({"parameters": {"lsh": {"n_iter": 1}}}, "expected parameters of lsh"),
-        ({"protocol": "knn"}, "'bdnn', 'labels', 'neighbours' or 'dhn'"),
+        ({"protocol": "knn"}, "'bdnn', 'labels', 'graded', 'neighbours' or 'dhn'"),
     ],
 )
 def test_a_wrong_grid_is_refused_before_anything_runs(values, message):
