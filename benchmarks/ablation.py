@@ -52,7 +52,7 @@ def main() -> None:
     for seed in range(options.seeds):
         for name, changes in VARIANTS.items():
             method = replace(first, seed=seed, **changes)
-            function = kept(settings, method, lambda: method.fit(Data(base, executor)))  # noqa: B023
+            function = kept(settings, method, Data(base, executor))
             found[name].append(by_bits(function, rows, queries))
             if name == "DHN":
                 found["DHN-B"].append(by_values(function, rows, queries))
@@ -65,14 +65,14 @@ def joined(shards: Any) -> Batch:
     return Batch(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
 
 
-def kept(settings: Settings, method: DHN, fit: Any) -> HashFunction:
+def kept(settings: Settings, method: DHN, data: Data) -> HashFunction:
     """The function of a method, fitted once for each warehouse: a run that was cut off goes on."""
     from storage import models
     from workflows.spec import digest
 
     key = digest("ablation", repr(method), version("torch"))
     if not (name := models.recall(settings.warehouse_url, key)):
-        name = models.save(settings.warehouse_url, fit())
+        name = models.save(settings.warehouse_url, method.fit(data))
         models.remember(settings.warehouse_url, key, name)
     return models.load(settings.warehouse_url, name)
 

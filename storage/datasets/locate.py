@@ -46,9 +46,6 @@ def locate_or_fetch(
     return found
 
 
-LOCAL_ONLY = ": this dataset cannot be downloaded, it is looked for in HASHKILN_DATA/<name>/ or --from DIR"
-
-
 def _names(dataset: Dataset, file: str) -> list[str]:
     return [file, f"{file}.gz", *(f.name for f in dataset.files if f.name.endswith(".tar.gz"))]
 

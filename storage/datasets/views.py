@@ -21,8 +21,9 @@ COLUMNS = dict.fromkeys(("both", "text", "picture"), ("title", "keywords"))  # b
 def rarities(texts: Iterable[str]) -> Array:
     """log((1 + n) / (1 + rows with the word)) + 1 of each folded word number, (FOLDED,)."""
     counts, n = np.zeros(FOLDED), 0
-    for n, text in enumerate(texts, 1):  # noqa: B007
+    for text in texts:
         counts[list(_folded(text))] += 1
+        n += 1
     return np.log((1 + n) / (1 + counts)) + 1
 
 
