@@ -16,9 +16,11 @@ def opened(url: str, wanted: Sequence[str] = ()) -> Any:
     fs, path = filesystem.arrow(url)
     try:
         file = pq.ParquetFile(path, filesystem=fs, pre_buffer=False, page_checksum_verification=True)
-    except pa.ArrowInvalid as error:
+        names = file.schema_arrow.names
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if _of_the_store(error):
+            raise
         raise ValueError(f"expected a Parquet file, found something else, in {url}: {_line(error)}") from None
-    names = file.schema_arrow.names
     if missing := sorted(set(wanted) - set(names)):
         raise ValueError(f"expected the columns {', '.join(missing)}, found {', '.join(names)}, in {url}")
     return file
@@ -34,7 +36,7 @@ def batches(url: str, wanted: Sequence[str], n: int = 2**16) -> Iterator[Any]:
             yield part
             row += len(part)
     except (pa.ArrowException, OSError) as error:
-        if "AWS Error" in str(error) or isinstance(error, FileNotFoundError):
+        if _of_the_store(error):
             raise
         raise ValueError(
             f"expected a whole Parquet file, found it damaged after row {row}, in {url}: {_line(error)}"
@@ -46,6 +48,11 @@ def column(url: str, name: str) -> Any:
     import pyarrow as pa
 
     return pa.chunked_array([part[0] for part in batches(url, [name])]).combine_chunks()
+
+
+def _of_the_store(error: Exception) -> bool:
+    """Whether a file could not be read; Arrow also says OSError, without a number, where it cannot be understood."""
+    return isinstance(error, OSError) and (error.errno is not None or "AWS Error" in str(error))
 
 
 def _line(error: Exception) -> str:

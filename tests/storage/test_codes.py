@@ -1,6 +1,7 @@
 """Parts of codes, and models, on every filesystem."""
 
 import hashlib
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ from conftest import blobs
 
 from hashing.bits import pack
 from hashing.functions import LinearHash
-from storage import codes, features, filesystem, models
+from storage import codes, features, filesystem, models, parquet
 from storage.features import Columns, FeatureShard, SourceChanged, Without
 from storage.filesystem import join
 from storage.formats import Rows
@@ -141,6 +142,21 @@ def test_what_is_no_parquet_is_refused(tmp_path):
     entry = filesystem.stat(str(tmp_path / "bad.parquet"))
     with pytest.raises(ValueError, match=r"expected a Parquet file, found something else, in .*bad\.parquet"):
         codes.encode_shard(FeatureShard(entry.url, "x", entry.version, 2, Columns()), function(8, 2), str(tmp_path))
+
+
+def test_a_footer_with_any_byte_changed_is_read_or_refused_in_one_line(tmp_path):
+    source = write_parquet(tmp_path / "s.parquet", pa.table({"id": [1, 2], "vector": [[1.0, 2.0]] * 2}))
+    path, refused = tmp_path / "s.parquet", []
+    content = path.read_bytes()
+    for place in range(len(content) - 8 - int.from_bytes(content[-8:-4], "little"), len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :])
+        try:
+            parquet.opened(source.url)
+        except ValueError as error:
+            refused.append(str(error))
+    line = re.compile(rf"expected a Parquet file, found something else, in {re.escape(source.url)}: [^\n]*")
+    assert len(refused) > 100
+    assert all(line.fullmatch(message) for message in refused)
 
 
 def test_labels_outside_the_vocabulary_are_refused(tmp_path):
