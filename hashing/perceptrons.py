@@ -13,7 +13,7 @@ from .bits import sgn
 from .functions import NetworkHash
 from .mapreduce import Array, Batch, Data, Sum, one_blas_thread
 from .solvers import lbfgs, quantizing_rotation, ridge, top_eigenvectors
-from .statistics import moments, one_hot
+from .statistics import Range, moments, one_hot
 
 ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {  # and the slope at a value
     "sigmoid": (lambda u: 0.5 * (1 + np.tanh(0.5 * u)), lambda a: a * (1 - a)),  # np.tanh is faster than expit
@@ -185,25 +185,6 @@ def deep_hashing_widths(n_bits: int) -> tuple[int, int, int]:
     return max(h1, n_bits), max(h2, n_bits), n_bits
 
 
-@dataclass(frozen=True)
-class _Range:
-    """The least and the greatest value of each dimension."""
-
-    def zero(self) -> Any:
-        return None
-
-    def update(self, state: Any, batch: Batch) -> Any:
-        return self.merge(state, (batch.x.min(axis=0), batch.x.max(axis=0)) if len(batch.x) else None)
-
-    def merge(self, left: Any, right: Any) -> Any:
-        if left is None or right is None:
-            return right if left is None else left
-        return np.minimum(left[0], right[0]), np.maximum(left[1], right[1])
-
-    def finish(self, state: Any) -> Any:
-        return state
-
-
 class Inputs(NamedTuple):
     """What a network is given in place of raw vectors: (x - mean) basis."""
 
@@ -227,7 +208,7 @@ def principal_rows(data: Data, n_bits: int, share: float, supervised: bool = Fal
     In float64: L-BFGS and the discrete steps would make other codes of other last digits, which depend on the cut.
     """
     _, mean, cov = moments(data)
-    low, high = data.reduce(_Range(), "range")
+    low, high = data.reduce(Range(), "range")
     with one_blas_thread():
         variances = np.linalg.eigvalsh(cov)[::-1].cumsum()
     r = min(int((variances < share * variances[-1]).sum()) + 1, len(cov))
@@ -274,6 +255,14 @@ def with_code_layer(rows: Data, network: Network) -> Network:
     return Network((*network.weights, weight), (*network.biases, bias), (*network.activations, "linear"))
 
 
+def turned(rows: Data, network: Network, seed: int) -> Network:
+    """The network with its outputs H rotated towards codes, as ITQ rotates: the eigenvalues of H'H stay, |H - B| not."""
+    outputs = rows.map_rows(partial(_activate, network=network), "outputs")
+    rotation = quantizing_rotation(outputs, len(network.biases[-1]), 50, seed)
+    weights, biases = (*network.weights[:-1], network.weights[-1] @ rotation), network.biases[-1] @ rotation
+    return Network(weights, (*network.biases[:-1], biases), network.activations)
+
+
 def _activate(rows: Rows, network: Network) -> Rows:
     return Rows(rows.ids, network.forward(rows.x)[-1])
 
@@ -294,6 +283,7 @@ def reconstruction_moments(rows: Rows) -> tuple[Array, Array]:
     return b.T @ b, b.T @ rows.x
 
 
-def update_codes(rows: Rows, network: Network, step: Callable[[Rows, Array], Array]) -> Rows:
-    """The rows with the codes that `step` makes of them and of the network's outputs (n, n_bits)."""
-    return rows._replace(b=step(rows, network.forward(rows.x)[-1].astype(np.float64)).astype(np.int8))
+def update_codes(rows: Rows, network: Network, step: Callable[[Rows, Array], Array] | None = None) -> Rows:
+    """The rows with the codes that `step` makes of them and of the network's outputs (n, n_bits); else their signs."""
+    h = network.forward(rows.x)[-1].astype(np.float64)
+    return rows._replace(b=(step(rows, h) if step else sgn(h)).astype(np.int8))

@@ -53,6 +53,25 @@ class _Scatter:
         return Moments(n, mean, scatter / n)
 
 
+@dataclass(frozen=True)
+class Range:
+    """The least and the greatest value of each dimension, (d,) each; None where there is no row."""
+
+    def zero(self):
+        return None
+
+    def update(self, state, batch: Batch):
+        return self.merge(state, (batch.x.min(axis=0), batch.x.max(axis=0)) if len(batch.x) else None)
+
+    def merge(self, left, right):
+        if left is None or right is None:
+            return right if left is None else left
+        return np.minimum(left[0], right[0]), np.maximum(left[1], right[1])
+
+    def finish(self, state):
+        return state
+
+
 def keyed_hash(ids: Array, seed: int) -> Array:
     """A uniform uint64 of each id (n,) int64 and the seed: randomness that no order and no cut of the rows can change.
 

@@ -77,6 +77,18 @@ def test_a_network_is_a_vector_and_a_hash_function():
     np.testing.assert_allclose(inputs.fold(net).project(raw), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_turning_the_outputs_changes_nothing_but_how_near_they_are_to_codes(in_process):
+    rows, net = data(in_process), network()
+    turned = perceptrons.turned(rows, net, seed=0)
+    loss = partial(similarity_loss, similarity=0.4, fidelity=0.0, independence=0.7, balance=0.2)
+    before, after = (
+        perceptrons.value_and_gradient(n.flat(), rows, n, loss, partial(decay, weight=0.1))[0] for n in (net, turned)
+    )
+    assert after == pytest.approx(before, rel=1e-12)
+    far, near = (n.forward(ROWS.x)[-1] for n in (net, turned))
+    assert np.abs(near).sum() > np.abs(far).sum()  # |H - sgn(H)| of a rotated H falls as <H, sgn(H)> rises
+
+
 def test_the_similarity_loss_is_that_of_all_pairs():
     net = network()
     h = net.forward(ROWS.x)[-1]
