@@ -4,8 +4,8 @@
 
 Both visit every pair of a query and a row, so the unit is 10^9 pairs a second. The codes are those of photosift by ITQ
 at 64 bits, fitted here, where HASHKILN_DATA is set; then random ones, which is the hardest case for topk: nothing is
-near. The time is that of the thread. The two take turns, and the median of the ratios of neighbouring runs is given, so that
-other load on the machine meets both alike.
+near. The time is that of the thread. The two take turns, and the median of the ratios of neighbouring runs is given,
+so that other load on the machine meets both alike.
 
 The physical limits of a core with AVX-512: one popcount instruction a cycle, of 8 words of 64 bits, is 24 pairs a
 nanosecond at 64 bits and 3 GHz; on the same two ports every 32 distances are packed in 11 instructions more, which
