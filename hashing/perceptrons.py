@@ -256,7 +256,7 @@ def with_code_layer(rows: Data, network: Network) -> Network:
 
 
 def turned(rows: Data, network: Network, seed: int) -> Network:
-    """The network with its outputs H rotated towards codes, as ITQ rotates: the eigenvalues of H'H stay, |H - B| not."""
+    """The network with its outputs H rotated towards codes, as ITQ does. H'H keeps its eigenvalues."""
     outputs = rows.map_rows(partial(_activate, network=network), "outputs")
     rotation = quantizing_rotation(outputs, len(network.biases[-1]), 50, seed)
     weights, biases = (*network.weights[:-1], network.weights[-1] @ rotation), network.biases[-1] @ rotation

@@ -18,12 +18,12 @@ logger = logging.getLogger(__name__)
 
 def read(url: str) -> dict[str, Array] | None:
     """The arrays, or None where there are none, or where their checksums say that the file is damaged."""
-    if not filesystem.exists(url):
+    if not filesystem.touch(url):
         return None
     try:
         with np.load(io.BytesIO(filesystem.read(url)), allow_pickle=False) as file:
             return dict(file)
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, FileNotFoundError) as error:
         logger.warning("%s is damaged, and is computed again: %s", url, error)
         return None
 

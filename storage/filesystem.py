@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -126,6 +126,20 @@ def exists(url: str) -> bool:
         if "bucket" in str(error):  # where nothing can be is another mistake
             raise
         return False
+
+
+def touch(url: str) -> bool:
+    """Whether there is a file. It is then as young as one that was written now, if we may write it."""
+    if not exists(url):
+        return False
+    fs, path = _open(url)
+    with suppress(OSError):
+        if not _scheme(url):
+            os.utime(path)
+            return True
+        bucket, _, key = path.partition("/")  # S3 knows no other way than a copy onto itself
+        fs.call_s3("copy_object", Bucket=bucket, Key=key, CopySource=path, MetadataDirective="REPLACE")
+    return True
 
 
 @telling("read")

@@ -21,9 +21,10 @@ from . import filesystem, ledger
 from .codes import quarantine
 from .commits import commit, committing
 from .filesystem import Stored, Upload
-from .iceberg import AssertRefs
+from .iceberg import PREFIX, AssertRefs
 from .tables import CodeTable
 
+DIGEST = re.compile(r"[0-9a-f]{64}")
 OURS = re.compile(
     r"data/(\.?[0-9a-f]{64}\.parquet(\.[0-9a-f]{32})?)|quarantine/\.?[0-9a-f]{64}\.parquet(\.[0-9a-f]{32})?"
     r"|metadata/[^/]+\.(metadata\.json|avro|puffin|stats)"
@@ -89,13 +90,14 @@ def remove(file: Stored, limit: float) -> bool:
     return True
 
 
-def models(table: CodeTable, grace: float, clock: Callable[[], float] = time.time) -> set[str]:
-    """The models of all versions that the table has, or had within the grace."""
+def named(table: CodeTable, grace: float, clock: Callable[[], float] = time.time) -> set[str]:
+    """The digests of models, and of what their networks started from, of versions that it has, or had in the grace."""
     inventory = filesystem.inventory(filesystem.join(table.iceberg.location(), "metadata"))
     table.refresh()
     states = _states(table, inventory, clock() - grace)
-    summaries = (snapshot.summary for state in states for snapshot in state.snapshots)
-    return {summary.additional_properties.get("hashkiln.model", "") for summary in summaries if summary}
+    summaries = [s.summary.additional_properties for state in states for s in state.snapshots if s.summary]
+    told = (summary.get(PREFIX + key, "") for summary in summaries for key in ("model", "spec"))
+    return set(DIGEST.findall(" ".join(told)))
 
 
 def _drop(table: CodeTable, grace: float, keep: int | None, dry_run: bool, clock: Callable[[], float]) -> Garbage:

@@ -1,45 +1,79 @@
-"""What lies in a warehouse beside its tables, and nothing names any more: models, and query sets that were redrawn."""
+"""What lies in a warehouse beside its tables, and nothing needs any more.
+
+A version needs its model and the parameters that the model's network started from, a table the dataset that was drawn
+for it, a dataset its current queries. Nothing needs counts, neighbours and checkpoints: they are made again when they
+are wanted. What was used since a time stays, as whoever uses it makes it young (`filesystem.touch`); what belongs
+together stays, or goes, together.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Set
+from collections.abc import Collection, Iterable, Iterator, Set
+from typing import Literal, NamedTuple
 
 from . import filesystem, queries
-from .filesystem import Stored
+from .filesystem import Stored, Upload
 
-MODEL = re.compile(r"([0-9a-f]{64})/function\.(json|safetensors)")
-QUERIES = re.compile(r"([^/]+)/[0-9a-f]{64}\.parquet")
+Kind = Literal["model", "pretrained", "dataset", "queries", "kept", "truth", "training", "file"]
+FOLDERS = ("models", "pretrained", "datasets", "queries", "kept", "truth", "training", "reports", "benchmark")
+FITS = re.compile(r"models/fits/[0-9a-f]{64}")
+FILES: dict[Kind, re.Pattern[str]] = {  # the first group names what a file belongs to
+    "file": re.compile(r"((?:.+/)?\.[^/]+\.[0-9a-f]{32})"),  # what filesystem.create began
+    "model": re.compile(r"models/([0-9a-f]{64})/(?:function\.json|function\.safetensors|moments\.npz|training\.json)"),
+    "pretrained": re.compile(r"pretrained/([0-9a-f]{64})"),
+    "dataset": re.compile(r"datasets/([^/]+-dhn-[0-9a-f]{8})/(?:dataset\.json|drawn/.+\.parquet)"),
+    "queries": re.compile(r"queries/([^/]+/[0-9a-f]{64}\.parquet)"),
+    "kept": re.compile(r"kept/([0-9a-f]{64})\.npz"),
+    "truth": re.compile(r"truth/([0-9a-f]{64})\.parquet"),
+    "training": re.compile(r"training/([0-9a-f]{16})/.+"),
+}
+WHY: dict[Kind, str] = {
+    "file": "begun and never ended",
+    "model": "nothing names it",
+    "pretrained": "nothing names it",
+    "dataset": "was drawn for a benchmark, and not used within the grace",
+    "queries": "others were drawn",
+    "kept": "not used within the grace",
+    "truth": "not used within the grace",
+    "training": "no run went on with it within the grace",
+}
 
 
-def models(warehouse: str, named: Set[str], limit: float) -> list[Stored]:
-    """The files of models that no version names and no fit gave since a time, all written before it.
+class Orphan(NamedTuple):
+    """Files that belong together, in the order in which they go: what leads to the others comes first."""
 
-    What remembers a model comes before its files: whoever is told of a model finds it.
+    kind: Kind
+    files: tuple[Stored, ...]
+
+
+def find(warehouse: str, named: Set[str] | None, tables: Collection[str], limit: float) -> Iterator[Orphan]:
+    """What nothing needs, and nobody wrote or used since a time.
+
+    `named` are the digests that versions of the tables name; None: there may be others, and what they may need stays.
     """
-    root = filesystem.join(warehouse, "models")
-    files: dict[str, list[Stored]] = {}
-    fits = []
-    for file in filesystem.inventory(root):
-        name = filesystem.below(root, file.url)
-        if found := MODEL.fullmatch(name):
-            files.setdefault(found[1], []).append(file)
-        elif name.startswith("fits/"):
-            fits.append((file, filesystem.read(file.url).decode()))
-    young = {model for model, written in files.items() if any(file.modified >= limit for file in written)}
-    young |= {model for file, model in fits if file.modified >= limit}
-    orphans = files.keys() - named - young
-    told = [file for file, model in fits if model in orphans]
-    return told + [file for model in sorted(orphans) for file in files[model]]
+
+    def needed(kind: Kind, name: str) -> bool:
+        match kind:
+            case "model" | "pretrained":
+                return named is None or name in named
+            case "dataset":
+                of_it = f"{name}__".replace("-", "_")
+                return named is None or any(table.startswith(of_it) for table in tables)
+            case "queries":
+                dataset = name.partition("/")[0]
+                return queries.current(warehouse, dataset) == filesystem.join(warehouse, "queries", name)
+        return False
+
+    for (kind, name), files in _groups(warehouse).items():
+        if all(file.modified < limit for file in files) and not needed(kind, name):
+            yield Orphan(kind, tuple(files))
 
 
-def query_sets(warehouse: str, limit: float) -> list[Stored]:
-    """The query sets that were drawn before a time, and of which another took the place."""
-    root = filesystem.join(warehouse, "queries")
-    found = [(file, QUERIES.fullmatch(filesystem.below(root, file.url))) for file in filesystem.inventory(root)]
-    drawn = [(file, match[1]) for file, match in found if match and file.modified < limit]
-    current = {dataset: queries.current(warehouse, dataset) for dataset in {dataset for _, dataset in drawn}}
-    return [file for file, dataset in drawn if file.url != current[dataset]]
+def uploads(warehouse: str, limit: float) -> list[Upload]:
+    """The multipart uploads beside the tables that were begun before a time and never ended."""
+    roots = (filesystem.join(warehouse, folder) for folder in FOLDERS)
+    return [upload for root in roots for upload in filesystem.uploads(root) if upload.begun < limit]
 
 
 def strangers(warehouse: str, tables: Iterable[str]) -> list[str]:
@@ -47,3 +81,17 @@ def strangers(warehouse: str, tables: Iterable[str]) -> list[str]:
     root = filesystem.join(warehouse, "codes")
     found = {filesystem.below(root, file.url).partition("/")[0] for file in filesystem.inventory(root)}
     return sorted(found - set(tables))
+
+
+def _groups(warehouse: str) -> dict[tuple[Kind, str], list[Stored]]:
+    """The files that may go, by what they belong to. What remembers a model comes before its files."""
+    groups: dict[tuple[Kind, str], list[Stored]] = {}
+    for file in (file for folder in FOLDERS for file in filesystem.inventory(filesystem.join(warehouse, folder))):
+        name = filesystem.below(warehouse, file.url)
+        if FITS.fullmatch(name):
+            groups.setdefault(("model", filesystem.read(file.url).decode()), []).insert(0, file)
+        for kind, pattern in FILES.items():
+            if found := pattern.fullmatch(name):
+                groups.setdefault((kind, found[1]), []).append(file)
+                break
+    return groups

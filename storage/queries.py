@@ -67,7 +67,7 @@ def current(warehouse: str, dataset: str) -> str | None:
 def neighbours(warehouse: str, digest: str) -> tuple[Array, Array] | None:
     """(ids, squared distances) (q, k) kept under the digest of what they depend on, if they were computed."""
     url = join(warehouse, "truth", f"{digest}.parquet")
-    if not filesystem.exists(url):
+    if not filesystem.touch(url):
         return None
     table = _read(url)
     shape = (len(table), table.schema.field("neighbours").type.list_size)

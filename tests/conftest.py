@@ -21,6 +21,7 @@ import pytest
 from hashing.mapreduce import Batch
 from infra.executors import InProcess, connect
 from infra.settings import Settings
+from storage import iceberg
 
 KEPT = ("HASHKILN_DATA", "HASHKILN_REQUIRE_DATA", "HASHKILN_FAULTS", "HASHKILN_FAULT_SEED")
 for name in [name for name in os.environ if name.startswith(("HASHKILN_", "PREFECT_", "RAY_", "AWS_"))]:
@@ -185,6 +186,17 @@ def catalog_url(request, tmp_path):
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'catalog.db'}"
     return request.getfixturevalue("postgresql")()
+
+
+@pytest.fixture(params=["local", "s3", "postgresql"])
+def catalog(request, tmp_path):
+    """SQLite and a local folder, and each of the two exchanged for what a cluster has."""
+    folder, url = str(tmp_path), f"sqlite:///{tmp_path / 'catalog.db'}"
+    if request.param == "s3":
+        folder = f"{request.getfixturevalue('s3')}/{tmp_path.name}"
+    elif request.param == "postgresql":
+        url = request.getfixturevalue("postgresql")()
+    return iceberg.connect(url, folder)
 
 
 @pytest.fixture(params=["local", "s3"])

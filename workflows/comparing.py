@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from hashing import evaluation
 from hashing.functions import HashFunction
 from hashing.mapreduce import Array, Executor, Shard, fold
-from storage import models
+from storage import integrity, models
 from storage.codes import CodeShard, Common, Part
 from storage.tables import CodeTable, Version
 
@@ -25,6 +25,7 @@ class Found(NamedTuple):
     histogram: Array  # of all its rows, as Judge.histogram gives it
     comparison: Comparison | None
     health: dict[str, float]
+    incomparable: str = ""  # why there is no comparison, although there is another version
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def compare(counter: Counter, staged: Version, published: Version | None, seed: 
     """The staged version over all its rows, and beside the published one on the rows that both have.
 
     Shards that both versions hold unchanged are common as a whole; of the others the rows with common ids are picked.
-    Only parts that one of the versions lacks are read, where the counts of the published one were kept.
+    Only parts that one of the versions lacks are read, where the counts of the published one were kept. Where a part
+    that only the published version has is damaged, there is no comparison.
     """
 
     def side(version: Version) -> Side:
@@ -81,19 +83,30 @@ def compare(counter: Counter, staged: Version, published: Version | None, seed: 
     health = counter.health(new.parts.values(), old.parts.values() if old else ())
     if not old or not old.parts:
         return Found(everything, None, health)
-    ours = _common(counter, new, old, everything)
+    try:
+        return Found(everything, _comparison(counter, new, old, everything, seed), health)
+    except kept.DAMAGE:
+        left = kept.ordered(set(old.parts.values()) - set(new.parts.values()))
+        problems = counter.executor.map(partial(integrity.check, n_bits=counter.table.n_bits), left, "verify")
+        if not (damaged := next(filter(None, problems), [])):
+            raise
+        return Found(everything, None, health, damaged[0])
+
+
+def _comparison(counter: Counter, new: Side, old: Side, whole: Array, seed: int) -> Comparison | None:
+    """Both on the rows that both have; None where there are none."""
+    ours = _common(counter, new, old, whole)
     if not ours[0].any():
-        return Found(everything, None, health)
+        return None
     theirs = _common(counter, old, new, _whole(counter, old, new))
     a, b = metrics(ours), metrics(theirs)
-    comparison = Comparison(
+    return Comparison(
         version=old.version.name,
         rows=int(ours[0].sum(-1).max()),
         staged=measured(ours, seed),
         published=measured(theirs, seed),
         differences={name: estimate(a[name] - b[name], seed) for name in a},
     )
-    return Found(everything, comparison, health)
 
 
 def _whole(counter: Counter, side: Side, other: Side | None) -> Array:

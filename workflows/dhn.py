@@ -57,7 +57,9 @@ def dataset_of(
     key = digest([(shard.name, shard.version) for shard in shards], sorted(dataset.splits), dataset.dim, drawn)
     name = f"{dataset.name}-dhn-{key[:8]}"
     if features.known(settings.warehouse_url, name):
-        return features.load(settings.warehouse_url, name)
+        known = features.load(settings.warehouse_url, name)
+        features.save(settings.warehouse_url, known)  # in use again: a collector counts its age from now
+        return known
     found = list(executor.map(draws.labelled, shards, "labels"))
     ids, y = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
     if len(ids) > len(np.unique(ids)):

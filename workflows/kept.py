@@ -20,6 +20,7 @@ from storage.features import FeatureShard
 from .spec import digest
 
 Count = Callable[[tuple[Part, ...]], Array]
+DAMAGE = (ValueError, FileNotFoundError)  # what reading a part raises that is not as it was written
 
 
 def counts(count: Count, identity: str, parts: Collection[Part], earlier: Collection[Part], warehouse: str) -> Array:
@@ -35,7 +36,12 @@ def counts(count: Count, identity: str, parts: Collection[Part], earlier: Collec
         result = count(ordered(parts))
     else:
         came, left = set(parts) - set(earlier), set(earlier) - set(parts)
-        result = before["counts"] + count(ordered(came)) - count(ordered(left))
+        try:
+            gone = count(ordered(left))
+        except DAMAGE:  # which the parts themselves do without
+            result = count(ordered(parts))
+        else:
+            result = before["counts"] + count(ordered(came)) - gone
     arrays.write(_url(warehouse, identity, parts), counts=result)
     return result
 

@@ -12,10 +12,10 @@ from prefect import flow
 
 from infra.executors import Progress, connect, silent
 from infra.settings import Settings
-from storage import codes, garbage, iceberg, integrity, models, orphans, tables
+from storage import codes, filesystem, garbage, iceberg, integrity, models, orphans, tables
 from storage.codes import Part
 from storage.features import FeatureShard
-from storage.filesystem import Stored
+from storage.filesystem import Upload
 from storage.tables import CodeTable, Version
 
 from .ingest import dataset_of
@@ -48,7 +48,7 @@ class Item(Value):
     """Something that goes, or would go."""
 
     table: str  # none: of the warehouse
-    kind: Literal["version", "snapshot", "file", "upload", "model", "queries"]
+    kind: Literal["version", "snapshot", "upload"] | orphans.Kind  # a file is one of a table, or was never ended
     name: str
     bytes: int
     why: str
@@ -153,19 +153,30 @@ def gc(
         items += _items(one.name, garbage.collect(one, grace * DAY, keep, dry_run, clock))
     if table:
         return Collected(dry_run=dry_run, items=tuple(items), notes=())
-    limit = clock() - grace * DAY
-    found: list[tuple[Literal["model", "queries"], Stored]]
-    found = [("queries", file) for file in orphans.query_sets(settings.warehouse_url, limit)]
-    notes: tuple[str, ...] = ()
-    if strangers := orphans.strangers(settings.warehouse_url, [one.name for one in opened]):
-        notes = (f"models stay: {', '.join(strangers)} in the warehouse may need them, and is of no table known here",)
-    else:
-        named = set[str]().union(*(garbage.models(one, grace * DAY, clock) for one in opened))
-        found += [("model", file) for file in orphans.models(settings.warehouse_url, named, limit)]
-    for kind, file in found:
-        if dry_run or garbage.remove(file, limit):
-            items.append(Item(table="", kind=kind, name=file.url, bytes=file.size, why="nothing names it"))
-    return Collected(dry_run=dry_run, items=tuple(items), notes=notes)
+    beside, notes = _beside(settings.warehouse_url, opened, grace, dry_run, clock)
+    return Collected(dry_run=dry_run, items=(*items, *beside), notes=notes)
+
+
+def _beside(
+    warehouse: str, known: list[CodeTable], grace: float, dry_run: bool, clock: Callable[[], float]
+) -> tuple[list[Item], tuple[str, ...]]:
+    """What goes, or would go, of the warehouse beside its tables."""
+    limit, names = clock() - grace * DAY, [table.name for table in known]
+    items, notes = list[Item](), list[str]()
+    named: set[str] | None = set[str]().union(*(garbage.named(table, grace * DAY, clock) for table in known))
+    if strangers := orphans.strangers(warehouse, names):
+        named, may = None, f"{', '.join(strangers)} in the warehouse may need them, and is of no table known here"
+        notes.append(f"models, what their networks started from, and drawn datasets stay: {may}")
+    for kind, files in orphans.find(warehouse, named, names, limit):
+        for file in files:
+            if not dry_run and not garbage.remove(file, limit):
+                break  # it was written again, and leads to the others
+            items.append(Item(table="", kind=kind, name=file.url, bytes=file.size, why=orphans.WHY[kind]))
+    for upload in orphans.uploads(warehouse, limit):
+        if not dry_run:
+            filesystem.abort(upload)
+        items.append(_upload("", upload))
+    return items, tuple(notes)
 
 
 def _items(table: str, found: garbage.Garbage) -> list[Item]:
@@ -179,11 +190,12 @@ def _items(table: str, found: garbage.Garbage) -> list[Item]:
             Item(table=table, kind="file", name=file.url, bytes=file.size, why="no version within the grace needs it")
             for file in found.files
         ),
-        *(
-            Item(table=table, kind="upload", name=upload.url, bytes=0, why="begun and never ended")
-            for upload in found.uploads
-        ),
+        *(_upload(table, upload) for upload in found.uploads),
     ]
+
+
+def _upload(table: str, upload: Upload) -> Item:
+    return Item(table=table, kind="upload", name=upload.url, bytes=0, why="begun and never ended")
 
 
 @flow(name="gc")

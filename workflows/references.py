@@ -76,6 +76,7 @@ class Report(Value):
     measured: Measured
     curves: Curves
     comparison: Comparison | None
+    incomparable: str = ""  # why there is none, where a part of the published version is damaged
     health: dict[str, float]
     overlap: str  # of queries with the database and with the training set, by id and by content
 

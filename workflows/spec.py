@@ -99,7 +99,7 @@ class Gate(Value):
     floors: dict[str, float] = Field({}, description="metric -> the least value")
     ceilings: dict[str, float] = Field({}, description="metric -> the greatest value")
     max_loss: dict[str, float] = Field(
-        {"map": 0.0}, description="metric -> the loss against the published version, beyond noise, that is let pass"
+        {}, description="metric -> the loss against the published version, beyond noise, that is let pass; of map 0"
     )
     force: str = Field("", description="publish whatever the gate says, for this reason")
 

@@ -14,6 +14,8 @@ from storage import arrays, codes
 from storage.codes import Part
 from storage.features import FeatureShard
 
+from .kept import DAMAGE
+
 SPARE = 1000  # as many neighbours are kept again as are asked for, but so many at most: some will leave
 
 
@@ -40,8 +42,8 @@ def nearest(
 ) -> tuple[Array, Array]:
     """(ids, squared distances) (q, k) of the rows nearest to x (q, d), and what the next call needs, kept at a URL.
 
-    Published parts, by shard, tell which ids have left with a shard. Where they do not, and where too many neighbours
-    have left, all shards are read.
+    Published parts, by shard, tell which ids have left with a shard. Where they do not, or are damaged, and where too
+    many neighbours have left, all shards are read.
     """
     m = k + min(k, SPARE)
     now = [(shard.name, shard.version) for shard in shards]
@@ -49,10 +51,8 @@ def nearest(
     lists = None
     if found:
         before = {(name, version) for name, version in found["shards"].tolist()}
-        left = before - set(now)
-        if all(name in published and published[name].version == version for name, version in left):
-            gone = [np.zeros(0, np.int64), *(codes.read_ids(published[name].url) for name, _ in sorted(left))]
-            lists = _without(Lists(*(found[field] for field in Lists._fields)), np.concatenate(gone))
+        if (gone := _ids(sorted(before - set(now)), published)) is not None:
+            lists = _without(Lists(*(found[field] for field in Lists._fields)), gone)
             if came := [shard for shard in shards if (shard.name, shard.version) not in before]:
                 lists = _with(lists, *exact_neighbours(x, own_rows, m, Data(came, executor)))
             lists = lists if _enough(lists, k) else None
@@ -74,6 +74,16 @@ def exact_neighbours(x: Array, own_rows: Array, k: int, data: Data) -> tuple[Arr
     parts = [NearestNeighbours(x[i], own_rows[i], k) for i in blocks(len(x), ENTRY * k)]
     ids, distances = zip(*(data.reduce(part, "exact neighbours") for part in parts), strict=True)
     return np.concatenate(ids), np.concatenate(distances)
+
+
+def _ids(left: Sequence[tuple[str, str]], published: Mapping[str, Part]) -> Array | None:
+    """The ids of shards that left, by name and version; None where no part, or a damaged one, tells them."""
+    if any(name not in published or published[name].version != version for name, version in left):
+        return None
+    try:
+        return np.concatenate([np.zeros(0, np.int64), *(codes.read_ids(published[name].url) for name, _ in left)])
+    except DAMAGE:
+        return None
 
 
 def _without(lists: Lists, gone: Array) -> Lists:

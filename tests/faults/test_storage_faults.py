@@ -14,7 +14,6 @@ from .world import REFIT, SPEC, TABLE, Harm, World
 
 MOUNT, UMOUNT = "/bin/mount", "/bin/umount"
 FULL = ("No space left on device", "File too large", "database or disk is full", "disk I/O error")
-FULL += ("expected the Iceberg catalog at",)  # SQLite has other words too, once a write of its own was cut short
 
 
 class Disk:

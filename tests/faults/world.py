@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from hashing.bits import pack
 from hashing.mapreduce import Batch
 from infra.settings import Settings
-from storage import filesystem, models
+from storage import filesystem, models, queries
 from storage.codes import Part
 from storage.features import Columns, FeatureShard
 from storage.tables import CodeTable
@@ -226,13 +226,30 @@ class World:
                 reached |= {entry.data_file.file_path for entry in manifest.fetch_manifest_entry(io)}
             reached |= {snapshot.manifest_list}
         there = {file.url for file in filesystem.inventory(table.iceberg.location())}
-        lacking, left = reached - there, there - reached
+        lacking, left = reached - there, (there - reached) | self.beside()
         TALLY.unreachable += len(left)
         assert not lacking, f"gc has deleted {lacking}"
         assert not left, f"gc has left {left}"
         versions = [table.version(), *table.versions()]
         assert {version.snapshot_id for version in versions} == {s.snapshot_id for s in metadata.snapshots}
         self.check()
+
+    def beside(self) -> set[str]:
+        """Files beside the table that no version of it needs."""
+        warehouse, table, left = self.settings.warehouse_url, self.table(), set()
+        named = {version.properties.get("model") for version in [table.version(), *table.versions()]}
+        for url in (file.url for file in filesystem.inventory(warehouse)):
+            match filesystem.below(warehouse, url).split("/"):
+                case ["models", "fits", _]:
+                    needed = filesystem.read(url).decode() in named
+                case ["models", model, _]:
+                    needed = model in named
+                case ["queries", _, name]:
+                    needed = name == "current.json" or url == queries.current(warehouse, DATASET)
+                case [folder, *_]:
+                    needed = folder in ("codes", "datasets", "reports")
+            left |= set() if needed else {url}
+        return left
 
 
 def written(url: str) -> Any:

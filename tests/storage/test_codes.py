@@ -1,5 +1,6 @@
 """Parts of codes, and models, on every filesystem."""
 
+import base64
 import hashlib
 import re
 
@@ -55,6 +56,26 @@ def test_a_part_holds_the_codes_of_its_shard(folder, n_bits):
     np.testing.assert_array_equal(read.x, pack(function(n_bits).encode(batch.x)))
     assert read.y is None
     np.testing.assert_array_equal(codes.read_ids(part.url), batch.ids)
+
+
+def test_the_moments_of_projections_are_noted_in_the_footer(folder):
+    batch, model = blobs(3000, D), function(12)
+    part = codes.encode_shard(shard(folder, batch), model, join(folder, "data"))
+    u = model.project(batch.x)
+    noted = codes.read_moments(part.url)
+    sums = u.sum(0, np.float64), (u.astype(np.float64) ** 2).sum(0)
+    np.testing.assert_allclose(noted, [np.full(12, 3000), (u >= 0).sum(0), *sums], rtol=1e-12, atol=1e-9)
+    rest = codes.without(part, np.arange(7), join(folder, "data"), "2", 12)
+    assert codes.read_moments(rest.url) is None  # of the rows that are left nothing is known
+
+
+@pytest.mark.parametrize("noted", [b"AAAA", base64.b64encode(bytes(8 * 6)), b"#" + base64.b64encode(bytes(8 * 4))])
+def test_moments_that_are_damaged_are_told_of_in_a_line(tmp_path, noted):
+    table = pa.table({"id": np.arange(3)}).replace_schema_metadata({"hashkiln.moments": noted})
+    pq.write_table(table, tmp_path / "part.parquet")
+    line = rf"^expected the moments of projections in the footer, found: .*, in {tmp_path}/part.parquet$"
+    with pytest.raises(ValueError, match=line):
+        codes.read_moments(str(tmp_path / "part.parquet"))
 
 
 def test_the_bit_column_is_stored_as_it_is(tmp_path):

@@ -16,17 +16,6 @@ DAY = 86_400
 MODEL = {"model": "m"}
 
 
-@pytest.fixture(params=["local", "s3", "postgresql"])
-def catalog(request, tmp_path):
-    """SQLite and a local folder, and each of the two exchanged for what a cluster has."""
-    folder, url = str(tmp_path), f"sqlite:///{tmp_path / 'catalog.db'}"
-    if request.param == "s3":
-        folder = f"{request.getfixturevalue('s3')}/{tmp_path.name}"
-    elif request.param == "postgresql":
-        url = request.getfixturevalue("postgresql")()
-    return iceberg.connect(url, folder)
-
-
 @pytest.fixture
 def table(catalog):
     return tables.create_table(catalog, "t", 16)
@@ -125,6 +114,19 @@ def test_whoever_opened_a_version_within_the_grace_finds_its_files(tmp_path):
     garbage.collect(table, DAY, keep=1, clock=in_days(1.1))
     assert not pinned & there(table)
     assert there(table) == needed(catalog)
+
+
+def test_what_versions_name_is_named_for_a_grace_after_they_are_gone(catalog, table):
+    models, start = ([letter * 64 for letter in letters] for letters in ("ab", "c"))
+    told = [{"model": models[0], "spec": "{}"}, {"model": models[1], "spec": f'{{"pretrained": "{start[0]}"}}'}]
+    for i, properties in enumerate(told):
+        version = staged(table, f"staged-{i}", part(table, "a", i), properties=properties)
+        table.publish(version, table.version().snapshot_id)
+    assert garbage.named(table, DAY) == {*models, *start}
+    garbage.collect(table, DAY, keep=1)
+    assert not table.has("v1")
+    assert garbage.named(table, DAY) == {*models, *start}
+    assert garbage.named(table, DAY, clock=in_days(1.1)) == {models[1], *start}
 
 
 @pytest.mark.parametrize("catalog", ["local"], indirect=True)

@@ -7,20 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from pyiceberg.table.update import RemovePropertiesUpdate, SetPropertiesUpdate
 
-from storage import commits, iceberg, ledger, tables
+from storage import commits, ledger, tables
 from storage.codes import Part
 from storage.tables import PublishConflict
-
-
-@pytest.fixture(params=["local", "s3", "postgresql"])
-def catalog(request, tmp_path):
-    """SQLite and a local folder, and each of the two exchanged for what a cluster has."""
-    folder, url = str(tmp_path), f"sqlite:///{tmp_path / 'catalog.db'}"
-    if request.param == "s3":
-        folder = f"{request.getfixturevalue('s3')}/{tmp_path.name}"
-    elif request.param == "postgresql":
-        url = request.getfixturevalue("postgresql")()
-    return iceberg.connect(url, folder)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import blobs
+from pyiceberg.manifest import ManifestFile
 
 from hashing.bits import pack
 from hashing.functions import LinearHash
@@ -158,6 +159,34 @@ def test_two_runs_that_adopt_one_branch_add_no_part_twice(catalog, parts):
         .plan_files()
     ]
     assert sorted(files) == sorted(part.url for part in parts)
+
+
+def test_what_other_versions_have_is_found_where_it_was_added(catalog, parts, monkeypatch):
+    """Published, staged or rejected. A manifest that only carries on what others added is not read."""
+    first, second, third = parts
+    table = published(catalog, [first])
+    v1 = table.version()
+    for branch, part in (("staged-a", second), ("staged-b", third)):
+        table.stage(branch, v1.snapshot_id)
+        table.replace(branch, [part], set(), MODEL)
+    table.reject(table.version("staged-b"))
+    staged, rejected = table.version("staged-a"), table.version("rejected-b")
+    opened, fetch = [], ManifestFile.fetch_manifest_entry
+
+    def counted(manifest, *rest, **more):
+        opened.append(manifest.manifest_path)
+        return fetch(manifest, *rest, **more)
+
+    monkeypatch.setattr(ManifestFile, "fetch_manifest_entry", counted)
+    assert list(table.others(v1.snapshot_id, [v1, staged, rejected])) == [second, third]
+    assert len(opened) == 2
+    assert list(table.others(staged.snapshot_id, [v1])) == []
+    assert list(table.others(rejected.snapshot_id, [v1, staged])) == [second]
+    assert list(table.others(v1.snapshot_id, [])) == []
+    table.replace("staged-a", [], {first.shard}, MODEL)  # what is left of a manifest of its parts is written anew
+    opened.clear()
+    assert list(table.others(v1.snapshot_id, [table.version("staged-a")])) == [second]
+    assert len(opened) == 1
 
 
 def test_of_two_publishers_one_wins(catalog, parts):

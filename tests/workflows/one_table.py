@@ -1,9 +1,13 @@
-"""A published table of a small dataset, for the tests of its life: `mine__code`, of four files of 200 rows."""
+"""A published table of a small dataset, for the tests of its life: `mine__code`, of four files of 200 rows.
+
+Those tests take the fixtures by name: as a plugin's they would stand in for those of `straight_line`.
+"""
 
 import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from conftest import blobs
 from typer.testing import CliRunner
 
@@ -23,6 +27,16 @@ def embedded(folder, monkeypatch):
     monkeypatch.setenv("HASHKILN_HOME", str(folder / "home"))
     monkeypatch.setenv("HASHKILN_EXECUTOR", "inprocess")
     return Settings()
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    return embedded(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def source(settings, tmp_path):
+    return published(settings, tmp_path / "source")
 
 
 def published(settings, folder):

@@ -1,5 +1,8 @@
 """Queries, what is relevant to them, and versions beside each other."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from conftest import blobs
@@ -16,8 +19,10 @@ from hashing import evaluation
 from hashing.bits import pack
 from infra.executors import InProcess
 from storage import codes, models
-from workflows import measure, stages, truth
+from workflows import comparing, measure, stages, truth
+from workflows.references import Verdict
 from workflows.spec import Gate
+from workflows.stages import GateRejected
 
 pytest_plugins = ["straight_line"]
 
@@ -92,10 +97,10 @@ def test_neighbours_are_computed_once_and_kept(settings, mine):
     assert "the 5 nearest rows by Euclidean distance" in report.protocol
     truth = list((settings.home / "warehouse" / "truth").iterdir())
     assert len(truth) == 1
-    stamp = truth[0].stat().st_mtime_ns
+    file = truth[0].stat().st_ino
     table = table_of(settings)
     judge = measure.judge(by_distance, mine, table.vocabulary, settings.warehouse_url, InProcess())
-    assert truth[0].stat().st_mtime_ns == stamp
+    assert truth[0].stat().st_ino == file  # used, and not written again
     batches = [batch for shard in mine.shards("base") for batch in shard]
     x, ids = (np.concatenate([getattr(batch, field) for batch in batches]) for field in ("x", "ids"))
     distance = ((judge.queries.x[:, None].astype(np.float64) - x) ** 2).sum(-1)
@@ -172,3 +177,69 @@ def test_neighbours_are_looked_for_among_the_rows_that_came(settings, mine, sour
     anew = stages.report_on(by_distance, settings, InProcess(), mine, table, table.version(), table.version("v1"))
     assert anew == report
     assert len(looked[-1]) == 5
+
+
+DAMAGES = {
+    "lost": lambda path: path.unlink(),
+    "torn": lambda path: path.write_bytes(path.read_bytes()[:700]),
+    "flipped": lambda path: path.write_bytes(path.read_bytes()[:600] + b"?" + path.read_bytes()[601:]),
+}
+
+
+@pytest.mark.parametrize(("damage", "relevance"), [("lost", "labels"), ("torn", "neighbours"), ("flipped", "labels")])
+def test_a_version_with_a_damaged_part_is_not_compared_with_and_holds_nobody_up(
+    settings, mine, source, damage, relevance
+):
+    """The part's shard has changed, so that nobody can mend it."""
+    by = {"relevance": relevance, "neighbours": 5, "queries": 50}
+    reindex(settings, spec(protocol=by))
+    path = Path(part_of(settings, "part1.parquet").url)
+    DAMAGES[damage](path)
+    codes._sound.clear()  # as in a new process
+    write_shard(source, "part1.parquet", blobs(150, D, seed=9, first_id=1100))
+    line = rf"not comparable with v1: expected a .*{path.name}"
+    with pytest.raises(GateRejected, match=f"the loss of recall_at_1000 cannot be told: {line}"):
+        reindex(settings, spec(protocol=by, gate={"max_loss": {"recall_at_1000": 1}}))
+    staged, report, version = reindex(settings, spec(protocol=by))
+    assert (version, staged.encoded, report.comparison) == ("v2", 0, None)
+    table = table_of(settings)
+    verdict = Verdict.model_validate_json(table.version().properties["verdict"])
+    assert [note for note in verdict.notes if re.match(line, note)] == [
+        f"not comparable with v1: {report.incomparable}"
+    ]
+    for folder in ("kept", "truth"):
+        for file in (settings.home / "warehouse" / folder).glob("*"):
+            file.unlink()
+    anew = stages.report_on(spec(protocol=by), settings, InProcess(), mine, table, table.version(), None)
+    assert (anew.measured, anew.health) == (report.measured, report.health)
+
+
+def test_a_damaged_part_of_the_version_itself_is_told_of(settings, mine, source):
+    """Its shard has not changed, so that it would be published again: `verify --mend` is the cure."""
+    reindex(settings, spec())
+    path = Path(part_of(settings, "part2.parquet").url)
+    DAMAGES["flipped"](path)
+    codes._sound.clear()
+    for file in (settings.home / "warehouse" / "kept").iterdir():
+        file.unlink()
+    write_shard(source, "part1.parquet", blobs(150, D, seed=9, first_id=1100))
+    with pytest.raises(ValueError, match=f"expected a part of SHA-256 {path.stem}, found"):
+        reindex(settings, spec())
+
+
+def test_only_damage_makes_versions_incomparable(settings, mine, source, monkeypatch):
+    """Any other error stays one, although a version might be published without comparison."""
+
+    def wrong(values, seed):
+        raise ValueError("a mistake of the program's")
+
+    reindex(settings, spec())
+    write_shard(source, "part1.parquet", blobs(150, D, seed=9, first_id=1100))
+    monkeypatch.setattr(comparing, "estimate", wrong)
+    with pytest.raises(ValueError, match="a mistake of the program's"):
+        reindex(settings, spec())
+
+
+def part_of(settings, shard):
+    table = table_of(settings)
+    return table.parts(table.version().snapshot_id)[shard]

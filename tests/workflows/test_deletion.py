@@ -15,15 +15,7 @@ from storage import codes, filesystem, queries, tombstones
 from storage.features import Columns
 from workflows import deletion, ingest, maintenance, measure, search, versions
 
-
-@pytest.fixture
-def settings(tmp_path, monkeypatch):
-    return one_table.embedded(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def source(settings, tmp_path):
-    return one_table.published(settings, tmp_path / "source")
+settings, source = one_table.settings, one_table.source  # fixtures
 
 
 def test_deleted_rows_leave_what_readers_see_at_once_and_every_file_by_the_time(settings, source, tmp_path):

@@ -1,6 +1,8 @@
 """A published table is verified, and what nothing names any more is collected."""
 
 import hashlib
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,23 +10,15 @@ import one_table
 import pyarrow.parquet as pq
 import pytest
 from conftest import blobs
-from one_table import TABLE, D, hashkiln, in_days, part_of, rows_of, spec, table_of, write
+from one_table import DAY, TABLE, D, hashkiln, in_days, part_of, reindex, rows_of, spec, table_of, write
 
 from hashing.bits import pack
 from infra.executors import InProcess
 from storage import codes, filesystem, models, queries
-from workflows import maintenance, search, stages
+from workflows import ingest, maintenance, search, stages
 from workflows.cli.maintenance import duration
 
-
-@pytest.fixture
-def settings(tmp_path, monkeypatch):
-    return one_table.embedded(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def source(settings, tmp_path):
-    return one_table.published(settings, tmp_path / "source")
+settings, source = one_table.settings, one_table.source  # fixtures
 
 
 def test_a_sound_table_has_no_problems_and_deep_compares_every_bit(settings, source, ray_executor, monkeypatch):
@@ -182,11 +176,55 @@ def test_models_and_queries_go_when_nothing_names_them(settings, source):
     assert maintenance.verify(TABLE, deep=True).problems == ()
 
 
+def test_what_nobody_used_goes_and_is_made_again_when_it_is_wanted(settings, source):
+    near = spec(code="near", protocol={"queries": 30, "relevance": "neighbours", "neighbours": 5})
+    reindex(settings, near)
+    warehouse = settings.home / "warehouse"
+    old = {file for folder in ("kept", "truth") for file in (warehouse / folder).iterdir()}
+    for file in old:
+        os.utime(file, (time.time() - 30 * DAY,) * 2)
+    write(source, "1.parquet", blobs(150, D, seed=9, first_id=1000))
+    assert reindex(settings, near) == "v2"
+    unused = {file for file in old if file.stat().st_mtime < time.time() - DAY}
+    assert {file.parent.name for file in unused} == {"kept", "truth"}
+    assert {file.parent.name for file in old - unused} == {"kept"}  # what counts were brought up to date from
+    would = maintenance.gc(grace=7, dry_run=True)
+    found = maintenance.gc(grace=7)
+    assert found.items == would.items
+    assert {(item.kind, item.name) for item in found.items if not item.table} == {
+        (file.parent.name, str(file)) for file in unused
+    }
+    dataset, table = ingest.dataset_of(near, settings), table_of(settings, "mine__near")
+    of = (near, settings, InProcess(), dataset, table, table.version(), table.version("v1"))
+    before = stages.report_on(*of)
+    maintenance.gc(grace=7, clock=in_days(8))
+    assert not [file for folder in ("kept", "truth") for file in (warehouse / folder).iterdir()]
+    assert stages.report_on(*of) == before
+
+
+def test_nothing_is_left_beside_tables_on_s3_and_postgresql(s3, postgresql, tmp_path, monkeypatch):
+    monkeypatch.setenv("HASHKILN_WAREHOUSE", f"{s3}/{tmp_path.name}")
+    monkeypatch.setenv("HASHKILN_CATALOG", postgresql())
+    settings = one_table.embedded(tmp_path, monkeypatch)
+    one_table.published(settings, tmp_path / "source")
+    lists = filesystem.join(settings.training_url, "0" * 16, "checkpoint", "state.pt")
+    filesystem.write(lists, b"of a run that nobody ends")
+    parts, before = rows_of(settings), filesystem.inventory(settings.warehouse_url)
+    assert {item.kind for item in maintenance.gc(grace=7, dry_run=True).items} <= {"snapshot"}
+    gone = {item.name for item in maintenance.gc(grace=7, clock=in_days(8)).items if not item.table}
+    assert {name.split("/")[4] for name in gone} == {"kept", "training"}
+    assert gone < {file.url for file in before}
+    assert not gone & {file.url for file in filesystem.inventory(settings.warehouse_url)}
+    assert rows_of(settings) == parts
+    assert maintenance.verify(TABLE, deep=True).problems == ()
+
+
 def test_models_stay_where_the_warehouse_has_tables_that_the_catalog_does_not_know(settings, source, monkeypatch):
     monkeypatch.setenv("HASHKILN_CATALOG", f"sqlite:///{settings.home / 'other.db'}")
     found = maintenance.gc(grace=7, clock=in_days(8))
-    assert found.items == ()
-    assert found.notes == ("models stay: mine__code in the warehouse may need them, and is of no table known here",)
+    assert {item.kind for item in found.items} == {"kept"}
+    (note,) = found.notes
+    assert note.startswith("models, what their networks started from, and drawn datasets stay: mine__code in the ware")
 
 
 def test_a_short_grace_must_be_forced_and_durations_are_read(settings, source):

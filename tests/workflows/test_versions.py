@@ -9,15 +9,7 @@ from one_table import TABLE, D, hashkiln, reindex, rows_of, spec, write
 
 from workflows import stages, versions
 
-
-@pytest.fixture
-def settings(tmp_path, monkeypatch):
-    return one_table.embedded(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def source(settings, tmp_path):
-    return one_table.published(settings, tmp_path / "source")
+settings, source = one_table.settings, one_table.source  # fixtures
 
 
 def test_history_diff_and_rollback_tell_one_story(settings, source):

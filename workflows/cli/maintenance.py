@@ -200,7 +200,8 @@ def gc(
     force: Annotated[bool, typer.Option("--force", help="Allow a grace under an hour. Only if nothing runs.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete what nothing names any more: files that no version needs, old rejected and superseded stagings.
+    """Delete what nothing names any more: files that no version needs, old rejected and superseded stagings; without a
+    table also what lies beside them and nobody used within the grace.
 
     What readers see, and what anybody opened within the grace, stays. So does every file that is not understood.
 

@@ -48,6 +48,7 @@ def report_on(
         measured=measure.measured(found.histogram, seed),
         curves=measure.curves(found.histogram),
         comparison=found.comparison,
+        incomparable=found.incomparable,
         health=found.health,
         overlap=measure.overlap(judge, dataset, settings.warehouse_url, executor),
     )
@@ -70,6 +71,10 @@ def gate(spec: Spec, settings: Settings, staged: Staged, report: Report) -> Verd
     if report.comparison:
         lost, told = _losses(spec.gate, report.comparison)
         reasons, notes = reasons + lost, notes + told
+    elif report.incomparable:
+        notes.append(f"not comparable with {staged.base}: {report.incomparable}")
+        if spec.gate.max_loss:
+            reasons.append(f"the loss of {', '.join(spec.gate.max_loss)} cannot be told: {notes[-1]}")
     else:
         notes.append("nothing published to compare with: only bounds, coverage and finite metrics hold")
     if staged.dropped:

@@ -1,0 +1,106 @@
+"""What is collected beside tables, on every filesystem: what nothing needs and nobody used, a group as a whole."""
+
+import hashlib
+import time
+
+import numpy as np
+import pytest
+
+from hashing.functions import LinearHash
+from storage import arrays, filesystem, models, orphans, queries
+from storage.filesystem import join
+
+HEX = hashlib.sha256(b"x").hexdigest()
+PATIENCE = 10  # seconds
+
+
+def found(warehouse, named=frozenset(), tables=(), limit=None):
+    """kind -> paths of what goes, in the order in which it goes."""
+    gone = {}
+    for kind, files in orphans.find(warehouse, named, tables, time.time() + 60 if limit is None else limit):
+        gone.setdefault(kind, []).extend(filesystem.below(warehouse, file.url) for file in files)
+    return gone
+
+
+def put(warehouse, *paths):
+    for path in paths:
+        filesystem.write(join(warehouse, *path.split("/")), b"content")
+    return [*paths]
+
+
+def written(warehouse, path):
+    return filesystem.stored(join(warehouse, *path.split("/"))).modified
+
+
+def later(warehouse, path, do):
+    """Do something until a file is younger than it was: a store may count in seconds."""
+    before, deadline = written(warehouse, path), time.monotonic() + PATIENCE
+    while written(warehouse, path) <= before:
+        assert time.monotonic() < deadline, f"{path} is as old as it was"
+        do()
+    return before
+
+
+def test_what_can_be_made_again_goes_and_what_is_not_ours_stays(folder):
+    gone = {
+        "kept": put(folder, f"kept/{HEX}.npz"),
+        "truth": put(folder, f"truth/{HEX}.parquet"),
+        "training": put(folder, f"training/{HEX[:16]}/checkpoint_1/state.pt", f"training/{HEX[:16]}/state.pt"),
+        "dataset": put(
+            folder, *(f"datasets/d-dhn-{HEX[:8]}/{name}" for name in ("dataset.json", "drawn/base/00000.parquet"))
+        ),
+        "file": put(folder, f"truth/.{HEX}.parquet.{HEX[:32]}", f"reports/t/.x.html.{HEX[:32]}"),
+    }
+    put(folder, "kept/notes.txt", f"truth/{HEX}.csv", "training/mine/state.pt", "reports/t/x.html")
+    put(folder, f"datasets/d-dhn-{HEX[:8]}/mine.parquet", "datasets/d/dataset.json", "datasets/d/base/00000.parquet")
+    assert found(folder) == gone
+    assert found(folder, limit=time.time() - 60) == {}
+    assert "dataset" not in found(folder, tables=[f"d_dhn_{HEX[:8]}__itq32"])
+    assert found(folder, named=None) == {kind: gone[kind] for kind in ("kept", "truth", "training", "file")}
+
+
+def test_what_is_used_is_young_again_and_keeps_what_belongs_to_it(folder):
+    url = join(folder, "kept", f"{HEX}.npz")
+    arrays.write(url, counts=np.arange(3))
+    before = later(folder, f"kept/{HEX}.npz", lambda: arrays.read(url))
+    assert found(folder, limit=before + 0.001) == {}
+    np.testing.assert_array_equal(arrays.read(url)["counts"], np.arange(3))
+    queries.keep_neighbours(folder, HEX, np.zeros((2, 3), int), np.zeros((2, 3)))
+    later(folder, f"truth/{HEX}.parquet", lambda: queries.neighbours(folder, HEX))
+    run = put(folder, f"training/{HEX[:16]}/checkpoint_1/state.pt", f"training/{HEX[:16]}/manager.json")
+    before = later(folder, run[0], lambda: put(folder, run[0]))
+    assert "training" not in found(folder, limit=before + 0.001)  # although manager.json was written before
+    assert not filesystem.touch(join(folder, "nothing"))
+
+
+def test_models_and_what_they_started_from_stay_while_they_are_named(folder):
+    function = LinearHash(np.eye(8), np.zeros(8))
+    model, start = models.save(folder, function), models.keep_pretrained(folder, b"parameters")
+    models.remember(folder, HEX, model)
+    arrays.write(join(folder, "models", model, "moments.npz"), moments=np.zeros((4, 8)))
+    files = [f"models/{model}/{name}" for name in ("function.json", "function.safetensors", "moments.npz")]
+    both = {"model": [f"models/fits/{HEX}", *files], "pretrained": [f"pretrained/{start}"]}
+    assert found(folder) == both
+    assert found(folder, named={model}) == {"pretrained": both["pretrained"]}
+    assert found(folder, named={start}) == {"model": both["model"]}
+    assert found(folder, named=None) == {}
+    before = later(folder, f"models/fits/{HEX}", lambda: models.remember(folder, HEX, model))
+    assert "model" not in found(folder, limit=before + 0.001)
+
+
+def test_uploads_that_never_ended_are_found_beside_tables(s3, tmp_path):
+    root = f"{s3}/{tmp_path.name}"
+    fs, path = filesystem._open(join(root, "truth", f"{HEX}.parquet"))
+    bucket, _, key = path.partition("/")
+    token = fs.call_s3("create_multipart_upload", Bucket=bucket, Key=key)["UploadId"]
+    assert orphans.uploads(root, time.time() - 60) == []
+    (upload,) = orphans.uploads(root, time.time() + 60)
+    assert (upload.url, upload.token) == (f"s3://{path}", token)
+    filesystem.abort(upload)
+    assert orphans.uploads(root, time.time() + 60) == []
+
+
+@pytest.mark.parametrize("name", ["d", "d-dhn-cafe"])
+def test_a_dataset_of_the_users_never_goes(tmp_path, name):
+    put(str(tmp_path), f"datasets/{name}/dataset.json", f"datasets/{name}/drawn/base/00000.parquet")
+    assert found(str(tmp_path)) == {}
