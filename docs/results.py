@@ -15,6 +15,7 @@ HEAD = """# Results
 Every method of the catalogue beside its published figures. Made by `make docs` from the rows in `benchmarks/results/`,
 each of which `hashkiln benchmark` wrote (`--json`); edit nothing here. `benchmarks/results/README.md` has the commands.
 Fits ran on two shared cores, some beside other work: their seconds say little more than their order of magnitude.
+The ablation of DHN has [its own page](../benchmarks/results/dhn-ablation.md).
 """
 
 

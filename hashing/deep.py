@@ -87,8 +87,9 @@ class Deep:
         known = facts(data, self)
         loop = partial(sgd.train, method=self, shards=data.shards, known=known, prepared=self.prepare(data),
                        held_out=held_out(data, self), pretrained=data.pretrained)  # fmt: skip
-        arrays = sgd.parameters(data.executor.train(loop, self.name_of_run(data)))
-        return DeepHash(arrays, self.network, len(known.mean), self.n_bits, self.views, self.split, self.hash_layer)
+        arrays, epochs = sgd.outcome(data.executor.train(loop, self.name_of_run(data)))
+        shape = len(known.mean), self.n_bits, self.views, self.split
+        return DeepHash(arrays, self.network, *shape, self.hash_layer, epochs=epochs)
 
     @property
     def split(self) -> int:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from .kernels import ACTIVATIONS, anchor_weights, rbf, squared_distances
-from .mapreduce import Array, one_blas_thread
+from .mapreduce import Array, Epoch, one_blas_thread
 
 ROWS = 4096
 
@@ -24,6 +24,8 @@ class HashFunction(Protocol):
 
     @property
     def n_bits(self) -> int: ...
+    @property
+    def epochs(self) -> tuple[Epoch, ...]: ...
 
     @property
     def dim(self) -> int:
@@ -44,13 +46,13 @@ class SignFunction(ABC):
     """
 
     rows: ClassVar[int] = ROWS  # of the blocks in which rows are encoded
+    epochs: tuple[Epoch, ...] = field(default=(), kw_only=True, compare=False)  # how it was made, not what it is
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if isinstance(value, np.ndarray):
+        for name in _parts(self):
+            value = getattr(self, name)
+            if isinstance(value, (np.ndarray, tuple)):
                 object.__setattr__(self, name, _finite(name, value))
-            elif isinstance(value, tuple):
-                object.__setattr__(self, name, tuple(_finite(name, part) for part in value))
 
     @property
     @abstractmethod
@@ -76,7 +78,14 @@ class SignFunction(ABC):
         return self.project(x) >= 0
 
 
-def _finite(name: str, value: Array) -> Array:
+def _parts(family: Any) -> list[str]:
+    """The names of the fields that make a function what it is."""
+    return [field.name for field in fields(family) if field.compare]
+
+
+def _finite(name: str, value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_finite(name, part) for part in value)
     if not np.isfinite(value).all():
         raise ValueError(f"expected a finite {name}, found NaN or infinity: the fit did not converge")
     return np.ascontiguousarray(value, np.float32)
@@ -188,12 +197,11 @@ class ProductHash(SignFunction):
     def values(self, x: Array) -> Array:
         m, k, width = self.centres.shape
         parts = ((x - self.mean) @ self.rotation).reshape(len(x), m, width)
-        index = np.arange(k)
         u = []
         for s in range(m):
             distances = squared_distances(parts[:, s], self.centres[s])
             for j in range(k.bit_length() - 1):
-                one = (index >> j & 1).astype(bool)
+                one = (np.arange(k) >> j & 1).astype(bool)
                 u.append(distances[:, ~one].min(axis=1) - distances[:, one].min(axis=1))
         return np.stack(u, axis=1)
 
@@ -261,8 +269,7 @@ def in_blocks(fn: Callable[[Array], Array], x: Array, dim: int, n_bits: int, row
     with one_blas_thread():
         for start in range(0, len(x), rows):
             block = np.ascontiguousarray(x[start : start + rows], np.float32)
-            n = len(block)
-            if n < rows:
+            if (n := len(block)) < rows:
                 block = np.concatenate([block, np.zeros((rows - n, dim), np.float32)])
             u[start : start + n] = fn(block)[:n]
     return u
@@ -272,12 +279,12 @@ def to_arrays(function: HashFunction) -> tuple[str, dict[str, Array], dict[str, 
     """(family, arrays, numbers), from which `from_arrays` makes the function again. A tuple has parts name.place."""
     arrays: dict[str, Array] = {}
     numbers: dict[str, Any] = {}
-    for field in fields(function):  # type: ignore[arg-type]
-        value = getattr(function, field.name)
+    for name in _parts(function):
+        value = getattr(function, name)
         if isinstance(value, tuple):
-            arrays |= {f"{field.name}.{place}": part for place, part in enumerate(value)}
+            arrays |= {f"{name}.{place}": part for place, part in enumerate(value)}
         else:
-            (arrays if isinstance(value, np.ndarray) else numbers)[field.name] = value
+            (arrays if isinstance(value, np.ndarray) else numbers)[name] = value
     return type(function).__name__, arrays, numbers
 
 
@@ -286,10 +293,8 @@ def from_arrays(family: str, arrays: dict[str, Array], numbers: dict[str, Any]) 
     if family not in FAMILIES:
         raise ValueError(f"expected a hash function of a family among {sorted(FAMILIES)}, found {family!r}")
     values: dict[str, Any] = {**numbers, **{name: array for name, array in arrays.items() if "." not in name}}
-    tuples = sorted((name.split(".")[0], int(name.split(".")[1])) for name in arrays if "." in name)
-    for name, place in tuples:
+    for name, place in sorted((name.split(".")[0], int(name.split(".")[1])) for name in arrays if "." in name):
         values[name] = (*values.get(name, ()), arrays[f"{name}.{place}"])
-    expected = {field.name for field in fields(FAMILIES[family])}
-    if values.keys() != expected:
+    if values.keys() != (expected := set(_parts(FAMILIES[family]))):
         raise ValueError(f"expected {family} to have the fields {sorted(expected)}, found {sorted(values)}")
     return FAMILIES[family](**values)

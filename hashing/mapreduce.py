@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache, partial, reduce
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,17 @@ class Executor(Protocol):
         """
 
 
+class Epoch(TypedDict):
+    """How a pass over the training rows went. Plain values: it is shown, kept as JSON, and part of checkpoints."""
+
+    epoch: int  # from 1
+    loss: float  # mean of the batches
+    score: float | None  # of the rows held out; None where there are none
+    lr: float  # of the last batch
+    seconds: float
+    rows: int
+
+
 class Worker(Protocol):
     """One process of a training run."""
 
@@ -77,8 +88,8 @@ class Worker(Protocol):
     def latest(self) -> bytes | None:
         """The state last reported before the run was cut off."""
 
-    def report(self, metrics: dict[str, float], state: bytes) -> None:
-        """Tell how far the run is. Every worker reports at the same steps; the state of rank 0 is kept."""
+    def report(self, epochs: Sequence[Epoch], most: int, state: bytes) -> None:
+        """Tell of the epochs so far, of so many at most. All workers do at the same steps; rank 0's state is kept."""
 
 
 class Statistic(Protocol[S, Result]):

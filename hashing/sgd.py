@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from . import evaluation, hamming, networks
 from .bits import pack
 from .deep import APART, Deep, Facts, Outputs
-from .mapreduce import Array, Batch, Shard, Worker
+from .mapreduce import Array, Batch, Epoch, Shard, Worker
 from .metrics import average_precision
 from .statistics import keyed_hash
 
@@ -37,10 +38,10 @@ def train(
     held_out: Batch | None,
     pretrained: Mapping[str, Array],
 ) -> None:
-    """One worker's part of a training run. Its last report is the state that `parameters` reads."""
+    """One worker's part of a training run. Its last report is the state that `outcome` reads."""
     if method.batch_size % worker.world:
         raise ValueError(f"expected workers that divide the batch of {method.batch_size}, found {worker.world}")
-    torch.set_num_threads(worker.threads)
+    _repeatable(worker)
     run = Run(worker, method, known, prepared, pretrained)
     if state := worker.latest():
         run.restore(state)
@@ -50,11 +51,19 @@ def train(
                 continue
             run.take_step(batch)
             if run.step % CHECKPOINT_STEPS == 0:
-                worker.report(run.metrics(), run.state())
+                worker.report(run.history, method.epochs, run.state())
         run.end_epoch(held_out)
-        worker.report(run.metrics(), run.state())
+        worker.report(run.history, method.epochs, run.state())
     if not run.history:
         raise ValueError(f"expected epochs and patience of at least 1, found {method.epochs} and {method.patience}")
+
+
+def _repeatable(worker: Worker) -> None:
+    """Have torch take the same steps to the last bit each time, on a CPU with so many threads."""
+    torch.set_num_threads(worker.threads)
+    # Else threads add the gradients of what was indexed, as triplets are, in any order.
+    torch.set_deterministic_debug_mode("error" if worker.device == "cpu" else "default")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # which is never read here
 
 
 class Run:
@@ -75,9 +84,10 @@ class Run:
         self.modules = nn.ModuleList([self.network, *([self.head] if self.head else [])]).to(worker.device)
         self.optimizer = _optimizer(method, self.network, self.head)
         self.steps = method.epochs * max(1, known.rows // method.batch_size)
-        self.epoch = self.step = self.taken = self.stale = 0
+        self.epoch = self.step = self.taken = self.stale = self.rows = 0
         self.sum_loss = 0.0
-        self.history: list[dict[str, float]] = []
+        self.began = time.monotonic()  # the epoch; after a restart, as if it had not been cut off
+        self.history: tuple[Epoch, ...] = ()
         self.best = self.network.state_dict()
 
     def take_step(self, batch: Batch) -> float:
@@ -105,7 +115,7 @@ class Run:
         loss.backward()
         _average_gradients(self.modules, worker)
         self.optimizer.step()
-        self.step, self.taken = self.step + 1, self.taken + 1
+        self.step, self.taken, self.rows = self.step + 1, self.taken + 1, self.rows + len(batch.ids)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise ValueError(f"expected a finite loss, found {value} in step {self.taken}: try a smaller lr")
@@ -120,24 +130,30 @@ class Run:
         """Score the rows held out, remember the best network, and turn to the next epoch."""
         _share_buffers(self.modules, self.worker)
         score = _score(self.network, held_out, self.method, self.worker.device)
-        if score is None or score > max((past["score"] for past in self.history), default=-math.inf):
+        before = [past["score"] for past in self.history if past["score"] is not None]
+        if score is None or score > max(before, default=-math.inf):
             self.best, self.stale = {k: v.clone() for k, v in self.network.state_dict().items()}, 0
         else:
             self.stale += 1
-        loss = self.sum_loss / max(1, self.step)
-        self.history.append({"epoch": self.epoch + 1, "loss": loss, "score": -loss if score is None else score})
-        self.epoch, self.step, self.sum_loss = self.epoch + 1, 0, 0.0
-
-    def metrics(self) -> dict[str, float]:
-        """Of the last whole epoch; before it, of the steps so far."""
-        done = {"epoch": self.epoch, "epochs": self.method.epochs, "steps": self.taken}
-        return {**(self.history[-1] if self.history else {}), **done}
+        now = time.monotonic()
+        ended: Epoch = {
+            "epoch": self.epoch + 1,
+            "loss": self.sum_loss / max(1, self.step),
+            "score": score,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "seconds": now - self.began,
+            "rows": self.rows,
+        }
+        self.history = (*self.history, ended)
+        self.epoch, self.step, self.rows, self.sum_loss, self.began = self.epoch + 1, 0, 0, 0.0, now
 
     def state(self) -> bytes:
         """All that a restart needs."""
         file = io.BytesIO()
-        content = {name: getattr(self, name) for name in ("epoch", "step", "taken", "stale", "sum_loss", "history")}
-        content |= {"modules": self.modules.state_dict(), "optimizer": self.optimizer.state_dict(), "best": self.best}
+        names = ("epoch", "step", "taken", "stale", "rows", "sum_loss", "history", "best")
+        content = {name: getattr(self, name) for name in names}
+        content |= {"modules": self.modules.state_dict(), "optimizer": self.optimizer.state_dict()}
+        content["seconds"] = time.monotonic() - self.began
         torch.save(content, file)
         return file.getvalue()
 
@@ -145,14 +161,16 @@ class Run:
         content = _load(state, self.worker.device)
         self.modules.load_state_dict(content.pop("modules"))
         self.optimizer.load_state_dict(content.pop("optimizer"))
+        self.began = time.monotonic() - content.pop("seconds")
         for name, value in content.items():
             setattr(self, name, value)
 
 
-def parameters(state: bytes) -> tuple[Array, ...]:
-    """The best network's parameters and buffers, in the order of its state, from a run's last report."""
-    best = _load(state, "cpu")["best"]
-    return tuple(value.float().cpu().numpy() for value in best.values() if value.dim())
+def outcome(state: bytes) -> tuple[tuple[Array, ...], tuple[Epoch, ...]]:
+    """From a run's last report: the best network's parameters and buffers in the order of its state, and the epochs."""
+    content = _load(state, "cpu")
+    parameters = tuple(value.float().cpu().numpy() for value in content["best"].values() if value.dim())
+    return parameters, content["history"]
 
 
 def batches(shards: Sequence[Shard], method: Deep, epoch: int) -> Iterator[Batch]:
@@ -163,34 +181,32 @@ def batches(shards: Sequence[Shard], method: Deep, epoch: int) -> Iterator[Batch
     """
     seed = int(keyed_hash(np.array([epoch]), method.seed)[0])
     held: list[Batch] = []
-    any_yet = False
+    seen = 0
     for place in np.argsort(keyed_hash(np.arange(len(shards)), seed), kind="stable"):
         for batch in shards[place]:
-            kept = batch.take(~method.held_out(batch.ids))
-            if len(kept.ids):
-                held.append(kept)
+            trained = ~method.held_out(batch.ids)
+            if trained.any():
+                held.append(batch.take(trained))
+                seen += len(held[-1].ids)
             if sum(part.x.nbytes for part in held) >= WINDOW:
-                rows = _shuffled(held, seed)
-                whole = len(rows.ids) // method.batch_size * method.batch_size
-                yield from _cut(rows.take(slice(0, whole)), method.batch_size)
-                held, any_yet = [rows.take(slice(whole, None))], any_yet or whole > 0
-    if held:
-        rows = _shuffled(held, seed)
-        whole = len(rows.ids) // method.batch_size * method.batch_size
-        yield from _cut(rows.take(slice(0, whole)) if whole or any_yet else rows, method.batch_size)
+                held = [(yield from _shuffled(held, seed, method.batch_size))]
+    if seen:
+        rest = yield from _shuffled(held, seed, method.batch_size)
+        if len(rest.ids) == seen:
+            yield rest
 
 
-def _shuffled(parts: list[Batch], seed: int) -> Batch:
-    ids = np.concatenate([part.ids for part in parts])
-    x = np.concatenate([part.x for part in parts])
-    labels = [part.y for part in parts if part.y is not None]
-    y = np.concatenate(labels) if len(labels) == len(parts) else None
-    return Batch(ids, x, y).take(np.argsort(keyed_hash(ids, seed), kind="stable"))
-
-
-def _cut(rows: Batch, size: int) -> Iterator[Batch]:
-    for start in range(0, len(rows.ids), size):
-        yield rows.take(slice(start, start + size))
+def _shuffled(held: list[Batch], seed: int, size: int) -> Generator[Batch, None, Batch]:
+    """The rows in keyed order, in whole batches; then those left over. The list is emptied: its rows lie here once."""
+    labels = [part.y for part in held if part.y is not None]
+    y = np.concatenate(labels) if len(labels) == len(held) else None
+    rows = Batch(np.concatenate([part.ids for part in held]), np.concatenate([part.x for part in held]), y)
+    held.clear()
+    order = np.argsort(keyed_hash(rows.ids, seed), kind="stable")
+    whole = len(order) // size * size
+    for start in range(0, whole, size):
+        yield rows.take(order[start : start + size])
+    return rows.take(order[whole:])
 
 
 def _score(network: nn.Module, held_out: Batch | None, method: Deep, device: str) -> float | None:

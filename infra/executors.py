@@ -9,16 +9,16 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from hashing.mapreduce import Worker, merge_tree, one_blas_thread
 
 from .settings import Settings
-from .training import Progress, silent, train_here, train_on_ray
+from .training import OnEpoch, Progress, silent, tell, train_here, train_on_ray, unheard
 
-__all__ = ["InProcess", "Progress", "Ray", "connect", "silent"]
+__all__ = ["InProcess", "OnEpoch", "Progress", "Ray", "connect", "silent"]
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -33,6 +33,7 @@ class InProcess:
     progress: Progress = silent
     checkpoints: str = ""  # folder of training runs that are under way; none: a run that is cut off begins anew
     cpus: int | None = None  # of a training run; all, if None
+    on_epoch: OnEpoch = unheard
 
     def map(self, fn: Callable[[T], R], items: Sequence[T], label: str = "") -> Iterator[R]:
         self.progress(label, 0, len(items))
@@ -47,7 +48,8 @@ class InProcess:
         return list(self.map(fn, items, label))
 
     def train(self, loop: Callable[[Worker], None], name: str) -> bytes:
-        return train_here(loop, name, self.checkpoints, self.cpus or len(os.sched_getaffinity(0)), self.progress)
+        told = partial(tell, self.progress, self.on_epoch)
+        return train_here(loop, name, self.checkpoints, self.cpus or len(os.sched_getaffinity(0)), told)
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Ray:
     in_flight: int = 256
     checkpoints: str = ""  # folder or s3:// of training runs that are under way; every node must see it
     trainers: int | None = None  # workers of a training run; one for each GPU, or else one, if None
+    on_epoch: OnEpoch = unheard
 
     def join(self) -> str:
         """Be on the cluster, and say which it is.
@@ -102,7 +105,8 @@ class Ray:
 
     def train(self, loop: Callable[[Worker], None], name: str) -> bytes:
         self.join()
-        return train_on_ray(loop, name, self.checkpoints, self.trainers, self.progress)
+        told = partial(tell, self.progress, self.on_epoch)
+        return train_on_ray(loop, name, self.checkpoints, self.trainers, told)
 
     def _submit(self, fn: Callable[[T], R], items: Sequence[T], label: str) -> Iterator[Any]:
         """References to the results, each yielded when it is there."""
@@ -161,13 +165,12 @@ def _get(ref: Any) -> Any:
         raise ConnectionError(f"expected a result from Ray, lost it too often: {error}") from error
 
 
-def connect(settings: Settings, progress: Progress = silent) -> InProcess | Ray:
+def connect(settings: Settings, progress: Progress = silent, on_epoch: OnEpoch = unheard) -> InProcess | Ray:
     """The executor that the settings ask for."""
     if settings.executor == "inprocess":
-        return InProcess(progress, settings.training_url, settings.cpus)
-    return Ray(
-        progress, settings.ray_address, settings.cpus, checkpoints=settings.training_url, trainers=settings.trainers
-    )
+        return InProcess(progress, settings.training_url, settings.cpus, on_epoch)
+    address, cpus, runs = settings.ray_address, settings.cpus, settings.training_url
+    return Ray(progress, address, cpus, checkpoints=runs, trainers=settings.trainers, on_epoch=on_epoch)
 
 
 def _describe() -> str:

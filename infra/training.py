@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -13,11 +13,13 @@ from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any
 
-from hashing.mapreduce import Worker
+from hashing.mapreduce import Epoch, Worker
 
 STATE = "state.pt"
 RESTARTS = 3
 Progress = Callable[[str, int, int], None]  # label, items done, items in all
+OnEpoch = Callable[[Sequence[Epoch]], None]  # the epochs that have ended, at each report
+Told = Callable[[Sequence[Epoch], int], None]  # the same, and how many epochs there may be
 Loop = Callable[[Worker], None]
 
 
@@ -25,12 +27,16 @@ def silent(label: str, done: int, total: int) -> None:
     """The progress of whoever does not want to know."""
 
 
+def unheard(epochs: Sequence[Epoch]) -> None:
+    """The epochs of whoever does not want to know."""
+
+
 @dataclass
 class Here:
     """The one worker of a run in this process."""
 
     folder: Path  # of its checkpoint
-    progress: Progress
+    told: Told
     threads: int
     state: bytes = b""
     rank = 0
@@ -42,19 +48,19 @@ class Here:
             self.state = file.read_bytes()
         return self.state or None
 
-    def report(self, metrics: dict[str, float], state: bytes) -> None:
+    def report(self, epochs: Sequence[Epoch], most: int, state: bytes) -> None:
         self.state = state
-        tell(self.progress, metrics)
+        self.told(epochs, most)
         self.folder.mkdir(parents=True, exist_ok=True)
         draft = self.folder / f"{STATE}.{os.getpid()}"
         draft.write_bytes(state)
         draft.replace(self.folder / STATE)
 
 
-def train_here(loop: Loop, name: str, checkpoints: str, threads: int, progress: Progress) -> bytes:
+def train_here(loop: Loop, name: str, checkpoints: str, threads: int, told: Told) -> bytes:
     """Run the loop in this process. Checkpoints go where a local folder is given."""
     with folder_of_runs("" if "://" in checkpoints else checkpoints) as runs:
-        worker = Here(Path(runs) / name, progress, threads)
+        worker = Here(Path(runs) / name, told, threads)
         try:
             loop(worker)
         except ValueError:  # the user's mistake: another try would end alike
@@ -79,9 +85,10 @@ class OnRay:
         checkpoint = ray.train.get_checkpoint()
         return state_of(checkpoint) if checkpoint else None
 
-    def report(self, metrics: dict[str, float], state: bytes) -> None:
+    def report(self, epochs: Sequence[Epoch], most: int, state: bytes) -> None:
         import ray.train
 
+        metrics = {"epochs": list(epochs), "most": most}
         if self.rank:
             ray.train.report(metrics)
             return
@@ -90,7 +97,7 @@ class OnRay:
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
-def train_on_ray(loop: Loop, name: str, checkpoints: str, workers: int | None, progress: Progress) -> bytes:
+def train_on_ray(loop: Loop, name: str, checkpoints: str, workers: int | None, told: Told) -> bytes:
     """Run the loop on workers of the Ray cluster that was joined: one a GPU, or else one, unless a number is given.
 
     A worker that is lost is started again, and all go on from the last checkpoint; so does a run of the same name whose
@@ -105,7 +112,7 @@ def train_on_ray(loop: Loop, name: str, checkpoints: str, workers: int | None, p
     gpus = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
     count = workers or gpus or 1
     cpus = 1 if gpus else _cpus(count)
-    with folder_of_runs(checkpoints) as runs, _told(progress) as callback:
+    with folder_of_runs(checkpoints) as runs, _listening(told) as callback:
         trainer = TorchTrainer(
             _run_loop,  # type: ignore[arg-type]  # what it returns is Result.return_value
             train_loop_config={"loop": loop, "threads": cpus},
@@ -179,12 +186,12 @@ def folder_of_runs(checkpoints: str) -> Iterator[str]:
 
 
 @contextmanager
-def _told(progress: Progress) -> Iterator[Any]:
+def _listening(told: Told) -> Iterator[Any]:
     """A callback for Ray Train, whose controller is a process of its own: what it hears is told here, in a thread."""
     from ray.train import UserCallback
     from ray.util.queue import Queue
 
-    class Told(UserCallback):
+    class Teller(UserCallback):
         def __init__(self, queue: Queue) -> None:
             self.queue = queue
 
@@ -193,13 +200,13 @@ def _told(progress: Progress) -> Iterator[Any]:
 
     def listen() -> None:
         while metrics := queue.get():
-            tell(progress, metrics)
+            told(metrics["epochs"], metrics["most"])
 
     queue = Queue(actor_options={"num_cpus": 0})
     listener = Thread(target=copy_context().run, args=(listen,), daemon=True)
     listener.start()
     try:
-        yield Told(queue)
+        yield Teller(queue)
     finally:
         queue.put({})
         listener.join()
@@ -212,7 +219,11 @@ def state_of(checkpoint: Any) -> bytes:
         return (Path(folder) / STATE).read_bytes()
 
 
-def tell(progress: Progress, metrics: dict[str, float]) -> None:
-    """One line of progress."""
-    said = [f"{name} {metrics[name]:.4f}" for name in ("loss", "score") if name in metrics]
-    progress(", ".join(["train", *said]), int(metrics["epoch"]), int(metrics["epochs"]))
+def tell(progress: Progress, on_epoch: OnEpoch, epochs: Sequence[Epoch], most: int) -> None:
+    """One line of progress, and all epochs."""
+    label = "train"
+    if epochs:
+        label += f", loss {epochs[-1]['loss']:.4f}"
+        label += "" if epochs[-1]["score"] is None else f", score {epochs[-1]['score']:.4f}"
+    progress(label, len(epochs), most)
+    on_epoch(epochs)

@@ -201,7 +201,7 @@ class Without:
 def batch_rows(dim: int) -> int:
     """Rows of a batch: some 16 MB of float32, a multiple of the rows that are encoded at a time, of pictures 128."""
     rows = BATCH_BYTES // (4 * dim)
-    return max(1, rows // 4096) * 4096 if dim <= 2**14 else max(1, 4 * rows // 128) * 128
+    return max(1, rows // 4096) * 4096 if dim <= 2**13 else max(1, 4 * rows // 128) * 128
 
 
 def dataset_url(warehouse: str, name: str) -> str:

@@ -7,9 +7,11 @@ import json
 from typing import Any
 
 from hashing.functions import HashFunction, from_arrays, to_arrays
-from hashing.mapreduce import Array
+from hashing.mapreduce import Array, Epoch
 
 from . import filesystem
+
+TRAINING = "training.json"
 
 
 def save(warehouse: str, function: HashFunction) -> str:
@@ -22,6 +24,8 @@ def save(warehouse: str, function: HashFunction) -> str:
     digest = _digest(header.encode(), tensors)
     filesystem.write(_url(warehouse, digest, "function.safetensors"), tensors)
     filesystem.write(_url(warehouse, digest, "function.json"), header.encode())
+    if function.epochs:
+        filesystem.write(_url(warehouse, digest, TRAINING), json.dumps(function.epochs).encode())
     return digest
 
 
@@ -38,6 +42,13 @@ def load(warehouse: str, digest: str) -> HashFunction:
         raise ValueError(f"expected model {digest}, found content of digest {found}: the files were changed")
     about: dict[str, Any] = json.loads(header)
     return from_arrays(about["family"], from_bytes(tensors), about["numbers"])
+
+
+def training(warehouse: str, digest: str) -> list[Epoch]:
+    """The epochs in which a model was trained; none if it was not. Of the fit, which is no part of the digest."""
+    url = _url(warehouse, digest, TRAINING)
+    epochs: list[Epoch] = json.loads(filesystem.read(url)) if filesystem.exists(url) else []
+    return epochs
 
 
 def remember(warehouse: str, fit: str, digest: str) -> None:

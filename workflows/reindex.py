@@ -6,16 +6,24 @@ of main are not: a second try could only hide that somebody else published.
 
 from __future__ import annotations
 
+import json
 import time
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+from uuid import UUID
 
 from prefect import flow, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.client.schemas.objects import State
 
+from hashing.mapreduce import Epoch
 from infra.executors import Progress, connect, silent
 from infra.settings import Settings
-from storage.tables import PublishConflict
+from storage import models
+from storage.tables import PublishConflict, table_name
 
 from . import report, stages
 from .ingest import ingest
@@ -34,6 +42,28 @@ def show(progress: Progress) -> None:
     _progress = progress
 
 
+@dataclass
+class TrainingTable:
+    """The epochs of a fit as one artifact of the run, brought up to date as they end."""
+
+    table: str
+    artifact: UUID | None = None
+
+    def __call__(self, epochs: Sequence[Epoch]) -> None:
+        rows = [dict(epoch) for epoch in epochs]
+        if self.artifact:
+            with get_client(sync_client=True) as client:
+                client.update_artifact(self.artifact, ArtifactUpdate(data=json.dumps(rows)))
+        elif rows:
+            made = create_table_artifact(rows, key=_key(self.table, "training"), description="training")
+            self.artifact = cast(UUID, made)  # in an event loop it would be a coroutine
+
+
+def _key(table: str, kind: str) -> str:
+    """Of an artifact: a-z, 0-9 and hyphens."""
+    return f"{table.replace('_', '-')}-{kind}"
+
+
 def _transient(task: Any, run: Any, state: State[Any]) -> bool:
     error = state.result(raise_on_failure=False)
     return isinstance(error, WORTH_ANOTHER_TRY) and not isinstance(error, FOR_THE_USER)
@@ -47,7 +77,10 @@ def ingest_task(spec: Spec) -> str:
 @task(name="fit", retries=2, retry_delay_seconds=DELAYS, retry_condition_fn=_transient)
 def fit_task(spec: Spec, because: str = "") -> Model:
     settings = Settings()
-    return stages.fit(spec, settings, connect(settings, _progress), because)
+    shown = TrainingTable(table_name(spec.dataset, spec.code_name))
+    model = stages.fit(spec, settings, connect(settings, _progress, shown), because)
+    shown(models.training(settings.warehouse_url, model.digest))  # of a model that is used again, all that is shown
+    return model
 
 
 @task(name="stage", retries=2, retry_delay_seconds=DELAYS, retry_condition_fn=_transient)
@@ -69,11 +102,13 @@ def gate_task(spec: Spec, staged: Staged, measured: Report) -> Verdict:
 
 @task(name="report", retries=2, retry_delay_seconds=DELAYS, retry_condition_fn=_transient)
 def report_task(spec: Spec, staged: Staged, measured: Report, verdict: Verdict) -> str:
-    url = report.write(spec, Settings(), staged, measured, verdict)
-    key = staged.table.replace("_", "-")
-    create_table_artifact(report.rows(measured), key=f"{key}-metrics", description=measured.protocol)
-    create_markdown_artifact(report.markdown(spec, staged, measured, verdict), key=f"{key}-summary")
-    create_link_artifact(url if "://" in url else f"file://{url}", "report", key=f"{key}-report")
+    settings = Settings()
+    epochs = models.training(settings.warehouse_url, staged.model.digest)
+    url = report.write(spec, settings, staged, measured, verdict, epochs)
+    create_table_artifact(report.rows(measured), key=_key(staged.table, "metrics"), description=measured.protocol)
+    summary = report.markdown(spec, staged, measured, verdict, epochs)
+    create_markdown_artifact(summary, key=_key(staged.table, "summary"))
+    create_link_artifact(url if "://" in url else f"file://{url}", "report", key=_key(staged.table, "report"))
     return url
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from hashing.mapreduce import Epoch
 from infra.settings import Settings
 from storage import filesystem
 
@@ -12,15 +14,19 @@ from .measure import Curves, Estimate, Measured
 from .references import Report, Staged, Verdict
 from .spec import Spec
 
+BLUE, RED = "#1f5fbf", "#b3261e"
 
-def write(spec: Spec, settings: Settings, staged: Staged, report: Report, verdict: Verdict) -> str:
-    """Write the page of a staged version. Its URL."""
+
+def write(
+    spec: Spec, settings: Settings, staged: Staged, report: Report, verdict: Verdict, epochs: Sequence[Epoch]
+) -> str:
+    """Write the page of a staged version, whose model was trained in some epochs, if it was. Its URL."""
     url = filesystem.join(settings.warehouse_url, "reports", staged.table, f"{staged.branch}.html")
-    filesystem.write(url, page(spec, staged, report, verdict).encode())
+    filesystem.write(url, page(spec, staged, report, verdict, epochs).encode())
     return url
 
 
-def page(spec: Spec, staged: Staged, report: Report, verdict: Verdict) -> str:
+def page(spec: Spec, staged: Staged, report: Report, verdict: Verdict, epochs: Sequence[Epoch]) -> str:
     """The page as HTML, with all it needs inside."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -32,6 +38,8 @@ def page(spec: Spec, staged: Staged, report: Report, verdict: Verdict) -> str:
         verdict=verdict,
         rows=rows(report),
         plot=plot(report.curves),
+        trained=trained(epochs),
+        training_plot=training_plot(epochs) if epochs else "",
         now=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -55,19 +63,59 @@ def _value(measured: Measured, name: str) -> str:
     return f"{found.value:.4f}"
 
 
-def markdown(spec: Spec, staged: Staged, report: Report, verdict: Verdict) -> str:
+def markdown(spec: Spec, staged: Staged, report: Report, verdict: Verdict, epochs: Sequence[Epoch]) -> str:
     """The run in a few lines."""
     word = "passed" if verdict.passed else "**rejected**"
     lines = [
         f"# {staged.table}: {word}",
         f"{staged.rows:,} rows, {staged.encoded:,} encoded in this run, model `{staged.model.digest[:12]}` "
         f"({staged.model.reason}), published before: {staged.base}.",
+        *([f"Training: {trained(epochs)}."] if epochs else []),
         f"Protocol: {report.protocol}.",
         f"Rows that are queries as well: {report.overlap}.",
         *(f"- against: {reason}" for reason in verdict.reasons),
         *(f"- {note}" for note in verdict.notes),
     ]
     return "\n\n".join(lines)
+
+
+def trained(epochs: Sequence[Epoch]) -> str:
+    """Epochs in a few words; none where there are none."""
+    if not epochs:
+        return ""
+    last, seconds = epochs[-1], sum(epoch["seconds"] for epoch in epochs)
+    said = f"{len(epochs)} epochs of {last['rows']:,} rows in {seconds:,.1f} s, loss {last['loss']:.4f}"
+    if (best := _best(epochs)) is None:
+        return said
+    return f"{said}; kept is epoch {best['epoch']}, the best on the rows held out (map {best['score']:.4f})"
+
+
+def _best(epochs: Sequence[Epoch]) -> Epoch | None:
+    """The epoch whose network is kept: the first of the best score. None where rows were not held out to judge by."""
+    scored = [epoch for epoch in epochs if epoch["score"] is not None]
+    return max(scored, key=lambda epoch: epoch["score"] or 0) if scored else None
+
+
+def training_plot(epochs: Sequence[Epoch]) -> str:
+    """Loss, score and rate by epoch, as HTML that needs the script of `plot` before it."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    best = _best(epochs)
+    titles = {"loss": "loss of the batches", "score": "map of the rows held out", "lr": "learning rate"}
+    if not best:
+        del titles["score"]
+    figure = make_subplots(1, len(titles), subplot_titles=tuple(titles.values()))
+    x = [epoch["epoch"] for epoch in epochs]
+    for column, name in enumerate(titles, 1):
+        y = [epoch[name] for epoch in epochs]  # type: ignore[literal-required]
+        figure.add_trace(go.Scatter(x=x, y=y, mode="lines+markers", line={"color": BLUE}), 1, column)
+    if best:
+        figure.add_vline(best["epoch"], line_dash="dot", line_color=RED, row=1, col=2)
+    figure.update_layout(height=320, template="plotly_white", margin={"t": 40, "b": 40}, showlegend=False)
+    figure.update_xaxes(title_text="epoch")
+    html: str = figure.to_html(full_html=False, include_plotlyjs=False)
+    return html
 
 
 def plot(curves: Curves) -> str:
@@ -80,7 +128,7 @@ def plot(curves: Curves) -> str:
     radii = list(range(len(curves.precision)))
     both = {"x": curves.recall, "y": curves.precision, "text": [f"radius {radius}" for radius in radii]}
     figure.add_trace(go.Scatter(**both, mode="lines+markers", showlegend=False), 1, 1)
-    blue, red = ({"line": {"color": color}, "mode": "lines"} for color in ("#1f5fbf", "#b3261e"))
+    blue, red = ({"line": {"color": color}, "mode": "lines"} for color in (BLUE, RED))
     figure.add_trace(go.Scatter(x=radii, y=curves.precision, name="precision", **blue), 1, 2)
     figure.add_trace(go.Scatter(x=radii, y=curves.recall, name="recall", **red), 1, 2)
     figure.add_trace(go.Scatter(x=curves.ranks, y=curves.precision_at, showlegend=False, **blue), 1, 3)

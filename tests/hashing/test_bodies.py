@@ -27,9 +27,7 @@ def test_small_networks_give_a_number_for_each_bit(body, layer):
     assert network.codes(rows(784)).shape == (2, BITS)
 
 
-@pytest.mark.parametrize(
-    "body", [*LARGE[:2], LARGE[3], *(pytest.param(b, marks=pytest.mark.slow) for b in ("vgg16", "resnet50"))]
-)
+@pytest.mark.parametrize("body", LARGE)
 @pytest.mark.parametrize("dim", [32 * 32 * 3])
 def test_large_networks_give_a_number_for_each_bit(body, dim):
     assert build(body, dim, BITS).eval()(rows(dim, 1)).shape == (1, BITS)

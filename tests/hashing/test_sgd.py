@@ -29,17 +29,23 @@ class Reporter:
 
     state: bytes | None = None
     dies_after: int = 10**9
-    metrics: list = field(default_factory=list)
+    told: list = field(default_factory=list)  # the epochs of each report
     rank, world, device, threads = 0, 1, "cpu", 1
 
     def latest(self):
         return self.state
 
-    def report(self, metrics, state):
+    def report(self, epochs, most, state):
         self.state = state
-        self.metrics.append(metrics)
-        if len(self.metrics) == self.dies_after:
+        self.told.append([timeless(epoch) for epoch in epochs])
+        if len(self.told) == self.dies_after:
             raise CutOff
+
+
+def timeless(epoch):
+    """An epoch without what differs from one run to the next."""
+    assert epoch["seconds"] > 0
+    return {name: value for name, value in epoch.items() if name != "seconds"}
 
 
 def run(worker, method=METHOD, shards=None):
@@ -49,71 +55,19 @@ def run(worker, method=METHOD, shards=None):
     return worker
 
 
+def parameters(worker):
+    return sgd.outcome(worker.state)[0]
+
+
 def content(worker):
     return torch.load(io.BytesIO(worker.state), weights_only=True)
-
-
-def epochs(method, shards, epoch=0):
-    return list(sgd.batches(shards, method, epoch))
-
-
-def ids(batches):
-    return [batch.ids.tolist() for batch in batches]
 
 
 def trained_rows(method):
     return set(ROWS.ids[~method.held_out(ROWS.ids)].tolist())
 
 
-# --- batches ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("n_shards", "batch_rows"), [(1, 10**6), (1, 7), (4, 100), (9, 13)])
-def test_batches_are_the_same_for_any_cut_while_rows_fit_the_window(n_shards, batch_rows):
-    expected = epochs(METHOD, [[ROWS]])
-    batches = epochs(METHOD, cut(ROWS, n_shards, batch_rows))
-    for one, other in zip(batches, expected, strict=True):
-        for a, b in zip(one, other, strict=True):
-            np.testing.assert_array_equal(a, b)
-
-
-@pytest.mark.parametrize("window", [1, 4 * 32 * 100, 2**28])
-def test_an_epoch_sees_every_row_at_most_once_and_loses_less_than_a_batch(window, monkeypatch):
-    monkeypatch.setattr(sgd, "WINDOW", window)
-    seen = [i for batch in ids(epochs(METHOD, cut(ROWS, 5, 30))) for i in batch]
-    assert len(seen) == len(set(seen))
-    assert set(seen) <= trained_rows(METHOD)
-    assert len(seen) == len(trained_rows(METHOD)) // 64 * 64
-    for batch in epochs(METHOD, cut(ROWS, 5, 30)):
-        assert len(batch.ids) == 64
-        np.testing.assert_array_equal(batch.x, ROWS.x[batch.ids])
-        np.testing.assert_array_equal(batch.y, ROWS.y[batch.ids])
-
-
-def test_what_is_held_is_bounded_by_the_window_whatever_a_shard_is(monkeypatch):
-    monkeypatch.setattr(sgd, "WINDOW", 4 * 32 * 100)
-    read = []
-
-    def shard():
-        for batch in cut(ROWS, 1, 50)[0]:
-            read.append(len(batch.ids))
-            yield batch
-
-    next(sgd.batches([shard()], METHOD, 0))
-    assert sum(read) <= 150
-
-
-def test_epochs_have_orders_of_their_own():
-    first, second = (ids(epochs(METHOD, cut(ROWS, 3), epoch)) for epoch in (0, 1))
-    assert first != second
-    assert ids(epochs(METHOD, cut(ROWS, 3), 0)) == first
-    assert ids(epochs(replace(METHOD, seed=1), cut(ROWS, 3), 0)) != first
-
-
-def test_fewer_rows_than_a_batch_are_one_batch():
-    few = ROWS.take(slice(0, 20))
-    batches = epochs(METHOD, [[few]])
-    assert [len(batch.ids) for batch in batches] == [(~METHOD.held_out(few.ids)).sum()]
+# --- rows held out ---------------------------------------------------------------------------------------------------
 
 
 def test_rows_held_out_are_a_keyed_share_apart_from_those_drawn_by_the_seed():
@@ -144,10 +98,10 @@ def test_a_run_that_was_cut_off_ends_bit_for_bit_as_one_that_was_not(dies_after,
     with pytest.raises(CutOff):
         run(cut_off := Reporter(dies_after=dies_after))
     again = run(Reporter(cut_off.state))
-    assert cut_off.metrics + again.metrics == whole.metrics
-    for a, b in zip(sgd.parameters(again.state), sgd.parameters(whole.state), strict=True):
+    assert cut_off.told + again.told == whole.told
+    for a, b in zip(parameters(again), parameters(whole), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert content(again)["history"] == content(whole)["history"]
+    assert [epoch["epoch"] for epoch in sgd.outcome(again.state)[1]] == [1, 2, 3]
 
 
 def test_a_run_of_chance_goes_on_with_the_same_chance(monkeypatch):
@@ -157,8 +111,25 @@ def test_a_run_of_chance_goes_on_with_the_same_chance(monkeypatch):
     with pytest.raises(CutOff):
         run(cut_off := Reporter(dies_after=2), method)
     again = run(Reporter(cut_off.state), method)
-    for a, b in zip(sgd.parameters(again.state), sgd.parameters(whole.state), strict=True):
+    for a, b in zip(parameters(again), parameters(whole), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@dataclass(frozen=True)
+class Colliding(Deep):
+    """A method that adds many values into one place, time and again."""
+
+    def loss(self, out):
+        values, place = torch.randn(200_000), torch.zeros(200_000, dtype=torch.long)
+        sums = {torch.zeros(1).index_put((place,), values, accumulate=True).item() for _ in range(10)}
+        assert len(sums) == 1
+        return out.u.square().mean()
+
+
+def test_several_threads_add_in_the_same_order_each_time():
+    worker = Reporter()
+    worker.threads = 2
+    run(worker, Colliding(n_bits=8, epochs=1, batch_size=64))
 
 
 def test_a_run_that_ended_and_lost_its_driver_then_gives_what_it_had(tmp_path):
@@ -176,6 +147,7 @@ def test_a_run_that_ended_and_lost_its_driver_then_gives_what_it_had(tmp_path):
     told = []
     executor = InProcess(lambda *args: told.append(args), str(tmp_path), cpus=1)
     function = METHOD.fit(Data(cut(ROWS, 3), executor))
+    assert [epoch["epoch"] for epoch in function.epochs] == [1, 2, 3]  # and yet they are known
     assert not [label for label, *_ in told if label.startswith("train,")]  # no epoch was trained again
     assert not list(tmp_path.iterdir())
     expected = METHOD.fit(Data(cut(ROWS, 3), InProcess(cpus=1)))
@@ -220,19 +192,19 @@ def scripted(monkeypatch, scores, **settings):
 
 def test_training_ends_when_the_score_has_not_risen_for_patience_epochs(monkeypatch):
     worker, _ = scripted(monkeypatch, [0.1, 0.3, 0.2, 0.3, 0.9], epochs=5, patience=2)
-    assert [metrics["score"] for metrics in worker.metrics] == [0.1, 0.3, 0.2, 0.3]
+    assert [epoch["score"] for epoch in worker.told[-1]] == [0.1, 0.3, 0.2, 0.3]
 
 
 def test_the_parameters_are_those_of_the_best_epoch(monkeypatch):
     worker, states = scripted(monkeypatch, [0.1, 0.3, 0.2], epochs=3)
-    same = [all(map(np.array_equal, sgd.parameters(worker.state), state)) for state in states]
+    same = [all(map(np.array_equal, parameters(worker), state)) for state in states]
     assert same == [False, True, False]
 
 
 def test_without_labels_the_last_epoch_is_the_best():
     plain = blobs(300)._replace(y=None)
     worker = run(Reporter(), SGH(n_bits=8, epochs=2, batch_size=100), [[plain]])
-    assert [metrics["score"] == -metrics["loss"] for metrics in worker.metrics] == [True, True]
+    assert [epoch["score"] for epoch in worker.told[-1]] == [None, None]
     end = content(worker)
     assert all(torch.equal(value, end["modules"][f"0.{name}"]) for name, value in end["best"].items())
 

@@ -13,12 +13,17 @@ from workflows.drift import Drift
 from workflows.references import Model, Report, Staged, Verdict
 from workflows.spec import Spec
 
+EPOCHS = [
+    {"epoch": 1, "loss": 0.75, "score": 0.5, "lr": 0.01, "seconds": 2.0, "rows": 60_000},
+    {"epoch": 2, "loss": 0.5, "score": 0.875, "lr": 0.005, "seconds": 1.5, "rows": 60_000},
+    {"epoch": 3, "loss": 0.25, "score": 0.875, "lr": 0.0, "seconds": 1.0, "rows": 60_000},
+]
 EVIL = "<script>document.title='owned'</script>"
 
 
 @pytest.fixture
 def run():
-    """(spec, staged, report, verdict) of two random versions; the user's words hold markup."""
+    """(spec, staged, report, verdict, epochs) of two random versions; the user's words hold markup."""
     rng = np.random.default_rng(0)
     total = rng.integers(1, 50, (20, 17))
     histogram = np.stack([total, total // 3])
@@ -45,7 +50,7 @@ def run():
         overlap="0 rows by id, 0 by content",
     )
     verdict = Verdict(passed=False, reasons=("coverage: 1 of 5",), notes=(f"by force: {EVIL}",))
-    return Spec.model_validate({"dataset": "sample", "gate": {"force": EVIL}}), staged, made, verdict
+    return Spec.model_validate({"dataset": "sample", "gate": {"force": EVIL}}), staged, made, verdict, EPOCHS
 
 
 def test_the_page_holds_what_was_found_and_nothing_from_elsewhere(run):
@@ -65,9 +70,34 @@ def test_the_page_holds_what_was_found_and_nothing_from_elsewhere(run):
     assert not re.search(r"<script[^>]*src=", page)
 
 
+def drawn(html):
+    """The traces of the last plot."""
+    return json.JSONDecoder().raw_decode(html, html.index("[{", html.rindex("Plotly.newPlot(")))[0]
+
+
+def test_the_epochs_of_training_are_drawn_and_said(run):
+    page = report.page(*run)
+    assert page.index(report.trained(EPOCHS)) < page.rindex("Plotly.newPlot(")
+    for trace, name in zip(drawn(page), ("loss", "score", "lr"), strict=True):
+        assert (trace["x"], trace["y"]) == ([1, 2, 3], [epoch[name] for epoch in EPOCHS])
+    said = "3 epochs of 60,000 rows in 4.5 s, loss 0.2500; kept is epoch 2, the best on the rows held out (map 0.8750)"
+    assert report.trained(EPOCHS) == said
+    assert f"Training: {said}." in report.markdown(*run)
+    unjudged = [{**epoch, "score": None} for epoch in EPOCHS]
+    assert report.trained(unjudged) == "3 epochs of 60,000 rows in 4.5 s, loss 0.2500"
+    assert [trace["y"] for trace in drawn(report.page(*run[:4], unjudged))] == [[0.75, 0.5, 0.25], [0.01, 0.005, 0.0]]
+
+
+def test_a_model_that_was_not_trained_in_epochs_has_no_such_part(run):
+    page = report.page(*run[:4], [])
+    assert "<h2>Training" not in page
+    assert page.count("Plotly.newPlot(") == report.page(*run).count("Plotly.newPlot(") - 1
+    assert "Training" not in report.markdown(*run[:4], [])
+
+
 def test_the_curves_by_rank_are_drawn(run):
     html = report.plot(run[2].curves)
-    data, _ = json.JSONDecoder().raw_decode(html, html.index("[{", html.rindex("Plotly.newPlot(")))
+    data = drawn(html)
     by_rank = [[tuple(trace["x"]), tuple(trace["y"])] for trace in data[3:]]
     curves = run[2].curves
     assert by_rank == [[curves.ranks, curves.precision_at], [curves.ranks, curves.recall_at]]
@@ -88,7 +118,7 @@ def test_a_browser_draws_the_page(run, tmp_path):
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
     flags += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
     command = [chromium, *flags, "--virtual-time-budget=5000", "--dump-dom", f"file://{tmp_path / 'report.html'}"]
-    drawn = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    assert drawn.count('class="main-svg"') >= 2
-    assert "<title>t__itq16: rejected</title>" in drawn  # the user's markup was shown, not run
-    assert drawn.count('class="trace scatter') == 5
+    seen = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert seen.count('class="main-svg"') >= 4
+    assert "<title>t__itq16: rejected</title>" in seen  # the user's markup was shown, not run
+    assert seen.count('class="trace scatter') == 5 + 3

@@ -63,12 +63,18 @@ def fit(
 
     Example: `hashkiln fit --dataset mnist --method itq --bits 64 --set n_iter=100`
     """
+    from infra.settings import Settings
+    from storage import models
+    from workflows.report import trained
+
     spec = specification(
         source, dataset=dataset, method=method, bits=bits, seed=seed, parameters=parameters, pretrained=pretrained,
         code=code, refit=refit, bad_rows=bad_rows,
     )  # fmt: skip
     model = _line(spec, "fit")
-    show({"model": model.digest, "seconds": round(model.seconds, 2)}, as_json, spec.code_name)
+    epochs = models.training(Settings().warehouse_url, model.digest)
+    training = {"training": epochs if as_json else trained(epochs)} if epochs else {}
+    show({"model": model.digest, "seconds": round(model.seconds, 2), **training}, as_json, spec.code_name)
 
 
 @app.command()
@@ -197,8 +203,7 @@ def reindex(
         source, dataset=dataset, method=method, bits=bits, seed=seed, parameters=parameters, pretrained=pretrained,
         code=code, refit=refit,
         protocol={"relevance": relevance, "neighbours": neighbours, "queries": queries},
-        gate={"floors": assigned(floor), "ceilings": assigned(ceiling), "max_loss": {"map": 0.0} | assigned(max_loss),
-              "force": force},
+        gate={"floors": assigned(floor), "ceilings": assigned(ceiling), "max_loss": assigned(max_loss), "force": force},
         max_drift=max_drift, bad_rows=bad_rows,
     )  # fmt: skip
     if dry_run:
