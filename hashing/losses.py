@@ -104,9 +104,27 @@ def average(values: Tensor) -> Tensor:
     return values.sum() / max(1, values.numel())
 
 
-def triplet_gaps(values: Tensor) -> Tensor:
-    """values_ij - values_ik (n, n, n), for every query i, j and k."""
-    return values[:, :, None] - values[:, None, :]
+def ranking_hinge(distances: Tensor, r: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+    """Sums (n,) of (2^r_ij - 2^r_ik) max(0, d_ij - d_ik + margin) over j, k with r_ij > r_ik; and how many there are.
+
+    distances (n, n), r (n, n) of 0, 1, ...; a row is no answer to itself. 2^r_ij - 2^r_ik is the sum of 2^l over the
+    levels l from r_ik to r_ij - 1, and within a level j meets the k that stand before d_ij + margin in the sorted row:
+    n log n for a row and level in place of n^2. Source: DSRH, Zhao et al., CVPR 2015, section 3.2.
+    """
+    from torch import searchsorted
+    from torch.nn.functional import pad
+
+    own = r.new_ones(len(r)).diag_embed().bool()
+    r = r.masked_fill(own, -1)
+    reach, sums, triplets = distances + margin, distances.new_zeros(len(r)), r.new_zeros(())
+    for level in range(int(r.max())):
+        lower = (r <= level) & ~own
+        nearest, places = distances.masked_fill(~lower, float("inf")).sort(dim=1)
+        met = searchsorted(nearest.detach(), reach.detach())
+        before = pad(nearest.masked_fill(~lower.gather(1, places), 0).cumsum(1), (1, 0)).gather(1, met)
+        sums = sums + 2**level * ((met * reach - before) * (r > level)).sum(1)
+        triplets = triplets + ((r == level + 1).sum(1) * lower.sum(1)).sum()
+    return sums, triplets
 
 
 # --- classes -------------------------------------------------------------------------------------------------------

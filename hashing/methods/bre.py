@@ -50,10 +50,10 @@ class BRE:
 
     supervised: ClassVar[bool] = True
     n_bits: int
-    n_rows: int = 8000
-    n_anchors: int = 800
+    n_rows: int = 20000
+    n_anchors: int = 2000
     n_pairs: int = 15
-    n_iter: int = 1
+    n_iter: int = 2
     seed: int = 0
 
     def fit(self, data: Data) -> KernelHash:

@@ -17,8 +17,9 @@ class DMHOR(Deep):
     weights of the hash layers; no labels.
 
     |x - d(s(F + G))|^2 + alone (|x - d(s(F))|^2 + |x - d(s(G))|^2) + orthogonal |W'W - I|^2, s the sigmoid, d a linear
-    decoder. That a code of one view tells the other is what makes views comparable. Coefficients are assumed, and
-    layers start at random, not from restricted Boltzmann machines.
+    decoder, |.|^2 the mean over a view's dimensions, of both views together: else the wider view is all that a code
+    tells. That a code of one view tells the other is what makes views comparable. Coefficients are assumed, and layers
+    start at random, not from restricted Boltzmann machines.
     Reference: Wang, Cui, Ou & Zhu, Deep multimodal hashing with orthogonal regularization, IJCAI 2015.
     """
 
@@ -36,7 +37,8 @@ class DMHOR(Deep):
     def loss(self, out: Outputs) -> Tensor:
         f, g = out.u.chunk(2, dim=1)
         x = out.network.scaled(out.x)
-        away = [((x - out.head(code.sigmoid())) ** 2).mean() for code in (f + g, f, g)]
+        errors = [(x - out.head(code.sigmoid())) ** 2 for code in (f + g, f, g)]
+        away = [sum(view.mean() for view in out.network.halves(error)) for error in errors]
         weights = sum(soft_orthogonality(view.hash.weight) for view in out.network.views)
         drawn = self.eta * (quantization(f) + quantization(g))
         return away[0] + self.alone * (away[1] + away[2]) + self.orthogonal * weights / self.n_bits + drawn

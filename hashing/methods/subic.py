@@ -17,14 +17,15 @@ class SuBiC(Deep):
 
     A code is blocks of `units` bits, of which one is set: n_bits / units blocks tell apart units^blocks codes, so
     that n_bits stored bits hold n_bits / units log2(units) bits of SuBiC's own count. Two blocks differ in 2 bits or
-    in none: Hamming distances are twice the number of blocks that differ. (The paper ranks by
-    real-valued queries, and weighs both entropies 1.)
+    in none: Hamming distances are twice the number of blocks that differ. The paper ranks by real-valued queries, and
+    weighs both entropies 1, for large blocks behind a trained network. Behind one that is not, as much makes blocks
+    sharp before they tell the classes apart, and some classes then share all blocks but one.
     Reference: Jain, Zepeda, Perez & Gribonval, SuBiC: a supervised, structured binary code, ICCV 2017.
     """
 
     units: int = 4
-    sharp: float = 0.1
-    spread: float = 0.1
+    sharp: float = 0.02
+    spread: float = 0.02
 
     @property
     def hash_layer(self) -> str:

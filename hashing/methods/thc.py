@@ -12,6 +12,7 @@ from ..functions import AnchorGraphHash
 from ..kernels import anchor_eigenvectors
 from ..losses import binary_cross_entropy
 from ..mapreduce import Array, Batch, Data, Sum
+from ..solvers import top_eigenvectors
 from ..statistics import Sample, anchor_graph, word_counts
 from . import register
 
@@ -22,33 +23,38 @@ class THC(Deep):
     """Stage 1: codes of the rows' neighbourhood graph, each bit split at its median.
     Stage 2: the binary cross-entropy of each of these bits given u.
 
-    The graph is that of TF-IDF vectors where rows are texts (network=text), of the rows themselves elsewhere. The paper
-    solves the Laplacian of all rows' nearest neighbours; here an anchor graph stands for it, as in AGH, which adds over
-    shards. No labels are used: the paper's variants with tags are not here. The network is `text`'s, which puts the
-    words themselves beside what its convolutions find.
+    The graph is that of TF-IDF vectors where rows are texts (network=text), of the rows themselves elsewhere. Short
+    texts share hardly a word, so that anchors are all as far from them: neighbours are sought among the n_topics
+    singular directions of the TF-IDF vectors (latent semantic analysis), in length 1. The paper solves the Laplacian of
+    all rows' nearest neighbours; here an anchor graph stands for it, as in AGH, which adds over shards. No labels are
+    used: the paper's variants with tags are not here. The network is `text`'s, which puts the words themselves beside
+    what its convolutions find.
     Reference: Xu, Wang, Tian, Xu, Zhao, Wang & Hao, Convolutional neural networks for text hashing, IJCAI 2015.
     """
 
+    n_topics: int = 100
     n_anchors: int = 300
     n_nearest: int = 5
 
     supervised = False
 
-    def prepare(self, data: Data) -> tuple[AnchorGraphHash, Array, Array]:
-        rarity = np.ones(0)
+    def prepare(self, data: Data) -> tuple[AnchorGraphHash, tuple[Array, ...], Array]:
+        weights: tuple[Array, ...] = ()
         if self.network == "text":
             n, used = data.reduce(Sum(_used_words), "words")
             rarity = np.log((1 + n) / (1 + used)) + 1
-        rows = data.map_rows(partial(_weighed, rarity=rarity), "features")
+            (gram,) = data.reduce(Sum(partial(_gram, rarity=rarity)), "topics")
+            weights = rarity, top_eigenvectors(gram, self.n_topics)
+        rows = data.map_rows(partial(_features, weights=weights), "features")
         graph = anchor_graph(rows, self.n_anchors, self.n_nearest, 5, self.seed)
         weight = anchor_eigenvectors(graph.mass, graph.gram, self.n_bits)
         smooth = AnchorGraphHash(graph.anchors, graph.sigma, self.n_nearest, weight, np.zeros((2, 0)))
         median = np.median(smooth.project(rows.reduce(Sample(10_000, self.seed)).x), axis=0)
-        return smooth, rarity, median
+        return smooth, weights, median
 
     def loss(self, out: Outputs) -> Tensor:
-        smooth, rarity, median = out.prepared
-        x = _weighed(Batch(out.ids, out.x.cpu().numpy()), rarity).x
+        smooth, weights, median = out.prepared
+        x = _features(Batch(out.ids, out.x.cpu().numpy()), weights).x
         return binary_cross_entropy(out.u, out.u.new_tensor(smooth.values(x) >= median)).mean()
 
 
@@ -56,9 +62,23 @@ def _used_words(batch: Batch) -> tuple[int, Array]:
     return len(batch.x), (word_counts(batch.x) > 0).sum(axis=0)
 
 
-def _weighed(batch: Batch, rarity: Array) -> Batch:
-    """TF-IDF of texts, of length 1."""
-    if not len(rarity):
+def _gram(batch: Batch, rarity: Array) -> tuple[Array]:
+    x = _tfidf(batch.x, rarity)
+    return (x.T @ x,)
+
+
+def _features(batch: Batch, weights: tuple[Array, ...]) -> Batch:
+    """Texts in the space of topics; other rows as they are."""
+    if not weights:
         return batch
-    x = np.log1p(word_counts(batch.x)) * rarity
-    return batch._replace(x=x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12))
+    rarity, topics = weights
+    return batch._replace(x=_of_length_one(_tfidf(batch.x, rarity) @ topics))
+
+
+def _tfidf(x: Array, rarity: Array) -> Array:
+    return _of_length_one(np.log1p(word_counts(x)) * rarity)
+
+
+def _of_length_one(x: Array) -> Array:
+    rows: Array = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    return rows

@@ -9,7 +9,7 @@ from conftest import blobs, cut
 
 from hashing import networks
 from hashing.deep import Outputs
-from hashing.mapreduce import Data
+from hashing.mapreduce import Batch, Data
 from hashing.methods import METHODS
 from hashing.methods.cnnh import factored
 
@@ -137,6 +137,27 @@ def test_dsrh_ranks_by_the_number_of_shared_labels():
     assert method.loss(outputs()).item() == pytest.approx(expected)
 
 
+def test_balance_does_not_hold_the_outputs_of_dsrh_at_zero():
+    rows = np.repeat(np.eye(4), 8, axis=0)
+    codes = np.random.default_rng(0).choice([-1.0, 1.0], (4, BITS))
+    out = outputs(0.1 * (1 + rows @ codes), rows)  # what all rows have in common, and what tells classes apart
+    METHODS["dsrh"](BITS).loss(out).backward()
+    assert (out.u.grad * out.u.detach()).sum() < 0  # a step makes them larger
+
+
+def test_a_view_weighs_as_much_as_the_other_in_dmhor_however_wide_it_is():
+    method = METHODS["dmhor"](BITS, network="linear", first_view=2, orthogonal=0.0, eta=0.0)
+    network, head = networks.build("linear", 9, BITS, 2, 2).double(), torch.nn.Linear(BITS, 9).double()
+    x, u = RNG.standard_normal((N, 9)), RNG.standard_normal((N, 2 * BITS))
+    f, g = u[:, :BITS], u[:, BITS:]
+    expected = 0.0
+    for code in (f + g, f, g):
+        told = 1 / (1 + np.exp(-code)) @ head.weight.detach().numpy().T + head.bias.detach().numpy()
+        expected += ((x - told)[:, :2] ** 2).mean() + ((x - told)[:, 2:] ** 2).mean()
+    loss = method.loss(outputs(u, x=torch.tensor(x), network=network, head=head))
+    assert loss.item() == pytest.approx(expected)
+
+
 def test_dhn_and_its_variant_with_squares():
     z = np.tanh(U)
     off = ~np.eye(N, dtype=bool)
@@ -185,3 +206,18 @@ def test_thc_learns_bits_that_split_the_rows_in_half(in_process):
     data = Data(cut(rows, 3), in_process)
     smooth, _, median = method.prepare(data)
     np.testing.assert_allclose((smooth.project(rows.x) >= median).mean(axis=0), 0.5, atol=0.01)
+
+
+def test_thc_gives_texts_of_one_topic_nearer_codes(in_process):
+    rng = np.random.default_rng(0)
+    topic = rng.integers(16, size=800)
+    words = 1 + 40 * topic[:, None] + np.argsort(rng.random((800, 40)))[:, :4]  # 4 of the 40 words of its topic
+    texts = Batch(np.arange(800), words.astype(np.float32))
+    method = METHODS["thc"](8, network="text", n_topics=64, n_anchors=80)
+    smooth, weights, median = method.prepare(Data([[texts]], in_process))
+    u = torch.zeros(800, 8, dtype=torch.float64, requires_grad=True)
+    out = Outputs(u, None, torch.tensor(texts.x), texts.ids, 0.5, None, None, (smooth, weights, median))
+    method.loss(out).backward()
+    codes = u.grad.numpy() < 0  # u = 0 is drawn to the code of stage 1
+    distances, same = (codes[:, None] != codes).sum(axis=2), topic[:, None] == topic
+    assert distances[same].mean() < 1 < 3 < distances[~same].mean()

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import product
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ N, BITS, C = 7, 6, 4
 U = RNG.standard_normal((N, BITS)) * 1.3
 Y = (RNG.random((N, C)) < 0.4).astype(float)
 Y[Y.sum(1) == 0, 0] = 1
-S = (Y @ Y.T > 0).astype(float)
+SHARED = Y @ Y.T
+S = (SHARED > 0).astype(float)
+RANKED = [(i, j, k) for i, j, k in product(range(N), repeat=3) if len({i, j, k}) == 3 and SHARED[i, j] > SHARED[i, k]]
 SIGNS = np.where(U >= 0, 1.0, -1.0)
 W = RNG.standard_normal((BITS, 9))
 
@@ -81,9 +84,14 @@ TERMS = {
         lambda u: losses.average((1.5 + losses.labelled_triplets(losses.squared_distances(u), tensor(S))).clamp(min=0)),
         mean_over_triplets(lambda i, j, k: max(0, 1.5 + gap(U, i, j) - gap(U, i, k))),
     ),
-    "gaps": (
-        lambda u: losses.triplet_gaps(u @ u.T).abs().sum(),
-        sum(abs(U[i] @ U[j] - U[i] @ U[k]) for i in range(N) for j in range(N) for k in range(N)),
+    "ranking": (
+        lambda u: (
+            losses.ranking_hinge(losses.squared_distances(u), tensor(SHARED), 4.0)[0] @ tensor(range(N)).to(u.dtype)
+        ),
+        sum(
+            i * (2 ** SHARED[i, j] - 2 ** SHARED[i, k]) * max(0, gap(U, i, j) - gap(U, i, k) + 4.0)
+            for i, j, k in RANKED
+        ),
     ),
     "cross_entropy": (
         lambda u: losses.cross_entropy(u[:, :C], tensor(Y)),
@@ -159,6 +167,12 @@ def test_a_kind_of_pairs_that_a_batch_lacks_is_no_trouble(n, s):
     assert len(triplets) == 0
     assert torch.isfinite(value)
     assert torch.isfinite(u.grad).all()
+
+
+def test_triplets_are_counted_of_which_one_row_ranks_above_another():
+    assert SHARED[~np.eye(N, dtype=bool)].max() > 1  # or levels would go untested
+    _, triplets = losses.ranking_hinge(tensor(U @ U.T), tensor(SHARED), 4.0)
+    assert triplets.item() == len(RANKED)
 
 
 def test_weights_of_both_kinds_sum_to_the_number_of_pairs():
