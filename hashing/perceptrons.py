@@ -255,10 +255,10 @@ def with_code_layer(rows: Data, network: Network) -> Network:
     return Network((*network.weights, weight), (*network.biases, bias), (*network.activations, "linear"))
 
 
-def turned(rows: Data, network: Network, seed: int) -> Network:
-    """The network with its outputs H rotated towards codes, as ITQ does. H'H keeps its eigenvalues."""
+def turned(rows: Data, network: Network) -> Network:
+    """The network with its outputs H rotated towards codes, as ITQ does: |H - B| falls, H'H keeps its eigenvalues."""
     outputs = rows.map_rows(partial(_activate, network=network), "outputs")
-    rotation = quantizing_rotation(outputs, len(network.biases[-1]), 50, seed)
+    rotation = quantizing_rotation(outputs, len(network.biases[-1]), 50, None)
     weights, biases = (*network.weights[:-1], network.weights[-1] @ rotation), network.biases[-1] @ rotation
     return Network(weights, (*network.biases[:-1], biases), network.activations)
 

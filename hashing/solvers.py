@@ -37,12 +37,13 @@ def random_rotation(k: int, rng: np.random.Generator) -> Array:
     return q * np.sign(np.diag(r))
 
 
-def quantizing_rotation(projected: Data, n_bits: int, n_iter: int, seed: int) -> Array:
+def quantizing_rotation(projected: Data, n_bits: int, n_iter: int, seed: int | None) -> Array:
     """R (n_bits, n_bits), the rotation that minimises |B - VR|_F, by alternating B = sgn(VR) and Procrustes.
 
-    The rows x of `projected` are V (n, n_bits). Source: ITQ, Gong & Lazebnik, CVPR 2011, section 3.
+    It starts at random, or without a seed at I, from where it never gets worse. The rows x of `projected` are V
+    (n, n_bits). Source: ITQ, Gong & Lazebnik, CVPR 2011, section 3.
     """
-    rotation = random_rotation(n_bits, np.random.default_rng(seed))
+    rotation = np.eye(n_bits) if seed is None else random_rotation(n_bits, np.random.default_rng(seed))
     for i in range(n_iter):
         (c,) = projected.reduce(Sum(partial(_alignment, rotation=rotation)), f"rotation {i + 1} of {n_iter}")
         rotation = procrustes(c)

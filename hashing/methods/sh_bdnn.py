@@ -83,6 +83,6 @@ class SHBDNN:
         n_iter = min(self.n_iter, moments(rows).n // (20 * self.n_outer) + 1)
         for _ in range(self.n_outer):
             network = train(rows, network, loss, partial(decay, weight=self.decay), n_iter, units)
-            network = turned(rows, network, self.seed)
+            network = turned(rows, network)
             rows = rows.map_rows(partial(update_codes, network=network), "codes")
         return inputs.fold(network)

@@ -26,15 +26,16 @@ class THC(Deep):
     The graph is that of TF-IDF vectors where rows are texts (network=text), of the rows themselves elsewhere. Short
     texts share hardly a word, so that anchors are all as far from them: neighbours are sought among the n_topics
     singular directions of the TF-IDF vectors (latent semantic analysis), in length 1. The paper solves the Laplacian of
-    all rows' nearest neighbours; here an anchor graph stands for it, as in AGH, which adds over shards. No labels are
-    used: the paper's variants with tags are not here. The network is `text`'s, which puts the words themselves beside
-    what its convolutions find.
+    all rows' nearest neighbours; here an anchor graph stands for it, as in AGH, which adds over shards. Labels are used
+    where `tags` is not 0: as so much longer coordinates of the graph's rows, where the paper's variants multiply its
+    weights. The network is `text`'s, which puts the words themselves beside what its convolutions find.
     Reference: Xu, Wang, Tian, Xu, Zhao, Wang & Hao, Convolutional neural networks for text hashing, IJCAI 2015.
     """
 
     n_topics: int = 100
     n_anchors: int = 300
     n_nearest: int = 5
+    tags: float = 0.0
 
     supervised = False
 
@@ -45,7 +46,7 @@ class THC(Deep):
             rarity = np.log((1 + n) / (1 + used)) + 1
             (gram,) = data.reduce(Sum(partial(_gram, rarity=rarity)), "topics")
             weights = rarity, top_eigenvectors(gram, self.n_topics)
-        rows = data.map_rows(partial(_features, weights=weights), "features")
+        rows = data.map_rows(partial(_features, weights=weights, tags=self.tags), "features")
         graph = anchor_graph(rows, self.n_anchors, self.n_nearest, 5, self.seed)
         weight = anchor_eigenvectors(graph.mass, graph.gram, self.n_bits)
         smooth = AnchorGraphHash(graph.anchors, graph.sigma, self.n_nearest, weight, np.zeros((2, 0)))
@@ -54,7 +55,8 @@ class THC(Deep):
 
     def loss(self, out: Outputs) -> Tensor:
         smooth, weights, median = out.prepared
-        x = _features(Batch(out.ids, out.x.cpu().numpy()), weights).x
+        y = None if out.y is None else out.y.cpu().numpy()
+        x = _features(Batch(out.ids, out.x.cpu().numpy(), y), weights, self.tags).x
         return binary_cross_entropy(out.u, out.u.new_tensor(smooth.values(x) >= median)).mean()
 
 
@@ -67,12 +69,12 @@ def _gram(batch: Batch, rarity: Array) -> tuple[Array]:
     return (x.T @ x,)
 
 
-def _features(batch: Batch, weights: tuple[Array, ...]) -> Batch:
-    """Texts in the space of topics; other rows as they are."""
-    if not weights:
-        return batch
-    rarity, topics = weights
-    return batch._replace(x=_of_length_one(_tfidf(batch.x, rarity) @ topics))
+def _features(batch: Batch, weights: tuple[Array, ...], tags: float) -> Batch:
+    """Texts in the space of topics, other rows as they are; their labels beside them."""
+    x = _of_length_one(_tfidf(batch.x, weights[0]) @ weights[1]) if weights else batch.x
+    if tags and batch.y is None:
+        raise ValueError("expected labels for tags that are not 0, found rows without")
+    return batch._replace(x=np.hstack([x, tags * batch.y]) if tags else x)
 
 
 def _tfidf(x: Array, rarity: Array) -> Array:

@@ -221,3 +221,16 @@ def test_thc_gives_texts_of_one_topic_nearer_codes(in_process):
     codes = u.grad.numpy() < 0  # u = 0 is drawn to the code of stage 1
     distances, same = (codes[:, None] != codes).sum(axis=2), topic[:, None] == topic
     assert distances[same].mean() < 1 < 3 < distances[~same].mean()
+
+
+def test_tags_make_thc_split_rows_by_their_labels(in_process):
+    rows = blobs(800, c=16)
+    rows = rows._replace(x=0.2 * np.random.default_rng(1).standard_normal((800, 4), np.float32))  # nothing to see
+    data = Data([[rows]], in_process)
+    method = METHODS["thc"](8, network="linear", n_anchors=60, tags=2.0)
+    smooth, _, median = method.prepare(data)
+    codes = smooth.project(np.hstack([rows.x, 2 * rows.y]).astype(np.float32)) >= median
+    distances, same = (codes[:, None] != codes).sum(axis=2), rows.y @ rows.y.T > 0
+    assert distances[same].mean() < 2 < 4 < distances[~same].mean()
+    with pytest.raises(ValueError, match="expected labels for tags that are not 0, found rows without"):
+        method.prepare(Data([[rows._replace(y=None)]], in_process))

@@ -22,11 +22,7 @@ from storage import models
 
 EVERY = pytest.mark.parametrize("name", sorted(METHODS))
 DEEP = {name for name, method in METHODS.items() if issubclass(method, Deep)}
-RAY_TRAIN = [
-    *sorted(METHODS.keys() - DEEP),
-    "dpsh",
-    *(pytest.param(n, marks=pytest.mark.slow) for n in sorted(DEEP - {"dpsh"})),
-]
+ON_RAY = [*sorted(METHODS.keys() - DEEP), *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(DEEP))]
 BITS = 16
 
 
@@ -103,7 +99,7 @@ def test_codes_do_not_depend_on_the_batch(name, fitted):
         np.testing.assert_array_equal(function.project(x[rows]), whole[rows])
 
 
-@pytest.mark.parametrize("name", RAY_TRAIN)
+@pytest.mark.parametrize("name", ON_RAY)
 def test_fits_the_same_in_process_and_on_ray(name, fitted, ray_executor):
     method, shards = defaults(name), cut(blobs(), 4)
     other = method.fit(Data(shards, ray_executor))

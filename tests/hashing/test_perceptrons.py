@@ -79,7 +79,7 @@ def test_a_network_is_a_vector_and_a_hash_function():
 
 def test_turning_the_outputs_changes_nothing_but_how_near_they_are_to_codes(in_process):
     rows, net = data(in_process), network()
-    turned = perceptrons.turned(rows, net, seed=0)
+    turned = perceptrons.turned(rows, net)
     loss = partial(similarity_loss, similarity=0.4, fidelity=0.0, independence=0.7, balance=0.2)
     before, after = (
         perceptrons.value_and_gradient(n.flat(), rows, n, loss, partial(decay, weight=0.1))[0] for n in (net, turned)

@@ -136,6 +136,7 @@ def test_reindex_publishes_and_evaluate_measures_it(prefect):
     assert prefect.run("evaluate")["state_type"] == "COMPLETED"
 
 
+@pytest.mark.slow
 def test_benchmark_measures_its_grid(prefect):
     assert prefect.run("benchmark")["state_type"] == "COMPLETED"
     kept = list((prefect.folder / "home" / "warehouse" / "benchmark").glob("*.json"))

@@ -32,15 +32,15 @@ def mnist(real_data):
 
 
 @pytest.mark.timeout(600)
-def test_itq_on_mnist_gives_the_published_precision(mnist, ray_executor):
+def test_itq_on_mnist_gives_the_published_precision(mnist, in_process):
     shards, queries = mnist
-    truth, _ = Data(shards, ray_executor).reduce(NearestNeighbours(queries.x, queries.ids, 50))
+    truth, _ = Data(shards, in_process).reduce(NearestNeighbours(queries.x, queries.ids, 50))
     for n_bits, published in PUBLISHED.items():
         precision = []
         for seed in range(3):
-            function = ITQ(n_bits=n_bits, seed=seed).fit(Data(shards, ray_executor))
+            function = ITQ(n_bits=n_bits, seed=seed).fit(Data(shards, in_process))
             codes = [[batch._replace(x=pack(function.encode(batch.x))) for batch in shard] for shard in shards]
             statistic = ListedNeighbours(pack(function.encode(queries.x)), n_bits, truth, queries.ids)
-            histogram = Data(codes, ray_executor).reduce(statistic)
+            histogram = Data(codes, in_process).reduce(statistic)
             precision.append(100 * precision_within(histogram, 2).mean())
         assert np.mean(precision) == pytest.approx(published, abs=0.5), f"{n_bits} bits: {precision}"
