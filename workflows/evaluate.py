@@ -21,6 +21,8 @@ def evaluate(table: str, version: str, beside: str | None, protocol: Protocol, p
     if "spec" not in found.properties:
         raise LookupError(f"expected a version with rows, found {found.name} of {table}, which is empty")
     spec = Spec.model_validate_json(found.properties["spec"]).model_copy(update={"protocol": protocol})
+    if beside and protocol.ties == "by-id":
+        raise ValueError("expected ties as expectations, by which versions are compared, found ties by-id with another")
     base = opened.version(beside) if beside else None
     return stages.report_on(
         spec, settings, connect(settings, progress), dataset_of(spec, settings), opened, found, base

@@ -11,13 +11,14 @@ from hashing.bits import n_bytes, pack
 from hashing.evaluation import HammingHistogram
 from hashing.hamming import pack_labels
 from hashing.mapreduce import Array, Batch, Data
+from hashing.rankings import Ranked
 from hashing.statistics import Sample
 from infra.executors import Progress, connect, silent
 from infra.settings import Settings
 from storage import datasets
 from storage.formats import npy
 
-from . import measure
+from . import literal, measure
 from .references import Report
 from .truth import blocks
 
@@ -51,6 +52,7 @@ def evaluate(
     query_labels: str | None = None,
     bits: int | None = None,
     queries: int = 1000,
+    by_id: bool = False,
     progress: Progress = silent,
 ) -> Report:
     """Score the codes of .npy files, where rows that share a label are relevant to each other.
@@ -58,6 +60,7 @@ def evaluate(
     Codes: (n, B) uint8 is packed as in hashing.bits and in Faiss, 8 B bits unless `bits` says fewer; (n, n_bits) of
     bool, or of -1 and +1 in any other dtype, is not. Labels: (n,) integer classes, or (n, c) multi-hot. Without queries
     of their own so many rows are drawn, by keyed hash of the position, and each query's own row is not ranked.
+    Rows at one distance count as in random order, or are ranked by id, which is their position.
     Raises ValueError where types, shapes or values do not fit.
     """
     if bool(query_codes) != bool(query_labels):
@@ -84,11 +87,15 @@ def evaluate(
         for i in blocks(len(ids), 16 * (n_bits + 1))
     ]
     histogram = np.concatenate(histograms, axis=1)
-    protocol = f"relevant: rows that share a label; {len(ids)} queries, {origin}; ties: expectation over random order"
+    ties = measure.TIES["by-id" if by_id else "expectation"]
+    if by_id:
+        measured, curves = literal.measured(Ranked(drawn.x, ids, words), shards, histogram, SEED)
+    else:
+        measured, curves = measure.measured(histogram, SEED), measure.curves(histogram)
     return Report(
-        protocol=protocol,
-        measured=measure.measured(histogram, SEED),
-        curves=measure.curves(histogram),
+        protocol=f"relevant: rows that share a label; {len(ids)} queries, {origin}; ties: {ties}",
+        measured=measured,
+        curves=curves,
         comparison=None,
         health=measure.health(data, n_bits),
         overlap="not looked for: the codes have no ids" if query_codes else "the queries are rows of the database",

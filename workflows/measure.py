@@ -14,6 +14,7 @@ from hashing.bits import pack
 from hashing.functions import HashFunction
 from hashing.hamming import pack_labels
 from hashing.mapreduce import Array, Batch, Data, Executor, Shard, Statistic
+from hashing.rankings import Ranked
 from hashing.statistics import Sample
 from storage import queries as storage_queries
 from storage.codes import Part
@@ -29,6 +30,7 @@ HEALTH = {  # name in rules of the gate -> words of the report
     "correlation": "largest correlation of two bits",
     "constant_bits": "constant bits",
 }
+TIES = {"expectation": "expectation over random order", "by-id": "in order of id"}
 LESS_IS_BETTER = {"empty_balls_radius_2"}
 EMPTY: Mapping[str, Part] = MappingProxyType({})
 _NO_ROW = np.iinfo(np.int64).min
@@ -96,6 +98,11 @@ class Judge:
         """The id of each query's own row in the database; one that no row has where the queries are no rows of it."""
         return self.queries.ids if self.drawn else _NO_ROW + np.arange(len(self.queries.ids))
 
+    def ranked(self, function: HashFunction) -> Ranked:
+        """The queries as literal rankings take them."""
+        labels = None if self.queries.y is None else pack_labels(self.queries.y)
+        return Ranked(pack(function.encode(self.queries.x)), self.own_rows, labels, self.neighbours)
+
     def histogram(self, function: HashFunction, shards: list[Shard], executor: Executor) -> Array:
         """(2, q, n_bits + 1) int64: all rows and relevant rows by distance.
 
@@ -146,7 +153,7 @@ def judge(
     graded = spec.protocol.relevance == "graded"
     relevance = "rows that share a label" if by_labels else f"the {k} nearest rows by Euclidean distance"
     relevance += ", graded by how many they share" if graded else ""
-    protocol = f"relevant: {relevance}; {len(queries.ids)} queries; ties: expectation over random order"
+    protocol = f"relevant: {relevance}; {len(queries.ids)} queries; ties: {TIES[spec.protocol.ties]}"
     judge = Judge(queries, drawn or dataset.queries_in_base, None, protocol, graded)
     if by_labels:
         return judge
@@ -178,19 +185,23 @@ def draw(spec: Spec, dataset: Dataset, vocabulary: tuple[str | int, ...], wareho
     return found
 
 
-def metrics(histogram: Array) -> dict[str, Array]:
-    """Of Judge.histogram's, each (q,) float64, by the names of the report. Empty balls and zero hits count as 0."""
-    histogram, graded = histogram[:2], histogram[2:]
+def metrics(histogram: Array, ranked: Array | None = None) -> dict[str, Array]:
+    """Of Judge.histogram's, each (q,) float64, by the names of the report. Empty balls and zero hits count as 0.
+
+    Metrics that go by rank are expectations over ties, or those of `ranked`, given as a histogram of its runs.
+    """
+    ranked, graded = np.split(histogram if ranked is None else ranked, [2])
+    histogram = histogram[:2]
     gains = {"ndcg": evaluation.ndcg(graded), "ndcg_at_100": evaluation.ndcg(graded, 100)} if len(graded) else {}
     worst, best = evaluation.average_precision_bounds(histogram)
     return {
-        "map": evaluation.average_precision(histogram),
+        "map": evaluation.average_precision(ranked),
         "map_pessimistic": worst,
         "map_optimistic": best,
-        "map_trapezoid": evaluation.trapezoid_average_precision(histogram),
-        "map_at_1000": evaluation.average_precision_at(histogram, 1000),
-        "precision_at_100": evaluation.precision_at(histogram, 100),
-        "recall_at_1000": evaluation.recall_at(histogram, 1000),
+        "map_trapezoid": evaluation.trapezoid_average_precision(ranked),
+        "map_at_1000": evaluation.average_precision_at(ranked, 1000),
+        "precision_at_100": evaluation.precision_at(ranked, 100),
+        "recall_at_1000": evaluation.recall_at(ranked, 1000),
         "precision_radius_2": evaluation.precision_within(histogram, 2),
         "recall_radius_2": evaluation.recall_within(histogram, 2),
         "empty_balls_radius_2": (histogram[0, :, :3].sum(-1) == 0).astype(np.float64),
@@ -198,9 +209,9 @@ def metrics(histogram: Array) -> dict[str, Array]:
     }
 
 
-def measured(histogram: Array, seed: int) -> Measured:
-    """Means and intervals. The rows are those that were ranked for most queries."""
-    estimates = {name: estimate(values, seed) for name, values in metrics(histogram).items()}
+def measured(histogram: Array, seed: int, found: dict[str, Array] | None = None) -> Measured:
+    """Means and intervals of the metrics. The rows are those that were ranked for most queries."""
+    estimates = {name: estimate(values, seed) for name, values in (found or metrics(histogram)).items()}
     return Measured(rows=int(histogram[0].sum(-1).max()), metrics=estimates)
 
 
@@ -209,19 +220,33 @@ def estimate(values: Array, seed: int) -> Estimate:
     return Estimate(value=float(values.mean()), low=float(low), high=float(high))
 
 
-def curves(histogram: Array) -> Curves:
-    """Precision and recall by radius and by rank, as in the figures of DHN (Zhu et al., AAAI 2016)."""
+def curves(histogram: Array, at: Array | None = None) -> Curves:
+    """Precision and recall by radius and by rank, as in the figures of DHN (Zhu et al., AAAI 2016).
+
+    By rank they are `curves_at` of the histogram, or of literal rankings.
+    """
     histogram = histogram[:2]
     precision, recall = evaluation.precision_recall_curve(histogram)
-    rows = int(histogram[0].sum(-1).max())
-    ranks = [n for power in range(len(str(rows))) for n in (10**power, 2 * 10**power, 5 * 10**power) if n <= rows]
+    precision_at, recall_at = (curves_at(histogram, ranks(histogram)) if at is None else at).mean(axis=2)
     return Curves(
         precision=tuple(precision.mean(0).tolist()),
         recall=tuple(recall.mean(0).tolist()),
-        ranks=tuple(ranks),
-        precision_at=tuple(float(evaluation.precision_at(histogram, n).mean()) for n in ranks),
-        recall_at=tuple(float(evaluation.recall_at(histogram, n).mean()) for n in ranks),
+        ranks=tuple(ranks(histogram)),
+        precision_at=tuple(precision_at.tolist()),
+        recall_at=tuple(recall_at.tolist()),
     )
+
+
+def ranks(histogram: Array) -> list[int]:
+    """1, 2, 5, 10, … up to the rows."""
+    rows = int(histogram[0].sum(-1).max())
+    return [n for power in range(len(str(rows))) for n in (10**power, 2 * 10**power, 5 * 10**power) if n <= rows]
+
+
+def curves_at(ranked: Array, ranks: list[int]) -> Array:
+    """(2, len(ranks), q) float64: precision and recall of the first N ranks."""
+    both = (evaluation.precision_at, evaluation.recall_at)
+    return np.array([[metric(ranked[:2], n) for n in ranks] for metric in both])
 
 
 def health(codes: Data, n_bits: int) -> dict[str, float]:

@@ -88,6 +88,11 @@ class Protocol(Value):
     neighbours: int = Field(100, ge=1, le=10_000, description="neighbours a query, where relevance is neighbours")
     queries: int = Field(1000, ge=1, description="queries to draw where the dataset has no query set of its own")
     new_queries: bool = Field(False, description="draw the query set anew")
+    ties: Literal["expectation", "by-id"] = Field(
+        "expectation",
+        description="rows at one distance: in random order, metrics being expectations; or in that of their ids, which "
+        "`evaluate` alone does, of a version of at most 10^6 rows",
+    )
 
 
 class Gate(Value):
@@ -141,6 +146,13 @@ class Spec(Value):
     @classmethod
     def _named(cls, name: Any) -> Any:
         return check_name(name) if isinstance(name, str) else name
+
+    @field_validator("protocol")
+    @classmethod
+    def _comparable(cls, protocol: Protocol) -> Protocol:
+        if protocol.ties != "expectation":
+            raise ValueError("expected ties as expectations, by which versions are compared, found ties by-id")
+        return protocol
 
     @property
     def code_name(self) -> str:

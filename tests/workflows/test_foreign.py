@@ -35,6 +35,16 @@ def scored(codes, y, queries, own):
     return evaluation.average_precision(h).mean()
 
 
+def sorted_by_position(codes, y):
+    """MAP of the order that a stable sort gives, every row being a query that is not ranked itself."""
+    found = []
+    for i, code in enumerate(codes):
+        order = np.argsort((codes != code).sum(axis=1), kind="stable")
+        relevant = (y & y[i]).any(axis=1)[order[order != i]]
+        found.append((relevant.cumsum() / np.arange(1, len(y)))[relevant].mean())
+    return np.mean(found)
+
+
 def test_codes_made_elsewhere_are_scored(tmp_path, monkeypatch):
     monkeypatch.setattr(foreign, "ROWS_PER_SHARD", 170)
     monkeypatch.setattr(foreign, "BATCH_BYTES", 999)
@@ -59,6 +69,10 @@ def test_codes_made_elsewhere_are_scored(tmp_path, monkeypatch):
     assert alone.measured.rows == 599
     expected = scored(bits, y, (bits, y), np.arange(600))
     assert alone.measured.metrics["map"].value == pytest.approx(expected, abs=1e-12)
+    literal = foreign.evaluate(at["packed"], at["y_hot"], bits=12, queries=600, by_id=True)
+    assert "ties: in order of id" in literal.protocol
+    assert literal.measured.metrics["map"].value == pytest.approx(sorted_by_position(bits, y), abs=1e-12)
+    assert literal.measured.metrics["map"].value != pytest.approx(expected, abs=1e-4)
     drawn = foreign.evaluate(at["bool"], at["y_hot"], queries=50)
     assert "50 queries, drawn, own rows not ranked" in drawn.protocol
 

@@ -41,6 +41,11 @@ class Relevance(StrEnum):
     graded = "graded"
 
 
+class Ties(StrEnum):
+    expectation = "expectation"
+    by_id = "by-id"
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 DatasetName = Annotated[str, typer.Option("--dataset", help="A named dataset, or one that was ingested.")]
 From = Annotated[str | None, typer.Option("--from", help="Folder or URL of the raw files of a named dataset.")]

@@ -30,6 +30,7 @@ from .common import (
     Relevance,
     Seed,
     Set,
+    Ties,
     assigned,
     console,
     prefect_home,
@@ -138,12 +139,15 @@ def evaluate(
     query_codes: Annotated[str | None, typer.Option(help="Codes of the queries; rows are drawn without.")] = None,
     query_labels: Annotated[str | None, typer.Option(help="Labels of the queries.")] = None,
     bits: Annotated[int | None, typer.Option(help="Bits of packed codes, if they do not fill their bytes.")] = None,
+    ties: Annotated[Ties, typer.Option(help="Rows at one distance: in any order alike, or in that of ids.")] = (
+        Ties.expectation
+    ),
     as_json: AsJson = False,
 ) -> None:
     """Measure a version of a code table, or codes made elsewhere.
 
     Examples: `hashkiln evaluate sample__itq32`, `hashkiln evaluate mnist__itq32 --version v2 --beside v1`,
-    `hashkiln evaluate --codes codes.npy --labels labels.npy`
+    `hashkiln evaluate --codes codes.npy --labels labels.npy`, `hashkiln evaluate mnist__itq32 --ties by-id`
     """
     from workflows import foreign
     from workflows.evaluate import evaluate as run
@@ -158,10 +162,11 @@ def evaluate(
         raise typer.BadParameter(
             "expected --query-codes, --query-labels and --bits with --codes, found them with TABLE"
         )
-    protocol = Protocol(relevance=relevance.value, neighbours=neighbours, queries=queries)
+    protocol = Protocol(relevance=relevance.value, neighbours=neighbours, queries=queries, ties=ties.value)
     with progress() as report:
         if codes and labels:
-            found = foreign.evaluate(codes, labels, query_codes, query_labels, bits, queries, report)
+            by_id = ties is Ties.by_id
+            found = foreign.evaluate(codes, labels, query_codes, query_labels, bits, queries, by_id, report)
         else:
             found = run(table or "", version, beside, protocol, report)
     if as_json:

@@ -6,12 +6,12 @@ import math
 
 from hashing.mapreduce import Executor
 from infra.settings import Settings
-from storage import codes
+from storage import codes, models
 from storage.codes import Part
 from storage.features import Dataset, FeatureShard
 from storage.tables import CodeTable, Version
 
-from .. import measure
+from .. import literal, measure
 from ..comparing import Counter, compare
 from ..ingest import dataset_of
 from ..measure import Comparison
@@ -42,11 +42,18 @@ def report_on(
     before = table.parts(base.snapshot_id) if base else measure.EMPTY
     judge = measure.judge(spec, dataset, table.vocabulary, settings.warehouse_url, executor, published=before)
     seed = spec.method.seed
-    found = compare(Counter(judge, table, settings.warehouse_url, executor), version, base, seed)
+    counter = Counter(judge, table, settings.warehouse_url, executor)
+    found = compare(counter, version, base, seed)
+    if spec.protocol.ties == "by-id":
+        shards = map(counter.shard, table.parts(version.snapshot_id).values())
+        ranked = judge.ranked(models.load(settings.warehouse_url, version.properties["model"]))
+        measured, curves = literal.measured(ranked, shards, found.histogram, seed)
+    else:
+        measured, curves = measure.measured(found.histogram, seed), measure.curves(found.histogram)
     return Report(
         protocol=judge.protocol,
-        measured=measure.measured(found.histogram, seed),
-        curves=measure.curves(found.histogram),
+        measured=measured,
+        curves=curves,
         comparison=found.comparison,
         incomparable=found.incomparable,
         health=found.health,

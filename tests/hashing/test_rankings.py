@@ -1,0 +1,99 @@
+"""hashing.rankings against plain loops over one order, by (distance, id), and across cuts into shards."""
+
+import math
+
+import numpy as np
+import pytest
+
+from hashing import evaluation, rankings
+from hashing.hamming import pack_labels
+from hashing.mapreduce import Batch
+from hashing.rankings import Ranked
+
+N, N_QUERIES, N_BYTES = 300, 25, 1
+
+
+@pytest.fixture
+def world():
+    """Rows with few distances and ids in no order, of which the queries are the first."""
+    rng = np.random.default_rng(0)
+    y = (rng.random((N, 70)) < 0.05).astype(np.uint8)
+    return Batch(rng.permutation(10 * N)[:N] - N, rng.integers(0, 256, (N, N_BYTES), np.uint8), y)
+
+
+def literal(queries, rows, grade):
+    """For each query the grades of all other rows, sorted by (distance, id)."""
+    for i, code in enumerate(queries.x):
+        others = [j for j in range(len(rows.ids)) if rows.ids[j] != queries.ids[i]]
+        distance = np.bitwise_count(rows.x ^ code).sum(axis=1)
+        yield [grade(i, j) for j in sorted(others, key=lambda j: (distance[j], rows.ids[j]))]
+
+
+def plain(grades, k):
+    """The metrics of one order, by their definitions."""
+    hits = [int(grade > 0) for grade in grades]
+    precision = [sum(hits[: rank + 1]) / (rank + 1) for rank in range(len(hits))]
+    at_hits = [p for p, hit in zip(precision, hits, strict=True) if hit]
+    area, found = 0.0, 0
+    for rank, hit in enumerate(hits):
+        if hit:
+            area += ((found / rank if rank else 1.0) + precision[rank]) / 2
+            found += 1
+    gains = [(2**grade - 1) / math.log2(rank + 2) for rank, grade in enumerate(grades)]
+    best = [(2**grade - 1) / math.log2(rank + 2) for rank, grade in enumerate(sorted(grades, reverse=True))]
+    return {
+        "average_precision": sum(at_hits) / len(at_hits),
+        "trapezoid_average_precision": area / len(at_hits),
+        "average_precision_at": sum(at_hits[: sum(hits[:k])]) / min(len(at_hits), k),
+        "average_precision_at_hits": sum(at_hits[: sum(hits[:k])]) / max(sum(hits[:k]), 1),
+        "precision_at": sum(hits[:k]) / k,
+        "recall_at": sum(hits[:k]) / len(at_hits),
+        "success_at": float(any(hits[:k])),
+        "reciprocal_rank": 1 / (hits.index(1) + 1),
+        "ndcg": sum(gains[:k]) / sum(best[:k]),
+    }
+
+
+def check(queries, rows, ranked, grade, n_grades):
+    k = 20
+    expected = [plain(order, k) for order in literal(queries, rows, grade)]
+    parts = [ranked.rankings(range(start, start + 5), rankings.in_order([[rows]]), n_grades) for start in (0, 20)]
+    for start, graded in zip((0, 20), parts, strict=True):
+        h = np.stack([graded.sum(axis=0), graded[1:].sum(axis=0)])
+        for name in expected[0]:
+            of_first = [k] if name == "ndcg" or "at" in name.split("_") else []
+            found = getattr(evaluation, name)(graded if name == "ndcg" else h, *of_first)
+            # reciprocal_rank promises 1e-11
+            np.testing.assert_allclose(found, [one[name] for one in expected[start : start + 5]], rtol=1e-10)
+        assert (h[0].sum(axis=1) == N - 1).all()
+
+
+def test_rankings_give_the_metrics_of_one_order(world):
+    queries = world.take(slice(N_QUERIES))
+    ranked = Ranked(queries.x, queries.ids, pack_labels(queries.y))
+    shared = queries.y.astype(int) @ world.y.T
+    assert shared.max() > 2
+    check(queries, world, ranked, lambda i, j: min(shared[i, j], 1), 2)
+    check(queries, world, ranked, lambda i, j: min(shared[i, j], 3), 4)
+    listed = np.stack([np.random.default_rng(i).permutation(world.ids)[:30] for i in range(N_QUERIES)])
+    ranked = Ranked(queries.x, queries.ids, None, np.pad(listed, ((0, 0), (0, 1)), constant_values=10**9))
+    check(queries, world, ranked, lambda i, j: int(world.ids[j] in listed[i]), 2)
+
+
+def test_rows_are_in_order_of_id_for_every_cut(world):
+    whole = rankings.in_order([[world]])
+    assert (np.diff(whole.ids) > 0).all()
+    cut = [[world.take(slice(0, 7)), world.take(slice(7, 7))], [], [world.take(slice(7, None))]]
+    for one, other in zip(whole, rankings.in_order(cut), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_too_many_rows_and_none_are_refused(world, monkeypatch):
+    with pytest.raises(ValueError, match="at least one row to rank, found none in all shards"):
+        rankings.in_order([[], [world.take(slice(0))]])
+    monkeypatch.setattr(rankings, "MAX_ROWS", N - 1)
+    with pytest.raises(ValueError, match="expected at most 299 rows to rank by id, found more"):
+        rankings.in_order([[world]])
+    unlabelled = Ranked(world.x, world.ids, None)
+    with pytest.raises(ValueError, match="queries and rows with labels"):
+        unlabelled.rankings(range(1), world, 2)
