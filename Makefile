@@ -21,7 +21,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing what pyproject.toml and constraints.txt name into .venv"
 	@{ $(BIN)/python -m pip install -q -c constraints.txt uv && \
 	   UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" \
-	   $(BIN)/uv pip install $(QUIET) --python $(BIN)/python -c constraints.txt --group dev -e .; } || \
+	   $(BIN)/uv pip install $(QUIET) --compile-bytecode --python $(BIN)/python -c constraints.txt --group dev -e .; } || \
 	 { echo "uv cannot do it: pip can, in a minute or two"; \
 	   $(BIN)/python -m pip install -q 'pip>=25.1' && \
 	   $(BIN)/python -m pip install $(QUIET) -c constraints.txt --group dev -e .; }

@@ -16,7 +16,9 @@ from .mapreduce import Array
 
 MAX_BITS = 4096
 BLOCK = 1 << 20  # bytes of codes that all queries visit before the next: half a level 2 cache
-STATE = 1 << 25  # bytes of candidates that topk holds
+LINE = 64  # bytes of a line of cache: vectors that begin with one are read a sixth faster than those across two
+MANY = 64  # queries from which on it pays to move codes of one word there
+STATE = 1 << 20  # bytes of candidates that topk holds, likewise
 
 
 def pack_labels(y: Array) -> Array:
@@ -72,7 +74,7 @@ def graded_histogram(
     asked, given = (np.ascontiguousarray(part).view(np.uint16) for part in (query_labels, labels))
     used = asked.any(axis=0)  # of each 16 labels: is one of them a query's
     query_words, asked = words(queries), frozen(asked[:, used])
-    for rows, planes, size in blocks(database, 2 * asked.shape[1]):
+    for rows, planes, size in blocks(database, len(queries), 2 * asked.shape[1]):
         hamming_kernels.histogram(query_words, planes, size, asked, frozen(given[rows, used].T), counts)
     return counts
 
@@ -96,7 +98,7 @@ def count_within(queries: Array, database: Array, radius: int) -> Array:
 
     check(queries, database, radius)
     counts, query_words = np.zeros(len(queries), np.int64), words(queries)
-    for _, planes, size in blocks(database):
+    for _, planes, size in blocks(database, len(queries)):
         hamming_kernels.count_within(query_words, planes, size, np.uint16(min(radius, MAX_BITS)), counts)
     return counts
 
@@ -112,7 +114,7 @@ def within(queries: Array, database: Array, radius: int) -> tuple[Array, Array, 
     offsets = np.concatenate([[0], count_within(queries, database, radius).cumsum()])
     ends, query_words = offsets[:-1].copy(), words(queries)
     positions, found = np.empty(offsets[-1], np.int64), np.empty(offsets[-1], np.int32)
-    for rows, planes, size in blocks(database):
+    for rows, planes, size in blocks(database, len(queries)):
         hamming_kernels.within(
             query_words, planes, size, rows.start, np.uint16(min(radius, MAX_BITS)), ends, positions, found
         )
@@ -131,7 +133,7 @@ def topk(queries: Array, database: Array, k: int) -> tuple[Array, Array]:
     if k < 1:
         raise ValueError(f"expected k >= 1, found {k}")
     k = min(k, len(database))
-    room = k + max(k, 64)
+    room = k + max(k // 2, 48)
     out = np.empty((len(queries), k), np.int32), np.empty((len(queries), k), np.int64)
     step = max(1, STATE // (10 * room))
     for start in range(0, len(queries), step):
@@ -139,7 +141,7 @@ def topk(queries: Array, database: Array, k: int) -> tuple[Array, Array]:
         shape = len(query_words), room
         found, positions = np.full(shape, 65535, np.uint16), np.zeros(shape, np.int64)
         sizes, limits = np.zeros(shape[0], np.int64), np.full(shape[0], 65535, np.uint16)
-        for rows, planes, size in blocks(database):
+        for rows, planes, size in blocks(database, len(queries)):
             hamming_kernels.topk(query_words, planes, size, rows.start, k, sizes, limits, found, positions)
         order = np.argsort(found, axis=1, kind="stable")[:, :k]
         out[0][start : start + step] = np.take_along_axis(found, order, axis=1)
@@ -147,14 +149,26 @@ def topk(queries: Array, database: Array, k: int) -> tuple[Array, Array]:
     return out
 
 
-def blocks(database: Array, extra: int = 0) -> Iterator[tuple[slice, Array, int]]:
-    """Rows that fill BLOCK with `extra` bytes each, their planes (W, n * size) as in hamming_kernels, and the size."""
-    step = max(4096, BLOCK // (database.shape[1] + extra))
+def blocks(database: Array, n_queries: int, extra: int = 0) -> Iterator[tuple[slice, Array, int]]:
+    """Rows that fill BLOCK with `extra` bytes each, their planes (W, n * size) as in hamming_kernels, and the size.
+
+    The planes hold until the next block.
+    """
+    step = max(4096, BLOCK // (database.shape[1] + extra)) // LINE * LINE
+    memory = np.empty(0, np.uint8)
     for start in range(0, len(database), step):
         rows = slice(start, min(start + step, len(database)))
         codes = words(database[rows])
-        planes = frozen(codes.view(np.uint64).T).view(np.uint8) if codes.shape[1] > 8 else codes.reshape(1, -1)
-        yield rows, planes, min(codes.shape[1], 8)
+        size = min(codes.shape[1], 8)
+        if size == codes.shape[1] and n_queries < MANY:
+            yield rows, codes.reshape(1, -1), size
+            continue
+        if len(memory) < codes.size:
+            memory = np.empty(codes.size + LINE, np.uint8)
+            memory = memory[-memory.ctypes.data % LINE :]
+        planes, word = memory[: codes.size].reshape(-1, len(codes) * size), f"u{size}"
+        planes.view(word)[:] = codes.view(word).T
+        yield rows, frozen(planes), size
 
 
 def words(codes: Array) -> Array:

@@ -7,110 +7,13 @@ processes that compile different signatures of one function at the same time can
 """
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import njit
 
-CHUNK = 2048  # rows: up to 128 bits they and their distances fit a level 1 cache of 48 KiB
-STEP = 32  # rows measured at once
-GROUP = 64  # distances compared at once, one bit each
+from .simd import GROUP, STEP, below, popcount, step_16, step_32, step_64, trailing_zeros, wide
+
+CHUNK = 2048  # rows at most that are measured in a row
+NEAR = 1 << 15  # bytes of codes that all queries visit before the next: with their distances a level 1 cache of 48 KiB
 PAIRED = 256  # cells at most whose pairs, numbered in 16 bits, have a table of their own
-
-
-def of_word(emit):
-    @intrinsic
-    def operation(typing, word):
-        return word(word), lambda context, builder, signature, args: emit(builder, args[0])
-
-    return operation
-
-
-popcount = of_word(lambda builder, word: builder.ctpop(word))
-trailing_zeros = of_word(lambda builder, word: builder.cttz(word, ir.Constant(ir.IntType(1), 0)))
-
-
-@intrinsic
-def wide(typing):
-    """Let the function use vectors of 512 bits where the processor has them; left alone LLVM stops at 256."""
-
-    def codegen(context, builder, signature, args):
-        set.add(builder.function.attributes, '"prefer-vector-width"="512"')  # llvmlite refuses names it does not know
-        return context.get_dummy_value()
-
-    return types.none(), codegen
-
-
-def measure_step(bits):
-    """The measure of STEP rows, whose codes are made of words of so many bits, into out (n,) uint16 from place j on.
-
-    Left to itself LLVM narrows every sum to 16 bits on its way to memory, which takes longer than to count the bits.
-    Here `parts` vectors of 512 bits are interleaved into one, and a shuffle puts its rows back in order.
-    """
-    word, lanes, parts = ir.IntType(bits), 512 // bits, bits // 16
-    vector, packed_type = ir.VectorType(word, lanes), ir.VectorType(ir.IntType(16), STEP)
-    order = [parts * (row % lanes) + row // lanes for row in range(STEP)]
-
-    @intrinsic
-    def step(typing, queries, i, planes, start, out, j):
-        def codegen(context, builder, signature, args):
-            queries, planes, out = (context.make_array(signature.args[a])(context, builder, args[a]) for a in (0, 2, 4))
-            _, width = cgutils.unpack_tuple(builder, queries.shape, 2)
-            _, plane = cgutils.unpack_tuple(builder, planes.shape, 2)
-            size = ir.Constant(ir.IntType(64), bits // 8)
-
-            def place(data, row, stride, column, kind):
-                offset = builder.add(builder.mul(row, stride), column)
-                return builder.bitcast(builder.gep(data, [offset]), kind.as_pointer())
-
-            count = ir.FunctionType(vector, [vector])
-            count = cgutils.get_or_insert_function(builder.module, count, f"llvm.ctpop.v{lanes}i{bits}")
-            sums = [cgutils.alloca_once_value(builder, ir.Constant(vector, None)) for _ in range(parts)]
-            with cgutils.for_range(builder, builder.udiv(width, size)) as loop:
-                column = builder.mul(loop.index, size)
-                query = builder.load(place(queries.data, args[1], width, column, word), align=1, typ=word)
-                query = splat(builder, query, vector)
-                rows = place(planes.data, loop.index, plane, builder.mul(args[3], size), vector)
-                for part, total in enumerate(sums):
-                    row = builder.gep(rows, [ir.Constant(ir.IntType(64), part)], source_etype=vector)
-                    ones = builder.call(count, [builder.xor(query, builder.load(row, align=1, typ=vector))])
-                    builder.store(builder.add(builder.load(total, typ=vector), ones), total)
-            packed = ir.Constant(vector, None)
-            for part, total in enumerate(sums):
-                shift = ir.Constant(vector, [16 * part] * lanes)
-                packed = builder.or_(packed, builder.shl(builder.load(total, typ=vector), shift))
-            packed = builder.bitcast(packed, packed_type)
-            packed = builder.shuffle_vector(packed, packed, ir.Constant(ir.VectorType(ir.IntType(32), STEP), order))
-            target = builder.bitcast(builder.gep(out.data, [args[5]]), packed_type.as_pointer())
-            builder.store(packed, target, align=2)
-            return context.get_dummy_value()
-
-        return types.none(queries, types.intp, planes, types.intp, out, types.intp), codegen
-
-    return step
-
-
-step_16, step_32, step_64 = measure_step(16), measure_step(32), measure_step(64)
-
-
-def splat(builder, value, vector):
-    """A vector that repeats one value."""
-    lone = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(lone, lone, ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None))
-
-
-@intrinsic
-def below(typing, distances, start, limit):
-    """Which of the GROUP distances from start on are under the limit, as the bits of a uint64; of (n,) uint16."""
-
-    def codegen(context, builder, signature, args):
-        group = ir.VectorType(ir.IntType(16), GROUP)
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        pointer = builder.bitcast(builder.gep(data, [args[1]]), group.as_pointer())
-        near = builder.icmp_unsigned("<", builder.load(pointer, align=2, typ=group), splat(builder, args[2], group))
-        return builder.bitcast(near, ir.IntType(GROUP))
-
-    return types.uint64(distances, types.intp, types.uint16), codegen
 
 
 @njit(nogil=True)
@@ -221,12 +124,21 @@ def count_fourfold(cell, tables):
 
 
 @njit(nogil=True)
+def room_for(queries):
+    """For the distances of the rows that all queries visit before the next, from a cache line on."""
+    n = min(CHUNK, max(NEAR // queries.shape[1] // GROUP, 1) * GROUP)
+    memory = np.empty(n + 32, np.uint16)
+    start = -memory.ctypes.data % 64 // 2
+    return memory[start : start + n]
+
+
+@njit(nogil=True)
 def measure_padded(queries, i, planes, size, start, out):
-    """As measure, of CHUNK rows; those beyond the last lie at distance 65535."""
+    """As measure, of as many rows as out has; those beyond the last lie at distance 65535."""
     wide()
-    n = min(CHUNK, planes.shape[1] // size - start)
+    n = min(len(out), planes.shape[1] // size - start)
     measure(queries, i, planes, size, start, n, out)
-    for j in range(n, CHUNK):
+    for j in range(n, len(out)):
         out[j] = 65535
 
 
@@ -234,12 +146,12 @@ def measure_padded(queries, i, planes, size, start, out):
 def count_within(queries, planes, size, radius, counts):
     """Adds to counts (q,) the rows within a radius."""
     wide()
-    distances = np.empty(CHUNK, np.uint16)
-    for first in range(0, planes.shape[1] // size, CHUNK):
+    distances = room_for(queries)
+    for first in range(0, planes.shape[1] // size, len(distances)):
         for i in range(len(queries)):
             measure_padded(queries, i, planes, size, first, distances)
             near = np.uint64(0)
-            for start in range(0, CHUNK, GROUP):
+            for start in range(0, len(distances), GROUP):
                 near += popcount(below(distances, start, radius + 1))
             counts[i] += near
 
@@ -248,11 +160,11 @@ def count_within(queries, planes, size, radius, counts):
 def within(queries, planes, size, position, radius, ends, positions, distances):
     """Writes the rows within a radius of query i from ends[i] on, and moves ends[i]; position is that of row 0."""
     wide()
-    found = np.empty(CHUNK, np.uint16)
-    for first in range(0, planes.shape[1] // size, CHUNK):
+    found = room_for(queries)
+    for first in range(0, planes.shape[1] // size, len(found)):
         for i in range(len(queries)):
             measure_padded(queries, i, planes, size, first, found)
-            for start in range(0, CHUNK, GROUP):
+            for start in range(0, len(found), GROUP):
                 near = below(found, start, radius + 1)
                 while near:
                     j = start + np.int64(trailing_zeros(near))
@@ -268,11 +180,11 @@ def topk(queries, planes, size, position, k, sizes, limits, distances, positions
     A row at limits[i] or beyond comes after k others. Room is more than k; when it is used up the k nearest are kept.
     """
     wide()
-    found, room = np.empty(CHUNK, np.uint16), distances.shape[1]
-    for first in range(0, planes.shape[1] // size, CHUNK):
+    found, counts, room = room_for(queries), np.zeros(65536, np.int32), distances.shape[1]
+    for first in range(0, planes.shape[1] // size, len(found)):
         for i in range(len(queries)):
             measure_padded(queries, i, planes, size, first, found)
-            for start in range(0, CHUNK, GROUP):
+            for start in range(0, len(found), GROUP):
                 near = below(found, start, limits[i])
                 while near:
                     j = start + np.int64(trailing_zeros(near))
@@ -281,20 +193,25 @@ def topk(queries, planes, size, position, k, sizes, limits, distances, positions
                         distances[i, sizes[i]], positions[i, sizes[i]] = found[j], position + first + j
                         sizes[i] += 1
                         if sizes[i] == room:
-                            sort(distances[i], positions[i])
-                            sizes[i] = k
-                            limits[i] = distances[i, k - 1]
+                            sizes[i], limits[i] = k, keep_nearest(distances[i], positions[i], k, counts)
 
 
 @njit(nogil=True)
-def sort(distances, positions):
-    """Sort by distance in place, rows of equal distance staying in order."""
-    ends = np.zeros(distances.max() + 2, np.int64)
+def keep_nearest(distances, positions, k, counts):
+    """The k nearest come to the front, in the order in which they are, the others go; gives the k-th distance."""
+    counts[: distances.max() + 1] = 0
     for distance in distances:
-        ends[distance + 1] += 1
-    ends = ends.cumsum()
-    old_distances, old_positions = distances.copy(), positions.copy()
+        counts[distance] += 1
+    last, ties = np.uint16(0), k
+    while counts[last] < ties:
+        ties -= counts[last]
+        last += np.uint16(1)
+    kept = 0
     for j in range(len(distances)):
-        at = ends[old_distances[j]]
-        distances[at], positions[at] = old_distances[j], old_positions[j]
-        ends[old_distances[j]] += 1
+        distance, position = distances[j], positions[j]
+        distances[kept], positions[kept] = distance, position
+        tied = distance == last
+        kept += (distance < last) | (tied & (ties > 0))
+        ties -= tied
+    distances[k:] = 65535
+    return last

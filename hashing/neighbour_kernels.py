@@ -6,7 +6,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .hamming_kernels import splat, trailing_zeros, wide
+from .simd import splat, trailing_zeros, wide
 
 GROUP = 64  # products compared at once, one bit each
 LANES = 16  # squares summed side by side

@@ -1,0 +1,111 @@
+"""The operations on vectors of 512 bits for which Numba has no word, written as LLVM has them.
+
+A processor without such vectors runs them as well, in parts.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+STEP = 32  # rows measured at once
+GROUP = 64  # distances compared at once, one bit each
+
+
+def of_word(emit):
+    @intrinsic
+    def operation(typing, word):
+        return word(word), lambda context, builder, signature, args: emit(builder, args[0])
+
+    return operation
+
+
+popcount = of_word(lambda builder, word: builder.ctpop(word))
+trailing_zeros = of_word(lambda builder, word: builder.cttz(word, ir.Constant(ir.IntType(1), 0)))
+
+
+@intrinsic
+def wide(typing):
+    """Let the function use vectors of 512 bits where the processor has them; left alone LLVM stops at 256."""
+
+    def codegen(context, builder, signature, args):
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')  # llvmlite refuses names it does not know
+        return context.get_dummy_value()
+
+    return types.none(), codegen
+
+
+def measure_step(bits):
+    """The measure of STEP rows, whose codes are made of words of so many bits, into out (n,) uint16 from place j on.
+
+    Left to itself LLVM narrows every sum to 16 bits on its way to memory, which takes longer than to count the bits.
+    Here `parts` vectors of 512 bits are interleaved into one, and a shuffle puts its rows back in order.
+    """
+    word, lanes, parts = ir.IntType(bits), 512 // bits, bits // 16
+    vector, packed_type = ir.VectorType(word, lanes), ir.VectorType(ir.IntType(16), STEP)
+    order = [parts * (row % lanes) + row // lanes for row in range(STEP)]
+
+    @intrinsic
+    def step(typing, queries, i, planes, start, out, j):
+        def codegen(context, builder, signature, args):
+            queries, planes, out = (context.make_array(signature.args[a])(context, builder, args[a]) for a in (0, 2, 4))
+            _, width = cgutils.unpack_tuple(builder, queries.shape, 2)
+            _, plane = cgutils.unpack_tuple(builder, planes.shape, 2)
+            size = ir.Constant(ir.IntType(64), bits // 8)
+
+            def place(data, row, stride, column, kind):
+                offset = builder.add(builder.mul(row, stride), column)
+                return builder.bitcast(builder.gep(data, [offset]), kind.as_pointer())
+
+            count = ir.FunctionType(vector, [vector])
+            count = cgutils.get_or_insert_function(builder.module, count, f"llvm.ctpop.v{lanes}i{bits}")
+
+            def ones(w):
+                """The counts of word w, in `parts` vectors."""
+                query = place(queries.data, args[1], width, builder.mul(w, size), word)
+                query = splat(builder, builder.load(query, align=1, typ=word), vector)
+                rows = place(planes.data, w, plane, builder.mul(args[3], size), vector)
+                for part in range(parts):
+                    row = builder.gep(rows, [ir.Constant(ir.IntType(64), part)], source_etype=vector)
+                    yield builder.call(count, [builder.xor(query, builder.load(row, align=1, typ=vector))])
+
+            sums = [cgutils.alloca_once_value(builder, first) for first in ones(ir.Constant(ir.IntType(64), 0))]
+            with cgutils.for_range(builder, builder.udiv(width, size), ir.Constant(ir.IntType(64), 1)) as loop:
+                for total, more in zip(sums, ones(loop.index), strict=True):
+                    builder.store(builder.add(builder.load(total, typ=vector), more), total)
+            packed = ir.Constant(vector, None)
+            for part, total in enumerate(sums):
+                shift = ir.Constant(vector, [16 * part] * lanes)
+                packed = builder.or_(packed, builder.shl(builder.load(total, typ=vector), shift))
+            packed = builder.bitcast(packed, packed_type)
+            packed = builder.shuffle_vector(packed, packed, ir.Constant(ir.VectorType(ir.IntType(32), STEP), order))
+            target = builder.bitcast(builder.gep(out.data, [args[5]]), packed_type.as_pointer())
+            builder.store(packed, target, align=2)
+            return context.get_dummy_value()
+
+        return types.none(queries, types.intp, planes, types.intp, out, types.intp), codegen
+
+    return step
+
+
+step_16, step_32, step_64 = measure_step(16), measure_step(32), measure_step(64)
+
+
+def splat(builder, value, vector):
+    """A vector that repeats one value."""
+    lone = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(lone, lone, ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None))
+
+
+@intrinsic
+def below(typing, distances, start, limit):
+    """Which of the GROUP distances from start on are under the limit, as the bits of a uint64; of (n,) uint16."""
+
+    def codegen(context, builder, signature, args):
+        group = ir.VectorType(ir.IntType(16), GROUP)
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        pointer = builder.bitcast(builder.gep(data, [args[1]]), group.as_pointer())
+        near = builder.icmp_unsigned("<", builder.load(pointer, align=2, typ=group), splat(builder, args[2], group))
+        return builder.bitcast(near, ir.IntType(GROUP))
+
+    return types.uint64(distances, types.intp, types.uint16), codegen
