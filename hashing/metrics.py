@@ -49,11 +49,14 @@ def average_precision_at_hits(h: Array, k: int, empty: float = 0.0) -> Array:
     spread = 10 * np.sqrt(mean * (1 - ratio(r, n))) + 16
     low = np.maximum(np.maximum(0, drawn - (n - r)), np.floor(mean - spread))
     high = np.minimum(np.minimum(r, drawn), np.ceil(mean + spread))
-    weight, weights, with_hits, value, sums = np.ones(len(n)), 0.0, 0.0, 0.0, harmonic(n_before, drawn)
+    # Given their number, hit_precision is hits (a + b hits).
+    b = ratio(drawn - (n_before + 1) * (sums := harmonic(n_before, drawn)), drawn * np.maximum(drawn - 1, 1))
+    a = ratio((r_before + 1) * sums, drawn) - b
+    weight, weights, with_hits, value = np.ones(len(n)), 0.0, 0.0, 0.0
     for step in range(int((high - low).max(initial=0)) + 1):
         hits = low + step
         found = r_before + hits
-        value += weight * ratio(done + hit_precision(drawn, hits, n_before, r_before, drawn, sums), found)
+        value += weight * (done + hits * (a + b * hits)) / np.maximum(found, 1)
         weights += weight
         with_hits += weight * (found > 0)
         weight = weight * (r - hits) * (drawn - hits) / ((hits + 1) * (n - r - drawn + hits + 1))
@@ -190,16 +193,10 @@ def cut(h: Array, k: int) -> tuple[Array, Array, Array, Array, Array]:
     return n_before, r_before, n, r, np.minimum(k - n_before, n)
 
 
-def hit_precision(
-    n: Array, r: Array, n_before: Array, r_before: Array, seen: Array, sums: Array | None = None
-) -> Array:
-    """Expected sum of l_i P(i) over the first `seen` ranks of a distance (McSherry & Najork, ECIR 2008).
-
-    sums are harmonic(n_before, seen), where they are known.
-    """
-    sums = harmonic(n_before, seen) if sums is None else sums
+def hit_precision(n: Array, r: Array, n_before: Array, r_before: Array, seen: Array) -> Array:
+    """Expected sum of l_i P(i) over the first `seen` ranks of a distance (McSherry & Najork, ECIR 2008)."""
     slope = (r - 1) / np.maximum(n - 1, 1)  # given a hit at place i of its tie, (i - 1) slope hits stand before it
-    return ratio(r, n) * (slope * seen + (r_before + 1 - slope * (n_before + 1)) * sums)
+    return ratio(r, n) * (slope * seen + (r_before + 1 - slope * (n_before + 1)) * harmonic(n_before, seen))
 
 
 def harmonic(start: Array, count: Array) -> Array:

@@ -80,6 +80,17 @@ def ray_executor():
     ray.shutdown()
 
 
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory):
+    from prefect_server import Prefect
+
+    server = Prefect(tmp_path_factory.mktemp("prefect"))
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
 def free_ports(n):
     """n different ports that nothing listens on."""
     with ExitStack() as stack:

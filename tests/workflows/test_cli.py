@@ -5,12 +5,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import blobs
+
+from workflows.cli import main
 
 HASHKILN = str(Path(sys.executable).with_name("hashkiln"))
 
@@ -21,13 +24,17 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture
-def hashkiln(home):
-    """Run the command in one process; (exit, stdout, stderr)."""
+def environment(home):
+    return {"HASHKILN_HOME": str(home), "HASHKILN_EXECUTOR": "inprocess", "COLUMNS": "120"}
 
-    def run(*args, **environment):
-        settings = {"HASHKILN_HOME": str(home), "HASHKILN_EXECUTOR": "inprocess", "COLUMNS": "120", **environment}
+
+@pytest.fixture
+def hashkiln(environment):
+    """Run the command in a process of its own; (exit, stdout, stderr)."""
+
+    def run(*args, **more):
         result = subprocess.run(
-            [HASHKILN, *args], env={**os.environ, **settings}, capture_output=True, text=True, timeout=240
+            [HASHKILN, *args], env={**os.environ, **environment, **more}, capture_output=True, text=True, timeout=240
         )
         assert "Traceback" not in result.stderr, result.stderr
         return result.returncode, result.stdout, result.stderr
@@ -35,27 +42,40 @@ def hashkiln(home):
     return run
 
 
-def test_help_of_everything_has_an_example(hashkiln):
-    code, output, _ = hashkiln("--help")
+@pytest.fixture
+def here(environment, monkeypatch, capsys):
+    """Run the command in this process, which spares it its imports; (exit, stdout, stderr)."""
+
+    def run(*args, **more):
+        monkeypatch.setattr(sys, "argv", ["hashkiln", *args])
+        with mock.patch.dict(os.environ, environment | more), pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, *capsys.readouterr()
+
+    return run
+
+
+def test_help_of_everything_has_an_example(here):
+    code, output, _ = here("--help")
     assert code == 0
     names = ["methods", "datasets", "fetch", "ingest", "fit", "encode", "evaluate", "reindex", "history", "doctor"]
     names += ["search", "export", "benchmark", "rollback", "diff", "compare", "verify", "gc", "delete"]
     assert all(f" {name} " in output for name in names)
     for name in names:
-        code, output, _ = hashkiln(name, "--help")
+        code, output, _ = here(name, "--help")
         assert code == 0
         assert "Example" in output
 
 
-def test_programs_get_json(hashkiln):
-    assert {row["method"] for row in json.loads(hashkiln("methods", "--json")[1])} >= {"lsh", "pcah", "itq"}
-    found = {row["dataset"]: row for row in json.loads(hashkiln("datasets", "--json")[1])}
+def test_programs_get_json(here):
+    assert {row["method"] for row in json.loads(here("methods", "--json")[1])} >= {"lsh", "pcah", "itq"}
+    found = {row["dataset"]: row for row in json.loads(here("datasets", "--json")[1])}
     assert {"sample", "sift1m", "siftsmall", "gist1m", "mnist", "fashion-mnist", "photosift"} <= found.keys()
     assert found["sample"]["from"] == "shipped"
 
 
-def test_fetch_says_whether_the_files_are_those_that_were_published(hashkiln):
-    code, output, error = hashkiln("fetch", "sample", "--json")
+def test_fetch_says_whether_the_files_are_those_that_were_published(here):
+    code, output, error = here("fetch", "sample", "--json")
     assert code == 0
     assert all(Path(path).exists() for path in json.loads(output).values())
     assert "verified, shipped with hashkiln" in " ".join(error.split())
@@ -88,13 +108,13 @@ def test_fetch_says_whether_the_files_are_those_that_were_published(hashkiln):
         (("nonsense",), 2, "No such command 'nonsense'"),
     ],
 )
-def test_mistakes_are_one_line_and_an_exit_code(hashkiln, args, code, message):
-    found, _, error = hashkiln(*args, HASHKILN_DATA="/nowhere/data")
+def test_mistakes_are_one_line_and_an_exit_code(here, args, code, message):
+    found, _, error = here(*args, HASHKILN_DATA="/nowhere/data")
     assert found == code
     assert message in " ".join(error.split())
 
 
-def test_a_table_is_made_measured_and_listed(hashkiln, home):
+def test_a_table_is_made_measured_and_listed(hashkiln, here, home):
     code, output, error = hashkiln("reindex", "--dataset", "sample", "--method", "lsh", "--bits", "64")
     assert code == 0, error
     assert "Published sample__lsh64 v1: 40,000 rows, 40,000 encoded" in output
@@ -104,55 +124,55 @@ def test_a_table_is_made_measured_and_listed(hashkiln, home):
     code, output, _ = hashkiln("reindex", "--dataset", "sample", "--method", "lsh", "--bits", "64", "--json")
     outcome = json.loads(output)
     assert (code, outcome["unchanged"], outcome["version"], outcome["report"]) == (0, True, "v1", str(report))
-    (version,) = json.loads(hashkiln("history", "sample__lsh64", "--json")[1])
+    (version,) = json.loads(here("history", "sample__lsh64", "--json")[1])
     assert (version["version"], version["published"], version["rows"]) == ("v1", "now", 40_000)
-    measured = json.loads(hashkiln("evaluate", "sample__lsh64", "--neighbours", "10", "--json")[1])
+    measured = json.loads(here("evaluate", "sample__lsh64", "--neighbours", "10", "--json")[1])
     assert "the 10 nearest rows" in measured["protocol"]
     assert measured["overlap"] == "database: {0}; training set: {0}".format("0 rows by id, 0 by content")
     assert 0 < measured["measured"]["metrics"]["map"]["value"] < 1
-    code, output, _ = hashkiln("evaluate", "sample__lsh64", "--beside", "v1")
+    code, output, _ = here("evaluate", "sample__lsh64", "--beside", "v1")
     assert (code, "v1, common rows" in output) == (0, True)
     asked = ("sample__lsh64", "--queries", "query", "--k", "3", "--rerank", "9", "--out", str(home / "found.parquet"))
-    found = json.loads(hashkiln("search", *asked, "--json")[1])
+    found = json.loads(here("search", *asked, "--json")[1])
     assert (found["version"], found["rows"], found["distance"]) == ("v1", 1500, "squared Euclidean")
     assert pq.read_table(home / "found.parquet").column_names == ["query", "rank", "id", "distance"]
-    assert hashkiln("export", "sample__lsh64", "--to", str(home / "arrays"))[0] == 0
+    assert here("export", "sample__lsh64", "--to", str(home / "arrays"))[0] == 0
     np.save(home / "labels.npy", np.arange(40_000) % 10)
     files = ("--codes", str(home / "arrays" / "codes.npy"), "--labels", str(home / "labels.npy"))
-    measured = json.loads(hashkiln("evaluate", *files, "--queries", "100", "--json")[1])
+    measured = json.loads(here("evaluate", *files, "--queries", "100", "--json")[1])
     assert 0.09 < measured["measured"]["metrics"]["map"]["value"] < 0.11
 
 
-def test_the_gate_has_an_exit_code_of_its_own(hashkiln):
+def test_the_gate_has_an_exit_code_of_its_own(hashkiln, here, prefect_server):
     options = ("--dataset", "sample", "--method", "pcah", "--bits", "16", "--floor")
-    code, _, error = hashkiln("reindex", *options, "map=0.99")
+    code, _, error = hashkiln("reindex", *options, "map=0.99", PREFECT_API_URL=prefect_server.url)
     assert code == 3
     assert "is not published: map 0." in error
     assert "is under its floor of 0.9900" in error
-    (version,) = json.loads(hashkiln("history", "sample__pcah16", "--json")[1])
+    (version,) = json.loads(here("history", "sample__pcah16", "--json")[1])
     assert version["version"].startswith("rejected-")
-    assert hashkiln("evaluate", "sample__pcah16")[0] == 1
+    assert here("evaluate", "sample__pcah16")[0] == 1
 
 
-def test_models_are_fitted_once_and_codes_staged_without_being_published(hashkiln, tmp_path):
+def test_models_are_fitted_once_and_codes_staged_without_being_published(here, tmp_path):
     batch = blobs(500, 8)
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(batch.x.ravel()), 8)
     (tmp_path / "mine").mkdir()
     pq.write_table(pa.table({"key": np.arange(500), "v": vectors}), tmp_path / "mine" / "a.parquet")
     columns = ("--id-column", "key", "--vector-column", "v")
-    code, output, _ = hashkiln("ingest", str(tmp_path / "mine"), "--name", "mine", *columns, "--json")
+    code, output, _ = here("ingest", str(tmp_path / "mine"), "--name", "mine", *columns, "--json")
     assert (code, json.loads(output)["dim"]) == (0, 8)
     options = ("--dataset", "mine", "--method", "itq", "--bits", "8", "--set", "n_iter=3", "--json")
-    assert hashkiln("fit", *options)[0] == 1  # 1000 queries cannot be drawn from 500 rows
+    assert here("fit", *options)[0] == 1  # 1000 queries cannot be drawn from 500 rows
     frozen = ("--dataset", "sample", "--method", "itq", "--bits", "8", "--set", "n_iter=3", "--json")
-    first, again = (json.loads(hashkiln("fit", *frozen)[1]) for _ in range(2))
+    first, again = (json.loads(here("fit", *frozen)[1]) for _ in range(2))
     assert first["model"] == again["model"]
     assert (first["seconds"] > 0, again["seconds"]) == (True, 0)
-    assert hashkiln("history", "sample__itq8")[0] == 1  # a fit leaves a model, no table
-    staged = json.loads(hashkiln("encode", *frozen)[1])
+    assert here("history", "sample__itq8")[0] == 1  # a fit leaves a model, no table
+    staged = json.loads(here("encode", *frozen)[1])
     assert (staged["rows"], staged["encoded"]) == (40_000, 40_000)
     assert staged["version"].startswith("staged-")
-    assert json.loads(hashkiln("encode", *frozen)[1]) == {**staged, "encoded": 0}
+    assert json.loads(here("encode", *frozen)[1]) == {**staged, "encoded": 0}
 
 
 def test_doctor_looks_at_everything(hashkiln):

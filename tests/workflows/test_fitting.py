@@ -63,12 +63,12 @@ def test_a_network_is_chosen_by_training_rows_and_never_by_queries(settings, min
     assert given["method"].held_out(judged_by).all()
 
 
-@pytest.fixture(scope="module")
-def prefect():
-    """A Prefect server of this module's own."""
-    from prefect.testing.utilities import prefect_test_harness
+@pytest.fixture
+def prefect(prefect_server):
+    """Flows of this process report to the server."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    with prefect_test_harness(server_startup_timeout=90):
+    with temporary_settings({PREFECT_API_URL: prefect_server.url}):
         yield
 
 

@@ -1,0 +1,91 @@
+"""A Prefect server that the tests start, and what they ask of it."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+from conftest import free_ports
+
+ROOT = Path(__file__).parents[1]
+PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
+
+
+def until(found, seconds, what):
+    """What `found` gives, as soon as it is something."""
+    deadline = time.monotonic() + seconds
+    while not (result := found()):
+        assert time.monotonic() < deadline, f"expected {what} within {seconds} s"
+        time.sleep(0.1)
+    return result
+
+
+class Prefect:
+    """A server in a folder of its own, not that of prefect.yaml, and what is started beside it."""
+
+    def __init__(self, folder):
+        (port,) = free_ports(1)
+        self.folder, self.url, self.running = folder, f"http://127.0.0.1:{port}/api", []
+        (folder / "prefect").mkdir()  # else the server waits in vain for its database
+        self.environment = {
+            **os.environ,
+            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_API_URL": self.url,
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "HASHKILN_HOME": str(folder / "home"),
+            "HASHKILN_CPUS": "2",
+            "COLUMNS": "200",
+        }
+        self.start("server", "server", "start", "--host", "127.0.0.1", "--port", str(port))
+        until(self.is_healthy, 90, "a server")
+
+    def start(self, name, *arguments):
+        with (self.folder / f"{name}.log").open("wb") as log:
+            process = psutil.Popen(
+                [*PREFECT, *arguments], stdout=log, stderr=log, env=self.environment, cwd=self.folder
+            )
+        self.running.append(process)
+
+    def is_healthy(self):
+        assert self.running[0].poll() is None, (self.folder / "server.log").read_text()
+        try:
+            return httpx.get(f"{self.url}/health").is_success
+        except httpx.TransportError:
+            return False
+
+    def __call__(self, *arguments):
+        run = subprocess.run(
+            [*PREFECT, *arguments], env=self.environment, cwd=ROOT, capture_output=True, text=True, timeout=150
+        )
+        logs = "".join(path.read_text() for path in self.folder.glob("*.log")) if run.returncode else ""
+        assert run.returncode == 0, f"{' '.join(arguments)}\n{run.stdout}\n{run.stderr}\n{logs}"
+        return run.stdout
+
+    def read(self, path, **query):
+        """What the server's API answers."""
+        answer = httpx.post(f"{self.url}/{path}", json=query) if query else httpx.get(f"{self.url}/{path}")
+        return answer.raise_for_status().json()
+
+    def runs(self, name, *states):
+        """Runs of a deployment in some states."""
+        wanted = {"flow_runs": {"state": {"type": {"any_": states}}}, "deployments": {"name": {"any_": [name]}}}
+        return self.read("flow_runs/filter", **wanted)
+
+    def run(self, name):
+        """The first run of a deployment, when it has ended."""
+        self("deployment", "run", f"{name}/{name}", "--watch", "--watch-interval", "1", "--watch-timeout", "140")
+        return self.runs(name, "COMPLETED", "FAILED", "CRASHED", "CANCELLED")[0]
+
+    def stop(self):
+        """The worker first: without its server it would not go at once. Then whatever is left of either."""
+        for process in reversed(self.running):
+            family = [process, *process.children(recursive=True)] if process.is_running() else []
+            process.terminate()
+            for left in psutil.wait_procs(family, timeout=20)[1]:
+                left.kill()
+            process.wait(timeout=10)
