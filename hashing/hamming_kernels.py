@@ -9,7 +9,7 @@ processes that compile different signatures of one function at the same time can
 import numpy as np
 from numba import njit
 
-from .simd import GROUP, STEP, below, popcount, step_16, step_32, step_64, trailing_zeros, wide
+from .simd import GROUP, STEP, below, popcount, step_16, step_32, step_64, step_128, step_256, step_long, trailing_zeros, wide
 
 CHUNK = 2048  # rows at most that are measured in a row
 NEAR = 1 << 15  # bytes of codes that all queries visit before the next: with their distances a level 1 cache of 48 KiB
@@ -27,9 +27,18 @@ def measure(queries, i, planes, size, start, n, out):
     elif size == 4:
         for j in range(0, whole, STEP):
             step_32(queries, i, planes, start + j, out, j)
-    else:
+    elif len(planes) == 1:
         for j in range(0, whole, STEP):
             step_64(queries, i, planes, start + j, out, j)
+    elif len(planes) == 2:
+        for j in range(0, whole, STEP):
+            step_128(queries, i, planes, start + j, out, j)
+    elif len(planes) == 4:
+        for j in range(0, whole, STEP):
+            step_256(queries, i, planes, start + j, out, j)
+    else:
+        for j in range(0, whole, STEP):
+            step_long(queries, i, planes, start + j, out, j)
     for j in range(whole, n):
         out[j] = 0
         for byte in range(queries.shape[1]):

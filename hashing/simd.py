@@ -35,9 +35,10 @@ def wide(typing):
     return types.none(), codegen
 
 
-def measure_step(bits):
+def measure_step(bits, words=0):
     """The measure of STEP rows, whose codes are made of words of so many bits, into out (n,) uint16 from place j on.
 
+    Of so many words; of any number where none is given, in a loop.
     Left to itself LLVM narrows every sum to 16 bits on its way to memory, which takes longer than to count the bits.
     Here `parts` vectors of 512 bits are interleaved into one, and a shuffle puts its rows back in order.
     """
@@ -70,9 +71,16 @@ def measure_step(bits):
                     yield builder.call(count, [builder.xor(query, builder.load(row, align=1, typ=vector))])
 
             sums = [cgutils.alloca_once_value(builder, first) for first in ones(ir.Constant(ir.IntType(64), 0))]
-            with cgutils.for_range(builder, builder.udiv(width, size), ir.Constant(ir.IntType(64), 1)) as loop:
-                for total, more in zip(sums, ones(loop.index), strict=True):
+
+            def add(w):
+                for total, more in zip(sums, ones(w), strict=True):
                     builder.store(builder.add(builder.load(total, typ=vector), more), total)
+
+            for w in range(1, words):
+                add(ir.Constant(ir.IntType(64), w))
+            if not words:
+                with cgutils.for_range(builder, builder.udiv(width, size), ir.Constant(ir.IntType(64), 1)) as loop:
+                    add(loop.index)
             packed = ir.Constant(vector, None)
             for part, total in enumerate(sums):
                 shift = ir.Constant(vector, [16 * part] * lanes)
@@ -88,7 +96,8 @@ def measure_step(bits):
     return step
 
 
-step_16, step_32, step_64 = measure_step(16), measure_step(32), measure_step(64)
+step_16, step_32, step_64 = measure_step(16, 1), measure_step(32, 1), measure_step(64, 1)
+step_128, step_256, step_long = measure_step(64, 2), measure_step(64, 4), measure_step(64)
 
 
 def splat(builder, value, vector):
