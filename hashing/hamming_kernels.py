@@ -9,7 +9,20 @@ processes that compile different signatures of one function at the same time can
 import numpy as np
 from numba import njit
 
-from .simd import GROUP, STEP, below, popcount, step_16, step_32, step_64, step_128, step_256, step_long, trailing_zeros, wide
+from .simd import (
+    GROUP,
+    STEP,
+    below,
+    popcount,
+    step_16,
+    step_32,
+    step_64,
+    step_128,
+    step_256,
+    step_long,
+    trailing_zeros,
+    wide,
+)
 
 CHUNK = 2048  # rows at most that are measured in a row
 NEAR = 1 << 15  # bytes of codes that all queries visit before the next: with their distances a level 1 cache of 48 KiB
