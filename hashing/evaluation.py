@@ -27,6 +27,7 @@ from .metrics import (
     success_at,
     trapezoid_average_precision,
 )
+from .ties import groups
 
 __all__ = [
     "CodeHealth",
@@ -40,6 +41,7 @@ __all__ = [
     "average_precision_at_hits",
     "average_precision_bounds",
     "bootstrap_interval",
+    "groups",
     "interpolated_precision_bounds",
     "ndcg",
     "precision_at",

@@ -3,7 +3,8 @@
 A histogram h is (2, q, n_bits + 1) int64: h[0] counts all rows, h[1] the relevant ones, by distance from each query.
 Rows at one distance are tied: a metric is its expectation over all their orders, each as likely, unless it says
 otherwise. Metrics return (q,) float64; `empty` is the value of a query for which the metric is 0 / 0 (NaN, with
-np.nanmean, leaves it out). A1 to A7 number the definitions of "MAP" found in published code.
+np.nanmean, leaves it out). A1 to A7 number the definitions of "MAP" found in published code. Where several metrics of
+one histogram are asked for, they take groups(h) as well, and what they have in common is computed once.
 
 In the formulas n and r are the rows and the relevant rows at a distance, N and R (n_before, r_before) those strictly
 nearer, l_i is 1 where rank i is relevant and P(i) is the precision of the first i ranks.
@@ -15,38 +16,38 @@ import numpy as np
 from scipy.special import expi, gammaln
 
 from .mapreduce import Array
+from .ties import Histogram, at_least_one, groups, harmonic, hit_precision, ratio
 
-TABLE = 512  # sums of 1 / rank are looked up to here; beyond, they are asymptotic series
 RANKS = 1 << 20  # sums of discounts are looked up to here
-HARMONIC = np.concatenate([[0.0], np.cumsum(1 / np.arange(1.0, TABLE + 1))])
 
 
-def average_precision(h: Array, empty: float = 0.0) -> Array:
+def average_precision(h: Histogram, empty: float = 0.0) -> Array:
     """AP over the whole ranking, (1/R) sum_i l_i P(i): A1, under ties A7 (McSherry & Najork, ECIR 2008)."""
-    n, r, n_before, r_before = groups(h)
-    return ratio(hit_precision(n, r, n_before, r_before, n).sum(axis=1), r.sum(axis=1), empty)
+    g = groups(h)
+    return ratio(g.hits.sum(axis=1), g.relevant, empty)
 
 
-def average_precision_at(h: Array, k: int, empty: float = 0.0) -> Array:
+def average_precision_at(h: Histogram, k: int, empty: float = 0.0) -> Array:
     """AP of the first k ranks over the most they can hold, (1/min(R, k)) sum_{i<=k} l_i P(i): A3."""
-    n, r, n_before, r_before = groups(h)
-    seen = np.clip(at_least_one(k) - n_before, 0, n)
-    return ratio(hit_precision(n, r, n_before, r_before, seen).sum(axis=1), np.minimum(r.sum(axis=1), k), empty)
+    g = groups(h)
+    n_before, r_before, n, r, drawn = g.cut(k)
+    whole = np.where(g.n_before + g.n <= k, g.hits, 0).sum(axis=1)
+    part = hit_precision(n, r, n_before, r_before, drawn, harmonic(n_before, drawn))
+    return ratio(whole + part, np.minimum(g.relevant, k), empty)
 
 
-def average_precision_at_hits(h: Array, k: int, empty: float = 0.0) -> Array:
+def average_precision_at_hits(h: Histogram, k: int, empty: float = 0.0) -> Array:
     """AP of the first k ranks over the hits among them, (1/h_k) sum_{i<=k} l_i P(i): A2.
 
     `empty` is the value of an order whose first k ranks hold no hit. It rewards finding less: print A1 or A3 beside it.
     """
-    n, r, n_before, r_before = groups(h)
-    whole = n_before + n <= at_least_one(k)
-    done = np.where(whole, hit_precision(n, r, n_before, r_before, n), 0).sum(axis=1)
-    n_before, r_before, n, r, drawn = cut(h, k)
+    g = groups(h)
+    n_before, r_before, n, r, drawn = g.cut(k)
+    done = np.where(g.n_before + g.n <= k, g.hits, 0).sum(axis=1)
     # Of the group that rank k cuts, `drawn` rows are seen. Their hits are hypergeometric: sum over all likely numbers,
     # by the ratio of one probability to the next, from so far below the mean that the rest is under 1e-16.
     mean = drawn * ratio(r, n)
-    spread = 10 * np.sqrt(mean * (1 - ratio(r, n))) + 16
+    spread = 9 * np.sqrt(mean * (1 - ratio(r, n)) * ratio(n - drawn, n - 1)) + 16
     low = np.maximum(np.maximum(0, drawn - (n - r)), np.floor(mean - spread))
     high = np.minimum(np.minimum(r, drawn), np.ceil(mean + spread))
     # Given their number, hit_precision is hits (a + b hits).
@@ -63,64 +64,65 @@ def average_precision_at_hits(h: Array, k: int, empty: float = 0.0) -> Array:
     return ratio(value, with_hits, empty) if np.isnan(empty) else (value + empty * (weights - with_hits)) / weights
 
 
-def trapezoid_average_precision(h: Array, empty: float = 0.0) -> Array:
+def trapezoid_average_precision(h: Histogram, empty: float = 0.0) -> Array:
     """Area under each query's precision-recall polygon (Oxford buildings; BDNN, Do et al., ECCV 2016): A4."""
-    n, r, n_before, r_before = groups(h)
-    after = hit_precision(n, r, n_before, r_before, n)
+    g = groups(h)
+    n, r, n_before, r_before = g.n, g.r, g.n_before, g.r_before
     slope = (r - 1) / np.maximum(n - 1, 1)
     # Precision just before a hit, (R + (i-1) slope) / (N + i-1) at place i of its group; 1 before the first rank.
-    top = n_before == 0
-    before = slope * n + (r_before - slope * n_before) * harmonic(np.maximum(n_before - 1, 0), n)
-    before = ratio(r, n) * np.where(top, 1 + slope * (n - 1), before)
-    return ratio((after + before).sum(axis=1) / 2, r.sum(axis=1), empty)
+    sums = g.sums + ratio(n, n_before * (n_before + n))  # 1/N + ... + 1/(N + n - 1)
+    before = slope * n + (r_before - slope * n_before) * sums
+    before = ratio(r, n) * np.where(n_before == 0, 1 + slope * (n - 1), before)
+    return ratio((g.hits + before).sum(axis=1) / 2, g.relevant, empty)
 
 
-def average_precision_bounds(h: Array, empty: float = 0.0) -> tuple[Array, Array]:
+def average_precision_bounds(h: Histogram, empty: float = 0.0) -> tuple[Array, Array]:
     """(pessimistic, optimistic) AP: the relevant rows last, and first, within each tie."""
-    n, r, n_before, r_before = groups(h)
+    g = groups(h)
     last, first = (
-        ratio((r + (r_before - start) * harmonic(start, r)).sum(axis=1), r.sum(axis=1), empty)
-        for start in (n_before + n - r, n_before)
+        ratio((g.r + (g.r_before - start) * harmonic(start, g.r)).sum(axis=1), g.relevant, empty)
+        for start in (g.n_before + g.n - g.r, g.n_before)
     )
     return last, first
 
 
-def interpolated_precision_bounds(h: Array, points: int = 21, empty: float = 0.0) -> tuple[Array, Array]:
+def interpolated_precision_bounds(h: Histogram, points: int = 21, empty: float = 0.0) -> tuple[Array, Array]:
     """(pessimistic, optimistic) mean over evenly spaced recalls of the best precision at that recall or more: A5."""
-    n, r, n_before, r_before = groups(h)
-    found, relevant = r_before + r, r.sum(axis=1)
+    g = groups(h)
+    found, relevant = g.r_before + g.r, g.relevant
     needed = np.ceil(np.arange(points) * relevant[:, None] / (points - 1))  # hits for each recall, (q, points)
     at = np.stack([(found < hits[:, None]).sum(axis=1) for hits in needed.T], axis=1)
     bounds = []
-    for tied in (n, r):  # of a tie's hits the last has the highest precision, in either order
-        precision = np.where(r > 0, ratio(found, n_before + tied), 0)
+    for tied in (g.n, g.r):  # of a tie's hits the last has the highest precision, in either order
+        precision = np.where(g.r > 0, ratio(found, g.n_before + tied), 0)
         best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
         bounds.append(np.where(relevant > 0, np.take_along_axis(best, at, axis=1).mean(axis=1), empty))
     return bounds[0], bounds[1]
 
 
-def precision_at(h: Array, k: int) -> Array:
+def precision_at(h: Histogram, k: int) -> Array:
     """Share of relevant rows among the first k ranks; ranks beyond the last row hold none."""
-    _, r_before, n, r, drawn = cut(h, k)
+    _, r_before, n, r, drawn = groups(h).cut(k)
     return (r_before + drawn * ratio(r, n)) / k
 
 
-def recall_at(h: Array, k: int, empty: float = 0.0) -> Array:
+def recall_at(h: Histogram, k: int, empty: float = 0.0) -> Array:
     """Share of the relevant rows that the first k ranks hold."""
-    return ratio(precision_at(h, k) * k, h[1].sum(axis=1), empty)
+    g = groups(h)
+    return ratio(precision_at(g, k) * k, g.relevant, empty)
 
 
-def success_at(h: Array, k: int) -> Array:
+def success_at(h: Histogram, k: int) -> Array:
     """Probability that the first k ranks hold a relevant row; with one relevant row 1-recall@k (Jegou, PAMI 2011)."""
-    _, r_before, n, r, drawn = cut(h, k)
+    _, r_before, n, r, drawn = groups(h).cut(k)
     return np.where(r_before > 0, 1.0, 1 - missed(n, r, drawn))
 
 
-def reciprocal_rank(h: Array) -> Array:
+def reciprocal_rank(h: Histogram) -> Array:
     """1 / rank of the first relevant row, to 1e-11; 0 where there is none."""
-    n, r, n_before, _ = groups(h)
-    at = (r > 0).argmax(axis=1)[:, None]
-    n, r, n_before = (np.take_along_axis(part, at, axis=1)[:, 0] for part in (n, r, n_before))
+    g = groups(h)
+    at = (g.r > 0).argmax(axis=1)[:, None]
+    n, r, n_before = (np.take_along_axis(part, at, axis=1)[:, 0] for part in (g.n, g.r, g.n_before))
     # 1/(N+1) - sum_{i=1}^{n-r} none_i (1/(N+i) - 1/(N+i+1)), none_i the chance of no hit among the first i of the tie.
     # Where the tie is long the terms far out change so slowly that the sum is an integral, cut at powers of two.
     value, none, far = 1 / (n_before + 1), np.ones(len(n)), 4096
@@ -139,26 +141,28 @@ def reciprocal_rank(h: Array) -> Array:
     return np.where(r > 0, value, 0.0)
 
 
-def precision_within(h: Array, radius: int, empty: float = 0.0) -> Array:
+def precision_within(h: Histogram, radius: int, empty: float = 0.0) -> Array:
     """Share of relevant rows among those within a Hamming radius."""
-    n, r = h[:, :, : not_negative(radius) + 1].sum(axis=2)
+    n, r = groups(h).h[:, :, : not_negative(radius) + 1].sum(axis=2)
     return ratio(r, n, empty)
 
 
-def recall_within(h: Array, radius: int, empty: float = 0.0) -> Array:
+def recall_within(h: Histogram, radius: int, empty: float = 0.0) -> Array:
     """Share of the relevant rows that lie within a Hamming radius."""
-    return ratio(h[1, :, : not_negative(radius) + 1].sum(axis=1), h[1].sum(axis=1), empty)
+    g = groups(h)
+    return ratio(g.r[:, : not_negative(radius) + 1].sum(axis=1), g.relevant, empty)
 
 
-def precision_recall_curve(h: Array, empty: float = 0.0) -> tuple[Array, Array]:
+def precision_recall_curve(h: Histogram, empty: float = 0.0) -> tuple[Array, Array]:
     """(precision, recall), both (q, n_bits + 1): of the rows within radius 0, 1, ..., n_bits."""
-    n, r = h.cumsum(axis=2)
+    g = groups(h)
+    n, r = g.n_before + g.n, g.r_before + g.r
     return ratio(r, n, empty), ratio(r, r[:, -1:], empty)
 
 
-def area_under_pooled_curve(h: Array) -> float:
+def area_under_pooled_curve(h: Histogram) -> float:
     """Area by trapezoids under the pooled precision and recall within radius 0 to n_bits - 1: A6 (HABIR)."""
-    n, r = h.sum(axis=1).cumsum(axis=1)
+    n, r = groups(h).h.sum(axis=1).cumsum(axis=1)
     return float(np.trapezoid(ratio(r, n)[:-1], ratio(r, r[-1:])[:-1]))
 
 
@@ -174,43 +178,6 @@ def ndcg(graded: Array, k: int | None = None, empty: float = 0.0) -> Array:
     found = (ratio(np.tensordot(gain, graded, 1), n) * discounts).sum(axis=1)
     best = discount(np.minimum(graded.sum(axis=2)[::-1].cumsum(axis=0), last))  # ranks filled by the best grades
     return ratio(found, gain[::-1] @ np.diff(best, axis=0, prepend=0), empty)
-
-
-def groups(h: Array) -> tuple[Array, Array, Array, Array]:
-    """n, r, N and R of each distance, (q, n_bits + 1) float64."""
-    n, r = h.astype(np.float64)
-    return n, r, n.cumsum(axis=1) - n, r.cumsum(axis=1) - r
-
-
-def cut(h: Array, k: int) -> tuple[Array, Array, Array, Array, Array]:
-    """N, R, n, r of the distance that rank k cuts, and how many of its rows are seen, each (q,) float64.
-
-    Where k ends a distance, or lies beyond the last row, the cut distance is empty.
-    """
-    last = (h[0].cumsum(axis=1) <= at_least_one(k)).sum(axis=1)[:, None]
-    padded = np.pad(h, ((0, 0), (0, 0), (0, 1)))
-    n, r, n_before, r_before = (np.take_along_axis(part, last, axis=1)[:, 0] for part in groups(padded))
-    return n_before, r_before, n, r, np.minimum(k - n_before, n)
-
-
-def hit_precision(n: Array, r: Array, n_before: Array, r_before: Array, seen: Array) -> Array:
-    """Expected sum of l_i P(i) over the first `seen` ranks of a distance (McSherry & Najork, ECIR 2008)."""
-    slope = (r - 1) / np.maximum(n - 1, 1)  # given a hit at place i of its tie, (i - 1) slope hits stand before it
-    return ratio(r, n) * (slope * seen + (r_before + 1 - slope * (n_before + 1)) * harmonic(n_before, seen))
-
-
-def harmonic(start: Array, count: Array) -> Array:
-    """1/(start + 1) + ... + 1/(start + count), to 1e-15 absolute however large start is."""
-    end = start + count
-    low, high = np.minimum(start, TABLE), np.minimum(end, TABLE)
-    a, b = np.maximum(start, TABLE) + 0.5, np.maximum(end, TABLE) + 0.5
-
-    def series(x: Array) -> Array:  # digamma(x + 1/2) less log x
-        square = 1 / (x * x)
-        return square * (1 / 24 - 7 / 960 * square)
-
-    near = HARMONIC[high.astype(np.int64)] - HARMONIC[low.astype(np.int64)]
-    return near + np.log1p((b - a) / a) + (series(b) - series(a))
 
 
 def discount(rank: Array) -> Array:
@@ -242,18 +209,6 @@ def missed(n: Array, r: Array, drawn: Array) -> Array:
         if not (chance[left] > 1e-18).any():
             break
     return chance
-
-
-def ratio(numerator: Array, denominator: Array, empty: float = 0.0) -> Array:
-    """numerator / denominator, `empty` where the denominator is 0."""
-    numerator, denominator = np.broadcast_arrays(numerator, denominator)
-    return np.divide(numerator, denominator, out=np.full(numerator.shape, empty), where=denominator != 0)
-
-
-def at_least_one(k: int) -> int:
-    if k < 1:
-        raise ValueError(f"expected a rank k >= 1, found {k}")
-    return k
 
 
 def not_negative(radius: int) -> int:

@@ -191,19 +191,19 @@ def metrics(histogram: Array, ranked: Array | None = None) -> dict[str, Array]:
     Metrics that go by rank are expectations over ties, or those of `ranked`, given as a histogram of its runs.
     """
     ranked, graded = np.split(histogram if ranked is None else ranked, [2])
-    histogram = histogram[:2]
+    ties, ranks = evaluation.groups(histogram[:2]), evaluation.groups(ranked)
     gains = {"ndcg": evaluation.ndcg(graded), "ndcg_at_100": evaluation.ndcg(graded, 100)} if len(graded) else {}
-    worst, best = evaluation.average_precision_bounds(histogram)
+    worst, best = evaluation.average_precision_bounds(ties)
     return {
-        "map": evaluation.average_precision(ranked),
+        "map": evaluation.average_precision(ranks),
         "map_pessimistic": worst,
         "map_optimistic": best,
-        "map_trapezoid": evaluation.trapezoid_average_precision(ranked),
-        "map_at_1000": evaluation.average_precision_at(ranked, 1000),
-        "precision_at_100": evaluation.precision_at(ranked, 100),
-        "recall_at_1000": evaluation.recall_at(ranked, 1000),
-        "precision_radius_2": evaluation.precision_within(histogram, 2),
-        "recall_radius_2": evaluation.recall_within(histogram, 2),
+        "map_trapezoid": evaluation.trapezoid_average_precision(ranks),
+        "map_at_1000": evaluation.average_precision_at(ranks, 1000),
+        "precision_at_100": evaluation.precision_at(ranks, 100),
+        "recall_at_1000": evaluation.recall_at(ranks, 1000),
+        "precision_radius_2": evaluation.precision_within(ties, 2),
+        "recall_radius_2": evaluation.recall_within(ties, 2),
         "empty_balls_radius_2": (histogram[0, :, :3].sum(-1) == 0).astype(np.float64),
         **gains,
     }
@@ -245,8 +245,8 @@ def ranks(histogram: Array) -> list[int]:
 
 def curves_at(ranked: Array, ranks: list[int]) -> Array:
     """(2, len(ranks), q) float64: precision and recall of the first N ranks."""
-    both = (evaluation.precision_at, evaluation.recall_at)
-    return np.array([[metric(ranked[:2], n) for n in ranks] for metric in both])
+    both, ties = (evaluation.precision_at, evaluation.recall_at), evaluation.groups(ranked[:2])
+    return np.array([[metric(ties, n) for n in ranks] for metric in both])
 
 
 def health(codes: Data, n_bits: int) -> dict[str, float]:

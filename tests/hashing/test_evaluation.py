@@ -14,6 +14,7 @@ from sklearn.metrics import average_precision_score, ndcg_score
 
 from hashing import bits, evaluation, hamming, metrics
 from hashing.mapreduce import Batch, fold
+from hashing.ties import harmonic, hit_precision
 
 # A tie is the grades of its rows; a ranking is the ties from the nearest on.
 ties = st.lists(st.lists(st.integers(0, 3), max_size=4), min_size=1, max_size=4)
@@ -186,7 +187,7 @@ def test_sums_over_ranks_hold_far_out():
     for start in (0, 1, 100, 511, 512, 513, 10**8, 10**12):
         for count in (0, 1, 2, 511, 600, 5000):
             exact = math.fsum(1 / (start + i) for i in range(1, count + 1))
-            actual = metrics.harmonic(np.array([float(start)]), np.array([float(count)]))[0]
+            actual = harmonic(np.array([float(start)]), np.array([float(count)]))[0]
             assert actual == pytest.approx(exact, rel=1e-12, abs=1e-300)
     table = np.concatenate([[0], np.cumsum(1 / np.log2(np.arange(2, 1_200_002)))])
     ranks = np.array([0, 1, 1000, metrics.RANKS - 1, metrics.RANKS, metrics.RANKS + 1, 1_200_000])
@@ -236,10 +237,9 @@ def test_a_cut_tie_of_many_rows():
     h = np.array([[[before, n]], [[found, r]]])
     drawn = k - before
     hits = np.arange(1, drawn + 1)
-    first = metrics.hit_precision(*np.float64([before, found, 0, 0, before]))
-    term = metrics.hit_precision(
-        np.full(drawn, float(drawn)), hits.astype(float), float(before), float(found), np.full(drawn, float(drawn))
-    )
+    first = hit_precision(*np.float64([before, found, 0, 0, before]), harmonic(np.zeros(1), np.full(1, before)))
+    sums = harmonic(np.full(1, float(before)), np.full(1, float(drawn)))
+    term = hit_precision(np.full(drawn, float(drawn)), hits.astype(float), float(before), float(found), drawn, sums)
     chance = hypergeom(n, r, drawn).pmf(hits)
     expected = (chance * (first + term) / (found + hits)).sum()
     assert evaluation.average_precision_at_hits(h, k)[0] == pytest.approx(expected, rel=1e-9)
