@@ -115,7 +115,9 @@ def recall_at(h: Histogram, k: int, empty: float = 0.0) -> Array:
 def success_at(h: Histogram, k: int) -> Array:
     """Probability that the first k ranks hold a relevant row; with one relevant row 1-recall@k (Jegou, PAMI 2011)."""
     _, r_before, n, r, drawn = groups(h).cut(k)
-    return np.where(r_before > 0, 1.0, 1 - missed(n, r, drawn))
+    found, none = np.ones(len(n)), r_before == 0
+    found[none] -= missed(n[none], r[none], drawn[none])
+    return found
 
 
 def reciprocal_rank(h: Histogram) -> Array:

@@ -72,6 +72,21 @@ def test_every_kernel_equals_brute_force(n_bits):
     np.testing.assert_array_equal(hamming.distances(queries, codes, i, j), distance[i, j])
 
 
+@pytest.mark.parametrize("few", [1, 10**9])
+def test_relevant_rows_are_the_same_by_sets_of_labels_and_by_pairs(few, monkeypatch):
+    """Sets that few rows share, that most share, that all share, and that none does."""
+    monkeypatch.setattr(hamming, "FEW", few)
+    rng, values = np.random.default_rng(0), clustered(333, 16)
+    y = rng.random((333, 70)) < np.repeat([0.1, 0.7], 35)
+    y[:, 3], y[:, 4] = True, False
+    sets = np.eye(70, dtype=bool)[[0, 50, 3, 4]] | np.eye(70, dtype=bool)[[1, 50, 3, 4]]
+    asked, codes = sets[rng.integers(4, size=40)], bits.pack(values)
+    found = hamming.histogram(codes[:40], codes, 16, hamming.pack_labels(asked), hamming.pack_labels(y))
+    distance = bits_apart(values, 40)
+    np.testing.assert_array_equal(found[0], tally(distance, distance >= 0, 16))
+    np.testing.assert_array_equal(found[1], tally(distance, asked.astype(int) @ y.T > 0, 16))
+
+
 @given(st.integers(1, 300), st.integers(1, 70), st.integers(1, 90), st.integers(0, 2**32))
 @settings(max_examples=60, deadline=None)
 def test_any_shape(n_bits, n, k, seed):
@@ -91,7 +106,7 @@ def test_many_blocks_equal_faiss(n_bits, monkeypatch):
     monkeypatch.setattr(hamming, "BLOCK", 1 << 14)
     monkeypatch.setattr(hamming, "STATE", 1 << 14)
     codes = bits.pack(clustered(30_011, n_bits))
-    queries = codes[:50]
+    queries = codes[: 2 * hamming.MANY]
     index = faiss.IndexBinaryFlat(n_bits)
     index.add(codes)
     for k in (1, 10, 1000):
