@@ -23,6 +23,7 @@ from functools import partial, reduce
 from multiprocessing import get_context
 
 import numpy as np
+import versions
 
 from hashing import evaluation as ev
 from hashing.bits import pack, unpack
@@ -204,12 +205,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--huge", action="store_true", help="10^8 rows as well")
     options = parser.parse_args()
+    print(f"{versions.line('numba', 'ray')}\n")
     if "HASHKILN_DATA" in os.environ:
         compare(options.queries, options.repeats, Settings())
     else:
         print("HASHKILN_DATA is not set: MNIST is left out")
     grow([10**5, 10**6, 10**7] + [10**8] * options.huge, options.repeats)
-    two_workers(500_000, options.repeats)
+    two_workers(1_000_000, options.repeats)
 
 
 if __name__ == "__main__":

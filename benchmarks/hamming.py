@@ -21,6 +21,7 @@ from collections.abc import Callable
 
 import faiss
 import numpy as np
+import versions
 
 from hashing import hamming
 from hashing.bits import pack
@@ -95,6 +96,8 @@ def main() -> None:
     options = parser.parse_args()
     faiss.omp_set_num_threads(1)
     rng = np.random.default_rng(0)
+    size = f"{options.rows:,} rows, {options.queries:,} queries, one core, medians of {options.repeats}"
+    print(f"{size}; {versions.line('numba', 'faiss-cpu')}\n")
     print("| what; Faiss's IndexBinaryFlat | Hashkiln, Gpair/s | Faiss, Gpair/s | ratio |\n|---|---|---|---|")
     if options.codes:
         benchmark(options.codes, np.load(options.codes), options.queries, options.repeats)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import faiss
 import numpy as np
+import versions
 
 from hashing.mapreduce import Batch, Data, one_blas_thread
 from hashing.neighbours import NearestNeighbours
@@ -80,7 +81,7 @@ def main() -> None:
     ids, distances = results["ours"]
     pairs = len(queries) * len(base)
     print(f"{len(queries):,} x {len(base):,} x {base.shape[1]}, k = {k}, one core, {options.shards} shards,", end=" ")
-    print(f"median of {options.repeats}\n\n| | s | Gpair/s |\n|---|---|---|")
+    print(f"median of {options.repeats}; {versions.line('numba', 'faiss-cpu')}\n\n| | s | Gpair/s |\n|---|---|---|")
     for name, times in seconds.items():
         median = statistics.median(times)
         print(f"| {name} | {median:.1f} | {pairs / median / 1e9:.2f} |")

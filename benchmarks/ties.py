@@ -8,10 +8,9 @@ the worst MAP, its expectation, the best.
 """
 
 import argparse
-import platform
-from importlib.metadata import version
 
 import numpy as np
+import versions
 
 from hashing import evaluation as ev
 from hashing.bits import pack
@@ -41,9 +40,8 @@ def main() -> None:
     base, queries = read("base"), read("query").take(slice(options.queries))
     data = Data([[base]], InProcess())
     truth, _ = data.reduce(NearestNeighbours(queries.x, queries.ids, 50))
-    packages = ", ".join(f"{name} {version(name)}" for name in ("hashkiln", "numpy", "scipy", "numba"))
     print(f"MNIST, ITQ with 50 iterations, seed {options.seed}, {len(base.ids):,} rows, {len(queries.ids):,} queries;")
-    print(f"{packages}, Python {platform.python_version()}; MAP in %\n")
+    print(f"{versions.line('scipy', 'numba')}; MAP in %\n")
     names = ["worst", "expected", "best", "best - worst"]
     print("| bits | " + " | ".join([f"class: {names[0]}", *names[1:], f"50 nearest: {names[0]}", *names[1:]]) + " |")
     print("|" + "---|" * 9)
