@@ -53,15 +53,14 @@ def average_precision_at_hits(h: Histogram, k: int, empty: float = 0.0) -> Array
     # Given their number, hit_precision is hits (a + b hits).
     b = ratio(drawn - (n_before + 1) * (sums := harmonic(n_before, drawn)), drawn * np.maximum(drawn - 1, 1))
     a = ratio((r_before + 1) * sums, drawn) - b
-    weight, weights, with_hits, value = np.ones(len(n)), 0.0, 0.0, 0.0
+    weight, weights, value = np.ones(len(n)), 0.0, 0.0
+    none = np.where(r_before + low == 0, weight, 0)  # the weight of no hit at all
     for step in range(int((high - low).max(initial=0)) + 1):
         hits = low + step
-        found = r_before + hits
-        value += weight * (done + hits * (a + b * hits)) / np.maximum(found, 1)
+        value += weight * (done + hits * (a + b * hits)) / np.maximum(r_before + hits, 1)
         weights += weight
-        with_hits += weight * (found > 0)
         weight = weight * (r - hits) * (drawn - hits) / ((hits + 1) * (n - r - drawn + hits + 1))
-    return ratio(value, with_hits, empty) if np.isnan(empty) else (value + empty * (weights - with_hits)) / weights
+    return ratio(value, weights - none, empty) if np.isnan(empty) else (value + empty * none) / weights
 
 
 def trapezoid_average_precision(h: Histogram, empty: float = 0.0) -> Array:
@@ -91,7 +90,7 @@ def interpolated_precision_bounds(h: Histogram, points: int = 21, empty: float =
     g = groups(h)
     found, relevant = g.r_before + g.r, g.relevant
     needed = np.ceil(np.arange(points) * relevant[:, None] / (points - 1))  # hits for each recall, (q, points)
-    at = np.stack([(found < hits[:, None]).sum(axis=1) for hits in needed.T], axis=1)
+    at = np.stack([(found >= hits[:, None]).argmax(axis=1) for hits in needed.T], axis=1)
     bounds = []
     for tied in (g.n, g.r):  # of a tie's hits the last has the highest precision, in either order
         precision = np.where(g.r > 0, ratio(found, g.n_before + tied), 0)

@@ -97,8 +97,8 @@ def harmonic(start: Array, count: Array) -> Array:
 
 def ratio(numerator: Array, denominator: Array, empty: float = 0.0) -> Array:
     """numerator / denominator, `empty` where the denominator is 0."""
-    numerator, denominator = np.broadcast_arrays(numerator, denominator)
-    return np.divide(numerator, denominator, out=np.full(numerator.shape, empty), where=denominator != 0)
+    none = denominator == 0
+    return np.where(none, empty, numerator / np.where(none, 1, denominator))
 
 
 def at_least_one(k: int) -> int:

@@ -30,7 +30,7 @@ class DGH:
     neither lowers the objective. A new row's bits are the signs of its anchors' mean codes, by the paper as recalled.
     Additive: Z'Z, Z'1, the sums of the rotation, then Z'B, 1'[B Y] and [B Y]'[B Y], over all rows; Z and Y stay there.
 
-    Reference: Liu, Mu, Kumar & Chang, Discrete graph hashing, NIPS 2014, with the start DGH-R.
+    Reference: Liu, Mu, Kumar & Chang, Discrete graph hashing, NIPS 2014, with the start DGH-R; n_rotate = 0: DGH-I.
     """
 
     n_bits: int
@@ -47,7 +47,7 @@ class DGH:
         anchors, sigma, mass, gram = anchor_graph(data, self.n_anchors, self.n_nearest, self.n_kmeans, self.seed)
         weight = anchor_eigenvectors(mass, gram, self.n_bits)
         rows = data.map_rows(partial(_on_the_graph, weight, anchors, sigma, self.n_nearest), "rows on the graph")
-        rotation = quantizing_rotation(rows, self.n_bits, self.n_rotate, self.seed)
+        rotation = quantizing_rotation(rows, self.n_bits, self.n_rotate, self.seed if self.n_rotate else None)
         rows = rows.map_rows(partial(_rotated, rotation=rotation), "first Y")
         p = np.zeros_like(weight)  # so that the first B is sgn(Y)
         for i in range(self.n_iter):

@@ -114,13 +114,23 @@ def test_nearest_balanced_matrix(rank):
     assert (b * y).sum() == pytest.approx(bound)
 
 
-def test_dgh_raises_its_objective_in_every_step(in_process, monkeypatch):
-    improved, seen = dgh.improved, []
+@pytest.mark.parametrize("n_rotate", [100, 0])
+def test_dgh_raises_its_objective_in_every_step(in_process, monkeypatch, n_rotate):
+    """From either start, DGH-R and DGH-I: of the latter Y is the graph's eigenvectors themselves."""
+    improved, seen, eigenvectors = dgh.improved, [], []
+    of_graph = dgh.anchor_eigenvectors
+
+    def watched_graph(*given):
+        eigenvectors.append(of_graph(*given))
+        return eigenvectors[0]
+
+    monkeypatch.setattr(dgh, "anchor_eigenvectors", watched_graph)
 
     def watched(rows, p, mass, rho, n_inner, label):
         """One move of B at a time; B and Y in between by dense formulas."""
         z = np.vstack([part.z.toarray() for shard in rows.shards for part in shard])
         y = all_y(rows)
+        assert seen or np.allclose(y, z @ eigenvectors[0]) == (n_rotate == 0)
         for _ in range(n_inner):
             b = sgn(2 * z @ p + rho * y)
             seen.append(((z.T @ b) ** 2 / mass[:, None]).sum() + rho * (b * y).sum())
@@ -137,7 +147,7 @@ def test_dgh_raises_its_objective_in_every_step(in_process, monkeypatch):
         return np.vstack([part.x for shard in rows.shards for part in shard])
 
     monkeypatch.setattr(dgh, "improved", watched)
-    DGH(n_bits=8).fit(Data(cut(blobs(600), 3), in_process))
+    DGH(n_bits=8, n_rotate=n_rotate).fit(Data(cut(blobs(600), 3), in_process))
     assert len(seen) > 5
     assert all(after >= before * (1 - 1e-12) for before, after in pairwise(seen))
     assert seen[-1] > seen[0] * 1.001
