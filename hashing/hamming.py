@@ -19,7 +19,7 @@ BLOCK = 1 << 20  # bytes of codes that all queries visit before the next: half a
 LINE = 64  # bytes of a line of cache: vectors that begin with one are read a sixth faster than those across two
 FEW = 64  # queries a set of labels, from which on it pays to count the rows that are relevant to the set apart
 MANY = 64  # queries from which on it pays to move codes of one word there
-STATE = 1 << 20  # bytes of candidates that topk holds, likewise
+STATE = 1 << 20  # bytes of candidates that topk holds, for the same reason
 
 
 def pack_labels(y: Array) -> Array:
