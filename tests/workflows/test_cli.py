@@ -74,8 +74,8 @@ def test_programs_get_json(here):
     assert found["sample"]["from"] == "shipped"
 
 
-def test_fetch_says_whether_the_files_are_those_that_were_published(here):
-    code, output, error = here("fetch", "sample", "--json")
+def test_fetch_says_whether_the_files_are_those_that_were_published(hashkiln):
+    code, output, error = hashkiln("fetch", "sample", "--json")
     assert code == 0
     assert all(Path(path).exists() for path in json.loads(output).values())
     assert "verified, shipped with hashkiln" in " ".join(error.split())
