@@ -14,7 +14,7 @@ from . import hamming
 from .mapreduce import Array, Batch, Shard
 
 MAX_ROWS = 10**6
-OWN = 255  # the grade of a row that is not ranked
+OWN = -1  # the grade of a row that is not ranked
 
 
 def in_order(shards: Iterable[Shard]) -> Batch:
@@ -48,7 +48,7 @@ class Ranked:
         The database comes from in_order. The grade is the number of shared labels, the last one that many or more.
         """
         found = [self._runs(i, database, n_grades) for i in queries]
-        counts = np.zeros((n_grades, len(queries), max(len(grades) for grades, _ in found)), np.int64)
+        counts = np.zeros((n_grades, len(queries), max(1, *(len(grades) for grades, _ in found))), np.int64)
         for i, (grades, lengths) in enumerate(found):
             counts[grades, i, np.arange(len(grades))] = lengths
         return counts
@@ -64,13 +64,13 @@ class Ranked:
         return grades[starts], np.diff(starts, append=len(grades))
 
     def _grades(self, i: int, database: Batch, n_grades: int) -> Array:
-        """(n,) uint8."""
+        """(n,) int16, OWN where the row is not ranked."""
         if self.neighbours is not None:
-            grades = np.isin(database.ids, self.neighbours[i]).astype(np.uint8)
+            grades = np.isin(database.ids, self.neighbours[i]).astype(np.int16)
         elif self.labels is None or database.y is None:
             raise ValueError("expected queries and rows with labels, found one of them without")
         else:
             shared = np.bitwise_count(database.y & self.labels[i]).sum(axis=1, dtype=np.int64)
-            grades = np.minimum(shared, n_grades - 1).astype(np.uint8)
+            grades = np.minimum(shared, n_grades - 1).astype(np.int16)
         grades[database.ids == self.own_rows[i]] = OWN
         return grades

@@ -80,6 +80,22 @@ def test_rankings_give_the_metrics_of_one_order(world):
     check(queries, world, ranked, lambda i, j: int(world.ids[j] in listed[i]), 2)
 
 
+def test_more_shared_labels_than_a_byte_counts(world):
+    """300 labels are shared with every row, and the last grade stands for all of them."""
+    y = np.ones((N, 300), np.uint8)
+    rows = rankings.in_order([[world._replace(y=y)]])
+    counts = Ranked(world.x, world.ids, pack_labels(y)).rankings(range(2), rows, 301)
+    assert counts[300].sum(axis=1).tolist() == [N - 1, N - 1]
+    assert counts.sum() == 2 * (N - 1)
+
+
+def test_a_query_alone_has_an_empty_ranking(world):
+    alone = world.take(slice(1))
+    counts = Ranked(alone.x, alone.ids, pack_labels(alone.y)).rankings(range(1), rankings.in_order([[alone]]), 2)
+    h = np.stack([counts.sum(axis=0), counts[1]])
+    assert evaluation.average_precision_at(h, 5).tolist() == [0]
+
+
 def test_rows_are_in_order_of_id_for_every_cut(world):
     whole = rankings.in_order([[world]])
     assert (np.diff(whole.ids) > 0).all()
