@@ -7,6 +7,7 @@ from dataclasses import fields
 
 from results import rows as measured
 
+from hashing import losses
 from hashing.deep import Deep
 from hashing.methods import METHODS
 from workflows.benchmark import Row
@@ -23,6 +24,13 @@ Doan & Cheung, ECCV 2016, published. Unsupervised methods are judged by the 50 n
 photosift), supervised ones by labels.
 """
 
+DEEP = """All have the hyper-parameters of their training, unless another default is said: {defaults}.
+
+To the loss of each, `--set regularizers=decov:0.1+so:0.01` adds terms by name and weight: of the outputs u (n, n_bits)
+of a batch (of each view, where there are two), or of every weight matrix W of the network, a row for each unit or
+filter.
+"""
+
 
 def main() -> None:
     rows = measured()
@@ -30,9 +38,10 @@ def main() -> None:
     for title in ("Unsupervised and data-independent", "Supervised", "Deep"):
         print(f"# {title}\n")
         if title == "Deep":
-            print(
-                f"All have the hyper-parameters of their training, unless another default is said: {defaults(Deep)}.\n"
-            )
+            print(DEEP.format(defaults=defaults(Deep)))
+            for regularizer, term in (losses.OF_OUTPUTS | losses.OF_WEIGHTS).items():
+                print(f"- `{regularizer}`: {' '.join((term.__doc__ or '').split())}")
+            print()
         for name, cls in sorted(METHODS.items()):
             if title == (
                 "Deep"

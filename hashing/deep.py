@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from . import losses
 from .functions import DeepHash, HashFunction
 from .mapreduce import Array, Batch, Data, Sum
 from .statistics import Sample, keyed_hash
@@ -62,15 +63,26 @@ class Deep:
     weight_decay: float = 0.0
     validation: float = 0.05  # share of the training rows that is held out
     augment: bool = False  # mirror and shift pictures at random
+    regularizers: str = ""  # added to the loss, by name and weight, such as decov:0.1+so:0.01: hashing.losses has them
     seed: int = 0
 
     supervised: ClassVar[bool] = True
     views: ClassVar[int] = 1
     hash_layer: ClassVar[str] = "linear"
 
+    def __post_init__(self) -> None:
+        losses.regularizers(self.regularizers)  # a wrong name is told here, not in a training run
+
     def loss(self, out: Outputs) -> Tensor:
-        """The objective of one batch, a scalar."""
+        """The method's own objective of one batch, a scalar."""
         raise NotImplementedError
+
+    def objective(self, out: Outputs) -> Tensor:
+        """The loss of one batch and what `regularizers` add to it."""
+        added = losses.regularization(
+            losses.regularizers(self.regularizers), out.u.chunk(self.views, dim=1), out.network
+        )
+        return self.loss(out) + added
 
     def head(self, dim: int, n_classes: int) -> Any:
         """What is trained beside the network, an nn.Module, or None."""

@@ -7,6 +7,8 @@ the same for any batch and n_bits. Only methods of tensors are used: importing t
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Tensor = Any  # torch.Tensor, which is imported where it is made
@@ -226,3 +228,46 @@ def locally_constrained_decorrelation(w: Tensor, reach: float = 10.0) -> Tensor:
     """
     penalties = softplus(reach * (cosine(w) - 1))
     return penalties.sum() - penalties.diagonal().sum()
+
+
+# --- regularisers that any deep method may be given ----------------------------------------------------------------
+
+OF_OUTPUTS = {
+    "balance": balance,
+    "independence": independence,
+    "decov": decorrelation,
+    "quantization": quantization,
+    "l1_quantization": l1_quantization,
+    "logcosh_quantization": logcosh_quantization,
+    "cubic_quantization": cubic_quantization,
+}
+OF_WEIGHTS = {
+    "so": soft_orthogonality,
+    "srip": spectral_restricted_isometry,
+    "orthoreg": locally_constrained_decorrelation,
+}
+
+
+def regularizers(text: str) -> dict[str, float]:
+    """Names of the tables above and their weights, of a text such as decov:0.1+so:0.01. ValueError for another one."""
+    weights: dict[str, float] = {}
+    for part in filter(None, text.split("+")):
+        name, _, weight = part.partition(":")
+        if name not in OF_OUTPUTS | OF_WEIGHTS or name in weights or not re.fullmatch(r"\d*\.?\d+(e-?\d+)?", weight):
+            known = ", ".join(OF_OUTPUTS | OF_WEIGHTS)
+            raise ValueError(f"expected regularizers such as decov:0.1+so:0.01, each once, of {known}; found {text!r}")
+        weights[name] = float(weight)
+    return weights
+
+
+def regularization(weights: Mapping[str, float], views: Sequence[Tensor], network: Any) -> Tensor | float:
+    """The weighted sum of regularisers: of the outputs u of each view, and of each weight matrix of the network.
+
+    A convolution's weights are a row for each of its filters.
+    """
+    from torch import nn
+
+    layers = [m.weight.flatten(1) for m in network.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)]
+    terms = [(weight, OF_OUTPUTS[name], views) for name, weight in weights.items() if name in OF_OUTPUTS]
+    terms += [(weight, OF_WEIGHTS[name], layers) for name, weight in weights.items() if name in OF_WEIGHTS]
+    return sum(weight * term(tensor) for weight, term, tensors in terms for tensor in tensors)

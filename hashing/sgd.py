@@ -110,7 +110,7 @@ class Run:
         u = _gathered(u.float(), worker)
         self._seed(0)  # what the loss draws is of the whole batch: the same on all workers
         out = Outputs(u, y.to(worker.device), x, batch.ids, progress, self.network, self.head, self.prepared)
-        loss = self.method.loss(out)
+        loss = self.method.objective(out)
         self.optimizer.zero_grad()
         loss.backward()
         _average_gradients(self.modules, worker)

@@ -7,11 +7,13 @@ import pytest
 import torch
 from conftest import blobs, cut
 
-from hashing import networks
-from hashing.deep import Outputs
+from hashing import losses, networks, sgd
+from hashing.deep import Deep, Outputs, facts
 from hashing.mapreduce import Batch, Data
 from hashing.methods import METHODS
 from hashing.methods.cnnh import factored
+from infra.executors import InProcess
+from infra.training import Here
 
 RNG = np.random.default_rng(3)
 N, BITS, C = 9, 6, 4
@@ -234,3 +236,55 @@ def test_tags_make_thc_split_rows_by_their_labels(in_process):
     assert distances[same].mean() < 2 < 4 < distances[~same].mean()
     with pytest.raises(ValueError, match="expected labels for tags that are not 0, found rows without"):
         method.prepare(Data([[rows._replace(y=None)]], in_process))
+
+
+# --- regularisers that any of them may be given --------------------------------------------------------------------
+
+DEEP = {name: method for name, method in METHODS.items() if issubclass(method, Deep)}
+ALL = "+".join(f"{name}:0.01" for name in losses.OF_OUTPUTS | losses.OF_WEIGHTS)
+
+
+@pytest.mark.parametrize("name", sorted(DEEP))
+def test_regularizers_add_to_the_loss_of_any_method(name):
+    rows = blobs(128)
+    method = DEEP[name](8, regularizers=ALL)
+    data = Data([[rows]], InProcess())
+    known, prepared = facts(data, method), method.prepare(data)
+    run = sgd.Run(Here("", lambda *_: None, 1), method, known, prepared, {})
+    u = run.network(torch.tensor(rows.x))
+    out = Outputs(
+        u, torch.tensor(rows.y, dtype=u.dtype), torch.tensor(rows.x), rows.ids, 0.5, run.network, run.head, prepared
+    )
+    torch.manual_seed(0)
+    own = method.loss(out)
+    torch.manual_seed(0)
+    added = (method.objective(out) - own).item()
+    views = np.split(u.detach().numpy().astype(float), method.views, axis=1)
+    weights = [p.detach().double().flatten(1) for p in run.network.parameters() if p.dim() > 1]
+    assert len(views) == method.views
+    expected = sum(term(torch.tensor(view)).item() for term in losses.OF_OUTPUTS.values() for view in views)
+    expected += sum(term(weight).item() for term in losses.OF_WEIGHTS.values() for weight in weights)
+    assert added == pytest.approx(0.01 * expected, rel=1e-3)  # the difference of two float32
+    method.objective(out).backward()
+    assert all(torch.isfinite(p.grad).all() for p in run.network.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("name", [*losses.OF_OUTPUTS, *losses.OF_WEIGHTS])
+def test_a_regularizer_lowers_what_it_names(name):
+    rows, data = blobs(400), Data(cut(blobs(400), 2), InProcess(cpus=1))
+
+    def penalty(regularizers):
+        method = METHODS["dch"](8, network="linear", validation=0.0, lr=0.01, regularizers=regularizers)
+        function = method.fit(data)
+        network = networks.with_parameters(networks.build("linear", 32, 8), function.parameters)
+        return losses.regularization({name: 1.0}, [torch.tensor(function.project(rows.x))], network).item()
+
+    assert penalty(f"{name}:10") < 0.7 * penalty("")
+
+
+@pytest.mark.parametrize(
+    "text", ["decov", "decov:", "decov:x", "decov:nan", "decov:-1", "DeCov:1", "so:1+so:2", "so:1,srip:1"]
+)
+def test_a_regularizer_that_does_not_exist_is_answered_at_once(text):
+    with pytest.raises(ValueError, match=r"^expected regularizers such as decov:0.1\+so:0.01, .*; found '.*'$"):
+        METHODS["dhn"](8, regularizers=text)
