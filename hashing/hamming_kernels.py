@@ -66,7 +66,7 @@ def histogram(queries, planes, size, query_labels, labels, out):
     n_cells = n_grades * n_bins
     cells, room = np.empty(CHUNK, np.uint16), np.empty(CHUNK, np.uint16)
     pairs = np.zeros((n_cells, n_cells) if n_cells <= PAIRED else (0, 0), np.uint32)
-    tables = np.zeros((4, n_cells), np.int64)
+    tables = np.zeros((4, n_cells), np.uint32)
     for i in range(len(queries)):
         for start in range(0, planes.shape[1] // size, CHUNK):
             cell = cells[: min(CHUNK, planes.shape[1] // size - start)]
@@ -80,7 +80,7 @@ def histogram(queries, planes, size, query_labels, labels, out):
         if n_cells <= PAIRED:
             unpair(pairs, tables)
         for c in range(n_cells):
-            out[c // n_bins, i, c % n_bins] += tables[0, c] + tables[1, c] + tables[2, c] + tables[3, c]
+            out[c // n_bins, i, c % n_bins] += np.int64(tables[0, c] + tables[1, c] + tables[2, c] + tables[3, c])
         tables[:] = 0
 
 
@@ -115,19 +115,20 @@ def count_pairs(cell, room, pairs, rest):
     for j in range(half):
         table[both[j]] += np.uint32(1)
     if 2 * half < cell.shape[0]:
-        rest[cell[2 * half]] += 1
+        rest[cell[2 * half]] += np.uint32(1)
 
 
 @njit(nogil=True)
 def unpair(pairs, tables):
     """Move the counts of pairs (second, first) to those of cells, in two of the tables."""
+    wide()
     n_cells = tables.shape[1]
     for second in range(n_cells):
         row, total = pairs[second], np.uint32(0)
         for first in range(n_cells):
             total += row[first]
             tables[1, first] += row[first]
-            row[first] = 0
+            row[first] = np.uint32(0)
         tables[2, second] += total
 
 
@@ -137,12 +138,12 @@ def count_fourfold(cell, tables):
     quarter = cell.shape[0] // 4
     a, b, c, d = cell[:quarter], cell[quarter : 2 * quarter], cell[2 * quarter : 3 * quarter], cell[3 * quarter :]
     for j in range(quarter):
-        tables[0, a[j]] += 1
-        tables[1, b[j]] += 1
-        tables[2, c[j]] += 1
-        tables[3, d[j]] += 1
+        tables[0, a[j]] += np.uint32(1)
+        tables[1, b[j]] += np.uint32(1)
+        tables[2, c[j]] += np.uint32(1)
+        tables[3, d[j]] += np.uint32(1)
     for j in range(quarter, d.shape[0]):
-        tables[3, d[j]] += 1
+        tables[3, d[j]] += np.uint32(1)
 
 
 @njit(nogil=True)

@@ -268,6 +268,6 @@ def regularization(weights: Mapping[str, float], views: Sequence[Tensor], networ
     from torch import nn
 
     layers = [m.weight.flatten(1) for m in network.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)]
-    terms = [(weight, OF_OUTPUTS[name], views) for name, weight in weights.items() if name in OF_OUTPUTS]
-    terms += [(weight, OF_WEIGHTS[name], layers) for name, weight in weights.items() if name in OF_WEIGHTS]
-    return sum(weight * term(tensor) for weight, term, tensors in terms for tensor in tensors)
+    of_outputs = [weight * OF_OUTPUTS[name](u) for name, weight in weights.items() if name in OF_OUTPUTS for u in views]
+    of_weights = [weight * OF_WEIGHTS[name](w) for name, weight in weights.items() if name in OF_WEIGHTS for w in layers]
+    return sum(of_outputs + of_weights)

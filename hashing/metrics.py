@@ -19,6 +19,7 @@ from .mapreduce import Array
 from .ties import Histogram, at_least_one, groups, harmonic, hit_precision, ratio
 
 RANKS = 1 << 20  # sums of discounts are looked up to here
+STEPS = 32  # terms of a sum that are computed at once, of the queries whose sum goes on
 
 
 def average_precision(h: Histogram, empty: float = 0.0) -> Array:
@@ -53,13 +54,18 @@ def average_precision_at_hits(h: Histogram, k: int, empty: float = 0.0) -> Array
     # Given their number, hit_precision is hits (a + b hits).
     b = ratio(drawn - (n_before + 1) * (sums := harmonic(n_before, drawn)), drawn * np.maximum(drawn - 1, 1))
     a = ratio((r_before + 1) * sums, drawn) - b
-    weight, weights, value = np.ones(len(n)), 0.0, 0.0
+    weight, weights, value = np.ones(len(n)), np.zeros(len(n)), np.zeros(len(n))
     none = np.where(r_before + low == 0, weight, 0)  # the weight of no hit at all
-    for step in range(int((high - low).max(initial=0)) + 1):
-        hits = low + step
-        value += weight * (done + hits * (a + b * hits)) / np.maximum(r_before + hits, 1)
-        weights += weight
-        weight = weight * (r - hits) * (drawn - hits) / ((hits + 1) * (n - r - drawn + hits + 1))
+    all_of = np.stack([low, r, drawn, n - r - drawn, r_before, done, a, b])[:, :, None]
+    for start in range(0, int((high - low).max(initial=0)) + 1, STEPS):
+        i = np.flatnonzero(start <= high - low)
+        low_i, r_i, drawn_i, rest_i, before_i, done_i, a_i, b_i = all_of[:, i]
+        hits = low_i + np.arange(start, start + STEPS)
+        next_to_this = (r_i - hits) * (drawn_i - hits) / ((hits + 1) * (rest_i + hits + 1))
+        likely = np.hstack([weight[i, None], next_to_this]).cumprod(axis=1)
+        weight[i], likely = likely[:, -1], likely[:, :-1]
+        weights[i] += likely.sum(axis=1)
+        value[i] += (likely * (done_i + hits * (a_i + b_i * hits)) / np.maximum(before_i + hits, 1)).sum(axis=1)
     return ratio(value, weights - none, empty) if np.isnan(empty) else (value + empty * none) / weights
 
 
@@ -71,7 +77,7 @@ def trapezoid_average_precision(h: Histogram, empty: float = 0.0) -> Array:
     # Precision just before a hit, (R + (i-1) slope) / (N + i-1) at place i of its group; 1 before the first rank.
     sums = g.sums + ratio(n, n_before * (n_before + n))  # 1/N + ... + 1/(N + n - 1)
     before = slope * n + (r_before - slope * n_before) * sums
-    before = ratio(r, n) * np.where(n_before == 0, 1 + slope * (n - 1), before)
+    before = r / np.maximum(n, 1) * np.where(n_before == 0, 1 + slope * (n - 1), before)
     return ratio((g.hits + before).sum(axis=1) / 2, g.relevant, empty)
 
 
@@ -88,14 +94,14 @@ def average_precision_bounds(h: Histogram, empty: float = 0.0) -> tuple[Array, A
 def interpolated_precision_bounds(h: Histogram, points: int = 21, empty: float = 0.0) -> tuple[Array, Array]:
     """(pessimistic, optimistic) mean over evenly spaced recalls of the best precision at that recall or more: A5."""
     g = groups(h)
-    found, relevant = g.r_before + g.r, g.relevant
-    needed = np.ceil(np.arange(points) * relevant[:, None] / (points - 1))  # hits for each recall, (q, points)
-    at = np.stack([(found >= hits[:, None]).argmax(axis=1) for hits in needed.T], axis=1)
+    found = g.r_before + g.r
+    reached = np.floor(ratio((points - 1) * found, g.relevant[:, None])) + 1  # so many of the recalls, at a distance
+    first = np.diff(reached, axis=1, prepend=0)  # of which none nearer reaches so many
     bounds = []
     for tied in (g.n, g.r):  # of a tie's hits the last has the highest precision, in either order
-        precision = np.where(g.r > 0, ratio(found, g.n_before + tied), 0)
+        precision = np.where(g.r > 0, found / np.maximum(g.n_before + tied, 1), 0)
         best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        bounds.append(np.where(relevant > 0, np.take_along_axis(best, at, axis=1).mean(axis=1), empty))
+        bounds.append(np.where(g.relevant > 0, (best * first).sum(axis=1) / points, empty))
     return bounds[0], bounds[1]
 
 
@@ -127,9 +133,15 @@ def reciprocal_rank(h: Histogram) -> Array:
     # 1/(N+1) - sum_{i=1}^{n-r} none_i (1/(N+i) - 1/(N+i+1)), none_i the chance of no hit among the first i of the tie.
     # Where the tie is long the terms far out change so slowly that the sum is an integral, cut at powers of two.
     value, none, far = 1 / (n_before + 1), np.ones(len(n)), 4096
-    for i in range(1, int(np.minimum((n - r).max(initial=0), far)) + 1):
-        none *= np.maximum(1 - r / np.maximum(n - i + 1, 1), 0)
-        value -= none / ((n_before + i) * (n_before + i + 1))
+    for start in range(0, far, STEPS):
+        i = np.flatnonzero((start < n - r) & (none > 1e-18))
+        if not len(i):
+            break
+        places = np.arange(start + 1, start + STEPS + 1)
+        rest, rank = n[i, None] - places + 1, n_before[i, None] + places
+        chances = none[i, None] * np.maximum(1 - r[i, None] / np.maximum(rest, 1), 0).cumprod(axis=1)
+        value[i] -= (chances / (rank * (rank + 1))).sum(axis=1)
+        none[i] = chances[:, -1]
     nodes, weights = np.polynomial.legendre.leggauss(16)
     start, end = far + 0.5, n - r + 0.5
     while (start < end).any():
@@ -187,7 +199,7 @@ def discount(rank: Array) -> Array:
     def integral(end: Array) -> Array:  # of 1 / log x, with the first correction of the midpoint rule
         return expi(np.log(end)) + 1 / (24 * end * np.log(end) ** 2)
 
-    sums = discounts()[np.minimum(rank, RANKS)]
+    sums = discounts().take(rank, mode="clip")
     far = rank > RANKS
     if far.any():
         sums[far] += np.log(2) * (integral(rank[far] + 1.5) - integral(RANKS + 1.5))

@@ -78,21 +78,22 @@ def hit_precision(n: Array, r: Array, n_before: Array, r_before: Array, seen: Ar
     sums are harmonic(n_before, seen).
     """
     slope = (r - 1) / np.maximum(n - 1, 1)  # given a hit at place i of its tie, (i - 1) slope hits stand before it
-    return ratio(r, n) * (slope * seen + (r_before + 1 - slope * (n_before + 1)) * sums)
+    return r / np.maximum(n, 1) * (slope * seen + (r_before + 1 - slope * (n_before + 1)) * sums)
 
 
 def harmonic(start: Array, count: Array) -> Array:
     """1/(start + 1) + ... + 1/(start + count), to 1e-15 absolute however large start is."""
+    some = count > 0
+    start, count, sums = start[some], count[some], np.zeros(start.shape)
     end = start + count
-    low, high = np.minimum(start, TABLE), np.minimum(end, TABLE)
     a, b = np.maximum(start, TABLE) + 0.5, np.maximum(end, TABLE) + 0.5
-
-    def series(x: Array) -> Array:  # digamma(x + 1/2) less log x
-        square = 1 / (x * x)
-        return square * (1 / 24 - 7 / 960 * square)
-
-    near = HARMONIC[high.astype(np.int64)] - HARMONIC[low.astype(np.int64)]
-    return near + np.log1p((b - a) / a) + (series(b) - series(a))
+    x, y = 1 / (a * a), 1 / (b * b)
+    found = np.log1p((b - a) / a) + (y - x) * (1 / 24 - 7 / 960 * (x + y))  # digamma(b) - digamma(a), being n + 1/2
+    near = start < TABLE
+    low, high = start[near].astype(np.int64), np.minimum(end[near], TABLE).astype(np.int64)
+    found[near] += HARMONIC[high] - HARMONIC[low]
+    sums[some] = found
+    return sums
 
 
 def ratio(numerator: Array, denominator: Array, empty: float = 0.0) -> Array:
