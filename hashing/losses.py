@@ -268,6 +268,8 @@ def regularization(weights: Mapping[str, float], views: Sequence[Tensor], networ
     from torch import nn
 
     layers = [m.weight.flatten(1) for m in network.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)]
-    of_outputs = [weight * OF_OUTPUTS[name](u) for name, weight in weights.items() if name in OF_OUTPUTS for u in views]
-    of_weights = [weight * OF_WEIGHTS[name](w) for name, weight in weights.items() if name in OF_WEIGHTS for w in layers]
-    return sum(of_outputs + of_weights)
+    terms = []
+    for name, weight in weights.items():
+        term, tensors = (OF_OUTPUTS[name], views) if name in OF_OUTPUTS else (OF_WEIGHTS[name], layers)
+        terms += [weight * term(tensor) for tensor in tensors]
+    return sum(terms)
