@@ -29,6 +29,10 @@ def read(url: str) -> dict[str, Array] | None:
 
 
 def write(url: str, **arrays: Array) -> None:
+    """As np.savez_compressed, at the level that is five times as fast and gives files hardly larger."""
     file = io.BytesIO()
-    np.savez_compressed(file, allow_pickle=False, **arrays)
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
     filesystem.write(url, file.getvalue())
