@@ -227,4 +227,5 @@ def text(dim: int) -> tuple[nn.Module, int]:
 BODIES: dict[str, Callable[[int], tuple[nn.Module, int]]] = {
     body.__name__: body for body in (mlp, linear, cnn, cnn_skip, cnn_f, alexnet, vgg16, resnet18, resnet50, text)
 }
+PICTURES = ("cnn", "cnn_skip", "cnn_f", "alexnet", "vgg16", "resnet18", "resnet50")  # bodies of rows of pixels
 STANDARD = ("mlp", "linear", "cnn", "cnn_skip")  # bodies that are given rows of mean 0 and deviation 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -19,6 +19,7 @@ from .statistics import Sample, keyed_hash
 
 Tensor = Any  # torch.Tensor: importing a method needs no torch
 HELD_OUT = 2000  # rows at most, by which epochs are judged
+JUDGES = 10  # of these at least must have a similar one: the score of fewer is mostly noise
 APART = 2**32  # added to the seed: rows are also drawn by the seed itself, as queries are, and those are not here
 
 
@@ -49,7 +50,8 @@ class Deep:
     """A method that learns a network by SGD on batches.
 
     A subclass says its `loss`, and if need be the `head` that it trains beside the network and what it must `prepare`.
-    The network is one of hashing.networks; a share of the training rows is held out to choose the best epoch by.
+    The network is one of hashing.networks. A supervised method holds out a share of the training rows, to choose the
+    best epoch by; others learn from all rows in all epochs, and keep the last.
     """
 
     n_bits: int
@@ -58,10 +60,10 @@ class Deep:
     patience: int = 5  # epochs without a better score on the rows held out, after which training ends
     batch_size: int = 128  # of all workers together
     optimizer: str = "adam"  # adam, or sgd with momentum 0.9
-    lr: float = 1e-3  # falls to 0 along half a cosine
+    lr: float = field(default=1e-3, metadata={"above": 0})  # falls to 0 along half a cosine
     hash_rate: float = 1.0  # times lr, in the hash layer: 10 where the rest is pretrained (DHN, section 4)
     weight_decay: float = 0.0
-    validation: float = 0.05  # share of the training rows that is held out
+    validation: float = field(default=0.05, metadata={"below": 1})  # share of the training rows that is held out
     augment: bool = False  # mirror and shift pictures at random
     regularizers: str = ""  # added to the loss, by name and weight, such as decov:0.1+so:0.01: hashing.losses has them
     seed: int = 0
@@ -109,9 +111,9 @@ class Deep:
         return int(getattr(self, "first_view", 0))
 
     def held_out(self, ids: Array) -> Array:
-        """Which rows (n,) are held out."""
+        """Which rows (n,) are held out: none where no labels may be used to judge."""
         share: Array = keyed_hash(ids, APART + self.seed) < np.uint64(int(self.validation * (2**64 - 1)))
-        return share
+        return share & self.supervised
 
     def name_of_run(self, data: Data) -> str:
         """The digest of all that a training run depends on: a run of this name goes on, and is never another one."""
@@ -144,12 +146,14 @@ def _sums(batch: Batch, method: Deep) -> tuple[Any, ...]:
 
 
 def held_out(data: Data, method: Deep) -> Batch | None:
-    """The rows held out, those of the smallest hashes: no cut matters. None where no labels may be used to judge."""
+    """The rows held out, those of the smallest hashes: no cut matters. None where hardly any has one like itself."""
     if not method.supervised:
         return None
     rows = data.reduce(Sample(HELD_OUT, APART + method.seed), "rows held out")
     rows = rows.take(method.held_out(rows.ids))
-    return rows if len(rows.ids) > 1 else None
+    labels = rows.y.astype(np.float32)
+    paired = ((labels @ labels.sum(axis=0)) > labels.sum(axis=1)).sum()  # share a label with another one
+    return rows if paired >= JUDGES else None
 
 
 def linear(n_in: int, n_out: int) -> Any:

@@ -6,7 +6,6 @@ A family is a frozen dataclass whose fields are arrays and numbers; that is all 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Any, ClassVar, Protocol
@@ -72,7 +71,23 @@ class SignFunction(ABC):
         """x (ROWS, d) float32 -> u (ROWS, n_bits)."""
 
     def project(self, x: Array) -> Array:
-        return in_blocks(self.values, x, self.dim, self.n_bits, self.rows)
+        """In blocks of always so many rows, the last one padded with zeros: the bits of a matrix product depend on its
+        shape and on the number of threads, and here neither ever varies. ValueError where u is not finite.
+        """
+        if x.ndim != 2 or x.shape[1] != self.dim:
+            raise ValueError(f"expected vectors of shape (n, {self.dim}), found {x.shape}")
+        u = np.empty((len(x), self.n_bits), np.float32)
+        with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):  # what overflows is told in one line
+            for start in range(0, len(x), self.rows):
+                block = np.ascontiguousarray(x[start : start + self.rows], np.float32)
+                if (n := len(block)) < self.rows:
+                    block = np.concatenate([block, np.zeros((self.rows - n, self.dim), np.float32)])
+                u[start : start + n] = self.values(block)[:n]
+        if not np.isfinite(u.sum(dtype=np.float64)):
+            row = int(np.flatnonzero(~np.isfinite(u).all(axis=1))[0])
+            most = np.abs(x[row]).max()
+            raise ValueError(f"expected vectors that float32 can measure, found values up to {most:.3g} in row {row}")
+        return u
 
     def encode(self, x: Array) -> Array:
         return self.project(x) >= 0
@@ -86,9 +101,11 @@ def _parts(family: Any) -> list[str]:
 def _finite(name: str, value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(_finite(name, part) for part in value)
+    with np.errstate(over="ignore"):
+        value = np.ascontiguousarray(value, np.float32)
     if not np.isfinite(value).all():
         raise ValueError(f"expected a finite {name}, found NaN or infinity: the fit did not converge")
-    return np.ascontiguousarray(value, np.float32)
+    return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,23 +273,6 @@ def _network(function: DeepHash) -> Any:
 
 
 FAMILIES: dict[str, type] = {family.__name__: family for family in SignFunction.__subclasses__()}
-
-
-def in_blocks(fn: Callable[[Array], Array], x: Array, dim: int, n_bits: int, rows: int = ROWS) -> Array:
-    """fn (rows, d) -> (rows, n_bits) over x (n, d), in blocks of always so many rows, the last one padded with zeros.
-
-    The bits of a matrix product depend on its shape and on the number of threads; here neither ever varies.
-    """
-    if x.ndim != 2 or x.shape[1] != dim:
-        raise ValueError(f"expected vectors of shape (n, {dim}), found {x.shape}")
-    u = np.empty((len(x), n_bits), np.float32)
-    with one_blas_thread():
-        for start in range(0, len(x), rows):
-            block = np.ascontiguousarray(x[start : start + rows], np.float32)
-            if (n := len(block)) < rows:
-                block = np.concatenate([block, np.zeros((rows - n, dim), np.float32)])
-            u[start : start + n] = fn(block)[:n]
-    return u
 
 
 def to_arrays(function: HashFunction) -> tuple[str, dict[str, Array], dict[str, Any]]:

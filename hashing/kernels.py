@@ -29,12 +29,13 @@ def rbf(x: Array, anchors: Array, gamma: float) -> Array:
 
 
 def anchor_width(anchors: Array) -> float:
-    """The mean distance of an anchor (m, d) to the nearest other one, as of a row to its nearest anchor."""
+    """The mean distance of an anchor (m, d) to the nearest that differs, as of a row to its nearest anchor."""
+    once = anchors[np.sort(np.unique(anchors, axis=0, return_index=True)[1])]
     with one_blas_thread():
-        distances = squared_distances(anchors, anchors)
+        distances = squared_distances(once, once)
     np.fill_diagonal(distances, np.inf)
     width = float(np.sqrt(distances.min(axis=1)).mean())
-    if not width:
+    if not 0 < width < np.inf:
         raise ValueError(f"expected anchors that differ, found the same row {len(anchors)} times")
     return width
 

@@ -111,20 +111,21 @@ def ranking_hinge(distances: Tensor, r: Tensor, margin: float) -> tuple[Tensor, 
 
     distances (n, n), r (n, n) of 0, 1, ...; a row is no answer to itself. 2^r_ij - 2^r_ik is the sum of 2^l over the
     levels l from r_ik to r_ij - 1, and within a level j meets the k that stand before d_ij + margin in the sorted row:
-    n log n for a row and level in place of n^2. Source: DSRH, Zhao et al., CVPR 2015, section 3.2.
+    n log n for a row and level in place of n^2. Grades beyond 60 count as 60.
+    Source: DSRH, Zhao et al., CVPR 2015, section 3.2.
     """
     from torch import searchsorted
     from torch.nn.functional import pad
 
     own = r.new_ones(len(r)).diag_embed().bool()
-    r = r.masked_fill(own, -1)
+    r = r.clamp(max=60).masked_fill(own, -1)
     reach, sums, triplets = distances + margin, distances.new_zeros(len(r)), r.new_zeros(())
     for level in range(int(r.max())):
         lower = (r <= level) & ~own
         nearest, places = distances.masked_fill(~lower, float("inf")).sort(dim=1)
         met = searchsorted(nearest.detach(), reach.detach())
         before = pad(nearest.masked_fill(~lower.gather(1, places), 0).cumsum(1), (1, 0)).gather(1, met)
-        sums = sums + 2**level * ((met * reach - before) * (r > level)).sum(1)
+        sums = sums + 2.0**level * ((met * reach - before) * (r > level)).sum(1)
         triplets = triplets + ((r == level + 1).sum(1) * lower.sum(1)).sum()
     return sums, triplets
 
@@ -171,7 +172,7 @@ def cubic_quantization(u: Tensor) -> Tensor:
     return ((u.abs() - 1).abs() ** 3).mean()
 
 
-def cauchy_quantization(u: Tensor, gamma: float) -> Tensor:
+def cauchy_quantization(u: Tensor, gamma: float = 20.0) -> Tensor:
     """Mean log(1 + d(|u|, 1) / gamma) of a row, d(a, b) = n_bits / 2 (1 - cos(a, b)). Source: DCH, equation 7."""
     n_bits = u.shape[1]
     cosines = u.abs().sum(1) / ((u * u).sum(1).clamp(min=1e-12) * n_bits).sqrt()
@@ -240,6 +241,7 @@ OF_OUTPUTS = {
     "l1_quantization": l1_quantization,
     "logcosh_quantization": logcosh_quantization,
     "cubic_quantization": cubic_quantization,
+    "cauchy_quantization": cauchy_quantization,
 }
 OF_WEIGHTS = {
     "so": soft_orthogonality,
@@ -253,7 +255,7 @@ def regularizers(text: str) -> dict[str, float]:
     weights: dict[str, float] = {}
     for part in filter(None, text.split("+")):
         name, _, weight = part.partition(":")
-        if name not in OF_OUTPUTS | OF_WEIGHTS or name in weights or not re.fullmatch(r"\d*\.?\d+(e-?\d+)?", weight):
+        if name not in OF_OUTPUTS | OF_WEIGHTS or name in weights or not re.fullmatch(r"\d*\.?\d+(e-\d\d?)?", weight):
             known = ", ".join(OF_OUTPUTS | OF_WEIGHTS)
             raise ValueError(f"expected regularizers such as decov:0.1+so:0.01, each once, of {known}; found {text!r}")
         weights[name] = float(weight)
@@ -261,13 +263,18 @@ def regularizers(text: str) -> dict[str, float]:
 
 
 def regularization(weights: Mapping[str, float], views: Sequence[Tensor], network: Any) -> Tensor | float:
-    """The weighted sum of regularisers: of the outputs u of each view, and of each weight matrix of the network.
-
-    A convolution's weights are a row for each of its filters.
+    """The weighted sum of regularisers: of the outputs u of each view, without the rows that lack it, and of the
+    weights of each linear and convolutional layer, a row for each unit or filter, by groups that see the same inputs.
     """
     from torch import nn
 
-    layers = [m.weight.flatten(1) for m in network.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)]
+    views = [u for u in (view[(view != 0).any(1)] for view in views) if len(u)]
+    layers = [
+        group
+        for layer in network.modules()
+        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d)
+        for group in layer.weight.flatten(1).chunk(getattr(layer, "groups", 1))
+    ]
     terms = []
     for name, weight in weights.items():
         term, tensors = (OF_OUTPUTS[name], views) if name in OF_OUTPUTS else (OF_WEIGHTS[name], layers)

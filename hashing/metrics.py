@@ -13,7 +13,7 @@ nearer, l_i is 1 where rank i is relevant and P(i) is the precision of the first
 from functools import cache
 
 import numpy as np
-from scipy.special import expi, gammaln
+from scipy.special import expi
 
 from .mapreduce import Array
 from .ties import Histogram, at_least_one, groups, harmonic, hit_precision, ratio
@@ -54,7 +54,7 @@ def average_precision_at_hits(h: Histogram, k: int, empty: float = 0.0) -> Array
     # Given their number, hit_precision is hits (a + b hits).
     b = ratio(drawn - (n_before + 1) * (sums := harmonic(n_before, drawn)), drawn * np.maximum(drawn - 1, 1))
     a = ratio((r_before + 1) * sums, drawn) - b
-    weight, weights, value = np.ones(len(n)), np.zeros(len(n)), np.zeros(len(n))
+    weight, weights, value = np.ones(len(n)), np.zeros(len(n)), np.zeros(len(n))  # weights: of those with a hit
     none = np.where(r_before + low == 0, weight, 0)  # the weight of no hit at all
     all_of = np.stack([low, r, drawn, n - r - drawn, r_before, done, a, b])[:, :, None]
     for start in range(0, int((high - low).max(initial=0)) + 1, STEPS):
@@ -64,9 +64,9 @@ def average_precision_at_hits(h: Histogram, k: int, empty: float = 0.0) -> Array
         next_to_this = (r_i - hits) * (drawn_i - hits) / ((hits + 1) * (rest_i + hits + 1))
         likely = np.hstack([weight[i, None], next_to_this]).cumprod(axis=1)
         weight[i], likely = likely[:, -1], likely[:, :-1]
-        weights[i] += likely.sum(axis=1)
+        weights[i] += np.where(before_i + hits > 0, likely, 0).sum(axis=1)
         value[i] += (likely * (done_i + hits * (a_i + b_i * hits)) / np.maximum(before_i + hits, 1)).sum(axis=1)
-    return ratio(value, weights - none, empty) if np.isnan(empty) else (value + empty * none) / weights
+    return ratio(value, weights, empty) if np.isnan(empty) else (value + empty * none) / (weights + none)
 
 
 def trapezoid_average_precision(h: Histogram, empty: float = 0.0) -> Array:
@@ -148,10 +148,23 @@ def reciprocal_rank(h: Histogram) -> Array:
         i = np.flatnonzero(start < end)
         half = (np.minimum(end[i], 2 * start) - start) / 2
         x = start + half * (nodes[:, None] + 1)
-        chance = gammaln(n[i] - x + 1) - gammaln(n[i] - x - r[i] + 1) - gammaln(n[i] + 1) + gammaln(n[i] - r[i] + 1)
-        value[i] -= half * (weights @ (np.exp(chance) / ((n_before[i] + x) * (n_before[i] + x + 1))))
+        value[i] -= half * (weights @ (np.exp(log_none(n[i], r[i], x)) / ((n_before[i] + x) * (n_before[i] + x + 1))))
         start *= 2
     return np.where(r > 0, value, 0.0)
+
+
+def log_none(n: Array, r: Array, x: Array) -> Array:
+    """log of (n - x)! (n - r)! / (n! (n - x - r)!): no hit among the first x of n rows, r of them relevant.
+
+    By Stirling's series, the logarithms taken together so that large ones do not cancel.
+    """
+
+    def rest(z: Array) -> Array:
+        return 1 / (12 * z) - 1 / (360 * z**3)
+
+    a, b = n + 1, n + 1 - x
+    series = rest(a - r) - rest(b - r) - rest(a) + rest(b)
+    return (a - 0.5) * np.log1p(-r / a) - (b - 0.5) * np.log1p(-r / b) + r * np.log1p(-x / (a - r)) + series
 
 
 def precision_within(h: Histogram, radius: int, empty: float = 0.0) -> Array:

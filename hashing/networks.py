@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .bodies import BODIES, STANDARD, Scale, picture_shape
+from .bodies import BODIES, PICTURES, STANDARD, Scale, picture_shape
 from .mapreduce import Array
 
 
@@ -59,7 +59,7 @@ class HashNetwork(nn.Module):
         self.standard = Scale(dim)
         self.body, width = BODIES[body](dim)
         self.hash = hash_layer(layer, width, n_bits)
-        self.standardised = body in STANDARD
+        self.standardised, self.sees_pictures = body in STANDARD, body in PICTURES
 
     def forward(self, x: Tensor) -> Tensor:
         u: Tensor = self.hash(self.body(self.standard(x) if self.standardised else x))
@@ -79,6 +79,10 @@ class HashNetwork(nn.Module):
         """Rows of mean 0 and deviation 1: what is to be reconstructed."""
         return self.standard(x)
 
+    def augmented(self, x: Tensor) -> Tensor:
+        """Pictures, mirrored and shifted at random; other rows as they are."""
+        return augmented(x) if self.sees_pictures else x
+
 
 class TwoViews(nn.Module):
     """Rows of two views side by side, such as picture and text -> [F G] (n, 2 n_bits), one half of each view.
@@ -88,12 +92,13 @@ class TwoViews(nn.Module):
 
     def __init__(self, bodies: str, dim: int, n_bits: int, first: int, layer: str = "linear") -> None:
         super().__init__()
-        left, right = bodies.split("+") if "+" in bodies else (bodies, bodies)
+        left, right = bodies.split("+") if bodies.count("+") == 1 else (bodies, bodies)
         self.first = first or dim // 2
         if not 0 < self.first < dim:
             raise ValueError(f"expected a first view of 1 to {dim - 1} of {dim} dimensions, found {self.first}")
         sides = ((left, self.first), (right, dim - self.first))
         self.views = nn.ModuleList(HashNetwork(body, width, n_bits, layer) for body, width in sides)
+        self.sees_pictures = any(view.sees_pictures for view in self.views)
 
     @property
     def body(self) -> Any:
@@ -110,6 +115,9 @@ class TwoViews(nn.Module):
 
     def scaled(self, x: Tensor) -> Tensor:
         return torch.cat([view.scaled(half) for view, half in zip(self.views, self.halves(x), strict=True)], 1)
+
+    def augmented(self, x: Tensor) -> Tensor:
+        return torch.cat([view.augmented(half) for view, half in zip(self.views, self.halves(x), strict=True)], 1)
 
     def forward(self, x: Tensor) -> Tensor:
         views = zip(self.views, self.halves(x), strict=True)
@@ -150,6 +158,10 @@ def load_pretrained(body: nn.Module, arrays: Mapping[str, Array]) -> None:
     """
     own = [(name, value) for name, value in body.state_dict().items() if not name.endswith("num_batches_tracked")]
     given = [(name, value) for name, value in arrays.items() if not name.endswith("num_batches_tracked")]
+    if not own:
+        raise ValueError(
+            "expected a network with layers that pretrained parameters are for, found none: linear has none"
+        )
     if len(given) < len(own):
         raise ValueError(f"expected pretrained parameters for {len(own)} tensors, found {len(given)}")
     for (name, value), (other, array) in zip(own, given, strict=False):

@@ -78,6 +78,8 @@ class Run:
             method.network, len(known.mean), method.n_bits, method.views, method.split, method.hash_layer
         )
         self.network.scale(torch.tensor(known.mean), torch.tensor(known.variance))
+        if method.augment and not self.network.sees_pictures:
+            raise ValueError(f"expected a network of pictures, for augment, found {method.network}")
         if pretrained:
             networks.load_pretrained(self.network.body, pretrained)
         self.head = method.head(len(known.mean), known.n_classes)
@@ -104,7 +106,7 @@ class Run:
         y = torch.zeros(len(x), 1) if batch.y is None else torch.tensor(np.asarray(batch.y, np.float32))
         self._seed(1 + worker.rank)
         mine = x[worker.rank * size : (worker.rank + 1) * size]
-        mine = networks.augmented(mine) if self.method.augment else mine
+        mine = self.network.augmented(mine) if self.method.augment else mine
         with torch.autocast(worker.device, torch.bfloat16, enabled=worker.device != "cpu"):
             u = self.network(mine)
         u = _gathered(u.float(), worker)

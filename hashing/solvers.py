@@ -23,6 +23,15 @@ def top_eigenvectors(matrix: Array, k: int) -> Array:
     return vectors * np.sign(vectors[np.abs(vectors).argmax(0), np.arange(k)])
 
 
+def principal_directions(cov: Array, k: int) -> Array:
+    """The k directions (d, k) of largest variance. ValueError where rows vary in fewer: others would be rounding."""
+    directions = top_eigenvectors(cov, k)
+    variances = np.einsum("ij,ij->j", directions, cov @ directions)
+    if (vary := int((variances > 1e-9 * variances[0]).sum())) < k:
+        raise ValueError(f"expected n_bits <= the directions in which rows vary, found {vary} for {k} bits")
+    return directions
+
+
 def procrustes(c: Array) -> Array:
     """The rotation R (k, k) that maximises tr(RC): for C = B'V it minimises |B - VR|_F (Schönemann 1966)."""
     with one_blas_thread():

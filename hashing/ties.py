@@ -82,7 +82,7 @@ def hit_precision(n: Array, r: Array, n_before: Array, r_before: Array, seen: Ar
 
 
 def harmonic(start: Array, count: Array) -> Array:
-    """1/(start + 1) + ... + 1/(start + count), to 1e-15 absolute however large start is."""
+    """1/(start + 1) + ... + 1/(start + count), to 1e-14 absolute however large start is."""
     some = count > 0
     start, count, sums = start[some], count[some], np.zeros(start.shape)
     end = start + count

@@ -10,6 +10,8 @@ from hashing.mapreduce import Array
 
 from . import media
 
+NO_ID = -1  # in lists of neighbours, where there are no more (hashing.neighbours)
+
 NUMBERS = {"halffloat", "float", "double", "uint8", "int8"}
 
 
@@ -26,6 +28,9 @@ def ids(column: Any, where: str, first_row: int = 0) -> Array:
     if found.dtype == np.uint64 and len(beyond := np.flatnonzero(found > np.iinfo(np.int64).max)):
         row = int(beyond[0])
         raise ValueError(f"expected ids of int64, found {found[row]}, in row {first_row + row} of {where}")
+    if len(none := np.flatnonzero(found == NO_ID)):
+        where = f"row {first_row + int(none[0])} of {where}"
+        raise ValueError(f"expected ids other than {NO_ID}, which fills up lists of neighbours, found it in {where}")
     return np.asarray(found, np.int64)
 
 

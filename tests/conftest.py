@@ -18,6 +18,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hashing.bits import pack
+from hashing.evaluation import HammingHistogram, average_precision
+from hashing.hamming import pack_labels
 from hashing.mapreduce import Batch
 from infra.executors import InProcess, connect
 from infra.settings import Settings
@@ -63,6 +66,13 @@ def cut(batch, n_shards, batch_rows=100):
     """The rows as shards, each a list of batches."""
     parts = [batch.take(rows) for rows in np.array_split(np.arange(len(batch.ids)), n_shards)]
     return [[part.take(slice(i, i + batch_rows)) for i in range(0, len(part.ids), batch_rows)] for part in parts]
+
+
+def mean_average_precision(function, database, queries):
+    """Of the queries' codes among those of the database, by labels."""
+    statistic = HammingHistogram(pack(function.encode(queries.x)), function.n_bits, pack_labels(queries.y), queries.ids)
+    state = statistic.update(statistic.zero(), database._replace(x=pack(function.encode(database.x))))
+    return average_precision(statistic.finish(state)).mean()
 
 
 @pytest.fixture(scope="session")

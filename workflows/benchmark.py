@@ -43,17 +43,17 @@ NO_IDS = np.zeros(0, np.int64)
 class Grid(Value):
     """What to measure: every combination."""
 
-    datasets: tuple[str, ...]
-    methods: tuple[str, ...]
-    bits: tuple[int, ...]
-    seeds: tuple[int, ...] = (0,)
+    datasets: tuple[str, ...] = Field(min_length=1)
+    methods: tuple[str, ...] = Field(min_length=1)
+    bits: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
     protocol: Literal["bdnn", "labels", "graded", "neighbours", "dhn"] = "bdnn"
     draw: dhn.Draw = dhn.Draw()  # of protocol dhn
     tune: dict[str, dict[str, tuple[Number, ...]]] | None = Field(
         None, description="of protocol dhn, what cross-validation chooses among, by method; None: what dhn.tuned says"
     )
     pretrained: str = Field("", description="digest of parameters that networks start from")
-    queries: int | None = None  # of the dataset's own the first so many; all, if None
+    queries: int | None = Field(None, ge=1, description="of the dataset's own the first so many; all, if None")
     source: str | None = None  # where named datasets' raw files are
     parameters: dict[str, dict[str, Number]] = Field({}, description="of a method: what differs from its defaults")
 
@@ -62,6 +62,13 @@ class Grid(Value):
     def _catalogue(cls, names: Any) -> Any:
         names = tuple(sorted(METHODS)) if tuple(names) == ("all",) else names
         return tuple(map(method_name, names))
+
+    @field_validator("datasets", "methods", "bits", "seeds")
+    @classmethod
+    def _once(cls, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        if again := sorted({str(value) for value in given if given.count(value) > 1}):
+            raise ValueError(f"expected each once, found again {', '.join(again)}")
+        return given
 
     @model_validator(mode="after")
     def _known(self) -> Grid:
@@ -250,8 +257,8 @@ def benchmark(grid: Grid, progress: Progress = silent) -> Outcome:
     rows: list[Row] = []
     failed: dict[str, str] = {}
     specs = list(grid.specs())
-    for name in grid.datasets:
-        dataset = ingest(Spec(dataset=name, source=grid.source), settings, progress)
+    datasets = [ingest(Spec(dataset=name, source=grid.source), settings, progress) for name in grid.datasets]
+    for name, dataset in zip(grid.datasets, datasets, strict=True):
         vocabulary = labels_of(dataset, executor)
         if grid.protocol == "dhn":
             dataset = dhn.dataset_of(dataset, grid.draw, vocabulary, settings, executor)
@@ -261,9 +268,10 @@ def benchmark(grid: Grid, progress: Progress = silent) -> Outcome:
             progress(cell, done, len(specs))
             try:
                 rows.append(bench.row(spec))
-            except ValueError as error:  # of this cell alone
-                failed[cell] = str(error)
-                logger.warning("%s: %s", cell, error)
+            except Exception as error:  # of this cell alone, whatever it is
+                expected = isinstance(error, ValueError)
+                failed[cell] = str(error) if expected else f"{type(error).__name__}: {error}"
+                logger.warning("%s: %s", cell, failed[cell], exc_info=not expected)
     return Outcome(rows=tuple(rows), failed=failed)
 
 

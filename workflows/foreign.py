@@ -118,6 +118,10 @@ def _read(codes: str, labels: str, bits: int | None) -> tuple[Array, Array, int]
     if y.ndim not in (1, 2) or y.dtype.kind not in "biu" or len(y) != len(x):
         found = f"{y.shape} {y.dtype}"
         raise ValueError(f"expected integer labels ({len(x)},) or multi-hot ({len(x)}, c), found {found}, in {labels}")
+    if not y.size or int(y.max()) > np.iinfo(np.int64).max:  # as int64 they are compared with those of the queries
+        found = f"up to {y.max()}" if y.size else f"none, of shape {y.shape}"
+        raise ValueError(f"expected labels of int64, found {found}, in {labels}")
+    y = y.astype(np.int64) if y.ndim == 1 else y
     if y.ndim == 2 and (y.min() < 0 or y.max() > 1):
         raise ValueError(f"expected multi-hot labels of 0 and 1, found {y.min()} to {y.max()}, in {labels}")
     return x, y, n_bits

@@ -159,7 +159,7 @@ def judge(
         return judge
     shards = dataset.shards("base")
     source = [(shard.name, shard.version) for shard in shards]
-    asked = [dataset.splits["base"], queries.ids.tolist(), queries.x.tobytes().hex(), "euclidean", k, judge.drawn]
+    asked = [dataset.splits["base"], queries.ids.tolist(), queries.x.tobytes().hex(), "nearest", k, judge.drawn]
     key = digest(source, *asked)
     truth = storage_queries.neighbours(warehouse, key)
     if truth is None:
@@ -246,7 +246,8 @@ def ranks(histogram: Array) -> list[int]:
 def curves_at(ranked: Array, ranks: list[int]) -> Array:
     """(2, len(ranks), q) float64: precision and recall of the first N ranks."""
     both, ties = (evaluation.precision_at, evaluation.recall_at), evaluation.groups(ranked[:2])
-    return np.array([[metric(ties, n) for n in ranks] for metric in both])
+    found = [metric(ties, n) for metric in both for n in ranks]
+    return np.reshape(found, (2, len(ranks), ranked.shape[1]))
 
 
 def health(codes: Data, n_bits: int) -> dict[str, float]:

@@ -119,6 +119,9 @@ class Reader:
                 yield queries + block.start, ids, distances
             return
         width = min(asked.rerank or asked.k, self.rows)
+        if not width:
+            yield (np.zeros(0, np.int64),) * 2 + (np.zeros(0),)
+            return
         for block in statistics.query_blocks(np.full(len(x), width)):
             distances, ids = self._nearest(x[block], asked, width)
             yield np.repeat(np.arange(len(x))[block], ids.shape[1]), ids.ravel(), distances.ravel()
@@ -161,7 +164,8 @@ class Reader:
     def _queries(self, x: Array) -> Array:
         if x.ndim != 2 or x.shape[1] != self.function.dim or not len(x):
             raise ValueError(f"expected queries (q, {self.function.dim}), at least one, found shape {x.shape}")
-        x = np.asarray(x, np.float32)
+        with np.errstate(over="ignore"):  # told in one line
+            x = np.asarray(x, np.float32)
         if not (finite := np.isfinite(x).all(axis=1)).all():
             raise ValueError(f"expected finite queries, found NaN or infinity in query {finite.argmin()}")
         return x
@@ -243,7 +247,9 @@ def read_queries(dataset: Dataset, source: str) -> Batch:
     url = dataset.splits.get(source, filesystem.absolute(source))
     shards = dataset.model_copy(update={"splits": {"query": url}}).shards("query")
     batches = [batch for shard in shards for batch in shard]
-    ids = np.concatenate([batch.ids for batch in batches])
+    ids = np.concatenate([np.zeros(0, np.int64), *(batch.ids for batch in batches)])
+    if not len(ids):
+        raise ValueError(f"expected at least one query, found none in {url}")
     if len(np.unique(ids)) < len(ids):
         raise ValueError(f"expected distinct ids of queries, found {len(ids) - len(np.unique(ids))} repeated, in {url}")
     return Batch(ids, np.concatenate([batch.x for batch in batches]))

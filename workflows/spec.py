@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from hashing.methods import Method, method
+from hashing.methods import Method, check, method
 
 Number = bool | int | float | str
 
@@ -58,13 +58,24 @@ class MethodSpec(Value):
             if type(value) is not kind and (kind, type(value)) != (float, int):
                 raise ValueError(f"expected a {kind.__name__} for {self.method}'s {name}, found {value!r}")
         seed = {"seed": self.seed} if "seed" in known else {}
-        return cls(n_bits=self.bits, **seed, **self.parameters)  # type: ignore[call-arg]
+        built = cls(n_bits=self.bits, **seed, **self.parameters)  # type: ignore[call-arg]
+        check(built)
+        return built
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that the method is: its name and every hyper-parameter, defaults too."""
-        start = {"pretrained": self.pretrained} if self.pretrained else {}
-        return {"method": self.method, **asdict(self.build()), **start}  # type: ignore[call-overload]
+        """All that the method is: its name and every hyper-parameter, defaults too.
+
+        But for texts that ask for nothing: what was fitted before they could be given stays as it is.
+        """
+        given = asdict(self.build()) | {"pretrained": self.pretrained}  # type: ignore[call-overload]
+        return {"method": self.method, **{name: value for name, value in given.items() if value != ""}}
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether its fit asks for labels."""
+        built = self.build()
+        return bool(getattr(built, "reads_labels", built.supervised))
 
     @property
     def network(self) -> str:

@@ -98,12 +98,12 @@ def _with(lists: Lists, ids: Array, distances: Array) -> Lists:
     reach, last = lists.reach[:, None], lists.last[:, None]
     known = (distances < reach) | ((distances == reach) & (ids <= last))
     found = _sorted(lists, np.where(known, ids, -1), np.where(known, distances, np.inf))
-    over = np.isfinite(found.distances[:, m:]).any(axis=1)
+    full = np.isfinite(found.distances[:, m - 1])  # of new rows only m were looked for: others may lie beyond the last
     return Lists(
         found.ids[:, :m],
         found.distances[:, :m],
-        np.where(over, found.distances[:, m - 1], lists.reach),
-        np.where(over, found.ids[:, m - 1], lists.last),
+        np.where(full, found.distances[:, m - 1], lists.reach),
+        np.where(full, found.ids[:, m - 1], lists.last),
     )
 
 

@@ -1,6 +1,6 @@
 """Binary autoencoder."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -64,10 +64,10 @@ class BA:
     """
 
     n_bits: int
-    mu: float = 0.02
+    mu: float = field(default=0.02, metadata={"above": 0})
     growth: float = 2.0
     n_steps: int = 10
-    cost: float = 100.0
+    cost: float = field(default=100.0, metadata={"above": 0})
     share: float = 0.98
     n_iter: int = 15
     seed: int = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..deep import Deep, Outputs, Tensor
 from ..losses import cauchy, cauchy_quantization, cosine, over_pairs, pair_weights, similarity
@@ -19,7 +19,7 @@ class DCH(Deep):
     Reference: Cao, Long, Liu & Wang, Deep Cauchy hashing for Hamming space retrieval, CVPR 2018.
     """
 
-    gamma: float = 20.0
+    gamma: float = field(default=20.0, metadata={"above": 0})
     quantization: float = 0.1
 
     def loss(self, out: Outputs) -> Tensor:

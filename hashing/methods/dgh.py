@@ -1,6 +1,6 @@
 """Discrete graph hashing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
@@ -34,11 +34,11 @@ class DGH:
     """
 
     n_bits: int
-    rho: float = 0.1
+    rho: float = field(default=0.1, metadata={"above": 0})
     n_anchors: int = 300
     n_nearest: int = 3
     n_kmeans: int = 5
-    n_rotate: int = 100
+    n_rotate: int = field(default=100, metadata={"least": 0})
     n_iter: int = 20
     n_inner: int = 300  # moves of B at most, in each iteration
     seed: int = 0

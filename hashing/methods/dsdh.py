@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..deep import Deep, Outputs, Tensor
 from ..losses import likelihood, over_pairs, sgn, similarity
@@ -21,7 +21,7 @@ class DSDH(Deep):
 
     optimizer: str = "sgd"  # the likelihood has a saddle at u = 0, to which Adam falls
     lr: float = 0.05
-    mu: float = 1.0
+    mu: float = field(default=1.0, metadata={"above": 0})
     nu: float = 0.1
     eta: float = 0.1
     sweeps: int = 10

@@ -1,6 +1,6 @@
 """Fast supervised discrete hashing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
 
@@ -58,7 +58,7 @@ class FSDH:
     supervised: ClassVar[bool] = True
     n_bits: int
     n_anchors: int = 2000
-    width: float = 1.0
+    width: float = field(default=1.0, metadata={"above": 0})
     ridge: float = 1e-2
     seed: int = 0
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..bits import sgn
 from ..functions import KernelHash
-from ..kernels import rbf
+from ..kernels import anchor_width, rbf
 from ..mapreduce import Batch, Data, Sum, one_blas_thread
 from ..solvers import lbfgs, top_eigenvectors
 from ..statistics import Sample, moments, one_hot
@@ -67,6 +67,7 @@ class KSH:
 
     def fit(self, data: Data) -> KernelHash:
         anchors = data.reduce(Sample(self.n_anchors, self.seed), "anchors").x.astype(np.float64)
+        anchor_width(anchors)  # which refuses rows that are all the same
         n, mean, cov = moments(data)
         gamma = 1 / (2 * float(cov.trace() + ((anchors - mean) ** 2).sum(axis=1).mean()))  # the mean squared distance
         n, total, gram = data.reduce(Sum(partial(_kernel_sums, anchors=anchors, gamma=gamma)), "kernel moments")

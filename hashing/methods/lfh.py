@@ -1,6 +1,6 @@
 """Latent factor hashing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar, NamedTuple
 
@@ -67,7 +67,7 @@ class LFH:
     n_bits: int
     n_columns: int = 100
     n_iter: int = 50
-    beta: float = 30.0
+    beta: float = field(default=30.0, metadata={"above": 0})
     ridge: float = 1.0
     seed: int = 0
 

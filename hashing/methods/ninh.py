@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..deep import Deep, Outputs, Tensor
 from ..losses import average, labelled_triplets, similarity, squared_distances
@@ -21,7 +21,7 @@ class NINH(Deep):
     """
 
     margin: float = 1.0
-    eps: float = 0.3
+    eps: float = field(default=0.3, metadata={"above": 0})
     leak: float = 0.1
 
     hash_layer = "divide"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..functions import LinearHash
 from ..mapreduce import Data
-from ..solvers import top_eigenvectors
+from ..solvers import principal_directions
 from ..statistics import moments
 from . import register
 
@@ -24,5 +24,5 @@ class PCAH:
 
     def fit(self, data: Data) -> LinearHash:
         _, mean, cov = moments(data)
-        weight = top_eigenvectors(cov, self.n_bits)
+        weight = principal_directions(cov, self.n_bits)
         return LinearHash(weight, mean @ weight)

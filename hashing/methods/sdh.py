@@ -1,6 +1,6 @@
 """Supervised discrete hashing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar, NamedTuple
 
@@ -60,7 +60,7 @@ class SDH:
     supervised: ClassVar[bool] = True
     n_bits: int
     n_anchors: int = 1000
-    width: float = 1.0
+    width: float = field(default=1.0, metadata={"above": 0})
     n_iter: int = 5
     sweeps: int = 10
     lam: float = 1.0

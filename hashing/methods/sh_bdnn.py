@@ -50,7 +50,8 @@ class SHBDNN:
     From the codes of ITQ it alternates the network (L-BFGS on exact gradients over all rows), a rotation of H, which
     is not in the paper and changes nothing but |H - B|, and B = sgn(H). The paper's code holds S, 30,000 x 30,000,
     and runs 20 rounds of 400 iterations, until the map of held-out rows falls. Here few rounds, at most one iteration
-    for 20 rows in all, and a decay far above the code's 1e-5 keep it from overfitting. Units are tanh, sigmoids centred
+    for 20 rows in all, and a decay far above the code's 1e-5 keep it from overfitting: it is said for 60,000 rows, and
+    is in proportion to them, as the first term is. Units are tanh, sigmoids centred
     at 0: the same functions, learned in fewer iterations. The rest is the code's.
 
     Additive: H'H, H'1, H'Y, <H, B>, then the gradient, in each evaluation, over all rows. The codes B stay beside
@@ -80,9 +81,10 @@ class SHBDNN:
             independence=self.independence, balance=self.balance,
         )  # fmt: skip
         units = whitening_units(rows, network)
-        n_iter = min(self.n_iter, moments(rows).n // (20 * self.n_outer) + 1)
+        n = moments(rows).n
+        n_iter, weight = min(self.n_iter, n // (20 * self.n_outer) + 1), self.decay * n / 60_000
         for _ in range(self.n_outer):
-            network = train(rows, network, loss, partial(decay, weight=self.decay), n_iter, units)
+            network = train(rows, network, loss, partial(decay, weight=weight), n_iter, units)
             network = turned(rows, network)
             rows = rows.map_rows(partial(update_codes, network=network), "codes")
         return inputs.fold(network)

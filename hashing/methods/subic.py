@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import log, log2
 
+from .. import losses
 from ..deep import Deep, Outputs, Tensor
 from ..losses import bit_entropy, cross_entropy
 from . import register
@@ -19,13 +20,22 @@ class SuBiC(Deep):
     that n_bits stored bits hold n_bits / units log2(units) bits of SuBiC's own count. Two blocks differ in 2 bits or
     in none: Hamming distances are twice the number of blocks that differ. The paper ranks by real-valued queries, and
     weighs both entropies 1, for large blocks behind a trained network. Behind one that is not, as much makes blocks
-    sharp before they tell the classes apart, and some classes then share all blocks but one.
+    sharp before they tell the classes apart, and some classes then share all blocks but one. The softmax is of u as it
+    is, where the paper's network has a rectifier before it.
     Reference: Jain, Zepeda, Perez & Gribonval, SuBiC: a supervised, structured binary code, ICCV 2017.
     """
 
-    units: int = 4
+    units: int = field(default=4, metadata={"least": 2})
     sharp: float = 0.02
     spread: float = 0.02
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if losses.OF_OUTPUTS.keys() & losses.regularizers(self.regularizers).keys():
+            found = (
+                f"expected regularizers of weights, as bits of a block are one of several, found {self.regularizers!r}"
+            )
+            raise ValueError(found)
 
     @property
     def hash_layer(self) -> str:

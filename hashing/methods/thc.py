@@ -39,6 +39,10 @@ class THC(Deep):
 
     supervised = False
 
+    @property
+    def reads_labels(self) -> bool:
+        return self.tags != 0
+
     def prepare(self, data: Data) -> tuple[AnchorGraphHash, tuple[Array, ...], Array]:
         weights: tuple[Array, ...] = ()
         if self.network == "text":

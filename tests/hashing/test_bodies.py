@@ -168,6 +168,21 @@ def test_pictures_have_the_mean_and_deviation_of_imagenet():
     assert Picture(16)(torch.full((1, 16), 9.0)).shape == (1, 3, 224, 224)  # grey
 
 
+def test_of_two_views_the_pictures_are_augmented_and_the_rest_stays():
+    network, x = build("cnn+mlp", 16 * 16 + 10, 8, 2, 16 * 16), rows(16 * 16 + 10, 5)
+    torch.manual_seed(3)
+    found = network.augmented(x)
+    torch.manual_seed(3)
+    assert torch.equal(found, torch.cat([augmented(x[:, :256]), x[:, 256:]], 1))
+    assert build("mlp+cnn", 16 * 16 + 10, 8, 2, 10).sees_pictures
+    assert not build("mlp+text", 20, 8, 2).sees_pictures
+
+
+def test_parameters_without_a_place_are_refused():
+    with pytest.raises(ValueError, match=r"^expected a network with layers .*, found none: linear has none$"):
+        load_pretrained(build("linear", 8, 4).body, {"0.weight": np.zeros((4, 8), np.float32)})
+
+
 def test_augmented_pictures_are_mirrored_and_shifted_by_key():
     x = rows(16 * 16 * 3, 40)
     torch.manual_seed(3)

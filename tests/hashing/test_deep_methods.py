@@ -241,13 +241,17 @@ def test_tags_make_thc_split_rows_by_their_labels(in_process):
 # --- regularisers that any of them may be given --------------------------------------------------------------------
 
 DEEP = {name: method for name, method in METHODS.items() if issubclass(method, Deep)}
-ALL = "+".join(f"{name}:0.01" for name in losses.OF_OUTPUTS | losses.OF_WEIGHTS)
+
+
+def every(terms):
+    return "+".join(f"{name}:0.01" for name in terms)
 
 
 @pytest.mark.parametrize("name", sorted(DEEP))
 def test_regularizers_add_to_the_loss_of_any_method(name):
     rows = blobs(128)
-    method = DEEP[name](8, regularizers=ALL)
+    of_outputs = {} if name == "subic" else losses.OF_OUTPUTS
+    method = DEEP[name](8, regularizers=every(of_outputs | losses.OF_WEIGHTS))
     data = Data([[rows]], InProcess())
     known, prepared = facts(data, method), method.prepare(data)
     run = sgd.Run(Here("", lambda *_: None, 1), method, known, prepared, {})
@@ -260,13 +264,30 @@ def test_regularizers_add_to_the_loss_of_any_method(name):
     torch.manual_seed(0)
     added = (method.objective(out) - own).item()
     views = np.split(u.detach().numpy().astype(float), method.views, axis=1)
-    weights = [p.detach().double().flatten(1) for p in run.network.parameters() if p.dim() > 1]
+    weights = {key: p.detach().double().flatten(1) for key, p in run.network.named_parameters() if p.dim() > 1}
+    if "hash.slices.weight" in weights:  # of which each unit sees its own inputs, and shares none with another
+        weights |= {f"slice {k}": unit[None] for k, unit in enumerate(weights.pop("hash.slices.weight"))}
     assert len(views) == method.views
-    expected = sum(term(torch.tensor(view)).item() for term in losses.OF_OUTPUTS.values() for view in views)
-    expected += sum(term(weight).item() for term in losses.OF_WEIGHTS.values() for weight in weights)
+    expected = sum(term(torch.tensor(view)).item() for term in of_outputs.values() for view in views)
+    expected += sum(term(weight).item() for term in losses.OF_WEIGHTS.values() for weight in weights.values())
     assert added == pytest.approx(0.01 * expected, rel=1e-3)  # the difference of two float32
     method.objective(out).backward()
     assert all(torch.isfinite(p.grad).all() for p in run.network.parameters() if p.grad is not None)
+
+
+def test_rows_that_lack_a_view_have_no_say_in_its_regularizers():
+    present, absent, network = torch.randn(9, 8), torch.zeros(5, 8), torch.nn.Linear(8, 8)
+    for name in losses.OF_OUTPUTS:
+        alone, padded = (
+            losses.regularization({name: 1.0}, views, network)
+            for views in ([present], [torch.cat([absent, present]), absent])
+        )
+        assert alone == padded
+
+
+def test_bits_of_a_block_are_one_of_several_and_not_balanced():
+    with pytest.raises(ValueError, match=r"^expected regularizers of weights, .*, found 'so:1\+balance:1'$"):
+        DEEP["subic"](8, regularizers="so:1+balance:1")
 
 
 @pytest.mark.parametrize("name", [*losses.OF_OUTPUTS, *losses.OF_WEIGHTS])

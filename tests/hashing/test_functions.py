@@ -97,6 +97,15 @@ def test_what_is_not_finite_is_refused():
         NetworkHash((LAYERS[0], np.full((3, K), np.inf)), (T[:3], T), "tanh")
 
 
+def test_what_float32_cannot_hold_is_refused_and_vectors_it_cannot_measure():
+    with pytest.raises(ValueError, match="expected a finite weight, found NaN or infinity"):
+        LinearHash(np.full((D, K), 1e39), np.zeros(K))
+    x = X.copy()
+    x[3, 0] = 1e30
+    with pytest.raises(ValueError, match=r"that float32 can measure, found values up to 1e\+30 in row 3$"):
+        EVERY["SphericalHash"][0].project(x)
+
+
 def test_a_family_with_other_fields_is_refused():
     _, arrays, numbers = to_arrays(EVERY["KernelHash"][0])
     with pytest.raises(ValueError, match="expected KernelHash to have the fields"):

@@ -13,6 +13,7 @@ from hashing.methods.density_sensitive import DensitySensitive
 from hashing.methods.itq_cca import ITQCCA
 from hashing.methods.lsh import LSH
 from hashing.methods.pca_rr import PCARR
+from hashing.methods.pcah import PCAH
 from hashing.methods.sh import SH, _slowest
 from hashing.methods.sklsh import SKLSH
 from hashing.methods.sph import SpH, _error
@@ -297,3 +298,12 @@ def test_density_sensitive_needs_groups_enough(in_process):
         DensitySensitive(16).fit(Data(cut(blobs(4), 2), in_process))
     with pytest.raises(ValueError, match="found 0"):
         DensitySensitive(16).fit(Data(cut(copies(200), 2), in_process))
+
+
+def test_pcah_refuses_bits_for_which_there_is_no_direction(in_process):
+    """Of rows in 10 dimensions the 11th direction is rounding, and another for each cut into shards."""
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((600, 10)) @ rng.standard_normal((10, 32))).astype(np.float32)
+    assert PCAH(n_bits=10).fit(Data([[rows(x)]], in_process)).n_bits == 10
+    with pytest.raises(ValueError, match="n_bits <= the directions in which rows vary, found 10 for 11 bits"):
+        PCAH(n_bits=11).fit(Data([[rows(x)]], in_process))

@@ -201,6 +201,18 @@ def test_two_steps_of_the_power_method_come_near_the_spectral_norm():
     assert 0.7 * exact < losses.spectral_restricted_isometry(tensor(W)).item() <= exact * (1 + 1e-9)
 
 
+def test_hundreds_of_shared_labels_are_no_larger_than_float32():
+    grades = torch.full((N, N), 500.0)
+    grades[:, 0] = 499
+    sums, triplets = losses.ranking_hinge(tensor(U @ U.T, torch.float32), grades, 4.0)
+    assert torch.isfinite(sums).all()
+    assert triplets == 0  # beyond 60 all count alike
+    grades[:, 0] = 59
+    sums, triplets = losses.ranking_hinge(tensor(U @ U.T, torch.float32), grades, 4.0)
+    assert torch.isfinite(sums).all()
+    assert triplets > 0
+
+
 def test_importing_the_terms_needs_no_torch():
     code = "import sys, hashing.losses; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

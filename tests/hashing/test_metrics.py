@@ -5,6 +5,7 @@ import math
 from fractions import Fraction
 from functools import partial
 
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -225,6 +226,35 @@ def test_a_long_tie_is_an_integral(n, r, before):
         drawn = k - before
         missed = Fraction(math.comb(n - r, drawn), math.comb(n, drawn))
         assert evaluation.success_at(h, k)[0] == pytest.approx(float(1 - missed), rel=1e-10)
+
+
+@pytest.mark.parametrize(("n", "r"), [(10**8, 1), (10**8, 100), (10**9, 5000), (10**7, 10**4)])
+def test_the_first_hit_of_a_tie_too_long_to_count(n, r):
+    """1 - sum of P(no hit among the first i) / i (i + 1), in 40 digits: term by term, and by integral far out."""
+    chance, value = mpmath.mpf(1), mpmath.mpf(1)
+    with mpmath.workdps(40):
+        for i in range(1, 20_001):
+            chance *= 1 - mpmath.mpf(r) / (n - i + 1)
+            value -= chance / (i * (i + 1))
+
+        def term(x):
+            gammas = [mpmath.loggamma(m) for m in (n - x + 1, n - r + 1, n + 1, n - r - x + 1)]
+            return mpmath.exp(gammas[0] + gammas[1] - gammas[2] - gammas[3]) / (x * (x + 1))
+
+        nodes = [mpmath.mpf(40_001) / 2]
+        while nodes[-1] < n - r:
+            nodes.append(min(2 * nodes[-1], mpmath.mpf(n - r) + 0.5))
+        value -= mpmath.quad(term, nodes)
+    h = np.array([[[n]], [[r]]])
+    assert evaluation.reciprocal_rank(h)[0] == pytest.approx(float(value), abs=1e-11)
+
+
+@pytest.mark.parametrize("r", [1, 2])
+def test_orders_without_a_hit_are_left_out_of_hits_however_rare_hits_are(r):
+    """A2 with NaN for no hit, of 10^8 rows: of two ranks with one hit it is either."""
+    h = np.array([[[10**8]], [[r]]])
+    assert evaluation.average_precision_at_hits(h, 1, empty=np.nan)[0] == pytest.approx(1, abs=1e-12)
+    assert evaluation.average_precision_at_hits(h, 2, empty=np.nan)[0] == pytest.approx(0.75, abs=1e-7)
 
 
 def test_a_cut_tie_of_many_rows():

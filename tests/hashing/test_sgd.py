@@ -85,7 +85,18 @@ def test_rows_held_out_judge_the_epochs_and_are_never_trained_on():
     assert facts(data, METHOD).rows == len(trained_rows(METHOD))
     np.testing.assert_allclose(facts(data, METHOD).mean, ROWS.x[sorted(trained_rows(METHOD))].mean(0), rtol=1e-5)
     assert held_out(data, replace(METHOD, validation=0.0)) is None
-    assert held_out(data, SGH(n_bits=8)) is None  # labels are not for an unsupervised method, not even to judge by
+
+
+def test_where_labels_may_not_judge_all_rows_are_trained_on():
+    method, data = SGH(n_bits=8, batch_size=50), Data(cut(ROWS, 3), InProcess())
+    assert held_out(data, method) is None
+    assert sum(len(batch.ids) for batch in sgd.batches(data.shards, method, 0)) == facts(data, method).rows == 500
+
+
+def test_rows_that_have_hardly_a_similar_one_do_not_judge():
+    """A score that two or three pairs decide would keep an epoch by chance: the last one is kept."""
+    classes = ROWS._replace(y=np.repeat(np.eye(250, dtype=np.uint8), 2, axis=0))
+    assert held_out(Data([[classes]], InProcess()), METHOD) is None
 
 
 # --- restarts --------------------------------------------------------------------------------------------------------
@@ -218,6 +229,8 @@ def test_without_labels_the_last_epoch_is_the_best():
         ({"network": "mpl"}, r"^expected a network among mlp, .*, found 'mpl'$"),
         ({"network": "cnn"}, r"^expected square pictures, .*, found d = 32: ask for network=mlp$"),
         ({"optimizer": "lion"}, r"^expected the optimizer adam or sgd, found 'lion'$"),
+        ({"network": "a+b+c"}, r"^expected a network among mlp, .*, or two joined by a \+, found 'a\+b\+c'$"),
+        ({"augment": True}, r"^expected a network of pictures, for augment, found mlp$"),
         ({"epochs": 0}, r"^expected epochs and patience of at least 1, found 0 and 3$"),
         ({"lr": 1e30}, r"^expected a finite loss, found nan in step \d+: try a smaller lr$"),
     ],

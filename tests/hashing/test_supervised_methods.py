@@ -5,7 +5,7 @@ from itertools import pairwise, product
 
 import numpy as np
 import pytest
-from conftest import blobs, cut
+from conftest import blobs, cut, mean_average_precision
 from scipy.optimize import check_grad
 
 from hashing.bits import sgn
@@ -16,6 +16,7 @@ from hashing.methods.fsdh import FSDH, label_codes
 from hashing.methods.ksh import KSH
 from hashing.methods.lfh import LFH
 from hashing.methods.sdh import SDH
+from hashing.methods.sh_bdnn import SHBDNN
 from hashing.solvers import discrete_descent
 
 
@@ -174,3 +175,28 @@ def test_bre_lowers_its_objective(in_process):
     values = [objective(n_iter) for n_iter in (0, 1, 3, 10)]
     assert all(after < before * 1.01 for before, after in pairwise(values))  # pairs are drawn, and counted here once
     assert values[-1] < 0.75 * values[0]
+
+
+@pytest.mark.parametrize("n", [300, 1000])
+def test_sh_bdnn_learns_from_few_rows_as_from_many(n, in_process):
+    """Its decay is in proportion to the rows, as the sum over pairs is that it stands beside."""
+    database, queries = blobs(n), blobs(100, seed=1, first_id=10**6)
+    function = SHBDNN(n_bits=16).fit(Data(cut(database, 3), in_process))
+    assert mean_average_precision(function, database, queries) > 0.9
+
+
+@pytest.mark.parametrize("method", [SDH, FSDH, KSH])
+@pytest.mark.parametrize("copies", [2, 10])
+def test_rows_that_stand_there_several_times_are_no_trouble(method, copies, in_process):
+    """The nearest anchor of an anchor is one that differs: else kernels are as narrow as rounding."""
+    rows, queries = blobs(600 // copies), blobs(100, seed=1, first_id=10**6)
+    many = Batch(np.arange(600), np.repeat(rows.x, copies, axis=0), np.repeat(rows.y, copies, axis=0))
+    function = method(n_bits=16).fit(Data(cut(many, 3), in_process))
+    assert mean_average_precision(function, many, queries) > 0.9
+
+
+@pytest.mark.parametrize("method", [SDH, FSDH, KSH, BRE])
+def test_rows_that_are_all_the_same_are_refused(method, in_process):
+    batch = blobs(50)
+    with pytest.raises(ValueError, match=r"^expected (anchors|rows) that differ, found the same row [0-9]+ times$"):
+        method(n_bits=8).fit(Data(cut(batch._replace(x=0 * batch.x + 3), 2), in_process))

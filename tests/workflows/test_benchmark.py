@@ -117,6 +117,19 @@ def test_a_cell_that_cannot_be_is_named_and_the_others_are_measured(home):
     assert "expected labels, found none in dataset sample" in none.failed["sample, lsh, 8 bits, seed 0"]
 
 
+def test_a_cell_that_breaks_does_not_end_the_others(home, monkeypatch):
+    monkeypatch.setattr(METHODS["pcah"], "fit", lambda self, data: 1 / 0)
+    outcome = benchmark(Grid(**{**SMALL, "bits": [8]}))
+    assert [row.method for row in outcome.rows] == ["lsh"]
+    assert outcome.failed == {"sample, pcah, 8 bits, seed 0": "ZeroDivisionError: division by zero"}
+
+
+def test_datasets_are_looked_for_before_any_is_measured(home):
+    with pytest.raises(ValueError, match="expected the name of a dataset, found 'nowhere'"):
+        benchmark(Grid(**{**SMALL, "datasets": ["sample", "nowhere"]}))
+    assert not list(home.rglob("benchmark/*.json"))
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -125,6 +138,11 @@ def test_a_cell_that_cannot_be_is_named_and_the_others_are_measured(home):
         ({"parameters": {"sh": {"n_iter": 1}}}, "expected parameters of methods of the grid, found sh"),
         ({"parameters": {"lsh": {"n_iter": 1}}}, "expected parameters of lsh"),
         ({"protocol": "knn"}, "'bdnn', 'labels', 'graded', 'neighbours' or 'dhn'"),
+        ({"methods": ["lsh", "LSH"]}, "expected each once, found again lsh"),
+        ({"bits": [8, 16, 8]}, "expected each once, found again 8"),
+        ({"seeds": []}, "at least 1 item"),
+        ({"queries": 0}, "greater than or equal to 1"),
+        ({"methods": ["itq"], "parameters": {"itq": {"n_iter": 0}}}, "expected ITQ's n_iter of at least 1, found 0"),
     ],
 )
 def test_a_wrong_grid_is_refused_before_anything_runs(values, message):

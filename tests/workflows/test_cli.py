@@ -105,6 +105,19 @@ def test_fetch_says_whether_the_files_are_those_that_were_published(hashkiln):
         (("ingest", "/nowhere", "--name", "x"), 1, "expected files *.parquet at /nowhere, found none"),
         (("evaluate", "--codes", "x", "--labels", "y", "--beside", "v1"), 2, "found them with --codes"),
         (("evaluate", "sample__lsh64", "--bits", "8"), 2, "found them with TABLE"),
+        (
+            ("evaluate", "sample__lsh64", "--neighbours", "0"),
+            2,
+            "neighbours: Input should be greater",
+        ),
+        (("evaluate", "--codes", "x", "--labels", "y", "--bits", "0"), 2, "Invalid value for '--bits'"),
+        (("benchmark", "--dataset", "sample, sample", "--methods", "lsh"), 2, "expected each once, found again sample"),
+        (
+            ("benchmark", "--dataset", "sample", "--methods", "lsh", "--seeds", "0"),
+            2,
+            "seeds: Tuple should have",
+        ),
+        (("delete", "nothing", "--ids", ",".join(map(str, range(200)))), 1, "expected a dataset 'nothing'"),
         (("nonsense",), 2, "No such command 'nonsense'"),
     ],
 )

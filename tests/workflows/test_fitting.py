@@ -147,3 +147,10 @@ def test_fit_prints_what_the_training_came_to(settings, source, tmp_path):  # no
     found = json.loads(hashkiln("fit", "--dataset", "mine", "--method", "dpsh", "--bits", "16", *options, "--json"))
     assert found["training"] == models.training(settings.warehouse_url, found["model"])
     assert len(found["training"]) == 3
+
+
+def test_a_method_that_learns_from_tags_where_they_weigh_something_is_given_them(settings, mine):  # noqa: F811
+    thc = {"method": "thc", "bits": 8, "parameters": {"epochs": 1, "n_anchors": 50, "tags": 2.0}}
+    plain = {**thc, "parameters": {**thc["parameters"], "tags": 0.0}}
+    fits = [stages.fit(spec(method=method), settings, InProcess()).digest for method in (thc, plain)]
+    assert fits[0] != fits[1]

@@ -92,7 +92,8 @@ def test_foreign_files_that_do_not_fit_are_refused(tmp_path):
     files = {
         "codes": rng.integers(0, 256, (50, 2), np.uint8), "labels": rng.integers(0, 3, 50), "few": np.zeros(9, int),
         "wide": rng.integers(0, 256, (50, 3), np.uint8), "levels": rng.integers(0, 3, (50, 8)), "flat": np.zeros(50),
-        "grades": rng.integers(0, 5, (50, 4)),
+        "grades": rng.integers(0, 5, (50, 4)), "none": np.zeros((50, 0), int),
+        "huge": np.full(50, 2**64 - 1, np.uint64),
     }  # fmt: skip
     for name, array in files.items():
         np.save(tmp_path / f"{name}.npy", array)
@@ -111,9 +112,36 @@ def test_foreign_files_that_do_not_fit_are_refused(tmp_path):
     refused(r"found \(50,\) float64", "flat", "labels")
     refused("multi-hot labels of 0 and 1, found 0 to 4", "codes", "grades")
     refused("queries of 16 bits .*, found 24 and labels", "codes", "labels", "wide", "labels")
+    refused(r"expected labels of int64, found none, of shape \(50, 0\)", "codes", "none")
+    refused("expected labels of int64, found up to 18446744073709551615", "codes", "huge")
     refused("both codes and labels of the queries", "codes", "labels", "codes")
     refused("expected a .npy file of numbers", "codes", "objects")
     refused("expected a .npy file of numbers", "pickle", "labels")
     assert not (tmp_path / "run").exists()
     refused("an archive of several arrays", "several.npz", "labels")
     refused("nowhere", "nowhere", "labels", error=FileNotFoundError)
+
+
+def test_labels_are_compared_as_integers_whatever_their_type(tmp_path, monkeypatch):
+    monkeypatch.setenv("HASHKILN_EXECUTOR", "inprocess")
+    rng = np.random.default_rng(0)
+    codes, y = rng.integers(0, 256, (60, 2), np.uint8), 2**60 + rng.integers(0, 3, 60)  # which no float tells apart
+    for name, array in {"codes": codes, "signed": y, "unsigned": y.astype(np.uint64)}.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    maps = []
+    for labels in ("signed", "unsigned"):
+        names = ("codes", labels, "codes", "signed")
+        report = foreign.evaluate(*(str(tmp_path / f"{name}.npy") for name in names))
+        maps.append(report.measured.metrics["map"].value)
+    assert maps[0] == maps[1] < 0.9
+
+
+@pytest.mark.parametrize("by_id", [False, True])
+def test_a_row_alone_asks_and_finds_nothing(tmp_path, monkeypatch, by_id):
+    monkeypatch.setenv("HASHKILN_EXECUTOR", "inprocess")
+    np.save(tmp_path / "codes.npy", np.zeros((1, 2), np.uint8))
+    np.save(tmp_path / "labels.npy", np.zeros(1, int))
+    report = foreign.evaluate(str(tmp_path / "codes.npy"), str(tmp_path / "labels.npy"), by_id=by_id)
+    assert report.measured.rows == 0
+    assert report.measured.metrics["map"].value == 0
+    assert report.curves.ranks == ()

@@ -6,7 +6,7 @@ from straight_line import D, reindex, spec
 from infra.executors import InProcess
 from storage.features import Columns
 from workflows import ingest, stages
-from workflows.spec import Spec
+from workflows.spec import MethodSpec, Spec
 
 pytest_plugins = ["straight_line"]
 
@@ -36,6 +36,13 @@ def test_what_does_not_fit_together_is_refused(settings, mine):
         ({"method": {"parameters": {"iter": 3}}}, r"expected parameters of itq among \['n_iter'\], found iter"),
         ({"method": {"parameters": {"n_iter": "many"}}}, "expected a int for itq's n_iter, found 'many'"),
         ({"method": {"parameters": {"n_iter": True}}}, "expected a int for itq's n_iter, found True"),
+        ({"method": {"parameters": {"n_iter": 0}}}, "expected ITQ's n_iter of at least 1, found 0"),
+        ({"method": {"method": "sdh", "parameters": {"width": 0.0}}}, "expected SDH's width above 0, found 0.0"),
+        ({"method": {"method": "dh", "parameters": {"decay": -1.0}}}, "expected DH's decay of at least 0, found -1.0"),
+        ({"method": {"method": "ba", "parameters": {"mu": float("nan")}}}, "expected BA's mu above 0, found nan"),
+        ({"method": {"method": "dhn", "parameters": {"validation": 1.0}}}, "of at least 0 and below 1, found 1.0"),
+        ({"method": {"method": "dhn", "parameters": {"batch_size": -5}}}, "batch_size of at least 1, found -5"),
+        ({"method": {"method": "subic", "parameters": {"units": 1}}}, "expected SuBiC's units of at least 2, found 1"),
         ({"refit": "sometimes"}, "Input should be 'never', 'always' or 'drift'"),
         ({"protocol": {"neighbours": 0}}, "greater than or equal to 1"),
         ({"bitz": 3}, "Extra inputs are not permitted"),
@@ -44,3 +51,15 @@ def test_what_does_not_fit_together_is_refused(settings, mine):
 def test_specifications_are_checked_where_they_enter(values, message):
     with pytest.raises(ValueError, match=message):
         Spec.model_validate({"dataset": "sample", **values})
+
+
+def test_a_method_is_named_by_its_hyper_parameters_but_for_texts_that_ask_for_nothing():
+    plain, other = (MethodSpec(method="dhn", parameters=given) for given in ({}, {"regularizers": "so:0.1"}))
+    assert "regularizers" not in plain.identity  # published tables stay with the models of before there were any
+    assert other.identity == {**plain.identity, "regularizers": "so:0.1"}
+
+
+def test_a_fit_reads_labels_where_its_method_asks_for_them():
+    asks = [MethodSpec(method=name).reads_labels for name in ("itq", "ksh", "dpsh", "sgh", "thc")]
+    assert asks == [False, True, True, False, False]
+    assert MethodSpec(method="thc", parameters={"tags": 2.0}).reads_labels

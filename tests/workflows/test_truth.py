@@ -35,8 +35,8 @@ class World:
         for i in range(12):
             self.add(f"s{i:02}")
 
-    def add(self, name):
-        n = int(self.rng.integers(1, 30))
+    def add(self, name, n=0):
+        n = n or int(self.rng.integers(1, 30))
         ids = np.arange(self.next, self.next + n)
         self.next += n
         x = self.rng.integers(0, 4, (n, 3)).astype(np.float32)
@@ -101,6 +101,19 @@ def test_only_what_changed_is_read_while_enough_neighbours_are_kept(tmp_path):
     found, anew, read = world.nearest()
     same(found, anew)
     assert read == set()
+
+
+def test_lists_whose_rows_all_left_end_where_the_new_ones_that_were_looked_for_do(tmp_path):
+    """Of new rows only so many are looked for as are kept: where these fill a list, others may lie beyond."""
+    world = World(tmp_path, 0)
+    world.rows.clear()
+    for shards in ({"a": 4}, {"a": 12, "b": 12}):  # fewer than are kept; then others, and more
+        for name, n in shards.items():
+            world.add(name, n)
+        same(*world.nearest()[:2])
+        world.publish()
+    del world.rows["a"]
+    same(*world.nearest()[:2])
 
 
 def test_all_is_read_where_nobody_knows_what_left_or_too_much_did(tmp_path):

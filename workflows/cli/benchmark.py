@@ -86,7 +86,7 @@ def benchmark(
     with checked():
         grid = Grid.model_validate(
             {
-                "datasets": dataset.split(","), "methods": methods.split(","), "bits": bits.split(","),
+                "datasets": _names(dataset), "methods": _names(methods), "bits": _names(bits),
                 "seeds": range(seeds), "protocol": protocol, "queries": queries, "source": source, "parameters": own,
                 "draw": draw, "tune": _tuning(tune), "pretrained": kept(pretrained),
             }
@@ -98,6 +98,10 @@ def benchmark(
         errors.print(f"[red]{escape(f'{cell}: {why}')}")
     if outcome.failed:
         raise typer.Exit(FAILED)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
 
 
 def _tuning(texts: list[str] | None) -> dict[str, dict[str, list[object]]] | None:

@@ -247,7 +247,8 @@ def delete(
 
     days = duration(purge_after)
     with progress() as report:
-        names = Path(ids).read_text().split("\n") if Path(ids).is_file() else ids.split(",")
+        from_file = "," not in ids and Path(ids).is_file()
+        names = Path(ids).read_text().split("\n") if from_file else ids.split(",")
         found = run(dataset, [name.strip() for name in names if name.strip()], days, report)
     if as_json:
         return show(found.model_dump(mode="json"), True)

@@ -32,6 +32,7 @@ from .common import (
     Set,
     Ties,
     assigned,
+    checked,
     console,
     prefect_home,
     progress,
@@ -138,7 +139,7 @@ def evaluate(
     labels: Annotated[str | None, typer.Option(help="Their labels, .npy: (n,) classes or (n, c) multi-hot.")] = None,
     query_codes: Annotated[str | None, typer.Option(help="Codes of the queries; rows are drawn without.")] = None,
     query_labels: Annotated[str | None, typer.Option(help="Labels of the queries.")] = None,
-    bits: Annotated[int | None, typer.Option(help="Bits of packed codes, if they do not fill their bytes.")] = None,
+    bits: Annotated[int | None, typer.Option(min=1, help="Bits of packed codes, if less than their bytes.")] = None,
     ties: Annotated[Ties, typer.Option(help="Rows at one distance: in any order alike, or in that of ids.")] = (
         Ties.expectation
     ),
@@ -162,7 +163,8 @@ def evaluate(
         raise typer.BadParameter(
             "expected --query-codes, --query-labels and --bits with --codes, found them with TABLE"
         )
-    protocol = Protocol(relevance=relevance.value, neighbours=neighbours, queries=queries, ties=ties.value)
+    with checked():
+        protocol = Protocol(relevance=relevance.value, neighbours=neighbours, queries=queries, ties=ties.value)
     with progress() as report:
         if codes and labels:
             by_id = ties is Ties.by_id

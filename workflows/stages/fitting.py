@@ -8,7 +8,6 @@ import time
 import numpy as np
 
 from hashing.mapreduce import Array, Data, Executor
-from hashing.methods import METHODS
 from infra.settings import Settings
 from storage import models, queries
 from storage.features import Dataset
@@ -42,7 +41,7 @@ def fit(spec: Spec, settings: Settings, executor: Executor, because: str = "") -
         logger.info("model %.12s was fitted before, from the same rows", known)
         models.remember(settings.warehouse_url, key, known)  # in use again: a collector counts its age from now
         return Model(digest=known, fit=identity, seconds=0, reason=reason)
-    vocabulary = labels_of(dataset, executor) if METHODS[spec.method.method].supervised else ()
+    vocabulary = labels_of(dataset, executor) if spec.method.reads_labels else ()
     start = time.monotonic()
     shards = training_shards(dataset, excluded, vocabulary)
     start_from = pretrained.load(spec.method.pretrained, settings)
