@@ -12,7 +12,7 @@ import numpy as np
 from .bits import sgn
 from .functions import NetworkHash
 from .mapreduce import Array, Batch, Data, Sum, one_blas_thread
-from .solvers import lbfgs, quantizing_rotation, ridge, top_eigenvectors
+from .solvers import lbfgs, principal_directions, quantizing_rotation, ridge, top_eigenvectors
 from .statistics import Range, moments, one_hot
 
 ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {  # and the slope at a value
@@ -198,12 +198,16 @@ class Inputs(NamedTuple):
         return NetworkHash((first, *network.weights[1:]), biases, network.activations[0])
 
 
-def principal_rows(data: Data, n_bits: int, share: float, supervised: bool = False) -> tuple[Data, Inputs]:
+def principal_rows(
+    data: Data, n_bits: int, share: float, supervised: bool = False, varying: bool = False
+) -> tuple[Data, Inputs]:
     """`Rows` on the principal directions that hold this share of the variance, at least n_bits of them.
 
     All is divided by the widest range of a dimension, as in BDNN's released code, so that a network of sigmoids finds
     its inputs where these bend. Rotating the rows and taking off their mean leaves a network what it can learn; the
     small directions left out cost most of the time and hardly move a code.
+
+    Where bits begin as directions all of them must be `varying`: of those that do not, the rounding would be learned.
 
     In float64: L-BFGS and the discrete steps would make other codes of other last digits, which depend on the cut.
     """
@@ -212,7 +216,8 @@ def principal_rows(data: Data, n_bits: int, share: float, supervised: bool = Fal
     with one_blas_thread():
         variances = np.linalg.eigvalsh(cov)[::-1].cumsum()
     r = min(int((variances < share * variances[-1]).sum()) + 1, len(cov))
-    inputs = Inputs(mean, top_eigenvectors(cov, max(n_bits, r)) / (float((high - low).max()) or 1.0))
+    directions = (principal_directions if varying else top_eigenvectors)(cov, max(n_bits, r))
+    inputs = Inputs(mean, directions / (float((high - low).max()) or 1.0))
     return data.map_rows(partial(_rows, inputs=inputs, supervised=supervised), "principal rows"), inputs
 
 

@@ -33,7 +33,7 @@ class DH:
     n_iter: int = 60
 
     def fit(self, data: Data) -> NetworkHash:
-        rows, inputs = principal_rows(data, self.n_bits, self.share)
+        rows, inputs = principal_rows(data, self.n_bits, self.share, varying=True)
         network = principal_network(rows, deep_hashing_widths(self.n_bits), "tanh")
         penalty = partial(orthogonality, orthogonal=self.orthogonal, decay=self.decay)
         network = train(rows, network, partial(spread_loss, variance=self.variance), penalty, self.n_iter)

@@ -66,7 +66,7 @@ class SupervisedDH:
     supervised: ClassVar[bool] = True
 
     def fit(self, data: Data) -> NetworkHash:
-        rows, inputs = principal_rows(data, self.n_bits, self.share, supervised=True)
+        rows, inputs = principal_rows(data, self.n_bits, self.share, supervised=True, varying=True)
         network = principal_network(rows, deep_hashing_widths(self.n_bits), "tanh")
         loss = partial(class_loss, variance=self.variance, separation=self.separation)
         penalty = partial(orthogonality, orthogonal=self.orthogonal, decay=self.decay)

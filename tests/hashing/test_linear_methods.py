@@ -10,6 +10,7 @@ from conftest import blobs, cut
 
 from hashing.mapreduce import Batch, Data
 from hashing.methods.density_sensitive import DensitySensitive
+from hashing.methods.dh import DH
 from hashing.methods.itq_cca import ITQCCA
 from hashing.methods.lsh import LSH
 from hashing.methods.pca_rr import PCARR
@@ -18,6 +19,7 @@ from hashing.methods.sh import SH, _slowest
 from hashing.methods.sklsh import SKLSH
 from hashing.methods.sph import SpH, _error
 from hashing.methods.super_bit import SuperBit
+from hashing.methods.supervised_dh import SupervisedDH
 from hashing.solvers import top_eigenvectors
 from hashing.statistics import Sample, kmeans, moments
 
@@ -300,10 +302,12 @@ def test_density_sensitive_needs_groups_enough(in_process):
         DensitySensitive(16).fit(Data(cut(copies(200), 2), in_process))
 
 
-def test_pcah_refuses_bits_for_which_there_is_no_direction(in_process):
+@pytest.mark.parametrize("method", [PCAH, DH, SupervisedDH])
+def test_bits_for_which_there_is_no_direction_are_refused(method, in_process):
     """Of rows in 10 dimensions the 11th direction is rounding, and another for each cut into shards."""
     rng = np.random.default_rng(0)
     x = (rng.standard_normal((600, 10)) @ rng.standard_normal((10, 32))).astype(np.float32)
-    assert PCAH(n_bits=10).fit(Data([[rows(x)]], in_process)).n_bits == 10
+    data = Data([[rows(x, np.eye(3, dtype=np.uint8)[rng.integers(3, size=600)])]], in_process)
+    assert method(n_bits=10).fit(data).n_bits == 10
     with pytest.raises(ValueError, match="n_bits <= the directions in which rows vary, found 10 for 11 bits"):
-        PCAH(n_bits=11).fit(Data([[rows(x)]], in_process))
+        method(n_bits=11).fit(data)

@@ -235,10 +235,17 @@ def test_the_encoders_gradient_is_that_of_differences(in_process):
 
 
 @pytest.mark.parametrize("method", [UHBDNN, SHBDNN, BA, DH, SupervisedDH])
-def test_constant_rows_and_flat_dimensions_are_fitted(method, in_process):
+def test_flat_dimensions_are_fitted_and_constant_rows_where_no_bit_begins_as_a_direction(method, in_process):
     batch = blobs(60)
-    flat = batch._replace(x=np.where(np.arange(32) < 8, 0, batch.x))
-    for rows in (flat, batch._replace(x=np.ones_like(batch.x))):
-        assert method(n_bits=8).fit(Data(cut(rows, 2), in_process)).n_bits == 8
+    flat, constant = np.where(np.arange(32) < 8, 0, batch.x), np.ones_like(batch.x)
+    assert method(n_bits=8).fit(Data(cut(batch._replace(x=flat), 2), in_process)).n_bits == 8
+    data = Data(cut(batch._replace(x=constant), 2), in_process)
+    if method in (DH, SupervisedDH):
+        with pytest.raises(
+            ValueError, match="expected n_bits <= the directions in which rows vary, found 0 for 8 bits"
+        ):
+            method(n_bits=8).fit(data)
+    else:
+        assert method(n_bits=8).fit(data).n_bits == 8
     with pytest.raises(ValueError, match="expected n_bits <= d"):
         method(n_bits=33).fit(Data(cut(batch, 2), in_process))
