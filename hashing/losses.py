@@ -266,6 +266,8 @@ def regularization(weights: Mapping[str, float], views: Sequence[Tensor], networ
     """The weighted sum of regularisers: of the outputs u of each view, without the rows that lack it, and of the
     weights of each linear and convolutional layer, a row for each unit or filter, by groups that see the same inputs.
     """
+    if not weights:
+        return 0.0
     from torch import nn
 
     views = [u for u in (view[(view != 0).any(1)] for view in views) if len(u)]
