@@ -19,7 +19,7 @@ from infra.executors import InProcess
 from infra.settings import Settings
 from storage import models
 from storage.features import Columns
-from workflows import export, foreign, ingest, search, stages
+from workflows import deletion, export, foreign, ingest, search, stages
 from workflows.search import Search
 from workflows.spec import Spec
 
@@ -129,6 +129,23 @@ def test_radius_more_rows_than_there_are_and_own_rows(settings, base, queries, t
     assert reader.search(queries[1], 5000)[1].shape == (30, 800)
     own = reader.search(base.x[:10], 800)  # a row finds itself, at distance 0
     assert all(i in row[d == 0] for i, d, row in zip(base.ids[:10], *own, strict=True))
+
+
+def test_of_a_version_whose_rows_are_all_deleted_nothing_is_found(settings, base, queries, tmp_path):
+    deletion.delete("mine", base.ids)
+    reader = search.open("mine__code16")
+    for options in ({}, {"rerank": 50}, {"asymmetric": True}):
+        distances, ids = reader.search(queries[1], 10, **options)
+        assert distances.shape == ids.shape == (30, 0)
+    assert not len(reader.within(queries[1], 3)[1])
+    assert search.search("mine__code16", queries[0], str(tmp_path / "none.parquet"), Search(k=5)).rows == 0
+    assert pq.read_table(tmp_path / "none.parquet").num_rows == 0
+
+
+def test_queries_that_are_none_are_refused(settings, base, tmp_path):
+    write_vectors(tmp_path / "none.parquet", np.zeros(0, np.int64), np.zeros((0, D), np.float32))
+    with pytest.raises(ValueError, match=r"expected at least one query, found none in .*none\.parquet"):
+        search.search("mine__code16", str(tmp_path / "none.parquet"), str(tmp_path / "out.parquet"), Search())
 
 
 def test_executors_and_blocks_of_queries_do_not_show(settings, base, queries, ray_executor, monkeypatch):
