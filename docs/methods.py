@@ -27,9 +27,10 @@ photosift), supervised ones by labels.
 DEEP = """All have the hyper-parameters of their training, unless another default is said: {defaults}.
 
 To the loss of each, `--set regularizers=decov:0.1+so:0.01` adds terms by name and weight: of the outputs u (n, n_bits)
-of a batch (of each view, where there are two), or of every weight matrix W of the network, a row for each unit or
-filter. They are sums, as in their papers: `decov` and `independence` grow with the fourth power of u, which has no
-bound, so that a linear network at a high rate may need a smaller weight (training says so where it diverges).
+of a batch (of each view, where there are two; of SuBiC, whose bits are one of a block, none), or of the weights W of
+each linear and convolutional layer, a row for each unit or filter. They are sums, as in their papers: `decov` and
+`independence` grow with the fourth power of u, which has no bound, so that a linear network at a high rate may need a
+smaller weight (training says so where it diverges).
 """
 
 

@@ -1,0 +1,172 @@
+"""The objectives of deep methods, each beside its paper's formula in loops over rows, pairs and triplets."""
+
+from math import log, log2
+
+import numpy as np
+import pytest
+import torch
+
+from hashing.deep import Outputs
+from hashing.methods import METHODS
+
+RNG = np.random.default_rng(11)
+N, BITS, C = 8, 6, 4
+U, V = RNG.standard_normal((2, N, BITS)) * 1.3
+Y = (RNG.random((N, C)) < 0.4).astype(float)
+Y[3] = 0  # a row without a label
+SIMILAR = (Y @ Y.T > 0).astype(float)
+PAIRS = [(i, j) for i in range(N) for j in range(N) if i != j]
+TRIPLETS = [(i, j, k) for i, j in PAIRS for k in range(N) if SIMILAR[i, j] and not SIMILAR[i, k]]
+
+
+def objective(method, u, head=None):
+    tensors = [torch.tensor(part, dtype=torch.float64) for part in (u, Y)]
+    return method.loss(Outputs(*tensors, torch.zeros(N, 3), np.arange(N), 0.5, None, head, None)).item()
+
+
+def over_pairs(value):
+    return np.mean([value(i, j) for i, j in PAIRS])
+
+
+def over_triplets(value):
+    return np.mean([value(*triplet) for triplet in TRIPLETS])
+
+
+def likelihood(f, g, i, j):
+    theta = f[i] @ g[j] / 2
+    return np.log1p(np.exp(theta)) - SIMILAR[i, j] * theta
+
+
+def gap(f, i, j):
+    return ((f[i] - f[j]) ** 2).sum()
+
+
+def sigmoid(u):
+    return 1 / (1 + np.exp(-u))
+
+
+def signs(u):
+    return np.where(u >= 0, 1.0, -1.0)
+
+
+def contrastive(f, i, j):
+    return gap(f, i, j) / 2 if SIMILAR[i, j] else max(2 * BITS - gap(f, i, j), 0) / 2
+
+
+def classification(head, features):
+    """Softmax cross-entropy with the labels' shares, 0 of a row without."""
+    logits = features @ head.weight.detach().numpy().T + head.bias.detach().numpy()
+    logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    return np.mean([-(Y[i] / max(1, Y[i].sum())) @ logs[i] for i in range(N)])
+
+
+def test_dpsh():
+    expected = over_pairs(lambda i, j: likelihood(U, U, i, j)) + 0.1 * ((U - signs(U)) ** 2).mean()
+    assert objective(METHODS["dpsh"](BITS), U) == pytest.approx(expected)
+
+
+def test_dsh_draws_both_rows_of_a_pair_to_the_corners():
+    away = np.abs(np.abs(U) - 1).sum(1)
+    expected = over_pairs(lambda i, j: contrastive(U, i, j) + 0.01 * (away[i] + away[j]))
+    assert objective(METHODS["dsh"](BITS), U) == pytest.approx(expected)
+
+
+def test_dch_weighs_both_kinds_of_pairs_alike():
+    def distance(a, b):
+        return BITS / 2 * (1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+    def value(i, j):
+        kind = sum(SIMILAR[pair] == SIMILAR[i, j] for pair in PAIRS)
+        ratio = distance(U[i], U[j]) / 20
+        return len(PAIRS) / kind * np.log1p(ratio if SIMILAR[i, j] else 1 / ratio)
+
+    drawn = np.mean([np.log1p(distance(np.abs(row), np.ones(BITS)) / 20) for row in U])
+    assert objective(METHODS["dch"](BITS), U) == pytest.approx(over_pairs(value) + 0.1 * drawn)
+
+
+def test_ninh_is_steep_in_the_middle():
+    def p(s, eps=0.3, leak=0.1):
+        if abs(s - 0.5) <= eps:
+            return (s - 0.5) / (2 * eps) + 0.5
+        return (1 + leak * (s - 0.5 - eps)) if s > 0.5 else leak * (s - 0.5 + eps)
+
+    f = np.vectorize(p)(sigmoid(U))
+    expected = over_triplets(lambda i, j, k: max(0, 1 + gap(f, i, j) - gap(f, i, k)))
+    assert objective(METHODS["ninh"](BITS), U) == pytest.approx(expected)
+
+
+def test_drsch_weighs_each_bit():
+    method = METHODS["drsch"](BITS, beta=0.5)
+    head = method.head(3, C)
+    weights = RNG.random(BITS) + 0.5
+    with torch.no_grad():
+        head[0].copy_(torch.tensor(weights))
+    v = head[0].detach().double().numpy() * sigmoid(U)
+    expected = over_triplets(lambda i, j, k: max(0, 0.25 * BITS + gap(v, i, j) - gap(v, i, k)))
+    expected += 0.5 * over_pairs(lambda i, j: SIMILAR[i, j] * gap(v, i, j))
+    assert objective(method, U, head) == pytest.approx(expected)
+
+
+def test_dtsh():
+    def value(i, j, k):
+        return np.log1p(np.exp(0.5 * BITS - U[i] @ U[j] / 2 + U[i] @ U[k] / 2))
+
+    expected = over_triplets(value) + 0.1 * ((U - signs(U)) ** 2).mean()
+    assert objective(METHODS["dtsh"](BITS), U) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["dlbhc", "dhln", "itdh"])
+def test_classes_are_told_of_units(name):
+    method = METHODS[name](BITS)
+    head = method.head(3, C).double()
+    units = sigmoid(U)
+    expected = {
+        "dlbhc": lambda: classification(head, units),
+        "dhln": lambda: classification(head, units) - 0.5 * ((units - 0.5) ** 2).mean(),
+        "itdh": lambda: classification(head, U) + over_pairs(lambda i, j: likelihood(U, U, i, j))
+        + 0.1 * ((U - signs(U)) ** 2).mean(),
+    }[name]()  # fmt: skip
+    assert objective(method, U, head) == pytest.approx(expected)
+
+
+def test_subic_sharpens_each_block_and_spreads_over_all_rows():
+    method = METHODS["subic"](BITS, units=3, sharp=0.3, spread=0.7)
+    head = method.head(3, C).double()
+    p = np.exp(U.reshape(N, 2, 3))
+    p /= p.sum(2, keepdims=True)
+    sharp = np.mean([[-(q * np.log2(q)).sum() for q in row] for row in p]) / log2(3)
+    mean = p.mean(0)
+    spread = np.mean([-(q * np.log2(q)).sum() for q in mean]) / log2(3)
+    expected = classification(head, p.reshape(N, BITS)) / log(C) + 0.3 * sharp - 0.7 * spread
+    assert objective(method, U, head) == pytest.approx(expected)
+
+
+def test_dmvh_compares_what_both_views_say():
+    f = U + V
+    expected = over_pairs(lambda i, j: contrastive(f, i, j) / BITS) + 0.1 * ((f - signs(f)) ** 2).mean()
+    assert objective(METHODS["dmvh"](BITS), np.hstack([U, V])) == pytest.approx(expected)
+
+
+def test_prdh_compares_views_with_each_other_and_themselves():
+    expected = np.mean([likelihood(U, V, i, j) for i in range(N) for j in range(N)])
+    expected += over_pairs(lambda i, j: likelihood(U, U, i, j) + likelihood(V, V, i, j))
+    b = signs(U + V)
+    for f in (U, V):
+        cov = np.cov(f.T, bias=True)
+        apart = sum(cov[a, b] ** 2 for a in range(BITS) for b in range(BITS) if a != b) / 2
+        expected += 0.01 * apart / BITS + 0.1 * (((b - f) ** 2).mean() + (f.mean(0) ** 2).mean())
+    assert objective(METHODS["prdh"](BITS), np.hstack([U, V])) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["cnnh", "drsch", "subic", "dlbhc", "dhln", "itdh"])
+@pytest.mark.parametrize("scale", [0, 1, 1e4])
+def test_objectives_with_a_head_are_finite_at_extremes(name, scale):
+    method = METHODS[name](8)
+    head, labels = method.head(3, C), np.unique(Y, axis=0).astype(np.uint8)
+    u = torch.tensor(scale * RNG.standard_normal((N, 8)), dtype=torch.float32, requires_grad=True)
+    prepared = labels, np.ones((len(labels), 8))
+    y = torch.tensor(Y, dtype=torch.float32)
+    loss = method.loss(Outputs(u, y, torch.zeros(N, 3), np.arange(N), 0.5, None, head, prepared))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(u.grad).all()
