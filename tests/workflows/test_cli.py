@@ -104,6 +104,7 @@ def test_fetch_says_whether_the_files_are_those_that_were_published(hashkiln):
         (("ingest", "/nowhere/x"), 2, "expected --name NAME for /nowhere/x"),
         (("ingest", "/nowhere", "--name", "x"), 1, "expected files *.parquet at /nowhere, found none"),
         (("evaluate", "--codes", "x", "--labels", "y", "--beside", "v1"), 2, "found them with --codes"),
+        (("evaluate", "--codes", "x", "--labels", "y", "--neighbours", "5"), 2, "found them with --codes"),
         (("evaluate", "sample__lsh64", "--bits", "8"), 2, "found them with TABLE"),
         (
             ("evaluate", "sample__lsh64", "--neighbours", "0"),

@@ -157,8 +157,11 @@ def evaluate(
 
     if bool(table) == bool(codes) or bool(codes) != bool(labels):
         raise typer.BadParameter("expected either TABLE, or --codes FILE with --labels FILE")
-    if codes and (beside or version != "main" or relevance in (Relevance.neighbours, Relevance.graded)):
-        raise typer.BadParameter("expected --version, --beside and --relevance with a TABLE, found them with --codes")
+    of_table = beside or version != "main" or neighbours != 100
+    if codes and (of_table or relevance in (Relevance.neighbours, Relevance.graded)):
+        raise typer.BadParameter(
+            "expected --version, --beside, --neighbours and --relevance with a TABLE, found them with --codes"
+        )
     if table and (query_codes or query_labels or bits):
         raise typer.BadParameter(
             "expected --query-codes, --query-labels and --bits with --codes, found them with TABLE"
