@@ -159,6 +159,7 @@ def judge(
         return judge
     shards = dataset.shards("base")
     source = [(shard.name, shard.version) for shard in shards]
+    # "nearest": lists that were kept under "euclidean" may lack rows
     asked = [dataset.splits["base"], queries.ids.tolist(), queries.x.tobytes().hex(), "nearest", k, judge.drawn]
     key = digest(source, *asked)
     truth = storage_queries.neighbours(warehouse, key)
