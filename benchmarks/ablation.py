@@ -20,14 +20,15 @@ from typing import Any
 import numpy as np
 
 from hashing.bits import pack
-from hashing.evaluation import HammingHistogram, average_precision
+from hashing.evaluation.histograms import HammingHistogram
+from hashing.evaluation.metrics import average_precision
 from hashing.functions import HashFunction
-from hashing.hamming import pack_labels
+from hashing.hamming.distances import pack_labels
 from hashing.mapreduce import Array, Batch, Data
 from hashing.methods.dhn import DHN
 from infra.executors import connect
 from infra.settings import Settings
-from workflows.ingest import ingest, labels_of
+from workflows.datasets import ingest, labels_of
 from workflows.spec import Spec
 
 VARIANTS = {"DHN": {}, "DHN-Q": {"quantization": 0.0}, "DHN-E": {"squared": True}}
@@ -72,9 +73,9 @@ def kept(settings: Settings, method: DHN, data: Data) -> HashFunction:
 
     key = digest("ablation", repr(method), version("torch"))
     if not (name := models.recall(settings.warehouse_url, key)):
-        name = models.save(settings.warehouse_url, method.fit(data))
+        name = models.save_model(settings.warehouse_url, method.fit(data))
         models.remember(settings.warehouse_url, key, name)
-    return models.load(settings.warehouse_url, name)
+    return models.load_model(settings.warehouse_url, name)
 
 
 def by_bits(function: HashFunction, rows: Batch, queries: Batch) -> float:

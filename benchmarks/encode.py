@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from hashing.functions import LinearHash
 from infra.executors import InProcess, connect
 from infra.settings import Settings
-from storage.codes import encode_shard
-from workflows.ingest import ingest
+from storage.tables.parts import encode_shard
+from workflows.datasets import ingest
 from workflows.spec import Spec
 
 

@@ -25,10 +25,27 @@ from multiprocessing import get_context
 import numpy as np
 import versions
 
-from hashing import evaluation as ev
 from hashing.bits import pack, unpack
-from hashing.evaluation import HammingHistogram
-from hashing.hamming import pack_labels
+from hashing.evaluation import tie_groups
+from hashing.evaluation.histograms import HammingHistogram
+from hashing.evaluation.metrics import (
+    area_under_pooled_curve,
+    average_precision,
+    average_precision_at,
+    average_precision_at_hits,
+    average_precision_bounds,
+    interpolated_precision_bounds,
+    ndcg,
+    precision_at,
+    precision_recall_curve,
+    precision_within,
+    recall_at,
+    recall_within,
+    reciprocal_rank,
+    success_at,
+    trapezoid_average_precision,
+)
+from hashing.hamming.distances import pack_labels
 from hashing.mapreduce import Batch, Data, fold, one_blas_thread
 from hashing.methods.itq import ITQ
 from infra.executors import InProcess, Ray
@@ -62,19 +79,19 @@ def mnist(split: str, settings: Settings) -> Batch:
 
 def every_metric(h: np.ndarray) -> dict[str, object]:
     """All metrics of a histogram but A6, which pools the queries; ties as expectations and bounds."""
-    at = (ev.average_precision_at, ev.average_precision_at_hits, ev.precision_at, ev.recall_at, ev.success_at)
-    whole = (ev.average_precision, ev.average_precision_bounds, ev.trapezoid_average_precision, ev.reciprocal_rank,
-             ev.interpolated_precision_bounds, ev.precision_recall_curve)  # fmt: skip
-    g = ev.groups(h)
+    at = (average_precision_at, average_precision_at_hits, precision_at, recall_at, success_at)
+    whole = (average_precision, average_precision_bounds, trapezoid_average_precision, reciprocal_rank,
+             interpolated_precision_bounds, precision_recall_curve)  # fmt: skip
+    g = tie_groups.groups(h)
     found = {f.__name__: f(g) for f in whole} | {f.__name__: f(g, CUTOFF) for f in at}
-    found |= {f.__name__: f(g, 2) for f in (ev.precision_within, ev.recall_within)}
-    return found | {"ndcg": ev.ndcg(np.stack([h[0] - h[1], h[1]]))}
+    found |= {f.__name__: f(g, 2) for f in (precision_within, recall_within)}
+    return found | {"ndcg": ndcg(np.stack([h[0] - h[1], h[1]]))}
 
 
 def ours(codes: Batch, queries: Batch) -> dict[str, object]:
     """Means over queries, by blocks that a cache holds."""
     h = Data([[codes]], InProcess()).reduce(HammingHistogram(queries.x, BITS, pack_labels(queries.y), queries.ids))
-    means: dict[str, object] = {"a6": ev.area_under_pooled_curve(h)}
+    means: dict[str, object] = {"a6": area_under_pooled_curve(h)}
     for start in range(0, len(queries.ids), BLOCK):
         for name, values in every_metric(h[:, start : start + BLOCK]).items():
             means[name] = means.get(name, 0) + np.atleast_2d(values).sum(axis=1) / len(queries.ids)

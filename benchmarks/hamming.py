@@ -23,8 +23,8 @@ import faiss
 import numpy as np
 import versions
 
-from hashing import hamming
 from hashing.bits import pack
+from hashing.hamming import distances
 from hashing.mapreduce import Batch, Data
 from hashing.methods.itq import ITQ
 from infra.executors import InProcess
@@ -67,19 +67,19 @@ def benchmark(what: str, codes: np.ndarray, n_queries: int, repeats: int) -> Non
     cases = [
         (
             "histogram; k=1000",
-            lambda: hamming.histogram(queries, database, n_bits),
+            lambda: distances.histogram(queries, database, n_bits),
             lambda: index.search(queries, 1000),
         ),
-        ("histogram, labels; k=1000", lambda: hamming.histogram(*with_labels), lambda: index.search(queries, 1000)),
+        ("histogram, labels; k=1000", lambda: distances.histogram(*with_labels), lambda: index.search(queries, 1000)),
         (
             "count_within 2; range 2",
-            lambda: hamming.count_within(queries, database, 2),
+            lambda: distances.count_within(queries, database, 2),
             lambda: index.range_search(queries, 3),
         ),
-        ("within 2; range 2", lambda: hamming.within(queries, database, 2), lambda: index.range_search(queries, 3)),
+        ("within 2; range 2", lambda: distances.within(queries, database, 2), lambda: index.range_search(queries, 3)),
     ]
     cases += [
-        (f"topk; k={k}", lambda k=k: hamming.topk(queries, database, k), lambda k=k: index.search(queries, k))
+        (f"topk; k={k}", lambda k=k: distances.topk(queries, database, k), lambda k=k: index.search(queries, k))
         for k in (1, 10, 100, 1000)
     ]
     for name, ours, theirs in cases:

@@ -20,7 +20,7 @@ from hashing.mapreduce import Data
 from hashing.methods.itq import ITQ
 from infra.executors import InProcess, connect
 from infra.settings import Settings
-from workflows.ingest import ingest
+from workflows.datasets import ingest
 from workflows.spec import Spec
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import versions
 
 from hashing.mapreduce import Batch, Data, one_blas_thread
-from hashing.neighbours import NearestNeighbours
+from hashing.neighbours.exact import NearestNeighbours
 from infra.executors import InProcess
 from infra.settings import Settings
 from storage import datasets

@@ -49,9 +49,9 @@ def main():
 def measure(n, asked, folder):
     os.environ |= {"HASHKILN_HOME": str(folder / "home"), "HASHKILN_EXECUTOR": "inprocess"}
     from infra.settings import Settings
-    from storage import bundles
-    from storage.features import Columns
-    from workflows.ingest import ingest_source
+    from storage.features import bundles
+    from storage.features.shard import Columns
+    from workflows.datasets import ingest_source
     from workflows.spec import Spec
 
     if not asked.bundled:
@@ -84,20 +84,20 @@ def measure(n, asked, folder):
 def run(spec, settings):
     """(rows encoded, stage -> (wall, CPU)) of the flow's stages."""
     from infra.executors import InProcess
-    from storage.tables import CodeTable
-    from workflows import stages
+    from storage.tables.table import CodeTable
+    from workflows.reindex import fitting, gate, planning, publishing, staging
 
     clock = Clock()
     executor, replace = InProcess(), CodeTable.replace
     CodeTable.replace = lambda *args: clock("commit", replace, *args)
     try:
-        clock("plan", stages.standing, spec, settings)
-        model = clock("fit", stages.fit, spec, settings, executor)
-        staged = clock("stage", stages.stage, spec, settings, executor, model)
+        clock("plan", planning.standing, spec, settings)
+        model = clock("fit", fitting.fit, spec, settings, executor)
+        staged = clock("stage", staging.stage, spec, settings, executor, model)
         if not staged.unchanged:
-            report = clock("evaluate", stages.evaluate, spec, settings, executor, staged)
-            verdict = clock("gate", stages.gate, spec, settings, staged, report)
-            clock("publish", stages.publish, spec, settings, staged, report, verdict, "page")
+            report = clock("evaluate", gate.evaluate_staged, spec, settings, executor, staged)
+            verdict = clock("gate", gate.gate, spec, settings, staged, report)
+            clock("publish", publishing.publish, spec, settings, staged, report, verdict, "page")
     finally:
         CodeTable.replace = replace
     return staged.encoded, clock.spent

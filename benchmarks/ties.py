@@ -12,12 +12,12 @@ import argparse
 import numpy as np
 import versions
 
-from hashing import evaluation as ev
 from hashing.bits import pack
-from hashing.hamming import pack_labels
+from hashing.evaluation import histograms, metrics
+from hashing.hamming.distances import pack_labels
 from hashing.mapreduce import Batch, Data
 from hashing.methods.itq import ITQ
-from hashing.neighbours import NearestNeighbours
+from hashing.neighbours.exact import NearestNeighbours
 from infra.executors import InProcess
 from infra.settings import Settings
 from storage import datasets
@@ -50,12 +50,12 @@ def main() -> None:
         codes, asked = (pack(function.encode(part.x)) for part in (base, queries))
         values = []
         for statistic in (
-            ev.HammingHistogram(asked, n_bits, pack_labels(queries.y), queries.ids),
-            ev.ListedNeighbours(asked, n_bits, truth, queries.ids),
+            histograms.HammingHistogram(asked, n_bits, pack_labels(queries.y), queries.ids),
+            histograms.ListedNeighbours(asked, n_bits, truth, queries.ids),
         ):
             h = Data([[base._replace(x=codes)]], InProcess()).reduce(statistic)
-            worst, best = (100 * bound.mean() for bound in ev.average_precision_bounds(h))
-            values += [worst, 100 * ev.average_precision(h).mean(), best, best - worst]
+            worst, best = (100 * bound.mean() for bound in metrics.average_precision_bounds(h))
+            values += [worst, 100 * metrics.average_precision(h).mean(), best, best - worst]
         print(f"| {n_bits} | " + " | ".join(f"{value:.2f}" for value in values) + " |", flush=True)
 
 

@@ -7,11 +7,11 @@ from dataclasses import fields
 
 from results import rows as measured
 
-from hashing import losses
-from hashing.deep import Deep
+from hashing.deep import losses
+from hashing.deep.method import Deep
 from hashing.methods import METHODS
-from workflows.benchmark import Row
-from workflows.benchmark_report import table
+from workflows.benchmark.grid import Row
+from workflows.reports.benchmark import table
 
 HEAD = """# Methods
 

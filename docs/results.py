@@ -6,8 +6,8 @@ python docs/results.py > docs/results.md
 import json
 from pathlib import Path
 
-from workflows.benchmark import Row
-from workflows.benchmark_report import markdown
+from workflows.benchmark.grid import Row
+from workflows.reports.benchmark import grid_markdown
 
 FILES = sorted((Path(__file__).parent.parent / "benchmarks" / "results").glob("*.json"))
 HEAD = """# Results
@@ -25,4 +25,4 @@ def rows() -> list[Row]:
 
 if __name__ == "__main__":
     ordered = sorted(rows(), key=lambda row: (row.dataset, row.relevance, row.method, row.bits, row.seed))
-    print(f"{HEAD}\n{markdown(ordered)}", end="")
+    print(f"{HEAD}\n{grid_markdown(ordered)}", end="")

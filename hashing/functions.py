@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from .kernels import ACTIVATIONS, anchor_weights, rbf, squared_distances
+from .anchors import ACTIVATIONS, anchor_weights, rbf, squared_distances
 from .mapreduce import Array, Epoch, one_blas_thread
 
 ROWS = 4096
@@ -259,14 +259,14 @@ class DeepHash(SignFunction):
         return self.d, self.length
 
     def values(self, x: Array) -> Array:
-        from . import networks
+        from .deep import networks
 
         return networks.evaluated(_network(self), x)
 
 
 @lru_cache(maxsize=4)
 def _network(function: DeepHash) -> Any:
-    from . import networks
+    from .deep import networks
 
     parts = (function.network, function.d, function.length, function.views, function.split, function.hash_layer)
     return networks.with_parameters(networks.build(*parts), function.parameters)

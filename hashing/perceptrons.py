@@ -22,7 +22,7 @@ ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]
 }
 
 
-class Rows(NamedTuple):
+class CodedRows(NamedTuple):
     """n rows in memory, with what stays beside them."""
 
     ids: Array  # (n,) int64
@@ -88,7 +88,7 @@ Loss = Callable[[Outputs], tuple[float, Outputs]]
 Penalty = Callable[[Network], tuple[float, Network]]
 
 
-def outputs(rows: Rows, network: Network) -> Outputs:
+def outputs(rows: CodedRows, network: Network) -> Outputs:
     """Pass one: the sums over some rows."""
     h = network.forward(rows.x)[-1].astype(np.float64)
     match = np.abs(h).sum() if rows.b is None else np.vdot(h, rows.b)
@@ -98,7 +98,7 @@ def outputs(rows: Rows, network: Network) -> Outputs:
     return sums._replace(counts=rows.y.sum(axis=0), classes=rows.y.T @ h, energy=rows.y.T @ (h * h).sum(axis=1))
 
 
-def gradient(rows: Rows, network: Network, by: Outputs) -> tuple[Array]:
+def gradient(rows: CodedRows, network: Network, by: Outputs) -> tuple[Array]:
     """Pass two: the chain rule over some rows, from the derivatives by the sums to those by the parameters."""
     values = network.forward(rows.x)
     h = values[-1].astype(np.float64)
@@ -221,8 +221,8 @@ def principal_rows(
     return data.map_rows(partial(_rows, inputs=inputs, supervised=supervised), "principal rows"), inputs
 
 
-def _rows(batch: Batch, inputs: Inputs, supervised: bool) -> Rows:
-    return Rows(batch.ids, (batch.x - inputs.mean) @ inputs.basis, one_hot(batch) if supervised else None)
+def _rows(batch: Batch, inputs: Inputs, supervised: bool) -> CodedRows:
+    return CodedRows(batch.ids, (batch.x - inputs.mean) @ inputs.basis, one_hot(batch) if supervised else None)
 
 
 def with_itq_codes(rows: Data, n_bits: int, seed: int) -> Data:
@@ -231,11 +231,11 @@ def with_itq_codes(rows: Data, n_bits: int, seed: int) -> Data:
     return rows.map_rows(partial(_rotated_codes, rotation=rotation), "first codes")
 
 
-def _leading(rows: Rows, k: int) -> Rows:
-    return Rows(rows.ids, rows.x[:, :k])
+def _leading(rows: CodedRows, k: int) -> CodedRows:
+    return CodedRows(rows.ids, rows.x[:, :k])
 
 
-def _rotated_codes(rows: Rows, rotation: Array) -> Rows:
+def _rotated_codes(rows: CodedRows, rotation: Array) -> CodedRows:
     return rows._replace(b=sgn(rows.x[:, : len(rotation)] @ rotation).astype(np.int8))
 
 
@@ -268,11 +268,11 @@ def turned(rows: Data, network: Network) -> Network:
     return Network(weights, (*network.biases[:-1], biases), network.activations)
 
 
-def _activate(rows: Rows, network: Network) -> Rows:
-    return Rows(rows.ids, network.forward(rows.x)[-1])
+def _activate(rows: CodedRows, network: Network) -> CodedRows:
+    return CodedRows(rows.ids, network.forward(rows.x)[-1])
 
 
-def _code_moments(rows: Rows, network: Network) -> tuple[Array, Array]:
+def _code_moments(rows: CodedRows, network: Network) -> tuple[Array, Array]:
     h = with_ones(network.forward(rows.x)[-1])
     return h.T @ h, h.T @ rows.b
 
@@ -282,13 +282,15 @@ def with_ones(x: Array) -> Array:
     return np.hstack([x.astype(np.float64), np.ones((len(x), 1))])
 
 
-def reconstruction_moments(rows: Rows) -> tuple[Array, Array]:
+def reconstruction_moments(rows: CodedRows) -> tuple[Array, Array]:
     """[B 1]'[B 1] and [B 1]'X, of which `ridge` makes the linear decoder of the codes."""
     b = with_ones(rows.b)
     return b.T @ b, b.T @ rows.x
 
 
-def update_codes(rows: Rows, network: Network, step: Callable[[Rows, Array], Array] | None = None) -> Rows:
+def update_codes(
+    rows: CodedRows, network: Network, step: Callable[[CodedRows, Array], Array] | None = None
+) -> CodedRows:
     """The rows with the codes that `step` makes of them and of the network's outputs (n, n_bits); else their signs."""
     h = network.forward(rows.x)[-1].astype(np.float64)
     return rows._replace(b=(step(rows, h) if step else sgn(h)).astype(np.int8))

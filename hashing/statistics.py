@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from .kernels import anchor_weights, squared_distances
-from .mapreduce import Array, Batch, Data, Sum
+from .mapreduce import Array, Batch, Data
 
 
 class Moments(NamedTuple):
@@ -179,76 +177,3 @@ def one_hot(batch: Batch) -> Array:
         i = int(wrong.argmax())
         raise ValueError(f"expected one label for each row, found {batch.y[i].sum()} for id {batch.ids[i]}")
     return batch.y.astype(np.float64)
-
-
-class Clusters(NamedTuple):
-    """Groups of rows."""
-
-    centres: Array  # (k, d) float64
-    counts: Array  # (k,) rows
-
-
-def kmeans(data: Data, k: int, n_iter: int, seed: int) -> Clusters:
-    """Lloyd's algorithm over all rows from k rows drawn by key; fewer rows than k give as many centres.
-
-    A centre that loses all its rows stays where it is. The counts are those of the last iteration's centres before
-    they moved.
-    """
-    centres = data.reduce(Sample(k, seed), "first centres").x.astype(np.float64)
-    counts = np.zeros(len(centres))
-    for i in range(n_iter):
-        label = f"k-means {i + 1} of {n_iter}"
-        counts, sums = data.reduce(Sum(partial(_cluster_sums, centres=centres)), label)
-        centres = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centres)
-    return Clusters(centres, counts)
-
-
-def _cluster_sums(batch, centres):
-    x = batch.x.astype(np.float64)
-    member = np.zeros((len(x), len(centres)))
-    member[np.arange(len(x)), squared_distances(x, centres).argmin(axis=1)] = 1
-    return member.sum(axis=0), member.T @ x
-
-
-class AnchorGraph(NamedTuple):
-    """The graph A = Z diag(mass)^-1 Z' of n rows that meet through m anchors; each row and column of A sums to 1."""
-
-    anchors: Array  # (m, d) float64
-    sigma: float  # the kernel's width
-    mass: Array  # (m,) float64, Z'1 > 0; it sums to n, as the rows of Z sum to 1
-    gram: Array  # (m, m) float64, Z'Z
-
-
-def anchor_graph(data: Data, n_anchors: int, n_nearest: int, n_iter: int, seed: int) -> AnchorGraph:
-    """Anchors by k-means, at most one for ten rows; sigma the mean distance of a row to its n_nearest-th anchor.
-
-    An anchor that is among the nearest of no row is left out.
-    Source: Liu, Wang, Kumar & Chang, Hashing with graphs, ICML 2011, section 3.
-    """
-    n = int(data.reduce(Sum(_count), "count")[0])
-    n_anchors = min(n_anchors, n // 10)
-    if n_anchors < n_nearest:
-        raise ValueError(f"expected at least n_nearest = {n_nearest} anchors, one for ten rows, found {n_anchors}")
-    anchors = kmeans(data, n_anchors, n_iter, seed).centres
-    total = data.reduce(Sum(partial(_reach, anchors=anchors, n_nearest=n_nearest)), "sigma")[0]
-    sigma = float(total) / n
-    if not sigma:
-        raise ValueError(f"expected rows that differ, found the same few {n} times")
-    graph = partial(_anchor_sums, anchors=anchors, sigma=sigma, n_nearest=n_nearest)
-    mass, gram = data.reduce(Sum(graph), "anchor graph")
-    used = mass > 0
-    return AnchorGraph(anchors[used], sigma, mass[used], gram[np.ix_(used, used)])
-
-
-def _count(batch):
-    return (len(batch.ids),)
-
-
-def _reach(batch, anchors, n_nearest):
-    distances = squared_distances(batch.x.astype(np.float64), anchors)
-    return (np.sqrt(np.partition(distances, n_nearest - 1, axis=1)[:, n_nearest - 1]).sum(),)
-
-
-def _anchor_sums(batch, anchors, sigma, n_nearest):
-    z = anchor_weights(batch.x.astype(np.float64), anchors, sigma, n_nearest)
-    return z.sum(axis=0), z.T @ z

@@ -15,7 +15,7 @@ from typing import Any
 
 from hashing.mapreduce import Epoch, Worker
 
-STATE = "state.pt"
+STATE_FILE = "state.pt"
 RESTARTS = 3
 Progress = Callable[[str, int, int], None]  # label, items done, items in all
 OnEpoch = Callable[[Sequence[Epoch]], None]  # the epochs that have ended, at each report
@@ -44,7 +44,7 @@ class Here:
     device = "cpu"
 
     def latest(self) -> bytes | None:
-        if (file := self.folder / STATE).exists():
+        if (file := self.folder / STATE_FILE).exists():
             self.state = file.read_bytes()
         return self.state or None
 
@@ -52,9 +52,9 @@ class Here:
         self.state = state
         self.told(epochs, most)
         self.folder.mkdir(parents=True, exist_ok=True)
-        draft = self.folder / f"{STATE}.{os.getpid()}"
+        draft = self.folder / f"{STATE_FILE}.{os.getpid()}"
         draft.write_bytes(state)
-        draft.replace(self.folder / STATE)
+        draft.replace(self.folder / STATE_FILE)
 
 
 def train_here(loop: Loop, name: str, checkpoints: str, threads: int, told: Told) -> bytes:
@@ -93,7 +93,7 @@ class OnRay:
             ray.train.report(metrics)
             return
         with TemporaryDirectory() as folder:
-            (Path(folder) / STATE).write_bytes(state)
+            (Path(folder) / STATE_FILE).write_bytes(state)
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
@@ -216,7 +216,7 @@ def _listening(told: Told) -> Iterator[Any]:
 def state_of(checkpoint: Any) -> bytes:
     """The state that a checkpoint holds."""
     with checkpoint.as_directory() as folder:
-        return (Path(folder) / STATE).read_bytes()
+        return (Path(folder) / STATE_FILE).read_bytes()
 
 
 def tell(progress: Progress, on_epoch: OnEpoch, epochs: Sequence[Epoch], most: int) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 from hashing.functions import HashFunction, from_arrays, to_arrays
 from hashing.mapreduce import Array, Epoch
 
-from . import filesystem
+from .files import filesystem
 
 TRAINING = "training.json"
 
 
-def save(warehouse: str, function: HashFunction) -> str:
+def save_model(warehouse: str, function: HashFunction) -> str:
     """Write a hash function to `models/<digest>/`, and return the digest. What is there already stays."""
     from safetensors.numpy import save as to_bytes
 
@@ -22,20 +22,20 @@ def save(warehouse: str, function: HashFunction) -> str:
     tensors = to_bytes(arrays)
     header = json.dumps({"format": 1, "family": family, "n_bits": function.n_bits, "numbers": numbers}, sort_keys=True)
     digest = _digest(header.encode(), tensors)
-    filesystem.write(_url(warehouse, digest, "function.safetensors"), tensors)
-    filesystem.write(_url(warehouse, digest, "function.json"), header.encode())
+    filesystem.write_bytes(_url(warehouse, digest, "function.safetensors"), tensors)
+    filesystem.write_bytes(_url(warehouse, digest, "function.json"), header.encode())
     if function.epochs:
-        filesystem.write(_url(warehouse, digest, TRAINING), json.dumps(function.epochs).encode())
+        filesystem.write_bytes(_url(warehouse, digest, TRAINING), json.dumps(function.epochs).encode())
     return digest
 
 
-def load(warehouse: str, digest: str) -> HashFunction:
+def load_model(warehouse: str, digest: str) -> HashFunction:
     """The hash function of a digest. Raises ValueError where its content is not what was saved."""
     from safetensors.numpy import load as from_bytes
 
     try:
-        header = filesystem.read(_url(warehouse, digest, "function.json"))
-        tensors = filesystem.read(_url(warehouse, digest, "function.safetensors"))
+        header = filesystem.read_bytes(_url(warehouse, digest, "function.json"))
+        tensors = filesystem.read_bytes(_url(warehouse, digest, "function.safetensors"))
     except FileNotFoundError:
         raise FileNotFoundError(f"expected model {digest} in {warehouse}/models, found none") from None
     if (found := _digest(header, tensors)) != digest:
@@ -47,25 +47,25 @@ def load(warehouse: str, digest: str) -> HashFunction:
 def training(warehouse: str, digest: str) -> list[Epoch]:
     """The epochs in which a model was trained; none if it was not. Of the fit, which is no part of the digest."""
     url = _url(warehouse, digest, TRAINING)
-    epochs: list[Epoch] = json.loads(filesystem.read(url)) if filesystem.exists(url) else []
+    epochs: list[Epoch] = json.loads(filesystem.read_bytes(url)) if filesystem.exists(url) else []
     return epochs
 
 
 def remember(warehouse: str, fit: str, digest: str) -> None:
     """Note which model a fit (the digest of its specification and data) gave, so that a rerun need not fit again."""
-    filesystem.write(filesystem.join(warehouse, "models", "fits", fit), digest.encode())
+    filesystem.write_bytes(filesystem.join(warehouse, "models", "fits", fit), digest.encode())
 
 
 def recall(warehouse: str, fit: str) -> str | None:
     """The model of an earlier fit, if there was one."""
     url = filesystem.join(warehouse, "models", "fits", fit)
-    return filesystem.read(url).decode() if filesystem.exists(url) else None
+    return filesystem.read_bytes(url).decode() if filesystem.exists(url) else None
 
 
 def keep_pretrained(warehouse: str, content: bytes) -> str:
     """Keep a file of parameters that networks may start from under its digest, which is returned."""
     digest = hashlib.sha256(content).hexdigest()
-    filesystem.write(filesystem.join(warehouse, "pretrained", digest), content)
+    filesystem.write_bytes(filesystem.join(warehouse, "pretrained", digest), content)
     return digest
 
 
@@ -73,7 +73,7 @@ def pretrained(warehouse: str, digest: str) -> bytes:
     """The file of parameters of a digest. Raises ValueError where its content is not what was kept."""
     url = filesystem.join(warehouse, "pretrained", digest)
     try:
-        content = filesystem.read(url)
+        content = filesystem.read_bytes(url)
     except FileNotFoundError:
         expected = f"pretrained parameters {digest} in {warehouse}/pretrained"
         raise FileNotFoundError(f"expected {expected}, found none: --pretrained FILE brings them") from None

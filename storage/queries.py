@@ -11,8 +11,9 @@ import numpy as np
 
 from hashing.mapreduce import Array, Batch
 
-from . import columns, filesystem
-from .filesystem import join
+from .features import columns
+from .files import filesystem
+from .files.filesystem import join
 
 
 def frozen(warehouse: str, dataset: str, vocabulary: tuple[str | int, ...] = ()) -> Batch | None:
@@ -61,10 +62,10 @@ def current(warehouse: str, dataset: str) -> str | None:
     pointer = join(warehouse, "queries", dataset, "current.json")
     if not filesystem.exists(pointer):
         return None
-    return join(warehouse, "queries", dataset, json.loads(filesystem.read(pointer))["digest"] + ".parquet")
+    return join(warehouse, "queries", dataset, json.loads(filesystem.read_bytes(pointer))["digest"] + ".parquet")
 
 
-def neighbours(warehouse: str, digest: str) -> tuple[Array, Array] | None:
+def kept_neighbours(warehouse: str, digest: str) -> tuple[Array, Array] | None:
     """(ids, squared distances) (q, k) kept under the digest of what they depend on, if they were computed."""
     url = join(warehouse, "truth", f"{digest}.parquet")
     if not filesystem.touch(url):
@@ -80,7 +81,7 @@ def keep_neighbours(warehouse: str, digest: str, ids: Array, distances: Array) -
     import pyarrow as pa
 
     lists = [pa.FixedSizeListArray.from_arrays(pa.array(np.ravel(a)), ids.shape[1]) for a in (ids, distances)]
-    filesystem.write(
+    filesystem.write_bytes(
         join(warehouse, "truth", f"{digest}.parquet"), _write(pa.table(lists, ["neighbours", "distances"]))
     )
 
@@ -88,10 +89,10 @@ def keep_neighbours(warehouse: str, digest: str, ids: Array, distances: Array) -
 def _keep(warehouse: str, dataset: str, table: Any, replace: bool) -> None:
     content = _write(table)
     digest = hashlib.sha256(content).hexdigest()
-    filesystem.write(join(warehouse, "queries", dataset, f"{digest}.parquet"), content)
+    filesystem.write_bytes(join(warehouse, "queries", dataset, f"{digest}.parquet"), content)
     pointer, now = join(warehouse, "queries", dataset, "current.json"), json.dumps({"digest": digest}).encode()
     if replace:
-        filesystem.write(pointer, now)
+        filesystem.write_bytes(pointer, now)
     else:
         filesystem.create_exclusive(pointer, now)
 
@@ -99,7 +100,7 @@ def _keep(warehouse: str, dataset: str, table: Any, replace: bool) -> None:
 def _read(url: str) -> Any:
     import pyarrow.parquet as pq
 
-    return pq.read_table(io.BytesIO(filesystem.read(url)))
+    return pq.read_table(io.BytesIO(filesystem.read_bytes(url)))
 
 
 def _write(table: Any) -> bytes:

@@ -10,10 +10,10 @@ import numpy as np
 
 from hashing.mapreduce import Array
 
-from . import filesystem
+from .files import filesystem
 
 
-def write(url: str, blocks: Iterable[tuple[Array, Array, Array]], about: Mapping[str, str]) -> int:
+def write_found(url: str, blocks: Iterable[tuple[Array, Array, Array]], about: Mapping[str, str]) -> int:
     """Write blocks of (query, id, distance), each (m,) and sorted by query, whole or not at all. How many rows.
 
     query and id are int64; rank is int32 and counts from 1 within a query, which never lies in two blocks; distance is

@@ -19,12 +19,13 @@ import numpy as np
 import pytest
 
 from hashing.bits import pack
-from hashing.evaluation import HammingHistogram, average_precision
-from hashing.hamming import pack_labels
+from hashing.evaluation.histograms import HammingHistogram
+from hashing.evaluation.metrics import average_precision
+from hashing.hamming.distances import pack_labels
 from hashing.mapreduce import Batch
 from infra.executors import InProcess, connect
 from infra.settings import Settings
-from storage import iceberg
+from storage.tables import iceberg
 
 KEPT = ("HASHKILN_DATA", "HASHKILN_REQUIRE_DATA", "HASHKILN_FAULTS", "HASHKILN_FAULT_SEED")
 for name in [name for name in os.environ if name.startswith(("HASHKILN_", "PREFECT_", "RAY_", "AWS_"))]:

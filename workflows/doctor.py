@@ -11,12 +11,13 @@ from pathlib import Path
 
 from infra.executors import InProcess, connect
 from infra.settings import Settings
-from storage import filesystem, iceberg, tables
+from storage.files import filesystem
+from storage.tables import iceberg, table
 
 PINNED = {"fastapi": ("0.139", "0.151"), "sqlalchemy": ("2.0", "2.1")}  # outside, servers fail without a word
 
 
-def check() -> list[dict[str, str]]:
+def examine() -> list[dict[str, str]]:
     """Each thing, its state (ok or failed), and what was found."""
     settings = Settings()
     return [
@@ -50,15 +51,15 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _warehouse(settings: Settings) -> str:
     probe = filesystem.join(settings.warehouse_url, f".doctor-{uuid.uuid4().hex}")
-    filesystem.write(probe, b"probe")
-    if filesystem.read(probe) != b"probe":
+    filesystem.write_bytes(probe, b"probe")
+    if filesystem.read_bytes(probe) != b"probe":
         raise OSError(f"expected to read what was written to {probe}, found something else")
     filesystem.remove(probe)
     return f"{settings.warehouse_url}, can be written"
 
 
 def _catalog(settings: Settings) -> str:
-    found = tables.names(iceberg.connect(settings.catalog_url, settings.warehouse_url))
+    found = table.table_names(iceberg.connect(settings.catalog_url, settings.warehouse_url))
     return f"{len(found)} code table(s)"
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from infra.settings import Settings
-from storage import export as forms
+from storage.export import faiss, npy
 
-from .stages import open_table
+from .tables.opening import open_table
 
 
 def export(table: str, folder: str, form: Literal["npy", "faiss"] = "npy", version: str = "main") -> dict[str, Any]:
@@ -30,5 +30,5 @@ def export(table: str, folder: str, form: Literal["npy", "faiss"] = "npy", versi
         "bit_order": "bit j is byte j div 8, position j mod 8 (little); padding is zero",
         "vocabulary": opened.vocabulary,  # of which the columns of labels.npy are the places
     }
-    (forms.to_faiss if form == "faiss" else forms.to_npy)(shards, folder, about)
+    (faiss.to_faiss if form == "faiss" else npy.to_npy)(shards, folder, about)
     return {**about, "folder": folder}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from hashing.deep.weights import in_order, torch_state
 from hashing.mapreduce import Array
-from hashing.weights import in_order, torch_state
 from infra.settings import Settings
-from storage import filesystem, models
-from storage.download import download
+from storage import models
+from storage.files import filesystem
+from storage.files.download import download
 
 
 def keep(source: str, settings: Settings) -> str:
@@ -23,7 +24,7 @@ def keep(source: str, settings: Settings) -> str:
             download(source, target)
             content = target.read_bytes()
     else:
-        content = filesystem.read(filesystem.absolute(source))
+        content = filesystem.read_bytes(filesystem.absolute(source))
     try:
         _parameters(content)
     except ValueError as error:

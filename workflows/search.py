@@ -11,21 +11,24 @@ import numpy as np
 from prefect import flow
 from pydantic import Field, model_validator
 
-from hashing import search as statistics
 from hashing.bits import pack
 from hashing.functions import HashFunction
 from hashing.mapreduce import Array, Batch, Data, Executor, Statistic
+from hashing.neighbours import reranking
+from hashing.neighbours.candidates import AsymmetricTopK, CountWithin, TopK, Within, first, query_blocks
 from infra.executors import Progress, connect, silent
 from infra.settings import Settings
-from storage import datasets, filesystem, models, results, tombstones
-from storage.codes import CodeShard
-from storage.features import Dataset
+from storage import datasets, models, results
+from storage.features import deletions
+from storage.features.dataset import Dataset
+from storage.files import filesystem
 from storage.formats import npy, vecs
-from storage.tables import Version
+from storage.tables.parts import CodeShard
+from storage.tables.table import Version
 
-from .ingest import VECTOR_FILES, dataset_of
+from .datasets import VECTOR_FILES, dataset_of
 from .spec import Spec, Value
-from .stages import open_table
+from .tables.opening import open_table
 
 
 class Search(Value):
@@ -52,7 +55,7 @@ class Search(Value):
         return "asymmetric Hamming" if self.asymmetric else "Hamming"
 
 
-class Found(Value):
+class SearchReport(Value):
     """What a search came to."""
 
     table: str
@@ -113,25 +116,22 @@ class Reader:
         x, data = self._queries(x), Data(self.shards, self.executor)
         if asked.radius is not None:
             codes = self._codes(x)
-            counts = data.reduce(statistics.CountWithin(codes, asked.radius), "count")
-            for block in statistics.query_blocks(counts):
-                queries, distances, ids = data.reduce(statistics.Within(codes[block], asked.radius), "search")
+            counts = data.reduce(CountWithin(codes, asked.radius), "count")
+            for block in query_blocks(counts):
+                queries, distances, ids = data.reduce(Within(codes[block], asked.radius), "search")
                 yield queries + block.start, ids, distances
             return
         width = min(asked.rerank or asked.k, self.rows)
         if not width:
             yield (np.zeros(0, np.int64),) * 2 + (np.zeros(0),)
             return
-        for block in statistics.query_blocks(np.full(len(x), width)):
+        for block in query_blocks(np.full(len(x), width)):
             distances, ids = self._nearest(x[block], asked, width)
             yield np.repeat(np.arange(len(x))[block], ids.shape[1]), ids.ravel(), distances.ravel()
 
     def _nearest(self, x: Array, asked: Search, width: int) -> tuple[Array, Array]:
         statistic: Statistic[tuple[Array, Array], tuple[Array, Array]]
-        if asked.asymmetric:
-            statistic = statistics.AsymmetricTopK(self.function.project(x), width)
-        else:
-            statistic = statistics.TopK(self._codes(x), width)
+        statistic = AsymmetricTopK(self.function.project(x), width) if asked.asymmetric else TopK(self._codes(x), width)
         distances, ids = Data(self.shards, self.executor).reduce(statistic, "search")
         return self._rerank(x, ids, asked.k) if asked.rerank else (distances, ids)
 
@@ -144,19 +144,19 @@ class Reader:
             shard
             for shard in self.dataset.model_copy(update={"deleted": ()}).shards("base")
             if (part := encoded.get(shard.name))
-            and (part.version == now[shard.name] or tombstones.unmarked(part.version) == shard.version)
+            and (part.version == now[shard.name] or deletions.unmarked(part.version) == shard.version)
             and np.searchsorted(sought, part.min_id) < np.searchsorted(sought, part.max_id, "right")
         ]
         distances = np.full(candidates.shape, np.inf)
         if shards:
-            distances = Data(shards, self.executor).reduce(statistics.ListedDistances(x, candidates), "rerank")
+            distances = Data(shards, self.executor).reduce(reranking.ListedDistances(x, candidates), "rerank")
         if (lost := np.unique(candidates[np.isinf(distances)])).size:
             raise ValueError(
                 f"expected the vectors that {self.table} {self.version.name} was encoded from, found the shards of "
                 f"{lost.size} rows changed or gone (row {lost[0]}, …): run reindex, or search without ranking again"
             )
         empty = distances[:, :0], candidates[:, :0]
-        return statistics.first(empty, (distances, candidates), k)
+        return first(empty, (distances, candidates), k)
 
     def _codes(self, x: Array) -> Array:
         return pack(self.function.encode(x))
@@ -182,7 +182,7 @@ def open(table: str, version: str = "main", settings: Settings | None = None, pr
     shards = [CodeShard(shard.part, shard.n_bits) for shard in opened.shards(found.snapshot_id)]  # without labels
     if not shards:
         raise LookupError(f"expected a version with rows, found {found.name} of {table}, which is empty")
-    function = models.load(settings.warehouse_url, found.properties["model"])
+    function = models.load_model(settings.warehouse_url, found.properties["model"])
     return Reader(opened.name, found, function, shards, connect(settings, progress), settings)
 
 
@@ -193,7 +193,7 @@ def search(
     asked: Search | None = None,
     version: str = "main",
     progress: Progress = silent,
-) -> Found:
+) -> SearchReport:
     """Search for all queries of a split or a file (see `read_queries`), and write what is found to a Parquet file.
 
     Its columns: query and id (int64), rank (int32, from 1), distance (int32 or float64, as of Reader.search). Its
@@ -212,8 +212,8 @@ def search(
         "distance": asked.distance,
     }
     blocks = ((batch.ids[positions], ids, distances) for positions, ids, distances in reader.blocks(batch.x, asked))
-    rows = results.write(filesystem.absolute(out), blocks, about)
-    return Found(
+    rows = results.write_found(filesystem.absolute(out), blocks, about)
+    return SearchReport(
         table=reader.table,
         version=reader.version.name,
         distance=asked.distance,
@@ -225,7 +225,7 @@ def search(
 
 
 @flow(name="search")
-def search_flow(table: str, queries: str, out: str, asked: Search | None = None, version: str = "main") -> Found:
+def search_flow(table: str, queries: str, out: str, asked: Search | None = None, version: str = "main") -> SearchReport:
     """Search for all queries of a split or a file, on a schedule."""
     return search(table, queries, out, asked, version)
 
@@ -237,7 +237,7 @@ def read_queries(dataset: Dataset, source: str) -> Batch:
     """
     suffix = Path(source.removesuffix(".gz")).suffix
     if source not in dataset.splits and suffix in (".npy", *VECTOR_FILES):
-        x = npy.read(source) if suffix == ".npy" else np.concatenate(list(vecs.read(source)))
+        x = npy.read_npy(source) if suffix == ".npy" else np.concatenate(list(vecs.read_vecs(source)))
         if x.ndim != 2 or x.dtype.kind not in "fiu":
             raise ValueError(f"{source}: expected queries (q, d) of numbers, found {x.shape} {x.dtype}")
         return Batch(datasets.QUERY + np.arange(len(x)), x)

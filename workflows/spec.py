@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from hashing.methods import Method, check, method
+from hashing.methods import Method, check_hyperparameters, method
 
 Number = bool | int | float | str
 
@@ -59,7 +59,7 @@ class MethodSpec(Value):
                 raise ValueError(f"expected a {kind.__name__} for {self.method}'s {name}, found {value!r}")
         seed = {"seed": self.seed} if "seed" in known else {}
         built = cls(n_bits=self.bits, **seed, **self.parameters)  # type: ignore[call-arg]
-        check(built)
+        check_hyperparameters(built)
         return built
 
     @property

@@ -44,7 +44,7 @@ def method(name: str) -> type[Method]:
     return METHODS[name]
 
 
-def check(method: Method) -> None:
+def check_hyperparameters(method: Method) -> None:
     """Refuse hyper-parameters that mean nothing: ValueError with the name, what was expected and what was found.
 
     Numbers are finite and not negative, counts at least 1 unless 0 is their default; metadata of a field, `above`,
@@ -64,4 +64,5 @@ def check(method: Method) -> None:
 
 
 for _module in iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")
+    if not _module.name.startswith("_"):  # a kernel of the method whose name follows
+        import_module(f"{__name__}.{_module.name}")

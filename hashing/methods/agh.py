@@ -5,10 +5,9 @@ from functools import partial
 
 import numpy as np
 
+from ..anchors import anchor_eigenvectors, anchor_graph, anchor_weights
 from ..functions import AnchorGraphHash
-from ..kernels import anchor_eigenvectors, anchor_weights
 from ..mapreduce import Data, Sum
-from ..statistics import anchor_graph
 from . import register
 
 

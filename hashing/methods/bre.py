@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..anchors import anchor_width, rbf
 from ..functions import KernelHash
-from ..kernels import anchor_width, rbf
 from ..mapreduce import Array, Data, one_blas_thread
 from ..statistics import Sample, one_hot
 from . import register
@@ -17,7 +17,7 @@ def descend(u: Array, weight: Array, columns: Array, starts: Array, partners: Ar
 
     Row i is in pairs with partners[starts[i] : starts[i + 1]], which cost `gain` more where the bit tells them apart.
     """
-    from ..sweep_kernels import sweep
+    from ._bre_sweep import sweep
 
     lower = 0
     for q, column in enumerate(columns):

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..deep import Deep, Outputs, Tensor, linear
-from ..losses import cross_entropy
+from ..deep.contract import Outputs, Tensor
+from ..deep.losses import cross_entropy
+from ..deep.method import Deep, linear
 from ..mapreduce import Array, Data
 from ..statistics import label_sets
 from . import register

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..anchors import kmeans, squared_distances
 from ..functions import LinearHash
-from ..kernels import squared_distances
 from ..mapreduce import Data
-from ..statistics import kmeans
 from . import register
 
 

@@ -7,16 +7,15 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_array
 
+from ..anchors import anchor_eigenvectors, anchor_graph, anchor_weights
 from ..bits import sgn
 from ..functions import AnchorGraphHash
-from ..kernels import anchor_eigenvectors, anchor_weights
 from ..mapreduce import Array, Data, Sum
 from ..solvers import nearest_balanced, quantizing_rotation
-from ..statistics import anchor_graph
 from . import register
 
 
-class Rows(NamedTuple):
+class GraphRows(NamedTuple):
     z: csr_array  # (n, m)
     x: Array  # (n, n_bits), Y
 
@@ -59,7 +58,7 @@ class DGH:
 
 def _on_the_graph(weight, anchors, sigma, n_nearest, batch):
     z = csr_array(anchor_weights(batch.x.astype(np.float64), anchors, sigma, n_nearest))
-    return Rows(z, z @ weight)
+    return GraphRows(z, z @ weight)
 
 
 def _rotated(rows, rotation):

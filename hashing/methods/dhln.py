@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..deep import Deep, Outputs, Tensor, linear
-from ..losses import cross_entropy
+from ..deep.contract import Outputs, Tensor
+from ..deep.losses import cross_entropy
+from ..deep.method import Deep, linear
 from . import register
 
 

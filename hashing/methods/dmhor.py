@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..deep import Deep, Outputs, Tensor, linear
-from ..losses import quantization, soft_orthogonality
+from ..deep.contract import Outputs, Tensor
+from ..deep.losses import quantization, soft_orthogonality
+from ..deep.method import Deep, linear
 from . import register
 
 

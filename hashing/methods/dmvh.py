@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..deep import Deep, Outputs, Tensor
-from ..losses import contrastive, over_pairs, quantization, similarity, squared_distances
+from ..deep.contract import Outputs, Tensor
+from ..deep.losses import contrastive, over_pairs, quantization, similarity, squared_distances
+from ..deep.method import Deep
 from . import register
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..deep import Deep, Outputs, Tensor
-from ..losses import likelihood, over_pairs, sgn, similarity
+from ..deep.contract import Outputs, Tensor
+from ..deep.losses import likelihood, over_pairs, sgn, similarity
+from ..deep.method import Deep
 from . import register
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..deep import Deep, Outputs, Tensor
-from ..losses import contrastive, l1_quantization, over_pairs, similarity, squared_distances
+from ..deep.contract import Outputs, Tensor
+from ..deep.losses import contrastive, l1_quantization, over_pairs, similarity, squared_distances
+from ..deep.method import Deep
 from . import register
 
 

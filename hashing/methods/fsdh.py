@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..anchors import anchor_width, rbf
 from ..functions import KernelHash
-from ..kernels import anchor_width, rbf
 from ..mapreduce import Array, Data, Sum, one_blas_thread
 from ..statistics import Sample, one_hot
 from . import register

@@ -7,8 +7,8 @@ from math import gcd
 import numpy as np
 from scipy.sparse import csr_array
 
+from ..anchors import squared_distances
 from ..functions import ProductHash
-from ..kernels import squared_distances
 from ..mapreduce import Batch, Data, Sum, one_blas_thread
 from ..solvers import balanced_partition, top_eigenvectors
 from ..statistics import moments

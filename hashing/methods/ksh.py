@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..anchors import anchor_width, rbf
 from ..bits import sgn
 from ..functions import KernelHash
-from ..kernels import anchor_width, rbf
 from ..mapreduce import Batch, Data, Sum, one_blas_thread
 from ..solvers import lbfgs, top_eigenvectors
 from ..statistics import Sample, moments, one_hot

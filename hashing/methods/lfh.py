@@ -13,7 +13,7 @@ from ..statistics import Sample, keyed_signs, moments
 from . import register
 
 
-class Rows(NamedTuple):
+class LatentRows(NamedTuple):
     """What stays beside a shard."""
 
     ids: Array  # (n,)
@@ -26,7 +26,7 @@ def _rows(batch, n_bits, seed):
     if batch.y is None:
         raise ValueError("expected rows with labels, which a supervised method learns from, found rows without")
     y = batch.y.astype(np.float64)
-    return Rows(batch.ids, batch.x, y, keyed_signs(batch.ids, n_bits, seed))
+    return LatentRows(batch.ids, batch.x, y, keyed_signs(batch.ids, n_bits, seed))
 
 
 def _factors(rows):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..deep import Deep, Outputs, Tensor
-from ..losses import balance, decorrelation, likelihood, over_pairs, sgn, similarity
+from ..deep.contract import Outputs, Tensor
+from ..deep.losses import balance, decorrelation, likelihood, over_pairs, sgn, similarity
+from ..deep.method import Deep
 from . import register
 
 

@@ -6,15 +6,15 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from ..anchors import anchor_width, rbf
 from ..functions import KernelHash
-from ..kernels import anchor_width, rbf
 from ..mapreduce import Array, Data, Sum, one_blas_thread
 from ..solvers import discrete_descent
 from ..statistics import Sample, keyed_signs, one_hot
 from . import register
 
 
-class Rows(NamedTuple):
+class AnchoredRows(NamedTuple):
     """What stays beside a shard."""
 
     phi: Array  # (n, m + 1) float32, kernel features and a 1
@@ -24,7 +24,7 @@ class Rows(NamedTuple):
 
 def _rows(batch, anchors, gamma, n_bits, seed):
     phi = np.pad(rbf(batch.x.astype(np.float64), anchors, gamma), ((0, 0), (0, 1)), constant_values=1)
-    return Rows(phi.astype(np.float32), one_hot(batch), keyed_signs(batch.ids, n_bits, seed))
+    return AnchoredRows(phi.astype(np.float32), one_hot(batch), keyed_signs(batch.ids, n_bits, seed))
 
 
 def _gram(rows):

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..functions import CosineHash
 from ..mapreduce import Data
-from ..neighbours import NearestNeighbours
+from ..neighbours.exact import NearestNeighbours
 from ..statistics import Sample
 from . import register
 

@@ -5,8 +5,8 @@ from functools import partial
 
 import numpy as np
 
+from ..anchors import squared_distances
 from ..functions import SphericalHash
-from ..kernels import squared_distances
 from ..mapreduce import Batch, Data, one_blas_thread
 from ..statistics import Sample
 from . import register

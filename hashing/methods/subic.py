@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import log, log2
 
-from .. import losses
-from ..deep import Deep, Outputs, Tensor
-from ..losses import bit_entropy, cross_entropy
+from ..deep import losses
+from ..deep.contract import Outputs, Tensor
+from ..deep.losses import bit_entropy, cross_entropy
+from ..deep.method import Deep
 from . import register
 
 

@@ -7,13 +7,14 @@ from functools import partial
 
 import numpy as np
 
-from ..deep import Deep, Outputs, Tensor
+from ..anchors import anchor_eigenvectors, anchor_graph
+from ..deep.contract import Outputs, Tensor
+from ..deep.losses import binary_cross_entropy
+from ..deep.method import Deep
 from ..functions import AnchorGraphHash
-from ..kernels import anchor_eigenvectors
-from ..losses import binary_cross_entropy
 from ..mapreduce import Array, Batch, Data, Sum
 from ..solvers import top_eigenvectors
-from ..statistics import Sample, anchor_graph, word_counts
+from ..statistics import Sample, word_counts
 from . import register
 
 

@@ -2,7 +2,7 @@
 
 import difflib
 
-from .catalogue import DATASETS, LEARN, QUERY, Dataset, File, Split
+from .catalogue import DATASETS, LEARN, QUERY, File, NamedDataset, Split
 from .locate import SAMPLE, locate_or_fetch, provenance
 from .reading import groundtruth, lists_of, picture_lists, rows
 
@@ -30,7 +30,7 @@ def names() -> list[str]:
     return sorted(DATASETS)
 
 
-def get(name: str) -> Dataset:
+def get(name: str) -> NamedDataset:
     """The dataset of that name; ValueError, with the closest names, where there is none."""
     if name not in DATASETS:
         close = difflib.get_close_matches(name.lower(), DATASETS, n=4, cutoff=0.4) or names()

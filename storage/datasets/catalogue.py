@@ -39,7 +39,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Dataset:
+class NamedDataset:
     """A named dataset. Its splits are base, query, and learn where it has rows for training alone."""
 
     name: str
@@ -59,10 +59,10 @@ class Dataset:
         return files | {split.labels for split in self.splits.values() if self.format == "idx"}
 
 
-def _texmex(name: str, folder: str, about: str, d: int, sizes: tuple[int, int, int], archive: File) -> Dataset:
+def _texmex(name: str, folder: str, about: str, d: int, sizes: tuple[int, int, int], archive: File) -> NamedDataset:
     splits = _base_learn_query(f"{folder}_%s.fvecs", d, sizes)
     truth = f"{folder}_groundtruth.ivecs"
-    return Dataset(name, about, "CC0", "vector", "euclidean", "vecs", splits, (archive,), truth)
+    return NamedDataset(name, about, "CC0", "vector", "euclidean", "vecs", splits, (archive,), truth)
 
 
 def _base_learn_query(file: str, d: int, sizes: tuple[int, int, int]) -> Mapping[str, Split]:
@@ -81,7 +81,7 @@ def _local(name: str, size: int, sha256: str) -> File:
 
 def _idx(
     name: str, about: str, licence: str, mirrors: tuple[str, ...], published: dict[str, tuple[int, str]]
-) -> Dataset:
+) -> NamedDataset:
     splits = {
         split: Split(f"{part}-images-idx3-ubyte", n, 784, first, labels=f"{part}-labels-idx1-ubyte")
         for split, part, n, first in (("base", "train", 60_000, 0), ("query", "t10k", 10_000, QUERY))
@@ -90,12 +90,12 @@ def _idx(
         File(file, tuple(f"{url}/{file}" for url in mirrors), size, f"md5:{md5}")
         for file, (size, md5) in ((f"{stem}-ubyte.gz", facts) for stem, facts in published.items())
     )
-    return Dataset(name, about, licence, "vector", "labels", "idx", splits, files)
+    return NamedDataset(name, about, licence, "vector", "labels", "idx", splits, files)
 
 
 def _cifar(
     name: str, batches: tuple[str, ...], query: str, classes: tuple[int, ...], size: int, md5: str, folder: str
-) -> Dataset:
+) -> NamedDataset:
     splits = {
         "base": Split(batches[0], 50_000, 3072, more=batches[1:], classes=classes),
         "query": Split(query, 10_000, 3072, QUERY, classes=classes),
@@ -103,24 +103,24 @@ def _cifar(
     archive = f"{name}-binary.tar.gz"
     file = File(archive, (f"https://www.cs.toronto.edu/~kriz/{archive}",), size, f"md5:{md5}", folder)
     about = f"{name.upper()}: pictures of 32 x 32 in {classes[-1]} classes, as rows of pixels"
-    return Dataset(name, about, "of its author, A. Krizhevsky", "vector", "labels", "cifar", splits, (file,))
+    return NamedDataset(name, about, "of its author, A. Krizhevsky", "vector", "labels", "cifar", splits, (file,))
 
 
-def _lists(name: str, about: str) -> Dataset:
+def _lists(name: str, about: str) -> NamedDataset:
     splits = {split: Split(file, 0) for split, file in lists.FILES.items()}
     files = tuple(File(file, ()) for file in lists.FILES.values())
     about += "; local only: HashNet's lists train.txt, test.txt, database.txt, and the pictures below"
-    return Dataset(name, about, "of the pictures", "image", "labels", "lists", splits, files)
+    return NamedDataset(name, about, "of the pictures", "image", "labels", "lists", splits, files)
 
 
 def _ann_benchmarks(
     name: str, n: int, d: int, queries: int, metric: Literal["euclidean", "angular"], size: int | None = None
-) -> Dataset:
+) -> NamedDataset:
     file = f"{name}.hdf5"
     splits = {"base": Split(file, n, d, array="train"), "query": Split(file, queries, d, QUERY, array="test")}
     about = f"{name} of ann-benchmarks, with 100 neighbours"
     files = (File(file, (f"https://ann-benchmarks.com/{file}",), size),)
-    return Dataset(name, about, "of the original data", "vector", metric, "hdf5", splits, files, truth=file)
+    return NamedDataset(name, about, "of the original data", "vector", metric, "hdf5", splits, files, truth=file)
 
 
 def _cross(base: str, query: str) -> Mapping[str, Split]:
@@ -138,7 +138,7 @@ def _hashed(file: str, queries: int, n: int, column: str, labels: str) -> Mappin
 
 
 _ALL = (
-    Dataset(
+    NamedDataset(
         "sample",
         "45,500 SIFT descriptors drawn from photosift; shipped",
         "of the pictures, see ATTRIBUTION.md beside it",
@@ -231,7 +231,7 @@ _ALL = (
     *(_ann_benchmarks(f"glove-{d}-angular", 1_183_514, d, 10_000, "angular") for d in (25, 50, 100, 200)),
     _ann_benchmarks("nytimes-256-angular", 290_000, 256, 10_000, "angular"),
     _ann_benchmarks("deep-image-96-angular", 9_990_000, 96, 10_000, "angular"),
-    Dataset(
+    NamedDataset(
         "photosift",
         "SIFT descriptors of 850 pictures of Debian packages, in SIFT1M's form and size; local only",
         "of the pictures: BSD, Apache, CC-BY, CC-BY-SA, CC0 and gimp-help-en's own",
@@ -249,7 +249,7 @@ _ALL = (
         ),
         "groundtruth.ivecs",
     ),
-    Dataset(
+    NamedDataset(
         "openclipart",
         "drawings of 64 x 64, each with 1 to n of 56 labels; local only",
         "public domain",
@@ -259,7 +259,7 @@ _ALL = (
         _hashed("openclipart.parquet", 447, 4_740, "image", "labels"),
         (_local("openclipart.parquet", 6_084_255, "6ac95bc55bb5a94747195fb8e3adea9f72bc5ffe99b4e2c39fac8030ce082b72"),),
     ),
-    Dataset(
+    NamedDataset(
         "wordnet",
         "short definitions, each with one of 45 classes; local only",
         "WordNet 3.0",

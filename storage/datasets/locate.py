@@ -6,8 +6,8 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..download import Progress, digest, download, recorded
-from .catalogue import Dataset, File
+from ..files.download import Progress, digest, download, recorded
+from .catalogue import File, NamedDataset
 
 log = logging.getLogger(__name__)
 
@@ -15,7 +15,7 @@ SAMPLE = Path(__file__).parent.parent / "sample"
 
 
 def locate_or_fetch(
-    dataset: Dataset, data_dir: Path, source: str | Path | None = None, progress: Progress | None = None
+    dataset: NamedDataset, data_dir: Path, source: str | Path | None = None, progress: Progress | None = None
 ) -> dict[str, Path]:
     """Where each file is, by unpacked name: plain, .gz, or the .tar.gz that holds it.
 
@@ -46,11 +46,11 @@ def locate_or_fetch(
     return found
 
 
-def _names(dataset: Dataset, file: str) -> list[str]:
+def _names(dataset: NamedDataset, file: str) -> list[str]:
     return [file, f"{file}.gz", *(f.name for f in dataset.files if f.name.endswith(".tar.gz"))]
 
 
-def _find(dataset: Dataset, file: str, folders: list[Path]) -> Path | None:
+def _find(dataset: NamedDataset, file: str, folders: list[Path]) -> Path | None:
     unpacked = [f.folder or f.name.removesuffix(".tar.gz") for f in dataset.files if f.name.endswith(".tar.gz")]
     places = [place for folder in folders for place in (folder, *(folder / name for name in unpacked))]
     return next((p / name for p in places for name in _names(dataset, file) if (p / name).is_file()), None)
@@ -68,7 +68,7 @@ def _fetch(file: File, home: Path, mirror: str | None, progress: Progress | None
             log.warning("%s; trying the next mirror", error)
 
 
-def provenance(dataset: Dataset, files: Mapping[str, Path]) -> dict[Path, str]:
+def provenance(dataset: NamedDataset, files: Mapping[str, Path]) -> dict[Path, str]:
     """What is known of each file: "verified, ..." where it is the published one, else "unverified, ..." and why.
 
     Reads the files that have a checksum to compare with. An unverified file can be used: its rows are checked as read.
@@ -76,7 +76,7 @@ def provenance(dataset: Dataset, files: Mapping[str, Path]) -> dict[Path, str]:
     return {path: _provenance(dataset, path) for path in sorted(set(files.values()))}
 
 
-def _provenance(dataset: Dataset, path: Path) -> str:
+def _provenance(dataset: NamedDataset, path: Path) -> str:
     if dataset.name == "sample":
         return "verified, shipped with hashkiln"
     published = next((file.checksum for file in dataset.files if file.name == path.name), None)

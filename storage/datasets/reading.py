@@ -12,15 +12,15 @@ import numpy as np
 from hashing.mapreduce import Array
 from hashing.statistics import keyed_hash
 
-from ..formats import Rows, cifar, hdf5, idx, lists, vecs
-from . import views
-from .catalogue import LEARN, QUERY, Dataset, Split
+from ..formats import FeatureRows, cifar, hdf5, idx, lists, vecs
+from . import multimodal
+from .catalogue import LEARN, QUERY, NamedDataset, Split
 
 SEED = 0  # of the keyed hash that makes one row in ten a query
 PARQUET_ROWS = 4096
 
 
-def rows(dataset: Dataset, split: str, files: Mapping[str, Path]) -> Iterator[Rows]:
+def rows(dataset: NamedDataset, split: str, files: Mapping[str, Path]) -> Iterator[FeatureRows]:
     """The rows of a split, in blocks of a few MB. files: what locate_or_fetch returned.
 
     Raises ValueError for an unknown split and for files that are damaged or have other rows than they should.
@@ -30,17 +30,17 @@ def rows(dataset: Dataset, split: str, files: Mapping[str, Path]) -> Iterator[Ro
     return _checked(dataset, split, _READERS[dataset.format](dataset.splits[split], files))
 
 
-def groundtruth(dataset: Dataset, files: Mapping[str, Path]) -> Array | None:
+def groundtruth(dataset: NamedDataset, files: Mapping[str, Path]) -> Array | None:
     """(q, k) int64 ids of the nearest base rows of each query, nearest first; None where the dataset has none."""
     if dataset.truth not in files:
         return None
     path, query, n = files[dataset.truth], dataset.splits["query"], dataset.splits["base"].n
     if dataset.format == "vecs":
-        blocks = vecs.read(path, _member(path, dataset.truth))
+        blocks = vecs.read_vecs(path, _member(path, dataset.truth))
     elif dataset.format == "hdf5":
         if (metric := hdf5.metric(path)) not in (None, dataset.metric):
             raise ValueError(f"{path}: expected neighbours of distance {dataset.metric}, found {metric}")
-        blocks = hdf5.read(path, "neighbors")
+        blocks = hdf5.read_hdf5(path, "neighbors")
     else:
         shards = _parquet(Split(dataset.truth, query.n, array="neighbours"), files)
         blocks = (np.asarray(block.x) for block in shards)
@@ -51,7 +51,7 @@ def groundtruth(dataset: Dataset, files: Mapping[str, Path]) -> Array | None:
     return ids
 
 
-def _checked(dataset: Dataset, split: str, blocks: Iterator[Rows]) -> Iterator[Rows]:
+def _checked(dataset: NamedDataset, split: str, blocks: Iterator[FeatureRows]) -> Iterator[FeatureRows]:
     expected, n = dataset.splits[split], 0
     where = f"{dataset.name}, split {split} ({expected.file})"
     for block in blocks:
@@ -66,9 +66,9 @@ def _checked(dataset: Dataset, split: str, blocks: Iterator[Rows]) -> Iterator[R
         raise ValueError(f"{where}: expected {expected.n} rows, found {'more' if n > expected.n else n}")
 
 
-def _numbered(blocks: Iterator[Array], first: int) -> Iterator[Rows]:
+def _numbered(blocks: Iterator[Array], first: int) -> Iterator[FeatureRows]:
     for x in blocks:
-        yield Rows(np.arange(first, first + len(x)), x)
+        yield FeatureRows(np.arange(first, first + len(x)), x)
         first += len(x)
 
 
@@ -76,34 +76,34 @@ def _member(path: Path, file: str) -> str | None:
     return file if path.name.endswith(".tar.gz") else None
 
 
-def _vecs(split: Split, files: Mapping[str, Path]) -> Iterator[Rows]:
+def _vecs(split: Split, files: Mapping[str, Path]) -> Iterator[FeatureRows]:
     path = files[split.file]
-    return _numbered(vecs.read(path, _member(path, split.file)), split.first_id)
+    return _numbered(vecs.read_vecs(path, _member(path, split.file)), split.first_id)
 
 
-def _hdf5(split: Split, files: Mapping[str, Path]) -> Iterator[Rows]:
-    return _numbered(hdf5.read(files[split.file], split.array), split.first_id)
+def _hdf5(split: Split, files: Mapping[str, Path]) -> Iterator[FeatureRows]:
+    return _numbered(hdf5.read_hdf5(files[split.file], split.array), split.first_id)
 
 
-def _idx(split: Split, files: Mapping[str, Path]) -> Iterator[Rows]:
-    labels = np.concatenate(list(idx.read(files[split.labels])))
+def _idx(split: Split, files: Mapping[str, Path]) -> Iterator[FeatureRows]:
+    labels = np.concatenate(list(idx.read_idx(files[split.labels])))
     if labels.shape != (split.n,):
         raise ValueError(f"{files[split.labels]}: expected {split.n} labels, found sizes {labels.shape}")
-    pictures = (x.reshape(len(x), -1) for x in idx.read(files[split.file]))
+    pictures = (x.reshape(len(x), -1) for x in idx.read_idx(files[split.file]))
     for ids, x, _ in _numbered(pictures, split.first_id):
         at = ids[0] - split.first_id
-        yield Rows(ids, x, labels[at : at + len(x), None].tolist())
+        yield FeatureRows(ids, x, labels[at : at + len(x), None].tolist())
 
 
-def _cifar(split: Split, files: Mapping[str, Path]) -> Iterator[Rows]:
+def _cifar(split: Split, files: Mapping[str, Path]) -> Iterator[FeatureRows]:
     first = split.first_id
     for file in (split.file, *split.more):
-        for block in cifar.read(files[file], _member(files[file], file), split.classes):
+        for block in cifar.read_cifar(files[file], _member(files[file], file), split.classes):
             yield block._replace(ids=first + block.ids)
         first += int(block.ids[-1]) + 1
 
 
-def _lists(split: Split, files: Mapping[str, Path]) -> Iterator[Rows]:
+def _lists(split: Split, files: Mapping[str, Path]) -> Iterator[FeatureRows]:
     return picture_lists({name: files[file] for name, file in lists.FILES.items()})[_SPLIT[split.file]]
 
 
@@ -113,20 +113,20 @@ def lists_of(folder: str) -> dict[str, Path]:
     return {split: path for split, path in found.items() if path.is_file()} if found["base"].is_file() else {}
 
 
-def picture_lists(paths: Mapping[str, Path]) -> dict[str, Iterator[Rows]]:
+def picture_lists(paths: Mapping[str, Path]) -> dict[str, Iterator[FeatureRows]]:
     """The rows of each split, of the lists of a folder: base, and learn and query where there are any."""
     lines = {split: lists.entries(path) for split, path in paths.items()}
     known = lists.ids(lines, {"base": 0, "learn": LEARN, "query": QUERY})
-    return {split: lists.read(path, lines[split], known) for split, path in paths.items()}
+    return {split: lists.read_pictures(path, lines[split], known) for split, path in paths.items()}
 
 
-def _parquet(split: Split, files: Mapping[str, Path]) -> Iterator[Rows]:
+def _parquet(split: Split, files: Mapping[str, Path]) -> Iterator[FeatureRows]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = files[split.file]
-    columns = [name for name in ("id", split.array, split.labels, *views.COLUMNS.get(split.view, ())) if name]
-    rarity = views.rarities(_said(path, columns)) if split.view else np.zeros(0)
+    columns = [name for name in ("id", split.array, split.labels, *multimodal.COLUMNS.get(split.view, ())) if name]
+    rarity = multimodal.rarities(_said(path, columns)) if split.view else np.zeros(0)
     for shard in sorted(path.glob("*.parquet")) if path.is_dir() else [path]:
         try:
             with pq.ParquetFile(shard) as file:
@@ -147,18 +147,18 @@ def _said(path: Path, columns: list[str]) -> Iterator[str]:
 
     for batch in pq.ParquetFile(path).iter_batches(PARQUET_ROWS, columns=[c for c in columns if c != "image"]):
         base = ~_of_queries(batch["id"].to_numpy())
-        yield from compress(views.texts(batch), base)
+        yield from compress(multimodal.texts(batch), base)
 
 
-def _rows(batch: Any, split: Split, rarity: Array) -> Rows:
+def _rows(batch: Any, split: Split, rarity: Array) -> FeatureRows:
     """A record batch: lists of numbers become an (n, d) array, a single label a list of one."""
     labels = label_lists(batch[split.labels]) if split.labels else None
     if split.view:
-        return views.viewed(batch, split.view, rarity, labels or [])
+        return multimodal.viewed(batch, split.view, rarity, labels or [])
     x = batch[split.array]
     vectors = hasattr(x.type, "list_size")
     values = x.flatten().to_numpy().reshape(len(x), x.type.list_size) if vectors else x.to_pylist()
-    return Rows(batch["id"].to_numpy(), values, labels)
+    return FeatureRows(batch["id"].to_numpy(), values, labels)
 
 
 def label_lists(column: Any) -> list[Any]:
@@ -167,14 +167,14 @@ def label_lists(column: Any) -> list[Any]:
     return [[label] for label in labels] if labels and isinstance(labels[0], str) else labels
 
 
-def _part(block: Rows, split: Split) -> Rows:
+def _part(block: FeatureRows, split: Split) -> FeatureRows:
     """The rows that a keyed hash of their ids puts into the split's part; all where no part is named."""
     if not split.hashed:
         return block
     keep = _of_queries(block.ids) == (split.hashed == "query")
     x: Any = block.x[keep] if isinstance(block.x, np.ndarray) else list(compress(block.x, keep))
     labels: Any = list(compress(block.labels or (), keep)) or None
-    return Rows(block.ids[keep] + split.first_id, x, labels)
+    return FeatureRows(block.ids[keep] + split.first_id, x, labels)
 
 
 def _of_queries(ids: Array) -> Array:

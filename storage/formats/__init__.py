@@ -15,7 +15,7 @@ from hashing.mapreduce import Array
 BLOCK_BYTES = 4 << 20  # of one block of rows
 
 
-class Rows(NamedTuple):
+class FeatureRows(NamedTuple):
     """n consecutive rows as a file holds them."""
 
     ids: Array  # (n,) int64

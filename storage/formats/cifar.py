@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from . import BLOCK_BYTES, Rows, opened, read_exactly
+from . import BLOCK_BYTES, FeatureRows, opened, read_exactly
 
 SIDE, CHANNELS = 32, 3
 PIXELS = CHANNELS * SIDE**2
 
 
-def read(path: str | Path, member: str | None = None, classes: tuple[int, ...] = (10,)) -> Iterator[Rows]:
+def read_cifar(path: str | Path, member: str | None = None, classes: tuple[int, ...] = (10,)) -> Iterator[FeatureRows]:
     """Blocks of rows: ids from 0 on, (n, 3072) uint8 pixels as (h, w, c), and the last label.
 
     classes: how many each byte of labels tells apart; (20, 100) of CIFAR-100, coarse and fine. path is plain, .gz, or a
@@ -37,7 +37,7 @@ def read(path: str | Path, member: str | None = None, classes: tuple[int, ...] =
                 raise ValueError(f"{where}: expected labels below {classes}, found {found} in row {at}")
             planes = block[:, len(classes) :].reshape(-1, CHANNELS, SIDE, SIDE)
             pixels = planes.transpose(0, 2, 3, 1).reshape(-1, PIXELS)
-            yield Rows(np.arange(row, row + len(block)), pixels, labels[:, -1:].tolist())
+            yield FeatureRows(np.arange(row, row + len(block)), pixels, labels[:, -1:].tolist())
             row += len(block)
     if not row:
         raise ValueError(f"{where}: expected rows of {width} bytes, found an empty file")

@@ -15,7 +15,7 @@ from . import BLOCK_BYTES
 DTYPES = {"train": "float32", "test": "float32", "neighbors": "int32", "distances": "float32"}
 
 
-def read(path: str | Path, key: str) -> Iterator[Array]:
+def read_hdf5(path: str | Path, key: str) -> Iterator[Array]:
     """Blocks (n, d) of train, test or distances (float32), or of neighbors (int32: positions in train).
 
     Raises ValueError where the file is not HDF5, lacks one of the four arrays, or the array is not a matrix of numbers.

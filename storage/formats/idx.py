@@ -18,7 +18,7 @@ from . import BLOCK_BYTES, opened, read_exactly
 DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
-def read(path: str | Path) -> Iterator[Array]:
+def read_idx(path: str | Path) -> Iterator[Array]:
     """Blocks (n, ...) of consecutive items, in the machine's byte order: (n, 28, 28) uint8 pictures, (n,) uint8 labels.
 
     path is plain or .gz. Raises ValueError where magic number or sizes are not IDX's, and where the file holds more

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import Rows
+from . import FeatureRows
 
 FILES = {"base": "database.txt", "learn": "train.txt", "query": "test.txt"}
 ROWS = 256  # of a block
@@ -54,7 +54,7 @@ def ids(lists: Mapping[str, list[Entry]], first: Mapping[str, int]) -> dict[str,
     return known
 
 
-def read(path: str | Path, lines: list[Entry], known: Mapping[str, int]) -> Iterator[Rows]:
+def read_pictures(path: str | Path, lines: list[Entry], known: Mapping[str, int]) -> Iterator[FeatureRows]:
     """The rows of a list. Raises ValueError where a picture is not there, or is there twice.
 
     Pictures are looked for beside the list, and below: of a path that leads elsewhere, such as that of the machine on
@@ -71,7 +71,7 @@ def read(path: str | Path, lines: list[Entry], known: Mapping[str, int]) -> Iter
             if (place := _find(root, entry.path)) is None:
                 raise ValueError(f"{path}: expected {entry.path} below {root}, found none, in line {entry.line}")
             pictures.append(place.read_bytes())
-        yield Rows(np.array([known[entry.path] for entry in block]), pictures, [entry.labels for entry in block])
+        yield FeatureRows(np.array([known[entry.path] for entry in block]), pictures, [entry.labels for entry in block])
 
 
 def _find(root: Path, path: str) -> Path | None:

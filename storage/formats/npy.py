@@ -9,7 +9,7 @@ import numpy as np
 from hashing.mapreduce import Array
 
 
-def read(path: str | Path) -> Array:
+def read_npy(path: str | Path) -> Array:
     """The array of a file, read as it is used. Raises ValueError for anything else, also for arrays of objects."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -19,7 +19,7 @@ DTYPES: dict[str, np.dtype[Any]] = {".fvecs": np.dtype("<f4"), ".bvecs": np.dtyp
 MAX_DIMENSION = 1 << 20
 
 
-def read(path: str | Path, member: str | None = None) -> Iterator[Array]:
+def read_vecs(path: str | Path, member: str | None = None) -> Iterator[Array]:
     """Blocks (n, d) of consecutive rows: float32 of .fvecs, uint8 of .bvecs, int32 of .ivecs.
 
     path is plain, .gz, or, with a member, a .tar.gz. Raises ValueError, with row and byte offset, where the dimension

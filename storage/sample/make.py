@@ -27,7 +27,7 @@ NEIGHBOURS = 100
 
 def draw(path: Path, n: int) -> Array:
     """n rows (n, d) of a vecs file: those whose position hashes lowest, in the order of their hashes."""
-    x = np.concatenate(list(vecs.read(path)))
+    x = np.concatenate(list(vecs.read_vecs(path)))
     return x[np.argsort(keyed_hash(np.arange(len(x)), SEED), kind="stable")[:n]]
 
 

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
+import hashing.hamming_kernels
+import hashing.neighbour_kernels  # noqa: F401
 import numpy as np
 import pyarrow.parquet  # noqa: F401  (imported now, so that no child has to)
 import pyiceberg.catalog.sql
@@ -25,13 +27,11 @@ import safetensors.numpy  # noqa: F401
 import scipy.linalg  # noqa: F401
 import sqlalchemy.event
 
-import hashing.hamming_kernels
-import hashing.neighbour_kernels  # noqa: F401
 from infra.executors import connect
 from infra.settings import Settings
-from storage import iceberg, tables
-from storage.tables import CodeTable
-from workflows import deletion, maintenance, stages, versions  # noqa: F401
+from storage.tables import iceberg
+from storage.tables.table import CodeTable, load_table
+from workflows.reindex import fitting, gate, publishing, staging
 from workflows.spec import Spec
 
 PAUSE = 0.005  # seconds between two reads: the others need the processor, too
@@ -58,17 +58,17 @@ def reindex(pipe: Connection, environment: dict[str, str], spec: str, harm: Harm
 
     try:
         begin("fit")
-        model = stages.fit(of, settings, executor)
+        model = fitting.fit(of, settings, executor)
         begin("stage")
-        staged = stages.stage(of, settings, executor, model)
+        staged = staging.stage(of, settings, executor, model)
         version = staged.base
         if not staged.unchanged:
             begin("evaluate")
-            report = stages.evaluate(of, settings, executor, staged)
+            report = gate.evaluate_staged(of, settings, executor, staged)
             begin("gate")
-            verdict = stages.gate(of, settings, staged, report)
+            verdict = gate.gate(of, settings, staged, report)
             begin("publish")
-            version = stages.publish(of, settings, staged, report, verdict, "")
+            version = publishing.publish(of, settings, staged, report, verdict, "")
     except Exception as error:
         pipe.send(("failed", f"{type(error).__name__}: {error}"))
         sys.exit(1)
@@ -165,7 +165,7 @@ def content(name: str, version: str) -> str:
 
 
 def open_table(settings: Settings, name: str) -> CodeTable:
-    return tables.open_table(iceberg.connect(settings.catalog_url, settings.warehouse_url), name)
+    return load_table(iceberg.connect(settings.catalog_url, settings.warehouse_url), name)
 
 
 def published(table: CodeTable, version: str = "main") -> tuple[np.ndarray, np.ndarray]:

@@ -15,9 +15,9 @@ from conftest import blobs
 from faulty_proxy import FaultyProxy
 
 from infra.settings import Settings
-from storage import filesystem
-from storage.filesystem import join
-from workflows.stages import open_table
+from storage.files import filesystem
+from storage.files.filesystem import join
+from workflows.tables.opening import open_table
 
 D, TABLE = 16, "many__itq16"
 ASKED = ["--dataset", "many", "--bits", "16", "--queries", "20", "--relevance", "neighbours", "--neighbours", "5"]
@@ -34,7 +34,7 @@ class Place:
         batch, file = blobs(300, D, seed=seed, first_id=1000 * number), io.BytesIO()
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(batch.x.ravel()), D)
         pq.write_table(pa.table({"id": batch.ids, "vector": vectors}), file)
-        filesystem.write(join(self.source, f"{number}.parquet"), file.getvalue())
+        filesystem.write_bytes(join(self.source, f"{number}.parquet"), file.getvalue())
 
     def hashkiln(self, *arguments):
         command = [Path(sys.executable).with_name("hashkiln"), *arguments, "--json"]

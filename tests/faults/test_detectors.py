@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from storage import commits
+from storage.tables import commits
 
 from . import world
 from .conftest import SEED

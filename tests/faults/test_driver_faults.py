@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from workflows import versions
+from workflows.tables import history
 
 from .conftest import SEED
 from .world import NO_HARM, REFIT, SPEC, TABLE, Harm
@@ -109,7 +109,7 @@ def test_publish_during_rollback(ready, draw, injected):
         run = world.start(SPEC)
         run.hear_of(draw.choice(["stage", "evaluate", "gate", "publish"]))
         time.sleep(draw.uniform(0, 0.3))
-        ends = [world.call(versions.rollback, TABLE, "v1").end(), run.end()]
+        ends = [world.call(history.rollback, TABLE, "v1").end(), run.end()]
         injected(ends[1].stage)
         assert all(end.result or end.error.startswith("PublishConflict") for end in ends), ends
         assert any(end.result for end in ends), ends

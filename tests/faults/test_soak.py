@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from workflows import maintenance, versions
+from workflows.tables import gc, history
 
 from .conftest import SEED
 from .world import REFIT, SPEC, TABLE, World
@@ -28,10 +28,10 @@ def test_soak(children, tmp_path):
             if rng.random() < 0.2:
                 world.delete(rng.sample(world.ids(), 7))
             if rng.random() < 0.2:
-                rolled_back = world.call(versions.rollback, TABLE).end()
+                rolled_back = world.call(history.rollback, TABLE).end()
                 assert rolled_back.result or "deleted rows" in rolled_back.error, rolled_back
                 world.recover()
             if rng.random() < 0.2:
-                collected = world.call(maintenance.gc, TABLE, 1, 5).end()
+                collected = world.call(gc.gc, TABLE, 1, 5).end()
                 assert collected.result, collected
     assert world.table().version().number > ROUNDS // 2

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from workflows import maintenance
+from workflows.tables import verify
 
 from . import driver
 from .conftest import prepare
@@ -128,7 +128,7 @@ def refused_until_repaired(world, path, harm, adopted=False):
     harm(path, content)
     for version, shards in holders.items():
         read = world.call(driver.content, TABLE, version).end()
-        verified = world.call(maintenance.verify, TABLE, version).end()
+        verified = world.call(verify.verify, TABLE, version).end()
         assert bool(read.error) == bool(verified.result.problems) == bool(shards), (read, verified)
         assert not shards or (path.name in read.error and path.name in verified.result.problems[0])
     if adopted:
@@ -142,7 +142,7 @@ def refused_until_repaired(world, path, harm, adopted=False):
     ended = world.reindex()
     assert ended.result, ended
     world.check()
-    assert not world.call(maintenance.verify, TABLE).end().result.problems
+    assert not world.call(verify.verify, TABLE).end().result.problems
 
 
 PLACES = [in_the_way, on_a_branch, published]

@@ -19,12 +19,14 @@ import pyarrow.parquet as pq
 from hashing.bits import pack
 from hashing.mapreduce import Batch
 from infra.settings import Settings
-from storage import filesystem, models, queries
-from storage.codes import Part
-from storage.features import Columns, FeatureShard
-from storage.tables import CodeTable
-from workflows import deletion, ingest, maintenance
+from storage import models, queries
+from storage.features.shard import Columns, FeatureShard
+from storage.files import filesystem
+from storage.tables.parts import Part
+from storage.tables.table import CodeTable
+from workflows import datasets
 from workflows.spec import Spec
+from workflows.tables import deletion, gc
 
 from . import driver
 from .child import Child, Ended
@@ -66,7 +68,7 @@ class World:
     def begin(self, rng: random.Random) -> None:
         """Shards, and the dataset that uses them where they lie."""
         self._add(SHARDS, rng)
-        ingest.ingest_source(DATASET, self.source, self.settings, Columns())
+        datasets.ingest_source(DATASET, self.source, self.settings, Columns())
         self.complete = {driver.fingerprint(np.zeros(0, np.int64), np.zeros((0, 2), np.uint8))}
 
     def change(self, rng: random.Random, added: int = 3, changed: int = 3, removed: int = 2) -> None:
@@ -109,7 +111,7 @@ class World:
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(batch.x.ravel()), D)
         file = io.BytesIO()
         pq.write_table(pa.table({"id": batch.ids, "vector": vectors}), file)
-        filesystem.write(filesystem.join(self.source, name), file.getvalue())
+        filesystem.write_bytes(filesystem.join(self.source, name), file.getvalue())
         self.rows[name] = batch
 
     # --- states to come back to ------------------------------------------------------------------------------------
@@ -142,7 +144,7 @@ class World:
 
     def shards(self) -> dict[str, FeatureShard]:
         """The source as the product sees it now: tiny files may be bundled, and rows deleted."""
-        dataset = ingest.dataset_of(Spec.model_validate(SPEC), self.settings)
+        dataset = datasets.dataset_of(Spec.model_validate(SPEC), self.settings)
         return {shard.name: shard for shard in dataset.shards("base")}
 
     def committed(self) -> dict[str, dict[str, Part]]:
@@ -164,7 +166,7 @@ class World:
         """Ids and codes of all rows of the source, encoded in one go."""
         ids = np.concatenate([batch.ids for batch in self.rows.values()])
         x = np.concatenate([batch.x for batch in self.rows.values()])
-        return ids, pack(models.load(self.settings.warehouse_url, model).encode(x))
+        return ids, pack(models.load_model(self.settings.warehouse_url, model).encode(x))
 
     def recover(self, spec: dict[str, Any] = SPEC) -> Ended:
         """The next run finishes, encodes no row that was committed, and readers then get every row once."""
@@ -215,7 +217,7 @@ class World:
 
     def collect(self) -> None:
         """gc without a grace time leaves exactly what the versions reach."""
-        collected = self.call(maintenance.gc, None, 0, None, False, True).end()
+        collected = self.call(gc.gc, None, 0, None, False, True).end()
         assert collected.result, collected
         table = self.table()
         metadata, io = table.iceberg.metadata, table.iceberg.io
@@ -241,7 +243,7 @@ class World:
         for url in (file.url for file in filesystem.inventory(warehouse)):
             match filesystem.below(warehouse, url).split("/"):
                 case ["models", "fits", _]:
-                    needed = filesystem.read(url).decode() in named
+                    needed = filesystem.read_bytes(url).decode() in named
                 case ["models", model, _]:
                     needed = model in named
                 case ["queries", _, name]:

@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 from conftest import blobs, cut
 
+from hashing.anchors import anchor_eigenvectors, anchor_graph, anchor_weights
 from hashing.bits import sgn
 from hashing.functions import AnchorGraphHash
-from hashing.kernels import anchor_eigenvectors, anchor_weights
 from hashing.mapreduce import Batch, Data
 from hashing.methods import dgh, kmh
 from hashing.methods.agh import AGH
 from hashing.methods.dgh import DGH
 from hashing.methods.kmh import KMH
 from hashing.solvers import balanced_partition, nearest_balanced
-from hashing.statistics import anchor_graph
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ import pytest
 import torch
 from conftest import blobs
 
-from hashing.bodies import BODIES, Picture, picture_shape
-from hashing.deep import Deep
+from hashing.deep.backbones import BODIES, Picture, picture_shape
+from hashing.deep.method import Deep
+from hashing.deep.networks import augmented, build, load_pretrained
+from hashing.deep.weights import in_order
 from hashing.functions import DeepHash
-from hashing.networks import augmented, build, load_pretrained
-from hashing.weights import in_order
 
 BITS = 12
 LARGE = ("alexnet", "cnn_f", "vgg16", "resnet18", "resnet50")

@@ -7,8 +7,9 @@ import pytest
 import torch
 from conftest import blobs, cut
 
-from hashing import losses, networks, sgd
-from hashing.deep import Deep, Outputs, facts
+from hashing.deep import losses, networks, sgd
+from hashing.deep.contract import Outputs
+from hashing.deep.method import Deep, facts
 from hashing.mapreduce import Batch, Data
 from hashing.methods import METHODS
 from hashing.methods.cnnh import factored

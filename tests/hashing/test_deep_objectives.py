@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hashing.deep import Outputs
+from hashing.deep.contract import Outputs
 from hashing.methods import METHODS
 
 RNG = np.random.default_rng(11)

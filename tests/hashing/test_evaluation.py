@@ -6,7 +6,10 @@ from functools import reduce
 import numpy as np
 import pytest
 
-from hashing import bits, evaluation, hamming
+from hashing import bits
+from hashing.evaluation import histograms, intervals, query_overlap
+from hashing.evaluation.health import CodeHealth
+from hashing.hamming import distances
 from hashing.mapreduce import Batch, fold
 
 
@@ -34,7 +37,7 @@ def rows():
 def test_a_label_histogram_leaves_out_the_own_row(rows, n_shards):
     own = rows.ids[:30]
     own = np.where(np.arange(30) % 3, own, own + 10**9)  # every third query is no row
-    statistic = evaluation.HammingHistogram(rows.x[:30], 20, hamming.pack_labels(rows.y[:30]), own)
+    statistic = histograms.HammingHistogram(rows.x[:30], 20, distances.pack_labels(rows.y[:30]), own)
     distance = (bits.unpack(rows.x[:30], 20)[:, None] != bits.unpack(rows.x, 20)).sum(axis=2)
     relevant = rows.y[:30].astype(int) @ rows.y.T.astype(int) > 0
     other = own[:, None] != rows.ids
@@ -43,7 +46,7 @@ def test_a_label_histogram_leaves_out_the_own_row(rows, n_shards):
         for chosen in (other, other & relevant)
     ]
     np.testing.assert_array_equal(over(pickle.loads(pickle.dumps(statistic)), rows, n_shards), expected)
-    unlabelled = evaluation.HammingHistogram(rows.x[:30], 20, None, own)
+    unlabelled = histograms.HammingHistogram(rows.x[:30], 20, None, own)
     np.testing.assert_array_equal(over(unlabelled, rows, n_shards), [expected[0], np.zeros((30, 21))])
 
 
@@ -53,7 +56,7 @@ def test_a_list_histogram_counts_the_listed_rows(rows, n_shards):
     own = rows.ids[:30]
     listed = np.array([rng.permutation(rows.ids)[:40] for _ in own])
     listed[:, 0], listed[:, 1], listed[:, 2:5] = own, 10**10, -1  # the own row, an absent one, padding
-    statistic = evaluation.ListedNeighbours(rows.x[:30], 20, listed, own)
+    statistic = histograms.ListedNeighbours(rows.x[:30], 20, listed, own)
     distance = (bits.unpack(rows.x[:30], 20)[:, None] != bits.unpack(rows.x, 20)).sum(axis=2)
     other = own[:, None] != rows.ids
     relevant = other & np.array([np.isin(rows.ids, row[row != -1]) for row in listed])
@@ -66,8 +69,8 @@ def test_a_list_histogram_counts_the_listed_rows(rows, n_shards):
 @pytest.mark.parametrize("n_shards", [1, 4, 7])
 @pytest.mark.parametrize("n_grades", [1, 2, 3, 9])
 def test_the_graded_histogram_is_that_of_every_pair(rows, n_shards, n_grades):
-    own, labels = rows.ids[:30], hamming.pack_labels(rows.y[:30])
-    statistic = evaluation.GradedHistogram(rows.x[:30], 20, labels, own, n_grades)
+    own, labels = rows.ids[:30], distances.pack_labels(rows.y[:30])
+    statistic = histograms.GradedHistogram(rows.x[:30], 20, labels, own, n_grades)
     distance = (bits.unpack(rows.x[:30], 20)[:, None] != bits.unpack(rows.x, 20)).sum(axis=2)
     grade = np.minimum(rows.y[:30].astype(int) @ rows.y.T, n_grades - 1)
     expected = np.zeros((n_grades, 30, 21), np.int64)
@@ -79,20 +82,20 @@ def test_the_graded_histogram_is_that_of_every_pair(rows, n_shards, n_grades):
 
 
 def test_wrong_queries_are_refused(rows):
-    labels = hamming.pack_labels(rows.y[:3])
+    labels = distances.pack_labels(rows.y[:3])
     with pytest.raises(ValueError, match=r"ids \(q,\), found \(3, 3\) and \(2,\)"):
-        evaluation.HammingHistogram(rows.x[:3], 20, labels, np.arange(2))
+        histograms.HammingHistogram(rows.x[:3], 20, labels, np.arange(2))
     with pytest.raises(ValueError, match="distinct query ids, found 1 repeated"):
-        evaluation.HammingHistogram(rows.x[:3], 20, labels, np.array([1, 2, 1]))
+        histograms.HammingHistogram(rows.x[:3], 20, labels, np.array([1, 2, 1]))
     with pytest.raises(ValueError, match=r"neighbours \(3, k\), found shape \(2, 5\)"):
-        evaluation.ListedNeighbours(rows.x[:3], 20, np.zeros((2, 5), np.int64), np.arange(3))
+        histograms.ListedNeighbours(rows.x[:3], 20, np.zeros((2, 5), np.int64), np.arange(3))
     with pytest.raises(ValueError, match="rows with labels"):
-        over(evaluation.HammingHistogram(rows.x[:3], 20, labels, np.arange(3)), rows._replace(y=None))
+        over(histograms.HammingHistogram(rows.x[:3], 20, labels, np.arange(3)), rows._replace(y=None))
 
 
 @pytest.mark.parametrize("n_shards", [1, 4, 7])
 def test_health_is_that_of_numpy(rows, n_shards):
-    health = over(evaluation.CodeHealth(20), rows, n_shards)
+    health = over(CodeHealth(20), rows, n_shards)
     values = bits.unpack(rows.x, 20).astype(float)
     correlation = np.corrcoef(values.T) - np.eye(20)
     np.testing.assert_allclose(health.balance, values.mean(axis=0))
@@ -104,16 +107,16 @@ def test_health_is_that_of_numpy(rows, n_shards):
 
 def test_health_of_constant_bits_and_of_nothing():
     codes = bits.pack(np.array([[True, False, True], [True, False, False]]))
-    health = over(evaluation.CodeHealth(3), Batch(np.arange(2), codes))
+    health = over(CodeHealth(3), Batch(np.arange(2), codes))
     np.testing.assert_array_equal(health.entropy, [0, 0, 1])
     assert health.correlation == 0
     with pytest.raises(ValueError, match="at least one row"):
-        over(evaluation.CodeHealth(3), Batch(np.arange(0), codes[:0]))
+        over(CodeHealth(3), Batch(np.arange(0), codes[:0]))
 
 
 def test_the_state_of_the_health_is_small_and_counts_far():
-    assert evaluation.CodeHealth(4096).zero().nbytes < 1 << 26
-    statistic = evaluation.CodeHealth(2)
+    assert CodeHealth(4096).zero().nbytes < 1 << 26
+    statistic = CodeHealth(2)
     state = statistic.update(statistic.zero(), Batch(np.arange(4), np.array([[0], [1], [3], [3]], np.uint8)))
     for _ in range(40):
         state = statistic.merge(state, state)
@@ -134,7 +137,7 @@ def test_overlap_is_found_by_id_and_by_content(kind):
     queries = np.concatenate([x[10:20], x[50:52]])
     known = np.arange(12) + 95  # 95 .. 99 are ids of rows
     for n_shards in (1, 4):
-        assert over(evaluation.Overlap(known, queries), Batch(ids, x), n_shards) == (5, 12)
+        assert over(query_overlap.Overlap(known, queries), Batch(ids, x), n_shards) == (5, 12)
 
 
 # ------------------------------------------------------------------ intervals
@@ -145,12 +148,12 @@ def test_an_interval_covers_the_mean_and_is_the_same_each_time():
     covered = 0
     for seed in range(200):
         values = rng.exponential(size=100)
-        low, high = evaluation.bootstrap_interval(values, seed, resamples=200)
-        assert (low, high) == evaluation.bootstrap_interval(values, seed, resamples=200)
+        low, high = intervals.bootstrap_interval(values, seed, resamples=200)
+        assert (low, high) == intervals.bootstrap_interval(values, seed, resamples=200)
         covered += low <= 1 <= high
     assert 0.87 < covered / 200 < 0.99
     values = np.array([1.0, np.nan, 3.0])
-    low, high = evaluation.bootstrap_interval(values, 0)
+    low, high = intervals.bootstrap_interval(values, 0)
     assert (low, high) == (1, 3)
     with pytest.raises(ValueError, match="not NaN, found none"):
-        evaluation.bootstrap_interval(values[1:2], 0)
+        intervals.bootstrap_interval(values[1:2], 0)

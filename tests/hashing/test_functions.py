@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from hashing.anchors import anchor_weights, rbf, squared_distances
 from hashing.functions import (
     FAMILIES,
     AnchorGraphHash,
@@ -16,7 +17,6 @@ from hashing.functions import (
     from_arrays,
     to_arrays,
 )
-from hashing.kernels import anchor_weights, rbf, squared_distances
 from storage import models
 
 D, K, M = 5, 4, 7
@@ -84,7 +84,7 @@ def test_values_are_those_of_the_formula(name):
 def test_saves_and_loads(name, tmp_path):
     function = EVERY[name][0]
     for again in (
-        models.load(str(tmp_path), models.save(str(tmp_path), function)),
+        models.load_model(str(tmp_path), models.save_model(str(tmp_path), function)),
         from_arrays(*to_arrays(function)),
     ):
         np.testing.assert_array_equal(again.project(X), function.project(X))

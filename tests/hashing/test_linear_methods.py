@@ -8,6 +8,7 @@ import scipy.linalg
 import scipy.stats
 from conftest import blobs, cut
 
+from hashing.anchors import kmeans
 from hashing.mapreduce import Batch, Data
 from hashing.methods.density_sensitive import DensitySensitive
 from hashing.methods.dh import DH
@@ -21,7 +22,7 @@ from hashing.methods.sph import SpH, _error
 from hashing.methods.super_bit import SuperBit
 from hashing.methods.supervised_dh import SupervisedDH
 from hashing.solvers import top_eigenvectors
-from hashing.statistics import Sample, kmeans, moments
+from hashing.statistics import Sample, moments
 
 
 def rows(x, y=None):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from hashing import losses
-from hashing.losses import over_pairs
+from hashing.deep import losses
+from hashing.deep.losses import over_pairs
 
 RNG = np.random.default_rng(5)
 N, BITS, C = 7, 6, 4
@@ -214,5 +214,5 @@ def test_hundreds_of_shared_labels_are_no_larger_than_float32():
 
 
 def test_importing_the_terms_needs_no_torch():
-    code = "import sys, hashing.losses; print('torch' in sys.modules)"
+    code = "import sys, hashing.deep.losses; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

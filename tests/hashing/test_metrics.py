@@ -12,8 +12,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, ndcg_score
 
-from hashing import evaluation, metrics
-from hashing.ties import harmonic, hit_precision
+from hashing.evaluation import metrics
+from hashing.evaluation.metrics import RANKS, discount
+from hashing.evaluation.tie_groups import harmonic, hit_precision
 
 # A tie is the grades of its rows; a ranking is the ties from the nearest on.
 ties = st.lists(st.lists(st.integers(0, 3), max_size=4), min_size=1, max_size=4)
@@ -80,29 +81,27 @@ def test_metrics_are_expectations_over_every_order(ranking, k):
         assert actual.shape == (1,)
         assert actual[0] == pytest.approx(np.mean([value(*order) for order in every]), rel=1e-12, abs=1e-14)
 
-    expect(evaluation.average_precision(h), lambda _, hits: ap(hits, relevant))
-    expect(evaluation.average_precision_at(h, k), lambda _, hits: ap(hits[:k], min(relevant, k)))
-    expect(evaluation.average_precision_at_hits(h, k), lambda _, hits: ap(hits[:k], sum(hits[:k])))
-    expect(evaluation.trapezoid_average_precision(h), lambda _, hits: trapezoid(hits))
-    expect(evaluation.precision_at(h, k), lambda _, hits: sum(hits[:k]) / k)
-    expect(evaluation.recall_at(h, k), lambda _, hits: sum(hits[:k]) / max(relevant, 1))
-    expect(evaluation.success_at(h, k), lambda _, hits: float(any(hits[:k])))
-    expect(evaluation.reciprocal_rank(h), lambda _, hits: 1 / (hits.index(1) + 1) if any(hits) else 0.0)
-    expect(evaluation.ndcg(graded(ranking), k), lambda grades, _: dcg(grades, k) / ideal if ideal else 0.0)
+    expect(metrics.average_precision(h), lambda _, hits: ap(hits, relevant))
+    expect(metrics.average_precision_at(h, k), lambda _, hits: ap(hits[:k], min(relevant, k)))
+    expect(metrics.average_precision_at_hits(h, k), lambda _, hits: ap(hits[:k], sum(hits[:k])))
+    expect(metrics.trapezoid_average_precision(h), lambda _, hits: trapezoid(hits))
+    expect(metrics.precision_at(h, k), lambda _, hits: sum(hits[:k]) / k)
+    expect(metrics.recall_at(h, k), lambda _, hits: sum(hits[:k]) / max(relevant, 1))
+    expect(metrics.success_at(h, k), lambda _, hits: float(any(hits[:k])))
+    expect(metrics.reciprocal_rank(h), lambda _, hits: 1 / (hits.index(1) + 1) if any(hits) else 0.0)
+    expect(metrics.ndcg(graded(ranking), k), lambda grades, _: dcg(grades, k) / ideal if ideal else 0.0)
     ideal_of_all = dcg(sorted(every[0][0], reverse=True), n_rows)
-    expect(
-        evaluation.ndcg(graded(ranking)), lambda grades, _: dcg(grades, n_rows) / ideal_of_all if ideal_of_all else 0.0
-    )
+    expect(metrics.ndcg(graded(ranking)), lambda grades, _: dcg(grades, n_rows) / ideal_of_all if ideal_of_all else 0.0)
     if relevant:
         values = [ap(hits, relevant) for _, hits in every]
-        for bound, extreme in zip(evaluation.average_precision_bounds(h), (min(values), max(values)), strict=True):
+        for bound, extreme in zip(metrics.average_precision_bounds(h), (min(values), max(values)), strict=True):
             assert bound[0] == pytest.approx(extreme, rel=1e-12)
         values = [interpolated(hits, 5) for _, hits in every]
-        bounds = evaluation.interpolated_precision_bounds(h, points=5)
+        bounds = metrics.interpolated_precision_bounds(h, points=5)
         for bound, extreme in zip(bounds, (min(values), max(values)), strict=True):
             assert bound[0] == pytest.approx(extreme, rel=1e-12)
     with_a_hit = [ap(hits[:k], sum(hits[:k])) for _, hits in every if any(hits[:k])]
-    conditional = evaluation.average_precision_at_hits(h, k, empty=np.nan)[0]
+    conditional = metrics.average_precision_at_hits(h, k, empty=np.nan)[0]
     assert conditional == pytest.approx(np.mean(with_a_hit) if with_a_hit else np.nan, rel=1e-12, nan_ok=True)
 
 
@@ -122,40 +121,40 @@ def test_several_queries_are_scored_one_by_one():
 
 
 METRICS = [
-    evaluation.average_precision,
-    evaluation.trapezoid_average_precision,
-    evaluation.average_precision_bounds,
-    evaluation.interpolated_precision_bounds,
-    evaluation.reciprocal_rank,
+    metrics.average_precision,
+    metrics.trapezoid_average_precision,
+    metrics.average_precision_bounds,
+    metrics.interpolated_precision_bounds,
+    metrics.reciprocal_rank,
     *(
         partial(metric, k=k)
         for k in (1, 100, 10**6)
         for metric in (
-            evaluation.average_precision_at,
-            evaluation.average_precision_at_hits,
-            evaluation.precision_at,
-            evaluation.recall_at,
-            evaluation.success_at,
+            metrics.average_precision_at,
+            metrics.average_precision_at_hits,
+            metrics.precision_at,
+            metrics.recall_at,
+            metrics.success_at,
         )
     ),
-    partial(evaluation.precision_within, radius=2),
-    partial(evaluation.recall_within, radius=2),
+    partial(metrics.precision_within, radius=2),
+    partial(metrics.recall_within, radius=2),
 ]
 
 
 def test_the_worked_example_of_each_definition():
     hits = [1, 0, 1, 1, 0, 0, 1]
     h = np.array([[[1] * 7], [hits]])
-    assert evaluation.average_precision(h)[0] == pytest.approx(0.7470, abs=5e-5)
-    assert evaluation.trapezoid_average_precision(h)[0] == pytest.approx(0.7068, abs=5e-5)
+    assert metrics.average_precision(h)[0] == pytest.approx(0.7470, abs=5e-5)
+    assert metrics.trapezoid_average_precision(h)[0] == pytest.approx(0.7068, abs=5e-5)
     tie = np.array([[[1000]], [[100]]])
-    assert evaluation.average_precision(tie)[0] == pytest.approx(0.10584, abs=5e-6)
+    assert metrics.average_precision(tie)[0] == pytest.approx(0.10584, abs=5e-6)
 
 
 def test_a_metric_lies_between_its_bounds_and_near_a_sample_of_orders():
     h = large(1, n_queries=3, n_bits=16, scale=300)
-    low, high = evaluation.average_precision_bounds(h)
-    expected = evaluation.average_precision(h)
+    low, high = metrics.average_precision_bounds(h)
+    expected = metrics.average_precision(h)
     assert (low <= expected).all()
     assert (expected <= high).all()
     rng = np.random.default_rng(0)
@@ -172,11 +171,11 @@ def test_without_ties_scikit_learn_agrees():
     grades = rng.integers(0, 4, 200) * (rng.random(200) < 0.3)
     h = np.array([[[1] * 200], [grades > 0]]).astype(np.int64)
     scores = -np.arange(200.0)
-    assert evaluation.average_precision(h)[0] == pytest.approx(average_precision_score(grades > 0, scores))
+    assert metrics.average_precision(h)[0] == pytest.approx(average_precision_score(grades > 0, scores))
     counts = np.array([[grades == grade] for grade in range(4)]).astype(np.int64)
     gains = 2.0**grades - 1
     for k in (1, 10, 200, None):
-        assert evaluation.ndcg(counts, k)[0] == pytest.approx(ndcg_score(gains[None], scores[None], k=k))
+        assert metrics.ndcg(counts, k)[0] == pytest.approx(ndcg_score(gains[None], scores[None], k=k))
 
 
 # ------------------------------------------------------------------ large numbers
@@ -189,8 +188,8 @@ def test_sums_over_ranks_hold_far_out():
             actual = harmonic(np.array([float(start)]), np.array([float(count)]))[0]
             assert actual == pytest.approx(exact, rel=1e-12, abs=1e-300)
     table = np.concatenate([[0], np.cumsum(1 / np.log2(np.arange(2, 1_200_002)))])
-    ranks = np.array([0, 1, 1000, metrics.RANKS - 1, metrics.RANKS, metrics.RANKS + 1, 1_200_000])
-    np.testing.assert_allclose(metrics.discount(ranks), table[ranks], rtol=1e-11)
+    ranks = np.array([0, 1, 1000, RANKS - 1, RANKS, RANKS + 1, 1_200_000])
+    np.testing.assert_allclose(discount(ranks), table[ranks], rtol=1e-11)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +209,7 @@ def test_average_precision_of_a_hundred_million_rows(n, r):
             slope = np.longdouble(b - 1) / max(a - 1, 1)
             terms.append(b * ((found + 1 + (i - 1) * slope) / (before + i)).mean())
         before, found = before + a, found + b
-    actual = evaluation.average_precision(np.array([[n], [r]]))[0]
+    actual = metrics.average_precision(np.array([[n], [r]]))[0]
     assert actual == pytest.approx(float(sum(terms) / found), rel=1e-12, abs=1e-15)
 
 
@@ -221,11 +220,11 @@ def test_a_long_tie_is_an_integral(n, r, before):
     for i in range(1, n - r + 2):
         value += chance * r / (n - i + 1) / (before + i)
         chance *= 1 - r / (n - i + 1)
-    assert evaluation.reciprocal_rank(h)[0] == pytest.approx(value, abs=1e-11)
+    assert metrics.reciprocal_rank(h)[0] == pytest.approx(value, abs=1e-11)
     for k in (before + 1, before + 10, before + n // 2):
         drawn = k - before
         missed = Fraction(math.comb(n - r, drawn), math.comb(n, drawn))
-        assert evaluation.success_at(h, k)[0] == pytest.approx(float(1 - missed), rel=1e-10)
+        assert metrics.success_at(h, k)[0] == pytest.approx(float(1 - missed), rel=1e-10)
 
 
 @pytest.mark.parametrize(("n", "r"), [(10**8, 1), (10**8, 100), (10**9, 5000), (10**7, 10**4)])
@@ -246,15 +245,15 @@ def test_the_first_hit_of_a_tie_too_long_to_count(n, r):
             nodes.append(min(2 * nodes[-1], mpmath.mpf(n - r) + 0.5))
         value -= mpmath.quad(term, nodes)
     h = np.array([[[n]], [[r]]])
-    assert evaluation.reciprocal_rank(h)[0] == pytest.approx(float(value), abs=1e-11)
+    assert metrics.reciprocal_rank(h)[0] == pytest.approx(float(value), abs=1e-11)
 
 
 @pytest.mark.parametrize("r", [1, 2])
 def test_orders_without_a_hit_are_left_out_of_hits_however_rare_hits_are(r):
     """A2 with NaN for no hit, of 10^8 rows: of two ranks with one hit it is either."""
     h = np.array([[[10**8]], [[r]]])
-    assert evaluation.average_precision_at_hits(h, 1, empty=np.nan)[0] == pytest.approx(1, abs=1e-12)
-    assert evaluation.average_precision_at_hits(h, 2, empty=np.nan)[0] == pytest.approx(0.75, abs=1e-7)
+    assert metrics.average_precision_at_hits(h, 1, empty=np.nan)[0] == pytest.approx(1, abs=1e-12)
+    assert metrics.average_precision_at_hits(h, 2, empty=np.nan)[0] == pytest.approx(0.75, abs=1e-7)
 
 
 def test_a_cut_tie_of_many_rows():
@@ -270,9 +269,9 @@ def test_a_cut_tie_of_many_rows():
     term = hit_precision(np.full(drawn, float(drawn)), hits.astype(float), float(before), float(found), drawn, sums)
     chance = hypergeom(n, r, drawn).pmf(hits)
     expected = (chance * (first + term) / (found + hits)).sum()
-    assert evaluation.average_precision_at_hits(h, k)[0] == pytest.approx(expected, rel=1e-9)
+    assert metrics.average_precision_at_hits(h, k)[0] == pytest.approx(expected, rel=1e-9)
     sure = np.array([[[10**9]], [[10**9 - 1]]])  # all but one are hits: no overflow on the way
-    assert evaluation.average_precision_at_hits(sure, 10_000)[0] == pytest.approx(1, abs=1e-4)
+    assert metrics.average_precision_at_hits(sure, 10_000)[0] == pytest.approx(1, abs=1e-4)
 
 
 # ------------------------------------------------------------------ plain metrics
@@ -281,42 +280,42 @@ def test_a_cut_tie_of_many_rows():
 def test_balls_and_curves_count():
     h = large(3)
     n, r = h[:, :, :4].sum(axis=2)
-    np.testing.assert_array_equal(evaluation.precision_within(h, 3)[n > 0], (r / np.maximum(n, 1))[n > 0])
-    np.testing.assert_allclose(evaluation.recall_within(h, 3), r / h[1].sum(axis=1))
-    precision, recall = evaluation.precision_recall_curve(h)
+    np.testing.assert_array_equal(metrics.precision_within(h, 3)[n > 0], (r / np.maximum(n, 1))[n > 0])
+    np.testing.assert_allclose(metrics.recall_within(h, 3), r / h[1].sum(axis=1))
+    precision, recall = metrics.precision_recall_curve(h)
     for radius in (0, 3, 64):
-        np.testing.assert_array_equal(precision[:, radius], evaluation.precision_within(h, radius))
-        np.testing.assert_array_equal(recall[:, radius], evaluation.recall_within(h, radius))
+        np.testing.assert_array_equal(precision[:, radius], metrics.precision_within(h, radius))
+        np.testing.assert_array_equal(recall[:, radius], metrics.recall_within(h, radius))
     assert (recall[:, -1] == 1).all()
-    pooled_precision, pooled_recall = evaluation.precision_recall_curve(h.sum(axis=1, keepdims=True))
+    pooled_precision, pooled_recall = metrics.precision_recall_curve(h.sum(axis=1, keepdims=True))
     area = np.trapezoid(pooled_precision[0, :-1], pooled_recall[0, :-1])
-    assert evaluation.area_under_pooled_curve(h) == pytest.approx(area)
+    assert metrics.area_under_pooled_curve(h) == pytest.approx(area)
 
 
 def test_a_query_with_nothing_to_find_has_the_value_it_is_given():
     h = np.zeros((2, 1, 9), np.int64)
     h[0, 0, 5] = 3
     for metric in (
-        evaluation.average_precision,
-        evaluation.trapezoid_average_precision,
-        partial(evaluation.average_precision_at, k=2),
-        partial(evaluation.average_precision_at_hits, k=2),
-        partial(evaluation.recall_at, k=2),
-        partial(evaluation.precision_within, radius=2),
-        partial(evaluation.recall_within, radius=2),
-        lambda h, **empty: evaluation.average_precision_bounds(h, **empty)[0],
-        lambda h, **empty: evaluation.interpolated_precision_bounds(h, **empty)[1],
-        lambda h, **empty: evaluation.ndcg(h[:1], **empty),
+        metrics.average_precision,
+        metrics.trapezoid_average_precision,
+        partial(metrics.average_precision_at, k=2),
+        partial(metrics.average_precision_at_hits, k=2),
+        partial(metrics.recall_at, k=2),
+        partial(metrics.precision_within, radius=2),
+        partial(metrics.recall_within, radius=2),
+        lambda h, **empty: metrics.average_precision_bounds(h, **empty)[0],
+        lambda h, **empty: metrics.interpolated_precision_bounds(h, **empty)[1],
+        lambda h, **empty: metrics.ndcg(h[:1], **empty),
     ):
         assert metric(h)[0] == 0
         assert metric(h, empty=0.5)[0] == 0.5
         assert np.isnan(metric(h, empty=np.nan)[0])
-    assert evaluation.reciprocal_rank(h)[0] == evaluation.success_at(h, 3)[0] == evaluation.precision_at(h, 3)[0] == 0
+    assert metrics.reciprocal_rank(h)[0] == metrics.success_at(h, 3)[0] == metrics.precision_at(h, 3)[0] == 0
 
 
 def test_ranks_and_radii_that_cannot_be_are_refused():
     h = large(4)
     with pytest.raises(ValueError, match="rank k >= 1, found 0"):
-        evaluation.precision_at(h, 0)
+        metrics.precision_at(h, 0)
     with pytest.raises(ValueError, match="radius >= 0, found -1"):
-        evaluation.recall_within(h, -1)
+        metrics.recall_within(h, -1)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hashing import neighbours
 from hashing.mapreduce import Batch, fold, merge_tree
-from hashing.neighbours import NearestNeighbours
+from hashing.neighbours import exact as neighbours
+from hashing.neighbours.exact import NearestNeighbours
 
 
 def brute_force(queries, own, ids, x, k):

@@ -15,13 +15,13 @@ from hashing.methods.dh import DH
 from hashing.methods.sh_bdnn import SHBDNN, similarity_loss
 from hashing.methods.supervised_dh import SupervisedDH, class_loss
 from hashing.methods.uh_bdnn import UHBDNN
-from hashing.perceptrons import Network, Rows, binary_loss, decay, orthogonality, outputs, spread_loss
+from hashing.perceptrons import CodedRows, Network, binary_loss, decay, orthogonality, outputs, spread_loss
 from hashing.solvers import best_codes, discrete_descent, lbfgs, ridge
 
 RNG = np.random.default_rng(0)
 N, D, K, C = 40, 7, 4, 3
 LABELS = RNG.integers(C, size=N)
-ROWS = Rows(
+ROWS = CodedRows(
     np.arange(N), RNG.standard_normal((N, D)), np.eye(C)[LABELS], RNG.choice([-1.0, 1.0], (N, K)).astype(np.int8)
 )
 BINARY = {"fidelity": 0.3, "independence": 0.7, "balance": 0.2}
@@ -45,8 +45,10 @@ def network(last="linear", seed=1):
 
 def data(in_process, rows=ROWS):
     """The rows in two shards, one of them of two batches, one of these empty."""
-    parts = [Rows(*(None if part is None else part[keep] for part in rows)) for keep in (slice(0, 15), slice(15, None))]
-    return Data([[parts[0]], [parts[1], Rows(*(None if part is None else part[:0] for part in rows))]], in_process)
+    parts = [
+        CodedRows(*(None if part is None else part[keep] for part in rows)) for keep in (slice(0, 15), slice(15, None))
+    ]
+    return Data([[parts[0]], [parts[1], CodedRows(*(None if part is None else part[:0] for part in rows))]], in_process)
 
 
 @pytest.mark.parametrize("codes", [True, False])

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from hashing import evaluation, rankings
-from hashing.hamming import pack_labels
+from hashing.evaluation import by_id, metrics
+from hashing.evaluation.by_id import Ranked
+from hashing.hamming.distances import pack_labels
 from hashing.mapreduce import Batch
-from hashing.rankings import Ranked
 
 N, N_QUERIES, N_BYTES = 300, 25, 1
 
@@ -57,12 +57,12 @@ def plain(grades, k):
 def check(queries, rows, ranked, grade, n_grades):
     k = 20
     expected = [plain(order, k) for order in literal(queries, rows, grade)]
-    parts = [ranked.rankings(range(start, start + 5), rankings.in_order([[rows]]), n_grades) for start in (0, 20)]
+    parts = [ranked.rankings(range(start, start + 5), by_id.in_order([[rows]]), n_grades) for start in (0, 20)]
     for start, graded in zip((0, 20), parts, strict=True):
         h = np.stack([graded.sum(axis=0), graded[1:].sum(axis=0)])
         for name in expected[0]:
             of_first = [k] if name == "ndcg" or "at" in name.split("_") else []
-            found = getattr(evaluation, name)(graded if name == "ndcg" else h, *of_first)
+            found = getattr(metrics, name)(graded if name == "ndcg" else h, *of_first)
             # reciprocal_rank promises 1e-11
             np.testing.assert_allclose(found, [one[name] for one in expected[start : start + 5]], rtol=1e-10)
         assert (h[0].sum(axis=1) == N - 1).all()
@@ -83,7 +83,7 @@ def test_rankings_give_the_metrics_of_one_order(world):
 def test_more_shared_labels_than_a_byte_counts(world):
     """300 labels are shared with every row, and the last grade stands for all of them."""
     y = np.ones((N, 300), np.uint8)
-    rows = rankings.in_order([[world._replace(y=y)]])
+    rows = by_id.in_order([[world._replace(y=y)]])
     counts = Ranked(world.x, world.ids, pack_labels(y)).rankings(range(2), rows, 301)
     assert counts[300].sum(axis=1).tolist() == [N - 1, N - 1]
     assert counts.sum() == 2 * (N - 1)
@@ -91,25 +91,25 @@ def test_more_shared_labels_than_a_byte_counts(world):
 
 def test_a_query_alone_has_an_empty_ranking(world):
     alone = world.take(slice(1))
-    counts = Ranked(alone.x, alone.ids, pack_labels(alone.y)).rankings(range(1), rankings.in_order([[alone]]), 2)
+    counts = Ranked(alone.x, alone.ids, pack_labels(alone.y)).rankings(range(1), by_id.in_order([[alone]]), 2)
     h = np.stack([counts.sum(axis=0), counts[1]])
-    assert evaluation.average_precision_at(h, 5).tolist() == [0]
+    assert metrics.average_precision_at(h, 5).tolist() == [0]
 
 
 def test_rows_are_in_order_of_id_for_every_cut(world):
-    whole = rankings.in_order([[world]])
+    whole = by_id.in_order([[world]])
     assert (np.diff(whole.ids) > 0).all()
     cut = [[world.take(slice(0, 7)), world.take(slice(7, 7))], [], [world.take(slice(7, None))]]
-    for one, other in zip(whole, rankings.in_order(cut), strict=True):
+    for one, other in zip(whole, by_id.in_order(cut), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_too_many_rows_and_none_are_refused(world, monkeypatch):
     with pytest.raises(ValueError, match="at least one row to rank, found none in all shards"):
-        rankings.in_order([[], [world.take(slice(0))]])
-    monkeypatch.setattr(rankings, "MAX_ROWS", N - 1)
+        by_id.in_order([[], [world.take(slice(0))]])
+    monkeypatch.setattr(by_id, "MAX_ROWS", N - 1)
     with pytest.raises(ValueError, match="expected at most 299 rows to rank by id, found more"):
-        rankings.in_order([[world]])
+        by_id.in_order([[world]])
     unlabelled = Ranked(world.x, world.ids, None)
     with pytest.raises(ValueError, match="queries and rows with labels"):
         unlabelled.rankings(range(1), world, 2)

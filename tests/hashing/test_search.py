@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from conftest import cut
 
-from hashing import bits, search
+from hashing import bits
 from hashing.mapreduce import Batch, Data, fold, merge_tree
-from hashing.search import NONE, AsymmetricTopK, CountWithin, ListedDistances, TopK, Within
+from hashing.neighbours import candidates
+from hashing.neighbours.candidates import NONE, AsymmetricTopK, CountWithin, TopK, Within
+from hashing.neighbours.reranking import ListedDistances
 
 
 def rows(n, n_bits, seed=0):
@@ -132,15 +134,15 @@ def test_ray_gives_the_same_bits(in_process, ray_executor):
 
 
 def test_blocks_of_queries_bound_the_states(monkeypatch):
-    monkeypatch.setattr(search, "STATE", 100 * search.ENTRY)
+    monkeypatch.setattr(candidates, "STATE_BYTES", 100 * candidates.ENTRY)
     sizes = np.random.default_rng(6).integers(0, 60, 200)
-    blocks = list(search.query_blocks(sizes))
+    blocks = list(candidates.query_blocks(sizes))
     np.testing.assert_array_equal(np.concatenate([np.arange(200)[block] for block in blocks]), np.arange(200))
     assert all(sizes[block].sum() <= 100 for block in blocks)
     assert all(sizes[block].sum() + sizes[after][0] > 100 for block, after in pairwise(blocks))
-    assert list(search.query_blocks(np.zeros(3, np.int64))) == [slice(0, 3)]
+    assert list(candidates.query_blocks(np.zeros(3, np.int64))) == [slice(0, 3)]
     with pytest.raises(ValueError, match="at most 100 rows for a query, found 101 for query 2"):
-        list(search.query_blocks(np.array([1, 100, 101])))
+        list(candidates.query_blocks(np.array([1, 100, 101])))
 
 
 def test_wrong_input_is_refused():

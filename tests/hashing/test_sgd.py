@@ -8,8 +8,8 @@ import pytest
 import torch
 from conftest import blobs, cut
 
-from hashing import sgd
-from hashing.deep import Deep, facts, held_out
+from hashing.deep import sgd
+from hashing.deep.method import Deep, facts, held_out
 from hashing.mapreduce import Data
 from hashing.methods.dpsh import DPSH
 from hashing.methods.sgh import SGH

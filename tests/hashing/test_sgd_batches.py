@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import blobs, cut
 
-from hashing import sgd
+from hashing.deep import sgd
 from hashing.mapreduce import Batch
 from hashing.methods.dpsh import DPSH
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from conftest import blobs, cut
 
+from hashing.anchors import kmeans
 from hashing.mapreduce import Batch, Data
-from hashing.statistics import Sample, keyed_signs, kmeans, one_hot
+from hashing.statistics import Sample, keyed_signs, one_hot
 
 
 def rows(x):

@@ -63,7 +63,7 @@ def test_discrete_descent_never_loses_and_stays_at_the_best_of_all_codes(n_bits)
 def test_sdh_lowers_its_objective_in_each_b_step(in_process):
     rng = np.random.default_rng(0)
     y = np.eye(5)[rng.integers(5, size=200)]
-    rows = sdh.Rows(rng.random((200, 9)).astype(np.float32), y, sgn(rng.standard_normal((200, 8))))
+    rows = sdh.AnchoredRows(rng.random((200, 9)).astype(np.float32), y, sgn(rng.standard_normal((200, 8))))
     projection, nu, lam = rng.standard_normal((9, 8)), 0.3, 1.0
 
     def objective(b, weight):
@@ -129,7 +129,7 @@ def test_lfh_climbs_along_the_gradient_of_its_likelihood():
         u.ravel(),
     )
     assert error < 1e-4
-    rows, values = lfh.Rows(np.arange(30), u, y, u), []
+    rows, values = lfh.LatentRows(np.arange(30), u, y, u), []
     for _ in range(10):
         values.append(likelihood(rows.u, y, columns, 30.0))
         rows = lfh._step(rows, columns, 30.0)

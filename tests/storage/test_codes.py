@@ -12,10 +12,13 @@ from conftest import blobs
 
 from hashing.bits import pack
 from hashing.functions import LinearHash
-from storage import codes, features, filesystem, models, parquet
-from storage.features import Columns, FeatureShard, SourceChanged, Without
-from storage.filesystem import join
-from storage.formats import Rows
+from storage import models
+from storage.features import dataset
+from storage.features.shard import Columns, FeatureShard, SourceChanged, Without
+from storage.files import filesystem, parquet
+from storage.files.filesystem import join
+from storage.formats import FeatureRows
+from storage.tables import parts
 
 D = 16
 
@@ -27,11 +30,11 @@ def function(n_bits, d=D):
 
 def rows(batch, labels=False):
     lists = [[int(c)] for c in batch.y.argmax(1)] if labels else None
-    return Rows(batch.ids, batch.x, lists)
+    return FeatureRows(batch.ids, batch.x, lists)
 
 
 def shard(folder, batch, name="00000.parquet", labels=False):
-    features.write_split(join(folder, "base"), [rows(batch, labels)])
+    dataset.write_split(join(folder, "base"), [rows(batch, labels)])
     entry = filesystem.stat(join(folder, "base", name))
     columns = Columns(labels="labels" if labels else None)
     return FeatureShard(entry.url, name, entry.version, D, columns, tuple(range(6)) if labels else ())
@@ -46,27 +49,27 @@ def write_parquet(path, table):
 @pytest.mark.parametrize("n_bits", [1, 8, 12, 64])
 def test_a_part_holds_the_codes_of_its_shard(folder, n_bits):
     batch = blobs(3000, D)
-    part = codes.encode_shard(shard(folder, batch), function(n_bits), join(folder, "data"))
+    part = parts.encode_shard(shard(folder, batch), function(n_bits), join(folder, "data"))
     assert (part.shard, part.rows, part.min_id, part.max_id) == ("00000.parquet", 3000, 0, 2999)
-    content = filesystem.read(part.url)
+    content = filesystem.read_bytes(part.url)
     assert part.url.endswith(hashlib.sha256(content).hexdigest() + ".parquet")
     assert part.size == len(content)
-    (read,) = codes.CodeShard(part, n_bits)
+    (read,) = parts.CodeShard(part, n_bits)
     np.testing.assert_array_equal(read.ids, batch.ids)
     np.testing.assert_array_equal(read.x, pack(function(n_bits).encode(batch.x)))
     assert read.y is None
-    np.testing.assert_array_equal(codes.read_ids(part.url), batch.ids)
+    np.testing.assert_array_equal(parts.read_ids(part.url), batch.ids)
 
 
 def test_the_moments_of_projections_are_noted_in_the_footer(folder):
     batch, model = blobs(3000, D), function(12)
-    part = codes.encode_shard(shard(folder, batch), model, join(folder, "data"))
+    part = parts.encode_shard(shard(folder, batch), model, join(folder, "data"))
     u = model.project(batch.x)
-    noted = codes.read_moments(part.url)
+    noted = parts.read_moments(part.url)
     sums = u.sum(0, np.float64), (u.astype(np.float64) ** 2).sum(0)
     np.testing.assert_allclose(noted, [np.full(12, 3000), (u >= 0).sum(0), *sums], rtol=1e-12, atol=1e-9)
-    rest = codes.without(part, np.arange(7), join(folder, "data"), "2", 12)
-    assert codes.read_moments(rest.url) is None  # of the rows that are left nothing is known
+    rest = parts.without_rows(part, np.arange(7), join(folder, "data"), "2", 12)
+    assert parts.read_moments(rest.url) is None  # of the rows that are left nothing is known
 
 
 @pytest.mark.parametrize("noted", [b"AAAA", base64.b64encode(bytes(8 * 6)), b"#" + base64.b64encode(bytes(8 * 4))])
@@ -75,11 +78,11 @@ def test_moments_that_are_damaged_are_told_of_in_a_line(tmp_path, noted):
     pq.write_table(table, tmp_path / "part.parquet")
     line = rf"^expected the moments of projections in the footer, found: .*, in {tmp_path}/part.parquet$"
     with pytest.raises(ValueError, match=line):
-        codes.read_moments(str(tmp_path / "part.parquet"))
+        parts.read_moments(str(tmp_path / "part.parquet"))
 
 
 def test_the_bit_column_is_stored_as_it_is(tmp_path):
-    part = codes.encode_shard(shard(str(tmp_path), blobs(5000, D)), function(32), str(tmp_path))
+    part = parts.encode_shard(shard(str(tmp_path), blobs(5000, D)), function(32), str(tmp_path))
     file = pq.ParquetFile(part.url)
     column = file.metadata.row_group(0).column(1)
     assert str(file.schema.column(1).physical_type) == "FIXED_LEN_BYTE_ARRAY"
@@ -93,31 +96,31 @@ def test_the_bit_column_is_stored_as_it_is(tmp_path):
 
 def test_labels_travel_as_places_in_the_vocabulary(folder):
     batch = blobs(500, D)
-    part = codes.encode_shard(shard(folder, batch, labels=True), function(8), join(folder, "data"))
-    (read,) = codes.CodeShard(part, 8, n_classes=7)
+    part = parts.encode_shard(shard(folder, batch, labels=True), function(8), join(folder, "data"))
+    (read,) = parts.CodeShard(part, 8, n_classes=7)
     np.testing.assert_array_equal(read.y[:, :6], batch.y)
     assert not read.y[:, 6].any()
 
 
 def test_two_attempts_at_a_shard_give_one_file(tmp_path):
     source = shard(str(tmp_path), blobs(100, D))
-    first = codes.encode_shard(source, function(8), str(tmp_path / "data"))
-    assert codes.encode_shard(source, function(8), str(tmp_path / "data")) == first
+    first = parts.encode_shard(source, function(8), str(tmp_path / "data"))
+    assert parts.encode_shard(source, function(8), str(tmp_path / "data")) == first
     assert len(list((tmp_path / "data").iterdir())) == 1
 
 
 def test_a_part_of_another_width_is_refused(tmp_path):
-    part = codes.encode_shard(shard(str(tmp_path), blobs(100, D)), function(8), str(tmp_path))
+    part = parts.encode_shard(shard(str(tmp_path), blobs(100, D)), function(8), str(tmp_path))
     with pytest.raises(ValueError, match=r"expected codes of 2 bytes \(16 bits\), found fixed_size_binary\[1\]"):
-        list(codes.CodeShard(part, 16))
+        list(parts.CodeShard(part, 16))
 
 
 def test_rows_common_to_two_versions_are_found_by_id(tmp_path):
-    a = codes.encode_shard(shard(str(tmp_path / "a"), blobs(100, D)), function(8), str(tmp_path / "data"))
-    b = codes.encode_shard(shard(str(tmp_path / "b"), blobs(100, D, first_id=60)), function(8), str(tmp_path / "data"))
-    (common,) = codes.Common(codes.CodeShard(a, 8), (b,))
+    a = parts.encode_shard(shard(str(tmp_path / "a"), blobs(100, D)), function(8), str(tmp_path / "data"))
+    b = parts.encode_shard(shard(str(tmp_path / "b"), blobs(100, D, first_id=60)), function(8), str(tmp_path / "data"))
+    (common,) = parts.Common(parts.CodeShard(a, 8), (b,))
     assert common.ids.tolist() == list(range(60, 100))
-    (none,) = codes.Common(codes.CodeShard(a, 8), ())
+    (none,) = parts.Common(parts.CodeShard(a, 8), ())
     assert not len(none.ids)
 
 
@@ -125,10 +128,10 @@ def test_a_shard_that_changed_since_it_was_listed_is_refused(folder):
     source = shard(folder, blobs(100, D))
     shard(folder, blobs(101, D))
     with pytest.raises(SourceChanged, match=r"expected .*00000.parquet as it was listed .*, found it changed"):
-        codes.encode_shard(source, function(8), join(folder, "data"))
+        parts.encode_shard(source, function(8), join(folder, "data"))
     filesystem.remove(source.url)
     with pytest.raises(SourceChanged, match=r"expected .*00000.parquet as it was listed, found it gone"):
-        codes.encode_shard(source, function(8), join(folder, "data"))
+        parts.encode_shard(source, function(8), join(folder, "data"))
     with pytest.raises(FileNotFoundError):
         filesystem.listing(join(folder, "data"))
 
@@ -154,7 +157,7 @@ def test_a_shard_that_changed_since_it_was_listed_is_refused(folder):
 def test_bad_rows_are_refused_with_their_place(tmp_path, table, message):
     source = write_parquet(tmp_path / "bad.parquet", pa.table(table))
     with pytest.raises(ValueError, match=message + r".*bad\.parquet"):
-        codes.encode_shard(source, function(8, 2), str(tmp_path / "data"))
+        parts.encode_shard(source, function(8, 2), str(tmp_path / "data"))
     assert not (tmp_path / "data").exists()
 
 
@@ -162,7 +165,7 @@ def test_what_is_no_parquet_is_refused(tmp_path):
     (tmp_path / "bad.parquet").write_bytes(b"nothing of the kind")
     entry = filesystem.stat(str(tmp_path / "bad.parquet"))
     with pytest.raises(ValueError, match=r"expected a Parquet file, found something else, in .*bad\.parquet"):
-        codes.encode_shard(FeatureShard(entry.url, "x", entry.version, 2, Columns()), function(8, 2), str(tmp_path))
+        parts.encode_shard(FeatureShard(entry.url, "x", entry.version, 2, Columns()), function(8, 2), str(tmp_path))
 
 
 def test_a_footer_with_any_byte_changed_is_read_or_refused_in_one_line(tmp_path):
@@ -206,7 +209,7 @@ def test_any_numbers_serve_as_vectors_and_sliced_batches_too(tmp_path, kind):
 def test_splits_are_cut_into_shards_of_a_size(tmp_path):
     batch = blobs(1050, D)
     blocks = [rows(batch.take(slice(i, i + 77))) for i in range(0, 1050, 77)]
-    found = features.write_split(str(tmp_path), blocks, rows_per_shard=250)
+    found = dataset.write_split(str(tmp_path), blocks, rows_per_shard=250)
     assert (found.kind, found.dim, found.labelled, found.rows) == ("vector", D, False, 1050)
     entries = filesystem.listing(str(tmp_path), ".parquet")
     assert [pq.read_metadata(entry.url).num_rows for entry in entries] == [250, 250, 250, 250, 50]
@@ -217,26 +220,26 @@ def test_splits_refuse_what_is_not_finite_and_what_is_not_there(tmp_path):
     batch = blobs(10, D)
     batch.x[3, 2] = np.nan
     with pytest.raises(ValueError, match="found NaN or infinity, in row 3 on the way to"):
-        features.write_split(str(tmp_path), [rows(batch)])
+        dataset.write_split(str(tmp_path), [rows(batch)])
     with pytest.raises(ValueError, match=r"expected rows to write to .*, found none"):
-        features.write_split(str(tmp_path), [])
+        dataset.write_split(str(tmp_path), [])
     with pytest.raises(ValueError, match="expected rows like those before"):
-        features.write_split(str(tmp_path), [rows(blobs(4, D)), rows(blobs(4, D + 1))], rows_per_shard=4)
+        dataset.write_split(str(tmp_path), [rows(blobs(4, D)), rows(blobs(4, D + 1))], rows_per_shard=4)
 
 
 def test_models_are_named_by_their_content(folder):
-    digest = models.save(folder, function(24))
-    loaded = models.load(folder, digest)
+    digest = models.save_model(folder, function(24))
+    loaded = models.load_model(folder, digest)
     np.testing.assert_array_equal(loaded.weight, function(24).weight)
-    assert models.save(folder, function(24)) == digest
-    assert models.save(folder, function(25)) != digest
+    assert models.save_model(folder, function(24)) == digest
+    assert models.save_model(folder, function(25)) != digest
     with pytest.raises(FileNotFoundError, match=r"expected model abc in .*, found none"):
-        models.load(folder, "abc")
+        models.load_model(folder, "abc")
     url = join(folder, "models", digest, "function.safetensors")
-    content = filesystem.read(url)
-    filesystem.write(url, content[:-1] + bytes([content[-1] ^ 1]))
+    content = filesystem.read_bytes(url)
+    filesystem.write_bytes(url, content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(ValueError, match=f"expected model {digest}, found content of digest"):
-        models.load(folder, digest)
+        models.load_model(folder, digest)
 
 
 def test_fits_are_remembered(folder):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from storage.download import digest, download, recorded
+from storage.files.download import digest, download, recorded
 
 CONTENT = os.urandom(3_500_000)
 MD5 = "md5:" + hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()

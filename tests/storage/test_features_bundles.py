@@ -10,9 +10,12 @@ from conftest import blobs
 
 from hashing.bits import pack
 from hashing.functions import LinearHash
-from storage import bundles, codes, filesystem
-from storage.features import Columns, Dataset, SourceChanged
-from storage.filesystem import Entry, join
+from storage.features import bundles
+from storage.features.dataset import Dataset
+from storage.features.shard import Columns, SourceChanged
+from storage.files import filesystem
+from storage.files.filesystem import Entry, join
+from storage.tables import parts
 
 D = 4
 FUNCTION = LinearHash(np.random.default_rng(0).standard_normal((D, 16)), np.zeros(16))
@@ -81,16 +84,16 @@ def test_a_bundle_is_read_encoded_and_watched_as_one_shard(dataset, folder):
     bundle = max(shards, key=lambda shard: len(shard.files))
     first = bundle.files[0].url.rsplit("/", 1)[1]
     assert bundle.name == f"{first}+"
-    part = codes.encode_shard(bundle, FUNCTION, join(folder, "data"))
+    part = parts.encode_shard(bundle, FUNCTION, join(folder, "data"))
     assert (part.shard, part.version, part.rows) == (bundle.name, bundle.version, bundle.rows)
     rows = [batch for file in bundle.files for batch in _rows(file.url)]
-    (read,) = codes.CodeShard(part, 16)
+    (read,) = parts.CodeShard(part, 16)
     assert read.ids.tolist() == [row["id"] for row in rows]
     x = np.array([row["vector"] for row in rows], np.float32)
     np.testing.assert_array_equal(read.x, pack(FUNCTION.encode(x)))
     filesystem.remove(bundle.files[5].url)
     with pytest.raises(SourceChanged, match=rf"expected {bundle.files[5].url} as it was listed, found it gone"):
-        codes.encode_shard(bundle, FUNCTION, join(folder, "data"))
+        parts.encode_shard(bundle, FUNCTION, join(folder, "data"))
     after = {shard.name: shard.version for shard in dataset.shards("base")}
     changed = {shard.name for shard in shards if after.get(shard.name) != shard.version}
     assert changed == {bundle.name}

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from storage import filesystem
-from storage.filesystem import join
+from storage.files import filesystem
+from storage.files.filesystem import join
 
 
 def test_what_is_written_is_read_listed_and_replaced(folder):
     url = join(folder, "a", "b.bin")
     assert not filesystem.exists(url)
-    filesystem.write(url, b"one")
+    filesystem.write_bytes(url, b"one")
     assert filesystem.exists(url)
-    assert filesystem.read(url) == b"one"
-    filesystem.write(join(folder, "a", "c.txt"), b"12345")
+    assert filesystem.read_bytes(url) == b"one"
+    filesystem.write_bytes(join(folder, "a", "c.txt"), b"12345")
     first, second = filesystem.listing(folder)
     assert (first.url, first.size) == (url, 3)
     assert second.size == 5
@@ -29,14 +29,14 @@ def test_what_is_written_is_read_listed_and_replaced(folder):
     assert filesystem.listing(url) == [first]
     assert filesystem.below(url, url) == "b.bin"
     assert filesystem.stat(url) == first
-    filesystem.write(url, b"two!")
-    assert filesystem.read(url) == b"two!"
+    filesystem.write_bytes(url, b"two!")
+    assert filesystem.read_bytes(url) == b"two!"
     assert filesystem.stat(url).version != first.version
 
 
 def test_what_is_not_there_is_an_error(folder):
     with pytest.raises(FileNotFoundError):
-        filesystem.read(join(folder, "nothing"))
+        filesystem.read_bytes(join(folder, "nothing"))
     with pytest.raises(FileNotFoundError):
         filesystem.stat(join(folder, "nothing"))
     with pytest.raises(FileNotFoundError, match=r"expected files \*\.parquet at .*nothing, found none"):
@@ -55,10 +55,10 @@ def test_a_write_that_fails_leaves_what_was_there(folder, size):
     with pytest.raises(RuntimeError, match="in the middle"):
         fail()
     assert not filesystem.exists(url)
-    filesystem.write(url, b"whole")
+    filesystem.write_bytes(url, b"whole")
     with pytest.raises(RuntimeError, match="in the middle"):
         fail()
-    assert filesystem.read(url) == b"whole"
+    assert filesystem.read_bytes(url) == b"whole"
     assert [entry.url for entry in filesystem.listing(folder)] == [url]
 
 
@@ -67,7 +67,7 @@ def test_large_files_arrive_whole(folder):
     with filesystem.create(join(folder, "large")) as file:
         for start in range(0, len(content), 2**20):
             file.write(content[start : start + 2**20])
-    assert filesystem.read(join(folder, "large")) == content
+    assert filesystem.read_bytes(join(folder, "large")) == content
 
 
 def test_of_many_exclusive_writers_one_wins(folder):
@@ -76,7 +76,7 @@ def test_of_many_exclusive_writers_one_wins(folder):
         with ThreadPoolExecutor(8) as pool:
             won = list(pool.map(lambda i, url=url: filesystem.create_exclusive(url, b"%d" % i), range(8)))
         assert sum(won) == 1
-        assert filesystem.read(url) == b"%d" % won.index(True)
+        assert filesystem.read_bytes(url) == b"%d" % won.index(True)
 
 
 def test_arrow_reads_what_was_written(folder):
@@ -91,19 +91,19 @@ def test_arrow_reads_what_was_written(folder):
 
 def test_hidden_and_underscored_files_are_not_data(folder):
     for name in (".tmp.parquet", "_SUCCESS", "_delta/x.parquet", "good.parquet"):
-        filesystem.write(join(folder, *name.split("/")), b"x")
+        filesystem.write_bytes(join(folder, *name.split("/")), b"x")
     assert [filesystem.below(folder, entry.url) for entry in filesystem.listing(folder)] == ["good.parquet"]
 
 
 def test_other_schemes_are_refused():
     with pytest.raises(ValueError, match="expected a path, file:// or s3:// URL, found http://x/y"):
-        filesystem.read("http://x/y")
+        filesystem.read_bytes("http://x/y")
 
 
 def test_a_killed_writer_leaves_nothing_under_the_name(tmp_path):
     code = """
         import sys
-        from storage import filesystem
+        from storage.files import filesystem
         with filesystem.create(sys.argv[1]) as file:
             file.write(b"half")
             file.flush()

@@ -59,10 +59,10 @@ def test_vecs_plain_gz_and_inside_a_tar_gz(tmp_path, suffix):
     )
     before = sorted(tmp_path.iterdir())
     for blocks in (
-        vecs.read(plain),
-        vecs.read(packed),
-        vecs.read(archive, f"set/x{suffix}"),
-        vecs.read(str(archive), f"x{suffix}"),
+        vecs.read_vecs(plain),
+        vecs.read_vecs(packed),
+        vecs.read_vecs(archive, f"set/x{suffix}"),
+        vecs.read_vecs(str(archive), f"x{suffix}"),
     ):
         blocks = list(blocks)
         assert len(blocks) > 1
@@ -76,8 +76,8 @@ def test_vecs_of_another_writer(tmp_path):
     x, ids = rng.normal(size=(100, 17)).astype(np.float32), values((100, 9), np.int32)
     vecs_io.fvecs_write(str(tmp_path / "x.fvecs"), x)
     vecs_io.ivecs_write(str(tmp_path / "x.ivecs"), ids)
-    np.testing.assert_array_equal(whole(vecs.read(tmp_path / "x.fvecs")), x)
-    np.testing.assert_array_equal(whole(vecs.read(tmp_path / "x.ivecs")), ids)
+    np.testing.assert_array_equal(whole(vecs.read_vecs(tmp_path / "x.fvecs")), x)
+    np.testing.assert_array_equal(whole(vecs.read_vecs(tmp_path / "x.ivecs")), ids)
 
 
 def test_vecs_put_together_with_cat(tmp_path):
@@ -85,7 +85,7 @@ def test_vecs_put_together_with_cat(tmp_path):
     (tmp_path / "x.bvecs").write_bytes(vecs_bytes(a) + vecs_bytes(b))
     (tmp_path / "x.bvecs.gz").write_bytes(gzip.compress(vecs_bytes(a)) + gzip.compress(vecs_bytes(b)))
     for name in ("x.bvecs", "x.bvecs.gz"):
-        np.testing.assert_array_equal(whole(vecs.read(tmp_path / name)), np.vstack([a, b]))
+        np.testing.assert_array_equal(whole(vecs.read_vecs(tmp_path / name)), np.vstack([a, b]))
 
 
 def test_vecs_cut_at_every_byte(tmp_path):
@@ -94,12 +94,12 @@ def test_vecs_cut_at_every_byte(tmp_path):
     for length in range(36):
         path.write_bytes(content[:length])
         if length in (12, 24):
-            assert len(whole(vecs.read(path))) == length // 12
+            assert len(whole(vecs.read_vecs(path))) == length // 12
         elif length < 4:
-            assert f"at least one row, found a file of {length} bytes" in error(vecs.read(path))
+            assert f"at least one row, found a file of {length} bytes" in error(vecs.read_vecs(path))
         else:
             row = length // 12
-            message = error(vecs.read(path))
+            message = error(vecs.read_vecs(path))
             assert f"{path}: expected 12 bytes a row, found {length % 12} in" in message
             assert f"row {row} at byte {12 * row}" in message
 
@@ -108,60 +108,63 @@ def test_vecs_gzip_cut_at_every_byte(tmp_path):
     content, path = gzip.compress(vecs_bytes(values((3, 2), np.float32))), tmp_path / "x.fvecs.gz"
     for length in range(1, len(content)):
         path.write_bytes(content[:length])
-        assert str(path) in error(vecs.read(path))
+        assert str(path) in error(vecs.read_vecs(path))
     path.write_bytes(content[:-8] + b"0000" + content[-4:])
-    assert "CRC" in error(vecs.read(path))
+    assert "CRC" in error(vecs.read_vecs(path))
     path.write_bytes(vecs_bytes(values((3, 2), np.float32)))
-    assert "Not a gzipped file" in error(vecs.read(path))
+    assert "Not a gzipped file" in error(vecs.read_vecs(path))
 
 
 def test_vecs_archive_cut_or_without_the_member(tmp_path):
     path = tmp_path / "x.tar.gz"
     tar_gz(path, {"s": None, "s/x.bvecs": vecs_bytes(values((9, 700), np.uint8)), "s/x.fvecs": b""})
-    assert error(vecs.read(path, "s/y.bvecs")) == f"{path}: expected a member s/y.bvecs, found s, s/x.bvecs, s/x.fvecs"
-    assert "at least one row" in error(vecs.read(path, "x.fvecs"))
+    assert (
+        error(vecs.read_vecs(path, "s/y.bvecs"))
+        == f"{path}: expected a member s/y.bvecs, found s, s/x.bvecs, s/x.fvecs"
+    )
+    assert "at least one row" in error(vecs.read_vecs(path, "x.fvecs"))
     content = path.read_bytes()
     for length in range(1, len(content) // 2, 97):
         path.write_bytes(content[:length])
-        assert str(path) in error(vecs.read(path, "x.bvecs"))
+        assert str(path) in error(vecs.read_vecs(path, "x.bvecs"))
     path.write_bytes(gzip.compress(gzip.decompress(content)[:3000]))  # a sound gzip of half an archive
-    assert "unexpected end of data" in error(vecs.read(path, "x.bvecs"))
+    assert "unexpected end of data" in error(vecs.read_vecs(path, "x.bvecs"))
 
 
 def test_vecs_dimensions_that_cannot_be(tmp_path):
     path = tmp_path / "x.bvecs"
     for head, found in ((0, "0"), (-1, "-1"), (2**20 + 1, "1048577"), (2**31 - 1, "2147483647")):
         path.write_bytes(head.to_bytes(4, "little", signed=True) + bytes(100))
-        assert re.search(rf"1\.\.1048576 in row 0 at byte 0, found {found}$", error(vecs.read(path)))
+        assert re.search(rf"1\.\.1048576 in row 0 at byte 0, found {found}$", error(vecs.read_vecs(path)))
     path.write_bytes(vecs_bytes(values((4, 128), np.uint8), ">"))
-    assert "found -2147483648: big-endian would be 128" in error(vecs.read(path))
+    assert "found -2147483648: big-endian would be 128" in error(vecs.read_vecs(path))
     path.write_bytes((1 << 20).to_bytes(4, "little") + bytes(1 << 20))
-    assert whole(vecs.read(path)).shape == (1, 1 << 20)
+    assert whole(vecs.read_vecs(path)).shape == (1, 1 << 20)
 
 
 def test_vecs_of_mixed_dimensions_name_the_row(tmp_path):
     path = tmp_path / "x.bvecs"
     a, b = values((2_000_000, 4), np.uint8), values((3, 6), np.uint8)  # the change is in the third block
     path.write_bytes(vecs_bytes(a) + vecs_bytes(b))
-    assert "dimension 4 as in row 0, found 6 in row 2000000 at byte 16000000" in error(vecs.read(path))
+    assert "dimension 4 as in row 0, found 6 in row 2000000 at byte 16000000" in error(vecs.read_vecs(path))
     path.write_bytes(vecs_bytes(b) + vecs_bytes(a[:1]))  # and in what is less than a row
-    assert "dimension 6 as in row 0, found 4 in row 3 at byte 30" in error(vecs.read(path))
+    assert "dimension 6 as in row 0, found 4 in row 3 at byte 30" in error(vecs.read_vecs(path))
 
 
 def test_vecs_of_another_name(tmp_path):
     with pytest.raises(ValueError, match=r"expected a name that ends in \.fvecs, \.bvecs, \.ivecs .* found x\.npy"):
-        vecs.read(tmp_path / "x.npy")
+        vecs.read_vecs(tmp_path / "x.npy")
     with pytest.raises(ValueError, match=r"found set\.tar"):
-        vecs.read(tmp_path / "set.tar.gz")
+        vecs.read_vecs(tmp_path / "set.tar.gz")
     with pytest.raises(FileNotFoundError, match=r"x\.fvecs"):
-        list(vecs.read(tmp_path / "x.fvecs"))
+        list(vecs.read_vecs(tmp_path / "x.fvecs"))
 
 
 def test_vecs_are_read_in_bounded_memory(tmp_path):
     path = tmp_path / "x.bvecs.gz"
     path.write_bytes(gzip.compress(vecs_bytes(np.zeros((500_000, 128), np.uint8)), 1))  # 66 MB
     tracemalloc.start()
-    assert sum(len(block) for block in vecs.read(path)) == 500_000
+    assert sum(len(block) for block in vecs.read_vecs(path)) == 500_000
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 24e6
@@ -177,7 +180,7 @@ def test_idx_of_every_type(tmp_path, code, dtype):
     (tmp_path / "x").write_bytes(idx_bytes(x, code))
     (tmp_path / "x.gz").write_bytes(gzip.compress(idx_bytes(x, code), 1))
     for name in ("x", "x.gz"):
-        blocks = list(idx.read(tmp_path / name))
+        blocks = list(idx.read_idx(tmp_path / name))
         assert len(blocks) > 1
         np.testing.assert_array_equal(whole(blocks), x)
         assert blocks[0].dtype == x.dtype.newbyteorder("=")
@@ -185,34 +188,34 @@ def test_idx_of_every_type(tmp_path, code, dtype):
 
 def test_idx_labels(tmp_path):
     (tmp_path / "y").write_bytes(idx_bytes(np.arange(10, dtype=np.uint8), 8))
-    np.testing.assert_array_equal(whole(idx.read(tmp_path / "y")), np.arange(10))
+    np.testing.assert_array_equal(whole(idx.read_idx(tmp_path / "y")), np.arange(10))
 
 
 def test_idx_cut_at_every_byte_or_too_long(tmp_path):
     content, path = idx_bytes(values((3, 2, 2), np.uint8), 8), tmp_path / "x"
     for length in range(len(content)):
         path.write_bytes(content[:length])
-        message = error(idx.read(path))
+        message = error(idx.read_idx(path))
         assert (
             length < 16
             or f"expected 3 items of 4 bytes, found the end of the file in item {length // 4 - 4}" in message
         )
     path.write_bytes(content + b"\0")
-    assert "expected the end of the file after 3 items" in error(idx.read(path))
+    assert "expected the end of the file after 3 items" in error(idx.read_idx(path))
     packed = gzip.compress(content)
     for length in range(1, len(packed)):
         (tmp_path / "x.gz").write_bytes(packed[:length])
-        error(idx.read(tmp_path / "x.gz"))
+        error(idx.read_idx(tmp_path / "x.gz"))
 
 
 def test_idx_of_other_magic_or_sizes(tmp_path):
     path = tmp_path / "x"
     for head in (b"\0\1\x08\1", b"\0\0\x0a\1", b"\0\0\x08\0", b"GIF8"):
         path.write_bytes(head + bytes(64))
-        assert f"at byte 0, found {head.hex(' ')}" in error(idx.read(path))
+        assert f"at byte 0, found {head.hex(' ')}" in error(idx.read_idx(path))
     for sizes in ((0, 2), (2, 0), (2, 1 << 30)):
         path.write_bytes(b"\0\0\x08\2" + np.array(sizes, ">u4").tobytes() + bytes(64))
-        assert f"found sizes {sizes}" in error(idx.read(path))
+        assert f"found sizes {sizes}" in error(idx.read_idx(path))
 
 
 ARRAYS = {"train": (9000, 300), "test": (5, 300), "neighbors": (5, 4), "distances": (5, 4)}
@@ -231,13 +234,13 @@ def write_hdf5(path, leave_out=(), **other):
 def test_hdf5(tmp_path):
     path = tmp_path / "x.hdf5"
     for name, x in write_hdf5(path).items():
-        blocks = list(hdf5.read(path, name))
+        blocks = list(hdf5.read_hdf5(path, name))
         assert (len(blocks) > 1) == (name == "train")
         assert blocks[0].dtype == x.dtype
         np.testing.assert_array_equal(whole(blocks), x)
     assert hdf5.metric(path) == "euclidean"
     write_hdf5(path, train=np.ones((3, 2)))
-    assert next(hdf5.read(path, "train")).dtype == np.float32
+    assert next(hdf5.read_hdf5(path, "train")).dtype == np.float32
 
 
 def test_hdf5_that_is_not_what_it_should_be(tmp_path):
@@ -245,16 +248,16 @@ def test_hdf5_that_is_not_what_it_should_be(tmp_path):
     for name in ARRAYS:
         write_hdf5(path, leave_out=[name])
         assert f"{path}: expected the arrays train, test, neighbors, distances, found no {name} among" in error(
-            hdf5.read(path, "train")
+            hdf5.read_hdf5(path, "train")
         )
     for x in (np.zeros(3), np.zeros((2, 2, 2)), np.zeros((0, 3)), np.array([[b"a"]])):
         write_hdf5(path, train=x)
-        assert "expected train to be a matrix of numbers" in error(hdf5.read(path, "train"))
-    assert "found labels" in error(hdf5.read(path, "labels"))
+        assert "expected train to be a matrix of numbers" in error(hdf5.read_hdf5(path, "train"))
+    assert "found labels" in error(hdf5.read_hdf5(path, "labels"))
     write_hdf5(path)
     content = path.read_bytes()
     for length in (10, 1000, len(content) // 2):
         path.write_bytes(content[:length])
-        assert str(path) in error(hdf5.read(path, "train"))
+        assert str(path) in error(hdf5.read_hdf5(path, "train"))
     with pytest.raises(FileNotFoundError):
-        list(hdf5.read(tmp_path / "y.hdf5", "train"))
+        list(hdf5.read_hdf5(tmp_path / "y.hdf5", "train"))

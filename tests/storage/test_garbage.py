@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from storage import filesystem, garbage, iceberg, ledger, tables
-from storage.codes import Part, quarantine
-from storage.filesystem import join
+from storage.files import filesystem
+from storage.files.filesystem import join
+from storage.tables import garbage, iceberg, log
+from storage.tables.parts import Part, quarantine
+from storage.tables.table import PublishConflict, create_table, load_table
 
 DAY = 86_400
 MODEL = {"model": "m"}
@@ -18,7 +20,7 @@ MODEL = {"model": "m"}
 
 @pytest.fixture
 def table(catalog):
-    return tables.create_table(catalog, "t", 16)
+    return create_table(catalog, "t", 16)
 
 
 def in_days(days):
@@ -29,7 +31,7 @@ def part(table, shard, seed=0):
     """A file of the folder of parts. What is in it matters to no collector."""
     content = f"{shard} {seed}".encode() * 9
     url = join(table.data_folder, f"{hashlib.sha256(content).hexdigest()}.parquet")
-    filesystem.write(url, content)
+    filesystem.write_bytes(url, content)
     return Part(url, shard, str(seed), 9, len(content), 0, 8)
 
 
@@ -76,7 +78,7 @@ def test_what_is_left_is_exactly_what_kept_versions_need(catalog, table):
     told, untold = (quarantine(url) for url in (min(files_of(table, "main")), orphan.url))
     stranger = join(table.data_folder, "notes.txt")
     for url in (torn, lost_race, told, untold, stranger):
-        filesystem.write(url, b'{"format-version": 2, "torn')
+        filesystem.write_bytes(url, b'{"format-version": 2, "torn')
     planned = garbage.collect(table, 0, keep=2, dry_run=True)
     assert needed(catalog) | {orphan.url, torn, lost_race, told, untold, stranger} <= there(table)
     found = garbage.collect(table, 0, keep=2)
@@ -98,10 +100,10 @@ def test_what_is_left_is_exactly_what_kept_versions_need(catalog, table):
 def test_whoever_opened_a_version_within_the_grace_finds_its_files(tmp_path):
     """However old they are: it is when the version lost its name that counts."""
     catalog = iceberg.connect(f"sqlite:///{tmp_path / 'catalog.db'}", str(tmp_path))
-    table = tables.create_table(catalog, "t", 16)
+    table = create_table(catalog, "t", 16)
     publish(table, part(table, "a"))
     publish(table, part(table, "a", 1))
-    reader = tables.open_table(catalog, "t")
+    reader = load_table(catalog, "t")
     pinned = files_of(reader, "v1")
     for url in there(table):  # which can be done on the local disk alone
         os.utime(url, (time.time() - 30 * DAY,) * 2)
@@ -137,7 +139,7 @@ def test_a_collection_beside_a_reindex_leaves_its_parts(catalog, table):
     written = part(table, "d")  # and not committed yet
     assert garbage.collect(table, 3600).versions == {}
     assert written.url in there(table)
-    run = tables.open_table(catalog, "t")
+    run = load_table(catalog, "t")
     run.replace("staged-run", [written], set(), MODEL)
     garbage.collect(table, DAY, clock=in_days(8))  # old, and yet it began at what is published: the next run adopts it
     assert run.publish(run.refresh().version("staged-run"), base).name == "v2"
@@ -164,11 +166,11 @@ def test_versions_with_deleted_rows_are_gone_when_it_is_due_and_what_readers_see
     publish(table, part(table, "a", 1))
     publish(table, part(table, "a", 2))
     due = int((time.time() + 30 * DAY) * 1000)
-    ledger.doom(table, ["v1", "v3"], due, 7, "me")
+    log.doom(table, ["v1", "v3"], due, 7, "me")
     with pytest.raises(ValueError, match="expected a version without deleted rows, found v1, which has some until 20"):
-        ledger.rollback(table, "v1", table.version().snapshot_id, "me")
-    ledger.doom(table, ["v1"], due + 1, 7, "me")  # not later than was said
-    assert ledger.doomed(table) == {"v1": due, "v3": due}
+        log.roll_back(table, "v1", table.version().snapshot_id, "me")
+    log.doom(table, ["v1"], due + 1, 7, "me")  # not later than was said
+    assert log.doomed(table) == {"v1": due, "v3": due}
     assert garbage.collect(table, 7 * DAY, clock=in_days(22)).versions == {}
     found = garbage.collect(table, 7 * DAY, clock=in_days(23.1))
     assert list(found.versions) == ["v1"]
@@ -217,17 +219,17 @@ def test_writers_and_collectors_at_once_lose_nothing(catalog, table):
     done = threading.Event()
 
     def collect():
-        mine, rounds = tables.open_table(catalog, "t"), 0
+        mine, rounds = load_table(catalog, "t"), 0
         while not done.is_set() or not rounds:
             try:
                 garbage.collect(mine, 3600, keep=1)
-            except tables.PublishConflict:  # eight writers came first: it looks again
+            except PublishConflict:  # eight writers came first: it looks again
                 continue
             rounds += 1
         return rounds
 
     def write():
-        mine = tables.open_table(catalog, "t")
+        mine = load_table(catalog, "t")
         try:
             return [publish(mine, part(mine, "a", i), part(mine, str(i))).name for i in range(1, 7)]
         finally:

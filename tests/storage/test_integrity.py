@@ -8,11 +8,13 @@ import pytest
 from conftest import blobs
 
 from hashing.functions import LinearHash
-from storage import codes, features, filesystem, integrity
-from storage.codes import CodeShard, Part
-from storage.features import Columns, FeatureShard
-from storage.filesystem import join
-from storage.formats import Rows
+from storage.features import dataset
+from storage.features.shard import Columns, FeatureShard
+from storage.files import filesystem
+from storage.files.filesystem import join
+from storage.formats import FeatureRows
+from storage.tables import integrity
+from storage.tables.parts import CodeShard, Part, _sound, encode_shard, read_part, without_rows
 
 D, N_BITS = 8, 16
 FUNCTION = LinearHash(np.random.default_rng(0).standard_normal((D, N_BITS)), np.zeros(N_BITS))
@@ -21,9 +23,9 @@ FUNCTION = LinearHash(np.random.default_rng(0).standard_normal((D, N_BITS)), np.
 @pytest.fixture
 def part(folder):
     batch = blobs(300, D)
-    features.write_split(join(folder, "base"), [Rows(batch.ids, batch.x, None)])
+    dataset.write_split(join(folder, "base"), [FeatureRows(batch.ids, batch.x, None)])
     (entry,) = filesystem.listing(join(folder, "base"), ".parquet")
-    return codes.encode_shard(FeatureShard(entry.url, "0", entry.version, D, Columns()), FUNCTION, join(folder, "data"))
+    return encode_shard(FeatureShard(entry.url, "0", entry.version, D, Columns()), FUNCTION, join(folder, "data"))
 
 
 def ids_of(part):
@@ -32,39 +34,39 @@ def ids_of(part):
 
 def test_a_part_that_was_changed_is_refused_by_whoever_reads_it_first_and_a_torn_one_by_all(part):
     assert len(ids_of(part)) == 300
-    content = bytearray(filesystem.read(part.url))
+    content = bytearray(filesystem.read_bytes(part.url))
     content[500] ^= 1
-    filesystem.write(part.url, bytes(content))
+    filesystem.write_bytes(part.url, bytes(content))
     ids_of(part)  # this process has looked at its digest
     with pytest.raises(ValueError, match=f"expected a part of SHA-256 .*, found {hashlib.sha256(content).hexdigest()}"):
-        codes.read_part(part.url, N_BITS, part.size, anew=True)
-    codes._sound.clear()
+        read_part(part.url, N_BITS, part.size, anew=True)
+    _sound.clear()
     with pytest.raises(ValueError, match="it was changed"):
         ids_of(part)
-    assert [problem.partition(",")[0] for problem in integrity.check(part, N_BITS)] == [
+    assert [problem.partition(",")[0] for problem in integrity.check_part(part, N_BITS)] == [
         f"expected a part of SHA-256 {part.url.rpartition('/')[2].partition('.')[0]}"
     ]
-    filesystem.write(part.url, bytes(content[:-9]))
+    filesystem.write_bytes(part.url, bytes(content[:-9]))
     with pytest.raises(ValueError, match=f"expected a part of {part.size} bytes, found {part.size - 9}, in"):
         ids_of(part)
 
 
 def test_a_part_without_some_rows_has_the_codes_of_the_others(part):
-    rest = codes.without(part, np.array([0, 7, 299, 5000]), part.url.rpartition("/")[0], "v~1", N_BITS)
+    rest = without_rows(part, np.array([0, 7, 299, 5000]), part.url.rpartition("/")[0], "v~1", N_BITS)
     assert (rest.shard, rest.version, rest.rows, rest.min_id, rest.max_id) == ("0", "v~1", 297, 1, 298)
     (old,), (new,) = (list(CodeShard(one, N_BITS)) for one in (part, rest))
     kept = ~np.isin(old.ids, [0, 7, 299])
     np.testing.assert_array_equal(new.ids, old.ids[kept])
     np.testing.assert_array_equal(new.x, old.x[kept])
-    assert integrity.check(rest, N_BITS) == []
-    assert codes.without(part, np.array([5000]), "nowhere", "x", N_BITS) is None
+    assert integrity.check_part(rest, N_BITS) == []
+    assert without_rows(part, np.array([5000]), "nowhere", "x", N_BITS) is None
     none = [
-        codes.without(part._replace(shard=shard), old.ids, part.url.rpartition("/")[0], "x", N_BITS) for shard in "ab"
+        without_rows(part._replace(shard=shard), old.ids, part.url.rpartition("/")[0], "x", N_BITS) for shard in "ab"
     ]
     assert [one.rows for one in none] == [0, 0]
     assert none[0].url != none[1].url
     assert "://" in none[0].url or pq.read_metadata(none[0].url).num_rows == 0
-    assert integrity.check(none[0], N_BITS) == []
+    assert integrity.check_part(none[0], N_BITS) == []
 
 
 def test_only_parts_whose_ids_overlap_are_read_together():

@@ -7,15 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from pyiceberg.table.update import RemovePropertiesUpdate, SetPropertiesUpdate
 
-from storage import commits, ledger, tables
-from storage.codes import Part
-from storage.tables import PublishConflict
+from storage.tables import commits, log
+from storage.tables.parts import Part
+from storage.tables.table import PublishConflict, create_table, load_table
 
 
 @pytest.fixture
 def table(catalog):
     """v1, v2 and v3 of a table, of one part each."""
-    table = tables.create_table(catalog, "t", 16)
+    table = create_table(catalog, "t", 16)
     for i in range(3):
         stage(table, f"staged-{i}", i)
         table.publish(table.version(f"staged-{i}"), table.version().snapshot_id)
@@ -33,16 +33,16 @@ def seen(table, name="main"):
 
 def test_a_rollback_is_one_commit_and_noted_and_the_next_version_numbers_on(catalog, table):
     commits_before = len(table.iceberg.metadata.metadata_log)
-    assert ledger.rollback(table, "v1", table.version().snapshot_id, "me").name == "v1"
+    assert log.roll_back(table, "v1", table.version().snapshot_id, "me").name == "v1"
     assert len(table.iceberg.metadata.metadata_log) == commits_before + 1
-    reader = tables.open_table(catalog, "t")
+    reader = load_table(catalog, "t")
     assert (reader.version().name, seen(reader)) == ("v1", ["0"])
-    (noted,) = ledger.rollbacks(reader)
+    (noted,) = log.rollbacks(reader)
     assert (noted["from"], noted["to"], noted["by"], len(noted["at"])) == ("v3", "v1", "me", 25)
     stage(table, "staged-new", 7)
     assert table.publish(table.version("staged-new"), table.version().snapshot_id).name == "v4"
-    ledger.rollback(table, "v3", table.version().snapshot_id, "you")
-    assert [(entry["from"], entry["to"]) for entry in ledger.rollbacks(table)] == [("v3", "v1"), ("v4", "v3")]
+    log.roll_back(table, "v3", table.version().snapshot_id, "you")
+    assert [(entry["from"], entry["to"]) for entry in log.rollbacks(table)] == [("v3", "v1"), ("v4", "v3")]
     assert [version.name for version in table.versions()] == ["v1", "v2", "v3", "v4"]
 
 
@@ -50,14 +50,14 @@ def test_a_rollback_is_one_commit_and_noted_and_the_next_version_numbers_on(cata
 def test_a_rollback_is_refused_where_main_is_not_what_was_seen_or_the_target_is_no_version(table):
     before, main = table.version("v2").snapshot_id, table.version().snapshot_id
     with pytest.raises(PublishConflict, match=rf"at snapshot {before}, found {main} \(v3\): somebody else moved it"):
-        ledger.rollback(table, "v1", before, "me")
+        log.roll_back(table, "v1", before, "me")
     stage(table, "staged-new", 7)
     for name in ("v3", "staged-new"):
         with pytest.raises(ValueError, match=f"expected another published version than v3, found {name}"):
-            ledger.rollback(table, name, main, "me")
+            log.roll_back(table, name, main, "me")
     with pytest.raises(LookupError, match=r"expected a version of table t, found 'v9'; there are: v1"):
-        ledger.rollback(table, "v9", main, "me")
-    assert (seen(table), ledger.rollbacks(table)) == (["2"], [])
+        log.roll_back(table, "v9", main, "me")
+    assert (seen(table), log.rollbacks(table)) == (["2"], [])
 
 
 @pytest.mark.parametrize("attempt", range(2))
@@ -67,7 +67,7 @@ def test_of_a_publish_and_a_rollback_at_once_exactly_one_wins(catalog, table, at
     barrier = threading.Barrier(3)
 
     def move(how):
-        mine = tables.open_table(catalog, "t")
+        mine = load_table(catalog, "t")
         barrier.wait()
         try:
             return how(mine).name
@@ -76,8 +76,8 @@ def test_of_a_publish_and_a_rollback_at_once_exactly_one_wins(catalog, table, at
 
     moves = [
         lambda mine: mine.publish(mine.version("staged-new"), base),
-        lambda mine: ledger.rollback(mine, "v1", base, "me"),
-        lambda mine: ledger.rollback(mine, "v2", base, "me"),
+        lambda mine: log.roll_back(mine, "v1", base, "me"),
+        lambda mine: log.roll_back(mine, "v2", base, "me"),
     ]
     with ThreadPoolExecutor(3) as pool:
         results = list(pool.map(move, moves))
@@ -85,7 +85,7 @@ def test_of_a_publish_and_a_rollback_at_once_exactly_one_wins(catalog, table, at
     table.refresh()
     assert winner == ["v4", "v1", "v2"][[bool(result) for result in results].index(True)]
     assert table.version().name == winner
-    assert len(ledger.rollbacks(table)) == (winner != "v4")
+    assert len(log.rollbacks(table)) == (winner != "v4")
     assert table.has("staged-new") == (winner != "v4")
 
 
@@ -94,17 +94,17 @@ def test_a_table_of_a_newer_format_is_refused(catalog, table):
     newer = SetPropertiesUpdate(updates={"hashkiln.format": "2"})
     commits.commit(table.iceberg, (), (newer,))
     with pytest.raises(ValueError, match=r"expected table t of format 1 or older, found format 2, which a newer"):
-        tables.open_table(catalog, "t")
+        load_table(catalog, "t")
 
 
 def test_an_older_format_is_read_as_it_is_and_upgraded_in_one_commit_when_it_is_written(catalog, table):
     old = RemovePropertiesUpdate(removals=["hashkiln.format", "hashkiln.columns"])
     commits.commit(table.iceberg, (), (old,))
-    reader = tables.open_table(catalog, "t")
+    reader = load_table(catalog, "t")
     assert (reader.format, seen(reader)) == (0, ["2"])
     commits_before = len(reader.iceberg.metadata.metadata_log)
     with ThreadPoolExecutor(3) as pool:
-        written = list(pool.map(lambda _: tables.create_table(catalog, "t", 16), range(3)))
+        written = list(pool.map(lambda _: create_table(catalog, "t", 16), range(3)))
     upgraded = written[0].refresh()
     assert (upgraded.format, seen(upgraded)) == (1, ["2"])
     assert upgraded.iceberg.properties["hashkiln.columns"].startswith("id: row of the dataset")
@@ -114,6 +114,6 @@ def test_an_older_format_is_read_as_it_is_and_upgraded_in_one_commit_when_it_is_
 
 @pytest.mark.parametrize("catalog", ["local"], indirect=True)
 def test_the_empty_version_is_v0_although_a_staging_begins_at_it(catalog):
-    empty = tables.create_table(catalog, "empty", 16)
+    empty = create_table(catalog, "empty", 16)
     empty.stage("staged-x", empty.version().snapshot_id)
     assert empty.version().name == "v0"

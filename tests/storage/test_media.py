@@ -10,9 +10,10 @@ from drawn_pictures import encoded, pixels
 from PIL import Image
 
 from hashing.statistics import WORDS
-from storage import features, media
-from storage.features import Columns, Dataset
-from storage.formats import Rows
+from storage.features import media
+from storage.features.dataset import Dataset, describe, write_split
+from storage.features.shard import Columns
+from storage.formats import FeatureRows
 
 
 def test_pixels_are_those_of_the_picture_whatever_its_mode_and_size():
@@ -61,7 +62,7 @@ def written(folder, column, values):
     ids = pa.array(range(10, 10 + len(values)), pa.int64())
     pq.write_table(pa.table({"id": ids, column: values}), folder / "a.parquet")
     url = str(folder / "a.parquet")
-    return url, features.describe([url], Columns(x=column))
+    return url, describe([url], Columns(x=column))
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
@@ -96,11 +97,11 @@ def test_bad_pictures_and_texts_are_refused_with_file_and_row_or_dropped_and_tol
 
 
 def test_shards_of_pictures_are_cut_by_their_bytes(tmp_path, monkeypatch):
-    from storage import splits
+    from storage.features import splits
 
     monkeypatch.setattr(splits, "BYTES", 10_000)
-    rows = Rows(np.arange(10), [bytes(3000)] * 10, [[]] * 9 + [[2]])
-    found = features.write_split(str(tmp_path), [rows])
+    rows = FeatureRows(np.arange(10), [bytes(3000)] * 10, [[]] * 9 + [[2]])
+    found = write_split(str(tmp_path), [rows])
     sizes = [len(pq.read_table(path)) for path in sorted(tmp_path.glob("*.parquet"))]
     assert sizes == [3, 3, 3, 1]
     assert (found.kind, found.labelled, found.rows) == ("image", True, 10)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from hashing.functions import LinearHash
-from storage import arrays, filesystem, models, orphans, queries
-from storage.filesystem import join
+from storage import models, queries, unreferenced
+from storage.files import filesystem, npz
+from storage.files.filesystem import join
 
 HEX = hashlib.sha256(b"x").hexdigest()
 PATIENCE = 10  # seconds
@@ -17,14 +18,16 @@ PATIENCE = 10  # seconds
 def found(warehouse, named=frozenset(), tables=(), limit=None):
     """kind -> paths of what goes, in the order in which it goes."""
     gone = {}
-    for kind, files in orphans.find(warehouse, named, tables, time.time() + 60 if limit is None else limit):
+    for kind, files in unreferenced.find_unreferenced(
+        warehouse, named, tables, time.time() + 60 if limit is None else limit
+    ):
         gone.setdefault(kind, []).extend(filesystem.below(warehouse, file.url) for file in files)
     return gone
 
 
 def put(warehouse, *paths):
     for path in paths:
-        filesystem.write(join(warehouse, *path.split("/")), b"content")
+        filesystem.write_bytes(join(warehouse, *path.split("/")), b"content")
     return [*paths]
 
 
@@ -61,12 +64,12 @@ def test_what_can_be_made_again_goes_and_what_is_not_ours_stays(folder):
 
 def test_what_is_used_is_young_again_and_keeps_what_belongs_to_it(folder):
     url = join(folder, "kept", f"{HEX}.npz")
-    arrays.write(url, counts=np.arange(3))
-    before = later(folder, f"kept/{HEX}.npz", lambda: arrays.read(url))
+    npz.write_arrays(url, counts=np.arange(3))
+    before = later(folder, f"kept/{HEX}.npz", lambda: npz.read_arrays(url))
     assert found(folder, limit=before + 0.001) == {}
-    np.testing.assert_array_equal(arrays.read(url)["counts"], np.arange(3))
+    np.testing.assert_array_equal(npz.read_arrays(url)["counts"], np.arange(3))
     queries.keep_neighbours(folder, HEX, np.zeros((2, 3), int), np.zeros((2, 3)))
-    later(folder, f"truth/{HEX}.parquet", lambda: queries.neighbours(folder, HEX))
+    later(folder, f"truth/{HEX}.parquet", lambda: queries.kept_neighbours(folder, HEX))
     run = put(folder, f"training/{HEX[:16]}/checkpoint_1/state.pt", f"training/{HEX[:16]}/manager.json")
     before = later(folder, run[0], lambda: put(folder, run[0]))
     assert "training" not in found(folder, limit=before + 0.001)  # although manager.json was written before
@@ -75,9 +78,9 @@ def test_what_is_used_is_young_again_and_keeps_what_belongs_to_it(folder):
 
 def test_models_and_what_they_started_from_stay_while_they_are_named(folder):
     function = LinearHash(np.eye(8), np.zeros(8))
-    model, start = models.save(folder, function), models.keep_pretrained(folder, b"parameters")
+    model, start = models.save_model(folder, function), models.keep_pretrained(folder, b"parameters")
     models.remember(folder, HEX, model)
-    arrays.write(join(folder, "models", model, "moments.npz"), moments=np.zeros((4, 8)))
+    npz.write_arrays(join(folder, "models", model, "moments.npz"), moments=np.zeros((4, 8)))
     files = [f"models/{model}/{name}" for name in ("function.json", "function.safetensors", "moments.npz")]
     both = {"model": [f"models/fits/{HEX}", *files], "pretrained": [f"pretrained/{start}"]}
     assert found(folder) == both
@@ -93,11 +96,11 @@ def test_uploads_that_never_ended_are_found_beside_tables(s3, tmp_path):
     fs, path = filesystem._open(join(root, "truth", f"{HEX}.parquet"))
     bucket, _, key = path.partition("/")
     token = fs.call_s3("create_multipart_upload", Bucket=bucket, Key=key)["UploadId"]
-    assert orphans.uploads(root, time.time() - 60) == []
-    (upload,) = orphans.uploads(root, time.time() + 60)
+    assert unreferenced.uploads(root, time.time() - 60) == []
+    (upload,) = unreferenced.uploads(root, time.time() + 60)
     assert (upload.url, upload.token) == (f"s3://{path}", token)
     filesystem.abort(upload)
-    assert orphans.uploads(root, time.time() + 60) == []
+    assert unreferenced.uploads(root, time.time() + 60) == []
 
 
 @pytest.mark.parametrize("name", ["d", "d-dhn-cafe"])

@@ -18,21 +18,21 @@ from storage.formats import cifar, lists
 def test_cifar_rows_are_pictures_of_height_width_channel(tmp_path):
     labels = [3, 0, 9, 7]
     (tmp_path / "a.bin").write_bytes(cifar_bytes(labels))
-    (block,) = cifar.read(tmp_path / "a.bin")
+    (block,) = cifar.read_cifar(tmp_path / "a.bin")
     assert block.labels == [[3], [0], [9], [7]]
     assert block.x.dtype == np.uint8
     np.testing.assert_array_equal(block.x.reshape(-1, 32, 32, 3), [pixels(label, i) for i, label in enumerate(labels)])
     (tmp_path / "b.bin").write_bytes(cifar_bytes(labels, coarse=True))
-    (block,) = cifar.read(tmp_path / "b.bin", classes=(20, 100))
+    (block,) = cifar.read_cifar(tmp_path / "b.bin", classes=(20, 100))
     assert block.labels == [[3], [0], [9], [7]]  # the fine ones
     np.testing.assert_array_equal(block.x[2], pixels(9, 2).ravel())
 
 
 def test_cifar_is_read_in_blocks_that_go_on_counting(tmp_path, monkeypatch):
     (tmp_path / "a.bin").write_bytes(cifar_bytes(range(10)))
-    whole = next(cifar.read(tmp_path / "a.bin"))
+    whole = next(cifar.read_cifar(tmp_path / "a.bin"))
     monkeypatch.setattr(cifar, "BLOCK_BYTES", 3 * 3073 + 5)
-    blocks = list(cifar.read(tmp_path / "a.bin"))
+    blocks = list(cifar.read_cifar(tmp_path / "a.bin"))
     assert [len(block.ids) for block in blocks] == [3, 3, 3, 1]
     np.testing.assert_array_equal(np.concatenate([block.ids for block in blocks]), np.arange(10))
     np.testing.assert_array_equal(np.concatenate([block.x for block in blocks]), whole.x)
@@ -51,7 +51,7 @@ def test_cifar_is_read_in_blocks_that_go_on_counting(tmp_path, monkeypatch):
 def test_what_is_not_cifar_is_refused(tmp_path, content, classes, message):
     (tmp_path / "a.bin").write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.bin: .*" + message):
-        list(cifar.read(tmp_path / "a.bin", classes=classes))
+        list(cifar.read_cifar(tmp_path / "a.bin", classes=classes))
 
 
 def tiny_cifar(name="cifar-10", batches=(12, 7)):

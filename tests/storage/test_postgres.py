@@ -10,13 +10,15 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from infra.settings import Settings
-from storage import iceberg, tables
+from storage.tables import iceberg
+from storage.tables.table import create_table, load_table, table_names
 
 WRITER = """
     import json, sys
-    from storage import iceberg, tables
+    from storage.tables import iceberg
+    from storage.tables.table import create_table
     name, url, warehouse = sys.argv[1:]
-    table = tables.create_table(iceberg.connect(url, warehouse), "t", 16)
+    table = create_table(iceberg.connect(url, warehouse), "t", 16)
     print("ready", flush=True)
     sys.stdin.readline()
     for i in range(5):
@@ -32,14 +34,14 @@ def test_writers_of_several_processes_lose_nothing(postgresql, tmp_path):
     writers = [subprocess.Popen(arguments[name], **pipes) for name in arguments]
     assert [writer.stdout.readline() for writer in writers] == ["ready\n"] * 2  # a new catalog, made by all at once
     seen = [json.loads(writer.communicate("go\n")[0]) for writer in writers]
-    final = tables.open_table(iceberg.connect(url, str(tmp_path)), "t").vocabulary
+    final = load_table(iceberg.connect(url, str(tmp_path)), "t").vocabulary
     assert sorted(final) == sorted(["common", *(f"{name}{i}" for name in "ab" for i in range(5))])
     assert all(final[: len(vocabulary)] == tuple(vocabulary) for vocabulary in seen)
 
 
 def test_the_server_may_lose_its_connections_between_two_commits(postgresql, tmp_path):
     url = postgresql()
-    table = tables.create_table(iceberg.connect(url, str(tmp_path)), "t", 16)
+    table = create_table(iceberg.connect(url, str(tmp_path)), "t", 16)
     place = make_url(url)
     with psycopg2.connect(host=place.query["host"], user="tests", dbname="postgres") as admin:
         cursor = admin.cursor()
@@ -72,6 +74,6 @@ def test_it_is_named_by_the_environment(postgresql, tmp_path, monkeypatch):
     monkeypatch.setenv("HASHKILN_CATALOG", postgresql())
     monkeypatch.setenv("HASHKILN_HOME", str(tmp_path))
     settings = Settings()
-    tables.create_table(iceberg.connect(settings.catalog_url, settings.warehouse_url), "t", 16)
-    assert tables.names(iceberg.connect(settings.catalog_url, settings.warehouse_url)) == ["t"]
+    create_table(iceberg.connect(settings.catalog_url, settings.warehouse_url), "t", 16)
+    assert table_names(iceberg.connect(settings.catalog_url, settings.warehouse_url)) == ["t"]
     assert not (tmp_path / "catalog.db").exists()

@@ -28,7 +28,7 @@ def test_labels_take_their_places_in_any_vocabulary(folder):
 
 def test_neighbours_come_back_as_they_were(folder):
     ids, distances = np.arange(12).reshape(3, 4), np.random.default_rng(0).random((3, 4))
-    assert queries.neighbours(folder, "key") is None
+    assert queries.kept_neighbours(folder, "key") is None
     queries.keep_neighbours(folder, "key", ids, distances)
-    for kept, found in zip((ids, distances), queries.neighbours(folder, "key"), strict=True):
+    for kept, found in zip((ids, distances), queries.kept_neighbours(folder, "key"), strict=True):
         np.testing.assert_array_equal(kept, found)

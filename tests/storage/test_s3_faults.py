@@ -13,11 +13,14 @@ from faulty_proxy import KINDS, FaultyProxy
 
 from hashing.bits import pack
 from hashing.functions import LinearHash
-from storage import codes, features, filesystem, iceberg, tables
-from storage import s3 as patience
-from storage.features import Columns, Dataset
-from storage.filesystem import join
-from storage.formats import Rows
+from storage.features.dataset import Dataset, write_split
+from storage.features.shard import Columns
+from storage.files import filesystem
+from storage.files import s3 as patience
+from storage.files.filesystem import join
+from storage.formats import FeatureRows
+from storage.tables import iceberg, parts
+from storage.tables.table import create_table
 
 
 @pytest.fixture
@@ -52,14 +55,14 @@ def key(s3, monkeypatch):
 def use(folder):
     """Each thing that is asked of a filesystem, by each of its clients."""
     content = os.urandom(100_000)
-    filesystem.write(join(folder, "a"), b"old")
-    filesystem.write(join(folder, "a"), content)
-    assert filesystem.read(join(folder, "a")) == content
+    filesystem.write_bytes(join(folder, "a"), b"old")
+    filesystem.write_bytes(join(folder, "a"), content)
+    assert filesystem.read_bytes(join(folder, "a")) == content
     assert filesystem.stat(join(folder, "a")).size == len(content)
     assert not filesystem.exists(join(folder, "b"))
     assert filesystem.create_exclusive(join(folder, "b"), b"mine")
     assert not filesystem.create_exclusive(join(folder, "b"), b"other")
-    assert filesystem.read(join(folder, "b")) == b"mine"
+    assert filesystem.read_bytes(join(folder, "b")) == b"mine"
     table = pa.table({"x": np.random.default_rng(0).random(50_000)})
     with filesystem.create(join(folder, "t.parquet")) as file:
         pq.write_table(table, file)
@@ -87,12 +90,12 @@ def test_every_request_may_fail_twice(s3, through, tmp_path, kind):
 @pytest.mark.parametrize("kind", ["slow down", "internal error", "reset"])
 def test_what_fails_for_ever_is_given_up_in_one_line(s3, through, monkeypatch, kind):
     monkeypatch.setattr(patience, "ATTEMPTS", 2)
-    filesystem.write(f"{s3}/there", b"x")
+    filesystem.write_bytes(f"{s3}/there", b"x")
     proxy = through(failing=1, attempts=10**6, kinds=(kind,))
     fs, path = filesystem.arrow(f"{s3}/there")
     deeds = {
-        "read": lambda: filesystem.read(f"{s3}/there"),
-        "write": lambda: filesystem.write(f"{s3}/there", b"y"),
+        "read": lambda: filesystem.read_bytes(f"{s3}/there"),
+        "write": lambda: filesystem.write_bytes(f"{s3}/there", b"y"),
         "list": lambda: filesystem.listing(s3),
         "": lambda: fs.open_input_file(path),
     }
@@ -108,15 +111,15 @@ def test_what_fails_for_ever_is_given_up_in_one_line(s3, through, monkeypatch, k
 def test_a_table_is_written_and_read_through_faults(s3, through, tmp_path):
     """Source shards, parts, the commits of Iceberg: all that a run asks of S3, and each thing once."""
     folder, batch = f"{s3}/{tmp_path.name}", blobs(300, 8)
-    features.write_split(join(folder, "base"), [Rows(batch.ids, batch.x, None)], 100)
+    write_split(join(folder, "base"), [FeatureRows(batch.ids, batch.x, None)], 100)
     proxy = through(failing=0.4, attempts=2, stall=1.5, seed=2)
     function = LinearHash(np.random.default_rng(0).standard_normal((8, 16)), np.zeros(16))
     dataset = Dataset(name="d", dim=8, splits={"base": join(folder, "base")}, columns=Columns(), source="")
-    table = tables.create_table(iceberg.connect(f"sqlite:///{tmp_path / 'c.db'}", join(folder, "w")), "t", 16)
+    table = create_table(iceberg.connect(f"sqlite:///{tmp_path / 'c.db'}", join(folder, "w")), "t", 16)
     base = table.version()
     table.stage("staged-x", base.snapshot_id)
     for shard in dataset.shards("base"):
-        table.replace("staged-x", [codes.encode_shard(shard, function, table.data_folder)], set(), {"model": "m"})
+        table.replace("staged-x", [parts.encode_shard(shard, function, table.data_folder)], set(), {"model": "m"})
     version = table.publish(table.version("staged-x"), base.snapshot_id)
     assert version.name == "v1"
     read = [batch for shard in table.shards(version.snapshot_id) for batch in shard]
@@ -134,22 +137,22 @@ def test_a_table_is_written_and_read_through_faults(s3, through, tmp_path):
     ],
 )
 def test_who_has_no_leave_is_told_so(s3, key, name, secret, found):
-    filesystem.write(f"{s3}/there", b"x")
+    filesystem.write_bytes(f"{s3}/there", b"x")
     key(name, secret)
     line = rf"^expected leave to write {s3}/mine, found: {found}.* \(AWS_ACCESS_KEY_ID is {name}\)$"
     with pytest.raises(PermissionError, match=line):
-        filesystem.write(f"{s3}/mine", b"x")
+        filesystem.write_bytes(f"{s3}/mine", b"x")
     with pytest.raises(PermissionError, match=line):
         filesystem.create_exclusive(f"{s3}/mine", b"x")
     if name == "reader":
-        assert filesystem.read(f"{s3}/there") == b"x"
+        assert filesystem.read_bytes(f"{s3}/there") == b"x"
     else:
-        for deed in (filesystem.exists, filesystem.read, filesystem.stat):
+        for deed in (filesystem.exists, filesystem.read_bytes, filesystem.stat):
             with pytest.raises(PermissionError, match=rf"^expected leave to read {s3}/there, found: Forbidden \(AWS"):
                 deed(f"{s3}/there")
 
 
 def test_a_bucket_that_is_missing_is_named(s3):
-    for deed in (filesystem.exists, filesystem.read, filesystem.stat, filesystem.listing):
+    for deed in (filesystem.exists, filesystem.read_bytes, filesystem.stat, filesystem.listing):
         with pytest.raises(FileNotFoundError, match=r"^expected a bucket missing at http://.*, found none$"):
             deed("s3://missing/x")

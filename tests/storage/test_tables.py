@@ -12,10 +12,14 @@ from pyiceberg.manifest import ManifestFile
 
 from hashing.bits import pack
 from hashing.functions import LinearHash
-from storage import codes, features, filesystem, iceberg, tables
-from storage.features import Columns, FeatureShard
-from storage.filesystem import join
-from storage.formats import Rows
+from storage.features import dataset
+from storage.features.shard import Columns, FeatureShard
+from storage.files import filesystem
+from storage.files.filesystem import join
+from storage.formats import FeatureRows
+from storage.tables import iceberg
+from storage.tables.parts import encode_shard
+from storage.tables.table import PublishConflict, create_table, load_table, table_name, table_names
 
 N_BITS, D = 16, 8
 FUNCTION = LinearHash(np.random.default_rng(0).standard_normal((D, N_BITS)), np.zeros(N_BITS))
@@ -31,15 +35,15 @@ def catalog(folder, catalog_url):
 def parts(folder):
     """Three parts of 100 rows each: 00000.parquet, 00001.parquet, 00002.parquet."""
     batch = blobs(300, D)
-    features.write_split(join(folder, "base"), [Rows(batch.ids, batch.x, None)], 100)
+    dataset.write_split(join(folder, "base"), [FeatureRows(batch.ids, batch.x, None)], 100)
     entries = filesystem.listing(join(folder, "base"), ".parquet")
     shards = [FeatureShard(e.url, e.url.rsplit("/", 1)[-1], e.version, D, Columns()) for e in entries]
-    return [codes.encode_shard(shard, FUNCTION, join(folder, "data")) for shard in shards]
+    return [encode_shard(shard, FUNCTION, join(folder, "data")) for shard in shards]
 
 
 def published(catalog, parts, name="t", model="m1"):
     """A table whose main holds some parts."""
-    table = tables.create_table(catalog, name, N_BITS)
+    table = create_table(catalog, name, N_BITS)
     base = table.version()
     table.stage("staged-x", base.snapshot_id)
     table.replace("staged-x", parts, set(), {"model": model})
@@ -52,19 +56,19 @@ def shards_of(table, name="main"):
 
 
 def test_a_new_table_is_empty_and_says_so(catalog):
-    table = tables.create_table(catalog, "t", N_BITS)
+    table = create_table(catalog, "t", N_BITS)
     assert table.version().name == "v0"
     assert table.version().number == 0
     assert table.versions() == []
     assert table.parts(table.version().snapshot_id) == {}
-    assert tables.names(catalog) == ["t"]
-    again = tables.create_table(catalog, "t", N_BITS)
+    assert table_names(catalog) == ["t"]
+    again = create_table(catalog, "t", N_BITS)
     assert again.version().snapshot_id == table.version().snapshot_id
 
 
 def test_staged_parts_are_seen_by_no_reader_until_main_moves(catalog, parts):
-    table = tables.create_table(catalog, "t", N_BITS)
-    reader = tables.open_table(catalog, "t")
+    table = create_table(catalog, "t", N_BITS)
+    reader = load_table(catalog, "t")
     base = table.version()
     table.stage("staged-x", base.snapshot_id)
     table.replace("staged-x", parts[:2], set(), MODEL)
@@ -119,10 +123,10 @@ def test_publishing_is_refused_when_main_has_moved(catalog, parts):
         table.stage(branch, base.snapshot_id)
     table.replace("staged-a", parts[1:2], set(), MODEL)
     table.replace("staged-b", parts[2:3], set(), MODEL)
-    other = tables.open_table(catalog, "t")
+    other = load_table(catalog, "t")
     assert other.publish(other.version("staged-a"), base.snapshot_id).name == "v2"
     with pytest.raises(
-        tables.PublishConflict, match=r"expected main of table t at snapshot .*, found .*: somebody else published"
+        PublishConflict, match=r"expected main of table t at snapshot .*, found .*: somebody else published"
     ):
         table.publish(table.version("staged-b"), base.snapshot_id)
     assert shards_of(table.refresh()) == ["00000.parquet", "00001.parquet"]
@@ -141,11 +145,11 @@ def test_a_rejected_version_is_kept_where_no_reader_looks(catalog, parts):
 
 
 def test_two_runs_that_adopt_one_branch_add_no_part_twice(catalog, parts):
-    table = tables.create_table(catalog, "t", N_BITS)
+    table = create_table(catalog, "t", N_BITS)
     start = table.version().snapshot_id
 
     def run(order):
-        mine = tables.open_table(catalog, "t")
+        mine = load_table(catalog, "t")
         mine.stage("staged-x", start)
         for i in order:
             mine.replace("staged-x", [parts[i]], set(), MODEL)
@@ -190,17 +194,17 @@ def test_what_other_versions_have_is_found_where_it_was_added(catalog, parts, mo
 
 
 def test_of_two_publishers_one_wins(catalog, parts):
-    table = tables.create_table(catalog, "t", N_BITS)
+    table = create_table(catalog, "t", N_BITS)
     base = table.version().snapshot_id
     for i in range(4):
         table.stage(f"staged-{i}", base)
         table.replace(f"staged-{i}", [parts[i % 3]], set(), MODEL)
 
     def publish(i):
-        mine = tables.open_table(catalog, "t")
+        mine = load_table(catalog, "t")
         try:
             return mine.publish(mine.version(f"staged-{i}"), base).name
-        except tables.PublishConflict:
+        except PublishConflict:
             return None
 
     with ThreadPoolExecutor(4) as pool:
@@ -211,46 +215,46 @@ def test_of_two_publishers_one_wins(catalog, parts):
 
 
 def test_the_vocabulary_only_grows(catalog):
-    table = tables.create_table(catalog, "t", N_BITS)
+    table = create_table(catalog, "t", N_BITS)
     assert table.vocabulary == ()
     assert table.add_labels(["b", "a"]) == ("b", "a")
-    assert tables.open_table(catalog, "t").add_labels(["a", "c"]) == ("b", "a", "c")
+    assert load_table(catalog, "t").add_labels(["a", "c"]) == ("b", "a", "c")
     assert table.add_labels(["d"]) == ("b", "a", "c", "d")  # although another writer came first
-    assert tables.open_table(catalog, "t").vocabulary == ("b", "a", "c", "d")
+    assert load_table(catalog, "t").vocabulary == ("b", "a", "c", "d")
 
 
 def test_of_many_writers_of_labels_none_loses_its_own(catalog):
-    tables.create_table(catalog, "t", N_BITS)
+    create_table(catalog, "t", N_BITS)
 
     def add(i):
-        return tables.open_table(catalog, "t").add_labels([f"label{i}", "common"])
+        return load_table(catalog, "t").add_labels([f"label{i}", "common"])
 
     with ThreadPoolExecutor(4) as pool:
         seen = list(pool.map(add, range(8)))
-    final = tables.open_table(catalog, "t").vocabulary
+    final = load_table(catalog, "t").vocabulary
     assert sorted(final) == sorted(["common", *(f"label{i}" for i in range(8))])
     assert all(final[: len(vocabulary)] == vocabulary for vocabulary in seen)
 
 
 def test_the_width_of_a_table_never_changes(catalog):
-    tables.create_table(catalog, "t", N_BITS)
+    create_table(catalog, "t", N_BITS)
     with pytest.raises(ValueError, match="expected 16 bits, as table t has, found 32"):
-        tables.create_table(catalog, "t", 32)
+        create_table(catalog, "t", 32)
 
 
 def test_unknown_names_are_answered_with_the_known(catalog, parts):
     published(catalog, parts)
     with pytest.raises(LookupError, match="expected the name of a code table, found 'u'; there are: t"):
-        tables.open_table(catalog, "u")
+        load_table(catalog, "u")
     with pytest.raises(LookupError, match="expected a version of table t, found 'v9'; there are: v1"):
-        tables.open_table(catalog, "t").version("v9")
+        load_table(catalog, "t").version("v9")
 
 
 @pytest.mark.parametrize("name", ["a b", "A", "ä", "../x", "x;y"])
 def test_table_names_are_plain(name):
-    assert tables.table_name("fashion-mnist", "itq-64") == "fashion_mnist__itq_64"
+    assert table_name("fashion-mnist", "itq-64") == "fashion_mnist__itq_64"
     with pytest.raises(ValueError, match="expected names of a-z, 0-9, _ and -"):
-        tables.table_name(name, "itq32")
+        table_name(name, "itq32")
 
 
 def test_the_format_is_said_in_the_table(catalog, parts):

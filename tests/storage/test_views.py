@@ -10,30 +10,31 @@ from drawn_pictures import encoded, pixels
 from sklearn.feature_extraction.text import TfidfTransformer
 
 from hashing.statistics import keyed_hash
-from storage import datasets, media
-from storage.datasets import DATASETS, LEARN, views
+from storage import datasets
+from storage.datasets import DATASETS, LEARN, multimodal
+from storage.features import media
 
 SAID = ["red square", "green square square", "a long blue bar", "red red bar of red", "square"]
 
 
 def counts(texts):
-    x = np.zeros((len(texts), views.FOLDED))
+    x = np.zeros((len(texts), multimodal.FOLDED))
     for row, text in zip(x, texts, strict=True):
         for word in text.split():
-            row[media.word_number(word) % views.FOLDED] += 1
+            row[media.word_number(word) % multimodal.FOLDED] += 1
     return x
 
 
 def test_tfidf_is_scikit_learns_with_the_logarithm_of_1_plus_count():
-    rarity = views.rarities(SAID)
+    rarity = multimodal.rarities(SAID)
     batch = pa.record_batch({"id": pa.array(range(5)), "text": SAID})
-    found = views.viewed(batch, "tfidf", rarity, [["a"]] * 5)
+    found = multimodal.viewed(batch, "tfidf", rarity, [["a"]] * 5)
     reference = TfidfTransformer().fit(counts(SAID))  # smooth, log((1 + n) / (1 + df)) + 1
     expected = np.log1p(counts(SAID)) * reference.idf_
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(found.x, expected, atol=1e-6)
     assert found.x.dtype == np.float32
-    empty = views.viewed(pa.record_batch({"id": [1], "text": ["!"]}), "tfidf", rarity, [["a"]])
+    empty = multimodal.viewed(pa.record_batch({"id": [1], "text": ["!"]}), "tfidf", rarity, [["a"]])
     assert not empty.x.any()
 
 
@@ -65,15 +66,15 @@ def test_what_is_asked_has_one_view_and_what_is_found_the_other(drawings):
     assert 0 < asked.sum() < 20
     for name, base_is_text in (("openclipart-i2t", True), ("openclipart-t2i", False)):
         rows = few(name)
-        assert all(block.x.shape[1] == views.PIXELS + views.FOLDED for block in rows.values())
+        assert all(block.x.shape[1] == multimodal.PIXELS + multimodal.FOLDED for block in rows.values())
         np.testing.assert_array_equal(rows["base"].ids, ids[~asked])
         np.testing.assert_array_equal(rows["learn"].ids, LEARN + ids[~asked])  # the same drawings, both views
         np.testing.assert_array_equal(rows["query"].ids, ids[asked])
-        seen, said = np.split(rows["learn"].x, [views.PIXELS], axis=1)
+        seen, said = np.split(rows["learn"].x, [multimodal.PIXELS], axis=1)
         np.testing.assert_array_equal(seen[3], media.pixels(encoded(ids[~asked][3] % 5, ids[~asked][3], 40), 3072))
         np.testing.assert_allclose(np.linalg.norm(said, axis=1), 1, rtol=1e-5)
         for part, is_text in (("base", base_is_text), ("query", not base_is_text)):
-            left, right = np.split(rows[part].x, [views.PIXELS], axis=1)
+            left, right = np.split(rows[part].x, [multimodal.PIXELS], axis=1)
             assert left.any(axis=1).all() != is_text
             assert not (left if is_text else right).any()
             assert (right if is_text else left).any(axis=1).all()

@@ -13,10 +13,12 @@ from typer.testing import CliRunner
 
 from infra.executors import InProcess
 from infra.settings import Settings
-from storage.features import Columns
-from workflows import ingest, stages
+from storage.features.shard import Columns
+from workflows import datasets
 from workflows.cli import app
+from workflows.reindex import fitting, gate, publishing, staging
 from workflows.spec import Spec
+from workflows.tables import opening
 
 D, TABLE, DAY = 16, "mine__code", 86_400
 NAMES = [f"{i}.parquet" for i in range(4)]
@@ -43,7 +45,7 @@ def published(settings, folder):
     """The folder of the files, ids from 1000 i on; they are published as v1."""
     for i, name in enumerate(NAMES):
         write(folder, name, blobs(200, D, seed=i, first_id=1000 * i))
-    ingest.ingest_source("mine", str(folder), settings, Columns(labels="labels"))
+    datasets.ingest_source("mine", str(folder), settings, Columns(labels="labels"))
     assert reindex(settings) == "v1"
     return folder
 
@@ -64,16 +66,16 @@ def spec(bits=16, **changes):
 
 def reindex(settings, of=None):
     of = of or spec()
-    staged = stages.stage(of, settings, InProcess(), stages.fit(of, settings, InProcess()))
+    staged = staging.stage(of, settings, InProcess(), fitting.fit(of, settings, InProcess()))
     if staged.unchanged:
         return staged.base
-    report = stages.evaluate(of, settings, InProcess(), staged)
-    verdict = stages.gate(of, settings, staged, report)
-    return stages.publish(of, settings, staged, report, verdict, "page")
+    report = gate.evaluate_staged(of, settings, InProcess(), staged)
+    verdict = gate.gate(of, settings, staged, report)
+    return publishing.publish(of, settings, staged, report, verdict, "page")
 
 
 def table_of(settings, name=TABLE):
-    return stages.open_table(settings, name)
+    return opening.open_table(settings, name)
 
 
 def rows_of(settings, version="main", name=TABLE):

@@ -13,10 +13,14 @@ from hashing.bits import pack
 from hashing.mapreduce import Batch
 from infra.executors import InProcess
 from infra.settings import Settings
-from storage import features, models
-from storage.features import Columns
-from workflows import ingest, measure, stages
+from storage import models
+from storage.features.dataset import load_dataset
+from storage.features.shard import Columns
+from workflows import datasets
+from workflows.evaluation.judge import judge_of
+from workflows.reindex import fitting, gate, publishing, staging
 from workflows.spec import Spec
+from workflows.tables import opening
 
 D, CLASSES = 32, ["ant", "bee", "cat", "dog", "elk", "fox"]
 
@@ -47,7 +51,7 @@ def source(tmp_path):
 @pytest.fixture
 def mine(settings, source):
     columns = Columns(id="key", x="embedding", labels="tags")
-    return ingest.ingest_source("mine", str(source), settings, columns)
+    return datasets.ingest_source("mine", str(source), settings, columns)
 
 
 SPEC = {"dataset": "mine", "method": {"method": "itq", "bits": 16}, "protocol": {"queries": 50}}
@@ -60,19 +64,19 @@ def spec(**changes):
 def reindex(settings, of, executor=None):
     """The flow's stages. What was staged, its report, and the version that readers then see."""
     executor = executor or InProcess()
-    ingest.ingest(of, settings)
-    staged = stages.stage(of, settings, executor, stages.fit(of, settings, executor))
-    if reason := stages.refit_reason(of, staged):
-        staged = stages.stage(of, settings, executor, stages.fit(of, settings, executor, reason))
+    datasets.ingest(of, settings)
+    staged = staging.stage(of, settings, executor, fitting.fit(of, settings, executor))
+    if reason := fitting.refit_reason(of, staged):
+        staged = staging.stage(of, settings, executor, fitting.fit(of, settings, executor, reason))
     if staged.unchanged:
         return staged, None, staged.base
-    report = stages.evaluate(of, settings, executor, staged)
-    verdict = stages.gate(of, settings, staged, report)
-    return staged, report, stages.publish(of, settings, staged, report, verdict, "page")
+    report = gate.evaluate_staged(of, settings, executor, staged)
+    verdict = gate.gate(of, settings, staged, report)
+    return staged, report, publishing.publish(of, settings, staged, report, verdict, "page")
 
 
 def table_of(settings, name="mine__itq16"):
-    return stages.open_table(settings, name)
+    return opening.open_table(settings, name)
 
 
 def published_rows(settings, name="mine__itq16"):
@@ -92,7 +96,7 @@ def published_codes(settings, name="mine__itq16"):
 
 def encoded_anew(settings, dataset, name="mine__itq16"):
     """id -> code, from the source and the published model."""
-    function = models.load(settings.warehouse_url, table_of(settings, name).version().properties["model"])
+    function = models.load_model(settings.warehouse_url, table_of(settings, name).version().properties["model"])
     batches = [batch for shard in dataset.shards("base") for batch in shard]
     return {
         i: code
@@ -105,7 +109,7 @@ def own_rows_of_most_queries(settings):
     """Each query's own row is not ranked: the rows ranked for most queries are one less, unless theirs have gone."""
     table = table_of(settings)
     ids = published_codes(settings).keys()
-    judge = measure.judge(
-        spec(), features.load(settings.warehouse_url, "mine"), table.vocabulary, settings.warehouse_url, InProcess()
+    judge = judge_of(
+        spec(), load_dataset(settings.warehouse_url, "mine"), table.vocabulary, settings.warehouse_url, InProcess()
     )
     return [] if any(i not in ids for i in judge.queries.ids.tolist()) else [0]

@@ -10,11 +10,16 @@ from conftest import blobs
 
 from infra.executors import InProcess
 from infra.settings import Settings
-from storage import codes, features, filesystem
-from storage.columns import NUMBERS
-from storage.features import Columns, SourceChanged
-from workflows import ingest, stages
+from storage.features import columns as feature_columns
+from storage.features import shard
+from storage.features.columns import NUMBERS
+from storage.features.shard import Columns, SourceChanged
+from storage.files import filesystem
+from storage.tables.parts import CodeShard, dropped_rows, quarantine
+from workflows import datasets
+from workflows.reindex import fitting, gate, publishing, staging
 from workflows.spec import Spec
+from workflows.tables import opening
 
 D, N = 4, 5000  # two batches of 4096 rows
 GOOD = blobs(N, D, first_id=10_000)
@@ -24,7 +29,7 @@ GOOD = blobs(N, D, first_id=10_000)
 def small_batches():
     """Rows are read 4096 at a time, so that a fault in the second batch tells whether rows are counted on."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "batch_rows", lambda dim: 4096)
+        patch.setattr(shard, "batch_rows", lambda dim: 4096)
         yield
 
 
@@ -47,8 +52,8 @@ def source(tmp_path):
 @pytest.fixture
 def model(settings, source):
     """The model of the good shards, and a dataset that has them."""
-    ingest.ingest_source("mine", str(source), settings, Columns(labels="labels"))
-    return stages.fit(spec(), settings, InProcess())
+    datasets.ingest_source("mine", str(source), settings, Columns(labels="labels"))
+    return fitting.fit(spec(), settings, InProcess())
 
 
 def spec(**changes):
@@ -165,7 +170,7 @@ def test_bad_input_is_refused_in_one_line(settings, source, model, case):
     make, expected = CASES[case]
     make(source / "bad.parquet")
     with pytest.raises(ValueError, match="expected") as refused:
-        stages.stage(spec(), settings, InProcess(), model)
+        staging.stage(spec(), settings, InProcess(), model)
     line, expected = str(refused.value), expected.format(source / "bad.parquet")
     assert line == expected if not expected.endswith("*") else line.startswith(expected[:-1])
     assert "\n" not in line
@@ -176,12 +181,12 @@ def test_rows_that_are_no_vectors_can_be_dropped_and_are_told_of(settings, sourc
     values = {3: None, 4500: [np.nan] * D, 4501: [1.0], 4999: [None] * D}
     write(source / "bad.parquet", vector=vectors(values))
     dropping = spec(bad_rows="drop")
-    staged = stages.stage(dropping, settings, InProcess(), model)
+    staged = staging.stage(dropping, settings, InProcess(), model)
     assert staged.rows == 200 + N - 4
     table = table_of(settings)
     parts = table.parts(table.version(staged.branch).snapshot_id)
-    assert codes.dropped(parts.values()) == {"bad.parquet": 4}
-    told = pq.read_table(codes.quarantine(parts["bad.parquet"].url)).to_pylist()
+    assert dropped_rows(parts.values()) == {"bad.parquet": 4}
+    told = pq.read_table(quarantine(parts["bad.parquet"].url)).to_pylist()
     assert [(row["row"], row["id"], row["reason"]) for row in told] == [
         (3, 10_003, "expected 4 finite numbers, found null"),
         (4500, 14_500, "expected 4 finite numbers, found NaN or infinity"),
@@ -189,38 +194,38 @@ def test_rows_that_are_no_vectors_can_be_dropped_and_are_told_of(settings, sourc
         (4999, 14_999, "expected 4 finite numbers, found null among them"),
     ]
     assert {row["file"] for row in told} == {str(source / "bad.parquet")}
-    (batch,) = codes.CodeShard(parts["bad.parquet"], 8, 6)
+    (batch,) = CodeShard(parts["bad.parquet"], 8, 6)
     good = np.setdiff1d(np.arange(N), list(values))
     np.testing.assert_array_equal(batch.ids, GOOD.ids[good])
     np.testing.assert_array_equal(batch.y, GOOD.y[good])
-    report = stages.evaluate(dropping, settings, InProcess(), staged)
-    verdict = stages.gate(dropping, settings, staged, report)
+    report = gate.evaluate_staged(dropping, settings, InProcess(), staged)
+    verdict = gate.gate(dropping, settings, staged, report)
     assert verdict.passed, verdict.reasons
-    assert stages.publish(dropping, settings, staged, report, verdict, "page") == "v1"
-    assert stages.stage(dropping, settings, InProcess(), model).unchanged
+    assert publishing.publish(dropping, settings, staged, report, verdict, "page") == "v1"
+    assert staging.stage(dropping, settings, InProcess(), model).unchanged
 
 
 def table_of(settings):
-    return stages.open_table(settings, "mine__lsh8")
+    return opening.open_table(settings, "mine__lsh8")
 
 
 def test_shards_without_rows_are_done_once(settings, source, model):
     empty = blobs(0, D)
     for name in ("a_empty.parquet", "z_empty.parquet"):
         write(source / name, empty, vector=vectors({}).slice(0, 0), labels=pa.array([], pa.list_(pa.int64())))
-    staged = stages.stage(spec(), settings, InProcess(), model)
+    staged = staging.stage(spec(), settings, InProcess(), model)
     assert (staged.rows, staged.encoded) == (200, 200)
     parts = table_of(settings).parts(table_of(settings).version(staged.branch).snapshot_id)
     assert {name: part.rows for name, part in parts.items() if "empty" in name} == {
         "a_empty.parquet": 0,
         "z_empty.parquet": 0,
     }
-    report = stages.evaluate(spec(), settings, InProcess(), staged)
-    verdict = stages.gate(spec(), settings, staged, report)
-    assert stages.publish(spec(), settings, staged, report, verdict, "page") == "v1"
-    assert stages.stage(spec(), settings, InProcess(), model).unchanged
+    report = gate.evaluate_staged(spec(), settings, InProcess(), staged)
+    verdict = gate.gate(spec(), settings, staged, report)
+    assert publishing.publish(spec(), settings, staged, report, verdict, "page") == "v1"
+    assert staging.stage(spec(), settings, InProcess(), model).unchanged
     (source / "z_empty.parquet").unlink()  # one of them leaves, the other stays
-    staged = stages.stage(spec(), settings, InProcess(), model)
+    staged = staging.stage(spec(), settings, InProcess(), model)
     assert (staged.rows, staged.encoded, staged.removed) == (200, 0, 1)
     left = table_of(settings).parts(table_of(settings).version(staged.branch).snapshot_id)
     assert left.keys() == parts.keys() - {"z_empty.parquet"}
@@ -228,7 +233,7 @@ def test_shards_without_rows_are_done_once(settings, source, model):
 
 def meddle(monkeypatch, deed, times=1):
     """Do something to the source after the first batch of a shard was read."""
-    usable, done = features.columns.usable, []
+    usable, done = feature_columns.usable, []
 
     def read(column, dim, where, kind):
         if len(done) < times and where.endswith("mine.parquet"):
@@ -236,20 +241,20 @@ def meddle(monkeypatch, deed, times=1):
             deed()
         return usable(column, dim, where, kind)
 
-    monkeypatch.setattr(features.columns, "usable", read)
+    monkeypatch.setattr(feature_columns, "usable", read)
     return done
 
 
 def test_a_shard_that_changes_while_it_is_read_is_read_again(settings, source, model, monkeypatch):
     write(source / "mine.parquet")
     done = meddle(monkeypatch, lambda: write(source / "mine.parquet", blobs(N, D, seed=5, first_id=10_000)))
-    staged = stages.stage(spec(), settings, InProcess(), model)
+    staged = staging.stage(spec(), settings, InProcess(), model)
     assert done
     assert staged.rows == 200 + N
     parts = table_of(settings).parts(table_of(settings).version(staged.branch).snapshot_id)
     assert staged.encoded == N  # what the first attempt encoded is kept
-    again = stages.stage(spec(code="again"), settings, InProcess(), model)
-    table = stages.open_table(settings, "mine__again")
+    again = staging.stage(spec(code="again"), settings, InProcess(), model)
+    table = opening.open_table(settings, "mine__again")
     assert table.parts(table.version(again.branch).snapshot_id).keys() == parts.keys()
     assert {p.url.rsplit("/")[-1] for p in table.parts(table.version(again.branch).snapshot_id).values()} == {
         p.url.rsplit("/")[-1] for p in parts.values()
@@ -259,7 +264,7 @@ def test_a_shard_that_changes_while_it_is_read_is_read_again(settings, source, m
 def test_a_shard_that_goes_while_it_is_read_leaves(settings, source, model, monkeypatch):
     write(source / "mine.parquet")
     meddle(monkeypatch, (source / "mine.parquet").unlink)
-    assert stages.stage(spec(), settings, InProcess(), model).rows == 200
+    assert staging.stage(spec(), settings, InProcess(), model).rows == 200
 
 
 def test_a_shard_that_never_rests_is_refused(settings, source, model, monkeypatch):
@@ -267,7 +272,7 @@ def test_a_shard_that_never_rests_is_refused(settings, source, model, monkeypatc
     write(path)
     meddle(monkeypatch, lambda: os.utime(path, ns=(1, path.stat().st_mtime_ns + 1)), times=99)
     with pytest.raises(SourceChanged, match=r"expected .*mine\.parquet as it was listed \(.*\), found it changed"):
-        stages.stage(spec(), settings, InProcess(), model)
+        staging.stage(spec(), settings, InProcess(), model)
     assert table_of(settings).version().name == "v0"
 
 
@@ -275,27 +280,27 @@ def test_a_dataset_without_rows_is_refused(settings, tmp_path):
     (tmp_path / "empty").mkdir()
     write(tmp_path / "empty" / "a.parquet", blobs(0, D), vector=vectors({}).slice(0, 0), labels=None)
     with pytest.raises(ValueError, match=r"expected rows, found none, in .*a\.parquet"):
-        ingest.ingest_source("none", str(tmp_path / "empty"), settings, Columns())
+        datasets.ingest_source("none", str(tmp_path / "empty"), settings, Columns())
 
 
 def test_our_own_outputs_are_no_source(settings, source, model, folder, monkeypatch):
     root = folder if "://" in folder else str(source.parent / "own")
-    filesystem.write(f"{root}/good.parquet", (source / "good0.parquet").read_bytes())
+    filesystem.write_bytes(f"{root}/good.parquet", (source / "good0.parquet").read_bytes())
     for warehouse, inside in ((f"{root}/w", True), (root, True), (f"{root}/.w/x", False), (f"{root}-other", False)):
         monkeypatch.setenv("HASHKILN_WAREHOUSE", warehouse)
         own = Settings()
         if inside:
             line = f"expected a source without our own outputs, found the warehouse {warehouse} in {root}$"
             with pytest.raises(ValueError, match=line):
-                ingest.ingest_source("mine", root, own, Columns())
+                datasets.ingest_source("mine", root, own, Columns())
         else:
-            filesystem.write(f"{warehouse}/codes/data/own.parquet", b"one of ours")
-            dataset = ingest.ingest_source("mine", root, own, Columns())
+            filesystem.write_bytes(f"{warehouse}/codes/data/own.parquet", b"one of ours")
+            dataset = datasets.ingest_source("mine", root, own, Columns())
             assert [shard.name for shard in dataset.shards("base")] == ["good.parquet"]
 
 
 def test_tables_of_int32_ids_and_of_empty_first_shards_are_taken(settings, source, model):
     write(source / "a.parquet", blobs(0, D), vector=vectors({}).slice(0, 0), labels=pa.array([], pa.list_(pa.int64())))
     write(source / "int32.parquet", id=pa.array(GOOD.ids, pa.int32()))
-    assert ingest.ingest_source("mine2", str(source), settings, Columns()).dim == D
-    assert stages.stage(spec(), settings, InProcess(), model).rows == 200 + N
+    assert datasets.ingest_source("mine2", str(source), settings, Columns()).dim == D
+    assert staging.stage(spec(), settings, InProcess(), model).rows == 200 + N

@@ -14,17 +14,19 @@ import pytest
 from pydantic import ValidationError
 
 from hashing.bits import pack
-from hashing.evaluation import ListedNeighbours, average_precision
+from hashing.evaluation.histograms import ListedNeighbours
+from hashing.evaluation.metrics import average_precision
 from hashing.mapreduce import Batch, Data
 from hashing.methods import METHODS
 from hashing.methods.itq import ITQ
-from hashing.neighbours import NearestNeighbours
+from hashing.neighbours.exact import NearestNeighbours
 from infra.executors import InProcess
 from infra.settings import Settings
-from workflows import benchmark_report
-from workflows.benchmark import Grid, Row, benchmark
-from workflows.ingest import dataset_of
-from workflows.published import BDNN, DHN
+from workflows.benchmark.flow import benchmark
+from workflows.benchmark.grid import Grid, Row
+from workflows.benchmark.published import BDNN, DHN
+from workflows.datasets import dataset_of
+from workflows.reports.benchmark import grid_markdown, order, table
 from workflows.spec import Spec
 
 HASHKILN = str(Path(sys.executable).with_name("hashkiln"))
@@ -163,21 +165,21 @@ def test_tables_show_mean_deviation_and_the_published_figure(rows):
         row.model_copy(update={"metrics": {**row.metrics, BDNN.metric: p}})
         for row, p in zip(like, (0.05, 0.07), strict=True)
     ]
-    assert "| itq | 6.00 ± 1.41 (5.87) | 2 |" in benchmark_report.table(like, BDNN.metric)
-    text = benchmark_report.markdown(rows)
+    assert "| itq | 6.00 ± 1.41 (5.87) | 2 |" in table(like, BDNN.metric)
+    text = grid_markdown(rows)
     assert "## sample, protocol neighbours" in text
     assert "40,000 rows, 5,000 to learn from; relevant: the 100 nearest rows" in text
-    assert "(" not in benchmark_report.table(rows, BDNN.metric)  # nothing was published for the sample
+    assert "(" not in table(rows, BDNN.metric)  # nothing was published for the sample
 
 
 def test_figures_of_the_dhn_protocol_stand_beside_its_own_metric(rows):
     changes = {"dataset": "cifar-10", "protocol": "dhn", "method": "dhn", "bits": 48, "tuned": {"lr": (0.1, 1.0)}}
     row = rows[0].model_copy(update={**changes, "metrics": {**rows[0].metrics, "map_dhn": 0.6}})
-    text = benchmark_report.markdown([row])
+    text = grid_markdown([row])
     assert "| dhn | 60.00 (62.10) | 1 |" in text
     assert text.count("(62.10)") == 1  # and beside no other metric
     assert "Chosen by cross-validation of the training rows: dhn lr" in text
-    assert "map_dhn" not in benchmark_report.markdown(rows)
+    assert "map_dhn" not in grid_markdown(rows)
     for dataset, average in {"nus-wide": 16.30, "cifar-10": 25.78, "flickr25k": 12.70}.items():  # what the paper says
         ours, ksh = (np.mean(list(DHN.figures[dataset][name].values())) for name in ("dhn", "ksh"))
         assert 100 * (ours - ksh) == pytest.approx(average, abs=0.02)
@@ -188,7 +190,7 @@ def test_the_order_of_methods_is_compared_with_a_set_of_the_same_kind(rows):
         changes = {"dataset": "photosift", "protocol": "bdnn", "method": method, "bits": 32}
         return rows[0].model_copy(update={**changes, "metrics": {BDNN.metric: value}})
 
-    text = "\n".join(benchmark_report.order([row("itq", 0.1), row("sh", 0.3), row("sph", 0.2), row("lsh", 0.9)]))
+    text = "\n".join(order([row("itq", 0.1), row("sh", 0.3), row("sph", 0.2), row("lsh", 0.9)]))
     assert "32 bits, Kendall's tau 1.00: measured sh > sph > itq; published sh > sph > itq." in text
 
 

@@ -15,14 +15,17 @@ from straight_line import (
     write_shard,
 )
 
-from hashing import evaluation
 from hashing.bits import pack
+from hashing.evaluation import metrics
 from infra.executors import InProcess
-from storage import codes, models
-from workflows import comparing, measure, stages, truth
-from workflows.references import Verdict
+from storage import models
+from storage.tables import parts
+from workflows.evaluation import comparison, ground_truth
+from workflows.evaluation.judge import judge_of
+from workflows.evaluation.version import measure_version
+from workflows.records import Verdict
+from workflows.reindex.publishing import GateRejected
 from workflows.spec import Gate
-from workflows.stages import GateRejected
 
 pytest_plugins = ["straight_line"]
 
@@ -38,10 +41,10 @@ def test_versions_are_compared_on_the_rows_that_both_have(settings, mine, source
     new = published_rows(settings)
     assert version == "v2"
     table = table_of(settings)
-    judge = measure.judge(spec(), mine, table.vocabulary, settings.warehouse_url, InProcess())
+    judge = judge_of(spec(), mine, table.vocabulary, settings.warehouse_url, InProcess())
 
     def mean_precision(rows, name, keep):
-        function = models.load(settings.warehouse_url, table.version(name).properties["model"])
+        function = models.load_model(settings.warehouse_url, table.version(name).properties["model"])
         rows = rows.take(np.isin(rows.ids, keep))
         queries = pack(function.encode(judge.queries.x))
         distance = np.bitwise_count(queries[:, None] ^ rows.x).sum(-1)
@@ -51,7 +54,7 @@ def test_versions_are_compared_on_the_rows_that_both_have(settings, mine, source
         for q in range(len(queries)):
             histogram[0, q] = np.bincount(distance[q, ranked[q]], minlength=17)
             histogram[1, q] = np.bincount(distance[q, ranked[q] & relevant[q]], minlength=17)
-        return evaluation.average_precision(histogram).mean()
+        return metrics.average_precision(histogram).mean()
 
     common = np.intersect1d(old.ids, new.ids)
     assert report.comparison.version == "v1"
@@ -66,19 +69,19 @@ def test_versions_are_compared_on_the_rows_that_both_have(settings, mine, source
 def test_drawn_queries_are_frozen_kept_from_training_and_not_ranked_themselves(settings, mine, source):
     reindex(settings, spec())
     table = table_of(settings)
-    judge = measure.judge(spec(), mine, table.vocabulary, settings.warehouse_url, InProcess())
+    judge = judge_of(spec(), mine, table.vocabulary, settings.warehouse_url, InProcess())
     assert judge.drawn
     assert len(judge.queries.ids) == 50
     write_shard(source, "part4.parquet", blobs(400, D, seed=4, first_id=4000))
     reindex(settings, spec(protocol={"queries": 70}))
-    again = measure.judge(spec(), mine, table_of(settings).vocabulary, settings.warehouse_url, InProcess())
+    again = judge_of(spec(), mine, table_of(settings).vocabulary, settings.warehouse_url, InProcess())
     for a, b in zip(judge.queries, again.queries, strict=True):
         np.testing.assert_array_equal(a, b)
-    drawn = measure.judge(spec(protocol={"queries": 70, "new_queries": True}), mine, table_of(settings).vocabulary,
+    drawn = judge_of(spec(protocol={"queries": 70, "new_queries": True}), mine, table_of(settings).vocabulary,
                           settings.warehouse_url, InProcess())  # fmt: skip
     assert len(drawn.queries.ids) == 70
     histogram = judge.histogram(
-        models.load(settings.warehouse_url, table.version().properties["model"]),
+        models.load_model(settings.warehouse_url, table.version().properties["model"]),
         table.shards(table.version().snapshot_id),
         InProcess(),
     )
@@ -86,7 +89,7 @@ def test_drawn_queries_are_frozen_kept_from_training_and_not_ranked_themselves(s
     x = np.concatenate([batch.x for shard in mine.shards("base") for batch in shard])
     ids = np.concatenate([batch.ids for shard in mine.shards("base") for batch in shard])
     first = np.isin(ids, judge.queries.ids) | (ids >= 4000)
-    weight = models.load(settings.warehouse_url, table.version().properties["model"])
+    weight = models.load_model(settings.warehouse_url, table.version().properties["model"])
     mean = x[~first].astype(np.float64).mean(0)
     np.testing.assert_allclose(mean @ weight.weight.astype(np.float64), weight.threshold, rtol=1e-3, atol=1e-4)
 
@@ -99,7 +102,7 @@ def test_neighbours_are_computed_once_and_kept(settings, mine):
     assert len(truth) == 1
     file = truth[0].stat().st_ino
     table = table_of(settings)
-    judge = measure.judge(by_distance, mine, table.vocabulary, settings.warehouse_url, InProcess())
+    judge = judge_of(by_distance, mine, table.vocabulary, settings.warehouse_url, InProcess())
     assert truth[0].stat().st_ino == file  # used, and not written again
     batches = [batch for shard in mine.shards("base") for batch in shard]
     x, ids = (np.concatenate([getattr(batch, field) for batch in batches]) for field in ("x", "ids"))
@@ -112,7 +115,7 @@ def test_neighbours_are_computed_once_and_kept(settings, mine):
 
 def test_only_parts_that_changed_are_counted_and_the_counts_are_those_of_all(settings, mine, source, monkeypatch):
     """Bit for bit, for histograms and for the health of the codes, through a line of versions."""
-    read, iterate = [], codes.CodeShard.__iter__
+    read, iterate = [], parts.CodeShard.__iter__
 
     def seen(shard):
         read.append(shard.part.shard)
@@ -125,7 +128,7 @@ def test_only_parts_that_changed_are_counted_and_the_counts_are_those_of_all(set
         write_shard(source, f"part{first}.parquet", blobs(90, D, seed=first, first_id=1000 * first))
         return reindex(settings, spec(gate={"force": "to look at it"}))[1]
 
-    monkeypatch.setattr(codes.CodeShard, "__iter__", seen)
+    monkeypatch.setattr(parts.CodeShard, "__iter__", seen)
     for first in (5, 6):
         kept = changed(first)
         assert set(read) == {"part1.parquet", f"part{first}.parquet"}
@@ -135,11 +138,11 @@ def test_only_parts_that_changed_are_counted_and_the_counts_are_those_of_all(set
     read.clear()
     table = table_of(settings)
     of = (spec(), settings, InProcess(), mine, table, table.version(), table.version("v2"))
-    assert stages.report_on(*of) == kept
+    assert measure_version(*of) == kept
     assert set(read) == set(table.parts(table.version().snapshot_id))
     for file in folder.iterdir():
         file.write_bytes(file.read_bytes()[:-7])
-    assert stages.report_on(*of) == kept  # damaged counts are counted again
+    assert measure_version(*of) == kept  # damaged counts are counted again
 
 
 def test_counts_of_another_model_or_other_queries_are_not_mixed_up(settings, mine):
@@ -150,22 +153,22 @@ def test_counts_of_another_model_or_other_queries_are_not_mixed_up(settings, min
     for file in (settings.home / "warehouse" / "kept").iterdir():
         file.unlink()
     drawn = spec(protocol={"queries": 60, "new_queries": True})
-    again = stages.report_on(spec(), settings, InProcess(), mine, table, table.version(), table.version("v1"))
+    again = measure_version(spec(), settings, InProcess(), mine, table, table.version(), table.version("v1"))
     assert again == report
-    other = stages.report_on(drawn, settings, InProcess(), mine, table, table.version(), table.version("v1"))
+    other = measure_version(drawn, settings, InProcess(), mine, table, table.version(), table.version("v1"))
     assert other.measured != report.measured
 
 
 def test_neighbours_are_looked_for_among_the_rows_that_came(settings, mine, source, monkeypatch):
     """And are those that are found when all is computed anew."""
     by_distance = spec(protocol={"relevance": "neighbours", "neighbours": 5, "queries": 50})
-    looked, exact = [], truth.exact_neighbours
+    looked, exact = [], ground_truth.exact_neighbours
 
     def seen(x, own_rows, k, data):
         looked.append([shard.name for shard in data.shards])
         return exact(x, own_rows, k, data)
 
-    monkeypatch.setattr(truth, "exact_neighbours", seen)
+    monkeypatch.setattr(ground_truth, "exact_neighbours", seen)
     reindex(settings, by_distance)
     write_shard(source, "part1.parquet", blobs(150, D, seed=9, first_id=1100))
     write_shard(source, "part5.parquet", blobs(100, D, seed=5, first_id=5000))
@@ -174,7 +177,7 @@ def test_neighbours_are_looked_for_among_the_rows_that_came(settings, mine, sour
     for file in [*(settings.home / "warehouse" / "kept").iterdir(), *(settings.home / "warehouse" / "truth").iterdir()]:
         file.unlink()
     table = table_of(settings)
-    anew = stages.report_on(by_distance, settings, InProcess(), mine, table, table.version(), table.version("v1"))
+    anew = measure_version(by_distance, settings, InProcess(), mine, table, table.version(), table.version("v1"))
     assert anew == report
     assert len(looked[-1]) == 5
 
@@ -195,7 +198,7 @@ def test_a_version_with_a_damaged_part_is_not_compared_with_and_holds_nobody_up(
     reindex(settings, spec(protocol=by))
     path = Path(part_of(settings, "part1.parquet").url)
     DAMAGES[damage](path)
-    codes._sound.clear()  # as in a new process
+    parts._sound.clear()  # as in a new process
     write_shard(source, "part1.parquet", blobs(150, D, seed=9, first_id=1100))
     line = rf"not comparable with v1: expected a .*{path.name}"
     with pytest.raises(GateRejected, match=f"the loss of recall_at_1000 cannot be told: {line}"):
@@ -210,7 +213,7 @@ def test_a_version_with_a_damaged_part_is_not_compared_with_and_holds_nobody_up(
     for folder in ("kept", "truth"):
         for file in (settings.home / "warehouse" / folder).glob("*"):
             file.unlink()
-    anew = stages.report_on(spec(protocol=by), settings, InProcess(), mine, table, table.version(), None)
+    anew = measure_version(spec(protocol=by), settings, InProcess(), mine, table, table.version(), None)
     assert (anew.measured, anew.health) == (report.measured, report.health)
 
 
@@ -219,7 +222,7 @@ def test_a_damaged_part_of_the_version_itself_is_told_of(settings, mine, source)
     reindex(settings, spec())
     path = Path(part_of(settings, "part2.parquet").url)
     DAMAGES["flipped"](path)
-    codes._sound.clear()
+    parts._sound.clear()
     for file in (settings.home / "warehouse" / "kept").iterdir():
         file.unlink()
     write_shard(source, "part1.parquet", blobs(150, D, seed=9, first_id=1100))
@@ -235,7 +238,7 @@ def test_only_damage_makes_versions_incomparable(settings, mine, source, monkeyp
 
     reindex(settings, spec())
     write_shard(source, "part1.parquet", blobs(150, D, seed=9, first_id=1100))
-    monkeypatch.setattr(comparing, "estimate", wrong)
+    monkeypatch.setattr(comparison, "estimated", wrong)
     with pytest.raises(ValueError, match="a mistake of the program's"):
         reindex(settings, spec())
 

@@ -11,9 +11,14 @@ from conftest import blobs
 from one_table import NAMES, TABLE, D, hashkiln, in_days, part_of, reindex, rows_of, spec, table_of, write
 
 from infra.executors import InProcess
-from storage import codes, filesystem, queries, tombstones
-from storage.features import Columns
-from workflows import deletion, ingest, maintenance, measure, search, versions
+from storage import queries
+from storage.features import deletions
+from storage.features.shard import Columns
+from storage.files import filesystem
+from storage.tables import parts
+from workflows import datasets, search
+from workflows.evaluation.judge import judge_of
+from workflows.tables import deletion, gc, history, verify
 
 settings, source = one_table.settings, one_table.source  # fixtures
 
@@ -34,29 +39,29 @@ def test_deleted_rows_leave_what_readers_see_at_once_and_every_file_by_the_time(
     untouched = {n for n in NAMES if part_of(settings, n) == part_of(settings, n, "v2")}
     assert untouched == set(NAMES) - {f"{i // 1000}.parquet" for i in there}
     assert drawn[0] not in queries.frozen(settings.warehouse_url, "mine").ids
-    assert versions.diff(TABLE, "v1", "v3").measured_at == ("v1", "v2")
+    assert history.diff(TABLE, "v1", "v3").measured_at == ("v1", "v2")
     # nothing reads them any more, and no run encodes anything for it
     assert reindex(settings) == "v3"
     assert reindex(settings, spec(bits=8, code="short")) == "v3"  # 3.parquet has changed
-    dataset = ingest.dataset_of(spec(), settings)
+    dataset = datasets.dataset_of(spec(), settings)
     read = np.concatenate([batch.ids for shard in dataset.shards("base") for batch in shard])
     assert not np.isin(read, gone).any()
     assert sum(shard.rows for shard in dataset.shards("base")) == len(read)
     assert reindex(settings, spec(code="fresh")) == "v1"
     assert not set(gone.tolist()) & rows_of(settings, name="mine__fresh").keys()
-    assert maintenance.verify(TABLE, deep=True).problems == ()
+    assert verify.verify(TABLE, deep=True).problems == ()
     # versions with them can be searched and measured until they are due
     x = blobs(200, D, seed=0).x[5:6]
     assert 5 in search.open(TABLE, "v1").search(x, 800)[1]
     assert search.open(TABLE, "v2").search(x, 1, rerank=50)[1].tolist() == [[5]]
     assert 5 not in search.open(TABLE).search(x, 800)[1]
-    judge = measure.judge(spec(), dataset, table_of(settings).vocabulary, settings.warehouse_url, InProcess())
+    judge = judge_of(spec(), dataset, table_of(settings).vocabulary, settings.warehouse_url, InProcess())
     assert not np.isin(judge.queries.ids, gone).any()
     with pytest.raises(ValueError, match="expected a version without deleted rows, found v1, which has some until"):
-        versions.rollback(TABLE, "v1")
-    assert maintenance.gc(grace=7, clock=in_days(22)).items != ()  # steps of stagings, and no version
+        history.rollback(TABLE, "v1")
+    assert gc.gc(grace=7, clock=in_days(22)).items != ()  # steps of stagings, and no version
     assert {version.name for version in table_of(settings).versions()} == {"v1", "v2", "v3"}
-    purged = maintenance.gc(grace=7, clock=in_days(24))
+    purged = gc.gc(grace=7, clock=in_days(24))
     assert {(item.table, item.name) for item in purged.items if item.kind == "version"} == {
         (TABLE, "v1"), (TABLE, "v2"), ("mine__short", "v1"), ("mine__short", "v2"),
     } - {("mine__short", "v2")}  # fmt: skip
@@ -74,11 +79,11 @@ def test_the_same_on_s3_and_postgresql(s3, postgresql, tmp_path, monkeypatch):
     one_table.published(settings, tmp_path / "source")
     assert deletion.delete("mine", [5, 1005]).published == {TABLE: "v2"}
     assert reindex(settings) == "v2"
-    assert maintenance.verify(TABLE, deep=True).problems == ()
-    purged = maintenance.gc(grace=7, clock=in_days(24))
+    assert verify.verify(TABLE, deep=True).problems == ()
+    purged = gc.gc(grace=7, clock=in_days(24))
     assert [item.name for item in purged.items if item.kind == "version"] == ["v1"]
     folder = table_of(settings).data_folder
-    left = np.concatenate([codes.read_ids(file.url) for file in filesystem.inventory(folder)])
+    left = np.concatenate([parts.read_ids(file.url) for file in filesystem.inventory(folder)])
     assert sorted(left.tolist()) == sorted(rows_of(settings))
     assert not {5, 1005} & rows_of(settings).keys()
 
@@ -94,10 +99,10 @@ def test_a_row_that_comes_back_in_another_file_stays_deleted(settings, source):
 
 
 def test_a_deletion_that_was_cut_off_is_finished_by_another_and_twice_is_once(settings, source):
-    dataset = ingest.dataset_of(spec(), settings)
+    dataset = datasets.dataset_of(spec(), settings)
     ids = np.array([3, 4])
-    folder = tombstones.folder_of(settings.warehouse_url, "mine")
-    tombstones.add(folder, ids, {"base": ["0.parquet"]}, "me")  # and then the machine died
+    folder = deletions.folder_of(settings.warehouse_url, "mine")
+    deletions.add_deletion(folder, ids, {"base": ["0.parquet"]}, "me")  # and then the machine died
     assert reindexed_version(settings, dataset, "0.parquet") != part_of(settings, "0.parquet").version
     found = deletion.delete("mine", ids)
     assert found.published == {TABLE: "v2"}
@@ -105,11 +110,11 @@ def test_a_deletion_that_was_cut_off_is_finished_by_another_and_twice_is_once(se
     again = deletion.delete("mine", ids)
     assert again.published == {TABLE: "v3"}  # v1 still has them, so that the time is noted; nothing is rewritten
     assert part_of(settings, "0.parquet", "v3") == part_of(settings, "0.parquet", "v2")
-    assert len(tombstones.notes(folder)) == 1
+    assert len(deletions.deletion_notes(folder)) == 1
 
 
 def reindexed_version(settings, dataset, name):
-    return next(s.version for s in ingest.dataset_of(spec(), settings).shards("base") if s.name == name)
+    return next(s.version for s in datasets.dataset_of(spec(), settings).shards("base") if s.name == name)
 
 
 def test_all_rows_of_a_shard_can_go(settings, source):
@@ -117,13 +122,13 @@ def test_all_rows_of_a_shard_can_go(settings, source):
     assert part_of(settings, "2.parquet").rows == 0
     assert len(rows_of(settings)) == 600
     assert reindex(settings) == "v2"
-    assert maintenance.verify(TABLE, deep=True).problems == ()
+    assert verify.verify(TABLE, deep=True).problems == ()
 
 
 def test_ids_of_no_row_are_refused_and_nothing_is_written(settings, source, tmp_path):
     with pytest.raises(ValueError, match=r"expected ids of rows of mine, found none of 2, such as \[77777\]"):
         deletion.delete("mine", [77777, 88888])
-    assert tombstones.notes(tombstones.folder_of(settings.warehouse_url, "mine")) == ()
+    assert deletions.deletion_notes(deletions.folder_of(settings.warehouse_url, "mine")) == ()
     for wrong in ("1;2", str(10**20)):
         with pytest.raises(ValueError, match=rf"expected ids of mine, numbers of 64 bits, found '{wrong}'"):
             deletion.delete("mine", ["3", wrong])
@@ -138,7 +143,7 @@ def test_rows_named_by_keys_are_deleted_by_key(settings, tmp_path):
     table = pa.table({"name": [f"row {i}" for i in batch.ids], "vector": list(batch.x)})
     (tmp_path / "keyed").mkdir()
     pq.write_table(table, tmp_path / "keyed" / "0.parquet")
-    ingest.ingest_source("mine", str(tmp_path / "keyed"), settings, Columns(id="name", keyed=True))
+    datasets.ingest_source("mine", str(tmp_path / "keyed"), settings, Columns(id="name", keyed=True))
     assert reindex(settings) == "v1"
     before = rows_of(settings)
     found = deletion.delete("mine", ["row 7", "row 100"])

@@ -7,7 +7,8 @@ import yaml
 from prefect_server import ROOT, until
 
 from infra.settings import Settings
-from storage import iceberg, tables
+from storage.tables import iceberg
+from storage.tables.table import load_table
 
 DEPLOYMENTS = {entry["name"]: entry for entry in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
 
@@ -37,7 +38,7 @@ def test_the_server_knows_what_the_file_says(prefect, name):
 def test_reindex_publishes_and_evaluate_measures_it(prefect):
     assert prefect.run("reindex")["state_type"] == "COMPLETED"
     settings = Settings(home=prefect.folder / "home")
-    table = tables.open_table(iceberg.connect(settings.catalog_url, settings.warehouse_url), "sample__itq32")
+    table = load_table(iceberg.connect(settings.catalog_url, settings.warehouse_url), "sample__itq32")
     published = table.version()
     assert (published.name, published.properties["rows"]) == ("v1", "40000")
     assert sum(part.rows for part in table.parts(published.snapshot_id).values()) == 40_000

@@ -13,16 +13,19 @@ from conftest import blobs, cut
 from drawn_pictures import cifar_bytes, encoded, write_lists
 
 from hashing.bits import pack
-from hashing.evaluation import HammingHistogram, average_precision_at_hits
-from hashing.hamming import pack_labels
+from hashing.evaluation.histograms import HammingHistogram
+from hashing.evaluation.metrics import average_precision_at_hits
+from hashing.hamming.distances import pack_labels
 from hashing.mapreduce import Batch, Data
 from hashing.methods import METHODS
 from infra.executors import InProcess
 from infra.settings import Settings
 from storage.datasets import DATASETS
-from storage.features import load
-from workflows import dhn, ingest
-from workflows.benchmark import Grid, benchmark
+from storage.features.dataset import load_dataset
+from workflows import datasets
+from workflows.benchmark import protocols
+from workflows.benchmark.flow import benchmark
+from workflows.benchmark.grid import Grid
 from workflows.spec import MethodSpec
 
 HASHKILN = str(Path(sys.executable).with_name("hashkiln"))
@@ -59,24 +62,24 @@ def test_so_many_rows_of_each_class_and_none_twice():
     rng = np.random.default_rng(0)
     y = (rng.random((400, 6)) < [0.5, 0.4, 0.3, 0.2, 0.15, 0.1]).astype(np.uint8)
     ids = rng.permutation(10_000)[:400]
-    queries, training = dhn.draw(ids, y, "abcdef", 4, 12)
+    queries, training = protocols.draw_by_class(ids, y, "abcdef", 4, 12)
     assert (len(queries), len(training)) == (6 * 4, 6 * 12)
     assert len(np.union1d(queries, training)) == 6 * 16
     for drawn, n in ((queries, 4), (training, 12)):
         assert (y[np.isin(ids, drawn)].sum(axis=0) >= n).all()
     order = rng.permutation(400)
-    again = dhn.draw(ids[order], y[order], "abcdef", 4, 12)
+    again = protocols.draw_by_class(ids[order], y[order], "abcdef", 4, 12)
     np.testing.assert_array_equal(np.concatenate(again), np.concatenate([queries, training]))
-    other, _ = dhn.draw(ids, y, "abcdef", 4, 12, seed=1)
+    other, _ = protocols.draw_by_class(ids, y, "abcdef", 4, 12, seed=1)
     assert set(other) != set(queries)
 
 
 def test_a_class_of_too_few_rows_is_named():
     y = np.repeat(np.eye(2, dtype=np.uint8), [30, 11], axis=0)
     ids = np.arange(41)
-    assert [len(part) for part in dhn.draw(ids, y, ["cat", "dog"], 3, 8)] == [6, 16]
+    assert [len(part) for part in protocols.draw_by_class(ids, y, ["cat", "dog"], 3, 8)] == [6, 16]
     with pytest.raises(ValueError, match=r"expected 3 \+ 9 rows of each class, found 11 of class 'dog', 8 left"):
-        dhn.draw(ids, y, ["cat", "dog"], 3, 9)
+        protocols.draw_by_class(ids, y, ["cat", "dog"], 3, 9)
 
 
 def test_shallow_methods_by_hand(cifar):
@@ -84,12 +87,12 @@ def test_shallow_methods_by_hand(cifar):
     ksh = {"methods": ["ksh"], "parameters": {"ksh": {"n_anchors": 10}}}
     (row,) = benchmark(grid(cifar, **ksh)).rows
     warehouse = Settings().warehouse_url
-    drawn = load(warehouse, next(path.name for path in Path(warehouse, "datasets").glob("*-dhn-*")))
+    drawn = load_dataset(warehouse, next(path.name for path in Path(warehouse, "datasets").glob("*-dhn-*")))
     parts = {}
     for split in ("base", "learn", "query"):
         batches = [batch for shard in drawn.shards(split, tuple(range(CLASSES))) for batch in shard]
         parts[split] = [np.concatenate([getattr(batch, name) for batch in batches]) for name in ("ids", "x", "y")]
-    whole = load(warehouse, "cifar-10")
+    whole = load_dataset(warehouse, "cifar-10")
     batches = [batch for split in ("base", "query") for shard in whole.shards(split) for batch in shard]
     pixels = {i: x for batch in batches for i, x in zip(batch.ids.tolist(), batch.x, strict=True)}
     assert len(pixels) == 200
@@ -124,9 +127,9 @@ def test_queries_without_a_hit_are_left_out_and_counted():
     histogram = np.zeros((2, 2, 3), np.int64)
     histogram[0] = [[2, 2, 0], [4, 0, 0]]
     histogram[1] = [[2, 0, 0], [0, 0, 0]]
-    assert dhn.average_precision(histogram, None) == {"map_dhn": 1.0, "queries_without_hit": 0.5}
+    assert protocols.average_precision(histogram, None) == {"map_dhn": 1.0, "queries_without_hit": 0.5}
     histogram[1] = 0
-    assert dhn.average_precision(histogram, 2)["map_dhn"] == 0
+    assert protocols.average_precision(histogram, 2)["map_dhn"] == 0
 
 
 def test_cross_validation_takes_the_best_by_training_rows_alone(cifar, home):
@@ -150,7 +153,7 @@ def test_folds_part_the_rows():
     shards, seen = cut(whole, 2), []
     for place in range(3):
         inside, outside = (
-            np.concatenate([part.ids for shard in shards for part in dhn.Fold(shard, place, 3, side)])
+            np.concatenate([part.ids for shard in shards for part in protocols.Fold(shard, place, 3, side)])
             for side in (True, False)
         )
         assert not np.intersect1d(inside, outside).size
@@ -163,26 +166,26 @@ def test_folds_part_the_rows():
 def test_the_weight_and_the_learning_rate_are_chosen_unless_said_otherwise():
     own = METHODS["dhn"](8)
     weights, rates = (0.1 * own.quantization, own.quantization, 10 * own.quantization), (own.lr / 10, own.lr)
-    found = dhn.tuned(MethodSpec(method="dhn"))
+    found = protocols.tuned(MethodSpec(method="dhn"))
     assert found["quantization"] == pytest.approx(weights)
     assert found["lr"] == pytest.approx(rates)
-    assert dhn.tuned(MethodSpec(method="itq")) == {}
-    for name in dhn.WEIGHTS:
+    assert protocols.tuned(MethodSpec(method="itq")) == {}
+    for name in protocols.WEIGHTS:
         spec = MethodSpec(method=name, bits=8)
-        assert len(dhn.candidates(spec, dhn.tuned(spec))) in (2, 6)
+        assert len(protocols.candidates(spec, protocols.tuned(spec))) in (2, 6)
 
 
 def test_the_best_candidate_is_chosen_and_one_that_fails_is_not():
-    specs = dhn.candidates(MethodSpec(method="dhn", bits=8), {"lr": [0.1, 0.2, 0.3], "squared": [False]})
+    specs = protocols.candidates(MethodSpec(method="dhn", bits=8), {"lr": [0.1, 0.2, 0.3], "squared": [False]})
 
     def score(spec):
         if spec.parameters["lr"] == 0.3:
             raise ValueError("expected a finite loss, found nan")
         return spec.parameters["lr"]
 
-    assert dhn.choose(specs, score).parameters == {"lr": 0.2, "squared": False}
+    assert protocols.choose(specs, score).parameters == {"lr": 0.2, "squared": False}
     with pytest.raises(ValueError, match="expected one of 1 candidates to be fitted, found that none was: expected a"):
-        dhn.choose(specs[2:], score)
+        protocols.choose(specs[2:], score)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +206,7 @@ def test_a_wrong_grid_is_refused_before_anything_runs(tmp_path, values, message)
 
 def test_lists_are_used_as_they_are_and_queries_in_the_database_are_not_ranked(tmp_path):
     write_lists(tmp_path / "lists", base=20, learn=12, query=6)
-    dataset = ingest.ingest_source("mine", str(tmp_path / "lists"), Settings(), None, side=32)
+    dataset = datasets.ingest_source("mine", str(tmp_path / "lists"), Settings(), None, side=32)
     assert (dataset.kind, dataset.dim, dataset.queries_in_base) == ("image", 3072, True)
     (row,) = benchmark(grid(tmp_path, datasets=["mine"])).rows
     assert (row.rows, row.training_rows) == (20, 12)
@@ -218,7 +221,7 @@ def test_the_command_and_too_few_rows(tmp_path):
         (tmp_path / "p" / f"{i}.png").write_bytes(encoded(i % 3, i))
     lines = [f"{i}.png {' '.join('1' if i % 3 == label else '0' for label in range(3))}" for i in range(30)]
     (tmp_path / "p" / "database.txt").write_text("\n".join(lines))
-    ingest.ingest_source("p", str(tmp_path / "p"), Settings(), None, side=16)
+    datasets.ingest_source("p", str(tmp_path / "p"), Settings(), None, side=16)
     few = r"expected 100 \+ 500 rows of each class, found 10 of class 0, 10 left .*, in dataset p: --class-queries"
     with pytest.raises(ValueError, match=few):
         benchmark(grid("", datasets=["p"], draw={}))

@@ -8,14 +8,17 @@ from conftest import blobs
 from straight_line import D, encoded_anew, published_codes, reindex, spec, table_of, write_shard
 
 from infra.executors import InProcess
-from storage import arrays, codes, models
-from workflows import drift, stages
+from storage import models
+from storage.files import npz
+from storage.tables.parts import projection_moments
+from workflows.reindex import fitting, staging
+from workflows.tables import drift
 
 pytest_plugins = ["straight_line"]
 
 
 def moments(u):
-    return codes.projection_moments(u.astype(np.float32))
+    return projection_moments(u.astype(np.float32))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +53,7 @@ def test_a_bit_that_was_constant_has_no_deviation_to_count_in():
 
 def test_what_parts_note_adds_up_to_the_projections_of_all_rows(settings, mine):
     staged, _, _ = reindex(settings, spec())
-    function = models.load(settings.warehouse_url, staged.model.digest)
+    function = models.load_model(settings.warehouse_url, staged.model.digest)
     u = np.concatenate([function.project(batch.x) for shard in mine.shards("base") for batch in shard])
     expected = np.stack([np.full(16, 800), (u >= 0).sum(0), u.sum(0, np.float64), (u.astype(np.float64) ** 2).sum(0)])
     table = table_of(settings)
@@ -77,9 +80,9 @@ def test_rows_from_elsewhere_have_the_model_refitted_and_every_shard_encoded_ane
     far = blobs(400, D, seed=4, first_id=4000)
     far = far._replace(x=far.x + 4 * np.random.default_rng(5).standard_normal(D).astype(np.float32))
     write_shard(source, "part4.parquet", far)
-    kept = stages.stage(spec(), settings, InProcess(), first.model)
+    kept = staging.stage(spec(), settings, InProcess(), first.model)
     assert kept.drift.shows
-    assert stages.refit_reason(spec(), kept) == ""  # it is said, and nothing follows unless asked for
+    assert fitting.refit_reason(spec(), kept) == ""  # it is said, and nothing follows unless asked for
     staged, _, version = reindex(settings, spec(refit="drift", gate={"force": "to look at it"}))
     assert (version, staged.encoded, staged.rows) == ("v2", 1200, 1200)
     assert staged.model.digest != first.model.digest
@@ -99,7 +102,7 @@ def test_where_nothing_was_noted_there_is_no_drift(settings, mine, source):
     """Of a model that an older program published, and of damaged notes."""
     first, _, _ = reindex(settings, spec())
     url = f"{settings.warehouse_url}/models/{first.model.digest}/moments.npz"
-    assert arrays.read(url)["moments"].shape == (4, 16)
+    assert npz.read_arrays(url)["moments"].shape == (4, 16)
     with open(url, "r+b") as file:
         file.truncate(100)
     write_shard(source, "part4.parquet", blobs(300, D, seed=4, first_id=4000))

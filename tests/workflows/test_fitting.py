@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 
 from infra.executors import InProcess
 from storage import models, queries
-from storage.features import Columns
-from workflows import ingest, stages
+from storage.features.shard import Columns
+from workflows import datasets
 from workflows.cli import app
+from workflows.reindex import fitting
+from workflows.tables import opening
 
 SETTINGS = {"epochs": 3, "batch_size": 128, "lr": 0.01}
 DEEP = {"method": "dpsh", "bits": 16, "parameters": SETTINGS}
@@ -33,7 +35,7 @@ class Watching(InProcess):
 
 def test_the_epochs_of_a_fit_lie_beside_its_model_and_are_no_part_of_it(settings, mine):  # noqa: F811
     told = []
-    model = stages.fit(spec(method=DEEP), settings, InProcess(on_epoch=told.append))
+    model = fitting.fit(spec(method=DEEP), settings, InProcess(on_epoch=told.append))
     epochs = models.training(settings.warehouse_url, model.digest)
     assert [len(so_far) for so_far in told] == [1, 2, 3]
     assert list(told[-1]) == epochs
@@ -41,16 +43,19 @@ def test_the_epochs_of_a_fit_lie_beside_its_model_and_are_no_part_of_it(settings
     assert epochs[0]["loss"] > epochs[2]["loss"] > 0
     assert 0.01 > epochs[0]["lr"] > epochs[1]["lr"] > epochs[2]["lr"] > 0
     assert all(epoch["rows"] == 640 and epoch["seconds"] > 0 and 0 < epoch["score"] <= 1 for epoch in epochs)
-    assert models.save(settings.warehouse_url, models.load(settings.warehouse_url, model.digest)) == model.digest
+    assert (
+        models.save_model(settings.warehouse_url, models.load_model(settings.warehouse_url, model.digest))
+        == model.digest
+    )
     assert models.training(settings.warehouse_url, model.digest) == epochs
-    again = stages.fit(spec(method=DEEP, code="other"), settings, InProcess())
+    again = fitting.fit(spec(method=DEEP, code="other"), settings, InProcess())
     assert (again.digest, again.seconds) == (model.digest, 0)
-    assert models.training(settings.warehouse_url, stages.fit(spec(), settings, InProcess()).digest) == []
+    assert models.training(settings.warehouse_url, fitting.fit(spec(), settings, InProcess()).digest) == []
 
 
 def test_a_network_is_chosen_by_training_rows_and_never_by_queries(settings, mine):  # noqa: F811
     watching = Watching()
-    stages.fit(spec(method=DEEP), settings, watching)
+    fitting.fit(spec(method=DEEP), settings, watching)
     (given,) = watching.given
     asked = queries.frozen(settings.warehouse_url, "mine").ids
     seen = np.concatenate([batch.ids for shard in given["shards"] for batch in shard])
@@ -85,11 +90,11 @@ def artifacts(key):
 def test_the_table_of_epochs_is_one_artifact_that_is_brought_up_to_date(prefect):
     from prefect import flow
 
-    from workflows import reindex
+    from workflows.reindex.flow import TrainingTable
 
     @flow
     def training():
-        shown = reindex.TrainingTable("some__table")
+        shown = TrainingTable("some__table")
         shown([])
         assert artifacts("some--table-training") == []
         shown([{"epoch": 1, "loss": 0.5}])
@@ -103,27 +108,27 @@ def test_the_table_of_epochs_is_one_artifact_that_is_brought_up_to_date(prefect)
 
 @pytest.mark.parametrize("executor", ["inprocess", pytest.param("ray", marks=pytest.mark.slow)])
 def test_a_run_shows_epochs_as_they_end(executor, settings, mine, prefect, monkeypatch, request):  # noqa: F811
-    from workflows import reindex
+    from workflows.reindex import flow
 
-    class Watched(reindex.TrainingTable):
+    class Watched(flow.TrainingTable):
         def __call__(self, epochs):
             told.append(len(epochs))
             super().__call__(epochs)
 
     told = []
-    monkeypatch.setattr(reindex, "TrainingTable", Watched)
+    monkeypatch.setattr(flow, "TrainingTable", Watched)
     if executor == "ray":
         request.getfixturevalue("ray_executor")
         monkeypatch.setenv("HASHKILN_EXECUTOR", "ray")
-    outcome = reindex.reindex(spec(method=DEEP, code=executor))
+    outcome = flow.reindex(spec(method=DEEP, code=executor))
     assert told == [1, 2, 3, 3]
-    digest = stages.open_table(settings, outcome.table).version().properties["model"]
+    digest = opening.open_table(settings, outcome.table).version().properties["model"]
     epochs = models.training(settings.warehouse_url, digest)
     ((_, rows),) = artifacts(f"mine--{executor}-training")
     assert rows == epochs
     kept = max(epochs, key=lambda epoch: epoch["score"])["epoch"]
     assert f"kept is epoch {kept}, the best on the rows held out" in Path(outcome.report).read_text()
-    outcome = reindex.reindex(spec(method=DEEP, code=f"{executor}-again"))  # with the model that is there
+    outcome = flow.reindex(spec(method=DEEP, code=f"{executor}-again"))  # with the model that is there
     assert told == [1, 2, 3, 3, 3]
     ((_, rows),) = artifacts(f"mine--{executor}-again-training")
     assert rows == epochs
@@ -140,7 +145,7 @@ def hashkiln(*args):
 def test_fit_prints_what_the_training_came_to(settings, source, tmp_path):  # noqa: F811
     write_shard(tmp_path / "asked", "queries.parquet", blobs(50, D, seed=9, first_id=9000))
     columns = Columns(id="key", x="embedding", labels="tags")
-    ingest.ingest_source("mine", str(source), settings, columns, query=str(tmp_path / "asked"))
+    datasets.ingest_source("mine", str(source), settings, columns, query=str(tmp_path / "asked"))
     options = [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}")]
     said = hashkiln("fit", "--dataset", "mine", "--method", "dpsh", "--bits", "16", *options)
     assert "3 epochs of 640 rows in" in " ".join(said.replace("│", " ").split())
@@ -152,5 +157,5 @@ def test_fit_prints_what_the_training_came_to(settings, source, tmp_path):  # no
 def test_a_method_that_learns_from_tags_where_they_weigh_something_is_given_them(settings, mine):  # noqa: F811
     thc = {"method": "thc", "bits": 8, "parameters": {"epochs": 1, "n_anchors": 50, "tags": 2.0}}
     plain = {**thc, "parameters": {**thc["parameters"], "tags": 0.0}}
-    fits = [stages.fit(spec(method=method), settings, InProcess()).digest for method in (thc, plain)]
+    fits = [fitting.fit(spec(method=method), settings, InProcess()).digest for method in (thc, plain)]
     assert fits[0] != fits[1]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from conftest import blobs
 
-from hashing import evaluation
 from hashing.bits import pack
+from hashing.evaluation import metrics
 from infra.settings import Settings
-from workflows import foreign
+from workflows.evaluation import external
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def scored(codes, y, queries, own):
             keep[own[i]] = False
         for kind, rows in enumerate((keep, keep & relevant[i])):
             h[kind, i] = np.bincount(row[rows], minlength=h.shape[2])
-    return evaluation.average_precision(h).mean()
+    return metrics.average_precision(h).mean()
 
 
 def sorted_by_position(codes, y):
@@ -46,8 +46,8 @@ def sorted_by_position(codes, y):
 
 
 def test_codes_made_elsewhere_are_scored(tmp_path, monkeypatch):
-    monkeypatch.setattr(foreign, "ROWS_PER_SHARD", 170)
-    monkeypatch.setattr(foreign, "BATCH_BYTES", 999)
+    monkeypatch.setattr(external, "ROWS_PER_SHARD", 170)
+    monkeypatch.setattr(external, "BATCH_BYTES", 999)
     batch, rng = blobs(600, 8), np.random.default_rng(0)
     bits, y = batch.x @ rng.normal(size=(8, 12)) >= 0, batch.y.astype(bool)
     forms = {"bool": bits, "signs": np.where(bits, 1, -1).astype(np.int8), "floats": np.where(bits, 1.0, -1.0)}
@@ -61,19 +61,19 @@ def test_codes_made_elsewhere_are_scored(tmp_path, monkeypatch):
     expected = scored(bits, y, (bits[:40], y[:40]), None)
     correlation = abs(np.corrcoef(bits.T) - np.eye(12)).max()
     for name, label in zip(forms, labels, strict=True):
-        report = foreign.evaluate(at[name], at[f"y_{label}"], query[name], query[f"y_{label}"], 12)
+        report = external.evaluate_external(at[name], at[f"y_{label}"], query[name], query[f"y_{label}"], 12)
         assert report.measured.metrics["map"].value == pytest.approx(expected, abs=1e-12)
         assert report.measured.rows == 600
         assert report.health["largest correlation of two bits"] == pytest.approx(correlation)
-    alone = foreign.evaluate(at["packed"], at["y_hot"], bits=12, queries=600)
+    alone = external.evaluate_external(at["packed"], at["y_hot"], bits=12, queries=600)
     assert alone.measured.rows == 599
     expected = scored(bits, y, (bits, y), np.arange(600))
     assert alone.measured.metrics["map"].value == pytest.approx(expected, abs=1e-12)
-    literal = foreign.evaluate(at["packed"], at["y_hot"], bits=12, queries=600, by_id=True)
+    literal = external.evaluate_external(at["packed"], at["y_hot"], bits=12, queries=600, by_id=True)
     assert "ties: in order of id" in literal.protocol
     assert literal.measured.metrics["map"].value == pytest.approx(sorted_by_position(bits, y), abs=1e-12)
     assert literal.measured.metrics["map"].value != pytest.approx(expected, abs=1e-4)
-    drawn = foreign.evaluate(at["bool"], at["y_hot"], queries=50)
+    drawn = external.evaluate_external(at["bool"], at["y_hot"], queries=50)
     assert "50 queries, drawn, own rows not ranked" in drawn.protocol
 
 
@@ -103,7 +103,7 @@ def test_foreign_files_that_do_not_fit_are_refused(tmp_path):
 
     def refused(match, *names, error=ValueError, **options):
         with pytest.raises(error, match=match):
-            foreign.evaluate(*(str(tmp_path / (n if "." in n else f"{n}.npy")) for n in names), **options)
+            external.evaluate_external(*(str(tmp_path / (n if "." in n else f"{n}.npy")) for n in names), **options)
 
     refused("codes of 20 bits, found 2 bytes of packed codes a row", "codes", "labels", bits=20)
     refused("zero padding after 12 bits, found ones", "codes", "labels", bits=12)
@@ -131,7 +131,7 @@ def test_labels_are_compared_as_integers_whatever_their_type(tmp_path, monkeypat
     maps = []
     for labels in ("signed", "unsigned"):
         names = ("codes", labels, "codes", "signed")
-        report = foreign.evaluate(*(str(tmp_path / f"{name}.npy") for name in names))
+        report = external.evaluate_external(*(str(tmp_path / f"{name}.npy") for name in names))
         maps.append(report.measured.metrics["map"].value)
     assert maps[0] == maps[1] < 0.9
 
@@ -141,7 +141,7 @@ def test_a_row_alone_asks_and_finds_nothing(tmp_path, monkeypatch, by_id):
     monkeypatch.setenv("HASHKILN_EXECUTOR", "inprocess")
     np.save(tmp_path / "codes.npy", np.zeros((1, 2), np.uint8))
     np.save(tmp_path / "labels.npy", np.zeros(1, int))
-    report = foreign.evaluate(str(tmp_path / "codes.npy"), str(tmp_path / "labels.npy"), by_id=by_id)
+    report = external.evaluate_external(str(tmp_path / "codes.npy"), str(tmp_path / "labels.npy"), by_id=by_id)
     assert report.measured.rows == 0
     assert report.measured.metrics["map"].value == 0
     assert report.curves.ranks == ()

@@ -7,11 +7,15 @@ from conftest import blobs
 from straight_line import D, reindex, spec, table_of, write_shard
 
 from infra.executors import InProcess
-from storage import features, tables
-from workflows import measure, stages
-from workflows.references import Verdict
+from storage.features.shard import FeatureShard
+from storage.tables.table import PublishConflict
+from workflows import records
+from workflows.evaluation.health import HEALTH
+from workflows.records import Verdict
+from workflows.reindex import fitting, publishing, staging
+from workflows.reindex import gate as gate_
+from workflows.reindex.publishing import GateRejected
 from workflows.spec import Spec
-from workflows.stages import GateRejected
 
 pytest_plugins = ["straight_line"]
 
@@ -48,21 +52,21 @@ def test_a_new_version_cannot_be_published_over_somebody_elses(settings, mine, s
     reindex(settings, spec())
     write_shard(source, "part4.parquet", blobs(50, D, seed=4, first_id=4000))
     slow = spec()
-    staged = stages.stage(slow, settings, executor, stages.fit(slow, settings, executor))
-    report = stages.evaluate(slow, settings, executor, staged)
+    staged = staging.stage(slow, settings, executor, fitting.fit(slow, settings, executor))
+    report = gate_.evaluate_staged(slow, settings, executor, staged)
     write_shard(source, "part5.parquet", blobs(50, D, seed=5, first_id=5000))
     assert reindex(settings, spec())[2] == "v2"
-    with pytest.raises(tables.PublishConflict, match="somebody else published"):
-        stages.publish(slow, settings, staged, report, Verdict(passed=True, reasons=(), notes=()), "page")
+    with pytest.raises(PublishConflict, match="somebody else published"):
+        publishing.publish(slow, settings, staged, report, Verdict(passed=True, reasons=(), notes=()), "page")
     assert table_of(settings).version().name == "v2"
 
 
 def test_a_source_that_changes_after_staging_is_not_fully_covered(settings, mine, source):
     executor = InProcess()
-    staged = stages.stage(spec(), settings, executor, stages.fit(spec(), settings, executor))
-    report = stages.evaluate(spec(), settings, executor, staged)
+    staged = staging.stage(spec(), settings, executor, fitting.fit(spec(), settings, executor))
+    report = gate_.evaluate_staged(spec(), settings, executor, staged)
     write_shard(source, "part4.parquet", blobs(50, D, seed=4, first_id=4000))
-    verdict = stages.gate(spec(), settings, staged, report)
+    verdict = gate_.gate(spec(), settings, staged, report)
     assert not verdict.passed
     assert "1 of 5 source shards are not in it, such as part4.parquet" in verdict.reasons[0]
 
@@ -70,9 +74,9 @@ def test_a_source_that_changes_after_staging_is_not_fully_covered(settings, mine
 def judged(settings, of, staged=None, **changed):
     """(verdict, report) of a version that is staged and not published."""
     executor = InProcess()
-    staged = staged or stages.stage(of, settings, executor, stages.fit(of, settings, executor))
-    report = stages.evaluate(of, settings, executor, staged).model_copy(update=changed)
-    return stages.gate(of, settings, staged, report), report
+    staged = staged or staging.stage(of, settings, executor, fitting.fit(of, settings, executor))
+    report = gate_.evaluate_staged(of, settings, executor, staged).model_copy(update=changed)
+    return gate_.gate(of, settings, staged, report), report
 
 
 @pytest.mark.parametrize(
@@ -93,7 +97,7 @@ def test_floors_and_ceilings_hold_for_metrics_and_for_the_health_of_the_codes(se
 
 
 def test_a_constant_bit_is_said_and_refused_where_that_is_asked_for(settings, mine):
-    health = dict.fromkeys(measure.HEALTH.values(), 0.5) | {measure.HEALTH["constant_bits"]: 2}
+    health = dict.fromkeys(HEALTH.values(), 0.5) | {HEALTH["constant_bits"]: 2}
     verdict, _ = judged(settings, spec(), health=health)
     assert verdict.passed
     assert "2 bits are constant over all rows, and tell them not apart" in verdict.notes
@@ -111,7 +115,7 @@ def test_every_metric_may_have_a_greatest_loss(settings, mine, source):
     assert [note.split()[0] for note in told] == ["map", "recall_at_1000"]
 
     def lost(metric, low, value, high, **gate):
-        d = {**report.comparison.differences, metric: measure.Estimate(value=value, low=low, high=high)}
+        d = {**report.comparison.differences, metric: records.Estimate(value=value, low=low, high=high)}
         comparison = report.comparison.model_copy(update={"differences": d})
         return judged(settings, spec(gate={"max_loss": gate}), comparison=comparison)[0].reasons
 
@@ -127,14 +131,14 @@ def test_every_metric_may_have_a_greatest_loss(settings, mine, source):
 
 def test_a_part_that_lacks_rows_is_refused(settings, mine, monkeypatch):
     """Whatever the encoder says: the rows of the source are counted by its footers."""
-    read = features.FeatureShard.read
+    read = FeatureShard.read
 
     def lossy(shard):
         for block in read(shard):
             lost = 3 if shard.name == "part2.parquet" else 0
             yield block._replace(batch=block.batch.take(slice(lost, None)), labels=block.labels and block.labels[lost:])
 
-    monkeypatch.setattr(features.FeatureShard, "read", lossy)
+    monkeypatch.setattr(FeatureShard, "read", lossy)
     with pytest.raises(GateRejected, match=r"expected 200 rows of part2.parquet, as the source has, found 197"):
         reindex(settings, spec())
 

@@ -5,10 +5,10 @@ import one_table
 import pytest
 from one_table import TABLE, hashkiln, rows_of, spec, table_of
 
-from hashing import evaluation, rankings
+from hashing.evaluation import by_id, metrics
 from storage import queries
-from workflows import literal
-from workflows.evaluate import evaluate
+from workflows.evaluation import by_id as literal
+from workflows.evaluation.flow import evaluate_version
 from workflows.spec import Protocol
 
 settings, source = one_table.settings, one_table.source  # fixtures
@@ -32,7 +32,7 @@ def ranked(settings, source):
 
 def test_a_version_is_measured_by_the_order_of_its_ids(ranked, monkeypatch):
     monkeypatch.setattr(literal, "CELLS", 3000)  # several blocks of queries
-    report = evaluate(TABLE, "main", None, Protocol(ties="by-id", queries=30))
+    report = evaluate_version(TABLE, "main", None, Protocol(ties="by-id", queries=30))
     assert report.protocol.endswith("ties: in order of id")
     precision = ranked.cumsum(axis=1) / np.arange(1, ranked.shape[1] + 1)
     found = report.measured.metrics
@@ -43,7 +43,7 @@ def test_a_version_is_measured_by_the_order_of_its_ids(ranked, monkeypatch):
     for name, value in expected.items():
         assert found[name].value == pytest.approx(value, abs=1e-12)
     assert report.curves.precision_at[2] == pytest.approx(precision[:, report.curves.ranks[2] - 1].mean(), abs=1e-12)
-    counted = evaluate(TABLE, "main", None, Protocol(queries=30))
+    counted = evaluate_version(TABLE, "main", None, Protocol(queries=30))
     assert counted.measured.metrics["map"].value != pytest.approx(expected["map"], abs=1e-4)
     for name in ("map_pessimistic", "map_optimistic", "precision_radius_2"):
         assert found[name] == counted.measured.metrics[name]
@@ -53,19 +53,21 @@ def test_a_version_is_measured_by_the_order_of_its_ids(ranked, monkeypatch):
 @pytest.mark.parametrize("relevance", ["graded", "neighbours"])
 def test_other_relevance_has_a_literal_ranking_too(ranked, relevance):
     """Classes are exclusive, so NDCG is that of one gain; of neighbours the bounds hold."""
-    report = evaluate(TABLE, "main", None, Protocol(relevance=relevance, ties="by-id", queries=30, neighbours=20))
+    report = evaluate_version(
+        TABLE, "main", None, Protocol(relevance=relevance, ties="by-id", queries=30, neighbours=20)
+    )
     found = report.measured.metrics
     assert found["map_pessimistic"].value < found["map"].value < found["map_optimistic"].value
     if relevance == "graded":
         one_each = np.stack([~ranked, ranked]).astype(np.int64)
-        assert found["ndcg"].value == pytest.approx(evaluation.ndcg(one_each).mean(), abs=1e-12)
+        assert found["ndcg"].value == pytest.approx(metrics.ndcg(one_each).mean(), abs=1e-12)
 
 
 def test_where_versions_are_compared_ties_are_expectations(source, monkeypatch):
     with pytest.raises(ValueError, match="expected ties as expectations, by which versions are compared"):
-        evaluate(TABLE, "main", "v1", Protocol(ties="by-id"))
+        evaluate_version(TABLE, "main", "v1", Protocol(ties="by-id"))
     with pytest.raises(ValueError, match="expected ties as expectations, by which versions are compared"):
         spec(protocol={"ties": "by-id"})
-    monkeypatch.setattr(rankings, "MAX_ROWS", 700)
+    monkeypatch.setattr(by_id, "MAX_ROWS", 700)
     with pytest.raises(ValueError, match="expected at most 700 rows to rank by id, found more"):
         hashkiln("evaluate", TABLE, "--ties", "by-id")

@@ -14,20 +14,25 @@ from one_table import DAY, TABLE, D, hashkiln, in_days, part_of, reindex, rows_o
 
 from hashing.bits import pack
 from infra.executors import InProcess
-from storage import codes, filesystem, models, queries
-from workflows import ingest, maintenance, search, stages
+from storage import models, queries
+from storage.files import filesystem
+from storage.tables.parts import Part, _parquet_bytes, _sound, _table, read_ids
+from workflows import datasets, search
 from workflows.cli.maintenance import duration
+from workflows.evaluation import version
+from workflows.reindex import fitting
+from workflows.tables import gc, verify
 
 settings, source = one_table.settings, one_table.source  # fixtures
 
 
 def test_a_sound_table_has_no_problems_and_deep_compares_every_bit(settings, source, ray_executor, monkeypatch):
-    found = maintenance.verify(TABLE, deep=True)
+    found = verify.verify(TABLE, deep=True)
     assert (found.parts, found.rows, found.problems, found.notes) == (4, 800, (), ())
     assert (found.rechecked, found.bits, found.near) == (4, 800 * 16, 0)
-    assert maintenance.verify(TABLE, deep=True, sample=2).bits == 400 * 16
-    monkeypatch.setattr(maintenance, "connect", lambda *_: ray_executor)
-    assert maintenance.verify(TABLE, deep=True) == found
+    assert verify.verify(TABLE, deep=True, sample=2).bits == 400 * 16
+    monkeypatch.setattr(verify, "connect", lambda *_: ray_executor)
+    assert verify.verify(TABLE, deep=True) == found
     code, output = hashkiln("verify", TABLE)
     assert (code, output.split(": ", 1)[1]) == (0, "4 parts, 800 rows: no problems\n")
 
@@ -50,8 +55,8 @@ def flip(path, at):
 def test_a_part_that_is_not_what_was_written_is_found_and_never_read(settings, source, harm, message):
     part = part_of(settings, "2.parquet")
     harm(Path(part.url))
-    codes._sound.clear()  # as in a new process
-    (problem,) = maintenance.verify(TABLE).problems
+    _sound.clear()  # as in a new process
+    (problem,) = verify.verify(TABLE).problems
     told = message.format(size=part.size, url=part.url, name=Path(part.url).stem)
     assert problem.startswith(told)
     assert hashkiln("verify", TABLE)[0] == 1
@@ -66,16 +71,16 @@ def test_a_flipped_bit_of_an_id_is_noticed_where_ids_alone_are_read(settings, so
     column = pq.ParquetFile(part.url).metadata.row_group(0).column(0)
     flip(Path(part.url), column.data_page_offset + column.total_compressed_size - 5)
     with pytest.raises(ValueError, match="CRC checksum verification failed"):
-        codes.read_ids(part.url)
+        read_ids(part.url)
 
 
 def commit_part(table, n, shard, ids=None, **told):
     """Put a part of some codes into what readers see, told of as the table would, or falsely."""
     ids = np.arange(5000, 5000 + n) if ids is None else np.asarray(ids)
-    data = codes._parquet_bytes(codes._table(ids, np.zeros((n, 2), np.uint8), None, 16))
+    data = _parquet_bytes(_table(ids, np.zeros((n, 2), np.uint8), None, 16))
     url = f"{table.data_folder}/{hashlib.sha256(data).hexdigest()}.parquet"
-    filesystem.write(url, data)
-    part = codes.Part(url, shard, "x", n, len(data), int(ids.min()), int(ids.max()))._replace(**told)
+    filesystem.write_bytes(url, data)
+    part = Part(url, shard, "x", n, len(data), int(ids.min()), int(ids.max()))._replace(**told)
     base = table.version()
     table.stage("staged-hand", base.snapshot_id)
     table.replace("staged-hand", [part], set(), base.properties)
@@ -87,7 +92,7 @@ def test_rows_ranges_and_ids_are_those_the_table_tells(settings, source):
     table = table_of(settings)
     part = commit_part(table, 5, "false.parquet", rows=6, min_id=4999)
     twice = commit_part(table, 4, "twice.parquet", ids=[5002, 5003, 5003, 9000])
-    assert maintenance.verify(TABLE).problems == (
+    assert verify.verify(TABLE).problems == (
         f"expected 6 rows, found 5, in {part.url}",
         f"expected ids from 4999 to 5004, found 5000 to 5004, in {part.url}",
         f"expected unique ids, found 1 more than once (5003), in {twice.url}",
@@ -96,27 +101,27 @@ def test_rows_ranges_and_ids_are_those_the_table_tells(settings, source):
 
 
 def test_deep_finds_wrong_bits_lost_rows_and_changed_content_and_excuses_what_is_at_the_threshold(settings, source):
-    model = models.load(settings.warehouse_url, table_of(settings).version().properties["model"])
+    model = models.load_model(settings.warehouse_url, table_of(settings).version().properties["model"])
     batch = blobs(200, D, seed=0)
     packed = pack(model.encode(batch.x))
     values = np.abs(model.project(batch.x)) / np.abs(model.project(batch.x)).mean(axis=0)
     row, bit = np.unravel_index(values.argmin(), values.shape)  # the value nearest to its threshold
     replaced(settings, "0.parquet", batch.ids, flipped(packed, [(row, bit)]))
     nearest = values[row, bit] < 1e-4
-    found = maintenance.verify(TABLE, deep=True)
+    found = verify.verify(TABLE, deep=True)
     assert (found.near, len(found.problems)) == ((1, 0) if nearest else (0, 1))
     far = np.argwhere(values > 0.01)[:3]
     part = replaced(settings, "0.parquet", batch.ids, flipped(packed, far))
-    (problem,) = maintenance.verify(TABLE, deep=True).problems
+    (problem,) = verify.verify(TABLE, deep=True).problems
     assert problem == f"expected the bits of {source / '0.parquet'}, found 3 of 3200 others, in {part.url}"
     part = replaced(settings, "0.parquet", batch.ids[:-1], packed[:-1])
-    (problem,) = maintenance.verify(TABLE, deep=True).problems
+    (problem,) = verify.verify(TABLE, deep=True).problems
     assert problem.startswith(f"expected the ids of {source / '0.parquet'}, found others from row 0 on, in {part.url}")
     replaced(settings, "0.parquet", batch.ids, packed, {"hashkiln.source_sha256": "0" * 64})
-    (problem,) = maintenance.verify(TABLE, deep=True).problems
+    (problem,) = verify.verify(TABLE, deep=True).problems
     assert problem.startswith(f"expected {source / '0.parquet'} of content 000")
     write(source, "0.parquet", blobs(10, D))
-    found = maintenance.verify(TABLE, deep=True)
+    found = verify.verify(TABLE, deep=True)
     assert (found.rechecked, found.problems) == (3, ())
     assert found.notes == ("1 of 4 source shards have changed or gone since, and were not compared",)
 
@@ -132,10 +137,10 @@ def replaced(settings, shard, ids, packed, about=None):
     """Another part in the place of a shard's, as if it had been encoded so."""
     table = table_of(settings)
     old = part_of(settings, shard)
-    rows = codes._table(ids, np.ascontiguousarray(packed), None, 16)
-    data = codes._parquet_bytes(rows.replace_schema_metadata(about) if about else rows)
+    rows = _table(ids, np.ascontiguousarray(packed), None, 16)
+    data = _parquet_bytes(rows.replace_schema_metadata(about) if about else rows)
     url = f"{table.data_folder}/{hashlib.sha256(data).hexdigest()}.parquet"
-    filesystem.write(url, data)
+    filesystem.write_bytes(url, data)
     part = old._replace(url=url, rows=len(ids), size=len(data), max_id=int(ids.max()))
     base = table.version()
     table.stage("staged-hand", base.snapshot_id)
@@ -147,33 +152,33 @@ def replaced(settings, shard, ids, packed, about=None):
 def test_a_damaged_part_is_mended_by_encoding_its_shard_again(settings, source):
     part = part_of(settings, "2.parquet")
     flip(Path(part.url), 600)
-    codes._sound.clear()
-    assert len(maintenance.verify(TABLE).problems) == 1
+    _sound.clear()
+    assert len(verify.verify(TABLE).problems) == 1
     assert hashkiln("verify", TABLE, "--mend")[0] == 0
-    assert maintenance.verify(TABLE, deep=True).problems == ()
+    assert verify.verify(TABLE, deep=True).problems == ()
     flip(Path(part.url), 600)
     write(source, "2.parquet", blobs(10, D, first_id=2000))
-    assert len(maintenance.verify(TABLE, mend=True).problems) == 1  # what it was made of is no more
+    assert len(verify.verify(TABLE, mend=True).problems) == 1  # what it was made of is no more
 
 
 def test_models_and_queries_go_when_nothing_names_them(settings, source):
     other = spec(refit="always", method={"method": "lsh", "bits": 16, "seed": 3})
-    orphan = stages.fit(other, settings, InProcess()).digest  # fitted, never staged
+    orphan = fitting.fit(other, settings, InProcess()).digest  # fitted, never staged
     used = table_of(settings).version().properties["model"]
     drawn = queries.current(settings.warehouse_url, "mine")
     ids = queries.frozen(settings.warehouse_url, "mine").ids
     assert queries.leave_out(settings.warehouse_url, "mine", ids[:1]) == 1
-    assert [i for i in maintenance.gc(grace=7).items if i.kind in ("model", "queries")] == []
-    would = maintenance.gc(grace=7, dry_run=True, clock=in_days(8))
-    found = maintenance.gc(grace=7, clock=in_days(8))
+    assert [i for i in gc.gc(grace=7).items if i.kind in ("model", "queries")] == []
+    would = gc.gc(grace=7, dry_run=True, clock=in_days(8))
+    found = gc.gc(grace=7, clock=in_days(8))
     assert {item.name for item in would.items} == {item.name for item in found.items}
     gone = {item.name for item in found.items if item.kind in ("model", "queries")}
     assert drawn in gone
     assert {name.rsplit("/", 2)[-2] for name in gone} == {"mine", "fits", orphan}
-    assert models.load(settings.warehouse_url, used).n_bits == 16
-    fitted = stages.fit(other, settings, InProcess()).digest  # nothing remembers a model that is not there
-    assert models.load(settings.warehouse_url, fitted).n_bits == 16
-    assert maintenance.verify(TABLE, deep=True).problems == ()
+    assert models.load_model(settings.warehouse_url, used).n_bits == 16
+    fitted = fitting.fit(other, settings, InProcess()).digest  # nothing remembers a model that is not there
+    assert models.load_model(settings.warehouse_url, fitted).n_bits == 16
+    assert verify.verify(TABLE, deep=True).problems == ()
 
 
 def test_what_nobody_used_goes_and_is_made_again_when_it_is_wanted(settings, source):
@@ -188,18 +193,18 @@ def test_what_nobody_used_goes_and_is_made_again_when_it_is_wanted(settings, sou
     unused = {file for file in old if file.stat().st_mtime < time.time() - DAY}
     assert {file.parent.name for file in unused} == {"kept", "truth"}
     assert {file.parent.name for file in old - unused} == {"kept"}  # what counts were brought up to date from
-    would = maintenance.gc(grace=7, dry_run=True)
-    found = maintenance.gc(grace=7)
+    would = gc.gc(grace=7, dry_run=True)
+    found = gc.gc(grace=7)
     assert found.items == would.items
     assert {(item.kind, item.name) for item in found.items if not item.table} == {
         (file.parent.name, str(file)) for file in unused
     }
-    dataset, table = ingest.dataset_of(near, settings), table_of(settings, "mine__near")
+    dataset, table = datasets.dataset_of(near, settings), table_of(settings, "mine__near")
     of = (near, settings, InProcess(), dataset, table, table.version(), table.version("v1"))
-    before = stages.report_on(*of)
-    maintenance.gc(grace=7, clock=in_days(8))
+    before = version.measure_version(*of)
+    gc.gc(grace=7, clock=in_days(8))
     assert not [file for folder in ("kept", "truth") for file in (warehouse / folder).iterdir()]
-    assert stages.report_on(*of) == before
+    assert version.measure_version(*of) == before
 
 
 def test_nothing_is_left_beside_tables_on_s3_and_postgresql(s3, postgresql, tmp_path, monkeypatch):
@@ -208,20 +213,20 @@ def test_nothing_is_left_beside_tables_on_s3_and_postgresql(s3, postgresql, tmp_
     settings = one_table.embedded(tmp_path, monkeypatch)
     one_table.published(settings, tmp_path / "source")
     lists = filesystem.join(settings.training_url, "0" * 16, "checkpoint", "state.pt")
-    filesystem.write(lists, b"of a run that nobody ends")
+    filesystem.write_bytes(lists, b"of a run that nobody ends")
     parts, before = rows_of(settings), filesystem.inventory(settings.warehouse_url)
-    assert {item.kind for item in maintenance.gc(grace=7, dry_run=True).items} <= {"snapshot"}
-    gone = {item.name for item in maintenance.gc(grace=7, clock=in_days(8)).items if not item.table}
+    assert {item.kind for item in gc.gc(grace=7, dry_run=True).items} <= {"snapshot"}
+    gone = {item.name for item in gc.gc(grace=7, clock=in_days(8)).items if not item.table}
     assert {name.split("/")[4] for name in gone} == {"kept", "training"}
     assert gone < {file.url for file in before}
     assert not gone & {file.url for file in filesystem.inventory(settings.warehouse_url)}
     assert rows_of(settings) == parts
-    assert maintenance.verify(TABLE, deep=True).problems == ()
+    assert verify.verify(TABLE, deep=True).problems == ()
 
 
 def test_models_stay_where_the_warehouse_has_tables_that_the_catalog_does_not_know(settings, source, monkeypatch):
     monkeypatch.setenv("HASHKILN_CATALOG", f"sqlite:///{settings.home / 'other.db'}")
-    found = maintenance.gc(grace=7, clock=in_days(8))
+    found = gc.gc(grace=7, clock=in_days(8))
     assert {item.kind for item in found.items} == {"kept"}
     (note,) = found.notes
     assert note.startswith("models, what their networks started from, and drawn datasets stay: mine__code in the ware")
@@ -229,7 +234,7 @@ def test_models_stay_where_the_warehouse_has_tables_that_the_catalog_does_not_kn
 
 def test_a_short_grace_must_be_forced_and_durations_are_read(settings, source):
     with pytest.raises(ValueError, match=r"expected a grace of an hour or more, found 0\.5 hours: --force"):
-        maintenance.gc(grace=0.5 / 24)
+        gc.gc(grace=0.5 / 24)
     assert hashkiln("gc", "--grace", "1m", "--force", "--dry-run")[0] == 0
     code, output = hashkiln("gc", TABLE, "--grace", "1h")
     assert (code, output) == (0, "Gone: snapshot: 3; 0 bytes\n")

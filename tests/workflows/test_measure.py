@@ -5,13 +5,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hashing import evaluation
 from hashing.bits import pack
-from hashing.hamming import pack_labels
+from hashing.evaluation import histograms
+from hashing.evaluation.metrics import ndcg
+from hashing.hamming.distances import pack_labels
 from hashing.mapreduce import Batch, Data
-from hashing.neighbours import NearestNeighbours
+from hashing.neighbours.exact import NearestNeighbours
 from infra.executors import InProcess
-from workflows import measure, truth
+from workflows.evaluation import ground_truth, query_overlap
+from workflows.evaluation.judge import Judge, _by_labels
+from workflows.evaluation.metrics import metric_values, retrieval_curves
 from workflows.spec import Spec
 
 
@@ -39,48 +42,48 @@ def test_blocks_of_queries_change_no_neighbour(rows, monkeypatch):
         return state
 
     monkeypatch.setattr(NearestNeighbours, "zero", seen)
-    monkeypatch.setattr(truth, "STATE", 2000)
-    np.testing.assert_array_equal(truth.exact_neighbours(rows.x[:50], own, 7, data), whole)
+    monkeypatch.setattr(ground_truth, "STATE", 2000)
+    np.testing.assert_array_equal(ground_truth.exact_neighbours(rows.x[:50], own, 7, data), whole)
     assert sizes[0] == max(sizes) == 17 * 7 * 16  # as large as 2,000 bytes allow
     assert len(sizes) == 3 * 3
 
 
 def test_states_of_the_largest_truth_are_under_64_mib():
-    first, *_, last = parts = truth.blocks(10_000, 16 * 10_000)
+    first, *_, last = parts = ground_truth.blocks(10_000, 16 * 10_000)
     assert (len(parts), first.start, last.stop >= 10_000) == (24, 0, True)
     state = NearestNeighbours(np.zeros((first.stop, 1)), np.arange(first.stop), 10_000).zero()
     assert sum(part.nbytes for part in state) <= 1 << 26
 
 
 def judged(rows, **options):
-    return measure.Judge(rows.take(slice(40)), True, None, "", **options)
+    return Judge(rows.take(slice(40)), True, None, "", **options)
 
 
 @pytest.mark.parametrize("state", [1 << 26, 999])
 def test_grades_stand_behind_all_and_relevant_rows(rows, monkeypatch, state):
-    monkeypatch.setattr(truth, "STATE", state)
+    monkeypatch.setattr(ground_truth, "STATE", state)
     function = SimpleNamespace(n_bits=6, encode=lambda x: x >= 2)
     codes = shards(rows._replace(x=pack(rows.x >= 2)), 3)
     found = judged(rows, graded=True).histogram(function, codes, InProcess())
     np.testing.assert_array_equal(found[:2], judged(rows).histogram(function, codes, InProcess()))
     n_grades = int(rows.y[:40].sum(axis=1).max()) + 1
     asked = pack(rows.x[:40] >= 2), 6, pack_labels(rows.y[:40]), rows.ids[:40], n_grades
-    grades = Data(codes, InProcess()).reduce(evaluation.GradedHistogram(*asked))
+    grades = Data(codes, InProcess()).reduce(histograms.GradedHistogram(*asked))
     np.testing.assert_array_equal(found[2:], grades)
-    metrics, plain = measure.metrics(found), measure.metrics(found[:2])
-    np.testing.assert_array_equal(metrics["ndcg"], evaluation.ndcg(grades))
-    np.testing.assert_array_equal(metrics["ndcg_at_100"], evaluation.ndcg(grades, 100))
+    metrics, plain = metric_values(found), metric_values(found[:2])
+    np.testing.assert_array_equal(metrics["ndcg"], ndcg(grades))
+    np.testing.assert_array_equal(metrics["ndcg_at_100"], ndcg(grades, 100))
     assert metrics.keys() - plain.keys() == {"ndcg", "ndcg_at_100"}
     np.testing.assert_array_equal(metrics["map"], plain["map"])
-    assert measure.curves(found) == measure.curves(found[:2])
+    assert retrieval_curves(found) == retrieval_curves(found[:2])
     assert judged(rows, graded=True).histogram(function, [], InProcess()).shape == found.shape
 
 
 def test_graded_relevance_needs_labels():
     protocol = Spec.model_validate({"dataset": "bare", "protocol": {"relevance": "graded"}}).protocol
     with pytest.raises(ValueError, match="expected labels, for relevance by labels, found none in dataset bare"):
-        measure._by_labels(protocol, (), SimpleNamespace(name="bare"))
-    assert measure._by_labels(protocol, ("a",), SimpleNamespace(name="bare"))
+        _by_labels(protocol, (), SimpleNamespace(name="bare"))
+    assert _by_labels(protocol, ("a",), SimpleNamespace(name="bare"))
 
 
 class Named(list):
@@ -97,7 +100,7 @@ class Named(list):
 
 def test_leaks_are_looked_for_in_the_database_and_in_the_training_set(rows, tmp_path):
     read = []
-    judge = measure.Judge(Batch(np.arange(1000, 1040), rows.x[:40] + 10), False, None, "")
+    judge = Judge(Batch(np.arange(1000, 1040), rows.x[:40] + 10), False, None, "")
     base, learn = rows.x.copy(), rows.x[:20].copy()
     base[:3], learn[:5] = judge.queries.x[7], judge.queries.x[8]
     splits = {"base": Batch(np.arange(998, 1298), base), "learn": Batch(np.arange(1039, 1059), learn)}
@@ -106,15 +109,15 @@ def test_leaks_are_looked_for_in_the_database_and_in_the_training_set(rows, tmp_
         return [Named(shard, f"{split}{i}", read) for i, shard in enumerate(shards(splits[split], 2))]
 
     dataset = SimpleNamespace(splits={"base": "mem://base", "learn": "mem://learn"}, shards=named)
-    found = measure.overlap(judge, dataset, str(tmp_path), InProcess())
+    found = query_overlap.overlap(judge, dataset, str(tmp_path), InProcess())
     assert found == "database: 40 rows by id, 3 by content; training set: 1 rows by id, 5 by content"
-    assert measure.overlap(judge, dataset, str(tmp_path), InProcess()) == found
+    assert query_overlap.overlap(judge, dataset, str(tmp_path), InProcess()) == found
     assert sorted(read) == ["base0", "base1", "learn0", "learn1"]  # each once
     splits["base"].x[299] = judge.queries.x[7]
-    more = measure.overlap(judge, dataset, str(tmp_path), InProcess())
+    more = query_overlap.overlap(judge, dataset, str(tmp_path), InProcess())
     assert more == found.replace("3 by content", "4 by content")
     assert read[4:] == ["base1"]
     del dataset.splits["learn"]
-    assert measure.overlap(judge, dataset, str(tmp_path), InProcess()).endswith("; training set: the database")
-    own = measure.overlap(judged(rows), dataset, str(tmp_path), InProcess())
+    assert query_overlap.overlap(judge, dataset, str(tmp_path), InProcess()).endswith("; training set: the database")
+    own = query_overlap.overlap(judged(rows), dataset, str(tmp_path), InProcess())
     assert own.endswith("; training set: the database less its queries")

@@ -16,8 +16,9 @@ from straight_line import encoded_anew, published_codes, settings, table_of  # n
 
 from infra.executors import InProcess
 from infra.settings import Settings
-from storage.features import Columns
-from workflows import ingest, stages
+from storage.features.shard import Columns
+from workflows import datasets
+from workflows.reindex import fitting, planning
 from workflows.spec import Spec
 
 HASHKILN = str(Path(sys.executable).with_name("hashkiln"))
@@ -39,7 +40,7 @@ def pictures(folder, n=150, broken=()):
         table = pa.table({"key": rows, "photo": pa.array(data, pa.binary()), "tags": [[f"t{i % 3}"] for i in rows]})
         pq.write_table(table, folder / f"{part}.parquet")
     columns = Columns(id="key", x="photo", labels="tags")
-    return ingest.ingest_source("photos", str(folder), Settings(), columns, side=24)
+    return datasets.ingest_source("photos", str(folder), Settings(), columns, side=24)
 
 
 def texts(folder, n=240):
@@ -48,7 +49,7 @@ def texts(folder, n=240):
     folder.mkdir()
     table = pa.table({"id": range(n), "text": said, "labels": [[i % 3] for i in range(n)]})
     pq.write_table(table, folder / "a.parquet")
-    return ingest.ingest_source("notes", str(folder), Settings(), Columns(x="text", labels="labels"))
+    return datasets.ingest_source("notes", str(folder), Settings(), Columns(x="text", labels="labels"))
 
 
 def test_encoded_pictures_are_hashed_by_a_network_and_published(settings, tmp_path):  # noqa: F811
@@ -66,9 +67,9 @@ def test_texts_are_hashed_by_a_network_of_words_and_by_nothing_else(settings, tm
     assert (dataset.kind, dataset.dim) == ("text", 32)
     for wrong, found in ((spec("notes", "itq"), "itq, of vectors"), (spec("notes"), "dpsh with network=mlp")):
         with pytest.raises(ValueError, match=f"expected a deep method with network=text .* of notes, found {found}"):
-            stages.fit(wrong, settings, InProcess())
+            fitting.fit(wrong, settings, InProcess())
         with pytest.raises(ValueError, match="expected a deep method with network=text"):
-            stages.outlook(wrong, settings)
+            planning.outlook(wrong, settings)
     _, report, version = straight_line.reindex(settings, spec("notes", network="text", **{**DEEP, "lr": 0.01}))
     assert version == "v1"
     assert report.measured.metrics["map"].value > 0.9
@@ -78,10 +79,10 @@ def test_texts_are_hashed_by_a_network_of_words_and_by_nothing_else(settings, tm
 def test_words_are_asked_for_of_texts_alone(settings, tmp_path):  # noqa: F811
     pictures(tmp_path / "photos", n=30)
     with pytest.raises(ValueError, match="expected texts for network=text, found rows of kind image in photos"):
-        stages.fit(spec("photos", network="text"), settings, InProcess())
-    stages.fit(spec("photos", "lsh"), settings, InProcess())  # pixels are coordinates: any method hashes them
+        fitting.fit(spec("photos", network="text"), settings, InProcess())
+    fitting.fit(spec("photos", "lsh"), settings, InProcess())  # pixels are coordinates: any method hashes them
     with pytest.raises(ValueError, match="expected --side for encoded pictures, found rows of kind text"):
-        ingest.ingest_source("t", str(texts_folder(tmp_path)), settings, Columns(x="text"), side=24)
+        datasets.ingest_source("t", str(texts_folder(tmp_path)), settings, Columns(x="text"), side=24)
 
 
 def texts_folder(tmp_path):

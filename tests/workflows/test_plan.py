@@ -11,10 +11,11 @@ from conftest import blobs
 from straight_line import SPEC, D, encoded_anew, published_codes, reindex, spec, table_of, write_shard
 from typer.testing import CliRunner
 
-from storage.codes import Part
-from storage.features import Columns, FeatureShard
-from workflows import cli, stages
+from storage.features.shard import Columns, FeatureShard
+from storage.tables.parts import Part
+from workflows import cli
 from workflows.cli import run as commands
+from workflows.reindex import planning, publishing
 
 pytest_plugins = ["straight_line"]
 
@@ -29,16 +30,16 @@ def shards(**versions):
 
 def test_the_plan_is_a_difference():
     have, want = parts(a="1", b="1", c="1"), shards(b="1", c="2", d="1")
-    plan = stages.plan(have, want, same_model=True)
+    plan = planning.plan(have, want, same_model=True)
     assert plan.model_dump() == {
         "added": ("d",), "changed": ("c",), "stale": (), "removed": ("a",), "kept": ("b",),
         "found": (),
     }  # fmt: skip
     assert (plan.missing, plan.empty) == (["c", "d"], False)
-    assert stages.plan(have, want, same_model=False).stale == ("b",)
-    assert stages.plan(have, want, same_model=False).missing == ["b", "c", "d"]
-    assert stages.plan(parts(a="1"), shards(a="1"), same_model=True).empty
-    assert not stages.plan(parts(a="1"), shards(), same_model=True).empty
+    assert planning.plan(have, want, same_model=False).stale == ("b",)
+    assert planning.plan(have, want, same_model=False).missing == ["b", "c", "d"]
+    assert planning.plan(parts(a="1"), shards(a="1"), same_model=True).empty
+    assert not planning.plan(parts(a="1"), shards(), same_model=True).empty
 
 
 def everything(folder):
@@ -48,7 +49,7 @@ def everything(folder):
 
 def test_looking_writes_nothing_and_sees_what_the_run_then_does(settings, mine, source):
     before = everything(settings.home)
-    first = stages.outlook(spec(), settings)
+    first = planning.outlook(spec(), settings)
     assert everything(settings.home) == before
     assert (first.base, first.rows, len(first.plan.added), first.seconds) == ("v0", 800, 4, None)
     assert first.bytes == sum(path.stat().st_size for path in source.iterdir())
@@ -58,7 +59,7 @@ def test_looking_writes_nothing_and_sees_what_the_run_then_does(settings, mine, 
     write_shard(source, "part9.parquet", blobs(70, D, seed=10, first_id=9000))
     (source / "part3.parquet").unlink()
     before = everything(settings.home)
-    found = stages.outlook(spec(), settings)
+    found = planning.outlook(spec(), settings)
     assert everything(settings.home) == before
     assert found.plan.model_dump() == {
         "added": ("part9.parquet",), "changed": ("part1.parquet",), "stale": (), "removed": ("part3.parquet",),
@@ -68,7 +69,7 @@ def test_looking_writes_nothing_and_sees_what_the_run_then_does(settings, mine, 
     assert (found.fit, found.reason) == (False, "the model of v1 is used again")
     rate = 800 / float(table_of(settings).version().properties["encode_seconds"])
     assert found.seconds == pytest.approx(220 / rate)
-    always = stages.outlook(spec(refit="always"), settings)
+    always = planning.outlook(spec(refit="always"), settings)
     assert (always.fit, always.reason, always.rows) == (True, "--refit always", 620)
     assert everything(settings.home) == before
     assert reindex(settings, spec())[0].encoded == found.rows
@@ -78,10 +79,10 @@ def test_what_an_earlier_attempt_left_is_not_planned_again(settings, mine, sourc
     reindex(settings, spec())
     write_shard(source, "part4.parquet", blobs(100, D, seed=4, first_id=4000))
     always = spec(refit="always", gate={"floors": {"map": 0.99}})
-    assert stages.outlook(always, settings).rows == 900
-    with pytest.raises(stages.GateRejected):
+    assert planning.outlook(always, settings).rows == 900
+    with pytest.raises(publishing.GateRejected):
         reindex(settings, always)
-    found = stages.outlook(always, settings)
+    found = planning.outlook(always, settings)
     assert (found.rows, found.fit) == (0, False)
     assert found.reason == "--refit always; fitted before, of these rows"
 
@@ -90,7 +91,7 @@ def test_a_run_with_nothing_to_do_changes_no_file_of_the_warehouse(settings, min
     reindex(settings, spec())
     before = everything(settings.home)
     assert reindex(settings, spec())[0].unchanged
-    standing = stages.standing(spec(), settings)
+    standing = planning.standing(spec(), settings)
     assert (standing.unchanged, standing.version, standing.rows, standing.report) == (True, "v1", 800, "page")
     assert everything(settings.home) == before
 
@@ -99,7 +100,7 @@ def test_the_command_prints_the_plan_and_answers_without_prefect_where_nothing_i
     run = CliRunner().invoke
     options = ["reindex", "--dataset", "mine", "--bits", "16", "--queries", "50"]
     found = json.loads(run(cli.app, [*options, "--dry-run", "--json"]).stdout)
-    assert found == stages.outlook(spec(), settings).model_dump(mode="json")
+    assert found == planning.outlook(spec(), settings).model_dump(mode="json")
     reindex(settings, spec())
     write_shard(source, "part4.parquet", blobs(100, D, seed=4, first_id=4000))
     output = run(cli.app, [*options, "--dry-run"], env={"COLUMNS": "120"}).stdout
@@ -140,8 +141,8 @@ RUN = """
     import json, sys
     from infra.executors import connect
     from infra.settings import Settings
-    from storage.tables import PublishConflict
-    from workflows import ingest, stages
+    from storage.tables.commits import PublishConflict
+    from workflows.reindex import fitting, gate, publishing, staging
     from workflows.spec import Spec
 
     spec, settings = Spec.model_validate(json.loads(sys.argv[1])), Settings()
@@ -149,13 +150,13 @@ RUN = """
     sys.stdin.readline()
     executor = connect(settings)
     try:
-        staged = stages.stage(spec, settings, executor, stages.fit(spec, settings, executor))
+        staged = staging.stage(spec, settings, executor, fitting.fit(spec, settings, executor))
         if staged.unchanged:
             print("adopted", staged.base)
         else:
-            report = stages.evaluate(spec, settings, executor, staged)
-            verdict = stages.gate(spec, settings, staged, report)
-            print("published", stages.publish(spec, settings, staged, report, verdict, "page"))
+            report = gate.evaluate_staged(spec, settings, executor, staged)
+            verdict = gate.gate(spec, settings, staged, report)
+            print("published", publishing.publish(spec, settings, staged, report, verdict, "page"))
     except PublishConflict as error:
         print("conflict", error)
 """

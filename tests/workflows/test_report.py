@@ -8,9 +8,10 @@ import subprocess
 import numpy as np
 import pytest
 
-from workflows import measure, report
-from workflows.drift import Drift
-from workflows.references import Model, Report, Staged, Verdict
+from workflows import records
+from workflows.evaluation import metrics
+from workflows.records import Drift, Model, Report, Staged, Verdict
+from workflows.reports.run import plot, run_markdown, run_page, trained
 from workflows.spec import Spec
 
 EPOCHS = [
@@ -33,18 +34,18 @@ def run():
         table="t__itq16", branch="staged-0", base="v3", base_snapshot=1, model=model, source="s", rows=12345,
         encoded=45, removed=2, seconds=3.0, drift=moved,
     )  # fmt: skip
-    found = measure.measured(histogram, 0)
-    comparison = measure.Comparison(
+    found = metrics.measured(histogram, 0)
+    comparison = records.Comparison(
         version="v3",
         rows=99,
         staged=found,
         published=found,
-        differences={name: measure.estimate(rng.random(20), 0) for name in found.metrics},
+        differences={name: metrics.estimated(rng.random(20), 0) for name in found.metrics},
     )
     made = Report(
         protocol="relevant: rows that share a label; 20 queries",
         measured=found,
-        curves=measure.curves(histogram),
+        curves=metrics.retrieval_curves(histogram),
         comparison=comparison,
         health={"least entropy of a bit": 0.25},
         overlap="0 rows by id, 0 by content",
@@ -54,7 +55,7 @@ def run():
 
 
 def test_the_page_holds_what_was_found_and_nothing_from_elsewhere(run):
-    page = report.page(*run)
+    page = run_page(*run)
     assert "t__itq16" in page
     assert "coverage: 1 of 5" in page
     assert "v3, common rows" in page
@@ -76,27 +77,27 @@ def drawn(html):
 
 
 def test_the_epochs_of_training_are_drawn_and_said(run):
-    page = report.page(*run)
-    assert page.index(report.trained(EPOCHS)) < page.rindex("Plotly.newPlot(")
+    page = run_page(*run)
+    assert page.index(trained(EPOCHS)) < page.rindex("Plotly.newPlot(")
     for trace, name in zip(drawn(page), ("loss", "score", "lr"), strict=True):
         assert (trace["x"], trace["y"]) == ([1, 2, 3], [epoch[name] for epoch in EPOCHS])
     said = "3 epochs of 60,000 rows in 4.5 s, loss 0.2500; kept is epoch 2, the best on the rows held out (map 0.8750)"
-    assert report.trained(EPOCHS) == said
-    assert f"Training: {said}." in report.markdown(*run)
+    assert trained(EPOCHS) == said
+    assert f"Training: {said}." in run_markdown(*run)
     unjudged = [{**epoch, "score": None} for epoch in EPOCHS]
-    assert report.trained(unjudged) == "3 epochs of 60,000 rows in 4.5 s, loss 0.2500"
-    assert [trace["y"] for trace in drawn(report.page(*run[:4], unjudged))] == [[0.75, 0.5, 0.25], [0.01, 0.005, 0.0]]
+    assert trained(unjudged) == "3 epochs of 60,000 rows in 4.5 s, loss 0.2500"
+    assert [trace["y"] for trace in drawn(run_page(*run[:4], unjudged))] == [[0.75, 0.5, 0.25], [0.01, 0.005, 0.0]]
 
 
 def test_a_model_that_was_not_trained_in_epochs_has_no_such_part(run):
-    page = report.page(*run[:4], [])
+    page = run_page(*run[:4], [])
     assert "<h2>Training" not in page
-    assert page.count("Plotly.newPlot(") == report.page(*run).count("Plotly.newPlot(") - 1
-    assert "Training" not in report.markdown(*run[:4], [])
+    assert page.count("Plotly.newPlot(") == run_page(*run).count("Plotly.newPlot(") - 1
+    assert "Training" not in run_markdown(*run[:4], [])
 
 
 def test_the_curves_by_rank_are_drawn(run):
-    html = report.plot(run[2].curves)
+    html = plot(run[2].curves)
     data = drawn(html)
     by_rank = [[tuple(trace["x"]), tuple(trace["y"])] for trace in data[3:]]
     curves = run[2].curves
@@ -105,7 +106,7 @@ def test_the_curves_by_rank_are_drawn(run):
 
 
 def test_the_summary_says_what_the_gate_said(run):
-    text = report.markdown(*run)
+    text = run_markdown(*run)
     assert text.startswith("# t__itq16: **rejected**")
     assert "- against: coverage: 1 of 5" in text
 
@@ -114,7 +115,7 @@ def test_a_browser_draws_the_page(run, tmp_path):
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if not chromium:
         pytest.skip("needs a browser: install chromium to see the report drawn")
-    (tmp_path / "report.html").write_text(report.page(*run))
+    (tmp_path / "report.html").write_text(run_page(*run))
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
     flags += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
     command = [chromium, *flags, "--virtual-time-budget=5000", "--dump-dom", f"file://{tmp_path / 'report.html'}"]

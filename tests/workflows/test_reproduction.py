@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from hashing.bits import pack
-from hashing.evaluation import ListedNeighbours, precision_within
+from hashing.evaluation.histograms import ListedNeighbours
+from hashing.evaluation.metrics import precision_within
 from hashing.mapreduce import Batch, Data
 from hashing.methods.itq import ITQ
-from hashing.neighbours import NearestNeighbours
+from hashing.neighbours.exact import NearestNeighbours
 from storage import datasets
 
 PUBLISHED = {16: 5.87, 24: 23.92, 32: 36.35}  # %, Do, Doan & Cheung, ECCV 2016, table 1

@@ -10,18 +10,22 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import blobs
 
-from hashing import evaluation
 from hashing.bits import pack
-from hashing.evaluation import HammingHistogram
-from hashing.hamming import pack_labels
+from hashing.evaluation import metrics
+from hashing.evaluation.histograms import HammingHistogram
+from hashing.hamming.distances import pack_labels
 from hashing.mapreduce import Batch
+from hashing.neighbours import candidates
 from infra.executors import InProcess
 from infra.settings import Settings
 from storage import models
-from storage.features import Columns
-from workflows import deletion, export, foreign, ingest, search, stages
+from storage.features.shard import Columns
+from workflows import datasets, export, search
+from workflows.evaluation import external
+from workflows.reindex import fitting, gate, publishing, staging
 from workflows.search import Search
 from workflows.spec import Spec
+from workflows.tables import deletion, opening
 
 D, BITS = 16, 16
 
@@ -37,10 +41,10 @@ def publish(settings, seed=0, bits=BITS):
     """Encode `mine` by a model of its own for each seed."""
     method = {"method": "lsh", "bits": bits, "seed": seed}
     spec = Spec(dataset="mine", method=method, code=f"code{bits}", refit="always", protocol={"queries": 20})
-    staged = stages.stage(spec, settings, InProcess(), stages.fit(spec, settings, InProcess()))
-    report = stages.evaluate(spec, settings, InProcess(), staged)
-    verdict = stages.gate(spec, settings, staged, report).model_copy(update={"passed": True})
-    return stages.publish(spec, settings, staged, report, verdict, "page")
+    staged = staging.stage(spec, settings, InProcess(), fitting.fit(spec, settings, InProcess()))
+    report = gate.evaluate_staged(spec, settings, InProcess(), staged)
+    verdict = gate.gate(spec, settings, staged, report).model_copy(update={"passed": True})
+    return publishing.publish(spec, settings, staged, report, verdict, "page")
 
 
 @pytest.fixture
@@ -60,7 +64,7 @@ def base(settings, tmp_path):
         write_vectors(tmp_path / "base" / f"{i}.parquet", batch.ids[part], batch.x[part], labels)
     write_vectors(tmp_path / "query" / "q.parquet", np.arange(30) + 5000, batch.x[:30] + np.float32(0.05))
     columns = Columns(labels="labels")
-    ingest.ingest_source("mine", str(tmp_path / "base"), settings, columns, None)
+    datasets.ingest_source("mine", str(tmp_path / "base"), settings, columns, None)
     assert publish(settings) == "v1"
     return batch
 
@@ -72,8 +76,8 @@ def queries(tmp_path, base):
 
 def hamming(settings, base, x, version="v1"):
     """Distances (q, n) under the model of a version."""
-    model = stages.open_table(settings, "mine__code16").version(version).properties["model"]
-    function = models.load(settings.warehouse_url, model)
+    model = opening.open_table(settings, "mine__code16").version(version).properties["model"]
+    function = models.load_model(settings.warehouse_url, model)
     return (function.encode(x)[:, None] != function.encode(base.x)[None]).sum(axis=2)
 
 
@@ -160,7 +164,7 @@ def test_executors_and_blocks_of_queries_do_not_show(settings, base, queries, ra
 
     expected = everything(reader)
     others = [everything(on_ray)]
-    monkeypatch.setattr(search.statistics, "STATE", 20 * 400)
+    monkeypatch.setattr(candidates, "STATE_BYTES", 20 * 400)
     others.append(everything(reader))
     for other in others:
         for a, b in zip(other, expected, strict=True):
@@ -226,7 +230,7 @@ def test_wrong_input_is_refused(settings, base, queries, tmp_path):
     with pytest.raises(LookupError, match="version of table mine__code16, found 'v9'"):
         search.open("mine__code16", "v9")
     spec = Spec(dataset="mine", method={"method": "lsh", "bits": 8}, protocol={"queries": 20})
-    stages.stage(spec, settings, InProcess(), stages.fit(spec, settings, InProcess()))  # and not published
+    staging.stage(spec, settings, InProcess(), fitting.fit(spec, settings, InProcess()))  # and not published
     with pytest.raises(LookupError, match="expected a version with rows, found v0 of mine__lsh8"):
         search.open("mine__lsh8")
     with pytest.raises(LookupError, match="expected a version with rows, found v0 of mine__lsh8"):
@@ -259,7 +263,7 @@ def test_exported_arrays_hold_the_version(settings, base, tmp_path):
 
 
 def test_an_export_that_fails_leaves_nothing(settings, base, tmp_path):
-    table = stages.open_table(settings, "mine__code16")
+    table = opening.open_table(settings, "mine__code16")
     parts = table.parts(table.version().snapshot_id)
     Path(parts["3.parquet"].url).unlink()
     with pytest.raises(FileNotFoundError):
@@ -290,18 +294,20 @@ def test_faiss_is_refused_where_it_cannot_be(settings, base, tmp_path, monkeypat
     publish(settings, bits=12)
     with pytest.raises(ValueError, match="whole bytes for Faiss, found 12 bits"):
         export.export("mine__code12", str(tmp_path / "index"), "faiss")
-    monkeypatch.setattr("storage.export.find_spec", lambda name: None)
+    monkeypatch.setattr("storage.export.faiss.find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match=r"expected the package faiss, .*, found none"):
         export.export("mine__code16", str(tmp_path / "index"), "faiss")
 
 
 def test_an_export_scores_as_the_table_does(settings, base, tmp_path):
     export.export("mine__code16", str(tmp_path / "arrays"))
-    report = foreign.evaluate(*(str(tmp_path / "arrays" / f"{name}.npy") for name in ("codes", "labels")), queries=800)
+    report = external.evaluate_external(
+        *(str(tmp_path / "arrays" / f"{name}.npy") for name in ("codes", "labels")), queries=800
+    )
     function = search.open("mine__code16").function
     codes, y = pack(function.encode(base.x)), pack_labels(base.y)
     rows = HammingHistogram(codes, BITS, y, base.ids)
-    expected = evaluation.average_precision(rows.update(rows.zero(), Batch(base.ids, codes, base.y))).mean()
+    expected = metrics.average_precision(rows.update(rows.zero(), Batch(base.ids, codes, base.y))).mean()
     assert report.measured.metrics["map"].value == pytest.approx(expected, abs=1e-12)
     assert report.measured.rows == 799
 

@@ -4,8 +4,9 @@ import pytest
 from straight_line import D, reindex, spec
 
 from infra.executors import InProcess
-from storage.features import Columns
-from workflows import ingest, stages
+from storage.features.shard import Columns
+from workflows import datasets
+from workflows.reindex import fitting
 from workflows.spec import MethodSpec, Spec
 
 pytest_plugins = ["straight_line"]
@@ -13,17 +14,17 @@ pytest_plugins = ["straight_line"]
 
 def test_what_does_not_fit_together_is_refused(settings, mine):
     with pytest.raises(LookupError, match=r"expected a dataset 'other' in .*: `hashkiln ingest` brings it"):
-        stages.fit(spec(dataset="other"), settings, InProcess())
+        fitting.fit(spec(dataset="other"), settings, InProcess())
     with pytest.raises(ValueError, match="found 'other': did you mean"):
         reindex(settings, spec(dataset="other"))
-    unlabelled = ingest.ingest_source("bare", mine.splits["base"], settings, Columns(id="key", x="embedding"))
+    unlabelled = datasets.ingest_source("bare", mine.splits["base"], settings, Columns(id="key", x="embedding"))
     assert unlabelled.dim == D
     with pytest.raises(ValueError, match="expected labels, for relevance by labels, found none in dataset bare"):
         reindex(settings, spec(dataset="bare", protocol={"relevance": "labels", "queries": 50}))
     with pytest.raises(ValueError, match=r"expected more than 5000 rows in mine, .*, found 800: ask for fewer"):
         reindex(settings, spec(protocol={"queries": 5000}))
     with pytest.raises(ValueError, match="expected a column vector, found key, embedding, tags"):
-        ingest.ingest_source("bad", mine.splits["base"], settings, Columns(id="key"))
+        datasets.ingest_source("bad", mine.splits["base"], settings, Columns(id="key"))
 
 
 @pytest.mark.parametrize(

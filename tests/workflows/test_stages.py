@@ -22,10 +22,13 @@ from straight_line import (
 
 from infra.executors import InProcess
 from infra.settings import Settings
-from storage import codes, filesystem
-from storage.features import Columns
-from workflows import deletion, ingest, stages, versions
+from storage.features.shard import Columns
+from storage.files import filesystem
+from storage.tables.parts import CodeShard
+from workflows import datasets
+from workflows.reindex import fitting, planning, publishing, staging
 from workflows.spec import Spec
+from workflows.tables import deletion, history
 
 pytest_plugins = ["straight_line"]
 
@@ -69,7 +72,7 @@ def test_in_process_and_ray_publish_the_same_files(settings, mine, monkeypatch, 
     _, report, _ = reindex(settings, spec())
     monkeypatch.setenv("HASHKILN_HOME", str(tmp_path / "other"))
     other = Settings()
-    ingest.ingest_source("mine", mine.splits["base"], other, mine.columns)
+    datasets.ingest_source("mine", mine.splits["base"], other, mine.columns)
     _, other_report, _ = reindex(other, spec(), ray_executor)
     names = [
         sorted(part.url.rsplit("/", 1)[1] for part in table_of(s).parts(table_of(s).version().snapshot_id).values())
@@ -109,13 +112,13 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(settings, mine, source, mon
     batch.x[7, 3] = np.nan
     monkeypatch.setenv("HASHKILN_COMMIT_SHARDS", "1")
     settings = Settings()
-    model = stages.fit(spec(), settings, InProcess())
+    model = fitting.fit(spec(), settings, InProcess())
     stamp = (source / "part2.parquet").stat()
     write_shard(source, "part2.parquet", batch)
     with pytest.raises(ValueError, match=r"NaN or infinity, in row 7 of .*part2\.parquet"):
-        stages.stage(spec(), settings, InProcess(), model)
+        staging.stage(spec(), settings, InProcess(), model)
     with pytest.raises(ValueError, match=r"NaN or infinity, in row 7 of .*part2\.parquet"):
-        stages.stage(spec(), settings, InProcess(), model)
+        staging.stage(spec(), settings, InProcess(), model)
     (branch,) = [v.name for v in table_of(settings).versions()]
     assert sorted(table_of(settings).parts(table_of(settings).version(branch).snapshot_id)) == [
         "part0.parquet",
@@ -133,16 +136,16 @@ def test_what_another_version_has_by_the_model_is_taken_over(settings, mine, sou
     reindex(settings, spec())
     write_shard(source, "part4.parquet", blobs(50, D, seed=4, first_id=4000))
     reindex(settings, spec())
-    versions.rollback("mine__itq16")
+    history.rollback("mine__itq16")
     write_shard(source, "part5.parquet", blobs(60, D, seed=5, first_id=5000))
-    with pytest.raises(stages.GateRejected):
+    with pytest.raises(publishing.GateRejected):
         reindex(settings, spec(gate={"floors": {"map": 1.0}}))
-    assert stages.outlook(spec(), settings).rows == 0  # the same plan as that of the rejected version
+    assert planning.outlook(spec(), settings).rows == 0  # the same plan as that of the rejected version
     write_shard(source, "part6.parquet", blobs(70, D, seed=6, first_id=6000))
-    model = stages.fit(spec(), settings, InProcess())
-    assert stages.stage(spec(), settings, InProcess(), model).encoded == 70
+    model = fitting.fit(spec(), settings, InProcess())
+    assert staging.stage(spec(), settings, InProcess(), model).encoded == 70
     (source / "part0.parquet").unlink()
-    found = stages.outlook(spec(), settings)
+    found = planning.outlook(spec(), settings)
     assert found.plan.found == ("part4.parquet", "part5.parquet", "part6.parquet")
     assert (found.rows, found.plan.missing, found.plan.empty) == (0, [], False)
     (part,) = (p for v in table_of(settings).versions() for p in parts_of(settings, v) if p.shard == "part6.parquet")
@@ -160,12 +163,12 @@ def test_rows_that_were_deleted_do_not_come_back_with_an_old_part(settings, mine
     """A file that comes back just as it was has its old version, and a rejected version has its part."""
     reindex(settings, spec())
     write_shard(source, "part4.parquet", blobs(50, D, seed=4, first_id=4000))
-    with pytest.raises(stages.GateRejected):
+    with pytest.raises(publishing.GateRejected):
         reindex(settings, spec(gate={"floors": {"map": 1.0}}))
     (source / "part4.parquet").rename(source / "aside")
     deletion.delete("mine", [4007])
     (source / "aside").rename(source / "part4.parquet")
-    assert stages.outlook(spec(), settings).plan.found == ("part4.parquet",)
+    assert planning.outlook(spec(), settings).plan.found == ("part4.parquet",)
     staged, _, _ = reindex(settings, spec())
     assert (staged.encoded, staged.rows) == (49, 849)
     assert 4007 not in published_codes(settings)
@@ -183,10 +186,10 @@ def test_all_of_it_on_s3(mine, s3, monkeypatch, tmp_path):
     bucket = f"{s3}/{tmp_path.name}"
     for shard in mine.shards("base"):
         with open(shard.url, "rb") as file:
-            filesystem.write(f"{bucket}/source/{shard.name}", file.read())
+            filesystem.write_bytes(f"{bucket}/source/{shard.name}", file.read())
     monkeypatch.setenv("HASHKILN_WAREHOUSE", f"{bucket}/warehouse")
     settings = Settings()
-    dataset = ingest.ingest_source("mine", f"{bucket}/source", settings, mine.columns)
+    dataset = datasets.ingest_source("mine", f"{bucket}/source", settings, mine.columns)
     staged, _, version = reindex(settings, spec(), InProcess())
     assert (version, staged.encoded) == ("v1", 800)
     assert published_codes(settings) == encoded_anew(settings, dataset)
@@ -205,7 +208,7 @@ def test_new_labels_take_the_next_places(settings, mine, source):
     reindex(settings, spec())
     assert table_of(settings).vocabulary == (*CLASSES, "aardvark")
     part = table_of(settings).parts(table_of(settings).version().snapshot_id)["part4.parquet"]
-    (read,) = codes.CodeShard(part, 16, 7)
+    (read,) = CodeShard(part, 16, 7)
     np.testing.assert_array_equal(read.y, np.tile([0, 1, 0, 0, 0, 0, 1], (30, 1)))
 
 
@@ -225,7 +228,7 @@ def test_rows_named_by_strings_have_ids_that_never_change(settings, tmp_path):
 
     write("a.parquet", 0, 100)
     write("b.parquet", 500, 100)
-    dataset = ingest.ingest_source("keyed", str(tmp_path / "keyed"), settings, Columns(id="sku", keyed=True, x="v"))
+    dataset = datasets.ingest_source("keyed", str(tmp_path / "keyed"), settings, Columns(id="sku", keyed=True, x="v"))
     of = Spec.model_validate({**SPEC, "dataset": "keyed", "protocol": {"queries": 20, "neighbours": 5}})
     reindex(settings, of)
     before = key_of_id()

@@ -9,7 +9,7 @@ import pytest
 
 from hashing.mapreduce import Batch, Data
 from infra.executors import InProcess
-from workflows import truth
+from workflows.evaluation import ground_truth
 
 K = 5
 
@@ -57,9 +57,11 @@ class World:
         """(what is kept and brought up to date, what is computed anew, the shards that the former read)."""
         self.read.clear()
         own = -1000 - np.arange(len(self.x))
-        found = truth.nearest(self.x, own, K, self.shards, self.published, InProcess(), f"{self.folder}/kept.npz")
+        found = ground_truth.nearest(
+            self.x, own, K, self.shards, self.published, InProcess(), f"{self.folder}/kept.npz"
+        )
         read = set(self.read)
-        return found, truth.exact_neighbours(self.x, own, K, Data(self.shards, InProcess())), read
+        return found, ground_truth.exact_neighbours(self.x, own, K, Data(self.shards, InProcess())), read
 
 
 def same(found, anew):

@@ -7,7 +7,8 @@ import pytest
 from conftest import blobs
 from one_table import TABLE, D, hashkiln, reindex, rows_of, spec, write
 
-from workflows import stages, versions
+from workflows.reindex import publishing
+from workflows.tables import history
 
 settings, source = one_table.settings, one_table.source  # fixtures
 
@@ -17,25 +18,25 @@ def test_history_diff_and_rollback_tell_one_story(settings, source):
     write(source, "9.parquet", blobs(70, D, seed=10, first_id=9000))
     (source / "3.parquet").unlink()
     assert reindex(settings) == "v2"
-    with pytest.raises(stages.GateRejected):
+    with pytest.raises(publishing.GateRejected):
         reindex(
             settings,
             spec(refit="always", method={"method": "lsh", "bits": 16, "seed": 1}, gate={"floors": {"map": 0.99}}),
         )
-    found = versions.diff(TABLE, "v1", "v2")
+    found = history.diff(TABLE, "v1", "v2")
     assert (found.added, found.changed, found.removed) == (("9.parquet",), ("1.parquet",), ("3.parquet",))
     assert (found.rows, found.models[0] == found.models[1], found.comparable) == ((800, 620), True, True)
     assert set(found.metrics) >= {"map", "precision_radius_2"}
-    assert versions.rollback(TABLE) == "v1"
+    assert history.rollback(TABLE) == "v1"
     assert len(rows_of(settings)) == 800
-    events = versions.history(TABLE)
+    events = history.history(TABLE)
     assert [(e.version.partition("-")[0], e.what, e.published) for e in events] == [
         ("v1", "published", "now"), ("v2", "published", ""), ("rejected", "rejected", ""), ("v1", "rolled back", ""),
     ]  # fmt: skip
     assert "is under its floor of 0.9900" in events[2].note
-    assert (events[3].note, events[3].by) == ("from v2", versions.who())
+    assert (events[3].note, events[3].by) == ("from v2", history.who())
     with pytest.raises(ValueError, match="expected a version of mine__code before v1, found none"):
-        versions.rollback(TABLE)
+        history.rollback(TABLE)
     _, output = hashkiln("history", TABLE, "--json")
     assert [event["what"] for event in json.loads(output)] == [event.what for event in events]
     assert "readers see v1" in hashkiln("history", TABLE)[1]
@@ -48,7 +49,7 @@ def test_history_diff_and_rollback_tell_one_story(settings, source):
 def test_tables_measured_unlike_never_share_a_column(settings, source):
     reindex(settings, spec(bits=8, code="short"))
     reindex(settings, spec(code="other", protocol={"queries": 30, "relevance": "neighbours", "neighbours": 5}))
-    labels, neighbours = versions.compare("mine")
+    labels, neighbours = history.compare_tables("mine")
     assert [codes.table for codes in labels.codes] == [TABLE, "mine__short"]
     assert [(codes.bits, codes.rows, codes.method) for codes in labels.codes] == [(16, 800, "lsh"), (8, 800, "lsh")]
     assert [codes.table for codes in neighbours.codes] == ["mine__other"]
@@ -58,4 +59,4 @@ def test_tables_measured_unlike_never_share_a_column(settings, source):
     assert "2 protocols: figures of different tables above are not comparable" in output
     assert len(json.loads(hashkiln("compare", "mine", "--json")[1])) == 2
     with pytest.raises(LookupError, match="expected a dataset with published codes, found none of yours"):
-        versions.compare("yours")
+        history.compare_tables("yours")

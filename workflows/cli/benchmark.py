@@ -12,7 +12,7 @@ from rich.markup import escape
 from .common import FAILED, From, Pretrained, assignment, checked, console, errors, kept, prefect_home, progress
 
 if TYPE_CHECKING:
-    from workflows.benchmark import Outcome
+    from ..benchmark.grid import GridOutcome
 
 app = typer.Typer()
 
@@ -71,8 +71,8 @@ def benchmark(
     --set dhn.network=alexnet --set dhn.hash_rate=10 --pretrained alexnet.pth --tune dhn.quantization=0.01,0.1,1`
     """
     prefect_home()
-    from workflows.benchmark import Grid
-    from workflows.benchmark import benchmark as run
+    from ..benchmark.flow import benchmark as run
+    from ..benchmark.grid import Grid
 
     own: dict[str, dict[str, object]] = {}
     for text in parameters or ():
@@ -118,27 +118,29 @@ def _tuning(texts: list[str] | None) -> dict[str, dict[str, list[object]]] | Non
     return found
 
 
-def _write(outcome: Outcome, json_file: str | None, out: str | None) -> None:
+def _write(outcome: GridOutcome, json_file: str | None, out: str | None) -> None:
     """To files, or the tables to the terminal."""
     import json
 
-    from storage import filesystem, results
-    from workflows import benchmark_report
+    from storage import results
+    from storage.files import filesystem
+
+    from ..reports.benchmark import grid_markdown, grid_page
 
     rows = [row.model_dump(mode="json") for row in outcome.rows]
     content = ("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n").encode()  # a row a line
     if json_file:
-        filesystem.write(json_file, content)
+        filesystem.write_bytes(json_file, content)
     if not outcome.rows:
         return
     if not out:
-        return console.print(benchmark_report.markdown(outcome.rows), markup=False, soft_wrap=True)
+        return console.print(grid_markdown(outcome.rows), markup=False, soft_wrap=True)
     files: dict[str, Callable[[], bytes]] = {
         "rows.json": lambda: content,
         "rows.parquet": lambda: results.table(rows),
-        "tables.md": lambda: benchmark_report.markdown(outcome.rows).encode(),
-        "plots.html": lambda: benchmark_report.page(outcome.rows).encode(),
+        "tables.md": lambda: grid_markdown(outcome.rows).encode(),
+        "plots.html": lambda: grid_page(outcome.rows).encode(),
     }
     for name, make in files.items():
-        filesystem.write(filesystem.join(out, name), make())
+        filesystem.write_bytes(filesystem.join(out, name), make())
     console.print(f"Wrote {', '.join(files)} to {out}", soft_wrap=True)

@@ -64,7 +64,8 @@ def fetch(name: str, source: From = None, as_json: AsJson = False) -> None:
     Examples: `hashkiln fetch siftsmall`, `hashkiln fetch mnist --from ~/mnist`
     """
     from infra.settings import Settings
-    from workflows import ingest as stage
+
+    from .. import datasets as stage
 
     with progress() as report:
         files = stage.fetch(name, Settings(), source, report)
@@ -102,8 +103,9 @@ def ingest(
     """
     from infra.settings import Settings
     from storage.datasets import DATASETS
-    from storage.features import Columns
-    from workflows import ingest as stage
+    from storage.features.shard import Columns
+
+    from .. import datasets as stage
 
     settings, columns = (
         Settings(),
@@ -127,9 +129,9 @@ def doctor(as_json: AsJson = False) -> None:
 
     Example: `RAY_ADDRESS=10.0.0.1:6379 hashkiln doctor`
     """
-    from workflows.doctor import check
+    from ..doctor import examine
 
-    found = check()
+    found = examine()
     show(found, as_json)
     if any(row["state"] == "failed" for row in found):
         raise typer.Exit(FAILED)

@@ -17,7 +17,8 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from infra.executors import Progress
-    from workflows.spec import Spec
+
+    from ..spec import Spec
 
 console, errors = Console(), Console(stderr=True)
 FAILED, USAGE, REJECTED = 1, 2, 3
@@ -83,7 +84,7 @@ Queries = Annotated[int, typer.Option("--queries", help="Queries to draw where t
 
 def specification(source: str | None = None, **values: Any) -> Spec:
     """The Spec of some options. Wrong values end the command with exit 2 and one line each."""
-    from workflows.spec import Spec
+    from ..spec import Spec
 
     method = {name: values.pop(name) for name in ("method", "bits", "seed")}
     method["parameters"] = assigned(values.pop("parameters", None))
@@ -95,7 +96,8 @@ def specification(source: str | None = None, **values: Any) -> Spec:
 def kept(pretrained: str | None) -> str:
     """The digest of a file of pretrained parameters, which is brought into the warehouse; empty where there is none."""
     from infra.settings import Settings
-    from workflows.pretrained import keep
+
+    from ..pretrained import keep
 
     return keep(pretrained, Settings()) if pretrained else ""
 

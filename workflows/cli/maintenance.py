@@ -12,8 +12,8 @@ from rich.markup import escape
 from .common import FAILED, AsJson, console, errors, progress, show
 
 if TYPE_CHECKING:
-    from workflows.maintenance import Collected
-    from workflows.versions import Alike, Difference
+    from ..tables.gc import Collected
+    from ..tables.history import Alike, Difference
 
 app = typer.Typer()
 Table = Annotated[str, typer.Argument(help="A code table, such as mnist__itq32.")]
@@ -33,7 +33,7 @@ def history(table: Table, as_json: AsJson = False) -> None:
 
     Example: `hashkiln history sample__itq32`
     """
-    from workflows.versions import history as run
+    from ..tables.history import history as run
 
     events = run(table)
     if as_json:
@@ -67,7 +67,7 @@ def rollback(
 
     Examples: `hashkiln rollback sample__itq32`, `hashkiln rollback sample__itq32 --to v3`
     """
-    from workflows.versions import rollback as run
+    from ..tables.history import rollback as run
 
     version = run(table, to)
     if as_json:
@@ -86,7 +86,7 @@ def diff(
 
     Example: `hashkiln diff sample__itq32 v1 v2`
     """
-    from workflows.versions import diff as run
+    from ..tables.history import diff as run
 
     found = run(table, a, b)
     if as_json:
@@ -126,7 +126,7 @@ def compare(
 
     Example: `hashkiln compare mnist`
     """
-    from workflows.versions import compare as run
+    from ..tables.history import compare_tables as run
 
     groups = run(dataset)
     if as_json:
@@ -167,7 +167,7 @@ def verify(
 
     Examples: `hashkiln verify sample__itq32`, `hashkiln verify sample__itq32 --version v1 --deep --sample 100`
     """
-    from workflows.maintenance import verify as run
+    from ..tables.verify import verify as run
 
     if sample and not deep:
         raise typer.BadParameter("expected --sample with --deep, found it alone")
@@ -207,7 +207,7 @@ def gc(
 
     Examples: `hashkiln gc --dry-run`, `hashkiln gc sample__itq32 --keep 10 --grace 7d`
     """
-    from workflows.maintenance import gc as run
+    from ..tables.gc import gc as run
 
     found = run(table, duration(grace), keep, dry_run, force)
     if as_json:
@@ -243,7 +243,7 @@ def delete(
 
     Examples: `hashkiln delete mnist --ids 7,12`, `hashkiln delete mine --ids ids.txt --purge-after 14d`
     """
-    from workflows.deletion import delete as run
+    from ..tables.deletion import delete as run
 
     days = duration(purge_after)
     with progress() as report:

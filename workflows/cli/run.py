@@ -41,8 +41,8 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from workflows.references import Outcome
-    from workflows.spec import Spec
+    from ..records import RunOutcome
+    from ..spec import Spec
 
 app = typer.Typer()
 
@@ -67,7 +67,8 @@ def fit(
     """
     from infra.settings import Settings
     from storage import models
-    from workflows.report import trained
+
+    from ..reports.run import trained
 
     spec = specification(
         source, dataset=dataset, method=method, bits=bits, seed=seed, parameters=parameters, pretrained=pretrained,
@@ -111,19 +112,20 @@ def _line(spec: Spec, last: str) -> Any:
     """The stages up to one, without a flow: what the last one gave."""
     from infra.executors import connect
     from infra.settings import Settings
-    from workflows import stages
-    from workflows.ingest import ingest as bring
+
+    from ..datasets import ingest as bring
+    from ..reindex import fitting, staging
 
     settings = Settings()
     with progress() as report:
         bring(spec, settings, report)
         executor = connect(settings, report)
-        model = stages.fit(spec, settings, executor)
+        model = fitting.fit(spec, settings, executor)
         if last == "fit":
             return model
-        staged = stages.stage(spec, settings, executor, model)
-        if reason := stages.refit_reason(spec, staged):
-            staged = stages.stage(spec, settings, executor, stages.fit(spec, settings, executor, reason))
+        staged = staging.stage(spec, settings, executor, model)
+        if reason := fitting.refit_reason(spec, staged):
+            staged = staging.stage(spec, settings, executor, fitting.fit(spec, settings, executor, reason))
         return staged
 
 
@@ -150,10 +152,10 @@ def evaluate(
     Examples: `hashkiln evaluate sample__itq32`, `hashkiln evaluate mnist__itq32 --version v2 --beside v1`,
     `hashkiln evaluate --codes codes.npy --labels labels.npy`, `hashkiln evaluate mnist__itq32 --ties by-id`
     """
-    from workflows import foreign
-    from workflows.evaluate import evaluate as run
-    from workflows.report import rows
-    from workflows.spec import Protocol
+    from ..evaluation import external
+    from ..evaluation.flow import evaluate_version as run
+    from ..reports.run import metric_rows
+    from ..spec import Protocol
 
     if bool(table) == bool(codes) or bool(codes) != bool(labels):
         raise typer.BadParameter("expected either TABLE, or --codes FILE with --labels FILE")
@@ -171,13 +173,13 @@ def evaluate(
     with progress() as report:
         if codes and labels:
             by_id = ties is Ties.by_id
-            found = foreign.evaluate(codes, labels, query_codes, query_labels, bits, queries, by_id, report)
+            found = external.evaluate_external(codes, labels, query_codes, query_labels, bits, queries, by_id, report)
         else:
             found = run(table or "", version, beside, protocol, report)
     if as_json:
         show(found.model_dump(mode="json"), True)
     else:
-        show(rows(found), False, f"{codes or f'{table}, {version}'}: {found.protocol}; overlap: {found.overlap}")
+        show(metric_rows(found), False, f"{codes or f'{table}, {version}'}: {found.protocol}; overlap: {found.overlap}")
 
 
 @app.command()
@@ -229,24 +231,25 @@ def reindex(
     console.print(f"Report: {outcome.report}", soft_wrap=True)
 
 
-def _standing(spec: Spec) -> Outcome | None:
+def _standing(spec: Spec) -> RunOutcome | None:
     """The outcome of a run with nothing to do, without Prefect, whose embedded server takes ten seconds to start.
 
     A Prefect server that was named is told of every run.
     """
     from infra.settings import Settings
-    from workflows import stages
-    from workflows.ingest import known
+
+    from ..datasets import known
+    from ..reindex import planning
 
     settings = Settings()
     told = bool(os.environ.get("PREFECT_API_URL"))
     here = spec.dataset == "sample" or known(spec.dataset, settings)
-    return stages.standing(spec, settings) if here and not told else None
+    return planning.standing(spec, settings) if here and not told else None
 
 
-def _run(spec: Spec) -> Outcome:
+def _run(spec: Spec) -> RunOutcome:
     prefect_home()
-    from workflows import reindex as flows
+    from ..reindex import flow as flows
 
     with progress() as report:
         flows.show(report)
@@ -255,7 +258,8 @@ def _run(spec: Spec) -> Outcome:
 
 def _print_outlook(spec: Spec, as_json: bool) -> None:
     from infra.settings import Settings
-    from workflows.stages import outlook
+
+    from ..reindex.planning import outlook
 
     found = outlook(spec, Settings())
     if as_json:
@@ -276,6 +280,7 @@ def _print_outlook(spec: Spec, as_json: bool) -> None:
 
 def _version_properties(table: str, version: str) -> dict[str, str]:
     from infra.settings import Settings
-    from workflows.stages import open_table
+
+    from ..tables.opening import open_table
 
     return open_table(Settings(), table).version(version).properties

@@ -46,8 +46,8 @@ def search(
     """
     from pydantic import ValidationError
 
-    from workflows.search import Search
-    from workflows.search import search as run
+    from ..search import Search
+    from ..search import search as run
 
     try:
         asked = Search(k=k, radius=radius, rerank=rerank, asymmetric=asymmetric)
@@ -79,7 +79,7 @@ def export(
 
     Examples: `hashkiln export sample__itq32 --to exported`, `hashkiln export sample__itq32 --to index --format faiss`
     """
-    from workflows.export import export as run
+    from ..export import export as run
 
     found: dict[str, Any] = run(table, to, form.value, version)
     show(found, as_json, f"{table}, {found['version']}")

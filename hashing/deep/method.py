@@ -1,0 +1,140 @@
+"""What deep methods share: hyper-parameters of their training, and the hooks that make each what it is."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import sys
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..functions import DeepHash, HashFunction
+from ..mapreduce import Array, Batch, Data, Sum
+from ..statistics import Sample, keyed_hash
+from . import losses
+from .contract import APART, Facts, Outputs, Tensor
+
+HELD_OUT = 2000  # rows at most, by which epochs are judged
+JUDGES = 10  # of these at least must have a similar one: the score of fewer is mostly noise
+
+
+@dataclass(frozen=True)
+class Deep:
+    """A method that learns a network by SGD on batches.
+
+    A subclass says its `loss`, and if need be the `head` that it trains beside the network and what it must `prepare`.
+    The network is one of hashing.networks. A supervised method holds out a share of the training rows, to choose the
+    best epoch by; others learn from all rows in all epochs, and keep the last.
+    """
+
+    n_bits: int
+    network: str = "mlp"  # mlp, linear, cnn, cnn_f, alexnet, vgg16, resnet18, resnet50, text; of two views A+B
+    epochs: int = 20  # at most
+    patience: int = 5  # epochs without a better score on the rows held out, after which training ends
+    batch_size: int = 128  # of all workers together
+    optimizer: str = "adam"  # adam, or sgd with momentum 0.9
+    lr: float = field(default=1e-3, metadata={"above": 0})  # falls to 0 along half a cosine
+    hash_rate: float = 1.0  # times lr, in the hash layer: 10 where the rest is pretrained (DHN, section 4)
+    weight_decay: float = 0.0
+    validation: float = field(default=0.05, metadata={"below": 1})  # share of the training rows that is held out
+    augment: bool = False  # mirror and shift pictures at random
+    regularizers: str = ""  # added to the loss, by name and weight, such as decov:0.1+so:0.01: hashing.losses has them
+    seed: int = 0
+
+    supervised: ClassVar[bool] = True
+    views: ClassVar[int] = 1
+    hash_layer: ClassVar[str] = "linear"
+
+    def __post_init__(self) -> None:
+        losses.regularizers(self.regularizers)  # a wrong name is told here, not in a training run
+
+    def loss(self, out: Outputs) -> Tensor:
+        """The method's own objective of one batch, a scalar."""
+        raise NotImplementedError
+
+    def objective(self, out: Outputs) -> Tensor:
+        """The loss of one batch and what `regularizers` add to it."""
+        added = losses.regularization(
+            losses.regularizers(self.regularizers), out.u.chunk(self.views, dim=1), out.network
+        )
+        return self.loss(out) + added
+
+    def head(self, dim: int, n_classes: int) -> Any:
+        """What is trained beside the network, an nn.Module, or None."""
+        return None
+
+    def prepare(self, data: Data) -> Any:
+        """What must be known before the network learns, made of all rows."""
+        return None
+
+    def fit(self, data: Data) -> HashFunction:
+        """Train on the executor's workers. A run that was cut off goes on from its last checkpoint."""
+        from . import sgd
+
+        known = facts(data, self)
+        loop = partial(sgd.train, method=self, shards=data.shards, known=known, prepared=self.prepare(data),
+                       held_out=held_out(data, self), pretrained=data.pretrained)  # fmt: skip
+        arrays, epochs = sgd.outcome(data.executor.train(loop, self.name_of_run(data)))
+        shape = len(known.mean), self.n_bits, self.views, self.split
+        return DeepHash(arrays, self.network, *shape, self.hash_layer, epochs=epochs)
+
+    @property
+    def split(self) -> int:
+        """Dimensions of the first of two views; 0: half of them."""
+        return int(getattr(self, "first_view", 0))
+
+    def held_out(self, ids: Array) -> Array:
+        """Which rows (n,) are held out: none where no labels may be used to judge."""
+        share: Array = keyed_hash(ids, APART + self.seed) < np.uint64(int(self.validation * (2**64 - 1)))
+        return share & self.supervised
+
+    def name_of_run(self, data: Data) -> str:
+        """The digest of all that a training run depends on: a run of this name goes on, and is never another one."""
+        digest = hashlib.sha256(pickle.dumps((type(self).__name__, asdict(self), data.shards)))
+        own = Path(str(sys.modules[type(self).__module__].__file__))
+        for path in (*sorted(Path(__file__).parents[1].rglob("*.py")), own):
+            digest.update(path.read_bytes())
+        for name, array in data.pretrained.items():
+            digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def facts(data: Data, method: Deep) -> Facts:
+    """One pass over the training rows."""
+    n, total, squares, labels = data.reduce(Sum(partial(_sums, method=method)), "training rows")
+    if not n:
+        raise ValueError("expected at least one row, found none in all shards together")
+    if method.supervised and not np.any(labels):
+        raise ValueError(f"expected labels for {type(method).__name__}, found rows without")
+    mean = total / n
+    return Facts(int(n), mean, np.maximum(squares / n - mean**2, 0), len(np.atleast_1d(labels)))
+
+
+def _sums(batch: Batch, method: Deep) -> tuple[Any, ...]:
+    if method.supervised and batch.y is None and len(batch.ids):
+        raise ValueError(f"expected labels for {type(method).__name__}, found rows without")
+    x = batch.x[~method.held_out(batch.ids)].astype(np.float64)
+    labels = np.zeros(1) if batch.y is None else batch.y.sum(axis=0, dtype=np.float64)
+    return len(x), x.sum(axis=0), (x * x).sum(axis=0), labels
+
+
+def held_out(data: Data, method: Deep) -> Batch | None:
+    """The rows held out, those of the smallest hashes: no cut matters. None where hardly any has one like itself."""
+    if not method.supervised:
+        return None
+    rows = data.reduce(Sample(HELD_OUT, APART + method.seed), "rows held out")
+    rows = rows.take(method.held_out(rows.ids))
+    labels = rows.y.astype(np.float32)
+    paired = ((labels @ labels.sum(axis=0)) > labels.sum(axis=1)).sum()  # share a label with another one
+    return rows if paired >= JUDGES else None
+
+
+def linear(n_in: int, n_out: int) -> Any:
+    """A linear layer: the head of most methods."""
+    from torch import nn
+
+    return nn.Linear(n_in, n_out)

@@ -1,0 +1,193 @@
+"""Networks that hash, in torch: a body that makes features of rows, and a hash layer that makes u of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..mapreduce import Array
+from .backbones import BODIES, PICTURES, STANDARD, Scale, picture_shape
+
+
+class Divide(nn.Module):
+    """Divide and encode: bit k sees the k-th slice of the features alone. Source: NINH, Lai et al., CVPR 2015, 3.2."""
+
+    def __init__(self, width: int, n_bits: int) -> None:
+        super().__init__()
+        self.spread = nn.Linear(width, 50 * n_bits)
+        self.slices = nn.Conv1d(n_bits, n_bits, 50, groups=n_bits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.slices(F.relu(self.spread(x)).view(len(x), -1, 50)).squeeze(2)
+
+
+class Blocks(nn.Linear):
+    """Blocks of units, of which the code has the greatest set. Source: SuBiC, Jain et al., ICCV 2017, section 3."""
+
+    def __init__(self, width: int, n_bits: int, units: int) -> None:
+        if n_bits % units:
+            raise ValueError(f"expected n_bits in blocks of {units}, found {n_bits}")
+        super().__init__(width, n_bits)
+        self.units = units
+
+    def codes(self, u: Tensor) -> Tensor:
+        """Each unit less the greatest other of its block: not negative where it is the greatest."""
+        blocks = u.view(len(u), -1, self.units)
+        largest = blocks.topk(2, dim=2).values
+        other = torch.where(blocks == largest[:, :, :1], largest[:, :, 1:], largest[:, :, :1])
+        return (blocks - other).flatten(1)
+
+
+def hash_layer(name: str, width: int, n_bits: int) -> nn.Module:
+    """The layer of a name: linear, divide, or blocks:<units>."""
+    kind, _, units = name.partition(":")
+    layers: dict[str, Callable[..., nn.Module]] = {"linear": nn.Linear, "divide": Divide, "blocks": Blocks}
+    return layers[kind](width, n_bits, *([int(units)] if units else []))
+
+
+class HashNetwork(nn.Module):
+    """Rows x (n, d) -> u (n, n_bits)."""
+
+    def __init__(self, body: str, dim: int, n_bits: int, layer: str = "linear") -> None:
+        super().__init__()
+        if body not in BODIES:
+            raise ValueError(f"expected a network among {', '.join(BODIES)}, or two joined by a +, found {body!r}")
+        self.standard = Scale(dim)
+        self.body, width = BODIES[body](dim)
+        self.hash = hash_layer(layer, width, n_bits)
+        self.standardised, self.sees_pictures = body in STANDARD, body in PICTURES
+
+    def forward(self, x: Tensor) -> Tensor:
+        u: Tensor = self.hash(self.body(self.standard(x) if self.standardised else x))
+        return u
+
+    def codes(self, x: Tensor) -> Tensor:
+        """u whose signs are the bits."""
+        u: Tensor = self(x)
+        return self.hash.codes(u) if isinstance(self.hash, Blocks) else u
+
+    def scale(self, mean: Tensor, variance: Tensor) -> None:
+        """Tell the network the training rows' mean and variance (d,)."""
+        self.standard.mean.copy_(mean)
+        self.standard.deviation.fill_(float(variance.mean()) ** 0.5 or 1.0)
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Rows of mean 0 and deviation 1: what is to be reconstructed."""
+        return self.standard(x)
+
+    def augmented(self, x: Tensor) -> Tensor:
+        """Pictures, mirrored and shifted at random; other rows as they are."""
+        return augmented(x) if self.sees_pictures else x
+
+
+class TwoViews(nn.Module):
+    """Rows of two views side by side, such as picture and text -> [F G] (n, 2 n_bits), one half of each view.
+
+    A view of zeros is missing, and its half is 0. Codes are the signs of F + G.
+    """
+
+    def __init__(self, bodies: str, dim: int, n_bits: int, first: int, layer: str = "linear") -> None:
+        super().__init__()
+        left, right = bodies.split("+") if bodies.count("+") == 1 else (bodies, bodies)
+        self.first = first or dim // 2
+        if not 0 < self.first < dim:
+            raise ValueError(f"expected a first view of 1 to {dim - 1} of {dim} dimensions, found {self.first}")
+        sides = ((left, self.first), (right, dim - self.first))
+        self.views = nn.ModuleList(HashNetwork(body, width, n_bits, layer) for body, width in sides)
+        self.sees_pictures = any(view.sees_pictures for view in self.views)
+
+    @property
+    def body(self) -> Any:
+        """Of the first view: the one that may start from pretrained parameters."""
+        return self.views[0].body
+
+    def halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x[:, : self.first], x[:, self.first :]
+
+    def scale(self, mean: Tensor, variance: Tensor) -> None:
+        halves = zip(self.views, self.halves(mean[None]), self.halves(variance[None]), strict=True)
+        for view, own_mean, own_variance in halves:
+            view.scale(own_mean[0], own_variance[0])
+
+    def scaled(self, x: Tensor) -> Tensor:
+        return torch.cat([view.scaled(half) for view, half in zip(self.views, self.halves(x), strict=True)], 1)
+
+    def augmented(self, x: Tensor) -> Tensor:
+        return torch.cat([view.augmented(half) for view, half in zip(self.views, self.halves(x), strict=True)], 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        views = zip(self.views, self.halves(x), strict=True)
+        return torch.cat([view(half) * (half != 0).any(1, keepdim=True) for view, half in views], 1)
+
+    def codes(self, x: Tensor) -> Tensor:
+        """F + G (n, n_bits)."""
+        f, g = self(x).chunk(2, dim=1)
+        return f + g
+
+
+def build(network: str, dim: int, n_bits: int, views: int = 1, first: int = 0, layer: str = "linear") -> Any:
+    """The network of a name for rows of dim dimensions; of one view, or of two, the first of `first` dimensions."""
+    if views == 2:
+        return TwoViews(network, dim, n_bits, first, layer)
+    return HashNetwork(network, dim, n_bits, layer)
+
+
+def augmented(x: Tensor) -> Tensor:
+    """Rows of pixels, each mirrored or not, and shifted by up to an eighth of its side, at random."""
+    side, channels = picture_shape(x.shape[1])
+    pictures = x.view(-1, side, side, channels)
+    reach = side // 8
+    padded = F.pad(pictures, (0, 0, reach, reach, reach, reach))
+    rows, columns, mirror = [*torch.randint(2 * reach + 1, (2, len(x))).tolist(), torch.rand(len(x)).tolist()]
+    views = []
+    for picture, top, left, coin in zip(padded, rows, columns, mirror, strict=True):
+        view = picture[top : top + side, left : left + side]
+        views.append(view.flip(1) if coin < 0.5 else view)
+    return torch.stack(views).reshape(len(x), -1)
+
+
+def load_pretrained(body: nn.Module, arrays: Mapping[str, Array]) -> None:
+    """Put pretrained parameters into a body, in the order in which both name them, as far as there are layers for them.
+
+    torchvision's state of the same architecture fits: its last, classifying layer is left over. Raises ValueError where
+    a shape does not fit.
+    """
+    own = [(name, value) for name, value in body.state_dict().items() if not name.endswith("num_batches_tracked")]
+    given = [(name, value) for name, value in arrays.items() if not name.endswith("num_batches_tracked")]
+    if not own:
+        raise ValueError(
+            "expected a network with layers that pretrained parameters are for, found none: linear has none"
+        )
+    if len(given) < len(own):
+        raise ValueError(f"expected pretrained parameters for {len(own)} tensors, found {len(given)}")
+    for (name, value), (other, array) in zip(own, given, strict=False):
+        if tuple(value.shape) != array.shape:
+            raise ValueError(f"expected shape {tuple(value.shape)} for {name}, found {array.shape} in {other}")
+        value.copy_(torch.tensor(array))
+
+
+def with_parameters(network: nn.Module, parameters: tuple[Array, ...]) -> nn.Module:
+    """The network with the values of its state, in order, in evaluation mode. ValueError where a shape does not fit."""
+    state = {name: value for name, value in network.state_dict().items() if value.dim()}  # a count of steps is no part
+    if [tuple(value.shape) for value in state.values()] != [part.shape for part in parameters]:
+        raise ValueError("expected parameters of the network's shapes, found others: another version wrote them")
+    network.load_state_dict(
+        {name: torch.tensor(part) for name, part in zip(state, parameters, strict=True)}, strict=False
+    )
+    return network.eval()
+
+
+def evaluated(network: nn.Module, x: Array) -> Array:
+    """u (n, n_bits) of rows x (n, d), on one thread: with more, the last digits would depend on their number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            u: Array = network.codes(torch.tensor(x)).numpy()  # a copy: arrays that Ray shipped are read-only
+        return u
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,1 @@
+"""Hamming retrieval: histograms over shards, and every metric as a closed form of them."""

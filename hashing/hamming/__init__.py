@@ -1,0 +1,1 @@
+"""Hamming distances between packed codes: checks of arguments, CPU kernels, tensor kernels."""

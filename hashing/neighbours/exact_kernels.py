@@ -1,0 +1,189 @@
+"""The inner loops of hashing.neighbours, compiled by Numba on first use and kept in its cache."""
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from ..hamming.simd import splat, trailing_zeros, wide
+
+GROUP = 64  # products compared at once, one bit each
+LANES = 16  # squares summed side by side
+
+
+@intrinsic
+def passing(typing, products, i, lowest, start, limit):
+    """Which of GROUP sums products[i, j] + lowest[j], j from start on, are not above the limit: bits of a uint64."""
+
+    def codegen(context, builder, signature, args):
+        group = ir.VectorType(ir.FloatType(), GROUP)
+        products, lowest = (context.make_array(signature.args[a])(context, builder, args[a]) for a in (0, 2))
+        row = builder.mul(args[1], builder.extract_value(products.shape, 1))
+        places = (products.data, builder.add(row, args[3])), (lowest.data, args[3])
+        pointers = (builder.bitcast(builder.gep(data, [place]), group.as_pointer()) for data, place in places)
+        total = builder.fadd(*(builder.load(pointer, align=4, typ=group) for pointer in pointers))
+        near = builder.fcmp_unordered("<=", total, splat(builder, args[4], group))  # an overflow gives NaN: let it pass
+        return builder.bitcast(near, ir.IntType(GROUP))
+
+    return types.uint64(products, types.intp, lowest, types.intp, types.float32), codegen
+
+
+@njit(nogil=True, cache=True)
+def offer(products, lowest, start, asked, base, held, best):
+    """Holds for each query the rows of a tile whose float32 distance could be among its k least.
+
+    products (q, m) float32 are -2 qx, lowest (m,) float32 what |x|^2 is at least, m being n rounded up to whole groups;
+    the tile begins at row `start` of the base. asked: queries (q, d), own (q,) ids, which a query never meets, least
+    and slack (q,), what |q|^2 is at least and what it may be wrong by. base: rows x, their ids, and gap, what |x|^2 may
+    be wrong by. held, one row a query: sums, their rows, how many they are, and the limit that a sum must not be above.
+    Where they fill up they are sifted, or else measured and put in their place among the best, as in `settle`.
+    """
+    wide()
+    queries, own, least, slack = asked
+    x, ids, gap = base
+    sums, rows, counts, limits = held
+    n_rows, k = min(len(x) - start, products.shape[1]), best[1].shape[1]
+    for i in range(len(queries)):
+        n, limit = counts[i], limits[i]
+        for group in range(0, n_rows, GROUP):
+            found = passing(products, i, lowest, group, limit)
+            if n_rows - group < GROUP:
+                found &= (np.uint64(1) << np.uint64(n_rows - group)) - np.uint64(1)
+            while found:
+                j = group + np.int64(trailing_zeros(found))
+                found &= found - np.uint64(1)
+                total = products[i, j] + lowest[j]
+                if total > limit or ids[start + j] == own[i]:
+                    continue
+                sums[i, n], rows[i, n] = total if total == total else -np.inf, start + j
+                n += 1
+                if n == sums.shape[1]:
+                    n, limit = sift(sums[i], rows[i], n, k, gap, slack[i], limit)
+                    if 4 * n > 3 * sums.shape[1]:  # rounding could hide the order of most
+                        settle(queries[i], x, ids, rows[i, :n], best[0][i], best[1][i])
+                        n, limit = 0, np.float32(best[1][i, k - 1] - least[i])
+        counts[i], limits[i] = n, limit
+
+
+@njit(nogil=True, cache=True)
+def settle_all(asked, base, held, best):
+    """Measures what is held for each query, and puts it in its place among the best."""
+    queries, _, _, slack = asked
+    x, ids, gap = base
+    sums, rows, counts, limits = held
+    for i in range(len(queries)):
+        n, _ = sift(sums[i], rows[i], counts[i], best[1].shape[1], gap, slack[i], limits[i])
+        if n:
+            settle(queries[i], x, ids, rows[i, :n], best[0][i], best[1][i])
+
+
+@njit(nogil=True)
+def sift(sums, rows, n, k, gap, slack, limit):
+    """Keep in front those of n sums that could be among the k least: (how many, the limit that follows).
+
+    k rows are no farther than the k-th sum and all that it and those before it may be wrong by.
+    """
+    if n <= k:
+        return n, limit
+    select(sums, rows, n, k)
+    widest = slack
+    for j in range(k):
+        widest = max(widest, slack + gap[rows[j]])
+    bound = sums[k - 1] + widest
+    if not bound < limit:  # or NaN
+        return n, limit
+    kept = k
+    for j in range(k, n):
+        if sums[j] <= bound:
+            sums[kept], rows[kept] = sums[j], rows[j]
+            kept += 1
+    return kept, bound
+
+
+@njit(nogil=True)
+def settle(query, x, ids, rows, near, far):
+    """Measure rows in float64, and keep the k nearest of them and of near and far (k,): the farthest at the end."""
+    k, n = len(far), len(rows)
+    distances, both = np.empty(k + n), np.empty(k + n, np.int64)
+    distances[:k], both[:k] = far, near
+    size = k
+    for row in rows:
+        distance = squared_distance(query, x[row])
+        if distance <= far[k - 1]:
+            distances[size], both[size] = distance, ids[row]
+            size += 1
+    if size > k:
+        select(distances, both, size, k)
+        far[:], near[:] = distances[:k], both[:k]
+
+
+@njit(nogil=True, cache=True)
+def select_all(distances, ids, k):
+    """Puts the k least pairs (distance, id) of each row in front, the largest of them at k - 1."""
+    for i in range(len(ids)):
+        select(distances[i], ids[i], ids.shape[1], k)
+
+
+@njit(nogil=True)
+def select(keys, ids, n, k):
+    """Put the k least of n pairs (key, id) in front, the largest of them at k - 1 (Hoare, 1961)."""
+    low, high = 0, n - 1
+    while low < high:
+        key, tie = keys[(low + high) // 2], ids[(low + high) // 2]
+        i, j = low, high
+        while i <= j:
+            while keys[i] < key or (keys[i] == key and ids[i] < tie):
+                i += 1
+            while keys[j] > key or (keys[j] == key and ids[j] > tie):
+                j -= 1
+            if i <= j:
+                keys[i], keys[j] = keys[j], keys[i]
+                ids[i], ids[j] = ids[j], ids[i]
+                i, j = i + 1, j - 1
+        if k - 1 <= j:
+            high = j
+        elif k - 1 >= i:
+            low = i
+        else:
+            return
+
+
+@intrinsic
+def squares(typing, query, row, whole):
+    """The sum of (query[j] - row[j])^2 in float64, j under `whole`, which is of whole lanes: each lane by itself."""
+
+    def codegen(context, builder, signature, args):
+        floats, doubles = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(ir.DoubleType(), LANES)
+        query, row = (context.make_array(signature.args[a])(context, builder, args[a]).data for a in (0, 1))
+        total = cgutils.alloca_once_value(builder, ir.Constant(doubles, [0.0] * LANES))
+        step = context.get_constant(types.intp, LANES)
+        with cgutils.for_range_slice(builder, step.type(0), args[2], step, step.type) as (j, _):
+            pointers = (builder.bitcast(builder.gep(data, [j]), floats.as_pointer()) for data in (query, row))
+            a, b = (builder.fpext(builder.load(pointer, align=4, typ=floats), doubles) for pointer in pointers)
+            difference = builder.fsub(a, b)
+            builder.store(builder.fadd(builder.load(total), builder.fmul(difference, difference)), total)
+        lanes = builder.load(total)
+        out = ir.Constant(ir.DoubleType(), 0.0)
+        for lane in range(LANES):
+            out = builder.fadd(out, builder.extract_element(lanes, ir.Constant(ir.IntType(32), lane)))
+        return out
+
+    return types.float64(query, row, types.intp), codegen
+
+
+@njit(nogil=True)
+def squared_distance(query, row):
+    """In float64, summed in an order that depends on the dimension alone."""
+    whole = len(query) // LANES * LANES
+    total = squares(query, row, whole)
+    for j in range(whole, len(query)):
+        total += (np.float64(query[j]) - np.float64(row[j])) ** 2
+    return total
+
+
+@njit(nogil=True, cache=True)
+def squared_distances(queries, rows, out):
+    """out (m,) becomes the squared distance of each of m pairs."""
+    for i in range(len(out)):
+        out[i] = squared_distance(queries[i], rows[i])

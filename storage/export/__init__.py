@@ -1,0 +1,1 @@
+"""Codes in the formats of other tools, one file per target."""

@@ -1,0 +1,39 @@
+"""Codes as a Faiss binary index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from ..tables.parts import CodeShard, read_ids
+from .folder import whole_folder
+
+
+def to_faiss(shards: Sequence[CodeShard], folder: str, about: dict[str, Any]) -> int:
+    """Write index.faiss: an IndexBinaryFlat, inside an IndexBinaryIDMap2 unless the ids are 0, 1, … n - 1.
+
+    Faiss holds the whole index in memory. `about` becomes export.json. The rows written. Raises ValueError for codes
+    that fill no whole bytes, RuntimeError where Faiss is not installed, FileExistsError as to_npy does.
+    """
+    n_bits = shards[0].n_bits
+    if n_bits % 8:
+        raise ValueError(f"expected codes of whole bytes for Faiss, found {n_bits} bits: export them as npy")
+    if not find_spec("faiss"):
+        raise RuntimeError("expected the package faiss, to write a Faiss index, found none: pip install faiss-cpu")
+    faiss = import_module("faiss")  # by name: nothing else here needs it
+    index = faiss.IndexBinaryFlat(n_bits)
+    ids = np.concatenate([read_ids(shard.part.url) for shard in shards])
+    mapped = None if np.array_equal(ids, np.arange(len(ids))) else faiss.IndexBinaryIDMap2(index)
+    with whole_folder(folder, about) as place:
+        for shard in shards:
+            for batch in shard:
+                if mapped:
+                    mapped.add_with_ids(batch.x, batch.ids)
+                else:
+                    index.add(batch.x)
+        faiss.write_index_binary(mapped or index, str(place / "index.faiss"))
+    return len(ids)

@@ -1,0 +1,1 @@
+"""Code tables: parts in Parquet, versions in Iceberg, their log, integrity and garbage collection."""

@@ -1,0 +1,1 @@
+"""Grids of datasets, methods, bits and seeds, measured beside published figures."""

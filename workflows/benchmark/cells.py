@@ -1,0 +1,186 @@
+"""One dataset of a grid, and the measurement of its cells, each kept."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache, partial
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+import hashing
+from hashing.bits import pack
+from hashing.evaluation.metrics import average_precision
+from hashing.functions import HashFunction
+from hashing.mapreduce import Batch, Data, Executor, Shard, Sum
+from hashing.methods import METHODS
+from infra.settings import Settings
+from storage.features.dataset import Dataset
+from storage.files import filesystem
+
+from .. import pretrained
+from ..datasets import check_kind, training_shards
+from ..evaluation.health import code_health
+from ..evaluation.judge import Judge, judge_of
+from ..evaluation.metrics import metric_values, retrieval_curves
+from ..spec import MethodSpec, Number, Protocol, Spec, digest
+from . import protocols
+from .grid import Grid, Row
+
+NEIGHBOURS = {"sift1m": 10_000, "photosift": 10_000}  # of the bdnn protocol (Do et al., ECCV 2016); 50 elsewhere
+LIBRARIES = ("hashkiln", "numpy", "scipy", "torch")
+NO_IDS = np.zeros(0, np.int64)
+
+
+@dataclass
+class Bench:
+    """One dataset with what its cells share."""
+
+    name: str  # of the dataset that was asked for
+    dataset: Dataset  # of protocol dhn, what was drawn from it
+    vocabulary: tuple[str | int, ...]
+    grid: Grid
+    settings: Settings
+    executor: Executor
+    judges: dict[bool, Judge]  # by whether relevance is by labels
+
+    def row(self, spec: MethodSpec) -> Row:
+        """The cell of a method: as it was kept, or measured now. Raises ValueError where it cannot be."""
+        by_labels = self.grid.protocol in ("labels", "graded", "dhn") or (
+            self.grid.protocol == "bdnn" and METHODS[spec.method].supervised
+        )
+        if (by_labels or METHODS[spec.method].supervised) and not self.vocabulary:
+            raise ValueError(f"expected labels, found none in dataset {self.dataset.name}")
+        check_kind(self.dataset, spec)
+        k = NEIGHBOURS.get(self.dataset.name, 50) if self.grid.protocol == "bdnn" else 100
+        labels: Literal["labels", "graded"] = "graded" if self.grid.protocol == "graded" else "labels"
+        protocol = Protocol(relevance=labels if by_labels else "neighbours", neighbours=k)
+        shards = [(split, s.name, s.version) for split in self.dataset.splits for s in self.dataset.shards(split)]
+        options = {"draw": self.grid.draw.model_dump()} if self.grid.protocol == "dhn" else {}
+        tuned = self._tuned(spec)
+        if tuned:
+            first = spec.model_copy(update={"seed": self.grid.seeds[0]})
+            chosen = protocols.choose(protocols.candidates(first, tuned), self._cross_validated)
+            spec = chosen.model_copy(update={"seed": spec.seed})
+        key = self._key(spec, protocol.model_dump(), self.grid.queries, shards, **options)
+        url = filesystem.join(self.settings.warehouse_url, "benchmark", f"{key}.json")
+        if filesystem.exists(url):
+            row = Row.model_validate_json(filesystem.read_bytes(url))
+        else:
+            if by_labels not in self.judges:
+                self.judges[by_labels] = self._judge(protocol)
+            row = self._measure(spec, self.judges[by_labels])
+            filesystem.write_bytes(url, row.model_dump_json().encode())
+        return row.model_copy(update={"protocol": self.grid.protocol, "tuned": tuned})
+
+    def _key(self, spec: MethodSpec, *depends_on: object, **options: object) -> str:
+        return digest(spec.identity, _source(spec.method), *depends_on, _versions(), *filter(None, [options]))
+
+    def _judge(self, protocol: Protocol) -> Judge:
+        spec = Spec(dataset=self.dataset.name, protocol=protocol)
+        return judge_of(
+            spec, self.dataset, self.vocabulary, self.settings.warehouse_url, self.executor, self.grid.queries
+        )
+
+    def _tuned(self, spec: MethodSpec) -> Mapping[str, tuple[Number, ...]]:
+        """What cross-validation is to choose for a method: what was not said by hand."""
+        if self.grid.protocol != "dhn":
+            return {}
+        grid = protocols.tuned(spec) if self.grid.tune is None else self.grid.tune.get(spec.method, {})
+        return {name: values for name, values in grid.items() if name not in spec.parameters}
+
+    def _cross_validated(self, spec: MethodSpec) -> float:
+        """Mean over folds of the training rows: the map of a fold's rows among those that were learned from."""
+        shards = training_shards(self.dataset, NO_IDS, self.vocabulary)
+        names = [(shard.name, shard.version) for shard in self.dataset.shards("learn")]
+        folds, scores = self.grid.draw.folds, []
+        for place in range(folds):
+            key = self._key(spec, "cross-validation", names, place, folds)
+            url = filesystem.join(self.settings.warehouse_url, "benchmark", "folds", f"{key}.json")
+            if not filesystem.exists(url):
+                known, held = (
+                    [protocols.Fold(shard, place, folds, inside) for shard in shards] for inside in (False, True)
+                )
+                function = self._fit(spec, known)
+                codes = Data(known, self.executor).map_rows(partial(_encode, function=function), "cross-validation")
+                judge = Judge(protocols.asking(held), False, None, "")
+                histogram = judge.histogram(function, list(codes.shards), self.executor)
+                score = float(average_precision(histogram).mean())
+                filesystem.write_bytes(url, json.dumps({"map": score}).encode())
+            scores.append(float(json.loads(filesystem.read_bytes(url))["map"]))
+        return sum(scores) / folds
+
+    def _fit(self, spec: MethodSpec, shards: Sequence[Shard]) -> HashFunction:
+        start_from = pretrained.load(spec.pretrained, self.settings)
+        return spec.build().fit(Data(shards, self.executor, start_from))
+
+    def _measure(self, spec: MethodSpec, judge: Judge) -> Row:
+        excluded = judge.queries.ids if judge.drawn else NO_IDS
+        training = training_shards(self.dataset, excluded, self.vocabulary)
+        start = time.monotonic()
+        function = self._fit(spec, training)
+        fitted = time.monotonic()
+        by_dhn = self.grid.protocol == "dhn"
+        base: list[Shard] = list(self.dataset.shards("base", self.vocabulary))
+        if by_dhn and not self.grid.draw.training_in_database:
+            base = protocols.without_training(self.dataset, base)
+        codes = Data(base, self.executor).map_rows(partial(_encode, function=function), "encode")
+        health = code_health(codes, spec.bits)  # asks for all codes: they are made now
+        encoded = time.monotonic()
+        rows = int(codes.reduce(Sum(_size))[0])
+        histogram = judge.histogram(function, list(codes.shards), self.executor)
+        metrics = {name: float(values.mean()) for name, values in metric_values(histogram).items()}
+        ranks = self.grid.draw.ranks(self.name)
+        return Row(
+            dataset=self.name,
+            method=spec.method,
+            bits=spec.bits,
+            protocol=self.grid.protocol,
+            seed=spec.seed,
+            relevance=judge.protocol + (self._said(ranks) if by_dhn else ""),
+            parameters=spec.parameters,
+            pretrained=spec.pretrained,
+            rows=rows,
+            training_rows=sum(shard.rows for shard in self.dataset.shards("learn"))
+            if "learn" in self.dataset.splits
+            else rows - len(excluded),
+            metrics=metrics | (protocols.average_precision(histogram, ranks) if by_dhn else {}),
+            curves=retrieval_curves(histogram),
+            health=health,
+            fit_seconds=fitted - start,
+            encode_rows_per_second=rows / (encoded - fitted),
+            versions=_versions(),
+            when=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def _said(self, ranks: int | None) -> str:
+        training = "ranked" if self.grid.draw.training_in_database else "not ranked"
+        return f"; map_dhn: of {f'the first {ranks:,}' if ranks else 'all'} ranks; rows learned from are {training}"
+
+
+def _encode(batch: Batch, function: HashFunction) -> Batch:
+    return batch._replace(x=pack(function.encode(batch.x)))
+
+
+def _size(batch: Batch) -> tuple[int]:
+    return (len(batch.ids),)
+
+
+@cache
+def _source(name: str) -> str:
+    """Digest of what a cell is computed by: the method's own file, and what all methods share."""
+    own = Path(inspect.getfile(METHODS[name]))
+    shared = sorted(path for path in Path(hashing.__file__).parent.rglob("*.py") if path.parent != own.parent)
+    return digest(*(path.read_text() for path in (own, *shared)))
+
+
+def _versions() -> dict[str, str]:
+    return {"machine": platform.machine(), **{library: installed(library) for library in LIBRARIES}}

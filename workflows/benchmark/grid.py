@@ -1,0 +1,97 @@
+"""What a benchmark measures, a grid, and the rows that it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from hashing.methods import METHODS, method
+
+from ..records import Curves
+from ..spec import MethodSpec, Number, Value, method_name
+from . import protocols
+
+
+class Grid(Value):
+    """What to measure: every combination."""
+
+    datasets: tuple[str, ...] = Field(min_length=1)
+    methods: tuple[str, ...] = Field(min_length=1)
+    bits: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    protocol: Literal["bdnn", "labels", "graded", "neighbours", "dhn"] = "bdnn"
+    draw: protocols.Draw = protocols.Draw()  # of protocol dhn
+    tune: dict[str, dict[str, tuple[Number, ...]]] | None = Field(
+        None, description="of protocol dhn, what cross-validation chooses among, by method; None: what dhn.tuned says"
+    )
+    pretrained: str = Field("", description="digest of parameters that networks start from")
+    queries: int | None = Field(None, ge=1, description="of the dataset's own the first so many; all, if None")
+    source: str | None = None  # where named datasets' raw files are
+    parameters: dict[str, dict[str, Number]] = Field({}, description="of a method: what differs from its defaults")
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _catalogue(cls, names: Any) -> Any:
+        names = tuple(sorted(METHODS)) if tuple(names) == ("all",) else names
+        return tuple(map(method_name, names))
+
+    @field_validator("datasets", "methods", "bits", "seeds")
+    @classmethod
+    def _once(cls, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        if again := sorted({str(value) for value in given if given.count(value) > 1}):
+            raise ValueError(f"expected each once, found again {', '.join(again)}")
+        return given
+
+    @model_validator(mode="after")
+    def _known(self) -> Grid:
+        for spec in self.specs():
+            spec.build()
+        if strangers := (self.parameters.keys() | (self.tune or {}).keys()) - set(self.methods):
+            raise ValueError(f"expected parameters of methods of the grid, found {', '.join(sorted(strangers))}")
+        if self.tune and self.protocol != "dhn":
+            raise ValueError(f"expected protocol dhn, which alone chooses parameters, found {self.protocol}")
+        for spec in self.specs():
+            protocols.candidates(spec, (self.tune or {}).get(spec.method, {}))
+        return self
+
+    def specs(self) -> Iterator[MethodSpec]:
+        """Methods with their bits and seeds; one seed where nothing is random."""
+        for name in self.methods:
+            random = any(field.name == "seed" for field in fields(method(name)))  # type: ignore[arg-type]
+            for bits in self.bits:
+                for seed in self.seeds if random else self.seeds[:1]:
+                    spec = MethodSpec(method=name, bits=bits, seed=seed, parameters=self.parameters.get(name, {}))
+                    yield spec.model_copy(update={"pretrained": self.pretrained * spec.of_one_network})
+
+
+class Row(Value):
+    """One cell, measured."""
+
+    dataset: str
+    method: str
+    bits: int
+    protocol: str  # of Grid
+    seed: int
+    relevance: str  # what was relevant, how many queries, how ties were ranked
+    parameters: dict[str, Number]
+    tuned: dict[str, tuple[Number, ...]] = Field({})  # those that cross-validation chose, and among what
+    pretrained: str = ""  # digest of the parameters that the network started from
+    rows: int  # of the database
+    training_rows: int
+    metrics: dict[str, float]  # means over queries
+    curves: Curves
+    health: dict[str, float]
+    fit_seconds: float
+    encode_rows_per_second: float
+    versions: dict[str, str]
+    when: str
+
+
+class GridOutcome(Value):
+    """A grid, measured as far as it could be."""
+
+    rows: tuple[Row, ...]
+    failed: dict[str, str]  # cell -> why

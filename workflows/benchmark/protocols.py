@@ -1,0 +1,178 @@
+"""The protocol of DHN (Zhu, Long, Wang & Cao, AAAI 2016): rows drawn by class, and cross-validation of the weights."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from hashing.evaluation import metrics
+from hashing.mapreduce import Array, Batch, Executor, Shard
+from hashing.statistics import keyed_hash
+from infra.settings import Settings
+from storage.features import subsets
+from storage.features.dataset import Dataset, dataset_exists, load_dataset, save_dataset
+from storage.features.shard import Without
+
+from ..spec import MethodSpec, Number, Value, digest
+
+logger = logging.getLogger(__name__)
+CUTOFFS = {"nus-wide": 5_000, "coco": 5_000}  # ranks of MAP in the published tables; the whole database elsewhere
+ASKING = 1_000  # rows of a fold that ask the others, at most
+WEIGHTS = {"dhn": "quantization", "dpsh": "eta", "dsdh": "eta", "dch": "quantization", "dsh": "alpha", "hashnet": ""}
+
+
+class Draw(Value):
+    """What is drawn of each class, what is ranked, and how hyper-parameters are chosen."""
+
+    class_queries: int = Field(100, ge=1, description="rows of each class that ask")
+    class_training: int = Field(500, ge=1, description="rows of each class to learn from")
+    training_in_database: bool = Field(True, description="whether rows to learn from are ranked too, as in the paper")
+    cutoff: int | None = Field(None, ge=1, description="ranks that MAP counts; the dataset's, if None")
+    folds: int = Field(3, ge=2, description="of the training rows, in cross-validation")
+
+    def ranks(self, dataset: str) -> int | None:
+        """The ranks that MAP counts; None: all."""
+        return self.cutoff or CUTOFFS.get(dataset)
+
+
+def dataset_of(
+    dataset: Dataset, options: Draw, vocabulary: tuple[str | int, ...], settings: Settings, executor: Executor
+) -> Dataset:
+    """The dataset with queries, training rows and database as the protocol has them.
+
+    One with rows to learn from of its own, as HashNet's lists have them, is used as it is. Of another's rows so many
+    of each class are drawn, by keyed hash of the ids, and the splits are kept as a dataset `<name>-dhn-<digest>`.
+    """
+    if not vocabulary:
+        raise ValueError(f"expected labels, for protocol dhn, found none in dataset {dataset.name}")
+    if "learn" in dataset.splits and "query" in dataset.splits:
+        return dataset
+    shards = [shard for split in sorted(dataset.splits) for shard in dataset.shards(split, vocabulary)]
+    drawn = [options.class_queries, options.class_training]
+    key = digest([(shard.name, shard.version) for shard in shards], sorted(dataset.splits), dataset.dim, drawn)
+    name = f"{dataset.name}-dhn-{key[:8]}"
+    if dataset_exists(settings.warehouse_url, name):
+        known = load_dataset(settings.warehouse_url, name)
+        save_dataset(settings.warehouse_url, known)  # in use again: a collector counts its age from now
+        return known
+    found = list(executor.map(subsets.labelled, shards, "labels"))
+    ids, y = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+    if len(ids) > len(np.unique(ids)):
+        repeated = len(ids) - len(np.unique(ids))
+        raise ValueError(f"expected distinct ids in all splits of {dataset.name}, found {repeated} repeated")
+    try:
+        queries, training = draw_by_class(ids, y, vocabulary, *drawn)
+    except ValueError as error:
+        way = "--class-queries and --class-training ask for fewer"
+        raise ValueError(f"{error}, in dataset {dataset.name}: {way}") from None
+    splits = {"learn": training, "query": queries, "base": np.setdiff1d(ids, queries)}
+    return subsets.write_subset(settings.warehouse_url, name, dataset, splits, sorted(dataset.splits))
+
+
+def draw_by_class(
+    ids: Array, y: Array, classes: Sequence[object], n_queries: int, n_training: int, seed: int = 0
+) -> tuple[Array, Array]:
+    """Ids of so many rows of each class to ask with, and of so many others to learn from.
+
+    A row of several classes is drawn for one of them; the rarest class goes first. Raises ValueError where a class has
+    too few rows.
+    """
+    order = np.argsort(keyed_hash(ids, seed), kind="stable")
+    free = np.ones(len(ids), bool)
+    drawn: list[list[Array]] = [[], []]
+    for rows, n in zip(drawn, (n_queries, n_training), strict=True):
+        for label in np.argsort(y.sum(axis=0), kind="stable"):
+            mine = order[(y[order, label] > 0) & free[order]][:n]
+            if len(mine) < n:
+                has = f"{int((y[:, label] > 0).sum())} of class {classes[label]!r}, {len(mine)} left for the last {n}"
+                raise ValueError(f"expected {n_queries} + {n_training} rows of each class, found {has}")
+            free[mine] = False
+            rows.append(mine)
+    queries, training = (np.sort(ids[np.concatenate(rows)]) for rows in drawn)
+    return queries, training
+
+
+def without_training(dataset: Dataset, base: Sequence[Shard]) -> list[Shard]:
+    """The database without the rows that are learned from."""
+    learned = [shard.ids(file.url) for shard in dataset.shards("learn") for file in shard.files]
+    return [Without(shard, np.concatenate(learned)) for shard in base]
+
+
+def average_precision(histogram: Array, ranks: int | None) -> dict[str, float]:
+    """MAP as the published tables have it: A2 of METHODS, queries without a hit left out; and what stands beside it."""
+    rows = int(histogram[0].sum(axis=-1).max())
+    values = metrics.average_precision_at_hits(histogram, ranks or rows, empty=np.nan)
+    hit = ~np.isnan(values)
+    found = {"map_dhn": float(values[hit].mean()) if hit.any() else 0.0, "queries_without_hit": float((~hit).mean())}
+    if ranks:
+        found[f"map_at_{ranks}"] = float(metrics.average_precision_at(histogram, ranks).mean())
+    return found
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The rows of a shard that are in a fold, or that are not. Folds are made by keyed hash of the ids."""
+
+    shard: Shard
+    place: int
+    folds: int
+    inside: bool
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.shard:
+            mine = keyed_hash(batch.ids, self.folds) % np.uint64(self.folds) == self.place
+            yield batch.take(mine == self.inside)
+
+
+def tuned(spec: MethodSpec) -> dict[str, tuple[Number, ...]]:
+    """What is chosen by cross-validation unless it is said otherwise: the method's weight, and the learning rate.
+
+    The paper tries 1e-5 to 1e2 by 1e-5 to 1e-2; this is the middle of it, around the defaults.
+    """
+    if spec.method not in WEIGHTS:
+        return {}
+    own: Any = spec.build()
+    weight = WEIGHTS[spec.method]
+    around = {weight: tuple(round(getattr(own, weight) * by, 10) for by in (0.1, 1, 10))} if weight else {}
+    return {**around, "lr": (round(own.lr / 10, 10), own.lr)}
+
+
+def candidates(spec: MethodSpec, grid: Mapping[str, Sequence[Number]]) -> list[MethodSpec]:
+    """The specification with every combination of some values. Raises ValueError for values it does not take."""
+    combinations = product(*grid.values())
+    updates = [{**spec.parameters, **dict(zip(grid, values, strict=True))} for values in combinations]
+    return [MethodSpec.model_validate({**spec.model_dump(), "parameters": update}) for update in updates]
+
+
+def choose(specs: Sequence[MethodSpec], score: Callable[[MethodSpec], float]) -> MethodSpec:
+    """The specification of the greatest score; of equals the first. One that cannot be fitted has none."""
+    best, most, failures = None, -np.inf, []
+    for spec in specs:
+        try:
+            found = score(spec)
+        except ValueError as error:  # a learning rate that is too large, say
+            logger.warning("cross-validation of %s: %s", spec.parameters, error)
+            failures.append(str(error))
+            continue
+        logger.info("cross-validation of %s %s: map %.4f", spec.method, spec.parameters, found)
+        if found > most:
+            best, most = spec, found
+    if best is None:
+        raise ValueError(f"expected one of {len(specs)} candidates to be fitted, found that none was: {failures[0]}")
+    return best
+
+
+def asking(shards: Sequence[Shard]) -> Batch:
+    """The rows of a fold that ask, those of the smallest hashes."""
+    parts = [batch for shard in shards for batch in shard if len(batch.ids)]
+    if not parts:
+        raise ValueError("expected training rows in every fold, found none in one: ask for fewer folds")
+    y = [part.y for part in parts if part.y is not None]
+    rows = Batch(np.concatenate([p.ids for p in parts]), np.concatenate([p.x for p in parts]), np.concatenate(y))
+    return rows.take(np.argsort(keyed_hash(rows.ids, 0), kind="stable")[:ASKING])

@@ -1,0 +1,1 @@
+"""Measure versions: queries, ground truth, counts, metrics, comparison, code health."""

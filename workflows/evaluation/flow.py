@@ -1,0 +1,38 @@
+"""The flow `evaluate`: measure any version of a code table, alone or beside another."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from infra.executors import Progress, connect, silent
+from infra.settings import Settings
+
+from ..datasets import dataset_of
+from ..records import Report
+from ..spec import Protocol, Spec
+from ..tables import opening
+from .version import measure_version
+
+
+def evaluate_version(
+    table: str, version: str, beside: str | None, protocol: Protocol, progress: Progress = silent
+) -> Report:
+    """Measure a version, with the specification it was made by and the protocol that is asked for."""
+    settings = Settings()
+    opened = opening.open_table(settings, table)
+    found = opened.version(version)
+    if "spec" not in found.properties:
+        raise LookupError(f"expected a version with rows, found {found.name} of {table}, which is empty")
+    spec = Spec.model_validate_json(found.properties["spec"]).model_copy(update={"protocol": protocol})
+    if beside and protocol.ties == "by-id":
+        raise ValueError("expected ties as expectations, by which versions are compared, found ties by-id with another")
+    base = opened.version(beside) if beside else None
+    return measure_version(spec, settings, connect(settings, progress), dataset_of(spec, settings), opened, found, base)
+
+
+@flow(name="evaluate")
+def evaluate_flow(
+    table: str, version: str = "main", beside: str | None = None, protocol: Protocol | None = None
+) -> Report:
+    """Measure what is published, on a schedule."""
+    return evaluate_version(table, version, beside, protocol or Protocol())

@@ -1,0 +1,159 @@
+"""The judge of codes: queries, and which rows are relevant to each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from types import MappingProxyType
+
+import numpy as np
+
+from hashing.bits import pack
+from hashing.evaluation.by_id import Ranked
+from hashing.evaluation.histograms import GradedHistogram, HammingHistogram, ListedNeighbours
+from hashing.evaluation.listed import Listed, list_neighbours
+from hashing.functions import HashFunction
+from hashing.hamming.distances import pack_labels
+from hashing.mapreduce import Array, Batch, Data, Executor, Shard, Statistic
+from hashing.statistics import Sample
+from storage import queries as storage_queries
+from storage.features.dataset import Dataset
+from storage.tables.parts import Part
+
+from ..spec import Protocol, Spec, digest
+from . import incremental
+from .ground_truth import blocks, nearest
+
+TIES = {"expectation": "expectation over random order", "by-id": "in order of id"}
+EMPTY: Mapping[str, Part] = MappingProxyType({})
+_NO_ROW = np.iinfo(np.int64).min
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Queries, and what is relevant to each: rows that share a label, or the listed neighbours."""
+
+    queries: Batch
+    drawn: bool  # rows of the database: then a query's own row is not ranked
+    neighbours: Array | None  # (q, k) int64 ids; None: labels
+    protocol: str
+    graded: bool = False  # by how many labels are shared
+    _sorted: dict[tuple[int, int], Listed] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def identity(self) -> str:
+        """The digest of all that a histogram depends on beside codes and labels of the database."""
+        x, y, truth = self.queries.x, self.queries.y, self.neighbours
+        labels = None if y is None else np.argwhere(y).tolist()  # a vocabulary that grew changes nothing
+        listed = None if truth is None else [truth.shape, truth.tobytes().hex()]
+        return digest(self.queries.ids.tolist(), x.tobytes().hex(), labels, listed, self.drawn, self.graded)
+
+    @property
+    def own_rows(self) -> Array:
+        """The id of each query's own row in the database; one that no row has where the queries are no rows of it."""
+        return self.queries.ids if self.drawn else _NO_ROW + np.arange(len(self.queries.ids))
+
+    def ranked(self, function: HashFunction) -> Ranked:
+        """The queries as literal rankings take them."""
+        labels = None if self.queries.y is None else pack_labels(self.queries.y)
+        return Ranked(pack(function.encode(self.queries.x)), self.own_rows, labels, self.neighbours)
+
+    def histogram(self, function: HashFunction, shards: list[Shard], executor: Executor) -> Array:
+        """(2, q, n_bits + 1) int64: all rows and relevant rows by distance.
+
+        Graded, (2 + n_grades, q, n_bits + 1): then the rows that share 0, 1, … labels. By blocks of queries, so that no
+        state is over 64 MiB.
+        """
+        n_bits, codes = function.n_bits, pack(function.encode(self.queries.x))
+        y = self.queries.y
+        n_grades = int(y.sum(axis=1).max()) + 1 if self.graded and y is not None else 0
+        if not shards:
+            return np.zeros((2 + n_grades, len(codes), n_bits + 1), np.int64)
+        own, histograms = self.own_rows, []
+        statistic: Statistic[Array, Array]
+        for i in blocks(len(codes), 8 * max(2, n_grades) * (n_bits + 1)):
+            labels = None if y is None else pack_labels(y[i])
+            if self.neighbours is not None:
+                key = i.start, i.stop
+                if key not in self._sorted:  # once for all codes that are judged
+                    self._sorted[key] = list_neighbours(self.neighbours[i], own[i])
+                statistic = ListedNeighbours(codes[i], n_bits, self._sorted[key], own[i])
+            elif n_grades:
+                statistic = GradedHistogram(codes[i], n_bits, labels, own[i], n_grades)
+            else:
+                statistic = HammingHistogram(codes[i], n_bits, labels, own[i])
+            histograms.append(Data(shards, executor).reduce(statistic, "evaluate"))
+        found = np.concatenate(histograms, axis=1)
+        return np.stack([found.sum(axis=0), found[1:].sum(axis=0), *found]) if n_grades else found
+
+
+def judge_of(
+    spec: Spec,
+    dataset: Dataset,
+    vocabulary: tuple[str | int, ...],
+    warehouse: str,
+    executor: Executor,
+    n_queries: int | None = None,
+    published: Mapping[str, Part] = EMPTY,
+) -> Judge:
+    """The queries of a dataset, all or the first so many, and their truth, which is computed once and kept.
+
+    Published parts tell which rows have left since.
+    """
+    drawn = "query" not in dataset.splits
+    queries = (
+        draw_queries(spec, dataset, vocabulary, warehouse, executor) if drawn else _read_queries(dataset, vocabulary)
+    )
+    queries = queries.take(slice(n_queries))
+    by_labels = _by_labels(spec.protocol, vocabulary, dataset)
+    k = spec.protocol.neighbours
+    graded = spec.protocol.relevance == "graded"
+    relevance = "rows that share a label" if by_labels else f"the {k} nearest rows by Euclidean distance"
+    relevance += ", graded by how many they share" if graded else ""
+    protocol = f"relevant: {relevance}; {len(queries.ids)} queries; ties: {TIES[spec.protocol.ties]}"
+    judge = Judge(queries, drawn or dataset.queries_in_base, None, protocol, graded)
+    if by_labels:
+        return judge
+    shards = dataset.shards("base")
+    source = [(shard.name, shard.version) for shard in shards]
+    # "nearest": lists that were kept under "euclidean" may lack rows
+    asked = [dataset.splits["base"], queries.ids.tolist(), queries.x.tobytes().hex(), "nearest", k, judge.drawn]
+    key = digest(source, *asked)
+    truth = storage_queries.kept_neighbours(warehouse, key)
+    if truth is None:
+        lists = incremental.url(warehouse, "neighbours", *asked)
+        truth = nearest(queries.x, judge.own_rows, k, shards, published, executor, lists)
+        storage_queries.keep_neighbours(warehouse, key, *truth)
+    return replace(judge, neighbours=truth[0])
+
+
+def draw_queries(
+    spec: Spec, dataset: Dataset, vocabulary: tuple[str | int, ...], warehouse: str, executor: Executor
+) -> Batch:
+    """The frozen queries of a dataset without a query split. The first call draws them, by keyed hash of the ids."""
+    found = storage_queries.frozen(warehouse, dataset.name, vocabulary)
+    if found is None or spec.protocol.new_queries:
+        sample = Sample(spec.protocol.queries, spec.method.seed)
+        drawn = Data(dataset.shards("base", vocabulary), executor).reduce(sample, "draw queries")
+        if len(drawn.ids) < spec.protocol.queries:
+            raise ValueError(
+                f"expected more than {spec.protocol.queries} rows in {dataset.name}, to draw so many queries from, "
+                f"found {len(drawn.ids)}: ask for fewer"
+            )
+        storage_queries.freeze(warehouse, dataset.name, drawn, vocabulary, redraw=spec.protocol.new_queries)
+        found = storage_queries.frozen(warehouse, dataset.name, vocabulary) or drawn
+    return found
+
+
+def _read_queries(dataset: Dataset, vocabulary: tuple[str | int, ...]) -> Batch:
+    batches = [batch for shard in dataset.shards("query", vocabulary) for batch in shard]
+    y = np.concatenate([batch.y for batch in batches if batch.y is not None]) if batches[0].y is not None else None
+    return Batch(np.concatenate([batch.ids for batch in batches]), np.concatenate([batch.x for batch in batches]), y)
+
+
+def _by_labels(protocol: Protocol, vocabulary: tuple[str | int, ...], dataset: Dataset) -> bool:
+    by_labels = protocol.relevance in ("labels", "graded")
+    if by_labels and not vocabulary:
+        raise ValueError(f"expected labels, for relevance by labels, found none in dataset {dataset.name}")
+    return by_labels or (protocol.relevance == "auto" and bool(vocabulary))

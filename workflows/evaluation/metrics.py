@@ -1,0 +1,77 @@
+"""Metrics and curves of histograms, with means and intervals over queries."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hashing.evaluation import intervals, metrics, tie_groups
+from hashing.mapreduce import Array
+
+from ..records import Curves, Estimate, Measured
+
+LESS_IS_BETTER = {"empty_balls_radius_2"}
+
+
+def metric_values(histogram: Array, ranked: Array | None = None) -> dict[str, Array]:
+    """Of Judge.histogram's, each (q,) float64, by the names of the report. Empty balls and zero hits count as 0.
+
+    Metrics that go by rank are expectations over ties, or those of `ranked`, given as a histogram of its runs.
+    """
+    ranked, graded = np.split(histogram if ranked is None else ranked, [2])
+    ties, ranks = tie_groups.groups(histogram[:2]), tie_groups.groups(ranked)
+    gains = {"ndcg": metrics.ndcg(graded), "ndcg_at_100": metrics.ndcg(graded, 100)} if len(graded) else {}
+    worst, best = metrics.average_precision_bounds(ties)
+    return {
+        "map": metrics.average_precision(ranks),
+        "map_pessimistic": worst,
+        "map_optimistic": best,
+        "map_trapezoid": metrics.trapezoid_average_precision(ranks),
+        "map_at_1000": metrics.average_precision_at(ranks, 1000),
+        "precision_at_100": metrics.precision_at(ranks, 100),
+        "recall_at_1000": metrics.recall_at(ranks, 1000),
+        "precision_radius_2": metrics.precision_within(ties, 2),
+        "recall_radius_2": metrics.recall_within(ties, 2),
+        "empty_balls_radius_2": (histogram[0, :, :3].sum(-1) == 0).astype(np.float64),
+        **gains,
+    }
+
+
+def measured(histogram: Array, seed: int, found: dict[str, Array] | None = None) -> Measured:
+    """Means and intervals of the metrics. The rows are those that were ranked for most queries."""
+    estimates = {name: estimated(values, seed) for name, values in (found or metric_values(histogram)).items()}
+    return Measured(rows=int(histogram[0].sum(-1).max()), metrics=estimates)
+
+
+def estimated(values: Array, seed: int) -> Estimate:
+    low, high = intervals.bootstrap_interval(values, seed)
+    return Estimate(value=float(values.mean()), low=float(low), high=float(high))
+
+
+def retrieval_curves(histogram: Array, at: Array | None = None) -> Curves:
+    """Precision and recall by radius and by rank, as in the figures of DHN (Zhu et al., AAAI 2016).
+
+    By rank they are `curves_at` of the histogram, or of literal rankings.
+    """
+    histogram = histogram[:2]
+    precision, recall = metrics.precision_recall_curve(histogram)
+    precision_at, recall_at = (curves_at(histogram, ranks(histogram)) if at is None else at).mean(axis=2)
+    return Curves(
+        precision=tuple(precision.mean(0).tolist()),
+        recall=tuple(recall.mean(0).tolist()),
+        ranks=tuple(ranks(histogram)),
+        precision_at=tuple(precision_at.tolist()),
+        recall_at=tuple(recall_at.tolist()),
+    )
+
+
+def ranks(histogram: Array) -> list[int]:
+    """1, 2, 5, 10, … up to the rows."""
+    rows = int(histogram[0].sum(-1).max())
+    return [n for power in range(len(str(rows))) for n in (10**power, 2 * 10**power, 5 * 10**power) if n <= rows]
+
+
+def curves_at(ranked: Array, ranks: list[int]) -> Array:
+    """(2, len(ranks), q) float64: precision and recall of the first N ranks."""
+    both, ties = (metrics.precision_at, metrics.recall_at), tie_groups.groups(ranked[:2])
+    found = [metric(ties, n) for metric in both for n in ranks]
+    return np.reshape(found, (2, len(ranks), ranked.shape[1]))

@@ -1,0 +1,26 @@
+"""Query overlap of a dataset's splits, counted per shard and cached."""
+
+from __future__ import annotations
+
+from hashing.evaluation import query_overlap
+from hashing.mapreduce import Executor
+from storage.features.dataset import Dataset
+
+from . import incremental
+from .judge import Judge
+
+
+def overlap(judge: Judge, dataset: Dataset, warehouse: str, executor: Executor) -> str:
+    """How many rows of the database, and of the training set, are queries by id or content: this flatters metrics."""
+    statistic = query_overlap.Overlap(judge.queries.ids, judge.queries.x)
+
+    def found(split: str) -> str:
+        asked = ["overlap", judge.queries.ids.tolist(), judge.queries.x.tobytes().hex(), dataset.splits[split]]
+        by_id, by_content = incremental.by_shard(
+            statistic, incremental.url(warehouse, *asked), dataset.shards(split), executor, "overlap"
+        )
+        return f"{by_id} rows by id, {by_content} by content"
+
+    drawn = "; the queries are rows of it, and their own rows are not ranked" if judge.drawn else ""
+    training = found("learn") if "learn" in dataset.splits else "the database" + " less its queries" * judge.drawn
+    return f"database: {found('base')}{drawn}; training set: {training}"

@@ -1,0 +1,1 @@
+"""The pipeline that publishes a version: fit, plan, stage, gate, publish."""

@@ -1,0 +1,117 @@
+"""Fit: the model of a specification."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import numpy as np
+
+from hashing.mapreduce import Array, Data, Executor
+from infra.settings import Settings
+from storage import models, queries
+from storage.features.dataset import Dataset
+
+from .. import pretrained
+from ..datasets import check_kind, dataset_of, labels_of, training_shards
+from ..evaluation import judge
+from ..records import Model, Staged
+from ..spec import Spec, digest
+from ..tables.opening import known_table
+from .context import environment, fingerprint, table_of
+
+logger = logging.getLogger(__name__)
+
+
+def fit(spec: Spec, settings: Settings, executor: Executor, because: str = "") -> Model:
+    """The model of the specification: the published one if it is the same, an earlier fit's, or a new one.
+
+    Given a reason, such as drift, the published one will not do.
+    """
+    dataset = dataset_of(spec, settings)
+    check_kind(dataset, spec.method)
+    published, reason = _published_model(spec, settings, because)
+    if published:
+        return published
+    excluded = np.zeros(0, np.int64)
+    if _draws(dataset) or dataset.columns.keyed:  # else a fit leaves no table behind
+        table, _ = table_of(spec, settings, executor, dataset)
+    if _draws(dataset):
+        excluded = judge.draw_queries(spec, dataset, table.vocabulary, settings.warehouse_url, executor).ids
+    identity, key = _identity(spec), _key(spec, dataset, excluded)
+    if known := models.recall(settings.warehouse_url, key):
+        logger.info("model %.12s was fitted before, from the same rows", known)
+        models.remember(settings.warehouse_url, key, known)  # in use again: a collector counts its age from now
+        return Model(digest=known, fit=identity, seconds=0, reason=reason)
+    vocabulary = labels_of(dataset, executor) if spec.method.reads_labels else ()
+    start = time.monotonic()
+    shards = training_shards(dataset, excluded, vocabulary)
+    start_from = pretrained.load(spec.method.pretrained, settings)
+    function = spec.method.build().fit(Data(shards, executor, start_from))
+    name = models.save_model(settings.warehouse_url, function)
+    models.remember(settings.warehouse_url, key, name)
+    return Model(digest=name, fit=identity, seconds=time.monotonic() - start, reason=reason)
+
+
+def refit_reason(spec: Spec, staged: Staged) -> str:
+    """Why the model that rows were staged with should be replaced; empty where it need not."""
+    return f"drift: {staged.drift}" if spec.refit == "drift" and staged.drift and staged.drift.shows else ""
+
+
+def foreseen(spec: Spec, settings: Settings, dataset: Dataset) -> tuple[Model | None, str]:
+    """The model that `fit` will give without fitting, or None; and why. Nothing is written."""
+    check_kind(dataset, spec.method)
+    published, reason = _published_model(spec, settings)
+    if published:
+        return published, reason
+    excluded = np.zeros(0, np.int64)
+    if _draws(dataset):
+        frozen = queries.frozen(settings.warehouse_url, dataset.name)
+        if frozen is None or spec.protocol.new_queries:
+            return None, reason
+        excluded = frozen.ids
+    if known := models.recall(settings.warehouse_url, _key(spec, dataset, excluded)):
+        return Model(digest=known, fit=_identity(spec), seconds=0), f"{reason}; fitted before, of these rows"
+    return None, reason
+
+
+def _published_model(spec: Spec, settings: Settings, because: str = "") -> tuple[Model | None, str]:
+    """The published model, unless a new one is needed; and why it is, or is not.
+
+    Raises ValueError where the published model is another method's, and no new one was asked for.
+    """
+    table = known_table(spec, settings)
+    published = table.version() if table else None
+    if not table or not published or "fit" not in published.properties:
+        return None, "nothing is published yet"
+    if because or spec.refit == "always":
+        return None, because or "--refit always"
+    identity = _identity(spec)
+    if published.properties["fit"] != identity:
+        raise ValueError(
+            f"expected table {table.name} to stay with its model, fitted as {published.properties['spec']}, found "
+            "another method or other hyper-parameters: ask for --refit always, or use another --code"
+        )
+    reason = f"the model of {published.name} is used again"
+    return Model(digest=published.properties["model"], fit=identity, seconds=0, reason=reason), reason
+
+
+def _identity(spec: Spec) -> str:
+    return digest(spec.method.identity, spec.dataset)
+
+
+def _split(dataset: Dataset) -> str:
+    """The rows to learn from."""
+    return "learn" if "learn" in dataset.splits else "base"
+
+
+def _draws(dataset: Dataset) -> bool:
+    """Whether the queries come from the rows to learn from, and are left out of them."""
+    return _split(dataset) == "base" and "query" not in dataset.splits
+
+
+def _key(spec: Spec, dataset: Dataset, excluded: Array) -> str:
+    """All that a fit depends on."""
+    split = _split(dataset)
+    shards = dataset.shards(split)
+    return digest(_identity(spec), split, excluded.tolist(), fingerprint(shards), environment())

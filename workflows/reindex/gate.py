@@ -1,0 +1,106 @@
+"""Evaluate and gate: what a staged version is worth, and whether readers get it."""
+
+from __future__ import annotations
+
+import math
+
+from hashing.mapreduce import Executor
+from infra.settings import Settings
+from storage.features.shard import FeatureShard
+from storage.tables.parts import Part, dropped_rows
+
+from ..datasets import dataset_of
+from ..evaluation import health, metrics
+from ..evaluation.version import measure_version
+from ..records import Comparison, Report, Staged, Verdict
+from ..spec import Gate, Spec
+from ..tables.opening import open_table
+from .context import staged_version
+from .planning import rows_of
+
+
+def evaluate_staged(spec: Spec, settings: Settings, executor: Executor, staged: Staged) -> Report:
+    """Measure the staged version by itself, and beside the published one on the rows that both have."""
+    dataset = dataset_of(spec, settings)
+    table = open_table(settings, staged.table)
+    base = table.version(staged.base) if staged.base != "v0" else None  # v0 has neither tag nor rows
+    return measure_version(spec, settings, executor, dataset, table, staged_version(table, staged), base)
+
+
+def gate(spec: Spec, settings: Settings, staged: Staged, report: Report) -> Verdict:
+    """Full coverage, finite metrics, floors and ceilings, and no loss beyond the bootstrap interval."""
+    dataset = dataset_of(spec, settings)
+    table = open_table(settings, staged.table)
+    parts = table.parts(staged_version(table, staged).snapshot_id)
+    before = table.parts(staged.base_snapshot)
+    shards = {shard.name: shard for shard in dataset.shards("base")}
+    reasons, notes = _coverage(parts, before, shards), []
+    found = {name: estimate.value for name, estimate in report.measured.metrics.items()}
+    reasons += [f"{name} is not finite" for name, value in found.items() if not math.isfinite(value)]
+    found |= {f"health.{name}": report.health[words] for name, words in health.HEALTH.items()}
+    reasons += _bounds(spec.gate, found)
+    if constant := int(found["health.constant_bits"]):
+        notes.append(f"{constant} bits are constant over all rows, and tell them not apart")
+    if report.comparison:
+        lost, told = _losses(spec.gate, report.comparison)
+        reasons, notes = reasons + lost, notes + told
+    elif report.incomparable:
+        notes.append(f"not comparable with {staged.base}: {report.incomparable}")
+        if spec.gate.max_loss:
+            reasons.append(f"the loss of {', '.join(spec.gate.max_loss)} cannot be told: {notes[-1]}")
+    else:
+        notes.append("nothing published to compare with: only bounds, coverage and finite metrics hold")
+    if staged.dropped:
+        notes.append(f"{staged.dropped:,} rows of the source are no vectors: they were dropped, and are in quarantine")
+    if staged.drift:
+        notes.append(f"{'drift' if staged.drift.shows else 'no drift'}: {staged.drift}")
+    if reasons and spec.gate.force:
+        notes.append(f"published by force, for the reason: {spec.gate.force}")
+    return Verdict(passed=not reasons or bool(spec.gate.force), reasons=tuple(reasons), notes=tuple(notes))
+
+
+def _coverage(parts: dict[str, Part], before: dict[str, Part], shards: dict[str, FeatureShard]) -> list[str]:
+    """Why not every row of the source is encoded once. Rows are counted in shards whose part is not published yet."""
+    reasons = []
+    if lacking := sorted(name for name in shards if name not in parts or parts[name].version != shards[name].version):
+        reasons.append(f"coverage: {len(lacking)} of {len(shards)} source shards are not in it, such as {lacking[0]}")
+    if strangers := sorted(parts.keys() - shards.keys()):
+        reasons.append(f"coverage: {len(strangers)} parts are of no source shard, such as {strangers[0]}")
+    new = sorted(name for name in parts.keys() & shards.keys() - set(lacking) if before.get(name) != parts[name])
+    dropped = dropped_rows([parts[name] for name in new])
+    for name, rows in zip(new, rows_of([shards[name] for name in new]), strict=True):
+        if (held := parts[name].rows + dropped.get(name, 0)) != rows:
+            reasons.append(f"coverage: expected {rows:,} rows of {name}, as the source has, found {held:,}")
+            break
+    return reasons
+
+
+def _bounds(rules: Gate, found: dict[str, float]) -> list[str]:
+    """The floors and ceilings that do not hold."""
+    reasons = []
+    for name, floor in rules.floors.items():
+        if name in found and not found[name] >= floor:
+            reasons.append(f"{name} {found[name]:.4f} is under its floor of {floor:.4f}")
+    for name, ceiling in rules.ceilings.items():
+        if name in found and not found[name] <= ceiling:
+            reasons.append(f"{name} {found[name]:.4f} is over its ceiling of {ceiling:.4f}")
+    unknown = [name for name in [*rules.floors, *rules.ceilings] if name not in found]
+    return reasons + [f"expected a bound of a metric among {', '.join(found)}, found {name!r}" for name in unknown]
+
+
+def _losses(rules: Gate, comparison: Comparison) -> tuple[list[str], list[str]]:
+    """(reasons, notes): what was lost against the published version, in metrics that have a rule. map always has."""
+    reasons, notes = [], []
+    for name, most in ({"map": 0.0} | rules.max_loss).items():
+        if name not in comparison.differences:
+            known = ", ".join(comparison.differences)
+            reasons.append(f"expected the greatest loss of a metric among {known}, found {name!r}")
+            continue
+        d = comparison.differences[name]
+        beside = f"{name} {d} against {comparison.version} on the {comparison.rows:,} rows of both"
+        noise = "inside" if d.low <= 0 <= d.high else "outside"
+        notes.append(f"{beside}: {noise} the bootstrap interval of no difference")
+        sign = -1 if name in metrics.LESS_IS_BETTER else 1
+        if max(sign * d.low, sign * d.high) < 0 and -sign * d.value > most:
+            reasons.append(f"{beside} is a loss, and more than {most:.4f}")
+    return reasons, notes

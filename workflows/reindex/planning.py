@@ -1,0 +1,135 @@
+"""The plan of a run: the difference between the source and the table. And what it will cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from infra.settings import Settings
+from storage.features.shard import FeatureShard
+from storage.tables.parts import Part
+from storage.tables.table import CodeTable, Version, table_name
+
+from ..datasets import dataset_of
+from ..records import Model, Outlook, Plan, RunOutcome
+from ..spec import Spec, digest
+from ..tables.opening import known_table
+from .context import fingerprint
+from .fitting import foreseen
+
+READERS = 16  # footers are read at once: it is the network that is waited for
+
+
+def plan(parts: dict[str, Part], shards: dict[str, FeatureShard], same_model: bool) -> Plan:
+    """What turns the parts of a version, by the same model or by another one, into those of the source's shards."""
+    both = sorted(parts.keys() & shards.keys())
+    changed = {name for name in both if parts[name].version != shards[name].version}
+    rest = tuple(name for name in both if name not in changed)
+    return Plan(
+        added=tuple(sorted(shards.keys() - parts.keys())),
+        changed=tuple(sorted(changed)),
+        stale=() if same_model else rest,
+        removed=tuple(sorted(parts.keys() - shards.keys())),
+        kept=rest if same_model else (),
+    )
+
+
+def elsewhere(table: CodeTable, head: Version, model: str, missing: Sequence[FeatureShard]) -> dict[str, Part]:
+    """The parts of shards, as these are now, that another version has by the same model; by the names of the shards.
+
+    Published, rejected or staged: one with a name, so that `gc` leaves its files alone for a grace from now.
+    """
+    wanted = {(shard.name, shard.version) for shard in missing}
+    versions = [v for v in table.versions() if v.properties.get("model") == model] if wanted else []
+    parts = table.others(head.snapshot_id, versions)
+    return {part.shard: part for part in parts if (part.shard, part.version) in wanted}
+
+
+class Look(NamedTuple):
+    """The source beside the table."""
+
+    shards: dict[str, FeatureShard]
+    table: CodeTable | None
+    base: Version | None  # the published version
+    head: Version | None  # where the run would begin: that, or what an earlier attempt left
+    model: Model | None
+    reason: str  # why a model must be fitted, or need not be
+    plan: Plan
+
+
+def look(spec: Spec, settings: Settings) -> Look:
+    """The plan of a run. Nothing is written, and no row is read."""
+    dataset = dataset_of(spec, settings)
+    shards = {shard.name: shard for shard in dataset.shards("base")}
+    table = known_table(spec, settings)
+    model, reason = foreseen(spec, settings, dataset)
+    base = head = table.version() if table else None
+    if table and base and model:
+        head = table.version(head_of(table, branch_of(table, base, model.digest, fingerprint(shards.values()))))
+    parts = table.parts(head.snapshot_id) if table and head else {}
+    same_model = bool(head and model and head.properties.get("model") == model.digest)
+    difference = plan(parts, shards, same_model)
+    if table and head and model:
+        found = sorted(elsewhere(table, head, model.digest, [shards[name] for name in difference.missing]))
+        difference = difference.model_copy(update={"found": tuple(found)})
+    return Look(shards, table, base, head, model, reason, difference)
+
+
+def outlook(spec: Spec, settings: Settings) -> Outlook:
+    """What `reindex` would do now, and how long it would take."""
+    found = look(spec, settings)
+    missing = [found.shards[name] for name in found.plan.missing]
+    rows = sum(rows_of(missing))
+    rate = _rate(found.table, found.model.fit if found.model else "") if found.table else 0.0
+    return Outlook(
+        table=table_name(spec.dataset, spec.code_name),
+        base=found.base.name if found.base else "v0",
+        plan=found.plan,
+        rows=rows,
+        bytes=sum(file.size for shard in missing for file in shard.files),
+        seconds=rows / rate if rate else None,
+        fit=found.model is None,
+        reason=found.reason,
+    )
+
+
+def standing(spec: Spec, settings: Settings) -> RunOutcome | None:
+    """What a run comes to that has nothing to do, found without running it; None where there is something to do."""
+    start = time.monotonic()
+    found = look(spec, settings)
+    if not found.table or not found.base or found.head != found.base or not found.plan.empty:
+        return None
+    return RunOutcome(
+        table=found.table.name,
+        version=found.base.name,
+        unchanged=True,
+        rows=int(found.base.properties["rows"]),
+        encoded=0,
+        report=found.base.properties["report"],
+        seconds=time.monotonic() - start,
+    )
+
+
+def branch_of(table: CodeTable, base: Version, model: str, source: str) -> str:
+    """The branch of a plan: the same plan finds the branch of the first attempt."""
+    return f"staged-{digest(table.name, base.snapshot_id, model, source)[:12]}"
+
+
+def head_of(table: CodeTable, branch: str) -> str:
+    """Where the plan of a branch begins: on itself, on the version that the gate refused of the same plan, on main."""
+    return next((name for name in (branch, branch.replace("staged-", "rejected-")) if table.has(name)), "main")
+
+
+def rows_of(shards: Sequence[FeatureShard]) -> list[int]:
+    """The number of rows of each shard, from its footer alone."""
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(lambda shard: shard.rows, shards))
+
+
+def _rate(table: CodeTable, fit: str) -> float:
+    """Rows encoded per second by the last run that encoded any, of the same method if there is one."""
+    runs = [v.properties for v in table.versions() if int(v.properties.get("encoded", 0)) > 0]
+    runs = [found for found in runs if found["fit"] == fit] or runs
+    return int(runs[-1]["encoded"]) / float(runs[-1]["encode_seconds"]) if runs else 0.0

@@ -1,0 +1,156 @@
+"""Stage: encode what the table lacks, on a branch."""
+
+from __future__ import annotations
+
+import logging
+import time
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+
+from hashing.mapreduce import Array, Executor
+from infra.settings import Settings
+from storage import models
+from storage.features import deletions
+from storage.features.shard import FeatureShard, SourceChanged
+from storage.tables import integrity
+from storage.tables.parts import Part, dropped_rows, encode_shard, read_ids
+from storage.tables.table import CodeTable
+
+from ..datasets import dataset_of
+from ..records import Drift, Model, Staged
+from ..spec import Spec
+from ..tables import drift
+from .context import fingerprint, splits, table_of
+from .planning import branch_of, elsewhere, head_of, plan
+
+logger = logging.getLogger(__name__)
+
+
+def stage(spec: Spec, settings: Settings, executor: Executor, model: Model, after: str = "") -> Staged:
+    """Encode the shards that the table lacks, and commit them to a branch as encoding goes on.
+
+    The plan is a difference: the source's shards (name, version) less those on the branch, under one model. A rerun
+    with the same plan finds the branch of the first; what any other version has by the model is taken over, if it is
+    sound. Where the source changes meanwhile a second plan is made, once, that begins where the first one's branch
+    (`after`) ended.
+    """
+    start = time.monotonic()
+    dataset = dataset_of(spec, settings)
+    table, shards = table_of(spec, settings, executor, dataset)
+    base = table.version()
+    source = fingerprint(shards.values())
+    branch = branch_of(table, base, model.digest, source)
+    known = {
+        "table": table.name, "branch": branch, "base": base.name, "base_snapshot": base.snapshot_id, "model": model,
+        "source": source,
+    }  # fmt: skip
+    published = table.parts(base.snapshot_id)
+    same_model = base.properties.get("model") == model.digest
+    if same_model and plan(published, shards, same_model).empty:
+        rows = sum(part.rows for part in published.values())
+        same = {"unchanged": True, "report": base.properties.get("report", "")}
+        return Staged(**known, **same, rows=rows, encoded=0, removed=0, seconds=time.monotonic() - start)
+    table.stage(branch, table.version(after or head_of(table, branch)).snapshot_id)
+    head = table.version(branch)
+    present = table.parts(head.snapshot_id)
+    todo = plan(present, shards, head.properties.get("model") == model.digest)
+    found = elsewhere(table, head, model.digest, [shards[name] for name in todo.missing])
+    found = _usable(found, executor, table.n_bits, deletions.deleted_ids(dataset.deleted))
+    missing = [shards[name] for name in todo.missing if name not in found]
+    leaving = present.keys() - set(todo.kept)
+    properties = {
+        "model": model.digest, "fit": model.fit, "source": source, "splits": splits(dataset),
+        "spec": spec.model_dump_json(),
+    }  # fmt: skip
+    table.replace(branch, list(found.values()), leaving, properties)
+    logger.info("%s: %d shards, %d to encode, %d leave", branch, len(shards), len(missing), len(leaving))
+    encoding = time.monotonic()
+    try:
+        encoded = _encode(settings, executor, table, branch, missing, model, properties)
+    except SourceChanged as error:
+        if after:
+            raise
+        logger.warning("planned anew, once: %s", error)
+        return stage(spec, settings, executor, model, branch)
+    encode_seconds = time.monotonic() - encoding
+    parts = table.parts(table.version(branch).snapshot_id)
+    fresh = [part for name, part in parts.items() if published.get(name) != part]
+    _refuse_shared_ids(list(parts.values()), fresh)
+    return Staged(
+        **known,
+        rows=sum(part.rows for part in parts.values()),
+        encoded=encoded,
+        removed=len(leaving),
+        dropped=sum(dropped_rows(parts.values()).values()),
+        seconds=time.monotonic() - start,
+        encode_seconds=encode_seconds,
+        drift=_drift(spec, settings, model, fresh if same_model else list(parts.values()), same_model),
+    )
+
+
+def _usable(found: dict[str, Part], executor: Executor, n_bits: int, deleted: Array) -> dict[str, Part]:
+    """Parts of other versions that are sound, and hold no row that was deleted since."""
+    if not found:
+        return {}
+    checked = executor.map(partial(_is_usable, n_bits=n_bits, deleted=deleted), list(found.values()), "take over")
+    return {name: part for (name, part), usable in zip(found.items(), checked, strict=True) if usable}
+
+
+def _is_usable(part: Part, n_bits: int, deleted: Array) -> bool:
+    return not integrity.check_part(part, n_bits) and not np.isin(read_ids(part.url), deleted).any()
+
+
+def _drift(spec: Spec, settings: Settings, model: Model, fresh: list[Part], used_before: bool) -> Drift | None:
+    """The drift of new rows from those that the model encoded first, which are those it was made for."""
+    new = drift.moments(fresh)
+    own = drift.own(settings.warehouse_url, model.digest)
+    if new is None:
+        return None
+    if own is None and not used_before:
+        drift.keep(settings.warehouse_url, model.digest, new)
+    return drift.between(own, new, spec.max_drift) if own is not None and used_before else None
+
+
+def _encode(
+    settings: Settings,
+    executor: Executor,
+    table: CodeTable,
+    branch: str,
+    missing: list[FeatureShard],
+    model: Model,
+    properties: dict[str, str],
+) -> int:
+    """Encode shards and commit them in groups. Rows encoded."""
+    function = models.load_model(settings.warehouse_url, model.digest)
+    encode = partial(encode_shard, function=function, folder=table.data_folder)
+    pending: list[Part] = []
+    rows, last = 0, time.monotonic()
+    try:
+        for part in executor.map(encode, missing, "encode"):
+            pending.append(part)
+            rows += part.rows
+            if len(pending) >= settings.commit_shards or time.monotonic() - last >= settings.commit_seconds:
+                table.replace(branch, pending, set(), properties)
+                pending, last = [], time.monotonic()
+    finally:  # what is encoded stays encoded, also where a later shard is refused
+        if pending:
+            table.replace(branch, pending, set(), properties)
+    return rows
+
+
+def _refuse_shared_ids(parts: list[Part], fresh: list[Part]) -> None:
+    """No id in two parts. Only parts whose ranges of ids overlap are read, and only where one of them is new."""
+    new = set(fresh)
+    ordered = sorted((part for part in parts if part.rows), key=lambda part: part.min_id)
+    reach = np.maximum.accumulate([part.max_id for part in ordered])
+    cuts = [i + 1 for i, (_, after) in enumerate(pairwise(ordered)) if after.min_id > reach[i]]
+    for first, last in pairwise([0, *cuts, len(ordered)]):
+        if last - first > 1 and not new.isdisjoint(ordered[first:last]):
+            ids, counts = np.unique(
+                np.concatenate([read_ids(part.url) for part in ordered[first:last]]), return_counts=True
+            )
+            if (twice := ids[counts > 1]).size:
+                names = ", ".join(part.shard for part in ordered[first:last][:4])
+                raise ValueError(f"expected unique ids, found {twice.size} in two shards ({twice[0]}, …), of {names}")

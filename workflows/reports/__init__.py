@@ -1,0 +1,1 @@
+"""Reports of runs and of benchmarks, as HTML and Markdown."""

@@ -1,0 +1,147 @@
+"""A grid's rows as a page: tables beside the published figures, and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..benchmark.grid import Row
+from ..benchmark.published import BDNN, LIKE, PUBLISHED
+
+TITLES = {
+    "precision_radius_2": "precision within Hamming radius 2, %",
+    "map_dhn": "mean average precision as in the tables of DHN (A2, tie-aware), %",
+    "map": "mean average precision (tie-aware), %",
+    "ndcg_at_100": "NDCG of the first 100 (by shared labels, tie-aware), %",
+    "map_trapezoid": "mean average precision by trapezoids (tie-aware), %",
+}
+
+
+def grid_markdown(rows: Sequence[Row]) -> str:
+    """All tables: one for each dataset, protocol and metric, and what they were measured with."""
+    lines = [f"Measured with {_list(sorted({_versions(row) for row in rows}))}."]
+    for dataset, protocol, relevance in _distinct((row.dataset, row.protocol, row.relevance) for row in rows):
+        mine = [row for row in rows if (row.dataset, row.protocol, row.relevance) == (dataset, protocol, relevance)]
+        learned = _list(f"{n:,}" for n in sorted({row.training_rows for row in mine}))
+        lines += [f"## {dataset}, protocol {protocol}", f"{mine[0].rows:,} rows, {learned} to learn from; {relevance}."]
+        for metric, title in TITLES.items():
+            if metric in mine[0].metrics:
+                lines += [f"### {title}", table(mine, metric)]
+        lines += ["### seconds of a fit", table(mine, "fit_seconds")]
+        if changed := _distinct((row.method, _parameters(row)) for row in mine if row.parameters):
+            lines.append("Hyper-parameters that differ from the defaults: " + _list(f"{m} {p}" for m, p in changed))
+        if tuned := _distinct((row.method, _list(sorted(row.tuned))) for row in mine if row.tuned):
+            lines.append("Chosen by cross-validation of the training rows: " + _list(f"{m} {p}" for m, p in tuned))
+        lines += order(mine)
+    return "\n\n".join(lines) + "\n"
+
+
+def table(rows: Sequence[Row], metric: str) -> str:
+    """Methods by bits: mean, deviation where there are several seeds, their number, and the published figure."""
+    bits = sorted({row.bits for row in rows})
+    methods = _distinct((row.method,) for row in rows)
+    lines = ["| method | " + " | ".join(f"{b} bits" for b in bits) + " | seeds |", "|---" * (len(bits) + 2) + "|"]
+    for (name,) in methods:
+        cells = [_cell(rows, name, b, metric) for b in bits]
+        seeds = {len([row for row in rows if (row.method, row.bits) == (name, b)]) for b in bits} - {0}
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {' or '.join(map(str, sorted(seeds)))} |")
+    known = PUBLISHED.get(rows[0].protocol)
+    if known and metric == known.metric and rows[0].dataset in known.figures:
+        lines += ["", f"In brackets: published by {known.source}."]
+    return "\n".join(lines)
+
+
+def _cell(rows: Sequence[Row], name: str, bits: int, metric: str) -> str:
+    found = _values(rows, name, bits, metric)
+    if not len(found):
+        return "not measured"
+    scale, digits = (1, 1) if metric == "fit_seconds" else (100, 2)
+    text = f"{scale * found.mean():.{digits}f}"
+    if len(found) > 1:
+        text += f" ± {scale * found.std(ddof=1):.{digits}f}"
+    known = PUBLISHED.get(rows[0].protocol)
+    figure = known.figures.get(rows[0].dataset, {}).get(name, {}).get(bits) if known else None
+    if known and metric == known.metric and figure is not None:
+        text += f" ({scale * figure:.2f})"
+    return text
+
+
+def order(rows: Sequence[Row]) -> list[str]:
+    """How the methods' order agrees with that of a published set of the same kind."""
+    from scipy.stats import kendalltau
+
+    like = LIKE.get(rows[0].dataset)
+    if not like or rows[0].protocol != "bdnn":
+        return []
+    figures = BDNN.figures[like]
+    lines = [f"### Order of the methods by {BDNN.metric}, beside that published for {like}"]
+    for bits in sorted({row.bits for row in rows}):
+        ours = {name: _values(rows, name, bits, BDNN.metric) for name in figures}
+        known = {name: found.mean() for name, found in ours.items() if len(found) and bits in figures[name]}
+        if len(known) < 2:
+            continue
+        theirs = [figures[name][bits] for name in known]
+        tau = kendalltau(list(known.values()), theirs).statistic
+        measured, published = (
+            " > ".join(sorted(known, key=figure.__getitem__, reverse=True))
+            for figure in (known, dict(zip(known, theirs, strict=True)))
+        )
+        lines.append(f"{bits} bits, Kendall's tau {tau:.2f}: measured {measured}; published {published}.")
+    return lines
+
+
+def grid_page(rows: Sequence[Row]) -> str:
+    """The plots, as one HTML page with its own script: map by bits, precision-recall, precision of the first N."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    parts: list[str] = []
+    for dataset, protocol, relevance in _distinct((row.dataset, row.protocol, row.relevance) for row in rows):
+        mine = [row for row in rows if (row.dataset, row.protocol, row.relevance) == (dataset, protocol, relevance)]
+        bits, longest = sorted({row.bits for row in mine}), max(row.bits for row in mine)
+        titles = (
+            "map by bits",
+            f"precision against recall, {longest} bits",
+            f"precision of the first N, {longest} bits",
+        )
+        figure = make_subplots(1, 3, subplot_titles=titles)
+        for (name,) in _distinct((row.method,) for row in mine):
+            of = [row.curves for row in mine if (row.method, row.bits) == (name, longest)]
+            curves: list[tuple[Any, Any]] = [(bits, [_mean(_values(mine, name, b, "map")) for b in bits])]
+            if of:
+                curves.append((_mean([c.recall for c in of]), _mean([c.precision for c in of])))
+                curves.append((of[0].ranks, _mean([c.precision_at for c in of])))
+            for column, (x, y) in enumerate(curves, 1):
+                shown = {"name": name, "legendgroup": name, "showlegend": column == 1}
+                figure.add_trace(go.Scatter(x=x, y=y, mode="lines+markers", **shown), 1, column)
+        figure.update_xaxes(type="log", col=3).update_layout(title=f"{dataset}: {relevance}", template="plotly_white")
+        parts.append(figure.to_html(full_html=False, include_plotlyjs=not parts))
+    return "<!doctype html><meta charset='utf-8'><title>Hashkiln benchmark</title>" + "".join(parts)
+
+
+def _values(rows: Iterable[Row], name: str, bits: int, metric: str) -> Any:
+    mine = [row for row in rows if (row.method, row.bits) == (name, bits)]
+    return np.array([row.fit_seconds if metric == "fit_seconds" else row.metrics[metric] for row in mine])
+
+
+def _mean(values: Any) -> Any:
+    return np.mean(values, axis=0) if len(values) else None
+
+
+def _distinct(items: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """In the order of their first appearance."""
+    return list(dict.fromkeys(items))
+
+
+def _versions(row: Row) -> str:
+    return _list(f"{name} {version}" for name, version in row.versions.items())
+
+
+def _parameters(row: Row) -> str:
+    return _list(f"{name}={value}" for name, value in sorted(row.parameters.items()))
+
+
+def _list(items: Iterable[str]) -> str:
+    return ", ".join(items)

@@ -1,0 +1,139 @@
+"""One self-contained HTML page a run: what was measured, beside what is published, and what the gate said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from hashing.mapreduce import Epoch
+from infra.settings import Settings
+from storage.files import filesystem
+
+from ..records import Curves, Estimate, Measured, Report, Staged, Verdict
+from ..spec import Spec
+
+BLUE, RED = "#1f5fbf", "#b3261e"
+
+
+def write_report(
+    spec: Spec, settings: Settings, staged: Staged, report: Report, verdict: Verdict, epochs: Sequence[Epoch]
+) -> str:
+    """Write the page of a staged version, whose model was trained in some epochs, if it was. Its URL."""
+    url = filesystem.join(settings.warehouse_url, "reports", staged.table, f"{staged.branch}.html")
+    filesystem.write_bytes(url, run_page(spec, staged, report, verdict, epochs).encode())
+    return url
+
+
+def run_page(spec: Spec, staged: Staged, report: Report, verdict: Verdict, epochs: Sequence[Epoch]) -> str:
+    """The page as HTML, with all it needs inside."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(loader=PackageLoader("workflows.reports"), autoescape=True, undefined=StrictUndefined)
+    return environment.get_template("run.html").render(
+        spec=spec,
+        staged=staged,
+        report=report,
+        verdict=verdict,
+        rows=metric_rows(report),
+        plot=plot(report.curves),
+        trained=trained(epochs),
+        training_plot=training_plot(epochs) if epochs else "",
+        now=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def metric_rows(report: Report) -> list[dict[str, Any]]:
+    """The table of metrics: of all rows, and of the rows that the published version has too."""
+    comparison = report.comparison
+    table = []
+    for name, estimate in report.measured.metrics.items():
+        row: dict[str, Any] = {"metric": name, "staged": str(estimate)}
+        if comparison:
+            row["staged, common rows"] = _value(comparison.staged, name)
+            row[f"{comparison.version}, common rows"] = _value(comparison.published, name)
+            row["difference"] = str(comparison.differences[name])
+        table.append(row)
+    return table
+
+
+def _value(measured: Measured, name: str) -> str:
+    found: Estimate = measured.metrics[name]
+    return f"{found.value:.4f}"
+
+
+def run_markdown(spec: Spec, staged: Staged, report: Report, verdict: Verdict, epochs: Sequence[Epoch]) -> str:
+    """The run in a few lines."""
+    word = "passed" if verdict.passed else "**rejected**"
+    lines = [
+        f"# {staged.table}: {word}",
+        f"{staged.rows:,} rows, {staged.encoded:,} encoded in this run, model `{staged.model.digest[:12]}` "
+        f"({staged.model.reason}), published before: {staged.base}.",
+        *([f"Training: {trained(epochs)}."] if epochs else []),
+        f"Protocol: {report.protocol}.",
+        f"Rows that are queries as well: {report.overlap}.",
+        *(f"- against: {reason}" for reason in verdict.reasons),
+        *(f"- {note}" for note in verdict.notes),
+    ]
+    return "\n\n".join(lines)
+
+
+def trained(epochs: Sequence[Epoch]) -> str:
+    """Epochs in a few words; none where there are none."""
+    if not epochs:
+        return ""
+    last, seconds = epochs[-1], sum(epoch["seconds"] for epoch in epochs)
+    said = f"{len(epochs)} epochs of {last['rows']:,} rows in {seconds:,.1f} s, loss {last['loss']:.4f}"
+    if (best := _best(epochs)) is None:
+        return said
+    return f"{said}; kept is epoch {best['epoch']}, the best on the rows held out (map {best['score']:.4f})"
+
+
+def _best(epochs: Sequence[Epoch]) -> Epoch | None:
+    """The epoch whose network is kept: the first of the best score. None where rows were not held out to judge by."""
+    scored = [epoch for epoch in epochs if epoch["score"] is not None]
+    return max(scored, key=lambda epoch: epoch["score"] or 0) if scored else None
+
+
+def training_plot(epochs: Sequence[Epoch]) -> str:
+    """Loss, score and rate by epoch, as HTML that needs the script of `plot` before it."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    best = _best(epochs)
+    titles = {"loss": "loss of the batches", "score": "map of the rows held out", "lr": "learning rate"}
+    if not best:
+        del titles["score"]
+    figure = make_subplots(1, len(titles), subplot_titles=tuple(titles.values()))
+    x = [epoch["epoch"] for epoch in epochs]
+    for column, name in enumerate(titles, 1):
+        y = [epoch[name] for epoch in epochs]  # type: ignore[literal-required]
+        figure.add_trace(go.Scatter(x=x, y=y, mode="lines+markers", line={"color": BLUE}), 1, column)
+    if best:
+        figure.add_vline(best["epoch"], line_dash="dot", line_color=RED, row=1, col=2)
+    figure.update_layout(height=320, template="plotly_white", margin={"t": 40, "b": 40}, showlegend=False)
+    figure.update_xaxes(title_text="epoch")
+    html: str = figure.to_html(full_html=False, include_plotlyjs=False)
+    return html
+
+
+def plot(curves: Curves) -> str:
+    """Precision against recall, and both by radius and by rank, as HTML with its own script."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    titles = ("precision against recall, by Hamming radius", "within a radius", "of the first N ranks")
+    figure = make_subplots(1, 3, subplot_titles=titles)
+    radii = list(range(len(curves.precision)))
+    both = {"x": curves.recall, "y": curves.precision, "text": [f"radius {radius}" for radius in radii]}
+    figure.add_trace(go.Scatter(**both, mode="lines+markers", showlegend=False), 1, 1)
+    blue, red = ({"line": {"color": color}, "mode": "lines"} for color in (BLUE, RED))
+    figure.add_trace(go.Scatter(x=radii, y=curves.precision, name="precision", **blue), 1, 2)
+    figure.add_trace(go.Scatter(x=radii, y=curves.recall, name="recall", **red), 1, 2)
+    figure.add_trace(go.Scatter(x=curves.ranks, y=curves.precision_at, showlegend=False, **blue), 1, 3)
+    figure.add_trace(go.Scatter(x=curves.ranks, y=curves.recall_at, showlegend=False, **red), 1, 3)
+    figure.update_layout(height=420, template="plotly_white", margin={"t": 40, "b": 40})
+    figure.update_xaxes(title_text="recall", col=1).update_yaxes(title_text="precision", col=1)
+    figure.update_xaxes(title_text="radius", col=2).update_xaxes(title_text="N", type="log", col=3)
+    html: str = figure.to_html(full_html=False, include_plotlyjs=True)
+    return html

@@ -1,0 +1,1 @@
+"""The life of code tables: history, verification, garbage collection, deletion, drift."""

@@ -1,0 +1,64 @@
+"""Drift: how far the projections of new rows lie from those of the rows that the model encoded first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from hashing.mapreduce import Array
+from storage.files import filesystem, npz
+from storage.tables.parts import Part, read_moments
+
+from ..records import Drift
+
+CHANCE = 4  # standard errors
+READERS = 16  # footers are read at once: it is the network that is waited for
+
+
+def between(own: Array, new: Array, limit: float) -> Drift:
+    """The drift of new rows, from `moments` of both. A bit that was constant has no deviation to count in."""
+    (mean, deviation), (new_mean, new_deviation) = (_normal(state) for state in (own, new))
+    distance = np.hypot(new_mean - mean, new_deviation - deviation)
+    moved = np.divide(distance, deviation, out=np.zeros_like(distance), where=deviation > 0)
+    bit, rows = int(moved.argmax()), int(new[0, 0])
+    chance = CHANCE * (1.5 / rows) ** 0.5  # of a mean 1/n, of a deviation 1/(2n)
+    return Drift(
+        rows=rows,
+        bit=bit,
+        moved=float(moved[bit]),
+        chance=chance,
+        balance=float(new[1, bit] / rows),
+        own_balance=float(own[1, bit] / own[0, bit]),
+        shows=bool(moved[bit] > limit + chance),
+    )
+
+
+def moments(parts: Iterable[Part]) -> Array | None:
+    """The moments of all rows of some parts, as noted in them when they were encoded; None where one has no note."""
+    with ThreadPoolExecutor(READERS) as pool:
+        found = list(pool.map(read_moments, [part.url for part in parts if part.rows]))
+    states = [state for state in found if state is not None]
+    return np.sum(states, axis=0) if states and len(states) == len(found) else None
+
+
+def own(warehouse: str, model: str) -> Array | None:
+    """The moments of the rows that a model encoded first, if they were kept."""
+    found = npz.read_arrays(_url(warehouse, model))
+    return None if found is None else found["moments"]
+
+
+def keep(warehouse: str, model: str, state: Array) -> None:
+    """Keep the moments of the rows that a model encoded first."""
+    npz.write_arrays(_url(warehouse, model), moments=state)
+
+
+def _url(warehouse: str, model: str) -> str:
+    return filesystem.join(warehouse, "models", model, "moments.npz")
+
+
+def _normal(state: Array) -> tuple[Array, Array]:
+    rows, _, total, squares = state
+    mean = total / rows
+    return mean, np.sqrt(np.maximum(squares / rows - mean**2, 0))

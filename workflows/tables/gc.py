@@ -1,0 +1,117 @@
+"""Garbage collection: delete unreferenced versions and files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from prefect import flow
+
+from infra.settings import Settings
+from storage import unreferenced
+from storage.files import filesystem
+from storage.files.filesystem import Upload
+from storage.tables import garbage, iceberg
+from storage.tables.table import CodeTable, load_table, table_names
+
+from ..spec import Value
+
+DAY = 86_400
+LEAST_GRACE = 1 / 24  # days: longer than a part waits for its commit
+
+
+class Item(Value):
+    """Something that goes, or would go."""
+
+    table: str  # none: of the warehouse
+    kind: Literal["version", "snapshot", "upload"] | unreferenced.Kind  # a file is one of a table, or was never ended
+    name: str
+    bytes: int
+    why: str
+
+
+class Collected(Value):
+    """What a collection came to."""
+
+    dry_run: bool
+    items: tuple[Item, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(item.bytes for item in self.items)
+
+
+def gc(
+    table: str | None = None,
+    grace: float = 7,
+    keep: int | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+    clock: Callable[[], float] = time.time,
+) -> Collected:
+    """Delete what nothing names any more, of one table or of all and of the warehouse beside them (storage.garbage).
+
+    Grace is in days. Raises ValueError for one under an hour, in which a run may not have committed what it wrote,
+    unless it is forced.
+    """
+    if not grace >= (0 if force else LEAST_GRACE):
+        raise ValueError(f"expected a grace of an hour or more, found {grace * 24:g} hours: --force if nothing runs")
+    settings = Settings()
+    catalog = iceberg.connect(settings.catalog_url, settings.warehouse_url)
+    opened = [load_table(catalog, name) for name in ([table] if table else table_names(catalog))]
+    items: list[Item] = []
+    for one in opened:
+        items += _items(one.name, garbage.collect(one, grace * DAY, keep, dry_run, clock))
+    if table:
+        return Collected(dry_run=dry_run, items=tuple(items), notes=())
+    beside, notes = _beside(settings.warehouse_url, opened, grace, dry_run, clock)
+    return Collected(dry_run=dry_run, items=(*items, *beside), notes=notes)
+
+
+def _beside(
+    warehouse: str, known: list[CodeTable], grace: float, dry_run: bool, clock: Callable[[], float]
+) -> tuple[list[Item], tuple[str, ...]]:
+    """What goes, or would go, of the warehouse beside its tables."""
+    limit, names = clock() - grace * DAY, [table.name for table in known]
+    items, notes = list[Item](), list[str]()
+    named: set[str] | None = set[str]().union(*(garbage.named(table, grace * DAY, clock) for table in known))
+    if strangers := unreferenced.strangers(warehouse, names):
+        named, may = None, f"{', '.join(strangers)} in the warehouse may need them, and is of no table known here"
+        notes.append(f"models, what their networks started from, and drawn datasets stay: {may}")
+    for kind, files in unreferenced.find_unreferenced(warehouse, named, names, limit):
+        for file in files:
+            if not dry_run and not garbage.remove(file, limit):
+                break  # it was written again, and leads to the others
+            items.append(Item(table="", kind=kind, name=file.url, bytes=file.size, why=unreferenced.WHY[kind]))
+    for upload in unreferenced.uploads(warehouse, limit):
+        if not dry_run:
+            filesystem.abort(upload)
+        items.append(_upload("", upload))
+    return items, tuple(notes)
+
+
+def _items(table: str, found: garbage.Garbage) -> list[Item]:
+    return [
+        *(Item(table=table, kind="version", name=name, bytes=0, why=why) for name, why in found.versions.items()),
+        *(
+            Item(table=table, kind="snapshot", name=str(name), bytes=0, why="has no name, and is no step of a staging")
+            for name in found.snapshots
+        ),
+        *(
+            Item(table=table, kind="file", name=file.url, bytes=file.size, why="no version within the grace needs it")
+            for file in found.files
+        ),
+        *(_upload(table, upload) for upload in found.uploads),
+    ]
+
+
+def _upload(table: str, upload: Upload) -> Item:
+    return Item(table=table, kind="upload", name=upload.url, bytes=0, why="begun and never ended")
+
+
+@flow(name="gc")
+def gc_flow(table: str | None = None, grace: float = 7, keep: int | None = None) -> Collected:
+    """Delete what nothing names any more, on a schedule."""
+    return gc(table, grace, keep)

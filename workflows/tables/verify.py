@@ -1,0 +1,114 @@
+"""Verify a version: every part is what the table says, and what the model makes of its source shard."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from functools import partial
+
+from prefect import flow
+
+from infra.executors import Progress, connect, silent
+from infra.settings import Settings
+from storage import models
+from storage.features.shard import FeatureShard
+from storage.tables import iceberg, integrity
+from storage.tables.parts import Part, encode_shard
+from storage.tables.table import CodeTable, Version, table_names
+
+from ..datasets import dataset_of
+from ..spec import Spec, Value
+from .opening import open_table
+
+
+class Unsound(RuntimeError):
+    """Some part is not what the table says."""
+
+
+class Verified(Value):
+    """What a verification found."""
+
+    table: str
+    version: str
+    parts: int
+    rows: int
+    rechecked: int  # parts that were encoded again
+    bits: int  # of these, that were compared
+    near: int  # of these, that differ and lie at the threshold, as another machine's may
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def verify(
+    table: str,
+    version: str = "main",
+    deep: bool = False,
+    sample: int | None = None,
+    mend: bool = False,
+    progress: Progress = silent,
+) -> Verified:
+    """Look at every part of a version, and whether an id is in two; only parts whose ids overlap are read together.
+
+    Deep: also encode the source shards again, all or a sample of so many, and compare bits and content. Mend: put
+    damaged parts back in their place, where their source shard still encodes to the same file.
+    """
+    settings = Settings()
+    executor = connect(settings, progress)
+    opened = open_table(settings, table)
+    found = opened.version(version)
+    known = {"table": opened.name, "version": found.name, "rechecked": 0, "bits": 0, "near": 0}
+    try:
+        parts = sorted(opened.parts(found.snapshot_id).values(), key=lambda part: part.shard)
+    except (OSError, ValueError) as error:
+        problem = f"expected readable manifests of {found.name}, found: {error}"
+        return Verified(**known, parts=0, rows=0, problems=(problem,), notes=())
+    known |= {"parts": len(parts), "rows": sum(part.rows for part in parts)}
+    check = partial(integrity.check_part, n_bits=opened.n_bits)
+    checks = list(executor.map(check, parts, "verify"))
+    if mend and (damaged := [part for part, problems in zip(parts, checks, strict=True) if problems]):
+        pairs, _ = _pairs(settings, opened, found, damaged, None)
+        function = models.load_model(settings.warehouse_url, found.properties["model"])
+        encode = partial(encode_shard, function=function, folder=opened.data_folder)
+        list(executor.map(encode, [shard for _, shard in pairs], "mend"))  # a part's name is the digest of its content
+        checks = list(executor.map(check, parts, "verify"))
+    problems = _flat(checks)
+    problems += _flat(executor.map(integrity.shared, integrity.overlapping(parts), "ids"))
+    if not deep or not parts:
+        return Verified(**known, problems=tuple(problems), notes=())
+    pairs, notes = _pairs(settings, opened, found, parts, sample)
+    function = models.load_model(settings.warehouse_url, found.properties["model"])
+    again = list(executor.map(partial(integrity.recheck, function=function), pairs, "encode again"))
+    known |= {"rechecked": len(pairs), "bits": sum(c.bits for c in again), "near": sum(c.near for c in again)}
+    return Verified(**known, problems=(*problems, *_flat(c.problems for c in again)), notes=tuple(notes))
+
+
+def _flat(found: Iterable[list[str]]) -> list[str]:
+    return [problem for problems in found for problem in problems]
+
+
+def _pairs(
+    settings: Settings, table: CodeTable, version: Version, parts: list[Part], sample: int | None
+) -> tuple[list[tuple[Part, FeatureShard]], list[str]]:
+    """Parts, all or so many, with the source shards they were encoded from; and how many have none any more."""
+    dataset = dataset_of(Spec.model_validate_json(version.properties["spec"]), settings)
+    shards = {(shard.name, shard.version): shard for shard in dataset.shards("base", table.vocabulary)}
+
+    def drawn(part: Part) -> str:
+        return hashlib.sha256(f"{version.snapshot_id} {part.shard}".encode()).hexdigest()
+
+    chosen = sorted(parts, key=drawn)[:sample]
+    pairs = [(part, shards[part.shard, part.version]) for part in chosen if (part.shard, part.version) in shards]
+    changed = len(chosen) - len(pairs)
+    note = f"{changed} of {len(chosen)} source shards have changed or gone since, and were not compared"
+    return pairs, [note] if changed else []
+
+
+@flow(name="verify")
+def verify_flow(table: str | None = None, deep: bool = False, sample: int | None = None) -> list[Verified]:
+    """Look at every part that readers see, of a table or all, on a schedule. Raises Unsound where one is wrong."""
+    settings = Settings()
+    names = [table] if table else table_names(iceberg.connect(settings.catalog_url, settings.warehouse_url))
+    found = [verify(name, deep=deep, sample=sample) for name in names]
+    if problems := [problem for one in found for problem in one.problems]:
+        raise Unsound(f"found {len(problems)} problems: {'; '.join(problems[:10])}")
+    return found
