@@ -1,5 +1,5 @@
-# Needs python3.11 and make, nothing else: every target first makes .venv, or finds it up to date.
-PYTHON ?= python3.11
+# Needs Python 3.11 or later and make, nothing else: every target first makes .venv, or finds it up to date.
+PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
@@ -16,7 +16,8 @@ setup: $(INSTALLED)  ## Make .venv with everything that running and testing need
 
 # uv is quicker. Where it cannot be had, or cannot reach what pip can, a pip that knows --group does the same.
 $(INSTALLED): pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "expected $(PYTHON) on PATH: install it, or say make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	 { echo "$(PYTHON) is not Python 3.11 or later: make PYTHON=/path/to/python" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	@echo "Installing what pyproject.toml and constraints.txt name into .venv"
 	@{ $(BIN)/python -m pip install -q -c constraints.txt uv && \

@@ -2,10 +2,13 @@
 
 import re
 import tomllib
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
@@ -25,6 +28,16 @@ def test_constraints_are_names_and_versions():
 def test_every_dependency_is_constrained_within_its_bounds(line):
     wanted = Requirement(line)
     assert VERSIONS[canonicalize_name(wanted.name)] in wanted.specifier
+
+
+def test_python_has_the_upper_bound_of_prefect_and_ci_tests_versions_below_it():
+    supported = SpecifierSet(PROJECT["project"]["requires-python"])
+    bounds = [[str(bound) for bound in each if bound.operator == "<"]
+              for each in (supported, SpecifierSet(metadata("prefect")["Requires-Python"]))]  # fmt: skip
+    assert bounds[0] == bounds[1]
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    tested = workflow["jobs"]["ci"]["strategy"]["matrix"]["python"]
+    assert tested == list(supported.filter(tested))
 
 
 def test_make_help_lists_every_target():
