@@ -27,7 +27,7 @@ from infra.executors import InProcess, connect
 from infra.settings import Settings
 from storage.tables import iceberg
 
-KEPT = ("HASHKILN_DATA", "HASHKILN_REQUIRE_DATA", "HASHKILN_FAULTS", "HASHKILN_FAULT_SEED")
+KEPT = ("HASHKILN_DATA", "HASHKILN_REQUIRE_DATA", "HASHKILN_FAULTS", "HASHKILN_FAULT_SEED", "HASHKILN_METHODS")
 for name in [name for name in os.environ if name.startswith(("HASHKILN_", "PREFECT_", "RAY_", "AWS_"))]:
     if name not in KEPT:  # the tests say where they run, not the shell they are started from
         del os.environ[name]

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import sys
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ..functions import DeepHash, HashFunction
 from ..mapreduce import Array, Batch, Data, Sum
+from ..source import source
 from ..statistics import Sample, keyed_hash
 from . import losses
 from .contract import APART, Facts, Outputs, Tensor
@@ -95,9 +94,7 @@ class Deep:
     def name_of_run(self, data: Data) -> str:
         """The digest of all that a training run depends on: a run of this name goes on, and is never another one."""
         digest = hashlib.sha256(pickle.dumps((type(self).__name__, asdict(self), data.shards)))
-        own = Path(str(sys.modules[type(self).__module__].__file__))
-        for path in (*sorted(Path(__file__).parents[1].rglob("*.py")), own):
-            digest.update(path.read_bytes())
+        digest.update(source(type(self)).encode())
         for name, array in data.pretrained.items():
             digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]

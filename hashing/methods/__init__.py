@@ -1,16 +1,23 @@
-"""The catalogue: one module a method; importing this package registers them all."""
+"""The catalogue: one module a method, all registered when this package is imported, and those of other packages."""
 
 from __future__ import annotations
 
+import logging
 import math
+import re
 from dataclasses import fields
 from difflib import get_close_matches
+from functools import cache
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from pkgutil import iter_modules
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from ..functions import HashFunction
 from ..mapreduce import Data
+
+logger = logging.getLogger(__name__)
+GROUP = "hashkiln.methods"  # entry points by which installed packages add methods: name = module:class
 
 
 class Method(Protocol):
@@ -22,7 +29,7 @@ class Method(Protocol):
     def fit(self, data: Data) -> HashFunction: ...
 
 
-METHODS: dict[str, type[Method]] = {}
+METHODS: dict[str, type[Method]] = {}  # of this package
 M = TypeVar("M", bound=type)
 
 
@@ -31,17 +38,59 @@ def register(cls: M) -> M:
     name = cls.__module__.rsplit(".", 1)[-1]
     if name in METHODS:
         raise ValueError(f"expected one method a file, found {METHODS[name].__name__} and {cls.__name__} in {name}.py")
-    cls.supervised = getattr(cls, "supervised", False)  # methods are no subclasses of Method: its default is said here
-    METHODS[name] = cls
+    METHODS[name] = _with_default(cls)
     return cls
+
+
+def _with_default(cls: Any) -> Any:
+    cls.supervised = getattr(cls, "supervised", False)  # methods are no subclasses of Method: its default is set here
+    return cls
+
+
+@cache
+def catalogue() -> dict[str, type[Method]]:
+    """Return all methods by name: those of this package, then those that installed packages add to the group.
+
+    An entry point that does not load, is no method, or has a name that is taken is left out with a warning.
+    """
+    found = dict(METHODS)
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: (_package(entry), entry.name)):
+        try:
+            found[entry.name] = _loaded(entry, found)
+        except Exception as error:  # of foreign code: whatever it is, it must not take the other methods away
+            source = f"{entry.value} of package {_package(entry)}"
+            logger.warning("method %s (%s) is left out: %s: %s", entry.name, source, type(error).__name__, error)
+    return found
+
+
+def _package(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist else ""
+
+
+def _loaded(entry: EntryPoint, taken: dict[str, type[Method]]) -> type[Method]:
+    if entry.name in taken:
+        holder = taken[entry.name]
+        raise ValueError(f"the name is taken by {holder.__module__}.{holder.__name__}")
+    if not re.fullmatch("[a-z0-9][a-z0-9_]*", entry.name):
+        raise ValueError("a name consists of a-z, 0-9 and _")
+    cls = entry.load()
+    frozen = getattr(getattr(cls, "__dataclass_params__", None), "frozen", False)
+    if not (
+        isinstance(cls, type) and frozen and fields(cls)[0].name == "n_bits" and callable(getattr(cls, "fit", None))
+    ):
+        raise TypeError("a method is a frozen dataclass whose first field is n_bits and which has fit(data)")
+    if wrong := [f.name for f in fields(cls)[1:] if not isinstance(f.default, bool | int | float | str)]:
+        raise TypeError(f"hyper-parameters have a number or a string as default; {', '.join(wrong)} has not")
+    return _with_default(cls)
 
 
 def method(name: str) -> type[Method]:
     """The method of a name. Raises ValueError, with the nearest names, where there is none."""
-    if name not in METHODS:
-        near = get_close_matches(name, METHODS) or sorted(METHODS)
+    known = catalogue()
+    if name not in known:
+        near = get_close_matches(name, known) or sorted(known)
         raise ValueError(f"expected the name of a method, found {name!r}; did you mean {', '.join(near)}?")
-    return METHODS[name]
+    return known[name]
 
 
 def check_hyperparameters(method: Method) -> None:

@@ -1,5 +1,9 @@
-"""One conformance suite over the catalogue: a method is tested by existing."""
+"""One conformance suite over the catalogue: a method is tested by existing.
 
+Methods of other packages are tested by name: HASHKILN_METHODS=a,b pytest tests/hashing/test_methods.py
+"""
+
+import os
 import pickle
 import subprocess
 import sys
@@ -16,6 +20,8 @@ from hashing.methods import METHODS, check_hyperparameters, method
 from infra.executors import InProcess
 from storage import models
 
+if named := os.environ.get("HASHKILN_METHODS"):
+    METHODS = {name: method(name) for name in named.split(",")}
 EVERY = pytest.mark.parametrize("name", sorted(METHODS))
 DEEP = {name for name, method in METHODS.items() if issubclass(method, Deep)}
 ON_RAY = [*sorted(METHODS.keys() - DEEP), *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(DEEP))]

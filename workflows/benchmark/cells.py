@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import partial
 from importlib.metadata import version as installed
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-import hashing
 from hashing.bits import pack
 from hashing.evaluation.metrics import average_precision
 from hashing.functions import HashFunction
 from hashing.mapreduce import Batch, Data, Executor, Shard, Sum
-from hashing.methods import METHODS
+from hashing.methods import method
+from hashing.source import source
 from infra.settings import Settings
 from storage.features.dataset import Dataset
 from storage.files import filesystem
@@ -55,9 +53,9 @@ class Bench:
     def row(self, spec: MethodSpec) -> Row:
         """The cell of a method: as it was kept, or measured now. Raises ValueError where it cannot be."""
         by_labels = self.grid.protocol in ("labels", "graded", "dhn") or (
-            self.grid.protocol == "bdnn" and METHODS[spec.method].supervised
+            self.grid.protocol == "bdnn" and method(spec.method).supervised
         )
-        if (by_labels or METHODS[spec.method].supervised) and not self.vocabulary:
+        if (by_labels or method(spec.method).supervised) and not self.vocabulary:
             raise ValueError(f"expected labels, found none in dataset {self.dataset.name}")
         check_kind(self.dataset, spec)
         k = NEIGHBOURS.get(self.dataset.name, 50) if self.grid.protocol == "bdnn" else 100
@@ -82,7 +80,7 @@ class Bench:
         return row.model_copy(update={"protocol": self.grid.protocol, "tuned": tuned})
 
     def _key(self, spec: MethodSpec, *depends_on: object, **options: object) -> str:
-        return digest(spec.identity, _source(spec.method), *depends_on, _versions(), *filter(None, [options]))
+        return digest(spec.identity, source(method(spec.method)), *depends_on, _versions(), *filter(None, [options]))
 
     def _judge(self, protocol: Protocol) -> Judge:
         spec = Spec(dataset=self.dataset.name, protocol=protocol)
@@ -172,14 +170,6 @@ def _encode(batch: Batch, function: HashFunction) -> Batch:
 
 def _size(batch: Batch) -> tuple[int]:
     return (len(batch.ids),)
-
-
-@cache
-def _source(name: str) -> str:
-    """Digest of what a cell is computed by: the method's own file, and what all methods share."""
-    own = Path(inspect.getfile(METHODS[name]))
-    shared = sorted(path for path in Path(hashing.__file__).parent.rglob("*.py") if path.parent != own.parent)
-    return digest(*(path.read_text() for path in (own, *shared)))
 
 
 def _versions() -> dict[str, str]:

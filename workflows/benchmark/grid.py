@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from hashing.methods import METHODS, method
+from hashing.methods import catalogue, method
 
 from ..records import Curves
 from ..spec import MethodSpec, Number, Value, method_name
@@ -35,7 +35,7 @@ class Grid(Value):
     @field_validator("methods", mode="before")
     @classmethod
     def _catalogue(cls, names: Any) -> Any:
-        names = tuple(sorted(METHODS)) if tuple(names) == ("all",) else names
+        names = tuple(sorted(catalogue())) if tuple(names) == ("all",) else names
         return tuple(map(method_name, names))
 
     @field_validator("datasets", "methods", "bits", "seeds")

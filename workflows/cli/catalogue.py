@@ -19,7 +19,7 @@ def methods(as_json: AsJson = False) -> None:
     """
     from dataclasses import fields
 
-    from hashing.methods import METHODS
+    from hashing.methods import catalogue
 
     found = [
         {
@@ -29,7 +29,7 @@ def methods(as_json: AsJson = False) -> None:
             "hyper-parameters": ", ".join(f"{f.name}={f.default}" for f in fields(cls)[1:]),  # type: ignore[arg-type]
             "reference": " ".join((cls.__doc__ or "").partition("Reference:")[2].split()),
         }
-        for name, cls in sorted(METHODS.items())
+        for name, cls in sorted(catalogue().items())
     ]
     show(found, as_json)
 

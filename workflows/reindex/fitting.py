@@ -8,6 +8,8 @@ import time
 import numpy as np
 
 from hashing.mapreduce import Array, Data, Executor
+from hashing.methods import METHODS, method
+from hashing.source import source
 from infra.settings import Settings
 from storage import models, queries
 from storage.features.dataset import Dataset
@@ -113,5 +115,6 @@ def _draws(dataset: Dataset) -> bool:
 def _key(spec: Spec, dataset: Dataset, excluded: Array) -> str:
     """All that a fit depends on."""
     split = _split(dataset)
-    shards = dataset.shards(split)
-    return digest(_identity(spec), split, excluded.tolist(), fingerprint(shards), environment())
+    shards, name = dataset.shards(split), spec.method.method
+    code = [] if name in METHODS else [source(method(name))]  # ours is named by the version of hashkiln
+    return digest(_identity(spec), split, excluded.tolist(), fingerprint(shards), environment(), *code)

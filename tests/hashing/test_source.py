@@ -1,0 +1,58 @@
+"""What code a result is named by: a change in any of its files is seen, and in no other."""
+
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+
+import pytest
+
+from hashing import source
+from hashing.methods import METHODS
+
+OURS = ["__init__.py", "bits.py", "deep/sgd.py", "methods/__init__.py", "methods/_sweep.py", "methods/itq.py"]
+THEIRS = ["acme/__init__.py", "acme/losses.py", "acme/methods/__init__.py", "acme/methods/theirs.py"]
+
+
+def cls(path, monkeypatch):
+    """The class Method of a file."""
+    spec = spec_from_file_location(f"source_{path.stem}", path)
+    module = module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module.Method
+
+
+@pytest.fixture
+def changes(tmp_path, monkeypatch):
+    """The files whose change is seen in the digest of the class of a file."""
+    monkeypatch.setattr(source, "ROOT", tmp_path / "hashing")
+    files = [tmp_path / "hashing" / name for name in [*OURS, "methods/lsh.py"]]
+    files += [tmp_path / name for name in [*THEIRS, "alone.py", "other.py"]]
+    for path in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("class Method: ...\n")
+
+    def changes(name):
+        method, seen = cls(tmp_path / name, monkeypatch), []
+        before = source.source.__wrapped__(method)
+        for path in files:
+            path.write_text("class Method: pass\n")
+            if source.source.__wrapped__(method) != before:
+                seen.append(str(path.relative_to(tmp_path)))
+            path.write_text("class Method: ...\n")
+        return seen
+
+    return changes
+
+
+def test_ours_depends_on_its_file_and_on_what_methods_share(changes):
+    assert sorted(changes("hashing/methods/itq.py")) == sorted(f"hashing/{name}" for name in OURS)
+
+
+def test_one_of_another_package_depends_on_that_package_too(changes):
+    shared = {f"hashing/{name}" for name in OURS} - {"hashing/methods/itq.py"}
+    assert set(changes("acme/methods/theirs.py")) == shared | {*THEIRS}
+    assert set(changes("alone.py")) == shared | {"alone.py"}
+
+
+def test_methods_differ():
+    assert len({source.source(cls) for cls in METHODS.values()}) == len(METHODS)
