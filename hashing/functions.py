@@ -276,7 +276,13 @@ FAMILIES: dict[str, type] = {family.__name__: family for family in SignFunction.
 
 
 def to_arrays(function: HashFunction) -> tuple[str, dict[str, Array], dict[str, Any]]:
-    """(family, arrays, numbers), from which `from_arrays` makes the function again. A tuple has parts name.place."""
+    """(family, arrays, numbers), from which `from_arrays` makes the function again. A tuple has parts name.place.
+
+    Raises ValueError for a function of no family, which nobody could read again.
+    """
+    family = type(function).__name__
+    if FAMILIES.get(family) is not type(function):
+        raise ValueError(f"expected a hash function of a family among {sorted(FAMILIES)}, found {family!r}")
     arrays: dict[str, Array] = {}
     numbers: dict[str, Any] = {}
     for name in _parts(function):
@@ -285,7 +291,7 @@ def to_arrays(function: HashFunction) -> tuple[str, dict[str, Array], dict[str, 
             arrays |= {f"{name}.{place}": part for place, part in enumerate(value)}
         else:
             (arrays if isinstance(value, np.ndarray) else numbers)[name] = value
-    return type(function).__name__, arrays, numbers
+    return family, arrays, numbers
 
 
 def from_arrays(family: str, arrays: dict[str, Array], numbers: dict[str, Any]) -> HashFunction:

@@ -112,6 +112,8 @@ def test_a_family_with_other_fields_is_refused():
         from_arrays("KernelHash", arrays, {**numbers, "more": 1})
     with pytest.raises(ValueError, match="expected a hash function of a family among"):
         from_arrays("os.system", arrays, numbers)
+    with pytest.raises(ValueError, match="found 'Theirs'"):  # before it is saved
+        to_arrays(type("Theirs", (LinearHash,), {})(W, T))
 
 
 def test_kernels_do_not_underflow_or_cancel():

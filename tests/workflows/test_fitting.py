@@ -1,5 +1,6 @@
 """What a deep fit leaves beside its model, what a run shows of it, and which rows it may see."""
 
+import importlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,8 @@ from conftest import blobs
 from straight_line import D, mine, settings, source, spec, write_shard  # noqa: F401
 from typer.testing import CliRunner
 
+from hashing.methods import catalogue
+from hashing.source import source as source_of
 from infra.executors import InProcess
 from storage import models, queries
 from storage.features.shard import Columns
@@ -85,6 +88,19 @@ def artifacts(key):
     with get_client(sync_client=True) as client:
         found = client.read_artifacts(artifact_filter=wanted)
     return [(artifact.id, json.loads(artifact.data)) for artifact in found]
+
+
+def test_a_method_of_another_package_is_fitted_again_when_its_code_changes(settings, mine, tmp_path, monkeypatch):  # noqa: F811
+    theirs = tmp_path / "theirs.py"
+    theirs.write_text("from hashing.methods.pcah import PCAH\n\nclass Theirs(PCAH): ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(catalogue(), "theirs", importlib.import_module("theirs").Theirs)
+    asked = spec(method={"method": "theirs", "bits": 8})
+    seconds = [fitting.fit(asked, settings, InProcess()).seconds for _ in range(2)]
+    theirs.write_text(theirs.read_text() + "# another version\n")
+    source_of.cache_clear()  # as in another process
+    seconds.append(fitting.fit(asked, settings, InProcess()).seconds)
+    assert [s > 0 for s in seconds] == [True, False, True]
 
 
 def test_the_table_of_epochs_is_one_artifact_that_is_brought_up_to_date(prefect):
