@@ -164,7 +164,7 @@ def topk(queries: Array, database: Array, k: int) -> tuple[Array, Array]:
 
 
 def blocks(database: Array, n_queries: int, extra: int = 0) -> Iterator[tuple[slice, Array, int]]:
-    """Rows that fill BLOCK with `extra` bytes each, their planes (W, n * size) as in hamming_kernels, and the size.
+    """Rows that fill BLOCK with `extra` bytes each, their planes (W, n * size) as in hamming.kernels, and the size.
 
     The planes hold until the next block.
     """

@@ -16,8 +16,6 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
-import hashing.hamming_kernels
-import hashing.neighbour_kernels  # noqa: F401
 import numpy as np
 import pyarrow.parquet  # noqa: F401  (imported now, so that no child has to)
 import pyiceberg.catalog.sql
@@ -27,6 +25,8 @@ import safetensors.numpy  # noqa: F401
 import scipy.linalg  # noqa: F401
 import sqlalchemy.event
 
+import hashing.hamming.kernels
+import hashing.neighbours.exact_kernels  # noqa: F401
 from infra.executors import connect
 from infra.settings import Settings
 from storage.tables import iceberg
