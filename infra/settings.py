@@ -28,7 +28,26 @@ class Settings(BaseSettings):
     @field_validator("home", "data")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
-        return path.expanduser().absolute() if path else None
+        return _absolute(path) if path else None
+
+    @field_validator("warehouse")
+    @classmethod
+    def _absolute_folder(cls, url: str) -> str:
+        scheme = "file://" if url.startswith("file://") else ""
+        if not url or ("://" in url and not scheme):
+            return url
+        return f"{scheme}{_absolute(url.removeprefix(scheme))}"
+
+    @field_validator("catalog")
+    @classmethod
+    def _absolute_file(cls, url: str) -> str:
+        if url and "://" not in url:
+            raise ValueError(f"expected a URL such as sqlite:///catalog.db, found {url}")
+        scheme, separator, rest = url.partition(":///")
+        path, mark, options = rest.partition("?")
+        if scheme.partition("+")[0] != "sqlite" or not path or path.startswith((":memory:", "file:")):
+            return url
+        return f"{scheme}{separator}{_absolute(path)}{mark}{options}"
 
     @property
     def warehouse_url(self) -> str:
@@ -46,3 +65,11 @@ class Settings(BaseSettings):
     @property
     def data_folder(self) -> Path:
         return self.data or self.home / "data"
+
+
+def _absolute(path: str | Path) -> Path:
+    """Return the path as any working directory finds it, so that what is stored under it stays readable."""
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:  # no such user
+        raise ValueError(f"cannot expand ~ in {path}: {error}") from None

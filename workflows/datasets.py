@@ -118,6 +118,7 @@ def ingest_source(
 ) -> Dataset:
     """A dataset of the user's own: Parquet in place; .fvecs, .bvecs, HDF5 and lists of pictures are converted."""
     check_name(name)
+    source, query = filesystem.absolute(source), filesystem.absolute(query) if query else None
     if lists := datasets.lists_of(source):
         return _write(settings, name, datasets.picture_lists(lists), source, progress, side, queries_in_base=True)
     sources = {"base": source} | ({"query": query} if query else {})
@@ -128,16 +129,15 @@ def ingest_source(
     if _suffix(source) in VECTOR_FILES:
         blocks = {split: _numbered(split, vecs.read_vecs(path)) for split, path in sources.items()}
         return _write(settings, name, blocks, source, progress)
-    splits = {split: filesystem.absolute(url) for split, url in sources.items()}
-    for url in splits.values():
+    for url in sources.values():
         if filesystem.shows(url, settings.warehouse_url):
             found = f"the warehouse {settings.warehouse_url} in {url}"
             raise ValueError(f"expected a source without our own outputs, found {found}")
-    kind, dim = describe((file.url for file in filesystem.listing(splits["base"], ".parquet")), columns)
+    kind, dim = describe((file.url for file in filesystem.listing(source, ".parquet")), columns)
     folder = filesystem.join(dataset_url(settings.warehouse_url, name), "keys") if columns.keyed else ""
     about = f"{source}, in place"
     dim = _dim(kind, dim, side)
-    dataset = Dataset(name=name, kind=kind, dim=dim, splits=splits, columns=columns, keys=folder, source=about)
+    dataset = Dataset(name=name, kind=kind, dim=dim, splits=sources, columns=columns, keys=folder, source=about)
     save_dataset(settings.warehouse_url, dataset)
     return dataset
 

@@ -237,7 +237,8 @@ def read_queries(dataset: Dataset, source: str) -> Batch:
     """
     suffix = Path(source.removesuffix(".gz")).suffix
     if source not in dataset.splits and suffix in (".npy", *VECTOR_FILES):
-        x = npy.read_npy(source) if suffix == ".npy" else np.concatenate(list(vecs.read_vecs(source)))
+        path = filesystem.absolute(source)
+        x = npy.read_npy(path) if suffix == ".npy" else np.concatenate(list(vecs.read_vecs(path)))
         if x.ndim != 2 or x.dtype.kind not in "fiu":
             raise ValueError(f"{source}: expected queries (q, d) of numbers, found {x.shape} {x.dtype}")
         return Batch(datasets.QUERY + np.arange(len(x)), x)

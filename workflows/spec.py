@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from hashing.methods import Method, check_hyperparameters, method
+from storage.files import filesystem
 
 Number = bool | int | float | str
 
@@ -157,6 +158,11 @@ class Spec(Value):
     @classmethod
     def _named(cls, name: Any) -> Any:
         return check_name(name) if isinstance(name, str) else name
+
+    @field_validator("source")
+    @classmethod
+    def _absolute(cls, source: str | None) -> str | None:
+        return filesystem.absolute(source) if source else source
 
     @field_validator("protocol")
     @classmethod

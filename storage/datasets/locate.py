@@ -27,7 +27,7 @@ def locate_or_fetch(
         return {file: SAMPLE / file for file in dataset.required() | {dataset.truth}}
     mirror = str(source) if source is not None and "://" in str(source) else None
     home = data_dir / (dataset.folder or dataset.name)
-    local = Path(source) if source is not None and not mirror else None
+    local = Path(source).expanduser().absolute() if source is not None and not mirror else None
     folders = [local / dataset.name, local] if local else [home]
     wanted = dataset.required() | ({dataset.truth} - {""})
     found = {file: path for file in sorted(wanted) if (path := _find(dataset, file, folders))}

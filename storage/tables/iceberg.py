@@ -60,8 +60,8 @@ def connect(catalog_url: str, warehouse: str) -> Catalog:
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import DBAPIError
 
-    if catalog_url.startswith("sqlite:///"):
-        Path(catalog_url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    if file := _file(catalog_url):
+        file.parent.mkdir(parents=True, exist_ok=True)
 
     def attempt() -> Catalog:
         alive = {"pool_pre_ping": "true"}  # hours may lie between two commits, and the server may have hung up
@@ -83,8 +83,16 @@ def connect(catalog_url: str, warehouse: str) -> Catalog:
 
 def exists(catalog_url: str) -> bool:
     """Whether there is a catalog to connect to: an embedded one is made by the first `connect`."""
-    file = catalog_url.removeprefix("sqlite:///")
-    return file == catalog_url or Path(file).exists()
+    file = _file(catalog_url)
+    return file is None or file.exists()
+
+
+def _file(catalog_url: str) -> Path | None:
+    """Return the file of an SQLite catalog, None for any other."""
+    from sqlalchemy.engine import make_url
+
+    url = make_url(catalog_url)
+    return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
 
 
 def layout(n_bits: int) -> tuple[Schema, PartitionSpec, dict[str, str]]:

@@ -156,5 +156,52 @@ def test_settings_come_from_the_environment(monkeypatch, tmp_path):
         Settings()
 
 
+@pytest.mark.parametrize("folder", ["wh", "~/wh", "file://wh"])
+def test_paths_of_the_settings_hold_from_any_folder(folder, monkeypatch, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HASHKILN_WAREHOUSE", folder)
+    monkeypatch.setenv("HASHKILN_HOME", "~/home")
+    monkeypatch.setenv("HASHKILN_DATA", "raw")
+    monkeypatch.setenv("HASHKILN_CATALOG", "sqlite:///tables.db?timeout=30")
+    settings = Settings()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert settings.warehouse_url.removeprefix("file://") == str(tmp_path / "wh")
+    assert settings.training_url.removeprefix("file://") == str(tmp_path / "wh" / "training")
+    assert settings.catalog_url == f"sqlite:///{tmp_path}/tables.db?timeout=30"
+    assert (settings.home, settings.data_folder) == (tmp_path / "home", tmp_path / "raw")
+
+
+@pytest.mark.parametrize(
+    ("catalog", "stored"),
+    [
+        ("sqlite:///~/tables.db", "sqlite:///{}/tables.db"),
+        ("sqlite+pysqlite:///tables.db", "sqlite+pysqlite:///{}/tables.db"),
+        ("sqlite:////var/tables.db", "sqlite:////var/tables.db"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        ("postgresql+psycopg2://user:word@host/hashkiln", "postgresql+psycopg2://user:word@host/hashkiln"),
+    ],
+)
+def test_only_the_file_of_a_catalog_is_a_path(catalog, stored, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HASHKILN_CATALOG", catalog)
+    assert Settings().catalog_url == stored.format(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("HASHKILN_CATALOG", "tables.db", "expected a URL such as sqlite:///catalog.db, found tables.db"),
+        ("HASHKILN_WAREHOUSE", "~no-such-user/wh", "cannot expand ~ in ~no-such-user/wh"),
+    ],
+)
+def test_settings_that_name_no_place_are_refused(name, value, message, monkeypatch):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=message):
+        Settings()
+
+
 def test_no_module_of_ours_starts_ray_by_being_imported():
     assert "ray" not in run("import sys, infra.executors; print(*sys.modules)").stdout.split()

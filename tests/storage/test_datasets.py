@@ -109,7 +109,7 @@ def test_the_catalogue_is_sound(dataset):
     assert pickle.loads(pickle.dumps(dataset)) == dataset
 
 
-def test_found_in_a_folder_flat_or_by_name_packed_or_not(tmp_path):
+def test_found_in_a_folder_flat_or_by_name_packed_or_not(tmp_path, monkeypatch):
     dataset, arrays = tiny_texmex(tmp_path / "archive")
     places = {"flat": "", "named": "siftsmall", "unpacked": "siftsmall/siftsmall"}
     for suffix in ("", ".gz"):
@@ -133,6 +133,10 @@ def test_found_in_a_folder_flat_or_by_name_packed_or_not(tmp_path):
     assert not (tmp_path / "nowhere").exists()
     named = datasets.locate_or_fetch(dataset, tmp_path / "named")
     assert named == datasets.locate_or_fetch(dataset, tmp_path / "nowhere", tmp_path / "named")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for source in ("named", "~/named"):
+        assert named == datasets.locate_or_fetch(dataset, tmp_path / "nowhere", source)
 
 
 def test_rows_can_be_read_without_the_groundtruth(tmp_path):

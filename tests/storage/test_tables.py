@@ -55,6 +55,14 @@ def shards_of(table, name="main"):
     return sorted(table.parts(table.version(name).snapshot_id))
 
 
+def test_a_catalog_of_sqlite_is_there_once_its_file_is(tmp_path):
+    url = f"sqlite:///{tmp_path}/new/tables.db?timeout=30"
+    assert not iceberg.exists(url)
+    iceberg.connect(url, str(tmp_path))
+    assert iceberg.exists(url)
+    assert iceberg.exists("postgresql+psycopg2://127.0.0.1:1/none")
+
+
 def test_a_new_table_is_empty_and_says_so(catalog):
     table = create_table(catalog, "t", N_BITS)
     assert table.version().name == "v0"

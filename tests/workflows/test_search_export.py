@@ -194,13 +194,14 @@ def test_the_version_is_pinned_while_another_is_published(settings, base, querie
     assert pq.read_table(old.out).equals(pq.read_table(expected.out))
 
 
-def test_queries_come_from_splits_and_files(settings, base, queries, tmp_path):
+def test_queries_come_from_splits_and_files(settings, base, queries, tmp_path, monkeypatch):
     x = queries[1]
     np.save(tmp_path / "q.npy", x.astype(np.float64))
     (tmp_path / "q.fvecs").write_bytes(b"".join(np.int32(D).tobytes() + row.astype("<f4").tobytes() for row in x))
     dataset = search.open("mine__code16").dataset
-    for name in ("q.npy", "q.fvecs"):
-        batch = search.read_queries(dataset, str(tmp_path / name))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in (str(tmp_path / "q.npy"), "~/q.fvecs"):
+        batch = search.read_queries(dataset, name)
         np.testing.assert_array_equal(batch.x, x)
         assert (batch.ids[0], batch.ids[-1]) == (2**41, 2**41 + 29)
     np.testing.assert_array_equal(search.read_queries(dataset, queries[0]).x, x)

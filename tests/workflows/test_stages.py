@@ -44,6 +44,30 @@ def test_what_is_published_equals_the_source_encoded_anew(settings, mine):
     assert report.comparison is None
 
 
+def test_relative_paths_are_stored_so_that_another_folder_finds_them(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    for name, value in {
+        "HOME": str(tmp_path),
+        "HASHKILN_HOME": "home",
+        "HASHKILN_EXECUTOR": "inprocess",
+        "HASHKILN_WAREHOUSE": "warehouse",
+        "HASHKILN_CATALOG": "sqlite:///tables.db?timeout=30",
+    }.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings()
+    columns = Columns(id="key", x="embedding", labels="tags")
+    dataset = ingest.ingest_source("mine", "~/source", settings, columns, query="source/part0.parquet")
+    assert dataset.splits == {"base": str(source), "query": str(source / "part0.parquet")}
+    assert spec(source="raw").source == str(tmp_path / "raw")
+    reindex(settings, spec())
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setenv("HASHKILN_WAREHOUSE", str(tmp_path / "warehouse"))
+    monkeypatch.setenv("HASHKILN_CATALOG", f"sqlite:///{tmp_path}/tables.db")
+    assert reindex(Settings(), spec())[0].unchanged
+    assert published_codes(Settings()) == encoded_anew(Settings(), dataset)
+
+
 def test_a_second_run_finds_nothing_to_do(settings, mine):
     reindex(settings, spec())
     snapshots = table_of(settings).versions()
