@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ from hashing.functions import HashFunction
 
 from ..features.shard import FeatureShard
 from ..files import filesystem
-from .parts import Part, code_array, digest_rows, read_ids, read_part
+from .parts import Part, code_array, digest_rows, read_part
 
 MARGIN = 1e-4  # of a bit's scale, its mean |value - threshold|: on other machines values so near it may fall elsewhere
 EXAMPLES = 3
@@ -45,33 +44,6 @@ def check_part(part: Part, n_bits: int) -> list[str]:
     if (twice := unique[counts > 1]).size:
         problems.append(f"expected unique ids, found {twice.size} more than once ({_some(twice)}), in {part.url}")
     return problems
-
-
-def overlapping(parts: Iterable[Part]) -> list[tuple[Part, ...]]:
-    """Groups of parts whose ranges of ids overlap, one by way of another; those alone have no id of others."""
-    groups: list[list[Part]] = []
-    reach = 0
-    for part in sorted((part for part in parts if part.rows), key=lambda part: part.min_id):
-        if not groups or part.min_id > reach:
-            groups.append([])
-            reach = part.max_id
-        groups[-1].append(part)
-        reach = max(reach, part.max_id)
-    return [tuple(group) for group in groups if len(group) > 1]
-
-
-def shared(group: tuple[Part, ...]) -> list[str]:
-    """Ids that are in several parts of a group, in a line with examples. All ids of the group are in memory at once."""
-    try:
-        ids = [read_ids(part.url) for part in group]
-    except (OSError, ValueError):  # told of by `check`
-        return []
-    unique, counts = np.unique(np.concatenate(ids), return_counts=True)
-    if not (twice := unique[counts > 1]).size:
-        return []
-    holders = [part.shard for part, found in zip(group, ids, strict=True) if twice[0] in found]
-    names = " and ".join(holders)
-    return [f"expected each id in one part, found {twice.size} in several ({_some(twice)}), {twice[0]} in {names}"]
 
 
 def recheck(pair: tuple[Part, FeatureShard], function: HashFunction) -> Recheck:

@@ -14,7 +14,7 @@ from storage.files import filesystem
 from storage.files.filesystem import join
 from storage.formats import FeatureRows
 from storage.tables import integrity
-from storage.tables.parts import CodeShard, Part, _sound, encode_shard, read_part, without_rows
+from storage.tables.parts import CodeShard, _sound, encode_shard, read_part, without_rows
 
 D, N_BITS = 8, 16
 FUNCTION = LinearHash(np.random.default_rng(0).standard_normal((D, N_BITS)), np.zeros(N_BITS))
@@ -67,10 +67,3 @@ def test_a_part_without_some_rows_has_the_codes_of_the_others(part):
     assert none[0].url != none[1].url
     assert "://" in none[0].url or pq.read_metadata(none[0].url).num_rows == 0
     assert integrity.check_part(none[0], N_BITS) == []
-
-
-def test_only_parts_whose_ids_overlap_are_read_together():
-    ranges = [(0, 9), (10, 19), (15, 30), (29, 29), (40, 50), (31, 39), (0, -1)]
-    parts = [Part(str(i), str(i), "", int(high >= low), 1, low, high) for i, (low, high) in enumerate(ranges)]
-    assert [[part.shard for part in group] for group in integrity.overlapping(parts)] == [["1", "2", "3"]]
-    assert integrity.overlapping([]) == []

@@ -147,7 +147,7 @@ CASES = {
     "duplicate": (columns(id=ids({4999: 10_000, 4998: 10_001})),
                   "expected unique ids, found 2 of them more than once (10000, 10001), in {}"),
     "duplicate across": (both(GOOD.take(slice(0, 100)), GOOD.take(slice(97, 200))),
-                         "expected unique ids, found 3 in two shards (10097, …), of bad.parquet, bad2.parquet"),
+                         "expected unique ids, found 3 in two shards: 10097 in bad.parquet and bad2.parquet, 1*"),
     "no id column": (columns(id=None), "expected the columns id, found vector, labels, in {}"),
     "no vector column": (columns(vector=None), "expected the columns vector, found id, labels, in {}"),
     "no label column": (columns(labels=None), "expected the columns labels, found id, vector, in {}"),

@@ -96,7 +96,8 @@ def test_rows_ranges_and_ids_are_those_the_table_tells(settings, source):
         f"expected 6 rows, found 5, in {part.url}",
         f"expected ids from 4999 to 5004, found 5000 to 5004, in {part.url}",
         f"expected unique ids, found 1 more than once (5003), in {twice.url}",
-        "expected each id in one part, found 2 in several (5002, 5003), 5002 in false.parquet and twice.parquet",
+        "expected unique ids, found 2 in two shards: 5002 in false.parquet and twice.parquet, "
+        "5003 in false.parquet and twice.parquet",
     )
 
 

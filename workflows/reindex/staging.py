@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from functools import partial
-from itertools import pairwise
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from storage.features import deletions
 from storage.features.shard import FeatureShard, SourceChanged
 from storage.tables import integrity
 from storage.tables.parts import Part, dropped_rows, encode_shard, read_ids
+from storage.tables.shared_ids import check_shared_ids
 from storage.tables.table import CodeTable
 
 from ..datasets import dataset_of
@@ -77,7 +77,8 @@ def stage(spec: Spec, settings: Settings, executor: Executor, model: Model, afte
     encode_seconds = time.monotonic() - encoding
     parts = table.parts(table.version(branch).snapshot_id)
     fresh = [part for name, part in parts.items() if published.get(name) != part]
-    _refuse_shared_ids(list(parts.values()), fresh)
+    if problems := check_shared_ids(parts.values(), fresh, executor):
+        raise ValueError(problems[0])
     return Staged(
         **known,
         rows=sum(part.rows for part in parts.values()),
@@ -138,19 +139,3 @@ def _encode(
         if pending:
             table.replace(branch, pending, set(), properties)
     return rows
-
-
-def _refuse_shared_ids(parts: list[Part], fresh: list[Part]) -> None:
-    """No id in two parts. Only parts whose ranges of ids overlap are read, and only where one of them is new."""
-    new = set(fresh)
-    ordered = sorted((part for part in parts if part.rows), key=lambda part: part.min_id)
-    reach = np.maximum.accumulate([part.max_id for part in ordered])
-    cuts = [i + 1 for i, (_, after) in enumerate(pairwise(ordered)) if after.min_id > reach[i]]
-    for first, last in pairwise([0, *cuts, len(ordered)]):
-        if last - first > 1 and not new.isdisjoint(ordered[first:last]):
-            ids, counts = np.unique(
-                np.concatenate([read_ids(part.url) for part in ordered[first:last]]), return_counts=True
-            )
-            if (twice := ids[counts > 1]).size:
-                names = ", ".join(part.shard for part in ordered[first:last][:4])
-                raise ValueError(f"expected unique ids, found {twice.size} in two shards ({twice[0]}, …), of {names}")

@@ -14,6 +14,7 @@ from storage import models
 from storage.features.shard import FeatureShard
 from storage.tables import iceberg, integrity
 from storage.tables.parts import Part, encode_shard
+from storage.tables.shared_ids import check_shared_ids
 from storage.tables.table import CodeTable, Version, table_names
 
 from ..datasets import dataset_of
@@ -72,7 +73,7 @@ def verify(
         list(executor.map(encode, [shard for _, shard in pairs], "mend"))  # a part's name is the digest of its content
         checks = list(executor.map(check, parts, "verify"))
     problems = _flat(checks)
-    problems += _flat(executor.map(integrity.shared, integrity.overlapping(parts), "ids"))
+    problems += check_shared_ids(parts, parts, executor, skip_damaged=True)
     if not deep or not parts:
         return Verified(**known, problems=tuple(problems), notes=())
     pairs, notes = _pairs(settings, opened, found, parts, sample)

@@ -1,0 +1,145 @@
+"""Whether an id is in two parts: a table holds each id once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Set
+from functools import partial
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+from hashing.mapreduce import Array, Executor
+from hashing.statistics import keyed_hash
+
+from .parts import Part, read_ids
+
+EXAMPLES = 3
+HELD = 2**24  # ids that a task holds, in 400 MB: twice, and in a table of up to 2**27 slots
+STREAMED = 2**27  # ids that it compares them with; more are another task
+
+
+class Comparison(NamedTuple):
+    """Parts whose ids are held, and those they are compared with: with each other, if there are none."""
+
+    held: tuple[Part, ...]
+    others: tuple[Part, ...]
+
+
+class SharedIds(NamedTuple):
+    """Ids that are in two parts."""
+
+    pairs: int
+    examples: tuple[tuple[int, str, str], ...]  # the EXAMPLES least: id, shard, shard
+
+
+def check_shared_ids(
+    parts: Iterable[Part], new: Iterable[Part], executor: Executor, skip_damaged: bool = False
+) -> list[str]:
+    """Return a line that says which ids of new parts are also in another part; no line if there are none.
+
+    Only parts whose ranges of ids overlap are read. A task holds the ids of at most HELD rows, or of one part, and
+    reads the others one part at a time; the driver reads none. An id in three parts counts as three pairs.
+
+    Parameters
+    ----------
+    skip_damaged : leave out parts that cannot be read, which `integrity` reports, instead of raising their error.
+    """
+    if not (todo := list(comparisons(parts, set(new)))):
+        return []
+    found = executor.reduce(partial(_compare, skip_damaged=skip_damaged), _merge, todo, "ids")
+    if not found.pairs:
+        return []
+    examples = ", ".join(f"{shared} in {a} and {b}" for shared, a, b in found.examples)
+    more = ", …" if found.pairs > EXAMPLES else ""
+    return [f"expected unique ids, found {found.pairs} in two shards: {examples}{more}"]
+
+
+def comparisons(parts: Iterable[Part], new: Set[Part]) -> Iterator[Comparison]:
+    """Return what to compare so that each new part meets every part whose range of ids it overlaps, once."""
+    for group in _overlapping(parts):
+        fresh, old = [part for part in group if part in new], [part for part in group if part not in new]
+        for held in _packed(fresh, HELD):
+            fresh = fresh[len(held) :]
+            if len(held) > 1:
+                yield Comparison(held, ())
+            low, high = held[0].min_id, max(part.max_id for part in held)
+            near = (part for part in (*fresh, *old) if part.min_id <= high and low <= part.max_id)
+            for others in _packed(near, STREAMED):
+                yield Comparison(held, others)
+
+
+def _overlapping(parts: Iterable[Part]) -> list[list[Part]]:
+    """Return groups of parts whose ranges of ids overlap, directly or through others, each ordered by lowest id."""
+    groups: list[list[Part]] = []
+    reach = 0
+    for part in sorted((part for part in parts if part.rows), key=lambda part: part.min_id):
+        if not groups or part.min_id > reach:
+            groups.append([])
+            reach = part.max_id
+        groups[-1].append(part)
+        reach = max(reach, part.max_id)
+    return [group for group in groups if len(group) > 1]
+
+
+def _packed(parts: Iterable[Part], most: int) -> Iterator[tuple[Part, ...]]:
+    """Return consecutive parts in packs of at most `most` rows, or of one part."""
+    pack: list[Part] = []
+    rows = 0
+    for part in parts:
+        if pack and rows + part.rows > most:
+            yield tuple(pack)
+            pack, rows = [], 0
+        pack.append(part)
+        rows += part.rows
+    if pack:
+        yield tuple(pack)
+
+
+def _compare(comparison: Comparison, skip_damaged: bool) -> SharedIds:
+    held = [(part.shard, _distinct(_ids(part, skip_damaged))) for part in comparison.held]
+    known = np.sort(np.concatenate([ids for _, ids in held]))
+
+    def holders(shared: int) -> list[str]:
+        return [shard for shard, ids in held if np.searchsorted(ids, shared) < np.searchsorted(ids, shared, "right")]
+
+    if not comparison.others:
+        twice, times = np.unique(known[1:][known[1:] == known[:-1]], return_counts=True)
+        pairs = [(shared, a, b) for shared in twice[:EXAMPLES].tolist() for a, b in combinations(holders(shared), 2)]
+        return SharedIds(int((times * (times + 1) // 2).sum()), _least(pairs))
+    shift = np.uint64(62 - len(known).bit_length())  # at most one slot of four is taken
+    taken = np.zeros(2 ** (64 - int(shift)), bool)
+    taken[keyed_hash(known, 0) >> shift] = True
+    found = SharedIds(0, ())
+    for part in comparison.others:
+        ids = _ids(part, skip_damaged)
+        ids = _distinct(ids[taken[keyed_hash(ids, 0) >> shift]])  # searching for all would take ten times as long
+        times = np.searchsorted(known, ids, "right") - np.searchsorted(known, ids)
+        shared = ids[times > 0][:EXAMPLES].tolist()
+        pairs = [(one, shard, part.shard) for one in shared for shard in holders(one)]
+        found = _merge(found, SharedIds(int(times.sum()), _least(pairs)))
+    return found
+
+
+def _merge(left: SharedIds, right: SharedIds) -> SharedIds:
+    return SharedIds(left.pairs + right.pairs, _least([*left.examples, *right.examples]))
+
+
+def _least(pairs: list[tuple[int, str, str]]) -> tuple[tuple[int, str, str], ...]:
+    return tuple(sorted((shared, min(a, b), max(a, b)) for shared, a, b in pairs)[:EXAMPLES])
+
+
+def _ids(part: Part, skip_damaged: bool) -> Array:
+    try:
+        return read_ids(part.url)
+    except (OSError, ValueError):
+        if skip_damaged:
+            return np.zeros(0, np.int64)
+        raise
+
+
+def _distinct(ids: Array) -> Array:
+    """Return ids in order, each once; np.unique takes ten times as long."""
+    ids = np.sort(ids)
+    distinct: Array = ids[np.diff(ids, prepend=ids[:1] - 1) != 0]
+    return distinct
