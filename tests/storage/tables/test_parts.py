@@ -1,4 +1,4 @@
-"""Parts of codes, and models, on every filesystem."""
+"""Parts of codes, on every filesystem."""
 
 import base64
 import hashlib
@@ -12,7 +12,6 @@ from conftest import blobs
 
 from hashing.bits import pack
 from hashing.functions import LinearHash
-from storage import models
 from storage.features import dataset
 from storage.features.shard import Columns, FeatureShard, SourceChanged, Without
 from storage.files import filesystem, parquet
@@ -225,24 +224,3 @@ def test_splits_refuse_what_is_not_finite_and_what_is_not_there(tmp_path):
         dataset.write_split(str(tmp_path), [])
     with pytest.raises(ValueError, match="expected rows like those before"):
         dataset.write_split(str(tmp_path), [rows(blobs(4, D)), rows(blobs(4, D + 1))], rows_per_shard=4)
-
-
-def test_models_are_named_by_their_content(folder):
-    digest = models.save_model(folder, function(24))
-    loaded = models.load_model(folder, digest)
-    np.testing.assert_array_equal(loaded.weight, function(24).weight)
-    assert models.save_model(folder, function(24)) == digest
-    assert models.save_model(folder, function(25)) != digest
-    with pytest.raises(FileNotFoundError, match=r"expected model abc in .*, found none"):
-        models.load_model(folder, "abc")
-    url = join(folder, "models", digest, "function.safetensors")
-    content = filesystem.read_bytes(url)
-    filesystem.write_bytes(url, content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(ValueError, match=f"expected model {digest}, found content of digest"):
-        models.load_model(folder, digest)
-
-
-def test_fits_are_remembered(folder):
-    assert models.recall(folder, "key") is None
-    models.remember(folder, "key", "digest")
-    assert models.recall(folder, "key") == "digest"

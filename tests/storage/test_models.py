@@ -1,0 +1,35 @@
+"""Hash functions and fits at rest, on every filesystem."""
+
+import numpy as np
+import pytest
+
+from hashing.functions import LinearHash
+from storage import models
+from storage.files import filesystem
+from storage.files.filesystem import join
+
+
+def function(n_bits, d=16):
+    rng = np.random.default_rng(n_bits)
+    return LinearHash(rng.standard_normal((d, n_bits)), rng.standard_normal(n_bits))
+
+
+def test_models_are_named_by_their_content(folder):
+    digest = models.save_model(folder, function(24))
+    loaded = models.load_model(folder, digest)
+    np.testing.assert_array_equal(loaded.weight, function(24).weight)
+    assert models.save_model(folder, function(24)) == digest
+    assert models.save_model(folder, function(25)) != digest
+    with pytest.raises(FileNotFoundError, match=r"expected model abc in .*, found none"):
+        models.load_model(folder, "abc")
+    url = join(folder, "models", digest, "function.safetensors")
+    content = filesystem.read_bytes(url)
+    filesystem.write_bytes(url, content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ValueError, match=f"expected model {digest}, found content of digest"):
+        models.load_model(folder, digest)
+
+
+def test_fits_are_remembered(folder):
+    assert models.recall(folder, "key") is None
+    models.remember(folder, "key", "digest")
+    assert models.recall(folder, "key") == "digest"
