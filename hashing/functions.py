@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
-from functools import lru_cache
+from functools import cached_property
+from hashlib import sha256
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from .anchors import ACTIVATIONS, anchor_weights, rbf, squared_distances
 from .mapreduce import Array, Epoch, one_blas_thread
-
-ROWS = 4096
 
 
 class HashFunction(Protocol):
@@ -44,7 +43,7 @@ class SignFunction(ABC):
     Arrays are kept as float32, or as tuples of float32. Raises ValueError where one is not finite.
     """
 
-    rows: ClassVar[int] = ROWS  # of the blocks in which rows are encoded
+    rows: ClassVar[int] = 4096  # of the blocks in which rows are encoded
     epochs: tuple[Epoch, ...] = field(default=(), kw_only=True, compare=False)  # how it was made, not what it is
 
     def __post_init__(self) -> None:
@@ -68,7 +67,7 @@ class SignFunction(ABC):
 
     @abstractmethod
     def values(self, x: Array) -> Array:
-        """x (ROWS, d) float32 -> u (ROWS, n_bits)."""
+        """x (rows, d) float32 -> u (rows, n_bits)."""
 
     def project(self, x: Array) -> Array:
         """In blocks of always so many rows, the last one padded with zeros: the bits of a matrix product depend on its
@@ -258,18 +257,18 @@ class DeepHash(SignFunction):
     def shape(self) -> tuple[int, int]:
         return self.d, self.length
 
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the function: its copies in a process share one network."""
+        content = sha256(repr((self.network, self.shape, self.views, self.split, self.hash_layer)).encode())
+        for part in self.parameters:
+            content.update(part)
+        return content.hexdigest()
+
     def values(self, x: Array) -> Array:
         from .deep import networks
 
-        return networks.evaluated(_network(self), x)
-
-
-@lru_cache(maxsize=4)
-def _network(function: DeepHash) -> Any:
-    from .deep import networks
-
-    parts = (function.network, function.d, function.length, function.views, function.split, function.hash_layer)
-    return networks.with_parameters(networks.build(*parts), function.parameters)
+        return networks.evaluated(networks.network_of(self), x)
 
 
 FAMILIES: dict[str, type] = {family.__name__: family for family in SignFunction.__subclasses__()}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial, reduce
+from threading import Lock
 from typing import Any, NamedTuple, Protocol, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import OpenBLASController, ThreadpoolController
 
 Array = NDArray[Any]
 T = TypeVar("T")
@@ -178,12 +179,47 @@ def merge_tree(states: Iterable[S], merge: Callable[[Sequence[S]], S]) -> S:
     return rest[0]
 
 
+_lock = Lock()
+_callers = 0  # that are in one_blas_thread now
+_before: list[int] = []  # threads of each of _shared_pools before the first of them
+
+
 @cache
 def _blas() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def one_blas_thread() -> AbstractContextManager[Any]:
-    """Inside, BLAS uses one thread: with more, the bits of a product depend on the machine's load and cores."""
-    limiter: AbstractContextManager[Any] = _blas().limit(limits=1, user_api="blas")
-    return limiter
+@cache
+def _shared_pools() -> list[OpenBLASController]:
+    """Return the BLAS libraries whose threads belong to the process: OpenBLAS, unless it was built for OpenMP."""
+    pools = _blas().select(internal_api="openblas").lib_controllers
+    return [pool for pool in pools if pool.threading_layer != "openmp"]
+
+
+def _limit(threads: list[int]) -> None:
+    OpenBLASController.clear_controlling_thread(force=True)  # else limits of all threads but one are ignored
+    for pool, n in zip(_shared_pools(), threads, strict=True):
+        pool.set_num_threads(n)
+    OpenBLASController.clear_controlling_thread(force=True)
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Inside, BLAS uses one thread: with more, the bits of a product depend on the machine's load and cores.
+
+    Threads may overlap here: where BLAS has one pool for all of them, the last one to leave lifts the limit.
+    """
+    global _callers, _before
+    with _lock:
+        if not _callers:
+            _before = [pool.num_threads for pool in _shared_pools()]
+            _limit([1] * len(_before))
+        _callers += 1
+    try:
+        with _blas().limit(limits=1, user_api="blas"):
+            yield
+    finally:
+        with _lock:
+            _callers -= 1
+            if not _callers:
+                _limit(_before)

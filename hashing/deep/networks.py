@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,13 @@ from torch.nn import functional as F
 
 from ..mapreduce import Array
 from .backbones import BODIES, PICTURES, STANDARD, Scale, picture_shape
+
+if TYPE_CHECKING:
+    from ..functions import DeepHash
+
+_lock = Lock()
+_latest: dict[str, nn.Module] = {}  # DeepHash.digest -> its network
+_callers = _threads = 0  # that are in _one_thread, and torch's threads before the first of them
 
 
 class Divide(nn.Module):
@@ -181,13 +190,37 @@ def with_parameters(network: nn.Module, parameters: tuple[Array, ...]) -> nn.Mod
     return network.eval()
 
 
+def network_of(function: DeepHash) -> nn.Module:
+    """Return the network of a function, built once for all its copies in this process. Only the latest is kept."""
+    with _lock:
+        if function.digest not in _latest:
+            _latest.clear()
+            parts = (function.network, function.d, function.length, function.views, function.split)
+            with torch.random.fork_rng(devices=[]):  # layers start from random numbers, which parameters replace
+                network = build(*parts, function.hash_layer)
+            _latest[function.digest] = with_parameters(network, function.parameters)
+        return _latest[function.digest]
+
+
 def evaluated(network: nn.Module, x: Array) -> Array:
     """u (n, n_bits) of rows x (n, d), on one thread: with more, the last digits would depend on their number."""
-    threads = torch.get_num_threads()
+    with _one_thread(), torch.inference_mode():
+        u: Array = network.codes(torch.tensor(x)).numpy()  # a copy: arrays that Ray shipped are read-only
+    return u
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Inside, torch uses one CPU thread. Afterwards as many as the first of the callers that overlap here found."""
+    global _callers, _threads
+    with _lock:
+        found = torch.get_num_threads()  # always called: at the first call a thread takes over the process's number
+        _threads = _threads if _callers else found
+        _callers += 1
     torch.set_num_threads(1)
     try:
-        with torch.inference_mode():
-            u: Array = network.codes(torch.tensor(x)).numpy()  # a copy: arrays that Ray shipped are read-only
-        return u
+        yield
     finally:
-        torch.set_num_threads(threads)
+        with _lock:
+            _callers -= 1
+            torch.set_num_threads(_threads)
