@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 
 from hashing.mapreduce import Worker, merge_tree, one_blas_thread
 
+from .observability import OnEpoch, Progress, observed, silent, tell, unheard
 from .settings import Settings
-from .training import OnEpoch, Progress, silent, tell, train_here, train_on_ray, unheard
+from .training import train_here, train_on_ray
 
 __all__ = ["InProcess", "OnEpoch", "Progress", "Ray", "connect", "silent"]
 
@@ -34,6 +35,9 @@ class InProcess:
     checkpoints: str = ""  # folder of training runs that are under way; none: a run that is cut off begins anew
     cpus: int | None = None  # of a training run; all, if None
     on_epoch: OnEpoch = unheard
+
+    def __post_init__(self) -> None:
+        _observe(self)
 
     def map(self, fn: Callable[[T], R], items: Sequence[T], label: str = "") -> Iterator[R]:
         self.progress(label, 0, len(items))
@@ -67,6 +71,9 @@ class Ray:
     checkpoints: str = ""  # folder or s3:// of training runs that are under way; every node must see it
     trainers: int | None = None  # workers of a training run; one for each GPU, or else one, if None
     on_epoch: OnEpoch = unheard
+
+    def __post_init__(self) -> None:
+        _observe(self)
 
     def join(self) -> str:
         """Be on the cluster, and say which it is.
@@ -123,6 +130,12 @@ class Ray:
         while pending:
             yield _ready(pending.popleft())
             self.progress(label, done := done + 1, len(items))
+
+
+def _observe(executor: InProcess | Ray) -> None:
+    """Have the callbacks of an executor never stop its work."""
+    object.__setattr__(executor, "progress", observed(executor.progress))
+    object.__setattr__(executor, "on_epoch", observed(executor.on_epoch))
 
 
 def _alone(fn: Callable[[T], R], item: T) -> R:

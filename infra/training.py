@@ -15,20 +15,12 @@ from typing import Any
 
 from hashing.mapreduce import Epoch, Worker
 
+from .observability import observed
+
 STATE_FILE = "state.pt"
 RESTARTS = 3
-Progress = Callable[[str, int, int], None]  # label, items done, items in all
-OnEpoch = Callable[[Sequence[Epoch]], None]  # the epochs that have ended, at each report
-Told = Callable[[Sequence[Epoch], int], None]  # the same, and how many epochs there may be
+Told = Callable[[Sequence[Epoch], int], None]  # the epochs that have ended, at each report, and the planned total
 Loop = Callable[[Worker], None]
-
-
-def silent(label: str, done: int, total: int) -> None:
-    """The progress of whoever does not want to know."""
-
-
-def unheard(epochs: Sequence[Epoch]) -> None:
-    """The epochs of whoever does not want to know."""
 
 
 @dataclass
@@ -50,11 +42,11 @@ class Here:
 
     def report(self, epochs: Sequence[Epoch], most: int, state: bytes) -> None:
         self.state = state
-        self.told(epochs, most)
         self.folder.mkdir(parents=True, exist_ok=True)
         draft = self.folder / f"{STATE_FILE}.{os.getpid()}"
         draft.write_bytes(state)
         draft.replace(self.folder / STATE_FILE)
+        self.told(epochs, most)
 
 
 def train_here(loop: Loop, name: str, checkpoints: str, threads: int, told: Told) -> bytes:
@@ -193,22 +185,22 @@ def _listening(told: Told) -> Iterator[Any]:
 
     class Teller(UserCallback):
         def __init__(self, queue: Queue) -> None:
-            self.queue = queue
+            self.put = observed(queue.put_nowait)
 
         def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-            self.queue.put_nowait(metrics[0])
+            self.put(metrics[0])
 
     def listen() -> None:
         while metrics := queue.get():
             told(metrics["epochs"], metrics["most"])
 
     queue = Queue(actor_options={"num_cpus": 0})
-    listener = Thread(target=copy_context().run, args=(listen,), daemon=True)
+    listener = Thread(target=copy_context().run, args=(observed(listen),), daemon=True)
     listener.start()
     try:
         yield Teller(queue)
     finally:
-        queue.put({})
+        observed(queue.put)({})
         listener.join()
         queue.shutdown()
 
@@ -217,13 +209,3 @@ def state_of(checkpoint: Any) -> bytes:
     """The state that a checkpoint holds."""
     with checkpoint.as_directory() as folder:
         return (Path(folder) / STATE_FILE).read_bytes()
-
-
-def tell(progress: Progress, on_epoch: OnEpoch, epochs: Sequence[Epoch], most: int) -> None:
-    """One line of progress, and all epochs."""
-    label = "train"
-    if epochs:
-        label += f", loss {epochs[-1]['loss']:.4f}"
-        label += "" if epochs[-1]["score"] is None else f", score {epochs[-1]['score']:.4f}"
-    progress(label, len(epochs), most)
-    on_epoch(epochs)

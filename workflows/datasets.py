@@ -14,6 +14,7 @@ import numpy as np
 
 from hashing.mapreduce import Array, Executor, Shard
 from infra.executors import Progress, silent
+from infra.observability import observed
 from infra.settings import Settings
 from storage import datasets
 from storage.features import deletions, media
@@ -99,8 +100,9 @@ def ingest_named(
 def fetch(name: str, settings: Settings, source: str | None = None, progress: Progress = silent) -> dict[str, Path]:
     """The files of a named dataset, where they are, or downloaded."""
     named = datasets.get(name)
+    report = observed(progress)
     files = datasets.locate_or_fetch(
-        named, settings.data_folder, source, lambda done, total: progress(f"fetch {name}", done, total or 0)
+        named, settings.data_folder, source, lambda done, total: report(f"fetch {name}", done, total or 0)
     )
     for path, what in datasets.provenance(named, files).items():
         logger.info("%s: %s", path, what)
@@ -184,11 +186,11 @@ def _dim(kind: str, dim: int, side: int | None) -> int:
 
 
 def _counted(blocks: Iterator[FeatureRows], label: str, progress: Progress) -> Iterator[FeatureRows]:
-    done = 0
+    done, report = 0, observed(progress)
     for block in blocks:
         yield block
         done += len(block.ids)
-        progress(label, done, 0)
+        report(label, done, 0)
 
 
 def _numbered(split: str, blocks: Iterator[np.ndarray]) -> Iterator[FeatureRows]:

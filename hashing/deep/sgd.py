@@ -11,6 +11,7 @@ import io
 import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -44,29 +45,50 @@ def train(
     """One worker's part of a training run. Its last report is the state that `outcome` reads."""
     if method.batch_size % worker.world:
         raise ValueError(f"expected workers that divide the batch of {method.batch_size}, found {worker.world}")
-    _repeatable(worker)
-    run = Run(worker, method, known, prepared, pretrained)
-    if state := worker.latest():
-        run.restore(state)
-    while run.epoch < method.epochs and run.stale < method.patience:
-        for step, batch in enumerate(batches(shards, method, run.epoch)):
-            if step < run.step:  # done before the restart
-                continue
-            run.take_step(batch)
-            if run.step % CHECKPOINT_STEPS == 0:
-                worker.report(run.history, method.epochs, run.state())
-        run.end_epoch(held_out)
-        worker.report(run.history, method.epochs, run.state())
+    with _repeatable(worker):
+        run = Run(worker, method, known, prepared, pretrained)
+        if state := worker.latest():
+            run.restore(state)
+        while run.epoch < method.epochs and run.stale < method.patience:
+            for step, batch in enumerate(batches(shards, method, run.epoch)):
+                if step < run.step:  # done before the restart
+                    continue
+                run.take_step(batch)
+                if run.step % CHECKPOINT_STEPS == 0:
+                    worker.report(run.history, method.epochs, run.state())
+            run.end_epoch(held_out)
+            worker.report(run.history, method.epochs, run.state())
     if not run.history:
         raise ValueError(f"expected epochs and patience of at least 1, found {method.epochs} and {method.patience}")
 
 
-def _repeatable(worker: Worker) -> None:
-    """Have torch take the same steps to the last bit each time, on a CPU with so many threads."""
-    torch.set_num_threads(worker.threads)
-    # Else threads add the gradients of what was indexed, as triplets are, in any order.
-    torch.set_deterministic_debug_mode("error" if worker.device == "cpu" else "default")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # which is never read here
+@contextmanager
+def _repeatable(worker: Worker) -> Iterator[None]:
+    """Inside, torch takes the same steps to the last bit each time, on a CPU with a given number of threads.
+
+    Afterwards the caller has its threads, modes and random numbers back.
+    """
+    deterministic = torch.utils.deterministic
+    before = torch.get_num_threads(), torch.get_deterministic_debug_mode(), deterministic.fill_uninitialized_memory
+    devices = [] if worker.device == "cpu" else [torch.cuda.current_device()]
+    with torch.random.fork_rng(devices):
+        try:
+            torch.set_num_threads(worker.threads)
+            # Else threads add the gradients of what was indexed, as triplets are, in any order.
+            torch.set_deterministic_debug_mode("error" if worker.device == "cpu" else "default")
+            deterministic.fill_uninitialized_memory = False  # which is never read here
+            yield
+        finally:
+            torch.set_num_threads(before[0])
+            torch.set_deterministic_debug_mode(before[1])
+            deterministic.fill_uninitialized_memory = before[2]
+
+
+def _seed(worker: Worker, seed: int) -> None:
+    """As torch.manual_seed, which would also seed GPUs that are not ours."""
+    torch.default_generator.manual_seed(seed)
+    if worker.device != "cpu":
+        torch.cuda.manual_seed(seed)
 
 
 class Run:
@@ -75,8 +97,8 @@ class Run:
     def __init__(
         self, worker: Worker, method: Deep, known: Facts, prepared: Any, pretrained: Mapping[str, Array]
     ) -> None:
-        torch.manual_seed(method.seed)
         self.worker, self.method, self.prepared = worker, method, prepared
+        _seed(worker, method.seed)
         self.network = networks.build(
             method.network, len(known.mean), method.n_bits, method.views, method.split, method.hash_layer
         )
@@ -129,7 +151,7 @@ class Run:
 
     def _seed(self, stream: int) -> None:
         """Begin a stream of random numbers of this step."""
-        torch.manual_seed(int(keyed_hash(np.array([self.taken]), stream * APART + self.method.seed)[0] >> 1))
+        _seed(self.worker, int(keyed_hash(np.array([self.taken]), stream * APART + self.method.seed)[0] >> 1))
 
     def end_epoch(self, held_out: Batch | None) -> None:
         """Score the rows held out, remember the best network, and turn to the next epoch."""

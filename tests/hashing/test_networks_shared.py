@@ -1,4 +1,4 @@
-"""A process builds the network of a model once, whichever copy of the function it is given, from however many threads."""
+"""A process builds the network of a model once, whichever copy of the function it gets, from however many threads."""
 
 import pickle
 from concurrent.futures import ThreadPoolExecutor

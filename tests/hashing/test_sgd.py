@@ -1,6 +1,7 @@
 """The training loop: which rows it sees, and that a run which was cut off ends as if it had not been."""
 
 import io
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -135,6 +136,35 @@ class Colliding(Deep):
         sums = {torch.zeros(1).index_put((place,), values, accumulate=True).item() for _ in range(10)}
         assert len(sums) == 1
         return out.u.square().mean()
+
+
+@pytest.fixture
+def torch_of_the_caller():
+    """A torch that somebody else uses: its state, to be compared after a fit. Put back at the end."""
+    deterministic = torch.utils.deterministic
+
+    def state():
+        modes = torch.get_deterministic_debug_mode(), deterministic.fill_uninitialized_memory
+        return torch.get_num_threads(), *modes, tuple(torch.get_rng_state().tolist())
+
+    before = state()
+    torch.set_num_threads(3)
+    torch.set_deterministic_debug_mode("warn")
+    deterministic.fill_uninitialized_memory = True
+    torch.rand(7)
+    yield state
+    torch.set_num_threads(before[0])
+    torch.set_deterministic_debug_mode(before[1])
+    deterministic.fill_uninitialized_memory = before[2]
+
+
+@pytest.mark.parametrize("lr", [1e-2, 1e30], ids=["fitted", "failed"])
+def test_a_fit_leaves_the_callers_torch_as_it_was(torch_of_the_caller, lr):
+    state = torch_of_the_caller
+    before = state()
+    with pytest.raises(ValueError, match="expected a finite loss") if lr == 1e30 else nullcontext():
+        replace(METHOD, lr=lr, epochs=1).fit(Data(cut(ROWS, 3), InProcess(cpus=1)))
+    assert state() == before
 
 
 def test_several_threads_add_in_the_same_order_each_time():

@@ -37,7 +37,7 @@ def benchmark(grid: Grid, progress: Progress = silent) -> GridOutcome:
         bench = Bench(name, dataset, vocabulary, grid, settings, executor, {})
         for done, spec in enumerate(specs):
             cell = f"{name}, {spec.method}, {spec.bits} bits, seed {spec.seed}"
-            progress(cell, done, len(specs))
+            executor.progress(cell, done, len(specs))
             try:
                 rows.append(bench.row(spec))
             except Exception as error:  # of this cell alone, whatever it is

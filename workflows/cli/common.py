@@ -140,12 +140,16 @@ def progress() -> Iterator[Progress]:
     """A bar on a terminal, nothing elsewhere."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from infra.observability import Observer
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         line = bar.add_task("", visible=False)
-        yield lambda label, done, total: bar.update(
-            line, description=label, completed=done, total=total or None, visible=True
-        )
+
+        def shown(label: str, done: int, total: int) -> None:
+            bar.update(line, description=label, completed=done, total=total or None, visible=True)
+
+        yield Observer(shown)
 
 
 def show(value: Any, as_json: bool, title: str = "") -> None:

@@ -21,6 +21,7 @@ from prefect.client.schemas.objects import State
 
 from hashing.mapreduce import Epoch
 from infra.executors import Progress, connect, silent
+from infra.observability import Observer
 from infra.settings import Settings
 from storage import models
 from storage.tables.table import PublishConflict, table_name
@@ -78,7 +79,7 @@ def ingest_task(spec: Spec) -> str:
 @task(name="fit", retries=2, retry_delay_seconds=DELAYS, retry_condition_fn=_transient)
 def fit_task(spec: Spec, because: str = "") -> Model:
     settings = Settings()
-    shown = TrainingTable(table_name(spec.dataset, spec.code_name))
+    shown = Observer(TrainingTable(table_name(spec.dataset, spec.code_name)))
     model = fitting.fit(spec, settings, connect(settings, _progress, shown), because)
     shown(models.training(settings.warehouse_url, model.digest))  # of a model that is used again, all that is shown
     return model
@@ -106,11 +107,16 @@ def report_task(spec: Spec, staged: Staged, measured: Report, verdict: Verdict) 
     settings = Settings()
     epochs = models.training(settings.warehouse_url, staged.model.digest)
     url = write_report(spec, settings, staged, measured, verdict, epochs)
-    create_table_artifact(metric_rows(measured), key=_key(staged.table, "metrics"), description=measured.protocol)
     summary = run_markdown(spec, staged, measured, verdict, epochs)
-    create_markdown_artifact(summary, key=_key(staged.table, "summary"))
-    create_link_artifact(url if "://" in url else f"file://{url}", "report", key=_key(staged.table, "report"))
+    Observer(_artifacts)(staged.table, metric_rows(measured), measured.protocol, summary, url)
     return url
+
+
+def _artifacts(table: str, metrics: list[dict[str, Any]], protocol: str, summary: str, url: str) -> None:
+    """Show the report as artifacts of the run."""
+    create_table_artifact(metrics, key=_key(table, "metrics"), description=protocol)
+    create_markdown_artifact(summary, key=_key(table, "summary"))
+    create_link_artifact(url if "://" in url else f"file://{url}", "report", key=_key(table, "report"))
 
 
 @task(name="publish")

@@ -1,0 +1,98 @@
+"""Observers never stop work: whatever they raise, it is logged once and the work ends as it would have without them."""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import free_ports
+from recorded import data, digest, recorded
+
+from infra.executors import InProcess
+from infra.observability import Observer, observed
+from infra.settings import Settings
+from storage.features.shard import Columns
+from workflows.datasets import ingest_source
+from workflows.reindex.flow import TrainingTable
+
+
+class Deaf(Exception):
+    pass
+
+
+def deaf(*_):
+    raise Deaf("the line\nis dead")
+
+
+def warnings(caplog):
+    return [record.getMessage() for record in caplog.records if record.name == "infra.observability"]
+
+
+def test_the_first_error_is_logged_in_one_line_and_later_calls_are_made(caplog):
+    heard = []
+
+    def observer(value):
+        heard.append(value)
+        if value < 3:
+            raise Deaf("the line\nis dead")
+
+    tolerant = observed(observer)
+    assert observed(tolerant) is tolerant
+    for value in range(5):
+        tolerant(value)
+    assert heard == list(range(5))
+    assert [line.partition(" failed")[2] for line in warnings(caplog)] == [", work goes on: Deaf: the line is dead"]
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_an_interrupt_is_no_failure_of_an_observer():
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Observer(interrupted)()
+
+
+@pytest.mark.parametrize("where", ["here", "ray"])
+def test_work_goes_on_where_observers_fail(where, request, tmp_path, caplog):
+    executor = InProcess(cpus=2) if where == "here" else request.getfixturevalue("ray_executor")
+    executor = replace(executor, checkpoints=str(tmp_path / "runs"), progress=deaf, on_epoch=deaf)
+    assert list(executor.map(abs, [-1, -2], "abs")) == [1, 2]
+    function = recorded(tmp_path / "log", epochs=2).fit(data(executor))
+    undisturbed = recorded(tmp_path / "undisturbed", epochs=2).fit(data(InProcess(cpus=2)))
+    assert digest(function) == digest(undisturbed)
+    assert len(function.epochs) == 2
+    assert warnings(caplog) == ["observer deaf failed, work goes on: Deaf: the line is dead"] * 2  # one of each
+
+
+def test_the_checkpoint_is_saved_before_observers_hear_of_it(tmp_path):
+    saved = []
+    executor = InProcess(
+        checkpoints=str(tmp_path), cpus=1, on_epoch=lambda epochs: saved.append(len(list(tmp_path.glob("*/state.pt"))))
+    )
+    recorded(tmp_path / "log", epochs=2).fit(data(executor))
+    assert saved == [1, 1]
+
+
+@pytest.mark.filterwarnings("ignore:Artifact creation outside of a flow")
+def test_a_prefect_server_that_does_not_answer_stops_no_training(tmp_path, caplog):
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    (port,) = free_ports(1)
+    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
+        executor = InProcess(cpus=1, on_epoch=TrainingTable("mine__dpsh16"))
+        function = recorded(tmp_path / "log", epochs=2).fit(data(executor))
+    assert len(function.epochs) == 2
+    (line,) = warnings(caplog)
+    assert line.startswith("observer TrainingTable failed, work goes on: ConnectError: ")
+
+
+def test_a_dataset_is_ingested_although_its_observer_fails(tmp_path, caplog):
+    rows = np.zeros(10, [("d", "<i4"), ("x", "<f4", 4)])
+    rows["d"] = 4
+    rows.tofile(tmp_path / "mine.fvecs")
+    dataset = ingest_source(
+        "mine", str(tmp_path / "mine.fvecs"), Settings(home=tmp_path / "home"), Columns(), None, deaf
+    )
+    assert dataset.dim == 4
+    assert warnings(caplog) == ["observer deaf failed, work goes on: Deaf: the line is dead"]
