@@ -57,6 +57,17 @@ def anchor_weights(x: Array, anchors: Array, sigma: float, n_nearest: int) -> Ar
     return z
 
 
+def check_anchors(n_anchors: int, n_nearest: int, n_functions: int) -> None:
+    """Raise ValueError where so many anchors cannot give each row its nearest, or a graph that many functions."""
+    if n_anchors < n_nearest:
+        raise ValueError(f"expected n_nearest of at most n_anchors, found n_nearest={n_nearest}, n_anchors={n_anchors}")
+    if n_anchors <= n_functions:
+        raise ValueError(
+            f"expected more anchors than the {n_functions} eigenvectors that make the bits, found "
+            f"n_anchors={n_anchors}: ask for fewer bits or more anchors"
+        )
+
+
 def anchor_eigenvectors(mass: Array, gram: Array, k: int) -> Array:
     """W (m, k): ZW (n, k) are the smoothest functions on the anchor graph, balanced, uncorrelated, of mean square 1.
 

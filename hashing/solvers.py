@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -11,13 +12,22 @@ from .mapreduce import Array, Batch, Data, Sum, one_blas_thread
 ROWS = 2048
 
 
+def bits_within_dim(method: Any, dim: int) -> None:
+    """`check_dim` of methods whose bits are directions: raise ValueError for more bits than dimensions."""
+    _check_directions(method.n_bits, dim)
+
+
+def _check_directions(k: int, d: int) -> None:
+    if k > d:
+        raise ValueError(f"expected n_bits <= d, the vectors' dimension, found n_bits = {k}, d = {d}: ask for fewer")
+
+
 def top_eigenvectors(matrix: Array, k: int) -> Array:
     """The k eigenvectors of the largest eigenvalues of a symmetric (d, d) matrix, as columns (d, k), largest first.
 
     An eigenvector's sign is arbitrary; here its entry of largest magnitude is positive, so that runs agree.
     """
-    if k > len(matrix):
-        raise ValueError(f"expected n_bits <= d, the vectors' dimension, found n_bits = {k}, d = {len(matrix)}")
+    _check_directions(k, len(matrix))
     with one_blas_thread():
         vectors = np.linalg.eigh(matrix)[1][:, ::-1][:, :k]
     return vectors * np.sign(vectors[np.abs(vectors).argmax(0), np.arange(k)])

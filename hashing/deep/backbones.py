@@ -7,13 +7,13 @@ text is the numbers of its words in a row, 0 where there is none.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import isqrt
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..statistics import WORDS
+from .architectures import NETWORKS, check_dim, picture_shape
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's red, green and blue
 
@@ -57,14 +57,6 @@ class Picture(Pixels):
         return F.interpolate(x, (224, 224), mode="bilinear", align_corners=False) if self.side != 224 else x
 
 
-def picture_shape(dim: int) -> tuple[int, int]:
-    """Side and channels of square pictures of dim pixels. Raises ValueError where there are none such."""
-    for channels in (1, 3):
-        if isqrt(dim // channels) ** 2 * channels == dim:
-            return isqrt(dim // channels), channels
-    raise ValueError(f"expected square pictures, d = s * s or 3 * s * s, found d = {dim}: ask for network=mlp")
-
-
 def mlp(dim: int) -> tuple[nn.Module, int]:
     """Two hidden layers of 512, for vectors of any kind."""
     return nn.Sequential(nn.Linear(dim, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU()), 512
@@ -77,13 +69,12 @@ def linear(dim: int) -> tuple[nn.Module, int]:
 
 def cnn(dim: int) -> tuple[nn.Module, int]:
     """Two or, from 48 pixels on, three 5 x 5 convolutions and a layer of 500: LeNet, widened as DSH's pictures ask."""
+    check_dim("cnn", dim)
     side, channels = picture_shape(dim)
     layers: list[nn.Module] = [Pixels(dim)]
     for width in (20, 50) if side < 48 else (32, 48, 64):
         layers += [nn.Conv2d(channels, width, 5), nn.MaxPool2d(2), nn.ReLU()]
         channels, side = width, (side - 4) // 2
-    if side < 1:
-        raise ValueError(f"expected pictures of at least 16 x 16 for network=cnn, found d = {dim}: ask for network=mlp")
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * side**2, 500), nn.ReLU()), 500
 
 
@@ -225,7 +216,7 @@ def text(dim: int) -> tuple[nn.Module, int]:
 
 
 BODIES: dict[str, Callable[[int], tuple[nn.Module, int]]] = {
-    body.__name__: body for body in (mlp, linear, cnn, cnn_skip, cnn_f, alexnet, vgg16, resnet18, resnet50, text)
+    name: globals()[name]  # the function of that name above
+    for name in NETWORKS
 }
-PICTURES = ("cnn", "cnn_skip", "cnn_f", "alexnet", "vgg16", "resnet18", "resnet50")  # bodies of rows of pixels
 STANDARD = ("mlp", "linear", "cnn", "cnn_skip")  # bodies that are given rows of mean 0 and deviation 1

@@ -14,7 +14,7 @@ from ..functions import DeepHash, HashFunction
 from ..mapreduce import Array, Batch, Data, Sum
 from ..source import source
 from ..statistics import Sample, keyed_hash
-from . import losses
+from . import architectures, losses
 from .contract import APART, Facts, Outputs, Tensor
 
 HELD_OUT = 2000  # rows at most, by which epochs are judged
@@ -31,7 +31,7 @@ class Deep:
     """
 
     n_bits: int
-    network: str = "mlp"  # mlp, linear, cnn, cnn_f, alexnet, vgg16, resnet18, resnet50, text; of two views A+B
+    network: str = "mlp"  # of architectures.NETWORKS; of two views A+B
     epochs: int = 20  # at most
     patience: int = 5  # epochs without a better score on the rows held out, after which training ends
     batch_size: int = 128  # of all workers together
@@ -49,7 +49,17 @@ class Deep:
     hash_layer: ClassVar[str] = "linear"
 
     def __post_init__(self) -> None:
-        losses.regularizers(self.regularizers)  # a wrong name is told here, not in a training run
+        """Refuse what cannot be trained: ValueError."""
+        names = architectures.network_names(self.network, self.views)
+        if self.augment and not set(names) & set(architectures.PICTURES):
+            raise ValueError(f"expected a network of pictures for augment, found network={self.network}")
+        if self.optimizer not in architectures.OPTIMIZERS:
+            known = " or ".join(architectures.OPTIMIZERS)
+            raise ValueError(f"expected the optimizer {known}, found optimizer={self.optimizer!r}")
+        if self.hash_layer.partition(":")[0] not in architectures.HASH_LAYERS:
+            known = ", ".join(architectures.HASH_LAYERS)
+            raise ValueError(f"expected a hash layer among {known}, found {self.hash_layer!r}")
+        losses.regularizers(self.regularizers)
 
     def loss(self, out: Outputs) -> Tensor:
         """The method's own objective of one batch, a scalar."""
@@ -85,6 +95,12 @@ class Deep:
     def split(self) -> int:
         """Dimensions of the first of two views; 0: half of them."""
         return int(getattr(self, "first_view", 0))
+
+    def check_dim(self, dim: int) -> None:
+        """Raise ValueError where the network cannot take rows of dim dimensions."""
+        names = architectures.network_names(self.network, self.views)
+        for name, width in zip(names, architectures.view_dims(dim, self.views, self.split), strict=True):
+            architectures.check_dim(name, width)
 
     def held_out(self, ids: Array) -> Array:
         """Which rows (n,) are held out: none where no labels may be used to judge."""

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..mapreduce import Array
-from .backbones import BODIES, PICTURES, STANDARD, Scale, picture_shape
+from .architectures import PICTURES, network_names, picture_shape, view_dims
+from .backbones import BODIES, STANDARD, Scale
 
 if TYPE_CHECKING:
     from ..functions import DeepHash
@@ -38,8 +39,6 @@ class Blocks(nn.Linear):
     """Blocks of units, of which the code has the greatest set. Source: SuBiC, Jain et al., ICCV 2017, section 3."""
 
     def __init__(self, width: int, n_bits: int, units: int) -> None:
-        if n_bits % units:
-            raise ValueError(f"expected n_bits in blocks of {units}, found {n_bits}")
         super().__init__(width, n_bits)
         self.units = units
 
@@ -63,8 +62,6 @@ class HashNetwork(nn.Module):
 
     def __init__(self, body: str, dim: int, n_bits: int, layer: str = "linear") -> None:
         super().__init__()
-        if body not in BODIES:
-            raise ValueError(f"expected a network among {', '.join(BODIES)}, or two joined by a +, found {body!r}")
         self.standard = Scale(dim)
         self.body, width = BODIES[body](dim)
         self.hash = hash_layer(layer, width, n_bits)
@@ -101,13 +98,10 @@ class TwoViews(nn.Module):
 
     def __init__(self, bodies: str, dim: int, n_bits: int, first: int, layer: str = "linear") -> None:
         super().__init__()
-        left, right = bodies.split("+") if bodies.count("+") == 1 else (bodies, bodies)
-        self.first = first or dim // 2
-        if not 0 < self.first < dim:
-            raise ValueError(f"expected a first view of 1 to {dim - 1} of {dim} dimensions, found {self.first}")
-        sides = ((left, self.first), (right, dim - self.first))
+        widths = view_dims(dim, 2, first)
+        self.first = widths[0]
+        sides = zip(network_names(bodies, 2), widths, strict=True)
         self.views = nn.ModuleList(HashNetwork(body, width, n_bits, layer) for body, width in sides)
-        self.sees_pictures = any(view.sees_pictures for view in self.views)
 
     @property
     def body(self) -> Any:
@@ -142,7 +136,7 @@ def build(network: str, dim: int, n_bits: int, views: int = 1, first: int = 0, l
     """The network of a name for rows of dim dimensions; of one view, or of two, the first of `first` dimensions."""
     if views == 2:
         return TwoViews(network, dim, n_bits, first, layer)
-    return HashNetwork(network, dim, n_bits, layer)
+    return HashNetwork(*network_names(network, 1), dim, n_bits, layer)
 
 
 def augmented(x: Tensor) -> Tensor:

@@ -103,8 +103,6 @@ class Run:
             method.network, len(known.mean), method.n_bits, method.views, method.split, method.hash_layer
         )
         self.network.scale(torch.tensor(known.mean), torch.tensor(known.variance))
-        if method.augment and not self.network.sees_pictures:
-            raise ValueError(f"expected a network of pictures, for augment, found {method.network}")
         if pretrained:
             networks.load_pretrained(self.network.body, pretrained)
         self.head = method.head(len(known.mean), known.n_classes)
@@ -257,9 +255,7 @@ def _optimizer(method: Deep, network: nn.Module, head: nn.Module | None) -> torc
     groups = [{"params": p, "base_lr": lr} for p, lr in ((slow, method.lr), (fast, method.lr * method.hash_rate)) if p]
     if method.optimizer == "adam":
         return torch.optim.Adam(groups, method.lr, weight_decay=method.weight_decay)
-    if method.optimizer == "sgd":
-        return torch.optim.SGD(groups, method.lr, momentum=0.9, weight_decay=method.weight_decay)
-    raise ValueError(f"expected the optimizer adam or sgd, found {method.optimizer!r}")
+    return torch.optim.SGD(groups, method.lr, momentum=0.9, weight_decay=method.weight_decay)
 
 
 def _gathered(u: Tensor, worker: Worker) -> Tensor:

@@ -21,7 +21,12 @@ GROUP = "hashkiln.methods"  # entry points by which installed packages add metho
 
 
 class Method(Protocol):
-    """A frozen dataclass of hyper-parameters, each with the paper's default. Field `n_bits` first, `seed` if random."""
+    """A frozen dataclass of hyper-parameters, each with the paper's default. Field `n_bits` first, `seed` if random.
+
+    `__post_init__` refuses hyper-parameters that do not go together. Where not every row will do, `check_dim(dim)`
+    raises ValueError for vectors of another dimension; `network` names the network of a deep method, and `reads_labels`
+    says whether labels are read after all by one that is not supervised.
+    """
 
     supervised: ClassVar[bool] = False
     n_bits: int
@@ -91,6 +96,28 @@ def method(name: str) -> type[Method]:
         near = get_close_matches(name, known) or sorted(known)
         raise ValueError(f"expected the name of a method, found {name!r}; did you mean {', '.join(near)}?")
     return known[name]
+
+
+def reads_labels(method: Method) -> bool:
+    """Return whether the fit of a method reads labels."""
+    return bool(getattr(method, "reads_labels", method.supervised))
+
+
+def check_against(method: Method, kind: str, dim: int, labelled: bool) -> None:
+    """Refuse rows that a method cannot learn from, by what is known before a row is read. Raises ValueError.
+
+    kind: vector, image or text; dim: of a vector, or the numbers that a picture or a text is read as.
+    """
+    name, network = type(method).__name__, getattr(method, "network", "")
+    if reads_labels(method) and not labelled:
+        raise ValueError(f"{name} learns from labels, and the rows have none: choose an unsupervised method")
+    if kind == "text" and network != "text":
+        found = f"{name}, with network={network}" if network else f"{name}, a method of vectors"
+        raise ValueError(f"expected a deep method with network=text for texts, found {found}")
+    if network == "text" and kind != "text":
+        raise ValueError(f"expected texts for network=text, found rows of kind {kind}")
+    if own := getattr(method, "check_dim", None):
+        own(dim)
 
 
 def check_hyperparameters(method: Method) -> None:

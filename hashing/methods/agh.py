@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from ..anchors import anchor_eigenvectors, anchor_graph, anchor_weights
+from ..anchors import anchor_eigenvectors, anchor_graph, anchor_weights, check_anchors
 from ..functions import AnchorGraphHash
 from ..mapreduce import Data, Sum
 from . import register
@@ -30,11 +30,14 @@ class AGH:
     n_iter: int = 5  # of k-means
     seed: int = 0
 
-    def fit(self, data: Data) -> AnchorGraphHash:
+    def __post_init__(self) -> None:
         if self.layers not in (1, 2) or self.n_bits % self.layers:
             raise ValueError(
-                f"expected 1 layer, or 2 and an even n_bits, found {self.layers} layers, n_bits = {self.n_bits}"
+                f"expected layers=1, or 2 and an even n_bits, found layers={self.layers}, n_bits={self.n_bits}"
             )
+        check_anchors(self.n_anchors, self.n_nearest, self.n_bits // self.layers)
+
+    def fit(self, data: Data) -> AnchorGraphHash:
         anchors, sigma, mass, gram = anchor_graph(data, self.n_anchors, self.n_nearest, self.n_iter, self.seed)
         weight = anchor_eigenvectors(mass, gram, self.n_bits // self.layers)
         split = np.zeros((2, 0))

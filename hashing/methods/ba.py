@@ -9,7 +9,7 @@ from ..bits import sgn
 from ..functions import LinearHash
 from ..mapreduce import Data, Sum
 from ..perceptrons import principal_rows, reconstruction_moments, with_itq_codes, with_ones
-from ..solvers import best_codes, discrete_descent, lbfgs, ridge
+from ..solvers import best_codes, bits_within_dim, discrete_descent, lbfgs, ridge
 from ..statistics import moments
 from . import register
 
@@ -71,6 +71,8 @@ class BA:
     share: float = 0.98
     n_iter: int = 15
     seed: int = 0
+
+    check_dim = bits_within_dim
 
     def fit(self, data: Data) -> LinearHash:
         rows, inputs = principal_rows(data, self.n_bits, self.share)

@@ -29,8 +29,20 @@ class DensitySensitive:
     n_iter: int = 3
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        pairs = min(self._groups * self.n_nearest, self._groups * (self._groups - 1) // 2)
+        if pairs < self.n_bits:
+            raise ValueError(
+                f"expected a pair of adjacent groups for each of {self.n_bits} bits, found at most {pairs} with "
+                f"alpha={self.alpha}, n_nearest={self.n_nearest}: raise alpha"
+            )
+
+    @property
+    def _groups(self) -> int:
+        return max(2, round(self.alpha * self.n_bits))
+
     def fit(self, data: Data) -> LinearHash:
-        centres, counts = kmeans(data, max(2, round(self.alpha * self.n_bits)), self.n_iter, self.seed)
+        centres, counts = kmeans(data, self._groups, self.n_iter, self.seed)
         centres, counts = centres[counts > 0], counts[counts > 0]  # a lost one may lie upon another
         a, b = _adjacent(centres, self.n_nearest)
         if len(a) < self.n_bits:

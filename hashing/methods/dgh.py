@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_array
 
-from ..anchors import anchor_eigenvectors, anchor_graph, anchor_weights
+from ..anchors import anchor_eigenvectors, anchor_graph, anchor_weights, check_anchors
 from ..bits import sgn
 from ..functions import AnchorGraphHash
 from ..mapreduce import Array, Data, Sum
@@ -41,6 +41,9 @@ class DGH:
     n_iter: int = 20
     n_inner: int = 300  # moves of B at most, in each iteration
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_anchors(self.n_anchors, self.n_nearest, self.n_bits)
 
     def fit(self, data: Data) -> AnchorGraphHash:
         anchors, sigma, mass, gram = anchor_graph(data, self.n_anchors, self.n_nearest, self.n_kmeans, self.seed)

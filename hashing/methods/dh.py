@@ -6,6 +6,7 @@ from functools import partial
 from ..functions import NetworkHash
 from ..mapreduce import Data
 from ..perceptrons import deep_hashing_widths, orthogonality, principal_network, principal_rows, spread_loss, train
+from ..solvers import bits_within_dim
 from . import register
 
 
@@ -31,6 +32,8 @@ class DH:
     decay: float = 1e-3
     share: float = 0.95
     n_iter: int = 60
+
+    check_dim = bits_within_dim
 
     def fit(self, data: Data) -> NetworkHash:
         rows, inputs = principal_rows(data, self.n_bits, self.share, varying=True)

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..functions import LinearHash
 from ..mapreduce import Batch, Data
-from ..solvers import quantizing_rotation, top_eigenvectors
+from ..solvers import bits_within_dim, quantizing_rotation, top_eigenvectors
 from ..statistics import moments
 from . import register
 
@@ -30,6 +30,8 @@ class ITQ:
     n_bits: int
     n_iter: int = 50
     seed: int = 0
+
+    check_dim = bits_within_dim
 
     def fit(self, data: Data) -> LinearHash:
         _, mean, cov = moments(data)

@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 from ..anchors import squared_distances
 from ..functions import ProductHash
 from ..mapreduce import Batch, Data, Sum, one_blas_thread
-from ..solvers import balanced_partition, top_eigenvectors
+from ..solvers import balanced_partition, bits_within_dim, top_eigenvectors
 from ..statistics import moments
 from . import register
 
@@ -33,10 +33,16 @@ class KMH:
     n_iter: int = 50
     n_inner: int = 4  # moves of the centres in each iteration
 
+    check_dim = bits_within_dim
+
+    def __post_init__(self) -> None:
+        if self.n_part and (self.n_part not in range(1, 13) or self.n_bits % self.n_part):
+            raise ValueError(
+                f"expected n_part from 1 to 12 that divides n_bits, found n_part={self.n_part}, n_bits={self.n_bits}"
+            )
+
     def fit(self, data: Data) -> ProductHash:
         b = self.n_part or gcd(self.n_bits, 8)
-        if not 1 <= b <= 12 or self.n_bits % b:
-            raise ValueError(f"expected n_part from 1 to 12 that divides n_bits, found {b}, n_bits = {self.n_bits}")
         n, mean, cov = moments(data)
         basis = top_eigenvectors(cov, len(cov))
         values = np.einsum("ij,ij->j", basis, cov @ basis)

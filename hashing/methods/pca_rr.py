@@ -6,7 +6,7 @@ import numpy as np
 
 from ..functions import LinearHash
 from ..mapreduce import Data
-from ..solvers import random_rotation, top_eigenvectors
+from ..solvers import bits_within_dim, random_rotation, top_eigenvectors
 from ..statistics import moments
 from . import register
 
@@ -24,6 +24,8 @@ class PCARR:
 
     n_bits: int
     seed: int = 0
+
+    check_dim = bits_within_dim
 
     def fit(self, data: Data) -> LinearHash:
         _, mean, cov = moments(data)

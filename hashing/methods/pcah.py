@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..functions import LinearHash
 from ..mapreduce import Data
-from ..solvers import principal_directions
+from ..solvers import bits_within_dim, principal_directions
 from ..statistics import moments
 from . import register
 
@@ -21,6 +21,8 @@ class PCAH:
     """
 
     n_bits: int
+
+    check_dim = bits_within_dim
 
     def fit(self, data: Data) -> LinearHash:
         _, mean, cov = moments(data)

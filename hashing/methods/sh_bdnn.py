@@ -20,6 +20,7 @@ from ..perceptrons import (
     with_code_layer,
     with_itq_codes,
 )
+from ..solvers import bits_within_dim
 from ..statistics import moments
 from . import register
 
@@ -71,6 +72,8 @@ class SHBDNN:
     n_iter: int = 60
     seed: int = 0
     supervised: ClassVar[bool] = True
+
+    check_dim = bits_within_dim
 
     def fit(self, data: Data) -> NetworkHash:
         rows, inputs = principal_rows(data, self.n_bits, self.share, supervised=True)

@@ -32,6 +32,8 @@ class SuBiC(Deep):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.n_bits % self.units:
+            raise ValueError(f"expected n_bits in blocks of units={self.units}, found n_bits={self.n_bits}")
         if losses.OF_OUTPUTS.keys() & losses.regularizers(self.regularizers).keys():
             found = (
                 f"expected regularizers of weights, as bits of a block are one of several, found {self.regularizers!r}"

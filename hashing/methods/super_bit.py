@@ -25,11 +25,14 @@ class SuperBit:
     depth: int = 0
     seed: int = 0
 
+    def check_dim(self, dim: int) -> None:
+        if not 0 <= self.depth <= dim:
+            raise ValueError(f"expected a depth from 1 to d, or 0, found depth = {self.depth}, d = {dim}")
+
     def fit(self, data: Data) -> LinearHash:
         mean = moments(data).mean
+        self.check_dim(len(mean))
         depth = self.depth or min(self.n_bits, len(mean))
-        if not 1 <= depth <= len(mean):
-            raise ValueError(f"expected a depth from 1 to d, or 0, found depth = {depth}, d = {len(mean)}")
         rng = np.random.default_rng(self.seed)
         batches = [_orthonormal(rng.standard_normal((len(mean), depth))) for _ in range(0, self.n_bits, depth)]
         weight = np.concatenate(batches, axis=1)[:, : self.n_bits]

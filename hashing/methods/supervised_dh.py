@@ -17,6 +17,7 @@ from ..perceptrons import (
     spread_loss,
     train,
 )
+from ..solvers import bits_within_dim
 from . import register
 
 
@@ -64,6 +65,8 @@ class SupervisedDH:
     share: float = 0.95
     n_iter: int = 60
     supervised: ClassVar[bool] = True
+
+    check_dim = bits_within_dim
 
     def fit(self, data: Data) -> NetworkHash:
         rows, inputs = principal_rows(data, self.n_bits, self.share, supervised=True, varying=True)

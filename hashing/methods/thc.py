@@ -7,14 +7,14 @@ from functools import partial
 
 import numpy as np
 
-from ..anchors import anchor_eigenvectors, anchor_graph
+from ..anchors import anchor_eigenvectors, anchor_graph, check_anchors
 from ..deep.contract import Outputs, Tensor
 from ..deep.losses import binary_cross_entropy
 from ..deep.method import Deep
 from ..functions import AnchorGraphHash
 from ..mapreduce import Array, Batch, Data, Sum
 from ..solvers import top_eigenvectors
-from ..statistics import Sample, word_counts
+from ..statistics import FOLDED, Sample, word_counts
 from . import register
 
 
@@ -39,6 +39,12 @@ class THC(Deep):
     tags: float = 0.0
 
     supervised = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_anchors(self.n_anchors, self.n_nearest, self.n_bits)
+        if self.network == "text" and self.n_topics > FOLDED:
+            raise ValueError(f"expected n_topics of at most {FOLDED}, found {self.n_topics}")
 
     @property
     def reads_labels(self) -> bool:

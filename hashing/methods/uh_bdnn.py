@@ -17,7 +17,7 @@ from ..perceptrons import (
     with_code_layer,
     with_itq_codes,
 )
-from ..solvers import discrete_descent, ridge
+from ..solvers import bits_within_dim, discrete_descent, ridge
 from . import register
 
 
@@ -52,6 +52,8 @@ class UHBDNN:
     n_outer: int = 5
     n_iter: int = 20
     seed: int = 0
+
+    check_dim = bits_within_dim
 
     def fit(self, data: Data) -> NetworkHash:
         rows, inputs = principal_rows(data, self.n_bits, self.share)

@@ -1,0 +1,121 @@
+"""What is known of a method before a row is read is refused then: hyper-parameters, and the kind of rows."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from hashing.deep import architectures
+from hashing.deep.backbones import BODIES
+from hashing.deep.method import Deep
+from hashing.methods import METHODS, check_against
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("agh", {"n_bits": 9}, "expected layers=1, or 2 and an even n_bits, found layers=2, n_bits=9"),
+        ("agh", {"n_bits": 9, "layers": 3}, "found layers=3, n_bits=9"),
+        ("agh", {"n_bits": 32, "n_anchors": 16}, "expected more anchors than the 16 eigenvectors .* n_anchors=16: ask"),
+        ("agh", {"n_bits": 8, "n_nearest": 301}, "of at most n_anchors, found n_nearest=301, n_anchors=300"),
+        ("dgh", {"n_bits": 300}, "expected more anchors than the 300 eigenvectors"),
+        ("dgh", {"n_bits": 8, "n_anchors": 2}, "found n_nearest=3, n_anchors=2"),
+        ("thc", {"n_bits": 300}, "expected more anchors than the 300 eigenvectors"),
+        ("thc", {"n_bits": 8, "network": "text", "n_topics": 2049}, "expected n_topics of at most 2048, found 2049"),
+        ("kmh", {"n_bits": 10, "n_part": 4}, "from 1 to 12 that divides n_bits, found n_part=4, n_bits=10"),
+        ("kmh", {"n_bits": 26, "n_part": 13}, "found n_part=13, n_bits=26"),
+        ("subic", {"n_bits": 32, "units": 5}, "expected n_bits in blocks of units=5, found n_bits=32"),
+        ("density_sensitive", {"n_bits": 64, "alpha": 0.1}, "each of 64 bits, found at most 15 with alpha=0.1"),
+        ("density_sensitive", {"n_bits": 64, "alpha": 0.5, "n_nearest": 1}, "found at most 32 with .*n_nearest=1"),
+        ("dpsh", {"network": "mpl"}, r"expected a network among mlp, .*text, found network='mpl'$"),
+        ("dpsh", {"network": "mlp+mlp"}, r"text, found network='mlp\+mlp'$"),
+        ("prdh", {"network": "mlp+mpl"}, r"text, or two joined by a \+, found network='mlp\+mpl'$"),
+        ("prdh", {"network": "mlp+mlp+mlp"}, r"found network='mlp\+mlp\+mlp'$"),
+        ("dpsh", {"optimizer": "lion"}, "expected the optimizer adam or sgd, found optimizer='lion'"),
+        ("dpsh", {"augment": True}, "expected a network of pictures for augment, found network=mlp"),
+        ("dpsh", {"regularizers": "decoy:0.1"}, "expected regularizers such as .*; found 'decoy:0.1'"),
+    ],
+)
+def test_hyper_parameters_that_do_not_go_together_make_no_method(name, values, message):
+    with pytest.raises(ValueError, match=message):
+        METHODS[name](**{"n_bits": 32, **values})
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("agh", {"n_bits": 9, "layers": 1}),
+        ("agh", {"n_bits": 598}),
+        ("kmh", {"n_bits": 36, "n_part": 12}),
+        ("subic", {"n_bits": 30, "units": 5}),
+        ("prdh", {"network": "cnn+mlp", "augment": True}),
+    ],
+)
+def test_those_that_do_make_one(name, values):
+    METHODS[name](**{"n_bits": 32, **values})
+
+
+def test_every_method_of_the_catalogue_is_made_with_its_defaults():
+    for bits in (2, 8, 12, 32, 256):
+        for name, cls in METHODS.items():
+            if name != "subic" or bits % 4 == 0:
+                cls(n_bits=bits)
+
+
+def test_an_unknown_hash_layer_makes_no_method():
+    @dataclass(frozen=True)
+    class Odd(Deep):
+        hash_layer = "spiral"
+
+    with pytest.raises(ValueError, match="expected a hash layer among linear, divide, blocks, found 'spiral'"):
+        Odd(8)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "rows", "message"),
+    [
+        *((name, {"n_bits": 64}, ("vector", 32, True), "expected n_bits <= d, .*, found n_bits = 64, d = 32")
+          for name in ("itq", "pcah", "pca_rr", "kmh", "ba", "dh", "supervised_dh", "uh_bdnn", "sh_bdnn")),
+        ("super_bit", {"depth": 33}, ("vector", 32, True), "a depth from 1 to d, or 0, found depth = 33, d = 32"),
+        ("ksh", {}, ("vector", 32, False), "KSH learns from labels, and the rows have none"),
+        ("dpsh", {}, ("vector", 32, False), "DPSH learns from labels"),
+        ("thc", {"tags": 2.0}, ("vector", 32, False), "THC learns from labels"),
+        ("dpsh", {"network": "cnn"}, ("vector", 50, True), "expected square pictures, .*, found d = 50: ask for"),
+        ("dpsh", {"network": "cnn_skip"}, ("vector", 64, True), "at least 16 x 16 for network=cnn_skip, found d = 64"),
+        ("prdh", {"first_view": 32}, ("vector", 32, True), "expected first_view from 1 to 31, .* 32 dimensions, found"),
+        ("prdh", {"network": "cnn+mlp", "first_view": 250}, ("vector", 300, True), "square pictures, .* d = 250"),
+        ("itq", {}, ("text", 32, True), "network=text for texts, found ITQ, a method of vectors"),
+        ("dpsh", {}, ("text", 32, True), "network=text for texts, found DPSH, with network=mlp"),
+        ("dpsh", {"network": "text"}, ("image", 3072, True), "for network=text, found rows of kind image"),
+    ],
+)  # fmt: skip
+def test_rows_that_a_method_cannot_learn_from_are_refused_by_kind_dimension_and_labels(name, values, rows, message):
+    with pytest.raises(ValueError, match=message):
+        check_against(METHODS[name](**{"n_bits": 16, **values}), *rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "rows"),
+    [
+        ("itq", {"n_bits": 32}, ("vector", 32, False)),
+        ("lsh", {"n_bits": 64}, ("vector", 32, False)),
+        ("super_bit", {"n_bits": 64}, ("vector", 32, False)),
+        ("thc", {}, ("vector", 32, False)),
+        ("dpsh", {"network": "text"}, ("text", 32, True)),
+        ("dpsh", {"network": "cnn"}, ("vector", 784, True)),
+        ("dpsh", {"network": "alexnet"}, ("image", 3 * 64**2, True)),
+        ("prdh", {"network": "cnn+mlp", "first_view": 3072}, ("vector", 4096, True)),
+    ],
+)
+def test_rows_that_it_can_learn_from_are_not(name, values, rows):
+    check_against(METHODS[name](**{"n_bits": 16, **values}), *rows)
+
+
+def test_names_of_networks_are_those_of_their_bodies():
+    assert tuple(BODIES) == architectures.NETWORKS
+
+
+def test_the_catalogue_needs_no_torch():
+    code = "import sys, hashing.methods; print([m for m in ('torch', 'numba', 'ray', 'pyarrow') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
