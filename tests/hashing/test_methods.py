@@ -14,7 +14,7 @@ import pytest
 from conftest import blobs, cut, mean_average_precision
 
 from hashing.deep.method import Deep
-from hashing.functions import ROWS, from_arrays, to_arrays
+from hashing.functions import SignFunction, from_arrays, to_arrays
 from hashing.mapreduce import Data
 from hashing.methods import METHODS, check_hyperparameters, method
 from infra.executors import InProcess
@@ -85,11 +85,11 @@ def test_saves_and_loads(name, fitted, tmp_path):
 
 @EVERY
 def test_codes_do_not_depend_on_the_batch(name, fitted):
-    function, x = fitted[name], blobs(2 * ROWS + 700, seed=1).x
+    function, x = fitted[name], blobs(2 * SignFunction.rows + 700, seed=1).x
     whole = function.project(x)
     order = np.random.default_rng(0).permutation(len(x))
     np.testing.assert_array_equal(function.project(x[order]), whole[order])
-    for size in (1, 7, 1000, ROWS):
+    for size in (1, 7, 1000, SignFunction.rows):
         rows = slice(300, 300 + size)
         np.testing.assert_array_equal(function.project(x[rows]), whole[rows])
 
