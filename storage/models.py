@@ -9,9 +9,8 @@ from typing import Any
 from hashing.functions import HashFunction, from_arrays, to_arrays
 from hashing.mapreduce import Array, Epoch
 
+from . import warehouse as places
 from .files import filesystem
-
-TRAINING = "training.json"
 
 
 def save_model(warehouse: str, function: HashFunction) -> str:
@@ -22,10 +21,10 @@ def save_model(warehouse: str, function: HashFunction) -> str:
     tensors = to_bytes(arrays)
     header = json.dumps({"format": 1, "family": family, "n_bits": function.n_bits, "numbers": numbers}, sort_keys=True)
     digest = _digest(header.encode(), tensors)
-    filesystem.write_bytes(_url(warehouse, digest, "function.safetensors"), tensors)
-    filesystem.write_bytes(_url(warehouse, digest, "function.json"), header.encode())
+    filesystem.write_bytes(places.MODEL_TENSORS.url(warehouse, digest=digest), tensors)
+    filesystem.write_bytes(places.MODEL_HEADER.url(warehouse, digest=digest), header.encode())
     if function.epochs:
-        filesystem.write_bytes(_url(warehouse, digest, TRAINING), json.dumps(function.epochs).encode())
+        filesystem.write_bytes(places.MODEL_EPOCHS.url(warehouse, digest=digest), json.dumps(function.epochs).encode())
     return digest
 
 
@@ -34,8 +33,8 @@ def load_model(warehouse: str, digest: str) -> HashFunction:
     from safetensors.numpy import load as from_bytes
 
     try:
-        header = filesystem.read_bytes(_url(warehouse, digest, "function.json"))
-        tensors = filesystem.read_bytes(_url(warehouse, digest, "function.safetensors"))
+        header = filesystem.read_bytes(places.MODEL_HEADER.url(warehouse, digest=digest))
+        tensors = filesystem.read_bytes(places.MODEL_TENSORS.url(warehouse, digest=digest))
     except FileNotFoundError:
         raise FileNotFoundError(f"expected model {digest} in {warehouse}/models, found none") from None
     if (found := _digest(header, tensors)) != digest:
@@ -46,32 +45,32 @@ def load_model(warehouse: str, digest: str) -> HashFunction:
 
 def training(warehouse: str, digest: str) -> list[Epoch]:
     """The epochs in which a model was trained; none if it was not. Of the fit, which is no part of the digest."""
-    url = _url(warehouse, digest, TRAINING)
+    url = places.MODEL_EPOCHS.url(warehouse, digest=digest)
     epochs: list[Epoch] = json.loads(filesystem.read_bytes(url)) if filesystem.exists(url) else []
     return epochs
 
 
 def remember(warehouse: str, fit: str, digest: str) -> None:
     """Note which model a fit (the digest of its specification and data) gave, so that a rerun need not fit again."""
-    filesystem.write_bytes(filesystem.join(warehouse, "models", "fits", fit), digest.encode())
+    filesystem.write_bytes(places.FIT.url(warehouse, digest=fit), digest.encode())
 
 
 def recall(warehouse: str, fit: str) -> str | None:
     """The model of an earlier fit, if there was one."""
-    url = filesystem.join(warehouse, "models", "fits", fit)
+    url = places.FIT.url(warehouse, digest=fit)
     return filesystem.read_bytes(url).decode() if filesystem.exists(url) else None
 
 
 def keep_pretrained(warehouse: str, content: bytes) -> str:
     """Keep a file of parameters that networks may start from under its digest, which is returned."""
     digest = hashlib.sha256(content).hexdigest()
-    filesystem.write_bytes(filesystem.join(warehouse, "pretrained", digest), content)
+    filesystem.write_bytes(places.PRETRAINED.url(warehouse, digest=digest), content)
     return digest
 
 
 def pretrained(warehouse: str, digest: str) -> bytes:
     """The file of parameters of a digest. Raises ValueError where its content is not what was kept."""
-    url = filesystem.join(warehouse, "pretrained", digest)
+    url = places.PRETRAINED.url(warehouse, digest=digest)
     try:
         content = filesystem.read_bytes(url)
     except FileNotFoundError:
@@ -92,10 +91,6 @@ def tensors(content: bytes) -> dict[str, Array]:
         return arrays
     except (SafetensorError, KeyError, TypeError) as error:  # of a type that numpy has not, such as bfloat16
         raise ValueError(f"expected safetensors of numpy's types, found {error}") from None
-
-
-def _url(warehouse: str, digest: str, name: str) -> str:
-    return filesystem.join(warehouse, "models", digest, name)
 
 
 def _digest(header: bytes, tensors: bytes) -> str:

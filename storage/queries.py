@@ -11,9 +11,9 @@ import numpy as np
 
 from hashing.mapreduce import Array, Batch
 
+from . import warehouse as places
 from .features import columns
 from .files import filesystem
-from .files.filesystem import join
 
 
 def frozen(warehouse: str, dataset: str, vocabulary: tuple[str | int, ...] = ()) -> Batch | None:
@@ -59,15 +59,16 @@ def leave_out(warehouse: str, dataset: str, ids: Array) -> int:
 
 def current(warehouse: str, dataset: str) -> str | None:
     """The file of the query set that was drawn for a dataset, if one was."""
-    pointer = join(warehouse, "queries", dataset, "current.json")
+    pointer = places.CURRENT_QUERIES.url(warehouse, dataset=dataset)
     if not filesystem.exists(pointer):
         return None
-    return join(warehouse, "queries", dataset, json.loads(filesystem.read_bytes(pointer))["digest"] + ".parquet")
+    digest = json.loads(filesystem.read_bytes(pointer))["digest"]
+    return places.QUERIES.url(warehouse, dataset=dataset, digest=digest)
 
 
 def kept_neighbours(warehouse: str, digest: str) -> tuple[Array, Array] | None:
     """(ids, squared distances) (q, k) kept under the digest of what they depend on, if they were computed."""
-    url = join(warehouse, "truth", f"{digest}.parquet")
+    url = places.GROUND_TRUTH.url(warehouse, digest=digest)
     if not filesystem.touch(url):
         return None
     table = _read(url)
@@ -82,15 +83,15 @@ def keep_neighbours(warehouse: str, digest: str, ids: Array, distances: Array) -
 
     lists = [pa.FixedSizeListArray.from_arrays(pa.array(np.ravel(a)), ids.shape[1]) for a in (ids, distances)]
     filesystem.write_bytes(
-        join(warehouse, "truth", f"{digest}.parquet"), _write(pa.table(lists, ["neighbours", "distances"]))
+        places.GROUND_TRUTH.url(warehouse, digest=digest), _write(pa.table(lists, ["neighbours", "distances"]))
     )
 
 
 def _keep(warehouse: str, dataset: str, table: Any, replace: bool) -> None:
     content = _write(table)
     digest = hashlib.sha256(content).hexdigest()
-    filesystem.write_bytes(join(warehouse, "queries", dataset, f"{digest}.parquet"), content)
-    pointer, now = join(warehouse, "queries", dataset, "current.json"), json.dumps({"digest": digest}).encode()
+    filesystem.write_bytes(places.QUERIES.url(warehouse, dataset=dataset, digest=digest), content)
+    pointer, now = places.CURRENT_QUERIES.url(warehouse, dataset=dataset), json.dumps({"digest": digest}).encode()
     if replace:
         filesystem.write_bytes(pointer, now)
     else:

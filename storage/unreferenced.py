@@ -8,26 +8,23 @@ together stays, or goes, together.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Set
 from typing import Literal, NamedTuple
 
 from . import queries
+from . import warehouse as places
 from .files import filesystem
 from .files.filesystem import Stored, Upload
 
 Kind = Literal["model", "pretrained", "dataset", "queries", "kept", "truth", "training", "file"]
-FOLDERS = ("models", "pretrained", "datasets", "queries", "kept", "truth", "training", "reports", "benchmark")
-FITS = re.compile(r"models/fits/[0-9a-f]{64}")
-FILES: dict[Kind, re.Pattern[str]] = {  # the first group names what a file belongs to
-    "file": re.compile(r"((?:.+/)?\.[^/]+\.[0-9a-f]{32})"),  # what filesystem.create began
-    "model": re.compile(r"models/([0-9a-f]{64})/(?:function\.json|function\.safetensors|moments\.npz|training\.json)"),
-    "pretrained": re.compile(r"pretrained/([0-9a-f]{64})"),
-    "dataset": re.compile(r"datasets/([^/]+-dhn-[0-9a-f]{8})/(?:dataset\.json|drawn/.+\.parquet)"),
-    "queries": re.compile(r"queries/([^/]+/[0-9a-f]{64}\.parquet)"),
-    "kept": re.compile(r"kept/([0-9a-f]{64})\.npz"),
-    "truth": re.compile(r"truth/([0-9a-f]{64})\.parquet"),
-    "training": re.compile(r"training/([0-9a-f]{16})/.+"),
+PLACES: dict[Kind, tuple[places.Place, ...]] = {  # the first field of a place names what its files belong to
+    "model": (places.MODEL_HEADER, places.MODEL_TENSORS, places.MODEL_EPOCHS, places.MODEL_MOMENTS),
+    "pretrained": (places.PRETRAINED,),
+    "dataset": (places.DRAWN_DATASET, places.DRAWN_SHARD),
+    "queries": (places.QUERIES,),
+    "kept": (places.CACHE,),
+    "truth": (places.GROUND_TRUTH,),
+    "training": (places.CHECKPOINT,),
 }
 WHY: dict[Kind, str] = {
     "file": "begun and never ended",
@@ -64,8 +61,9 @@ def find_unreferenced(
                 of_it = f"{name}__".replace("-", "_")
                 return named is None or any(table.startswith(of_it) for table in tables)
             case "queries":
-                dataset = name.partition("/")[0]
-                return queries.current(warehouse, dataset) == filesystem.join(warehouse, "queries", name)
+                found = places.QUERIES.pattern.fullmatch(name)
+                current = queries.current(warehouse, found["dataset"]) if found else None
+                return current == filesystem.join(warehouse, name)
         return False
 
     for (kind, name), files in _groups(warehouse).items():
@@ -75,13 +73,13 @@ def find_unreferenced(
 
 def uploads(warehouse: str, limit: float) -> list[Upload]:
     """The multipart uploads beside the tables that were begun before a time and never ended."""
-    roots = (filesystem.join(warehouse, folder) for folder in FOLDERS)
+    roots = (filesystem.join(warehouse, folder) for folder in places.BESIDE_TABLES)
     return [upload for root in roots for upload in filesystem.uploads(root) if upload.begun < limit]
 
 
 def strangers(warehouse: str, tables: Iterable[str]) -> list[str]:
     """Folders among those of code tables that are of no table of this catalog."""
-    root = filesystem.join(warehouse, "codes")
+    root = places.TABLES.url(warehouse)
     found = {filesystem.below(root, file.url).partition("/")[0] for file in filesystem.inventory(root)}
     return sorted(found - set(tables))
 
@@ -89,12 +87,16 @@ def strangers(warehouse: str, tables: Iterable[str]) -> list[str]:
 def _groups(warehouse: str) -> dict[tuple[Kind, str], list[Stored]]:
     """The files that may go, by what they belong to. What remembers a model comes before its files."""
     groups: dict[tuple[Kind, str], list[Stored]] = {}
-    for file in (file for folder in FOLDERS for file in filesystem.inventory(filesystem.join(warehouse, folder))):
-        name = filesystem.below(warehouse, file.url)
-        if FITS.fullmatch(name):
+    roots = (filesystem.join(warehouse, folder) for folder in places.BESIDE_TABLES)
+    for file in (file for root in roots for file in filesystem.inventory(root)):
+        path = filesystem.below(warehouse, file.url)
+        if places.ATTEMPT.fullmatch(path):
+            groups[("file", path)] = [file]
+        elif places.FIT.pattern.fullmatch(path):
             groups.setdefault(("model", filesystem.read_bytes(file.url).decode()), []).insert(0, file)
-        for kind, pattern in FILES.items():
-            if found := pattern.fullmatch(name):
-                groups.setdefault((kind, found[1]), []).append(file)
-                break
+        else:
+            matches = ((kind, place.pattern.fullmatch(path)) for kind, found in PLACES.items() for place in found)
+            for kind, match in matches:
+                if match:
+                    groups.setdefault((kind, path if kind == "queries" else match[1]), []).append(file)
     return groups

@@ -16,7 +16,7 @@ from hashing.mapreduce import Array, Executor, Shard
 from infra.executors import Progress, silent
 from infra.observability import observed
 from infra.settings import Settings
-from storage import datasets
+from storage import datasets, warehouse
 from storage.features import deletions, media
 from storage.features.dataset import (
     Dataset,
@@ -136,7 +136,7 @@ def ingest_source(
             found = f"the warehouse {settings.warehouse_url} in {url}"
             raise ValueError(f"expected a source without our own outputs, found {found}")
     kind, dim = describe((file.url for file in filesystem.listing(source, ".parquet")), columns)
-    folder = filesystem.join(dataset_url(settings.warehouse_url, name), "keys") if columns.keyed else ""
+    folder = warehouse.DATASET_KEYS.url(settings.warehouse_url, dataset=name) if columns.keyed else ""
     about = f"{source}, in place"
     dim = _dim(kind, dim, side)
     dataset = Dataset(name=name, kind=kind, dim=dim, splits=sources, columns=columns, keys=folder, source=about)

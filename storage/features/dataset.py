@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from .. import warehouse as places
 from ..files import filesystem, parquet
 from ..formats import FeatureRows
 from . import bundles, deletions, media, splits
@@ -58,25 +59,25 @@ class Dataset(BaseModel):
 
 
 def dataset_url(warehouse: str, name: str) -> str:
-    return filesystem.join(warehouse, "datasets", name)
+    return places.DATASET_FOLDER.url(warehouse, dataset=name)
 
 
 def dataset_exists(warehouse: str, name: str) -> bool:
     """Whether a dataset of that name was ingested."""
-    return filesystem.exists(filesystem.join(dataset_url(warehouse, name), "dataset.json"))
+    return filesystem.exists(places.DATASET.url(warehouse, dataset=name))
 
 
 def load_dataset(warehouse: str, name: str) -> Dataset:
     """The dataset of a name. Raises LookupError where none was ingested."""
     if not dataset_exists(warehouse, name):
         raise LookupError(f"expected a dataset {name!r} in {warehouse}, found none: `hashkiln ingest` brings it")
-    content = filesystem.read_bytes(filesystem.join(dataset_url(warehouse, name), "dataset.json"))
+    content = filesystem.read_bytes(places.DATASET.url(warehouse, dataset=name))
     return Dataset.model_validate_json(content)
 
 
 def save_dataset(warehouse: str, dataset: Dataset) -> None:
     content = dataset.model_dump_json(indent=2).encode()
-    filesystem.write_bytes(filesystem.join(dataset_url(warehouse, dataset.name), "dataset.json"), content)
+    filesystem.write_bytes(places.DATASET.url(warehouse, dataset=dataset.name), content)
 
 
 def describe(urls: Iterable[str], named: Columns) -> tuple[Kind, int]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from hashing.mapreduce import Array
 
+from .. import warehouse as places
 from ..files import filesystem
 
 NONE = np.zeros(0, np.int64)
@@ -32,7 +33,7 @@ def add_deletion(folder: str, ids: Array, files: Mapping[str, Sequence[str]], by
 
 
 def folder_of(warehouse: str, dataset: str) -> str:
-    return filesystem.join(warehouse, "datasets", dataset, "deleted")
+    return places.DELETIONS.url(warehouse, dataset=dataset)
 
 
 def deletion_notes(folder: str) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.table.update import RemoveSnapshotRefUpdate, RemoveSnapshotsUpdate, TableUpdate
 
+from .. import warehouse
 from ..files import filesystem
 from ..files.filesystem import Stored, Upload
 from . import log
@@ -26,10 +27,6 @@ from .parts import quarantine
 from .table import CodeTable
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
-OURS = re.compile(
-    r"data/(\.?[0-9a-f]{64}\.parquet(\.[0-9a-f]{32})?)|quarantine/\.?[0-9a-f]{64}\.parquet(\.[0-9a-f]{32})?"
-    r"|metadata/[^/]+\.(metadata\.json|avro|puffin|stats)"
-)
 
 
 class Garbage(NamedTuple):
@@ -70,7 +67,7 @@ def collect(
     files = tuple(
         file
         for file in inventory
-        if file.modified < limit and file.url not in named and OURS.fullmatch(filesystem.below(root, file.url))
+        if file.modified < limit and file.url not in named and _ours(filesystem.below(root, file.url))
     )
     uploads = tuple(upload for upload in filesystem.uploads(root) if upload.begun < limit)
     if not dry_run:
@@ -78,6 +75,14 @@ def collect(
         for upload in uploads:
             filesystem.abort(upload)
     return dropped._replace(files=files, uploads=uploads)
+
+
+def _ours(path: str) -> bool:
+    """Whether a file below a table's folder has a name that only we give."""
+    begun = warehouse.ATTEMPT.fullmatch(path)
+    final = re.sub(r"\.([^/]+)\.[0-9a-f]{32}$", r"\1", path) if begun else path
+    patterns = (warehouse.PART.pattern, warehouse.QUARANTINE.pattern, warehouse.ICEBERG_FILES)
+    return any(pattern.fullmatch(final) for pattern in patterns)
 
 
 def remove(file: Stored, limit: float) -> bool:
@@ -93,7 +98,7 @@ def remove(file: Stored, limit: float) -> bool:
 
 def named(table: CodeTable, grace: float, clock: Callable[[], float] = time.time) -> set[str]:
     """The digests of models, and of what their networks started from, of versions that it has, or had in the grace."""
-    inventory = filesystem.inventory(filesystem.join(table.iceberg.location(), "metadata"))
+    inventory = filesystem.inventory(warehouse.METADATA.url(table.iceberg.location()))
     table.refresh()
     states = _states(table, inventory, clock() - grace)
     summaries = [s.summary.additional_properties for state in states for s in state.snapshots if s.summary]

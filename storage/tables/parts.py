@@ -15,6 +15,7 @@ from hashing import bits
 from hashing.functions import HashFunction
 from hashing.mapreduce import Array, Batch
 
+from .. import warehouse as places
 from ..features import columns
 from ..features.shard import FeatureShard
 from ..files import filesystem, parquet
@@ -100,7 +101,7 @@ def encode_shard(shard: FeatureShard, function: HashFunction, folder: str) -> Pa
         about["dropped_sha256"] = hashlib.sha256(repr(dropped).encode()).hexdigest()
     table = table.replace_schema_metadata({f"hashkiln.{key}": value for key, value in about.items()})
     data = _parquet_bytes(table)
-    url = filesystem.join(folder, f"{hashlib.sha256(data).hexdigest()}.parquet")
+    url = places.PART.url(folder, digest=hashlib.sha256(data).hexdigest())
     if dropped:
         filesystem.write_bytes(quarantine(url), _quarantined(dropped))
     filesystem.write_bytes(url, data)
@@ -117,7 +118,7 @@ def digest_rows(content: Any, batch: Batch) -> None:
 def quarantine(url: str) -> str:
     """Where the rows that a part had to leave out are told of: (file, row, id, reason), beside the folder of parts."""
     folder, _, name = url.rsplit("/", 2)
-    return filesystem.join(folder, "quarantine", name)
+    return places.QUARANTINE.url(folder, digest=name.removesuffix(".parquet"))
 
 
 def dropped_rows(parts: Iterable[Part]) -> dict[str, int]:
@@ -168,7 +169,7 @@ def without_rows(part: Part, ids: Array, folder: str, version: str, n_bits: int)
     rest = table.filter(pa.array(kept)).combine_chunks()
     about = {"hashkiln.format": "1", "hashkiln.shard": part.shard}  # so that two parts without rows are two files
     data = _parquet_bytes(rest.replace_schema_metadata(about))
-    url = filesystem.join(folder, f"{hashlib.sha256(data).hexdigest()}.parquet")
+    url = places.PART.url(folder, digest=hashlib.sha256(data).hexdigest())
     filesystem.write_bytes(url, data)
     left = rest["id"].to_numpy()
     low, high = (int(left.min()), int(left.max())) if len(left) else (0, -1)

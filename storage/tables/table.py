@@ -94,8 +94,9 @@ class CodeTable:
         return int(self.iceberg.properties.get(PREFIX + "format", 0))
 
     @property
-    def data_folder(self) -> str:
-        return f"{self.iceberg.location().removeprefix('file://')}/data"
+    def folder(self) -> str:
+        """URL of the folder that holds the table's parts, quarantine and metadata."""
+        return self.iceberg.location().removeprefix("file://")
 
     @property
     def vocabulary(self) -> tuple[str | int, ...]:

@@ -82,7 +82,7 @@ def test_the_same_on_s3_and_postgresql(s3, postgresql, tmp_path, monkeypatch):
     assert verify.verify(TABLE, deep=True).problems == ()
     purged = gc.gc(grace=7, clock=in_days(24))
     assert [item.name for item in purged.items if item.kind == "version"] == ["v1"]
-    folder = table_of(settings).data_folder
+    folder = table_of(settings).folder + "/data"
     left = np.concatenate([parts.read_ids(file.url) for file in filesystem.inventory(folder)])
     assert sorted(left.tolist()) == sorted(rows_of(settings))
     assert not {5, 1005} & rows_of(settings).keys()

@@ -78,7 +78,7 @@ def commit_part(table, n, shard, ids=None, **told):
     """Put a part of some codes into what readers see, told of as the table would, or falsely."""
     ids = np.arange(5000, 5000 + n) if ids is None else np.asarray(ids)
     data = _parquet_bytes(_table(ids, np.zeros((n, 2), np.uint8), None, 16))
-    url = f"{table.data_folder}/{hashlib.sha256(data).hexdigest()}.parquet"
+    url = f"{table.folder}/data/{hashlib.sha256(data).hexdigest()}.parquet"
     filesystem.write_bytes(url, data)
     part = Part(url, shard, "x", n, len(data), int(ids.min()), int(ids.max()))._replace(**told)
     base = table.version()
@@ -140,7 +140,7 @@ def replaced(settings, shard, ids, packed, about=None):
     old = part_of(settings, shard)
     rows = _table(ids, np.ascontiguousarray(packed), None, 16)
     data = _parquet_bytes(rows.replace_schema_metadata(about) if about else rows)
-    url = f"{table.data_folder}/{hashlib.sha256(data).hexdigest()}.parquet"
+    url = f"{table.folder}/data/{hashlib.sha256(data).hexdigest()}.parquet"
     filesystem.write_bytes(url, data)
     part = old._replace(url=url, rows=len(ids), size=len(data), max_id=int(ids.max()))
     base = table.version()

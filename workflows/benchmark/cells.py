@@ -21,6 +21,7 @@ from hashing.mapreduce import Batch, Data, Executor, Shard, Sum
 from hashing.methods import method
 from hashing.source import source
 from infra.settings import Settings
+from storage import warehouse
 from storage.features.dataset import Dataset
 from storage.files import filesystem
 
@@ -69,7 +70,7 @@ class Bench:
             chosen = protocols.choose(protocols.candidates(first, tuned), self._cross_validated)
             spec = chosen.model_copy(update={"seed": spec.seed})
         key = self._key(spec, protocol.model_dump(), self.grid.queries, shards, **options)
-        url = filesystem.join(self.settings.warehouse_url, "benchmark", f"{key}.json")
+        url = warehouse.CELL.url(self.settings.warehouse_url, digest=key)
         if filesystem.exists(url):
             row = Row.model_validate_json(filesystem.read_bytes(url))
         else:
@@ -102,7 +103,7 @@ class Bench:
         folds, scores = self.grid.draw.folds, []
         for place in range(folds):
             key = self._key(spec, "cross-validation", names, place, folds)
-            url = filesystem.join(self.settings.warehouse_url, "benchmark", "folds", f"{key}.json")
+            url = warehouse.FOLD.url(self.settings.warehouse_url, digest=key)
             if not filesystem.exists(url):
                 known, held = (
                     [protocols.Fold(shard, place, folds, inside) for shard in shards] for inside in (False, True)

@@ -13,8 +13,9 @@ from functools import partial
 import numpy as np
 
 from hashing.mapreduce import Array, Executor, Statistic, fold
+from storage import warehouse as places
 from storage.features.shard import FeatureShard
-from storage.files import filesystem, npz
+from storage.files import npz
 from storage.tables.parts import Part
 
 from ..spec import digest
@@ -76,7 +77,7 @@ def by_shard(
 
 def url(warehouse: str, *identity: object) -> str:
     """Where something is kept, by all that it depends on."""
-    return filesystem.join(warehouse, "kept", f"{digest(*identity)}.npz")
+    return places.CACHE.url(warehouse, digest=digest(*identity))
 
 
 def _url(warehouse: str, identity: str, parts: Collection[Part]) -> str:

@@ -125,7 +125,7 @@ def _encode(
 ) -> int:
     """Encode shards and commit them in groups. Rows encoded."""
     function = models.load_model(settings.warehouse_url, model.digest)
-    encode = partial(encode_shard, function=function, folder=table.data_folder)
+    encode = partial(encode_shard, function=function, folder=table.folder)
     pending: list[Part] = []
     rows, last = 0, time.monotonic()
     try:

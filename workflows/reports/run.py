@@ -8,6 +8,7 @@ from typing import Any
 
 from hashing.mapreduce import Epoch
 from infra.settings import Settings
+from storage import warehouse
 from storage.files import filesystem
 
 from ..records import Curves, Estimate, Measured, Report, Staged, Verdict
@@ -20,7 +21,7 @@ def write_report(
     spec: Spec, settings: Settings, staged: Staged, report: Report, verdict: Verdict, epochs: Sequence[Epoch]
 ) -> str:
     """Write the page of a staged version, whose model was trained in some epochs, if it was. Its URL."""
-    url = filesystem.join(settings.warehouse_url, "reports", staged.table, f"{staged.branch}.html")
+    url = warehouse.REPORT.url(settings.warehouse_url, table=staged.table, page=staged.branch)
     filesystem.write_bytes(url, run_page(spec, staged, report, verdict, epochs).encode())
     return url
 

@@ -174,7 +174,7 @@ def _rewritten(table: CodeTable, base: Version, removal: Removal, executor: Exec
     """The parts of a version that held some of the rows, without them."""
     parts = table.parts(base.snapshot_id).values()
     touched = [(part, removal.version(part)) for part in parts if removal.within(part)]
-    without = partial(_without, ids=removal.ids, folder=table.data_folder, n_bits=table.n_bits)
+    without = partial(_without, ids=removal.ids, folder=table.folder, n_bits=table.n_bits)
     return [part for part in executor.map(without, touched, f"rewrite {table.name}") if part]
 
 

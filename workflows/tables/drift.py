@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from hashing.mapreduce import Array
-from storage.files import filesystem, npz
+from storage import warehouse as places
+from storage.files import npz
 from storage.tables.parts import Part, read_moments
 
 from ..records import Drift
@@ -55,7 +56,7 @@ def keep(warehouse: str, model: str, state: Array) -> None:
 
 
 def _url(warehouse: str, model: str) -> str:
-    return filesystem.join(warehouse, "models", model, "moments.npz")
+    return places.MODEL_MOMENTS.url(warehouse, digest=model)
 
 
 def _normal(state: Array) -> tuple[Array, Array]:

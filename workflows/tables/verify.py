@@ -69,7 +69,7 @@ def verify(
     if mend and (damaged := [part for part, problems in zip(parts, checks, strict=True) if problems]):
         pairs, _ = _pairs(settings, opened, found, damaged, None)
         function = models.load_model(settings.warehouse_url, found.properties["model"])
-        encode = partial(encode_shard, function=function, folder=opened.data_folder)
+        encode = partial(encode_shard, function=function, folder=opened.folder)
         list(executor.map(encode, [shard for _, shard in pairs], "mend"))  # a part's name is the digest of its content
         checks = list(executor.map(check, parts, "verify"))
     problems = _flat(checks)

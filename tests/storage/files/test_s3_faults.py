@@ -119,7 +119,7 @@ def test_a_table_is_written_and_read_through_faults(s3, through, tmp_path):
     base = table.version()
     table.stage("staged-x", base.snapshot_id)
     for shard in dataset.shards("base"):
-        table.replace("staged-x", [parts.encode_shard(shard, function, table.data_folder)], set(), {"model": "m"})
+        table.replace("staged-x", [parts.encode_shard(shard, function, table.folder)], set(), {"model": "m"})
     version = table.publish(table.version("staged-x"), base.snapshot_id)
     assert version.name == "v1"
     read = [batch for shard in table.shards(version.snapshot_id) for batch in shard]

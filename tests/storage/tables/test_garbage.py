@@ -30,7 +30,7 @@ def in_days(days):
 def part(table, shard, seed=0):
     """A file of the folder of parts. What is in it matters to no collector."""
     content = f"{shard} {seed}".encode() * 9
-    url = join(table.data_folder, f"{hashlib.sha256(content).hexdigest()}.parquet")
+    url = join(table.folder, "data", f"{hashlib.sha256(content).hexdigest()}.parquet")
     filesystem.write_bytes(url, content)
     return Part(url, shard, str(seed), 9, len(content), 0, 8)
 
@@ -73,10 +73,10 @@ def test_what_is_left_is_exactly_what_kept_versions_need(catalog, table):
     table.reject(staged(table, "staged-no", part(table, "f")))
     staged(table, "staged-live", part(table, "g"), part(table, "h"))
     orphan = part(table, "never committed")
-    torn = join(table.data_folder, f".{'0' * 64}.parquet.{'1' * 32}")
+    torn = join(table.folder, "data", f".{'0' * 64}.parquet.{'1' * 32}")
     lost_race = join(table.iceberg.location(), "metadata", "00099-deadbeef.metadata.json")
     told, untold = (quarantine(url) for url in (min(files_of(table, "main")), orphan.url))
-    stranger = join(table.data_folder, "notes.txt")
+    stranger = join(table.folder, "data", "notes.txt")
     for url in (torn, lost_race, told, untold, stranger):
         filesystem.write_bytes(url, b'{"format-version": 2, "torn')
     planned = garbage.collect(table, 0, keep=2, dry_run=True)
@@ -181,18 +181,18 @@ def test_versions_with_deleted_rows_are_gone_when_it_is_due_and_what_readers_see
 
 @pytest.mark.parametrize("catalog", ["local", "s3"], indirect=True)
 def test_uploads_that_never_ended_are_aborted_when_they_are_old(table):
-    if "://" not in table.data_folder:
-        assert filesystem.uploads(table.data_folder) == []
+    if "://" not in table.folder + "/data":
+        assert filesystem.uploads(table.folder + "/data") == []
         return
-    url = join(table.data_folder, "big.parquet")
+    url = join(table.folder, "data", "big.parquet")
     fs, path = filesystem._open(url)
     bucket, _, key = path.partition("/")
     token = fs.call_s3("create_multipart_upload", Bucket=bucket, Key=key)["UploadId"]
     assert garbage.collect(table, 3600).uploads == ()
-    assert [upload[:2] for upload in filesystem.uploads(table.data_folder)] == [(url, token)]
+    assert [upload[:2] for upload in filesystem.uploads(table.folder + "/data")] == [(url, token)]
     assert [upload.token for upload in garbage.collect(table, DAY, dry_run=True, clock=in_days(2)).uploads] == [token]
     assert [upload.token for upload in garbage.collect(table, DAY, clock=in_days(2)).uploads] == [token]
-    assert filesystem.uploads(table.data_folder) == []
+    assert filesystem.uploads(table.folder + "/data") == []
 
 
 @pytest.mark.parametrize("catalog", ["local", "s3"], indirect=True)
@@ -207,7 +207,9 @@ def test_where_a_needed_file_is_lost_nothing_is_deleted(table):
 
 @pytest.mark.parametrize("catalog", ["local", "s3"], indirect=True)
 def test_a_file_that_was_written_again_since_the_inventory_stays(table):
-    listed = next(file for file in filesystem.inventory(table.data_folder) or [filesystem.stored(part(table, "o").url)])
+    listed = next(
+        file for file in filesystem.inventory(table.folder + "/data") or [filesystem.stored(part(table, "o").url)]
+    )
     assert not garbage.remove(listed, time.time() - DAY)
     assert filesystem.exists(listed.url)
     assert garbage.remove(listed, time.time() + DAY)

@@ -24,7 +24,7 @@ def table(catalog):
 
 def stage(table, branch, i):
     table.stage(branch, table.version().snapshot_id)
-    table.replace(branch, [Part(f"{table.data_folder}/{i}.parquet", "a", str(i), 1, 1, i, i)], set(), {"model": "m"})
+    table.replace(branch, [Part(f"{table.folder}/data/{i}.parquet", "a", str(i), 1, 1, i, i)], set(), {"model": "m"})
 
 
 def seen(table, name="main"):

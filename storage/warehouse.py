@@ -1,0 +1,75 @@
+"""Every path of the warehouse, and the pattern by which garbage collection recognises it. Nothing else spells one out.
+
+Folder names are part of the format: warehouses of any release are read alike. Where a name in code is newer than its
+folder (caches of counts lie in `kept/`, ground truth in `truth/`), the folder stays.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+from .files.filesystem import join
+
+FIELDS = {
+    "digest": "[0-9a-f]{64}",  # SHA-256
+    "run": "[0-9a-f]{16}",  # of a training run
+    "dataset": "[^/]+",
+    "drawn": r"[^/]+-dhn-[0-9a-f]{8}",  # a dataset drawn from another one for a benchmark
+    "table": "[^/]+",
+    "page": "[^/]+",
+    "path": ".+",
+}
+ATTEMPT = re.compile(r"(?P<path>(?:.+/)?\.[^/]+\.[0-9a-f]{32})")  # begun by filesystem.create and never finished
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where files of one kind lie below a folder, such as `queries/{dataset}/{digest}.parquet`."""
+
+    template: str
+
+    def url(self, folder: str, **fields: str) -> str:
+        """Return the URL of one file; fields are those of the template."""
+        return join(folder, self.template.format(**fields))
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """Match a path below the folder; groups are the fields of the template."""
+        literal = re.split(r"\{(\w+)\}", self.template)
+        named = [f"(?P<{part}>{FIELDS[part]})" if i % 2 else re.escape(part) for i, part in enumerate(literal)]
+        return re.compile("".join(named))
+
+
+# Below the warehouse.
+MODEL_HEADER = Place("models/{digest}/function.json")
+MODEL_TENSORS = Place("models/{digest}/function.safetensors")
+MODEL_EPOCHS = Place("models/{digest}/training.json")
+MODEL_MOMENTS = Place("models/{digest}/moments.npz")
+FIT = Place("models/fits/{digest}")  # holds the digest of the model that a fit gave
+PRETRAINED = Place("pretrained/{digest}")
+DATASET = Place("datasets/{dataset}/dataset.json")
+DATASET_FOLDER = Place("datasets/{dataset}")
+DATASET_KEYS = Place("datasets/{dataset}/keys")
+DELETIONS = Place("datasets/{dataset}/deleted")
+DRAWN_DATASET = Place("datasets/{drawn}/dataset.json")
+DRAWN_SHARD = Place("datasets/{drawn}/drawn/{path}.parquet")
+QUERIES = Place("queries/{dataset}/{digest}.parquet")
+CURRENT_QUERIES = Place("queries/{dataset}/current.json")
+CACHE = Place("kept/{digest}.npz")
+GROUND_TRUTH = Place("truth/{digest}.parquet")
+CHECKPOINTS = Place("training")
+CHECKPOINT = Place("training/{run}/{path}")
+REPORT = Place("reports/{table}/{page}.html")
+CELL = Place("benchmark/{digest}.json")
+FOLD = Place("benchmark/folds/{digest}.json")
+TABLES = Place("codes")
+BESIDE_TABLES = ("models", "pretrained", "datasets", "queries", "kept", "truth", "training", "reports", "benchmark")
+
+# Below the folder of a code table.
+PARTS = Place("data")
+PART = Place("data/{digest}.parquet")
+QUARANTINE = Place("quarantine/{digest}.parquet")
+METADATA = Place("metadata")
+ICEBERG_FILES = re.compile(r"metadata/[^/]+\.(metadata\.json|avro|puffin|stats)")
