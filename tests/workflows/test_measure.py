@@ -42,7 +42,7 @@ def test_blocks_of_queries_change_no_neighbour(rows, monkeypatch):
         return state
 
     monkeypatch.setattr(NearestNeighbours, "zero", seen)
-    monkeypatch.setattr(ground_truth, "STATE", 2000)
+    monkeypatch.setattr(ground_truth, "STATE_BYTES", 2000)
     np.testing.assert_array_equal(ground_truth.exact_neighbours(rows.x[:50], own, 7, data), whole)
     assert sizes[0] == max(sizes) == 17 * 7 * 16  # as large as 2,000 bytes allow
     assert len(sizes) == 3 * 3
@@ -61,7 +61,7 @@ def judged(rows, **options):
 
 @pytest.mark.parametrize("state", [1 << 26, 999])
 def test_grades_stand_behind_all_and_relevant_rows(rows, monkeypatch, state):
-    monkeypatch.setattr(ground_truth, "STATE", state)
+    monkeypatch.setattr(ground_truth, "STATE_BYTES", state)
     function = SimpleNamespace(n_bits=6, encode=lambda x: x >= 2)
     codes = shards(rows._replace(x=pack(rows.x >= 2)), 3)
     found = judged(rows, graded=True).histogram(function, codes, InProcess())
