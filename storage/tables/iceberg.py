@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def connect(catalog_url: str, warehouse: str) -> Catalog:
     def attempt() -> Catalog:
         alive = {"pool_pre_ping": "true"}  # hours may lie between two commits, and the server may have hung up
         catalog = SqlCatalog("hashkiln", uri=catalog_url, warehouse=warehouse, **alive, **s3.iceberg())
+        weakref.finalize(catalog, catalog.engine.dispose)  # Python 3.13 warns of SQLite connections left open
         catalog.create_namespace_if_not_exists(NAMESPACE)
         return catalog
 

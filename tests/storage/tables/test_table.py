@@ -1,5 +1,6 @@
 """Versions of code tables, on every filesystem: staged on a branch, published by one move of main."""
 
+import gc
 from concurrent.futures import ThreadPoolExecutor
 
 import duckdb
@@ -9,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import blobs
 from pyiceberg.manifest import ManifestFile
+from sqlalchemy import event
 
 from hashing.bits import pack
 from hashing.functions import LinearHash
@@ -272,3 +274,13 @@ def test_the_format_is_said_in_the_table(catalog, parts):
     assert properties["hashkiln.n_bits"] == "16"
     assert "little" in properties["hashkiln.bit_order"]
     assert pq.read_schema(parts[0].url).names == ["id", "code"] if "://" not in parts[0].url else True
+
+
+def test_a_catalog_that_is_no_longer_used_closes_its_connections(catalog_url, tmp_path):
+    closed = []
+    catalog = iceberg.connect(catalog_url, str(tmp_path))
+    event.listen(catalog.engine, "close", lambda *_: closed.append(True))
+    connections = catalog.engine.pool.checkedin()
+    del catalog
+    gc.collect()
+    assert len(closed) == connections > 0
