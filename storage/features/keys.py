@@ -1,9 +1,19 @@
-"""Rows named by strings: the map from key to id, an append-only list in which a key's place is its id."""
+"""Rows named by strings: the map from key to id, an append-only list in which a key's place is its id.
+
+The list lies in parts 00000.parquet, 00001.parquet, …. So that a search costs the same however many there are, MERGED
+consecutive parts have one index file, MERGED of these a larger one, and so on: `index/00000-00255.u64`, rows (hash,
+hash, id) ordered by the first, which are mapped into memory. Index files follow from the parts, and whoever misses one
+makes it.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Iterable
+import shutil
+import tempfile
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -13,62 +23,175 @@ from hashing.mapreduce import Array
 
 from ..files import filesystem
 
+MERGED = 16  # parts, or index files, that have an index file in common
+SORTED = 2**20  # rows of an index file that are sorted at once, on average: 24 MB
+HASHED = 2**16  # keys that are Python objects at once
+NONE = -1  # the id of a key that has none
 
-def assign(folder: str, keys: Iterable[str]) -> None:
-    """Give each key that has no id yet the next one. Ids given once never change, whoever else assigns meanwhile."""
+_seen: dict[str, int] = {}  # folder -> parts that this process has seen
+
+
+def assign(folder: str, keys: Any) -> None:
+    """Give each key (an Arrow array) that has no id yet the next one. Ids never change, whoever else assigns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    wanted = sorted(set(keys))
+    wanted = _plain(keys).unique().sort()
+    hashes = _hashes(wanted)
     while True:
-        known, parts = _known(folder)
-        have = set(known.to_pylist())
-        if not (new := [key for key in wanted if key not in have]):
+        parts = _count(folder)
+        if not len(new := wanted.filter(pa.array(_search(folder, parts, hashes) == NONE))):
             return
-        ids = np.arange(len(known), len(known) + len(new))
+        known = sum(len(_index(folder, first, size)) for first, size in _blocks(parts))
         file = io.BytesIO()
-        pq.write_table(pa.table({"id": ids, "key": new}), file, compression="zstd")
+        pq.write_table(pa.table({"id": np.arange(known, known + len(new)), "key": new}), file, compression="zstd")
         if filesystem.create_exclusive(_part(folder, parts), file.getvalue()):
+            _seen[folder] = parts + 1
             return
 
 
-def ids_of(folder: str, column: Any, where: str) -> Array:
-    """(n,) int64 ids of a column of keys. Raises ValueError for a key that has none, and where a key is null."""
-    import pyarrow.compute as pc
-
+def ids_of(folder: str, column: Any, where: str, first_row: int = 0) -> Array:
+    """Return the ids (n,) int64 of a column of keys. Raises ValueError for a null, and for a key that has no id."""
     if column.null_count:
         row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
-        raise ValueError(f"expected a key in every row, found null in row {row} of {where}")
-    known, _ = _known(folder)
-    ids = pc.index_in(column.cast(known.type), value_set=known)
-    if ids.null_count:
-        raise ValueError(f"expected keys with an id, found {column.filter(pc.is_null(ids))[0].as_py()!r}, in {where}")
-    return np.asarray(ids.to_numpy(), np.int64)
+        raise ValueError(f"expected a key in every row, found null in row {first_row + row} of {where}")
+    ids = _search(folder, _count(folder), _hashes(_plain(column)))
+    if len(unknown := np.flatnonzero(ids == NONE)):
+        raise ValueError(f"expected keys with an id, found {column[int(unknown[0])].as_py()!r}, in {where}")
+    return ids
 
 
 def find(folder: str, wanted: Iterable[str], where: str) -> Array:
-    """(n,) int64 ids of some keys. Raises ValueError for a key that has none."""
+    """Return the ids (n,) int64 of some keys. Raises ValueError for a key that has none."""
     import pyarrow as pa
 
     return ids_of(folder, pa.array(wanted, pa.string()), where)
 
 
-def _known(folder: str) -> tuple[Any, int]:
-    """All keys, in the order of their ids, and the number of parts that hold them."""
+def distinct(columns: Iterable[Any]) -> Any:
+    """Return the keys of some columns, each once, as an Arrow array."""
     import pyarrow as pa
 
-    parts: list[Any] = []
-    while filesystem.exists(_part(folder, len(parts))):  # by name, never by listing, which may lag behind
-        parts.append(_read(_part(folder, len(parts))))
-    return pa.concat_arrays(parts) if parts else pa.array([], pa.string()), len(parts)
+    found = [_plain(column).unique() for column in columns] or [pa.array([], pa.string())]
+    return pa.chunked_array(found).unique().drop_null()
 
 
-@lru_cache(maxsize=1024)
-def _read(url: str) -> Any:
-    """The keys of a part, which never changes."""
+def _search(folder: str, parts: int, hashes: Array) -> Array:
+    """Return the ids (n,) int64 of hashes (n, 2) in the first parts, NONE where there is none."""
+    ids = np.full(len(hashes), NONE)
+    left = np.argsort(hashes[:, 0])  # in order, so that neighbouring pages are read one after the other
+    for first, size in _blocks(parts):
+        index = _index(folder, first, size)
+        rows, at = left, np.searchsorted(index[:, 0], hashes[left, 0])
+        while len(rows):  # once, unless two keys have the same first hash
+            near = at < len(index)
+            rows, at = rows[near], at[near]
+            near = index[at, 0] == hashes[rows, 0]
+            rows, at = rows[near], at[near]
+            same = index[at, 1] == hashes[rows, 1]
+            ids[rows[same]] = index[at[same], 2]
+            rows, at = rows[~same], at[~same] + 1
+        left = left[ids[left] == NONE]
+    return ids
+
+
+def _count(folder: str) -> int:
+    """Return how many parts there are: by name, never by listing, which may lag behind."""
+    low, step = _seen.get(folder, 0), 1
+    if low and not filesystem.exists(_part(folder, low - 1)):  # the dataset was deleted, and may be made again
+        low = 0
+        _index.cache_clear()
+    while filesystem.exists(_part(folder, low + step - 1)):
+        low, step = low + step, 2 * step
+    beyond = range(low, low + step - 1)
+    _seen[folder] = low + bisect_left(beyond, True, key=lambda part: not filesystem.exists(_part(folder, part)))
+    return _seen[folder]
+
+
+def _blocks(parts: int) -> Iterator[tuple[int, int]]:
+    """Return the fewest blocks (first part, size) of 1, MERGED, MERGED^2, … parts that make up the first parts."""
+    first, size = 0, MERGED**8
+    while first < parts:
+        while first + size > parts:
+            size //= MERGED
+        yield first, size
+        first += size
+
+
+@lru_cache(maxsize=64)
+def _index(folder: str, first: int, size: int) -> Array:
+    """Return rows (n, 3) uint64 of a block of parts, none of which ever changes: two hashes of a key, and its id."""
+    if size == 1:
+        return _read(_part(folder, first))
+    url = filesystem.join(folder, "index", f"{first:05}-{first + size - 1:05}.u64")
+    if not filesystem.exists(url):
+        step = size // MERGED
+        with filesystem.create(url) as file:
+            for rows in _merged([_index(folder, block, step) for block in range(first, first + size, step)]):
+                file.write(rows.tobytes())
+    return _mapped(url)
+
+
+def _read(url: str) -> Array:
+    """Return the index rows of one part."""
     import pyarrow.parquet as pq
 
-    return pq.read_table(io.BytesIO(filesystem.read_bytes(url)), columns=["key"])["key"].combine_chunks()
+    table = pq.read_table(io.BytesIO(filesystem.read_bytes(url)), columns=["id", "key"])
+    return _sorted(np.column_stack([_hashes(_plain(table["key"])), table["id"].to_numpy().astype("<u8")]))
+
+
+def _merged(indices: list[Array]) -> Iterator[Array]:
+    """Return the rows of several indices in order. Hashes are uniform, so cuts at equal distances give equal pieces."""
+    pieces = -(-sum(map(len, indices)) // SORTED)
+    cuts = np.array([2**64 * i // pieces for i in range(1, pieces)], np.uint64)
+    bounds = [[0, *np.searchsorted(index[:, 0], cuts), len(index)] for index in indices]
+    for piece in range(pieces):
+        rows = [index[bound[piece] : bound[piece + 1]] for index, bound in zip(indices, bounds, strict=True)]
+        yield _sorted(np.concatenate(rows))
+
+
+def _sorted(rows: Array) -> Array:
+    return rows[np.argsort(rows[:, 0])]
+
+
+def _mapped(url: str) -> Array:
+    """Return the rows of an index file; one of a remote store is copied to a temporary file."""
+    import pyarrow.fs as pafs
+
+    fs, path = filesystem.arrow(url)
+    if isinstance(fs, pafs.LocalFileSystem):
+        return np.memmap(path, "<u8", "r").reshape(-1, 3)
+    with tempfile.TemporaryFile() as copy, fs.open_input_stream(path) as source:
+        shutil.copyfileobj(source, copy, 2**24)
+        copy.flush()
+        return np.memmap(copy, "<u8", "r").reshape(-1, 3)
+
+
+def _plain(column: Any) -> Any:
+    """Return a column of keys as strings, or as bytes where it holds bytes."""
+    import pyarrow as pa
+    from pyarrow import types
+
+    if types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    texts = types.is_string, types.is_large_string, types.is_string_view
+    bytes_ = types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view
+    for plain, kinds in ((pa.string(), texts), (pa.binary(), bytes_)):
+        if any(is_kind(column.type) for is_kind in kinds):
+            return column.cast(plain)
+    return pa.array([None if key is None else str(key) for key in column.to_pylist()], pa.string())
+
+
+def _hashes(keys: Any) -> Array:
+    """Return the 128 bits (n, 2) uint64 of BLAKE2b of each key: that two keys share them is out of the question."""
+    import pyarrow as pa
+
+    hashes = np.empty((len(keys), 2), "<u8")
+    for row in range(0, len(keys), HASHED):
+        some = keys.slice(row, HASHED).cast(pa.binary()).to_pylist()
+        digests = b"".join(hashlib.blake2b(key, digest_size=16).digest() for key in some)
+        hashes[row : row + HASHED] = np.frombuffer(digests, "<u8").reshape(-1, 2)
+    return hashes
 
 
 def _part(folder: str, number: int) -> str:

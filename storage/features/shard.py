@@ -68,8 +68,7 @@ class FeatureShard:
 
     def ids(self, url: str) -> Array:
         """The ids of a file's rows, deleted ones too, from their column alone."""
-        column = parquet.column(url, self.columns.id)
-        return keys.ids_of(self.keys, column, url) if self.columns.keyed else columns.ids(column, url)
+        return self._ids(parquet.column(url, self.columns.id), url)
 
     def holding(self, wanted: Array) -> dict[str, int]:
         """How many rows of some ids each file has, by its URL; those that have none are not in it."""
@@ -94,12 +93,9 @@ class FeatureShard:
         wanted = [self.columns.id, self.columns.x]
         if self.columns.labels and self.vocabulary:
             wanted.append(self.columns.labels)
-        keyed = None
-        if self.columns.keyed:  # all at once: the map is searched through a table that takes time to build
-            keyed = self.ids(url)
         row, gone = 0, deletions.deleted_ids(self.deleted)
         for part in parquet.batches(url, wanted, batch_rows(self.dim)):
-            ids = columns.ids(part[wanted[0]], url, row) if keyed is None else keyed[row : row + len(part)]
+            ids = self._ids(part[wanted[0]], url, row)
             x, faults = columns.usable(part[wanted[1]], self.dim, url, self.kind)
             kept = ~np.isin(ids, gone)
             if not kept.all():
@@ -136,12 +132,15 @@ class FeatureShard:
         parts = (part for url in self._urls for part in parquet.batches(url, [name]))
         return set().union(*(columns.distinct_labels(part[name], self.url) for part in parts))
 
-    def row_keys(self) -> set[str]:
-        """The keys of the rows, from their column alone; none where rows have ids of their own."""
-        if not self.columns.keyed:
-            return set()
+    def row_keys(self) -> Any:
+        """Return the distinct keys of the rows, an Arrow array, from their column alone."""
         parts = (part for url in self._urls for part in parquet.batches(url, [self.columns.id]))
-        return {key for part in parts for key in part[0].to_pylist() if key is not None}
+        return keys.distinct(part[0] for part in parts)
+
+    def _ids(self, column: Any, url: str, first_row: int = 0) -> Array:
+        if self.columns.keyed:
+            return keys.ids_of(self.keys, column, url, first_row)
+        return columns.ids(column, url, first_row)
 
 
 @dataclass(frozen=True)

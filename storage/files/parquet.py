@@ -47,7 +47,8 @@ def column(url: str, name: str) -> Any:
     """A whole column, as one array."""
     import pyarrow as pa
 
-    return pa.chunked_array([part[0] for part in batches(url, [name])]).combine_chunks()
+    kind = opened(url, [name]).schema_arrow.field(name).type
+    return pa.chunked_array([part[0] for part in batches(url, [name])], kind).combine_chunks()
 
 
 def _of_the_store(error: Exception) -> bool:

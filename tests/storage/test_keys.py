@@ -1,0 +1,151 @@
+"""The map from key to id: ids never change, no id is given twice, and a search costs the same as parts are added."""
+
+import datetime
+import multiprocessing
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from storage.features import keys
+from storage.features.shard import Columns, FeatureShard
+from storage.files import filesystem
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Index files of few parts, sorted a few rows at a time."""
+    monkeypatch.setattr(keys, "MERGED", 3)
+    monkeypatch.setattr(keys, "SORTED", 16)
+
+
+def forget():
+    """Be as a process that has read nothing yet."""
+    keys._seen.clear()
+    keys._index.cache_clear()
+
+
+def parts_of(folder):
+    """The keys of each part, which are in the order of their ids, without a gap."""
+    tables = [pq.read_table(path) for path in sorted(folder.glob("*.parquet"))]
+    assert [i for table in tables for i in table["id"].to_pylist()] == list(range(sum(map(len, tables))))
+    return [table["key"].to_pylist() for table in tables]
+
+
+def test_ids_are_places_in_the_list_and_never_change(folder, small):
+    rng = np.random.default_rng(0)
+    expected = {}
+    for _ in range(30):
+        drawn = [f"key {i}" for i in rng.integers(600, size=rng.integers(60))]
+        keys.assign(folder, pa.array(drawn, pa.string()))
+        for key in sorted(set(drawn) - expected.keys()):
+            expected[key] = len(expected)
+        some = rng.permutation(list(expected))
+        assert keys.find(folder, some, "here").tolist() == [expected[key] for key in some]
+    names = {filesystem.below(folder, file.url) for file in filesystem.listing(folder, ".u64")}
+    assert {"index/00000-00002.u64", "index/00000-00008.u64", "index/00000-00026.u64"} <= names
+    forget()
+    assert keys.find(folder, expected, "here").tolist() == list(expected.values())
+
+
+def test_index_files_are_made_again_where_they_are_missing(tmp_path, small):
+    for i in range(11):
+        keys.assign(str(tmp_path), pa.array([f"{i} {j}" for j in range(9)]))
+    made = {path: path.read_bytes() for path in (tmp_path / "index").iterdir()}
+    for path in made:
+        path.unlink()
+    forget()
+    assert keys.find(str(tmp_path), ["10 8", "0 0", "5 3"], "here").tolist() == [98, 0, 48]
+    assert {path: path.read_bytes() for path in (tmp_path / "index").iterdir()} == made
+
+
+def test_a_map_that_was_deleted_begins_again(tmp_path, small):
+    for word in ("old", "new"):
+        for i in range(4):
+            keys.assign(str(tmp_path / "keys"), pa.array([f"{word} {i}"]))
+        assert keys.find(str(tmp_path / "keys"), [f"{word} {i}" for i in range(4)], "here").tolist() == [0, 1, 2, 3]
+        shutil.rmtree(tmp_path / "keys")
+
+
+def test_what_is_asked_of_the_store_does_not_grow_with_the_parts(tmp_path, monkeypatch):
+    asked = []
+    for name in ("exists", "read_bytes"):
+        ask = getattr(filesystem, name)
+        monkeypatch.setattr(filesystem, name, lambda url, ask=ask: asked.append(url) or ask(url))
+    costs = []
+    for i in range(100):
+        asked.clear()
+        keys.assign(str(tmp_path), pa.array([f"key {i}"]))
+        costs.append(len(asked))
+    assert max(costs) <= 6  # for the last part, the next one and an index file, and reading the last part
+    asked.clear()
+    forget()
+    assert keys.find(str(tmp_path), ["key 70"], "here").tolist() == [70]
+    assert len(asked) <= 2 * 7 + 100 // 16 + 100 % 16
+
+
+def test_keys_of_one_first_hash_are_told_apart(tmp_path, small, monkeypatch):
+    hashes = keys._hashes
+    monkeypatch.setattr(keys, "_hashes", lambda column: hashes(column) % np.array([3, 2**64 - 1], np.uint64))
+    names = [f"key {i}" for i in range(40)]
+    for i in range(0, 40, 4):
+        keys.assign(str(tmp_path), pa.array(names[i : i + 4]))
+    assert keys.find(str(tmp_path), names, "here").tolist() == [
+        key for part in parts_of(tmp_path) for key in map(names.index, part)
+    ]
+    with pytest.raises(ValueError, match="expected keys with an id, found 'key 40', in here"):
+        keys.find(str(tmp_path), ["key 3", "key 40"], "here")
+
+
+def assign_many(folder, first):
+    for i in range(first, first + 200, 20):
+        keys.assign(folder, pa.array([f"key {j}" for j in range(i, i + 30)]))
+
+
+def test_of_writers_at_the_same_time_none_gives_an_id_twice(tmp_path):
+    with ProcessPoolExecutor(3, multiprocessing.get_context("spawn")) as pool:
+        for done in [pool.submit(assign_many, str(tmp_path), first) for first in (0, 10, 120)]:
+            done.result()
+    given = [key for part in parts_of(tmp_path) for key in part]
+    assert sorted(given) == sorted(f"key {i}" for i in range(330))
+    assert keys.find(str(tmp_path), given, "here").tolist() == list(range(330))
+
+
+@pytest.mark.parametrize(
+    ("part", "column", "ids"),
+    [
+        (["a", "b", "é"], pa.array(["é", "a"], pa.large_string()), [2, 0]),
+        (["a", "b"], pa.array(["b", "a", "b"]).dictionary_encode(), [1, 0, 1]),
+        ([b"a\xff", b"b"], pa.array([b"b\0", b"a\xff"], pa.binary(2)).slice(1), [0]),
+        ([-3, 5, 20], pa.array([20, -3], pa.int32()), [2, 0]),
+        ([datetime.datetime(2020, 1, 2)], pa.array([datetime.datetime(2020, 1, 2)], pa.timestamp("ms")), [0]),
+    ],
+)
+def test_parts_of_all_types_that_were_written_before_are_read(part, column, ids, tmp_path):
+    pq.write_table(pa.table({"id": np.arange(len(part)), "key": part}), tmp_path / "00000.parquet", compression="zstd")
+    assert keys.ids_of(str(tmp_path), column, "here").tolist() == ids
+    keys.assign(str(tmp_path), column)
+    assert not (tmp_path / "00001.parquet").exists()
+
+
+def test_a_shard_gives_its_rows_the_ids_of_their_keys(tmp_path):
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(4, np.float32)), 2)
+    for name, column in {"full": ["b", "a"], "null": ["a", None], "none": []}.items():
+        table = pa.table({"sku": pa.array(column, pa.string()), "vector": vectors.slice(0, len(column))})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+
+    def shard(name):
+        columns = Columns(id="sku", keyed=True)
+        return FeatureShard(str(tmp_path / f"{name}.parquet"), name, "v", 2, columns, keys=str(tmp_path / "keys"))
+
+    for name in ("full", "null", "none"):
+        keys.assign(str(tmp_path / "keys"), shard(name).row_keys())
+    assert [batch.ids.tolist() for batch in shard("full")] == [[1, 0]]
+    assert shard("full").holding(np.array([1])) == {str(tmp_path / "full.parquet"): 1}
+    assert list(shard("none")) == []
+    assert shard("none").holding(np.array([1])) == {}
+    with pytest.raises(ValueError, match=r"expected a key in every row, found null in row 1 of .*null\.parquet"):
+        list(shard("null"))
