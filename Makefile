@@ -1,4 +1,4 @@
-# Needs Python 3.11 or later and make, nothing else: every target first makes .venv, or finds it up to date.
+# Needs only Python 3.11 or later and make: every target first creates .venv or checks that it is up to date.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
@@ -9,57 +9,57 @@ PORT ?= 4200
 .DEFAULT_GOAL := help
 .PHONY: help setup run test test-all test-faults lint type format bench docs serve constraints clean
 
-help:  ## This list
+help:  ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(INSTALLED)  ## Make .venv with everything that running and testing need, and nothing outside it
+setup: $(INSTALLED)  ## Create .venv with everything that running and testing need; install nothing outside it
 
-# uv is quicker. Where it cannot be had, or cannot reach what pip can, a pip that knows --group does the same.
+# uv is faster. If it cannot be installed, or cannot reach the indexes that pip can, a pip with --group does the same.
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	 { echo "$(PYTHON) is not Python 3.11 or later: make PYTHON=/path/to/python" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	@echo "Installing what pyproject.toml and constraints.txt name into .venv"
+	@echo "Installing the packages of pyproject.toml and constraints.txt into .venv"
 	@{ $(BIN)/python -m pip install -q -c constraints.txt uv && \
 	   UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" \
 	   $(BIN)/uv pip install $(QUIET) --compile-bytecode --python $(BIN)/python -c constraints.txt --group dev -e .; } || \
-	 { echo "uv cannot do it: pip can, in a minute or two"; \
+	 { echo "uv failed: installing with pip, which takes a minute or two"; \
 	   $(BIN)/python -m pip install -q 'pip>=25.1' && \
 	   $(BIN)/python -m pip install $(QUIET) -c constraints.txt --group dev -e .; }
 	@touch $@
 
-run: setup  ## Hash the sample that the repository ships, measure the codes, publish them
+run: setup  ## Encode the sample that ships with the repository, evaluate the codes, publish them
 	$(BIN)/hashkiln reindex --dataset sample
 
-test: setup  ## All tests but the slow ones; the tests on real data where HASHKILN_DATA names their folder
+test: setup  ## Run all tests except slow ones; tests on real data need its folder in HASHKILN_DATA
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: setup  ## All tests
+test-all: setup  ## Run all tests
 	$(BIN)/python -m pytest
 
-test-faults: setup  ## Kill, tear, fill and race re-indexing: HASHKILN_FAULTS times (200), on S3 too, and a soak
+test-faults: setup  ## Inject HASHKILN_FAULTS (200) faults into re-indexing, on S3 too, then run a soak test
 	HASHKILN_FAULTS=$${HASHKILN_FAULTS:-200} $(BIN)/python -m pytest tests/faults
 
-lint: setup  ## Style, format and types
+lint: setup  ## Check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-type: setup  ## Types alone
+type: setup  ## Check types only
 	$(BIN)/mypy
 
-format: setup  ## Let ruff rewrite what it can
+format: setup  ## Fix style and format with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## What is timed, each beside its peer; HASHKILN_DATA names the folder of real data
+bench: setup  ## Run the timing benchmarks against peers; HASHKILN_DATA names the folder of real data
 	for name in hamming evaluation neighbours encode ties; do echo "$$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
-docs: setup  ## Write docs/methods.md and docs/results.md anew, from the catalogue and the rows in benchmarks/results
+docs: setup  ## Generate docs/methods.md and docs/results.md from the catalogue and benchmarks/results
 	for name in methods results; do $(BIN)/python docs/$$name.py > .venv/page && mv .venv/page docs/$$name.md || exit 1; done
 
-# The server gets a session of its own, so that Ctrl-C ends the worker first: without its server it would not go.
-serve: setup  ## Prefect server and worker on loopback, with the deployments of prefect.yaml; Ctrl-C ends both
+# The server runs in its own session, so that Ctrl-C ends the worker first: without its server the worker would not end.
+serve: setup  ## Start a Prefect server and worker on loopback with the deployments of prefect.yaml; stop: Ctrl-C
 	@home="$${HASHKILN_HOME:-.hashkiln}"; mkdir -p "$$home/prefect" && home="$$(cd "$$home" && pwd)" && \
 	export HASHKILN_HOME="$$home" PREFECT_HOME="$${PREFECT_HOME:-$$home/prefect}" DO_NOT_TRACK=1 && \
 	export PREFECT_SERVER_ANALYTICS_ENABLED=false PREFECT_API_URL="http://127.0.0.1:$(PORT)/api" || exit 1; \
@@ -71,11 +71,11 @@ serve: setup  ## Prefect server and worker on loopback, with the deployments of 
 	$(BIN)/prefect work-pool create hashkiln --type process --overwrite && \
 	$(BIN)/prefect --no-prompt deploy --all && $(BIN)/prefect worker start --pool hashkiln
 
-constraints: setup  ## Write constraints.txt anew, from what .venv holds: upgrade there, run the tests, then this
-	@{ echo "# The versions that were tested together. Made by 'make constraints' from what .venv holds; edit nothing here."; \
+constraints: setup  ## Write constraints.txt from .venv: upgrade packages there and run the tests first
+	@{ echo "# The versions that were tested together. Generated by 'make constraints' from .venv: do not edit."; \
 	   $(BIN)/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/^\(torch==[^+]*\)+.*/\1/'; } > .venv/constraints
-	@! grep -nE '://|@|\+' .venv/constraints || { echo "expected NAME==VERSION on every line" >&2; exit 1; }
+	@! grep -nE '://|@|\+' .venv/constraints || { echo "constraints.txt: every line must be NAME==VERSION" >&2; exit 1; }
 	@mv .venv/constraints constraints.txt && touch $(INSTALLED)
 
-clean:  ## Remove .venv and caches. Published tables, models and reports in .hashkiln stay: remove those yourself
+clean:  ## Remove .venv and caches; tables, models and reports in .hashkiln stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

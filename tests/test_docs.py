@@ -1,22 +1,85 @@
-"""What is generated is what would be generated now."""
+"""Documents match the code: generated pages are current; paths, names, links and commands in documents exist."""
 
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer.main
 
 from hashing.methods import METHODS
+from workflows.cli import app
 
 ROOT = Path(__file__).parent.parent
+DOCUMENTS = [
+    *ROOT.glob("*.md"),
+    *(ROOT / "docs").rglob("*.md"),
+    ROOT / "benchmarks" / "results" / "README.md",
+    ROOT / "prefect.yaml",
+]
+EVERY = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+PACKAGES = "hashing|storage|infra|workflows"
+FILES = re.compile(rf"(?<![\w/-])(?:{PACKAGES}|tests|benchmarks|docs|\.ci|\.github)/[\w./-]++(?![<*…])")
+NAMES = re.compile(rf"(?<![\w./-])(?:{PACKAGES})(?:\.\w+)+")
+LINKS = re.compile(r"\]\((?!\w+:)([^)#]*)#?([^)]*)\)")
 
 
 @pytest.mark.parametrize("name", ["methods", "results"])
 def test_pages_are_those_of_the_catalogue_and_the_measured_rows(name):
     run = subprocess.run([sys.executable, f"docs/{name}.py"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert (ROOT / "docs" / f"{name}.md").read_text() == run.stdout, "make docs writes it anew"
+    assert (ROOT / "docs" / f"{name}.md").read_text() == run.stdout, "run make docs"
 
 
 def test_every_method_has_a_section():
     page = (ROOT / "docs" / "methods.md").read_text()
     assert [name for name, cls in METHODS.items() if f"## {cls.__name__} (`{name}`)" not in page] == []
+
+
+@EVERY
+def test_every_path_exists(path):
+    paths = {found.rstrip(".") for found in FILES.findall(path.read_text())}
+    assert sorted(name for name in paths if not (ROOT / name).exists()) == []
+
+
+@EVERY
+def test_every_dotted_name_exists(path):
+    assert sorted(name for name in set(NAMES.findall(path.read_text())) if not defined(name)) == []
+
+
+def defined(name: str) -> bool:
+    """Return whether a dotted name is a package, a module, or a name that occurs in its module."""
+    place, parts = ROOT, name.split(".")
+    while parts and (place / parts[0]).is_dir():
+        place /= parts.pop(0)
+    module = place / f"{parts.pop(0)}.py" if parts and (place / f"{parts[0]}.py").exists() else place / "__init__.py"
+    return module.exists() and all(re.search(rf"\b{part}\b", module.read_text()) for part in parts)
+
+
+@EVERY
+def test_every_relative_link_resolves(path):
+    broken = []
+    for name, anchor in LINKS.findall(path.read_text()):
+        target = path.parent / name if name else path
+        if not target.exists() or (anchor and anchor not in anchors(target.read_text())):
+            broken.append(f"{name}#{anchor}")
+    assert broken == []
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors that GitHub makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.*)", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@EVERY
+def test_every_command_and_option_exists(path):
+    commands = typer.main.get_command(app).commands
+    unknown = []
+    for line in re.findall(r"^hashkiln ([a-z].*)", path.read_text(), re.MULTILINE):
+        name, *words = shlex.split(line, comments=True)
+        known = {option for parameter in commands[name].params for option in parameter.opts} if name in commands else ()
+        unknown += [f"{name} {word}" for word in words if word.startswith("--") and word not in known]
+        unknown += [] if known else [name]
+    assert unknown == []
