@@ -19,6 +19,8 @@ FIELDS = {
     "drawn": r"[^/]+-dhn-[0-9a-f]{8}",  # a dataset drawn from another one for a benchmark
     "table": "[^/]+",
     "page": "[^/]+",
+    "part": "[0-9]{5,}",  # of the map from key to id
+    "last": "[0-9]{5,}",
     "path": ".+",
 }
 ATTEMPT = re.compile(r"(?P<path>(?:.+/)?\.[^/]+\.[0-9a-f]{32})")  # begun by filesystem.create and never finished
@@ -66,6 +68,10 @@ CELL = Place("benchmark/{digest}.json")
 FOLD = Place("benchmark/folds/{digest}.json")
 TABLES = Place("codes")
 BESIDE_TABLES = ("models", "pretrained", "datasets", "queries", "kept", "truth", "training", "reports", "benchmark")
+
+# Below the folder of a dataset's keys.
+KEY_PART = Place("{part}.parquet")
+KEY_INDEX = Place("index/{part}-{last}.u64")  # of the parts from the first to the last
 
 # Below the folder of a code table.
 PARTS = Place("data")

@@ -22,6 +22,7 @@ import numpy as np
 from hashing.mapreduce import Array
 
 from ..files import filesystem
+from ..warehouse import KEY_INDEX, KEY_PART
 
 MERGED = 16  # parts, or index files, that have an index file in common
 SORTED = 2**20  # rows of an index file that are sorted at once, on average: 24 MB
@@ -123,7 +124,7 @@ def _index(folder: str, first: int, size: int) -> Array:
     """Return rows (n, 3) uint64 of a block of parts, none of which ever changes: two hashes of a key, and its id."""
     if size == 1:
         return _read(_part(folder, first))
-    url = filesystem.join(folder, "index", f"{first:05}-{first + size - 1:05}.u64")
+    url = KEY_INDEX.url(folder, part=f"{first:05}", last=f"{first + size - 1:05}")
     if not filesystem.exists(url):
         step = size // MERGED
         with filesystem.create(url) as file:
@@ -195,4 +196,4 @@ def _hashes(keys: Any) -> Array:
 
 
 def _part(folder: str, number: int) -> str:
-    return filesystem.join(folder, f"{number:05}.parquet")
+    return KEY_PART.url(folder, part=f"{number:05}")
