@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from . import queries
 from . import warehouse as places
 from .files import filesystem
-from .files.filesystem import Stored, Upload
+from .files.filesystem import StoredFile, Upload
 
 Kind = Literal["model", "pretrained", "dataset", "queries", "kept", "truth", "training", "file"]
 PLACES: dict[Kind, tuple[places.Place, ...]] = {  # the first field of a place names what its files belong to
@@ -42,7 +42,7 @@ class Unreferenced(NamedTuple):
     """Files that belong together, in the order in which they go: what leads to the others comes first."""
 
     kind: Kind
-    files: tuple[Stored, ...]
+    files: tuple[StoredFile, ...]
 
 
 def find_unreferenced(
@@ -74,22 +74,22 @@ def find_unreferenced(
 def uploads(warehouse: str, limit: float) -> list[Upload]:
     """The multipart uploads beside the tables that were begun before a time and never ended."""
     roots = (filesystem.join(warehouse, folder) for folder in places.BESIDE_TABLES)
-    return [upload for root in roots for upload in filesystem.uploads(root) if upload.begun < limit]
+    return [upload for root in roots for upload in filesystem.incomplete_uploads(root) if upload.started < limit]
 
 
 def strangers(warehouse: str, tables: Iterable[str]) -> list[str]:
     """Folders among those of code tables that are of no table of this catalog."""
     root = places.TABLES.url(warehouse)
-    found = {filesystem.below(root, file.url).partition("/")[0] for file in filesystem.inventory(root)}
+    found = {filesystem.relative_path(root, file.url).partition("/")[0] for file in filesystem.inventory(root)}
     return sorted(found - set(tables))
 
 
-def _groups(warehouse: str) -> dict[tuple[Kind, str], list[Stored]]:
+def _groups(warehouse: str) -> dict[tuple[Kind, str], list[StoredFile]]:
     """The files that may go, by what they belong to. What remembers a model comes before its files."""
-    groups: dict[tuple[Kind, str], list[Stored]] = {}
+    groups: dict[tuple[Kind, str], list[StoredFile]] = {}
     roots = (filesystem.join(warehouse, folder) for folder in places.BESIDE_TABLES)
     for file in (file for root in roots for file in filesystem.inventory(root)):
-        path = filesystem.below(warehouse, file.url)
+        path = filesystem.relative_path(warehouse, file.url)
         if places.ATTEMPT.fullmatch(path):
             groups[("file", path)] = [file]
         elif places.FIT.pattern.fullmatch(path):

@@ -132,7 +132,7 @@ def ingest_source(
         blocks = {split: _numbered(split, vecs.read_vecs(path)) for split, path in sources.items()}
         return _write(settings, name, blocks, source, progress)
     for url in sources.values():
-        if filesystem.shows(url, settings.warehouse_url):
+        if filesystem.listing_includes(url, settings.warehouse_url):
             found = f"the warehouse {settings.warehouse_url} in {url}"
             raise ValueError(f"expected a source without our own outputs, found {found}")
     kind, dim = describe((file.url for file in filesystem.listing(source, ".parquet")), columns)

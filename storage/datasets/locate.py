@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..files.download import Progress, digest, download, recorded
+from ..files.download import Progress, download, file_digest, recorded_checksum
 from .catalogue import File, NamedDataset
 
 log = logging.getLogger(__name__)
@@ -80,10 +80,10 @@ def _provenance(dataset: NamedDataset, path: Path) -> str:
     if dataset.name == "sample":
         return "verified, shipped with hashkiln"
     published = next((file.checksum for file in dataset.files if file.name == path.name), None)
-    expected = published or recorded(path)
+    expected = published or recorded_checksum(path)
     if not expected:
         return "unverified, no checksum is known"
-    found = f"{expected.split(':')[0]}:{digest(path, expected.split(':')[0])}"
+    found = f"{expected.split(':')[0]}:{file_digest(path, expected.split(':')[0])}"
     if found != expected:
         return f"unverified, expected {expected}, found {found}"
     return f"verified, {found}" if published else f"unverified, as first downloaded, {found}"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..tables.parts import CodeShard, read_ids
-from .folder import whole_folder
+from .folder import atomic_folder
 
 
 def to_faiss(shards: Sequence[CodeShard], folder: str, about: dict[str, Any]) -> int:
@@ -28,7 +28,7 @@ def to_faiss(shards: Sequence[CodeShard], folder: str, about: dict[str, Any]) ->
     index = faiss.IndexBinaryFlat(n_bits)
     ids = np.concatenate([read_ids(shard.part.url) for shard in shards])
     mapped = None if np.array_equal(ids, np.arange(len(ids))) else faiss.IndexBinaryIDMap2(index)
-    with whole_folder(folder, about) as place:
+    with atomic_folder(folder, about) as place:
         for shard in shards:
             for batch in shard:
                 if mapped:

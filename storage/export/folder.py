@@ -14,7 +14,7 @@ from ..files import filesystem
 
 
 @contextmanager
-def whole_folder(folder: str, about: dict[str, Any]) -> Iterator[Path]:
+def atomic_folder(folder: str, about: dict[str, Any]) -> Iterator[Path]:
     """A hidden folder beside the wanted one. When the block ends it gets export.json and its name; else it vanishes."""
     if "://" in folder:
         raise ValueError(f"expected a folder of this machine to export to, found {folder}")

@@ -12,7 +12,7 @@ from hashing.bits import n_bytes
 
 from ..files import filesystem
 from ..tables.parts import CodeShard
-from .folder import whole_folder
+from .folder import atomic_folder
 
 
 def to_npy(shards: Sequence[CodeShard], folder: str, about: dict[str, Any]) -> int:
@@ -22,7 +22,7 @@ def to_npy(shards: Sequence[CodeShard], folder: str, about: dict[str, Any]) -> i
     Raises FileExistsError where the folder exists and is not empty.
     """
     rows, n_bits, n_classes = sum(shard.part.rows for shard in shards), shards[0].n_bits, shards[0].n_classes
-    with whole_folder(folder, about) as place, ExitStack() as stack:
+    with atomic_folder(folder, about) as place, ExitStack() as stack:
 
         def create(name: str, dtype: type, *shape: int) -> IO[bytes]:
             file = stack.enter_context(filesystem.create(str(place / name)))

@@ -9,14 +9,14 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..files.filesystem import Entry
+from ..files.filesystem import FileVersion
 
 TINY = 2**20  # bytes: what is larger is worth a task of its own
 BUNDLE_BYTES = 2**25
 REACH = 8  # a bundle has more files than this, and twice as many on average; fewer are no burden, and stay alone
 
 
-def bundled(files: Mapping[str, Entry]) -> list[list[str]]:
+def bundled(files: Mapping[str, FileVersion]) -> list[list[str]]:
     """The names of some files, each alone or with its bundle, by name.
 
     A bundle begins at a name whose hash is the least for some places around: a file that comes, goes or changes is felt
@@ -47,7 +47,7 @@ def _least(names: Sequence[str]) -> list[int]:
     return [int(place) + REACH for place in np.flatnonzero(windows.argmin(1) == REACH)]
 
 
-def _filled(names: Sequence[str], files: Mapping[str, Entry]) -> list[list[str]]:
+def _filled(names: Sequence[str], files: Mapping[str, FileVersion]) -> list[list[str]]:
     """Names in groups that are no larger than a bundle may be."""
     groups: list[list[str]] = []
     held = BUNDLE_BYTES + 1

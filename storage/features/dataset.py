@@ -38,7 +38,7 @@ class Dataset(BaseModel):
     def shards(self, split: str, vocabulary: tuple[str | int, ...] = ()) -> list[FeatureShard]:
         """The shards of a split as they are now, by name. Raises FileNotFoundError where there are none."""
         root = self.splits[split]
-        files = {filesystem.below(root, file.url): file for file in filesystem.listing(root, ".parquet")}
+        files = {filesystem.relative_path(root, file.url): file for file in filesystem.listing(root, ".parquet")}
         marks = deletions.marks(self.deleted, split)
         return [
             FeatureShard(
@@ -83,7 +83,7 @@ def save_dataset(warehouse: str, dataset: Dataset) -> None:
 def describe(urls: Iterable[str], named: Columns) -> tuple[Kind, int]:
     """Kind and dimension of the rows of Parquet files. Raises ValueError where columns, or rows, are not there."""
     for url in urls:  # the first ones may be empty
-        schema = parquet.opened(url).schema_arrow
+        schema = parquet.open_parquet(url).schema_arrow
         for name in filter(None, (named.id, named.x, named.labels)):
             if name not in schema.names:
                 raise ValueError(f"expected a column {name}, found {', '.join(schema.names)}, in {url}")
@@ -94,7 +94,7 @@ def describe(urls: Iterable[str], named: Columns) -> tuple[Kind, int]:
                 raise ValueError(
                     f"expected lists of {what} in column {name}, found {schema.field(name).type}, in {url}"
                 )
-        for part in parquet.batches(url, [named.x], 64):
+        for part in parquet.read_batches(url, [named.x], 64):
             if found and len(part):
                 return found, media.dim(found)
             lengths = [len(x) for x in part[0].to_pylist() if x is not None]

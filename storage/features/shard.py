@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from hashing.mapreduce import Array, Batch, Shard
 
 from ..files import filesystem, parquet
-from ..files.filesystem import Entry
+from ..files.filesystem import FileVersion
 from . import columns, deletions, keys
 from .splits import Kind
 
@@ -53,7 +53,7 @@ class FeatureShard:
     columns: Columns
     vocabulary: tuple[str | int, ...] = ()
     keys: str = ""
-    files: tuple[Entry, ...] = ()  # all of them, as they were listed; the one at url, if none
+    files: tuple[FileVersion, ...] = ()  # all of them, as they were listed; the one at url, if none
     kind: Kind = "vector"
     drop: bool = False  # leave out rows that are no vectors, instead of refusing the shard
     deleted: tuple[str, ...] = ()  # notes of rows to leave out
@@ -62,13 +62,13 @@ class FeatureShard:
     def rows(self) -> int:
         """From footers alone, where no row of the dataset is deleted; else from the ids."""
         if not self.deleted:
-            return sum(int(parquet.opened(url).metadata.num_rows) for url in self._urls)
+            return sum(int(parquet.open_parquet(url).metadata.num_rows) for url in self._urls)
         gone = deletions.deleted_ids(self.deleted)
         return sum(int((~np.isin(self.ids(url), gone)).sum()) for url in self._urls)
 
     def ids(self, url: str) -> Array:
         """The ids of a file's rows, deleted ones too, from their column alone."""
-        return self._ids(parquet.column(url, self.columns.id), url)
+        return self._ids(parquet.read_column(url, self.columns.id), url)
 
     def holding(self, wanted: Array) -> dict[str, int]:
         """How many rows of some ids each file has, by its URL; those that have none are not in it."""
@@ -94,7 +94,7 @@ class FeatureShard:
         if self.columns.labels and self.vocabulary:
             wanted.append(self.columns.labels)
         row, gone = 0, deletions.deleted_ids(self.deleted)
-        for part in parquet.batches(url, wanted, batch_rows(self.dim)):
+        for part in parquet.read_batches(url, wanted, batch_rows(self.dim)):
             ids = self._ids(part[wanted[0]], url, row)
             x, faults = columns.usable(part[wanted[1]], self.dim, url, self.kind)
             kept = ~np.isin(ids, gone)
@@ -115,7 +115,7 @@ class FeatureShard:
 
     def refuse_change(self) -> None:
         """Raises SourceChanged where a file is no longer as it was listed."""
-        for file in self.files or (Entry(self.url, 0, self.version),):
+        for file in self.files or (FileVersion(self.url, 0, self.version),):
             try:
                 found = filesystem.stat(file.url).version
             except FileNotFoundError:
@@ -129,12 +129,12 @@ class FeatureShard:
         """The distinct labels, from the label column alone."""
         if not (name := self.columns.labels):
             return set()
-        parts = (part for url in self._urls for part in parquet.batches(url, [name]))
+        parts = (part for url in self._urls for part in parquet.read_batches(url, [name]))
         return set().union(*(columns.distinct_labels(part[name], self.url) for part in parts))
 
     def row_keys(self) -> Any:
         """Return the distinct keys of the rows, an Arrow array, from their column alone."""
-        parts = (part for url in self._urls for part in parquet.batches(url, [self.columns.id]))
+        parts = (part for url in self._urls for part in parquet.read_batches(url, [self.columns.id]))
         return keys.distinct(part[0] for part in parts)
 
     def _ids(self, column: Any, url: str, first_row: int = 0) -> Array:

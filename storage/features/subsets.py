@@ -22,7 +22,8 @@ def labelled(shard: FeatureShard) -> tuple[Array, Array]:
     ids, y = [np.zeros(0, np.int64)], [np.zeros((0, len(shard.vocabulary)), np.uint8)]
     for file in shard.files:
         wanted = [str(shard.columns.labels)]
-        places = (columns.label_indices(p[0], shard.vocabulary, file.url) for p in parquet.batches(file.url, wanted))
+        batches = parquet.read_batches(file.url, wanted)
+        places = (columns.label_indices(batch[0], shard.vocabulary, file.url) for batch in batches)
         ids.append(shard.ids(file.url))
         y += [columns.multi_hot(part, len(shard.vocabulary)) for part in places]
     found = np.concatenate(ids)
@@ -52,7 +53,7 @@ def _rows(shards: Sequence[FeatureShard], wanted: Array) -> Iterator[FeatureRows
         for file in shard.files:
             ids, row = shard.ids(file.url), 0
             names = [shard.columns.x, str(shard.columns.labels)]
-            for part in parquet.batches(file.url, names, batch_rows(shard.dim)):
+            for part in parquet.read_batches(file.url, names, batch_rows(shard.dim)):
                 mine = ids[row : row + len(part)]
                 kept = np.isin(mine, wanted)
                 if kept.any():

@@ -1,4 +1,4 @@
-"""Download one file whole or not at all: with progress, resumed where it broke off, checked before it gets its name."""
+"""Download a file: resumed after a broken connection, verified, and only then moved to its name."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from typing import IO, NamedTuple
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int | None], None]  # bytes there, bytes in all (None: the server does not say)
+Progress = Callable[[int, int | None], None]  # bytes received, bytes in total (None if the server does not say)
 
 CHUNK = 1 << 20
 TIMEOUT = 60  # seconds without a byte
-WAITS = (1.0, 4.0, 16.0)  # seconds before each retry that follows a try without progress
-AGENT = {"User-Agent": "hashkiln", "Accept-Encoding": "identity"}  # ann-benchmarks.com refuses urllib's own name
-BUSY = {408, 425, 429, 500, 502, 503, 504}
-BROKEN = (urllib.error.URLError, http.client.HTTPException, error_temp, error_reply, ConnectionError, TimeoutError)
+WAITS = (1.0, 4.0, 16.0)  # seconds before each retry after an attempt without progress
+HEADERS = {"User-Agent": "hashkiln", "Accept-Encoding": "identity"}  # ann-benchmarks.com rejects the default of urllib
+RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}
+RETRIED = (urllib.error.URLError, http.client.HTTPException, error_temp, error_reply, ConnectionError, TimeoutError)
 
 
-class _Answer(NamedTuple):
+class _Response(NamedTuple):
     stream: IO[bytes]
-    start: int  # the byte of the file that the stream begins with
+    start: int  # offset in the file of the first byte of the stream
     total: int | None  # bytes of the whole file
-    version: str  # what tells this version of the file from another one; empty where the server does not say
+    version: str  # ETag or modification time; empty if the server gives none
 
 
 def download(
@@ -46,48 +46,65 @@ def download(
     progress: Progress | None = None,
     waits: Sequence[float] = WAITS,
 ) -> None:
-    """Bring url (http, https or ftp) to target; size in bytes, checksum as "md5:<hex>" or "sha256:<hex>".
+    """Download a URL (http, https or ftp) to a file.
 
-    Bytes arrive in <target>.part, and a later call goes on from there if the server still has the same version.
-    Without a checksum the first download records its sha256 in <target>.sha256, and later ones must match it.
-    Raises ValueError for another scheme, size or checksum, OSError where the server does not give the file.
+    The bytes go to <target>.part first. A later call resumes from there if the server still has the same version.
+    Without a checksum, the first download records its SHA-256 in <target>.sha256, and later ones must match it.
+
+    Parameters
+    ----------
+    size
+        Expected bytes.
+    checksum
+        Expected digest, as "md5:<hex>" or "sha256:<hex>".
+    progress
+        Called with (bytes received, bytes in total or None) after each chunk.
+    waits
+        Seconds before each retry after an attempt without progress.
+
+    Raises
+    ------
+    ValueError
+        For another scheme, size or checksum. What was downloaded is then deleted.
+    OSError
+        If the server does not send the file, or another process is downloading it.
     """
     if urllib.parse.urlsplit(url).scheme not in _OPEN:
         raise ValueError(f"expected a URL with one of {', '.join(_OPEN)}, found {url}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = _beside(target, ".part")
+    part = _with_suffix(target, ".part")
     with _locked(part) as file:
-        _transfer_with_retries(url, file, _beside(target, ".part.version"), size, progress, waits)
+        _transfer_with_retries(url, file, _with_suffix(target, ".part.version"), size, progress, waits)
         os.fsync(file.fileno())
         _publish(url, part, target, size, checksum)
 
 
-def digest(path: Path, algorithm: str) -> str:
-    """The hex digest of a file; algorithm is a name of hashlib's."""
+def file_digest(path: Path, algorithm: str) -> str:
+    """Return the hex digest of a file; `algorithm` is a name that hashlib knows."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
-def recorded(target: Path) -> str | None:
-    """The checksum that the first download of target recorded, or None."""
-    note = _beside(target, ".sha256")
-    return "sha256:" + note.read_text().split()[0] if note.exists() else None
+def recorded_checksum(target: Path) -> str | None:
+    """Return the checksum, "sha256:<hex>", that the first download of `target` recorded, or None."""
+    file = _with_suffix(target, ".sha256")
+    return "sha256:" + file.read_text().split()[0] if file.exists() else None
 
 
-def _beside(target: Path, suffix: str) -> Path:
+def _with_suffix(target: Path, suffix: str) -> Path:
     return target.with_name(target.name + suffix)
 
 
 @contextmanager
 def _locked(part: Path) -> Iterator[IO[bytes]]:
-    """The open .part file, which no other process writes meanwhile."""
+    """Open and lock the .part file."""
     with open(part, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ours = part.exists() and os.path.samestat(os.fstat(file.fileno()), part.stat())
+            locked = part.exists() and os.path.samestat(os.fstat(file.fileno()), part.stat())
         except BlockingIOError:
-            ours = False
-        if not ours:
+            locked = False
+        if not locked:
             raise OSError(f"{part}: another process is downloading this file; wait for it, then try again")
         try:
             yield file
@@ -97,42 +114,44 @@ def _locked(part: Path) -> Iterator[IO[bytes]]:
 
 
 def _publish(url: str, part: Path, target: Path, size: int | None, checksum: str | None) -> None:
-    expected = checksum or recorded(target)
+    """Verify the .part file and give it its name; delete it if it is wrong."""
+    expected = checksum or recorded_checksum(target)
     algorithm = expected.split(":")[0] if expected else "sha256"
-    found = f"{algorithm}:{digest(part, algorithm)}"
+    actual = f"{algorithm}:{file_digest(part, algorithm)}"
     length = part.stat().st_size
-    if (size is not None and length != size) or (expected and found != expected):
+    if (size is not None and length != size) or (expected and actual != expected):
         part.unlink()
-        _beside(target, ".part.version").unlink(missing_ok=True)
+        _with_suffix(target, ".part.version").unlink(missing_ok=True)
         raise ValueError(
             f"{url}: expected {size or length} bytes with {expected or 'any checksum'}, "
-            f"found {length} with {found}; removed"
+            f"found {length} with {actual}; the download was deleted"
         )
     if expected is None:
-        _beside(target, ".sha256").write_text(f"{found.split(':')[1]}  {target.name}\n")
-        log.info("%s: unverified, no checksum is published; recorded %s", target, found)
+        _with_suffix(target, ".sha256").write_text(f"{actual.split(':')[1]}  {target.name}\n")
+        log.info("%s: unverified, as no checksum is published; recorded %s", target, actual)
     os.replace(part, target)
-    _beside(target, ".part.version").unlink(missing_ok=True)
+    _with_suffix(target, ".part.version").unlink(missing_ok=True)
 
 
 def _transfer_with_retries(
-    url: str, file: IO[bytes], note: Path, size: int | None, progress: Progress | None, waits: Sequence[float]
+    url: str, file: IO[bytes], version_file: Path, size: int | None, progress: Progress | None, waits: Sequence[float]
 ) -> None:
     furthest = os.fstat(file.fileno()).st_size
     failures = 0
     while True:
         try:
-            return _transfer(url, file, note, size, progress)
-        except BROKEN as error:
+            return _transfer(url, file, version_file, size, progress)
+        except RETRIED as error:
             length = os.fstat(file.fileno()).st_size
             failures = 0 if length > furthest else failures + 1
             furthest = max(furthest, length)
-            if failures > len(waits) or (isinstance(error, urllib.error.HTTPError) and error.code not in BUSY):
-                raise OSError(f"{url}: expected the file, found: {_reason(error, url)}") from None
-            log.info("%s: %s; trying again", url, _reason(error, url))
+            final = isinstance(error, urllib.error.HTTPError) and error.code not in RETRIED_STATUS
+            if final or failures > len(waits):
+                raise OSError(f"cannot download {url}: {_reason(error, url)}") from None
+            log.info("%s: %s; retrying", url, _reason(error, url))
             time.sleep(waits[max(0, failures - 1)] if waits else 0)
         except error_perm as error:
-            raise OSError(f"{url}: expected the file, found: {error}") from None
+            raise OSError(f"cannot download {url}: {error}") from None
 
 
 def _reason(error: BaseException, url: str) -> str:
@@ -143,17 +162,17 @@ def _reason(error: BaseException, url: str) -> str:
     return str(error) or type(error).__name__
 
 
-def _transfer(url: str, file: IO[bytes], note: Path, size: int | None, progress: Progress | None) -> None:
-    """One try: append to file, or start it anew where the server has another version or cannot resume."""
+def _transfer(url: str, file: IO[bytes], version_file: Path, size: int | None, progress: Progress | None) -> None:
+    """Append to the file; start from the beginning if the server has another version or cannot resume."""
     have = os.fstat(file.fileno()).st_size
-    known = note.read_text() if have and note.exists() else ""
-    with _OPEN[urllib.parse.urlsplit(url).scheme](url, have if known else 0, known) as answer:
-        done, total = answer.start, answer.total
+    version = version_file.read_text() if have and version_file.exists() else ""
+    with _OPEN[urllib.parse.urlsplit(url).scheme](url, have if version else 0, version) as response:
+        done, total = response.start, response.total
         if None not in (size, total) and size != total:
-            raise ValueError(f"{url}: expected {size} bytes, found that the server offers {total}")
+            raise ValueError(f"{url}: expected {size} bytes, but the server has {total}")
         file.truncate(done)
-        note.write_text(answer.version)
-        while chunk := answer.stream.read(CHUNK):
+        version_file.write_text(response.version)
+        while chunk := response.stream.read(CHUNK):
             file.write(chunk)
             file.flush()
             done += len(chunk)
@@ -164,31 +183,31 @@ def _transfer(url: str, file: IO[bytes], note: Path, size: int | None, progress:
 
 
 @contextmanager
-def _http(url: str, have: int, version: str) -> Iterator[_Answer]:
+def _http(url: str, have: int, version: str) -> Iterator[_Response]:
     resume = {"Range": f"bytes={have}-", "If-Range": version} if have else {}
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=AGENT | resume), timeout=TIMEOUT) as response:  # noqa: S310
+        with urllib.request.urlopen(urllib.request.Request(url, headers=HEADERS | resume), timeout=TIMEOUT) as response:  # noqa: S310
             tag, length = response.headers.get("ETag", ""), response.headers.get("Content-Length")
             version = response.headers.get("Last-Modified", "") if not tag or tag.startswith("W/") else tag
             start = 0
             if response.status == 206:
                 start = _range_start(response.headers.get("Content-Range", ""), have)
-            yield _Answer(response, start, start + int(length) if length else None, version)
+            yield _Response(response, start, start + int(length) if length else None, version)
     except urllib.error.HTTPError as error:
         with error:
             if error.code != 416 or error.headers.get("Content-Range") != f"bytes */{have}":
                 raise
-            yield _Answer(io.BytesIO(), have, have, version)  # the last try had brought the whole file
+            yield _Response(io.BytesIO(), have, have, version)  # the .part file was complete already
 
 
 def _range_start(content_range: str, have: int) -> int:
-    if not (found := re.match(r"bytes (\d+)-", content_range)) or int(found[1]) != have:
-        raise ConnectionError(f"asked for the bytes from {have} on, the server sent {content_range or 'others'}")
+    if not (match := re.match(r"bytes (\d+)-", content_range)) or int(match[1]) != have:
+        raise ConnectionError(f"requested the bytes from {have} on, but the server sent {content_range or 'others'}")
     return have
 
 
 @contextmanager
-def _ftp(url: str, have: int, version: str) -> Iterator[_Answer]:
+def _ftp(url: str, have: int, version: str) -> Iterator[_Response]:
     parts = urllib.parse.urlsplit(url)
     path = urllib.parse.unquote(parts.path)
     try:
@@ -205,12 +224,12 @@ def _ftp(url: str, have: int, version: str) -> Iterator[_Answer]:
             start = have if now == version else 0
             total = ftp.size(path)
             with ftp.transfercmd(f"RETR {path}", rest=start or None) as connection, connection.makefile("rb") as stream:
-                yield _Answer(stream, start, total, now)
+                yield _Response(stream, start, total, now)
     except EOFError:
         raise ConnectionError("the server closed the connection") from None
 
 
-_OPEN: dict[str, Callable[[str, int, str], AbstractContextManager[_Answer]]] = {
+_OPEN: dict[str, Callable[[str, int, str], AbstractContextManager[_Response]]] = {
     "https": _http,
     "http": _http,
     "ftp": _ftp,

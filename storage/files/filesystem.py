@@ -1,4 +1,4 @@
-"""Files by URL (a path, file://, s3://): listed, read, and written whole or not at all."""
+"""Files by URL (a path, file://, s3://): list, read, and write atomically."""
 
 from __future__ import annotations
 
@@ -9,127 +9,134 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from .s3_errors import telling, told
+from .s3_errors import explain_s3_errors, explains_s3_errors
 
 
-class Entry(NamedTuple):
-    """A file as a listing shows it."""
+class FileVersion(NamedTuple):
+    """A file and the version of its content, to notice changes."""
 
     url: str
     size: int  # bytes
     version: str  # differs whenever the content does: size and mtime_ns, or size and ETag
 
 
-class Stored(NamedTuple):
-    """A file as its store knows it."""
+class StoredFile(NamedTuple):
+    """A file and its age, to collect garbage."""
 
     url: str
     size: int  # bytes
-    modified: float  # when it was written, by the clock of its store: seconds of the epoch
+    modified: float  # by the clock of the store, in seconds since the epoch
 
 
 class Upload(NamedTuple):
-    """A multipart upload that was begun and never ended: it is paid for, and in no listing."""
+    """An incomplete multipart upload: S3 charges for it, but no listing shows it."""
 
     url: str
-    token: str
-    begun: float
+    upload_id: str
+    started: float  # by the clock of the store, in seconds since the epoch
 
 
 def join(url: str, *names: str) -> str:
-    """The URL of a file below a folder."""
+    """Return the URL of a file below a folder."""
     return "/".join([url.rstrip("/"), *names])
 
 
 def absolute(url: str) -> str:
-    """The URL, whatever the working directory will be."""
+    """Return the URL as one that does not depend on the working directory."""
     return url.rstrip("/") if _scheme(url) else str(_local(url))
 
 
-def below(folder: str, url: str) -> str:
-    """The path of a file below a folder, or its own name where the folder is the file."""
+def relative_path(folder: str, url: str) -> str:
+    """Return the path of a file below a folder; its name if `folder` is the file itself."""
     path = url.removeprefix(absolute(folder)).lstrip("/")
     return path or url.rsplit("/", 1)[-1]
 
 
-@telling("list")
-def listing(url: str, suffix: str = "") -> list[Entry]:
-    """All files below a folder (or the one file), by URL, asked anew each time. FileNotFoundError if nothing is there.
+@explains_s3_errors("list")
+def listing(url: str, suffix: str = "") -> list[FileVersion]:
+    """Return the data files below a folder (or the one file), sorted by URL, without a cache.
 
-    Names that begin with a dot or an underscore are not data, by the custom of Hive, Spark and Parquet.
+    Names that begin with a dot or an underscore are not data, by the convention of Hive, Spark and Parquet.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
     """
     fs, path = _open(url)
-    found = fs.find(path, detail=True)
+    infos = fs.find(path, detail=True)
     root, scheme = path.rstrip("/"), _scheme(url)
-    names = [name for name in found if not _hidden(name[len(root) :]) and name.endswith(suffix)]
+    names = [name for name in infos if not _hidden(name[len(root) :]) and name.endswith(suffix)]
     if not names:
-        raise FileNotFoundError(f"expected files *{suffix} at {url}, found none")
-    return [Entry(scheme + name, int(found[name]["size"]), _version(found[name])) for name in sorted(names)]
+        raise FileNotFoundError(f"no {suffix or 'data'} files in {url}")
+    return [FileVersion(scheme + name, int(infos[name]["size"]), _version(infos[name])) for name in sorted(names)]
 
 
-@telling("list")
-def inventory(url: str) -> list[Stored]:
-    """All files below a folder, hidden ones too, but no marks of folders; none where there is no folder."""
+@explains_s3_errors("list")
+def inventory(url: str) -> list[StoredFile]:
+    """Return all files below a folder, sorted by URL: hidden ones too, folder markers of S3 not. Empty if no folder."""
     fs, path = _open(url)
-    found = sorted(fs.find(path, detail=True).items())
-    return [_stored(_scheme(url) + name, info) for name, info in found if not name.endswith("/")]
+    infos = sorted(fs.find(path, detail=True).items())
+    files = [(name, info) for name, info in infos if not name.endswith("/")]
+    return [StoredFile(_scheme(url) + name, int(info["size"]), _modified(info)) for name, info in files]
 
 
-@telling("read")
-def stored(url: str) -> Stored:
-    """One file. Raises FileNotFoundError where there is none."""
-    fs, path = _open(url)
-    return _stored(url, fs.info(path))
-
-
-@telling("list")
-def uploads(url: str) -> list[Upload]:
-    """The multipart uploads below an S3 folder that are open; none elsewhere."""
+@explains_s3_errors("list")
+def incomplete_uploads(url: str) -> list[Upload]:
+    """Return the incomplete multipart uploads below an S3 folder; none for a local one."""
     if not _scheme(url):
         return []
     fs, path = _open(url)
     bucket, _, prefix = f"{path.rstrip('/')}/".partition("/")
-    found: list[Upload] = []
-    more: dict[str, str] = {}
+    uploads: list[Upload] = []
+    markers: dict[str, str] = {}
     while True:
-        answer = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix, **more)
-        found += [
-            Upload(f"s3://{bucket}/{one['Key']}", one["UploadId"], one["Initiated"].timestamp())
-            for one in answer.get("Uploads", [])
+        page = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix, **markers)
+        uploads += [
+            Upload(f"s3://{bucket}/{entry['Key']}", entry["UploadId"], entry["Initiated"].timestamp())
+            for entry in page.get("Uploads", [])
         ]
-        if not answer.get("IsTruncated"):
-            return found
-        more = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
+        if not page.get("IsTruncated"):
+            return uploads
+        markers = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
 
-def abort(upload: Upload) -> None:
-    """End an upload, and free what it holds."""
+def abort_upload(upload: Upload) -> None:
+    """Abort a multipart upload and free its storage."""
     fs, path = _open(upload.url)
     bucket, _, key = path.partition("/")
-    fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload.token)
+    fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload.upload_id)
 
 
-@telling("read")
-def stat(url: str) -> Entry:
-    """One file. Raises FileNotFoundError where there is none."""
+@explains_s3_errors("read")
+def stat(url: str) -> FileVersion:
+    """Return size and version of a file. Raises FileNotFoundError if there is none."""
     fs, path = _open(url)
     info = fs.info(path)
-    return Entry(url, int(info["size"]), _version(info))
+    return FileVersion(url, int(info["size"]), _version(info))
 
 
-@telling("read")
+@explains_s3_errors("read")
+def modification_time(url: str) -> float:
+    """Return when a file was last written, in seconds since the epoch. Raises FileNotFoundError if there is none."""
+    fs, path = _open(url)
+    return _modified(fs.info(path))
+
+
+@explains_s3_errors("read")
 def exists(url: str) -> bool:
+    """Return whether there is a file, not a folder. Raises FileNotFoundError if the bucket does not exist."""
     fs, path = _open(url)
     try:
         return bool(fs.info(path)["type"] == "file")
     except FileNotFoundError as error:
-        if "bucket" in str(error):  # where nothing can be is another mistake
+        if "bucket" in str(error):
             raise
         return False
 
 
 def touch(url: str) -> bool:
-    """Whether there is a file. It is then as young as one that was written now, if we may write it."""
+    """Return whether there is a file, and update its modification time if permitted."""
     if not exists(url):
         return False
     fs, path = _open(url)
@@ -137,64 +144,63 @@ def touch(url: str) -> bool:
         if not _scheme(url):
             os.utime(path)
             return True
-        bucket, _, key = path.partition("/")  # S3 knows no other way than a copy onto itself
+        bucket, _, key = path.partition("/")  # S3 has no other way than a copy of the object onto itself
         fs.call_s3("copy_object", Bucket=bucket, Key=key, CopySource=path, MetadataDirective="REPLACE")
     return True
 
 
-@telling("read")
+@explains_s3_errors("read")
 def read_bytes(url: str) -> bytes:
-    """A whole small file. Raises FileNotFoundError where there is none."""
+    """Return the content of a small file. Raises FileNotFoundError if there is none."""
     fs, path = _open(url)
     content: bytes = fs.cat_file(path)
     return content
 
 
 def write_bytes(url: str, content: bytes) -> None:
-    """A whole small file, replacing what is there in one step."""
+    """Write a small file, atomically replacing an existing one."""
     with create(url) as file:
         file.write(content)
 
 
 @contextmanager
 def create(url: str) -> Iterator[IO[bytes]]:
-    """A file to write. It appears under its name, whole and durable, when the block ends; never if the block fails."""
+    """Open a file for writing that appears under its name, complete and durable, when the block ends.
+
+    If the block fails, nothing appears, and an existing file stays.
+    """
     if _scheme(url):
         fs, path = _open(url)
-        with told("write", url):
+        with explain_s3_errors("write", url):
             file = fs.open(path, "wb", autocommit=False)
         try:
             yield file
-            with told("write", url):
+            with explain_s3_errors("write", url):
                 file.close()
         except BaseException:
             try:
                 file.discard()
             finally:
-                file.closed = True  # or else its finalizer would send what is left of it
+                file.closed = True  # otherwise its finalizer would upload the rest
             raise
-        with told("write", url):
+        with explain_s3_errors("write", url):
             file.commit()
         return
     target = _local(url)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    attempt = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-        with attempt.open("xb") as file:
+    with _temporary(target) as temporary:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(attempt, target)
+        os.replace(temporary, target)
         _fsync_folder(target.parent)
-    finally:
-        attempt.unlink(missing_ok=True)
 
 
-@telling("write")
+@explains_s3_errors("write")
 def create_exclusive(url: str, content: bytes) -> bool:
-    """Write a small file unless one of that name exists: whether it now holds this content.
+    """Write a small file unless one of that name exists, and return whether the file now holds `content`.
 
-    Of any number of writers of different contents, at most one gets True.
+    If several writers with different contents race, at most one gets True.
     """
     if _scheme(url):
         fs, path = _open(url)
@@ -204,53 +210,49 @@ def create_exclusive(url: str, content: bytes) -> bool:
                 file.write(content)
                 file.close()
             finally:
-                file.closed = True  # or else, after an error, its finalizer would try again
+                file.closed = True  # otherwise, after an error, its finalizer would try again
         except PermissionError:
             raise
-        except OSError:  # s3fs gives a lost race one of several names
+        except OSError:  # s3fs raises one of several errors when it loses the race
             if exists(url):
-                return (
-                    read_bytes(url) == content
-                )  # the answer to a write that was done may be lost, and the next one fail
+                # the response to a successful write can be lost; the retry then finds our own file
+                return read_bytes(url) == content
             raise
         return True
     target = _local(url)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    attempt = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-        with attempt.open("xb") as file:
+    with _temporary(target) as temporary:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.link(attempt, target)  # unlike open("xb"), never shows a file that is not yet whole
-    except FileExistsError:
-        return target.read_bytes() == content
-    finally:
-        attempt.unlink(missing_ok=True)
-    _fsync_folder(target.parent)
+        try:
+            os.link(temporary, target)  # unlike open("xb"), never shows an incomplete file
+        except FileExistsError:
+            return target.read_bytes() == content
+        _fsync_folder(target.parent)
     return True
 
 
-@telling("remove")
+@explains_s3_errors("remove")
 def remove(url: str) -> None:
-    """Delete one file. Raises FileNotFoundError where there is none."""
+    """Delete a file. Raises FileNotFoundError if there is none."""
     fs, path = _open(url)
     fs.rm_file(path)
 
 
 def arrow(url: str) -> tuple[Any, str]:
-    """(pyarrow filesystem, path): what Parquet is read through, faster than fsspec on S3."""
+    """Return (pyarrow filesystem, path) of a URL. It reads Parquet on S3 faster than fsspec."""
     import pyarrow.fs as pafs
 
     if not _scheme(url):
         return pafs.LocalFileSystem(), str(_local(url))
     from . import s3
 
-    return s3.arrow(), url.removeprefix("s3://")
+    return s3.arrow_filesystem(), url.removeprefix("s3://")
 
 
-def shows(folder: str, url: str) -> bool:
-    """Whether a listing of the folder would show what is at a URL, or below it."""
+def listing_includes(folder: str, url: str) -> bool:
+    """Return whether `listing` of the folder would include the file at a URL, or files below it."""
     folder, url = (absolute(u) if _scheme(u) else os.path.realpath(_local(u)) for u in (folder, url))
     return f"{url}/".startswith(f"{folder}/") and not _hidden(url[len(folder) :])
 
@@ -260,16 +262,17 @@ def _hidden(path: str) -> bool:
 
 
 def _scheme(url: str) -> str:
-    """`s3://` and the like, or nothing for the local disk."""
+    """`s3://` and the like; empty for the local disk."""
     head, separator, _ = url.partition("://")
     return "" if not separator or head == "file" else head + separator
 
 
 def _local(url: str) -> Path:
-    return Path(url.removeprefix("file://")).expanduser().absolute()
+    return Path(url.removeprefix("file://")).absolute()
 
 
 def _open(url: str) -> tuple[Any, str]:
+    """(fsspec filesystem, path)."""
     scheme = _scheme(url)
     if not scheme:
         import fsspec
@@ -279,7 +282,7 @@ def _open(url: str) -> tuple[Any, str]:
         raise ValueError(f"expected a path, file:// or s3:// URL, found {url}")
     from . import s3
 
-    return s3.fsspec(), url.removeprefix(scheme)
+    return s3.fsspec_filesystem(), url.removeprefix(scheme)
 
 
 def _version(info: dict[str, Any]) -> str:
@@ -288,9 +291,19 @@ def _version(info: dict[str, Any]) -> str:
     return f"{info['size']}-{os.stat(info['name']).st_mtime_ns}"
 
 
-def _stored(url: str, info: dict[str, Any]) -> Stored:
-    modified = info["LastModified"].timestamp() if "LastModified" in info else info["mtime"]
-    return Stored(url, int(info["size"]), float(modified))
+def _modified(info: dict[str, Any]) -> float:
+    return float(info["LastModified"].timestamp() if "LastModified" in info else info["mtime"])
+
+
+@contextmanager
+def _temporary(target: Path) -> Iterator[Path]:
+    """A hidden name beside the target, which is gone when the block ends."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _fsync_folder(folder: Path) -> None:

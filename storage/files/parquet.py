@@ -1,4 +1,4 @@
-"""Parquet files of others: opened, read by batches, and what is wrong with them said in one line."""
+"""Read Parquet files written by others. A damaged or foreign file gives an error of one line with its URL."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ from typing import Any
 from . import filesystem
 
 
-def opened(url: str, wanted: Sequence[str] = ()) -> Any:
-    """A Parquet file that has some columns."""
+def open_parquet(url: str, columns: Sequence[str] = ()) -> Any:
+    """Return the pyarrow ParquetFile at a URL, with page checksums verified on read.
+
+    Raises
+    ------
+    ValueError
+        If the file is not Parquet, or lacks one of `columns`.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -18,43 +24,47 @@ def opened(url: str, wanted: Sequence[str] = ()) -> Any:
         file = pq.ParquetFile(path, filesystem=fs, pre_buffer=False, page_checksum_verification=True)
         names = file.schema_arrow.names
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        if _of_the_store(error):
+        if _from_store(error):
             raise
-        raise ValueError(f"expected a Parquet file, found something else, in {url}: {_line(error)}") from None
-    if missing := sorted(set(wanted) - set(names)):
+        raise ValueError(f"{url} is not a Parquet file: {_first_line(error)}") from None
+    if missing := sorted(set(columns) - set(names)):
         raise ValueError(f"expected the columns {', '.join(missing)}, found {', '.join(names)}, in {url}")
     return file
 
 
-def batches(url: str, wanted: Sequence[str], n: int = 2**16) -> Iterator[Any]:
-    """The rows of some columns, n at a time."""
+def read_batches(url: str, columns: Sequence[str], batch_rows: int = 2**16) -> Iterator[Any]:
+    """Yield some columns of a file as record batches of at most `batch_rows` rows.
+
+    Raises
+    ------
+    ValueError
+        As `open_parquet` does, and where the file is damaged, with the row.
+    """
     import pyarrow as pa
 
     row = 0
     try:
-        for part in opened(url, wanted).iter_batches(n, columns=wanted):
-            yield part
-            row += len(part)
+        for batch in open_parquet(url, columns).iter_batches(batch_rows, columns=columns):
+            yield batch
+            row += len(batch)
     except (pa.ArrowException, OSError) as error:
-        if _of_the_store(error):
+        if _from_store(error):
             raise
-        raise ValueError(
-            f"expected a whole Parquet file, found it damaged after row {row}, in {url}: {_line(error)}"
-        ) from None
+        raise ValueError(f"{url} is damaged after row {row}: {_first_line(error)}") from None
 
 
-def column(url: str, name: str) -> Any:
-    """A whole column, as one array."""
+def read_column(url: str, name: str) -> Any:
+    """Return a whole column as one Arrow array."""
     import pyarrow as pa
 
-    kind = opened(url, [name]).schema_arrow.field(name).type
-    return pa.chunked_array([part[0] for part in batches(url, [name])], kind).combine_chunks()
+    kind = open_parquet(url, [name]).schema_arrow.field(name).type  # for a file without rows
+    return pa.chunked_array([batch[0] for batch in read_batches(url, [name])], kind).combine_chunks()
 
 
-def _of_the_store(error: Exception) -> bool:
-    """Whether a file could not be read; Arrow also says OSError, without a number, where it cannot be understood."""
+def _from_store(error: Exception) -> bool:
+    """Whether the store failed. For content that it cannot parse, Arrow raises OSError too, but without an errno."""
     return isinstance(error, OSError) and (error.errno is not None or "AWS Error" in str(error))
 
 
-def _line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]

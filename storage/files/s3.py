@@ -1,4 +1,4 @@
-"""How S3 is reached: with patience."""
+"""The S3 clients of fsspec, pyarrow and pyiceberg, with one set of timeouts and retries."""
 
 from __future__ import annotations
 
@@ -7,43 +7,46 @@ from typing import Any
 
 from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 
-ATTEMPTS = 5  # at a request that was throttled, failed or lost; with back-off and jitter, up to 20 seconds between two
-BODIES = 3  # at an answer that was torn on its way: s3fs tries those itself
-SECONDS = 20  # of silence, after which an answer is lost
+ATTEMPTS = 5  # for a request that is throttled, fails or is lost; with backoff and jitter, up to 20 s between two
+BODY_ATTEMPTS = 3  # for a response body that breaks off: s3fs retries it itself
+TIMEOUT = 20  # seconds without a byte, after which a response is lost
 
 
-class Patience(AwsStandardS3RetryStrategy):  # type: ignore[misc]
-    """pyarrow's, as pyiceberg makes it: by name, without arguments."""
+class RetryStrategy(AwsStandardS3RetryStrategy):  # type: ignore[misc]  # pyarrow has no types
+    """The retry strategy of pyarrow; pyiceberg creates it by name, without arguments."""
 
     def __init__(self) -> None:
         super().__init__(max_attempts=ATTEMPTS)
 
 
-def arrow() -> Any:
-    """pyarrow's filesystem."""
+def arrow_filesystem() -> Any:
+    """Return pyarrow's S3 filesystem."""
     return S3FileSystem(
-        endpoint_override=endpoint(), retry_strategy=Patience(), request_timeout=SECONDS, connect_timeout=SECONDS
+        endpoint_override=endpoint(), retry_strategy=RetryStrategy(), request_timeout=TIMEOUT, connect_timeout=TIMEOUT
     )
 
 
-def fsspec() -> Any:
-    """s3fs, which shows what is there now: a cache of listings would hide other writers' files."""
+def fsspec_filesystem() -> Any:
+    """Return s3fs without its cache of listings, which would hide files of other writers."""
     import s3fs
 
-    patience = {"mode": "standard", "total_max_attempts": ATTEMPTS}  # the default mode has no jitter
-    config = {"retries": patience, "read_timeout": SECONDS, "connect_timeout": SECONDS}
+    retries = {"mode": "standard", "total_max_attempts": ATTEMPTS}  # the default mode has no jitter
+    config = {"retries": retries, "read_timeout": TIMEOUT, "connect_timeout": TIMEOUT}
     fs = s3fs.S3FileSystem(use_listings_cache=False, endpoint_url=endpoint(), config_kwargs=config)
-    fs.retries = BODIES
+    fs.retries = BODY_ATTEMPTS
     return fs
 
 
-def iceberg() -> dict[str, str]:
-    """Properties of a pyiceberg catalog."""
-    seconds = {name: str(SECONDS) for name in ("s3.connect-timeout", "s3.request-timeout")}
-    known = {"s3.endpoint": url} if (url := endpoint()) else {}
-    return {"s3.retry-strategy-impl": f"{__name__}.{Patience.__name__}", **seconds, **known}
+def catalog_properties() -> dict[str, str]:
+    """Return the S3 properties of a pyiceberg catalog."""
+    timeouts = {name: str(TIMEOUT) for name in ("s3.connect-timeout", "s3.request-timeout")}
+    server = {"s3.endpoint": url} if (url := endpoint()) else {}
+    return {"s3.retry-strategy-impl": f"{__name__}.{RetryStrategy.__name__}", **timeouts, **server}
 
 
 def endpoint() -> str | None:
-    """The S3 server that the environment names: s3fs reads it by itself, but keeps the first; the others do not."""
+    """Return the S3 server that the environment names, or None for AWS.
+
+    s3fs reads the environment itself, but caches the first value; pyarrow and pyiceberg do not read it.
+    """
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")

@@ -1,4 +1,4 @@
-"""What S3 refuses, said in one line: what was asked, of whom, and why not."""
+"""Errors of S3 as one line each: the operation, the URL, the reason."""
 
 from __future__ import annotations
 
@@ -11,46 +11,58 @@ from typing import Any, TypeVar, cast
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def telling(deed: str) -> Callable[[F], F]:
-    """A function of a URL whose errors are told."""
+def explains_s3_errors(action: str) -> Callable[[F], F]:
+    """Decorate a function whose first argument is a URL: `explain_s3_errors` around each call."""
 
     def decorate(function: F) -> F:
         @wraps(function)
-        def telling_function(url: str, *rest: Any) -> Any:
-            with told(deed, url):
+        def wrapper(url: str, *rest: Any) -> Any:
+            with explain_s3_errors(action, url):
                 return function(url, *rest)
 
-        return cast(F, telling_function)
+        return cast(F, wrapper)
 
     return decorate
 
 
 @contextmanager
-def told(deed: str, url: str) -> Iterator[None]:
-    """Errors of S3 inside say what they mean. Others pass as they are."""
+def explain_s3_errors(action: str, url: str) -> Iterator[None]:
+    """Replace errors of S3 by one-line errors of the same meaning; other errors pass unchanged.
+
+    Parameters
+    ----------
+    action
+        The verb for the message: list, read, write or remove.
+
+    Raises
+    ------
+    PermissionError
+        If the credentials are missing, wrong, or do not allow the action.
+    FileNotFoundError
+        If the bucket does not exist.
+    ConnectionError
+        If S3 still fails after all attempts.
+    """
     try:
         yield
     except Exception as error:
-        if not url.startswith("s3://") or (line := _explained(error, deed, url)) is error:
+        if not url.startswith("s3://") or (explained := _explained(error, action, url)) is error:
             raise
-        raise line from error
+        raise explained from error
 
 
-def _explained(error: Exception, deed: str, url: str) -> Exception:
-    """What an error of S3 means, in one line."""
+def _explained(error: Exception, action: str, url: str) -> Exception:
     from botocore.exceptions import BotoCoreError, NoCredentialsError
 
     from . import s3
 
-    found = " ".join(str(error).split())
+    server, reason = s3.endpoint() or "AWS", " ".join(str(error).split())
     if isinstance(error, (PermissionError, NoCredentialsError)):
         key = os.environ.get("AWS_ACCESS_KEY_ID", "not set")
-        return PermissionError(f"expected leave to {deed} {url}, found: {found} (AWS_ACCESS_KEY_ID is {key})")
-    if isinstance(error, FileNotFoundError) and "bucket does not exist" in found:
+        return PermissionError(f"permission denied: cannot {action} {url}: {reason} (AWS_ACCESS_KEY_ID is {key})")
+    if isinstance(error, FileNotFoundError) and "bucket does not exist" in reason:
         bucket = url.removeprefix("s3://").partition("/")[0]
-        return FileNotFoundError(f"expected a bucket {bucket} at {s3.endpoint() or 'AWS'}, found none")
+        return FileNotFoundError(f"bucket {bucket} does not exist at {server}: create it, or correct {url}")
     if isinstance(error, (FileNotFoundError, FileExistsError)) or not isinstance(error, (OSError, BotoCoreError)):
         return error
-    return ConnectionError(
-        f"expected S3 at {s3.endpoint() or 'AWS'} to {deed} {url}, tried {s3.ATTEMPTS} times, found: {found}"
-    )
+    return ConnectionError(f"cannot {action} {url}: S3 at {server} failed {s3.ATTEMPTS} times: {reason}")

@@ -19,9 +19,9 @@ from pyiceberg.table.update import RemoveSnapshotRefUpdate, RemoveSnapshotsUpdat
 
 from .. import warehouse
 from ..files import filesystem
-from ..files.filesystem import Stored, Upload
+from ..files.filesystem import StoredFile, Upload
 from . import log
-from .commits import commit, committing
+from .commits import commit, retry_commit
 from .iceberg import PREFIX, AssertRefs
 from .parts import quarantine
 from .table import CodeTable
@@ -34,7 +34,7 @@ class Garbage(NamedTuple):
 
     versions: dict[str, str]  # name -> why
     snapshots: tuple[int, ...]  # of versions that go, and steps of stagings that nobody needs
-    files: tuple[Stored, ...]
+    files: tuple[StoredFile, ...]
     uploads: tuple[Upload, ...]
 
     @property
@@ -67,13 +67,13 @@ def collect(
     files = tuple(
         file
         for file in inventory
-        if file.modified < limit and file.url not in named and _ours(filesystem.below(root, file.url))
+        if file.modified < limit and file.url not in named and _ours(filesystem.relative_path(root, file.url))
     )
-    uploads = tuple(upload for upload in filesystem.uploads(root) if upload.begun < limit)
+    uploads = tuple(upload for upload in filesystem.incomplete_uploads(root) if upload.started < limit)
     if not dry_run:
         files = tuple(file for file in files if remove(file, limit))
         for upload in uploads:
-            filesystem.abort(upload)
+            filesystem.abort_upload(upload)
     return dropped._replace(files=files, uploads=uploads)
 
 
@@ -85,10 +85,10 @@ def _ours(path: str) -> bool:
     return any(pattern.fullmatch(final) for pattern in patterns)
 
 
-def remove(file: Stored, limit: float) -> bool:
+def remove(file: StoredFile, limit: float) -> bool:
     """Delete a file that was last written before a time. It may have been written again since it was listed."""
     try:
-        if filesystem.stored(file.url).modified >= limit:
+        if filesystem.modification_time(file.url) >= limit:
             return False
         filesystem.remove(file.url)
     except FileNotFoundError:  # another collector was here
@@ -120,12 +120,12 @@ def _drop(table: CodeTable, grace: float, keep: int | None, dry_run: bool, clock
             commit(table.iceberg, (as_seen,), (*updates, RemoveSnapshotsUpdate(snapshot_ids=list(loose))))
         return Garbage(versions, loose, (), ())
 
-    return committing(table.iceberg, attempt)
+    return retry_commit(table.iceberg, attempt)
 
 
 def _past(table: CodeTable, grace: float, keep: int | None, now: float) -> dict[str, str]:
     """Versions past their time, and why."""
-    main, doomed, past = table.version(), log.doomed(table), {}
+    main, doomed, past = table.version(), log.purge_deadlines(table), {}
     published = sorted((v for v in table.versions() if v.number > 0), key=lambda version: version.number)
     beyond = {version.name for version in published[: -max(1, keep)]} if keep is not None else set()
     for version in table.versions():
@@ -133,7 +133,7 @@ def _past(table: CodeTable, grace: float, keep: int | None, now: float) -> dict[
         if version.name == main.name:
             continue
         if version.name in doomed and doomed[version.name] / 1000 <= now + grace:  # gone by then, the grace included
-            past[version.name] = f"holds deleted rows, which must be gone by {log.moment(doomed[version.name])}"
+            past[version.name] = f"holds deleted rows, which must be gone by {log.utc_timestamp(doomed[version.name])}"
         elif version.name in beyond:
             past[version.name] = f"older than the last {keep} that are kept"
         elif version.name.startswith("rejected-") and old:
@@ -165,7 +165,7 @@ def _lineage(table: CodeTable, snapshot_id: int | None) -> Iterator[Snapshot]:
         snapshot_id = snapshot.parent_snapshot_id
 
 
-def _named(table: CodeTable, inventory: list[Stored], limit: float, going: tuple[int, ...]) -> set[str]:
+def _named(table: CodeTable, inventory: list[StoredFile], limit: float, going: tuple[int, ...]) -> set[str]:
     """The files that metadata current since a time names, without those of snapshots that would go.
 
     Raises an error where one that the table needs today is not there, or not listed: then paths are not understood.
@@ -190,7 +190,7 @@ def _named(table: CodeTable, inventory: list[Stored], limit: float, going: tuple
         needed |= files if snapshot.snapshot_id in today else set()
     for url in sorted(needed - listed):
         try:
-            lost = filesystem.stored(url).modified < limit  # else it was written since the inventory
+            lost = filesystem.modification_time(url) < limit  # else it was written since the inventory
         except FileNotFoundError:
             lost = True
         if lost:
@@ -212,7 +212,7 @@ def _add_files(table: CodeTable, snapshot: Snapshot, files: set[str], read: set[
             read.add(url)
 
 
-def _states(table: CodeTable, inventory: list[Stored], limit: float) -> list[TableMetadata]:
+def _states(table: CodeTable, inventory: list[StoredFile], limit: float) -> list[TableMetadata]:
     """The table's metadata as it is, and as it was at any time since the limit.
 
     What was current then was either written since, or is the predecessor of what was.

@@ -66,7 +66,7 @@ def connect(catalog_url: str, warehouse: str) -> Catalog:
 
     def attempt() -> Catalog:
         alive = {"pool_pre_ping": "true"}  # hours may lie between two commits, and the server may have hung up
-        catalog = SqlCatalog("hashkiln", uri=catalog_url, warehouse=warehouse, **alive, **s3.iceberg())
+        catalog = SqlCatalog("hashkiln", uri=catalog_url, warehouse=warehouse, **alive, **s3.catalog_properties())
         weakref.finalize(catalog, catalog.engine.dispose)  # Python 3.13 warns of SQLite connections left open
         catalog.create_namespace_if_not_exists(NAMESPACE)
         return catalog
@@ -83,7 +83,7 @@ def connect(catalog_url: str, warehouse: str) -> Catalog:
             others -= 1
 
 
-def exists(catalog_url: str) -> bool:
+def catalog_exists(catalog_url: str) -> bool:
     """Whether there is a catalog to connect to: an embedded one is made by the first `connect`."""
     file = _file(catalog_url)
     return file is None or file.exists()
@@ -97,7 +97,7 @@ def _file(catalog_url: str) -> Path | None:
     return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
 
 
-def layout(n_bits: int) -> tuple[Schema, PartitionSpec, dict[str, str]]:
+def table_layout(n_bits: int) -> tuple[Schema, PartitionSpec, dict[str, str]]:
     """Schema, partition and properties of a table of codes of n_bits."""
     properties = {
         PREFIX + "format": str(FORMAT),
@@ -121,7 +121,7 @@ def layout(n_bits: int) -> tuple[Schema, PartitionSpec, dict[str, str]]:
     return schema, spec, properties
 
 
-def data_file(part: Part, spec_id: int) -> DataFile:
+def to_data_file(part: Part, spec_id: int) -> DataFile:
     """The table's entry for a part, made without opening the file."""
     values: dict[str, Any] = {
         "content": DataFileContent.DATA,
@@ -141,7 +141,7 @@ def data_file(part: Part, spec_id: int) -> DataFile:
     return file
 
 
-def part(file: DataFile) -> Part:
+def to_part(file: DataFile) -> Part:
     """The part that an entry stands for."""
     low, high = (int(from_bytes(LongType(), bounds[1])) for bounds in (file.lower_bounds, file.upper_bounds))
     shard, version = file.partition[0], file.partition[1]

@@ -10,7 +10,7 @@ from typing import Any
 from pyiceberg.table.update import AssertRefSnapshotId, SetPropertiesUpdate
 
 from . import commits
-from .commits import PublishConflict, commit, committing
+from .commits import PublishConflict, commit, retry_commit
 from .iceberg import PREFIX, AssertProperty
 from .table import CodeTable, Version
 
@@ -32,16 +32,18 @@ def roll_back(table: CodeTable, to: str, seen: int, by: str) -> Version:
             )
         if target.number < 1 or target.snapshot_id == seen:
             raise ValueError(f"expected another published version than {now.name}, found {to}")
-        if due := doomed(table).get(to):
-            raise ValueError(f"expected a version without deleted rows, found {to}, which has some until {moment(due)}")
-        unchanged, noted = _noting(table, ROLLBACKS, {"at": moment(), "by": by, "from": now.name, "to": to})
+        if due := purge_deadlines(table).get(to):
+            raise ValueError(
+                f"expected a version without deleted rows, found {to}, which has some until {utc_timestamp(due)}"
+            )
+        unchanged, noted = _noting(table, ROLLBACKS, {"at": utc_timestamp(), "by": by, "from": now.name, "to": to})
         guards = (
             AssertRefSnapshotId(ref="main", snapshot_id=seen),
             AssertRefSnapshotId(ref=to, snapshot_id=target.snapshot_id),
         )
-        commit(table.iceberg, (*guards, unchanged), (commits.branch("main", target.snapshot_id), noted))
+        commit(table.iceberg, (*guards, unchanged), (commits.set_branch("main", target.snapshot_id), noted))
 
-    committing(table.iceberg, attempt)
+    retry_commit(table.iceberg, attempt)
     return table.version()
 
 
@@ -50,29 +52,29 @@ def rollbacks(table: CodeTable) -> list[dict[str, str]]:
     return list(json.loads(table.iceberg.properties.get(ROLLBACKS, "[]")))
 
 
-def doom(table: CodeTable, versions: Sequence[str], due_ms: int, rows: int, by: str) -> None:
+def schedule_purge(table: CodeTable, versions: Sequence[str], due_ms: int, rows: int, by: str) -> None:
     """Note that versions hold rows which were deleted, and must be gone by a time."""
 
     def attempt() -> None:
-        known = doomed(table)
+        known = purge_deadlines(table)
         if new := [name for name in versions if known.get(name, due_ms + 1) > due_ms]:
-            entry = {"at": moment(), "by": by, "due_ms": due_ms, "rows": rows, "versions": new}
+            entry = {"at": utc_timestamp(), "by": by, "due_ms": due_ms, "rows": rows, "versions": new}
             unchanged, noted = _noting(table, PURGES, entry)
             commit(table.iceberg, (unchanged,), (noted,))
 
-    committing(table.iceberg, attempt)
+    retry_commit(table.iceberg, attempt)
 
 
-def doomed(table: CodeTable) -> dict[str, int]:
+def purge_deadlines(table: CodeTable) -> dict[str, int]:
     """Versions that hold deleted rows, and when (ms) they must be gone."""
     due: dict[str, int] = {}
     for entry in json.loads(table.iceberg.properties.get(PURGES, "[]")):
-        for name in filter(table.has, entry["versions"]):
+        for name in filter(table.has_ref, entry["versions"]):
             due[name] = min(entry["due_ms"], due.get(name, entry["due_ms"]))
     return due
 
 
-def moment(ms: float | None = None) -> str:
+def utc_timestamp(ms: float | None = None) -> str:
     """A time, by default now, as ISO 8601 in UTC."""
     when = datetime.now(UTC) if ms is None else datetime.fromtimestamp(ms / 1000, UTC)
     return when.isoformat(timespec="seconds")

@@ -148,7 +148,7 @@ def projection_moments(u: Array) -> Array:
 
 def read_moments(url: str) -> Array | None:
     """The `projection_moments` of all rows of a part, from its footer; None of a part that was written without."""
-    told = parquet.opened(url).metadata.metadata.get(b"hashkiln.moments")
+    told = parquet.open_parquet(url).metadata.metadata.get(b"hashkiln.moments")
     try:
         return None if told is None else np.frombuffer(b64decode(told, validate=True)).reshape(4, -1)
     except ValueError as error:  # no checksum covers a footer
@@ -207,7 +207,9 @@ def read_part(url: str, n_bits: int, size: int | None = None, anew: bool = False
 
 def read_ids(url: str) -> Array:
     """The ids of a part, (n,) int64, without reading the rest. Raises ValueError where a page's checksum is wrong."""
-    ids: Array = np.concatenate([np.zeros(0, np.int64), *(b["id"].to_numpy() for b in parquet.batches(url, ["id"]))])
+    ids: Array = np.concatenate(
+        [np.zeros(0, np.int64), *(b["id"].to_numpy() for b in parquet.read_batches(url, ["id"]))]
+    )
     return ids
 
 

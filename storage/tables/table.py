@@ -16,7 +16,7 @@ from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.table.update import AssertRefSnapshotId, RemoveSnapshotRefUpdate, SetPropertiesUpdate
 
 from . import commits, iceberg
-from .commits import PublishConflict, commit, committing
+from .commits import PublishConflict, commit, retry_commit
 from .iceberg import FORMAT, NAMESPACE, PREFIX
 from .parts import CodeShard, Part
 
@@ -62,7 +62,7 @@ def load_table(catalog: Catalog, name: str) -> CodeTable:
 
 def create_table(catalog: Catalog, name: str, n_bits: int) -> CodeTable:
     """The code table of a name, made with an empty version 0 if need be. ValueError if it has another width."""
-    layout, spec, properties = iceberg.layout(n_bits)
+    layout, spec, properties = iceberg.table_layout(n_bits)
     if name not in table_names(catalog):
         new = catalog.create_table_transaction(f"{NAMESPACE}.{name}", layout, None, spec, properties=properties)
         with suppress(TableAlreadyExistsError, CommitFailedException), new, new.update_snapshot().fast_append():
@@ -116,7 +116,7 @@ class CodeTable:
                 unchanged = iceberg.AssertProperty(key=key, value=known.get(key))
                 commit(self.iceberg, (unchanged,), (SetPropertiesUpdate(updates=missing),))
 
-        committing(self.iceberg, attempt)
+        retry_commit(self.iceberg, attempt)
 
     def add_labels(self, labels: Sequence[str | int]) -> tuple[str | int, ...]:
         """The vocabulary with new labels at its end. Places given once never change."""
@@ -128,7 +128,7 @@ class CodeTable:
                 unchanged = iceberg.AssertProperty(key=VOCABULARY, value=self.iceberg.properties.get(VOCABULARY))
                 commit(self.iceberg, (unchanged,), (SetPropertiesUpdate(updates={VOCABULARY: content}),))
 
-        committing(self.iceberg, attempt)
+        retry_commit(self.iceberg, attempt)
         return self.vocabulary
 
     # --- what there is ---------------------------------------------------------------------------------------------
@@ -149,16 +149,18 @@ class CodeTable:
         order = {s.snapshot_id: (s.sequence_number or 0, s.timestamp_ms) for s in self.iceberg.metadata.snapshots}
         return sorted(found, key=lambda version: (order[version.snapshot_id], version.name))  # clocks may go backwards
 
-    def has(self, name: str) -> bool:
+    def has_ref(self, name: str) -> bool:
         return name in self.iceberg.refs()
 
     def parts(self, snapshot_id: int) -> dict[str, Part]:
         """The parts of a snapshot, by the name of their source shard. It never changes, and so is read once."""
         if snapshot_id not in self._parts:
-            self._parts[snapshot_id] = {part.shard: part for part in map(iceberg.part, self._data_files(snapshot_id))}
+            self._parts[snapshot_id] = {
+                part.shard: part for part in map(iceberg.to_part, self._data_files(snapshot_id))
+            }
         return dict(self._parts[snapshot_id])
 
-    def others(self, snapshot_id: int, versions: Sequence[Version]) -> Iterator[Part]:
+    def added_parts(self, snapshot_id: int, versions: Sequence[Version]) -> Iterator[Part]:
         """The parts that versions have beside those of a snapshot.
 
         Each manifest is read once, and none that only carries over what others added: the cost is that of what was
@@ -171,7 +173,7 @@ class CodeTable:
             read |= new.keys()
             for manifest in new.values():
                 if i and manifest.has_added_files():
-                    yield from (iceberg.part(e.data_file) for e in manifest.fetch_manifest_entry(self.iceberg.io))
+                    yield from (iceberg.to_part(e.data_file) for e in manifest.fetch_manifest_entry(self.iceberg.io))
 
     def shards(self, snapshot_id: int) -> list[CodeShard]:
         """The parts of a snapshot to be reduced over, by rising id."""
@@ -188,11 +190,11 @@ class CodeTable:
         """Make a branch at a snapshot, unless an earlier run left it there: then it is adopted as it is."""
 
         def attempt() -> None:
-            if not self.has(branch):
+            if not self.has_ref(branch):
                 absent = AssertRefSnapshotId(ref=branch, snapshot_id=None)
-                commit(self.iceberg, (absent,), (commits.branch(branch, start),))
+                commit(self.iceberg, (absent,), (commits.set_branch(branch, start),))
 
-        committing(self.iceberg, attempt)
+        retry_commit(self.iceberg, attempt)
 
     def replace(self, branch: str, add: Sequence[Part], remove: Set[str], properties: Mapping[str, str]) -> None:
         """One commit on a branch: parts of the removed shards leave, new parts replace those of their shard.
@@ -201,10 +203,10 @@ class CodeTable:
         """
 
         def attempt() -> None:
-            if not self.has(branch):
+            if not self.has_ref(branch):
                 raise PublishConflict(f"expected branch {branch} of table {self.name}, found that another run ended it")
             head = self.version(branch)
-            present = {iceberg.part(file).shard: file for file in self._data_files(head.snapshot_id)}
+            present = {iceberg.to_part(file).shard: file for file in self._data_files(head.snapshot_id)}
             new = [p for p in add if p.shard not in present or present[p.shard].file_path != p.url]
             old = [present[shard] for shard in ({p.shard for p in new} | remove) & present.keys()]
             if not new and not old and properties == head.properties:
@@ -217,9 +219,9 @@ class CodeTable:
                 for file in old:
                     overwrite.delete_data_file(file)
                 for part in new:
-                    overwrite.append_data_file(iceberg.data_file(part, self.iceberg.spec().spec_id))
+                    overwrite.append_data_file(iceberg.to_data_file(part, self.iceberg.spec().spec_id))
 
-        committing(self.iceberg, attempt)
+        retry_commit(self.iceberg, attempt)
 
     def publish(self, staged: Version, base: int) -> Version:
         """Move main to a staged snapshot, tag it v<N>, drop the branch: one commit, only if main is still at base.
@@ -238,20 +240,20 @@ class CodeTable:
                 self.iceberg,
                 (AssertRefSnapshotId(ref="main", snapshot_id=base), AssertRefSnapshotId(ref=tag, snapshot_id=None)),
                 (
-                    commits.branch("main", staged.snapshot_id),
-                    commits.tag(tag, staged.snapshot_id),
+                    commits.set_branch("main", staged.snapshot_id),
+                    commits.set_tag(tag, staged.snapshot_id),
                     RemoveSnapshotRefUpdate(ref_name=staged.name),
                 ),
             )
             return tag
 
-        return self.version(committing(self.iceberg, attempt))
+        return self.version(retry_commit(self.iceberg, attempt))
 
     def reject(self, staged: Version) -> Version:
         """Keep a staged snapshot under rejected-<run>, where no reader looks, and drop its branch."""
         tag = staged.name.replace("staged-", "rejected-")
         remove = RemoveSnapshotRefUpdate(ref_name=staged.name)
-        committing(self.iceberg, lambda: commit(self.iceberg, (), (commits.tag(tag, staged.snapshot_id), remove)))
+        retry_commit(self.iceberg, lambda: commit(self.iceberg, (), (commits.set_tag(tag, staged.snapshot_id), remove)))
         return self.version(tag)
 
 

@@ -26,5 +26,5 @@ def test_a_reader_sees_half_a_version(ready, monkeypatch):
     (staged,) = (ref.snapshot_id for name, ref in table.refs().items() if name.startswith("staged-"))
     half = table.snapshot_by_id(table.snapshot_by_id(staged).parent_snapshot_id).snapshot_id
     with pytest.raises(AssertionError, match="1 contents were seen that no version ever had"), ready.watched():
-        commits.commit(table, (), (commits.branch("main", half),))
+        commits.commit(table, (), (commits.set_branch("main", half),))
     assert tally.half_visible == 1

@@ -241,7 +241,7 @@ class World:
         warehouse, table, left = self.settings.warehouse_url, self.table(), set()
         named = {version.properties.get("model") for version in [table.version(), *table.versions()]}
         for url in (file.url for file in filesystem.inventory(warehouse)):
-            match filesystem.below(warehouse, url).split("/"):
+            match filesystem.relative_path(warehouse, url).split("/"):
                 case ["models", "fits", _]:
                     needed = filesystem.read_bytes(url).decode() in named
                 case ["models", model, _]:

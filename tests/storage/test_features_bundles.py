@@ -14,7 +14,7 @@ from storage.features import bundles
 from storage.features.dataset import Dataset
 from storage.features.shard import Columns, SourceChanged
 from storage.files import filesystem
-from storage.files.filesystem import Entry, join
+from storage.files.filesystem import FileVersion, join
 from storage.tables import parts
 
 D = 4
@@ -26,7 +26,7 @@ def names(n):
 
 
 def files(found, size=1000):
-    return {name: Entry(f"/x/{name}", size, "v") for name in found}
+    return {name: FileVersion(f"/x/{name}", size, "v") for name in found}
 
 
 def test_every_file_is_in_one_bundle_by_name():

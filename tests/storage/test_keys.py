@@ -45,7 +45,7 @@ def test_ids_are_places_in_the_list_and_never_change(folder, small):
             expected[key] = len(expected)
         some = rng.permutation(list(expected))
         assert keys.find(folder, some, "here").tolist() == [expected[key] for key in some]
-    names = {filesystem.below(folder, file.url) for file in filesystem.listing(folder, ".u64")}
+    names = {filesystem.relative_path(folder, file.url) for file in filesystem.listing(folder, ".u64")}
     assert {"index/00000-00002.u64", "index/00000-00008.u64", "index/00000-00026.u64"} <= names
     forget()
     assert keys.find(folder, expected, "here").tolist() == list(expected.values())

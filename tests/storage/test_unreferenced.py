@@ -21,7 +21,7 @@ def found(warehouse, named=frozenset(), tables=(), limit=None):
     for kind, files in unreferenced.find_unreferenced(
         warehouse, named, tables, time.time() + 60 if limit is None else limit
     ):
-        gone.setdefault(kind, []).extend(filesystem.below(warehouse, file.url) for file in files)
+        gone.setdefault(kind, []).extend(filesystem.relative_path(warehouse, file.url) for file in files)
     return gone
 
 
@@ -32,7 +32,7 @@ def put(warehouse, *paths):
 
 
 def written(warehouse, path):
-    return filesystem.stored(join(warehouse, *path.split("/"))).modified
+    return filesystem.modification_time(join(warehouse, *path.split("/")))
 
 
 def later(warehouse, path, do):
@@ -98,8 +98,8 @@ def test_uploads_that_never_ended_are_found_beside_tables(s3, tmp_path):
     token = fs.call_s3("create_multipart_upload", Bucket=bucket, Key=key)["UploadId"]
     assert unreferenced.uploads(root, time.time() - 60) == []
     (upload,) = unreferenced.uploads(root, time.time() + 60)
-    assert (upload.url, upload.token) == (f"s3://{path}", token)
-    filesystem.abort(upload)
+    assert (upload.url, upload.upload_id) == (f"s3://{path}", token)
+    filesystem.abort_upload(upload)
     assert unreferenced.uploads(root, time.time() + 60) == []
 
 

@@ -102,7 +102,7 @@ def test_fetch_says_whether_the_files_are_those_that_were_published(hashkiln):
         (("reindex", "--dataset", "sample", "--refit", "often"), 2, "often"),
         (("reindex",), 2, "Missing option"),
         (("ingest", "/nowhere/x"), 2, "expected --name NAME for /nowhere/x"),
-        (("ingest", "/nowhere", "--name", "x"), 1, "expected files *.parquet at /nowhere, found none"),
+        (("ingest", "/nowhere", "--name", "x"), 1, "no .parquet files in /nowhere"),
         (("evaluate", "--codes", "x", "--labels", "y", "--beside", "v1"), 2, "found them with --codes"),
         (("evaluate", "--codes", "x", "--labels", "y", "--neighbours", "5"), 2, "found them with --codes"),
         (("evaluate", "sample__lsh64", "--bits", "8"), 2, "found them with TABLE"),

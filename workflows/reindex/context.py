@@ -24,7 +24,7 @@ LIBRARIES = ("hashkiln", "numpy", "scipy", "torch", "pyarrow", "pyiceberg", "ray
 
 def staged_version(table: CodeTable, staged: Staged) -> Version:
     """The version on its branch. Raises PublishConflict where a run of the same plan ended the branch."""
-    if not table.has(staged.branch):
+    if not table.has_ref(staged.branch):
         raise PublishConflict(
             f"expected branch {staged.branch} of table {table.name}, found that another run of the same plan ended it: "
             "run again to see what it came to"

@@ -43,7 +43,7 @@ def elsewhere(table: CodeTable, head: Version, model: str, missing: Sequence[Fea
     """
     wanted = {(shard.name, shard.version) for shard in missing}
     versions = [v for v in table.versions() if v.properties.get("model") == model] if wanted else []
-    parts = table.others(head.snapshot_id, versions)
+    parts = table.added_parts(head.snapshot_id, versions)
     return {part.shard: part for part in parts if (part.shard, part.version) in wanted}
 
 
@@ -119,7 +119,7 @@ def branch_of(table: CodeTable, base: Version, model: str, source: str) -> str:
 
 def head_of(table: CodeTable, branch: str) -> str:
     """Where the plan of a branch begins: on itself, on the version that the gate refused of the same plan, on main."""
-    return next((name for name in (branch, branch.replace("staged-", "rejected-")) if table.has(name)), "main")
+    return next((name for name in (branch, branch.replace("staged-", "rejected-")) if table.has_ref(name)), "main")
 
 
 def rows_of(shards: Sequence[FeatureShard]) -> list[int]:

@@ -103,7 +103,7 @@ def delete(
         rows=rows,
         queries=queries.leave_out(settings.warehouse_url, dataset, wanted),
         published={table.name: name for table in mine if (name := _publish(table, removal, executor))},
-        gone_by=log.moment(removal.due_ms),
+        gone_by=log.utc_timestamp(removal.due_ms),
     )
 
 
@@ -120,7 +120,7 @@ def _ids(source: Dataset, names: Sequence[int] | Sequence[str]) -> Array:
 def _files(source: Dataset, split: str, wanted: Array, executor: Executor) -> dict[str, int]:
     """The files of a split that have rows of the ids, by their names below it, and how many."""
     found = executor.map(partial(FeatureShard.holding, wanted=wanted), source.shards(split), f"find in {split}")
-    return {filesystem.below(source.splits[split], url): rows for one in found for url, rows in one.items()}
+    return {filesystem.relative_path(source.splits[split], url): rows for one in found for url, rows in one.items()}
 
 
 def _publish(table: CodeTable, removal: Removal, executor: Executor) -> str | None:
@@ -129,7 +129,7 @@ def _publish(table: CodeTable, removal: Removal, executor: Executor) -> str | No
         base = table.refresh().version()
         if not (holders := _holders(table, removal.ids, executor)):
             return None
-        log.doom(table, holders, removal.due_ms, len(removal.ids), who())
+        log.schedule_purge(table, holders, removal.due_ms, len(removal.ids), who())
         if base.number == 0:  # nothing is published, and what is staged never will be
             return None
         rewritten = _rewritten(table, base, removal, executor)
@@ -141,7 +141,7 @@ def _publish(table: CodeTable, removal: Removal, executor: Executor) -> str | No
             "measured_at": base.properties.get("measured_at", base.name),  # the metrics are those of that version
             "deleted": str(len(removal.ids)),
             "by": who(),
-            "at": log.moment(),
+            "at": log.utc_timestamp(),
         }
         branch = f"staged-delete-{digest(base.snapshot_id, removal.ids.tolist())[:12]}"
         table.stage(branch, base.snapshot_id)

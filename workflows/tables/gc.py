@@ -87,7 +87,7 @@ def _beside(
             items.append(Item(table="", kind=kind, name=file.url, bytes=file.size, why=unreferenced.WHY[kind]))
     for upload in unreferenced.uploads(warehouse, limit):
         if not dry_run:
-            filesystem.abort(upload)
+            filesystem.abort_upload(upload)
         items.append(_upload("", upload))
     return items, tuple(notes)
 

@@ -93,7 +93,7 @@ def rollback(table: str, to: str | None = None) -> str:
 def history(table: str) -> list[Event]:
     """All that happened to a table and is still known, oldest first."""
     opened = open_table(Settings(), table)
-    main, doomed = opened.version(), log.doomed(opened)
+    main, doomed = opened.version(), log.purge_deadlines(opened)
     events = [_event(version, version.name == main.name, doomed.get(version.name)) for version in opened.versions()]
     for moved in log.rollbacks(opened):
         known = {"version": moved["to"], "when": moved["at"], "by": moved["by"], "note": f"from {moved['from']}"}
@@ -180,12 +180,12 @@ def _event(version: Version, now: bool, due: int | None) -> Event:
     if "deleted" in properties:
         notes.append(f"{properties['deleted']} ids deleted; measured at {properties['measured_at']}")
     if due:
-        notes.append(f"has rows that were deleted: gone by {log.moment(due)}")
+        notes.append(f"has rows that were deleted: gone by {log.utc_timestamp(due)}")
     return Event(
         version=version.name,
         published="now" if now else "",
         what=what,
-        when=log.moment(version.timestamp_ms),
+        when=log.utc_timestamp(version.timestamp_ms),
         rows=int(properties["rows"]) if "rows" in properties else None,
         model=properties.get("model", ""),
         metrics=_metrics(version),

@@ -16,7 +16,7 @@ def open_table(settings: Settings, name: str) -> CodeTable:
 
 def known_table(spec: Spec, settings: Settings) -> CodeTable | None:
     """The code table of the specification, if it was made. Nothing is made here, not even a catalog."""
-    if not iceberg.exists(settings.catalog_url):
+    if not iceberg.catalog_exists(settings.catalog_url):
         return None
     catalog = iceberg.connect(settings.catalog_url, settings.warehouse_url)
     name = table_name(spec.dataset, spec.code_name)

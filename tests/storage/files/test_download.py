@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from storage.files.download import digest, download, recorded
+from storage.files.download import download, file_digest, recorded_checksum
 
 CONTENT = os.urandom(3_500_000)
 MD5 = "md5:" + hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
@@ -135,7 +135,7 @@ def test_whole_with_progress_and_checksum(target):
     assert seen[-1] == (len(CONTENT), len(CONTENT))
     assert seen == sorted(seen)
     assert len(seen) > 3
-    assert digest(target, "sha256") == SHA256.removeprefix("sha256:")
+    assert file_digest(target, "sha256") == SHA256.removeprefix("sha256:")
 
 
 def test_without_a_published_checksum_the_first_is_recorded_and_holds(target, caplog):
@@ -143,7 +143,7 @@ def test_without_a_published_checksum_the_first_is_recorded_and_holds(target, ca
     with serving(Files) as server:
         download(server.url, target)
         assert "unverified" in caplog.text
-        assert recorded(target) == SHA256
+        assert recorded_checksum(target) == SHA256
         assert names(target) == ["x.bin", "x.bin.sha256"]
         download(server.url, target)
         server.content = CONTENT[:-1] + b"!"
@@ -170,7 +170,7 @@ def test_a_connection_that_breaks_is_resumed_where_it_broke(target, handler):
 def test_a_later_call_resumes_an_earlier_one(target, handler):
     tag = '"v1"' if handler is Files else "213 20100101"
     with serving(handler, cuts=[2_000_000, 0], tag=tag) as server:
-        with pytest.raises(OSError, match=r"expected the file, found: the connection closed after 2000000 of 3500000"):
+        with pytest.raises(OSError, match=r"cannot download .*: the connection closed after 2000000 of 3500000"):
             download(server.url, target, waits=())
         assert names(target) == ["x.bin.part", "x.bin.part.version"]
         download(server.url, target)
@@ -236,7 +236,7 @@ def test_wrong_bytes_never_get_the_name_and_are_removed(target, handler):
 
 
 def test_a_wrong_size_is_seen_before_the_bytes_are_fetched(target):
-    with serving(Files) as server, pytest.raises(ValueError, match=r"expected 99 bytes, found .* offers 3500000"):
+    with serving(Files) as server, pytest.raises(ValueError, match=r"expected 99 bytes, but the server has 3500000"):
         download(server.url, target, size=99)
     assert names(target) == []
 
@@ -252,7 +252,7 @@ def test_errors_that_pass_are_tried_again_and_others_not(target):
         ([500] * 9, 3, "HTTP 500"),
     ):
         with serving(Files, failures=failures) as server:
-            with pytest.raises(OSError, match=f"^{server.url}: expected the file, found: {message}"):
+            with pytest.raises(OSError, match=f"^cannot download {server.url}: {message}"):
                 download(server.url, target, waits=FAST)
             assert len(server.asked) == tries
         assert names(target) == []
@@ -270,7 +270,7 @@ def test_a_host_that_cannot_be_reached(target):
 
 
 def test_an_ftp_file_that_is_not_there(target):
-    with serving(Ftp) as server, pytest.raises(OSError, match="expected the file, found: 550 no such file"):
+    with serving(Ftp) as server, pytest.raises(OSError, match=r"^cannot download ftp://.*: 550 no such file"):
         download(server.url + "x", target, waits=FAST)
 
 

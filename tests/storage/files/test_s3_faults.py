@@ -16,7 +16,7 @@ from hashing.functions import LinearHash
 from storage.features.dataset import Dataset, write_split
 from storage.features.shard import Columns
 from storage.files import filesystem
-from storage.files import s3 as patience
+from storage.files import s3 as s3_clients
 from storage.files.filesystem import join
 from storage.formats import FeatureRows
 from storage.tables import iceberg, parts
@@ -33,7 +33,7 @@ def through(s3, monkeypatch):
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxies[-1].url)
         return proxies[-1]
 
-    monkeypatch.setattr(patience, "SECONDS", 1)
+    monkeypatch.setattr(s3_clients, "TIMEOUT", 1)
     yield start
     for proxy in proxies:
         proxy.__exit__()
@@ -68,7 +68,8 @@ def use(folder):
         pq.write_table(table, file)
     fs, path = filesystem.arrow(join(folder, "t.parquet"))
     assert pq.read_table(path, filesystem=fs) == table
-    assert [filesystem.below(folder, entry.url) for entry in filesystem.listing(folder)] == ["a", "b", "t.parquet"]
+    paths = [filesystem.relative_path(folder, file.url) for file in filesystem.listing(folder)]
+    assert paths == ["a", "b", "t.parquet"]
     filesystem.remove(join(folder, "b"))
     assert not filesystem.exists(join(folder, "b"))
 
@@ -89,22 +90,23 @@ def test_every_request_may_fail_twice(s3, through, tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["slow down", "internal error", "reset"])
 def test_what_fails_for_ever_is_given_up_in_one_line(s3, through, monkeypatch, kind):
-    monkeypatch.setattr(patience, "ATTEMPTS", 2)
+    monkeypatch.setattr(s3_clients, "ATTEMPTS", 2)
     filesystem.write_bytes(f"{s3}/there", b"x")
     proxy = through(failing=1, attempts=10**6, kinds=(kind,))
     fs, path = filesystem.arrow(f"{s3}/there")
-    deeds = {
+    actions = {
         "read": lambda: filesystem.read_bytes(f"{s3}/there"),
         "write": lambda: filesystem.write_bytes(f"{s3}/there", b"y"),
         "list": lambda: filesystem.listing(s3),
         "": lambda: fs.open_input_file(path),
     }
-    for deed, do in deeds.items():
+    for action, do in actions.items():
         before = sum(proxy.tries.values())
-        with pytest.raises(OSError, match=f"expected S3 at {proxy.url} to {deed} s3://|AWS Error") as given_up:
+        line = f"^cannot {action} s3://.*: S3 at {proxy.url} failed 2 times: |AWS Error"
+        with pytest.raises(OSError, match=line) as given_up:
             do()
         assert "\n" not in str(given_up.value)
-        assert 2 <= sum(proxy.tries.values()) - before <= 2 * patience.BODIES
+        assert 2 <= sum(proxy.tries.values()) - before <= 2 * s3_clients.BODY_ATTEMPTS
 
 
 @pytest.mark.slow
@@ -129,17 +131,17 @@ def test_a_table_is_written_and_read_through_faults(s3, through, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "secret", "found"),
+    ("name", "secret", "reason"),
     [
         ("hashkiln", "wrong", "The request signature we calculated does not match the signature you provided"),
         ("nobody", "at all", "The access key ID you provided does not exist in our records"),
         ("reader", "reader-secret", "Access Denied"),
     ],
 )
-def test_who_has_no_leave_is_told_so(s3, key, name, secret, found):
+def test_a_denied_request_says_who_asked(s3, key, name, secret, reason):
     filesystem.write_bytes(f"{s3}/there", b"x")
     key(name, secret)
-    line = rf"^expected leave to write {s3}/mine, found: {found}.* \(AWS_ACCESS_KEY_ID is {name}\)$"
+    line = rf"^permission denied: cannot write {s3}/mine: {reason}.* \(AWS_ACCESS_KEY_ID is {name}\)$"
     with pytest.raises(PermissionError, match=line):
         filesystem.write_bytes(f"{s3}/mine", b"x")
     with pytest.raises(PermissionError, match=line):
@@ -147,12 +149,13 @@ def test_who_has_no_leave_is_told_so(s3, key, name, secret, found):
     if name == "reader":
         assert filesystem.read_bytes(f"{s3}/there") == b"x"
     else:
-        for deed in (filesystem.exists, filesystem.read_bytes, filesystem.stat):
-            with pytest.raises(PermissionError, match=rf"^expected leave to read {s3}/there, found: Forbidden \(AWS"):
-                deed(f"{s3}/there")
+        for action in (filesystem.exists, filesystem.read_bytes, filesystem.stat):
+            with pytest.raises(PermissionError, match=rf"^permission denied: cannot read {s3}/there: Forbidden \(AWS"):
+                action(f"{s3}/there")
 
 
 def test_a_bucket_that_is_missing_is_named(s3):
-    for deed in (filesystem.exists, filesystem.read_bytes, filesystem.stat, filesystem.listing):
-        with pytest.raises(FileNotFoundError, match=r"^expected a bucket missing at http://.*, found none$"):
-            deed("s3://missing/x")
+    line = r"^bucket missing does not exist at http://.*: create it, or correct s3://missing/x$"
+    for action in (filesystem.exists, filesystem.read_bytes, filesystem.stat, filesystem.listing):
+        with pytest.raises(FileNotFoundError, match=line):
+            action("s3://missing/x")

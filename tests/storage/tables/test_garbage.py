@@ -108,7 +108,7 @@ def test_whoever_opened_a_version_within_the_grace_finds_its_files(tmp_path):
     for url in there(table):  # which can be done on the local disk alone
         os.utime(url, (time.time() - 30 * DAY,) * 2)
     garbage.collect(table, DAY, keep=1)
-    assert not table.has("v1")
+    assert not table.has_ref("v1")
     assert pinned <= there(table)
     assert files_of(reader, "v1") == pinned  # its metadata are there as well
     garbage.collect(table, DAY, keep=1, clock=in_days(0.9))
@@ -126,7 +126,7 @@ def test_what_versions_name_is_named_for_a_grace_after_they_are_gone(catalog, ta
         table.publish(version, table.version().snapshot_id)
     assert garbage.named(table, DAY) == {*models, *start}
     garbage.collect(table, DAY, keep=1)
-    assert not table.has("v1")
+    assert not table.has_ref("v1")
     assert garbage.named(table, DAY) == {*models, *start}
     assert garbage.named(table, DAY, clock=in_days(1.1)) == {models[1], *start}
 
@@ -166,11 +166,11 @@ def test_versions_with_deleted_rows_are_gone_when_it_is_due_and_what_readers_see
     publish(table, part(table, "a", 1))
     publish(table, part(table, "a", 2))
     due = int((time.time() + 30 * DAY) * 1000)
-    log.doom(table, ["v1", "v3"], due, 7, "me")
+    log.schedule_purge(table, ["v1", "v3"], due, 7, "me")
     with pytest.raises(ValueError, match="expected a version without deleted rows, found v1, which has some until 20"):
         log.roll_back(table, "v1", table.version().snapshot_id, "me")
-    log.doom(table, ["v1"], due + 1, 7, "me")  # not later than was said
-    assert log.doomed(table) == {"v1": due, "v3": due}
+    log.schedule_purge(table, ["v1"], due + 1, 7, "me")  # not later than was said
+    assert log.purge_deadlines(table) == {"v1": due, "v3": due}
     assert garbage.collect(table, 7 * DAY, clock=in_days(22)).versions == {}
     found = garbage.collect(table, 7 * DAY, clock=in_days(23.1))
     assert list(found.versions) == ["v1"]
@@ -182,17 +182,18 @@ def test_versions_with_deleted_rows_are_gone_when_it_is_due_and_what_readers_see
 @pytest.mark.parametrize("catalog", ["local", "s3"], indirect=True)
 def test_uploads_that_never_ended_are_aborted_when_they_are_old(table):
     if "://" not in table.folder + "/data":
-        assert filesystem.uploads(table.folder + "/data") == []
+        assert filesystem.incomplete_uploads(table.folder + "/data") == []
         return
     url = join(table.folder, "data", "big.parquet")
     fs, path = filesystem._open(url)
     bucket, _, key = path.partition("/")
     token = fs.call_s3("create_multipart_upload", Bucket=bucket, Key=key)["UploadId"]
     assert garbage.collect(table, 3600).uploads == ()
-    assert [upload[:2] for upload in filesystem.uploads(table.folder + "/data")] == [(url, token)]
-    assert [upload.token for upload in garbage.collect(table, DAY, dry_run=True, clock=in_days(2)).uploads] == [token]
-    assert [upload.token for upload in garbage.collect(table, DAY, clock=in_days(2)).uploads] == [token]
-    assert filesystem.uploads(table.folder + "/data") == []
+    assert [upload[:2] for upload in filesystem.incomplete_uploads(table.folder + "/data")] == [(url, token)]
+    for dry_run in (True, False):
+        (upload,) = garbage.collect(table, DAY, dry_run=dry_run, clock=in_days(2)).uploads
+        assert upload.upload_id == token
+    assert filesystem.incomplete_uploads(table.folder + "/data") == []
 
 
 @pytest.mark.parametrize("catalog", ["local", "s3"], indirect=True)
@@ -207,9 +208,8 @@ def test_where_a_needed_file_is_lost_nothing_is_deleted(table):
 
 @pytest.mark.parametrize("catalog", ["local", "s3"], indirect=True)
 def test_a_file_that_was_written_again_since_the_inventory_stays(table):
-    listed = next(
-        file for file in filesystem.inventory(table.folder + "/data") or [filesystem.stored(part(table, "o").url)]
-    )
+    part(table, "o")
+    (listed,) = filesystem.inventory(table.folder + "/data")
     assert not garbage.remove(listed, time.time() - DAY)
     assert filesystem.exists(listed.url)
     assert garbage.remove(listed, time.time() + DAY)

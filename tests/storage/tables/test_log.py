@@ -86,7 +86,7 @@ def test_of_a_publish_and_a_rollback_at_once_exactly_one_wins(catalog, table, at
     assert winner == ["v4", "v1", "v2"][[bool(result) for result in results].index(True)]
     assert table.version().name == winner
     assert len(log.rollbacks(table)) == (winner != "v4")
-    assert table.has("staged-new") == (winner != "v4")
+    assert table.has_ref("staged-new") == (winner != "v4")
 
 
 @pytest.mark.parametrize("catalog", ["local"], indirect=True)

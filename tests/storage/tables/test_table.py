@@ -59,10 +59,10 @@ def shards_of(table, name="main"):
 
 def test_a_catalog_of_sqlite_is_there_once_its_file_is(tmp_path):
     url = f"sqlite:///{tmp_path}/new/tables.db?timeout=30"
-    assert not iceberg.exists(url)
+    assert not iceberg.catalog_exists(url)
     iceberg.connect(url, str(tmp_path))
-    assert iceberg.exists(url)
-    assert iceberg.exists("postgresql+psycopg2://127.0.0.1:1/none")
+    assert iceberg.catalog_exists(url)
+    assert iceberg.catalog_exists("postgresql+psycopg2://127.0.0.1:1/none")
 
 
 def test_a_new_table_is_empty_and_says_so(catalog):
@@ -90,7 +90,7 @@ def test_staged_parts_are_seen_by_no_reader_until_main_moves(catalog, parts):
     assert version.properties["model"] == "m1"
     assert reader.refresh().version().name == "v1"
     assert reader.parts(reader.version().snapshot_id) == {part.shard: part for part in parts}
-    assert not reader.has("staged-x")
+    assert not reader.has_ref("staged-x")
     assert [v.name for v in reader.versions()] == ["v1"]
 
 
@@ -140,7 +140,7 @@ def test_publishing_is_refused_when_main_has_moved(catalog, parts):
     ):
         table.publish(table.version("staged-b"), base.snapshot_id)
     assert shards_of(table.refresh()) == ["00000.parquet", "00001.parquet"]
-    assert table.has("staged-b")
+    assert table.has_ref("staged-b")
 
 
 def test_a_rejected_version_is_kept_where_no_reader_looks(catalog, parts):
@@ -150,7 +150,7 @@ def test_a_rejected_version_is_kept_where_no_reader_looks(catalog, parts):
     assert table.reject(table.version("staged-a")).name == "rejected-a"
     assert shards_of(table) == ["00000.parquet"]
     assert shards_of(table, "rejected-a") == ["00000.parquet", "00001.parquet", "00002.parquet"]
-    assert not table.has("staged-a")
+    assert not table.has_ref("staged-a")
     assert [version.name for version in table.versions()] == ["v1", "rejected-a"]
 
 
@@ -192,14 +192,14 @@ def test_what_other_versions_have_is_found_where_it_was_added(catalog, parts, mo
         return fetch(manifest, *rest, **more)
 
     monkeypatch.setattr(ManifestFile, "fetch_manifest_entry", counted)
-    assert list(table.others(v1.snapshot_id, [v1, staged, rejected])) == [second, third]
+    assert list(table.added_parts(v1.snapshot_id, [v1, staged, rejected])) == [second, third]
     assert len(opened) == 2
-    assert list(table.others(staged.snapshot_id, [v1])) == []
-    assert list(table.others(rejected.snapshot_id, [v1, staged])) == [second]
-    assert list(table.others(v1.snapshot_id, [])) == []
+    assert list(table.added_parts(staged.snapshot_id, [v1])) == []
+    assert list(table.added_parts(rejected.snapshot_id, [v1, staged])) == [second]
+    assert list(table.added_parts(v1.snapshot_id, [])) == []
     table.replace("staged-a", [], {first.shard}, MODEL)  # what is left of a manifest of its parts is written anew
     opened.clear()
-    assert list(table.others(v1.snapshot_id, [table.version("staged-a")])) == [second]
+    assert list(table.added_parts(v1.snapshot_id, [table.version("staged-a")])) == [second]
     assert len(opened) == 1
 
 
