@@ -23,7 +23,7 @@ from hashing.bits import pack
 from hashing.evaluation.histograms import HammingHistogram
 from hashing.evaluation.metrics import average_precision
 from hashing.functions import HashFunction
-from hashing.hamming.distances import pack_labels
+from hashing.hamming.layout import pack_labels
 from hashing.mapreduce import Array, Batch, Data
 from hashing.methods.dhn import DHN
 from infra.executors import connect

@@ -45,7 +45,7 @@ from hashing.evaluation.metrics import (
     success_at,
     trapezoid_average_precision,
 )
-from hashing.hamming.distances import pack_labels
+from hashing.hamming.layout import pack_labels
 from hashing.mapreduce import Batch, Data, fold, one_blas_thread
 from hashing.methods.itq import ITQ
 from infra.executors import InProcess, Ray

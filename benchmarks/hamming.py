@@ -24,7 +24,7 @@ import numpy as np
 import versions
 
 from hashing.bits import pack
-from hashing.hamming import distances
+from hashing.hamming import scan
 from hashing.mapreduce import Batch, Data
 from hashing.methods.itq import ITQ
 from infra.executors import InProcess
@@ -67,19 +67,19 @@ def benchmark(what: str, codes: np.ndarray, n_queries: int, repeats: int) -> Non
     cases = [
         (
             "histogram; k=1000",
-            lambda: distances.histogram(queries, database, n_bits),
+            lambda: scan.histogram(queries, database, n_bits),
             lambda: index.search(queries, 1000),
         ),
-        ("histogram, labels; k=1000", lambda: distances.histogram(*with_labels), lambda: index.search(queries, 1000)),
+        ("histogram, labels; k=1000", lambda: scan.histogram(*with_labels), lambda: index.search(queries, 1000)),
         (
             "count_within 2; range 2",
-            lambda: distances.count_within(queries, database, 2),
+            lambda: scan.count_within(queries, database, 2),
             lambda: index.range_search(queries, 3),
         ),
-        ("within 2; range 2", lambda: distances.within(queries, database, 2), lambda: index.range_search(queries, 3)),
+        ("within 2; range 2", lambda: scan.within(queries, database, 2), lambda: index.range_search(queries, 3)),
     ]
     cases += [
-        (f"topk; k={k}", lambda k=k: distances.topk(queries, database, k), lambda k=k: index.search(queries, k))
+        (f"topk; k={k}", lambda k=k: scan.topk(queries, database, k), lambda k=k: index.search(queries, k))
         for k in (1, 10, 100, 1000)
     ]
     for name, ours, theirs in cases:

@@ -14,7 +14,7 @@ import versions
 
 from hashing.bits import pack
 from hashing.evaluation import histograms, metrics
-from hashing.hamming.distances import pack_labels
+from hashing.hamming.layout import pack_labels
 from hashing.mapreduce import Batch, Data
 from hashing.methods.itq import ITQ
 from hashing.neighbours.exact import NearestNeighbours
@@ -51,7 +51,7 @@ def main() -> None:
         values = []
         for statistic in (
             histograms.HammingHistogram(asked, n_bits, pack_labels(queries.y), queries.ids),
-            histograms.ListedNeighbours(asked, n_bits, truth, queries.ids),
+            histograms.NeighbourHistogram(asked, n_bits, truth, queries.ids),
         ):
             h = Data([[base._replace(x=codes)]], InProcess()).reduce(statistic)
             worst, best = (100 * bound.mean() for bound in metrics.average_precision_bounds(h))

@@ -21,7 +21,7 @@ import pytest
 from hashing.bits import pack
 from hashing.evaluation.histograms import HammingHistogram
 from hashing.evaluation.metrics import average_precision
-from hashing.hamming.distances import pack_labels
+from hashing.hamming.layout import pack_labels
 from hashing.mapreduce import Batch
 from infra.executors import InProcess, connect
 from infra.settings import Settings

@@ -14,8 +14,9 @@ from pydantic import Field, model_validator
 from hashing.bits import pack
 from hashing.functions import HashFunction
 from hashing.mapreduce import Array, Batch, Data, Executor, Statistic
-from hashing.neighbours import reranking
-from hashing.neighbours.candidates import AsymmetricTopK, CountWithin, TopK, Within, first, query_blocks
+from hashing.neighbours.candidates import AsymmetricTopK, CountWithin, TopK, Within, query_blocks
+from hashing.neighbours.exact import first_k
+from hashing.neighbours.reranking import CandidateDistances
 from infra.executors import Progress, connect, silent
 from infra.settings import Settings
 from storage import datasets, models, results
@@ -90,7 +91,7 @@ class Reader:
     def search(self, x: Array, k: int = 10, rerank: int = 0, asymmetric: bool = False) -> tuple[Array, Array]:
         """The k rows nearest to each of x (q, d): distances and ids int64, both (q, k), by rising (distance, id).
 
-        Distances are Hamming's, int32; asymmetric ones (hashing.search.AsymmetricTopK) are float64; and where `rerank`
+        Distances are Hamming's, int32; asymmetric ones (see AsymmetricTopK) are float64; and where `rerank`
         nearest codes are ranked again by their vectors, squared Euclidean, float64. Of a version of fewer than k rows
         all are found, in as many columns. No row is left out, not even a query's own.
         Raises ValueError for queries of another dimension or not finite, and where vectors are not those encoded.
@@ -149,14 +150,13 @@ class Reader:
         ]
         distances = np.full(candidates.shape, np.inf)
         if shards:
-            distances = Data(shards, self.executor).reduce(reranking.ListedDistances(x, candidates), "rerank")
+            distances = Data(shards, self.executor).reduce(CandidateDistances(x, candidates), "rerank")
         if (lost := np.unique(candidates[np.isinf(distances)])).size:
             raise ValueError(
                 f"expected the vectors that {self.table} {self.version.name} was encoded from, found the shards of "
                 f"{lost.size} rows changed or gone (row {lost[0]}, …): run reindex, or search without ranking again"
             )
-        empty = distances[:, :0], candidates[:, :0]
-        return first(empty, (distances, candidates), k)
+        return first_k(distances, candidates, k)
 
     def _codes(self, x: Array) -> Array:
         return pack(self.function.encode(x))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..bits import pack
 from ..evaluation import histograms
 from ..evaluation.metrics import average_precision
-from ..hamming import distances
+from ..hamming.layout import pack_labels
 from ..mapreduce import Array, Batch, Epoch, Shard, Worker
 from ..statistics import keyed_hash
 from . import networks
@@ -243,7 +243,7 @@ def _score(network: nn.Module, held_out: Batch | None, method: Deep, device: str
         blocks = torch.tensor(np.asarray(held_out.x, np.float32)).split(256)
         u = torch.cat([network.codes(block.to(device)).float().cpu() for block in blocks])
     codes = pack(u.numpy() >= 0)
-    statistic = histograms.HammingHistogram(codes, method.n_bits, distances.pack_labels(held_out.y), held_out.ids)
+    statistic = histograms.HammingHistogram(codes, method.n_bits, pack_labels(held_out.y), held_out.ids)
     state = statistic.update(statistic.zero(), held_out._replace(x=codes))
     return float(average_precision(statistic.finish(state)).mean())
 

@@ -1,8 +1,8 @@
-"""Literal rankings: every row at a rank of its own, in order of (distance, id), as code has them that sorts.
+"""Rankings without ties: rows at equal distance in order of id, as a stable sort of a file leaves them.
 
-Of a ranking only its runs count: ranks one after another of the same relevance, whose order among themselves changes no
-metric. So a ranking is given as a histogram with the runs in the place of the distances, and the functions of
-hashing.metrics that go by rank give the value of this one order.
+The metrics of one ranking depend only on its runs, maximal sequences of consecutive ranks of one grade. So a ranking is
+written as a histogram with runs in the place of distances, and the rank-based functions of hashing.evaluation.metrics
+give the values of this one order.
 """
 
 from collections.abc import Iterable
@@ -10,21 +10,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..hamming import distances as hamming
+from ..hamming import scan
+from ..hamming.layout import pack_labels
 from ..mapreduce import Array, Batch, Shard
 
 MAX_ROWS = 10**6
-OWN = -1  # the grade of a row that is not ranked
+NOT_RANKED = -1  # grade of a query's own row
 
 
-def in_order(shards: Iterable[Shard]) -> Batch:
-    """All rows of shards of packed codes, in order of id; as y the words of their labels, (n, w) uint64.
+def rows_by_id(shards: Iterable[Shard]) -> Batch:
+    """Return all rows of shards of packed codes, sorted by id; y holds packed labels (n, w) uint64, or is None.
 
-    Raises ValueError for no row, or for more than MAX_ROWS: they are sorted for each query, in this process.
+    Raises ValueError for no rows, and for more than MAX_ROWS, as RankingById sorts them for each query in this process.
     """
     batches, n = [], 0
     for batch in (batch for shard in shards for batch in shard):
-        batches.append((batch.ids, batch.x, *(() if batch.y is None else [hamming.pack_labels(batch.y)])))
+        batches.append((batch.ids, batch.x, *(() if batch.y is None else [pack_labels(batch.y)])))
         if (n := n + len(batch.ids)) > MAX_ROWS:
             raise ValueError(f"expected at most {MAX_ROWS:,} rows to rank by id, found more")
     if not n:
@@ -34,37 +35,50 @@ def in_order(shards: Iterable[Shard]) -> Batch:
 
 
 @dataclass(frozen=True, eq=False)
-class Ranked:
-    """Queries, and which rows are relevant to them: those that share a label, or those that are listed by id."""
+class RankingById:
+    """Queries whose rows are ranked by (distance, id); a row is relevant that shares a label, or is a neighbour."""
 
     codes: Array  # (q, B) uint8, packed
-    own_rows: Array  # (q,) id of the row that is left out of a query's ranking
-    labels: Array | None  # (q, w) uint64, from hamming.pack_labels
-    neighbours: Array | None = None  # (q, k) int64 ids, which then go before labels
+    own_ids: Array  # (q,) int64, the id of the row that is left out of a query's ranking
+    labels: Array | None  # (q, w) uint64, from hamming.layout.pack_labels
+    neighbours: Array | None = None  # (q, k) int64 ids of the relevant rows; if given, labels are not used
 
-    def rankings(self, queries: range, database: Batch, n_grades: int) -> Array:
-        """(n_grades, q, runs) int64: how many rows of each grade the runs of these queries have, from rank 1 on.
+    def run_counts(self, queries: range, database: Batch, n_grades: int) -> Array:
+        """Count the rows of each grade in each run of the rankings of some queries.
 
-        The database comes from in_order. The grade is the number of shared labels, the last one that many or more.
+        Parameters
+        ----------
+        queries : positions in codes
+        database : from rows_by_id
+        n_grades : the grade of a row is the number of labels it shares with the query, at most n_grades - 1; by
+            neighbours it is 0 or 1
+
+        Returns
+        -------
+        (n_grades, len(queries), runs) int64, runs from rank 1 on, zero beyond the last run of a query
+
+        Raises
+        ------
+        ValueError : where neighbours are not given and the queries or the rows have no labels
         """
         found = [self._runs(i, database, n_grades) for i in queries]
-        counts = np.zeros((n_grades, len(queries), max(1, *(len(grades) for grades, _ in found))), np.int64)
+        counts = np.zeros((n_grades, len(queries), max([1, *(len(grades) for grades, _ in found)])), np.int64)
         for i, (grades, lengths) in enumerate(found):
             counts[grades, i, np.arange(len(grades))] = lengths
         return counts
 
     def _runs(self, i: int, database: Batch, n_grades: int) -> tuple[Array, Array]:
-        """Grade and length of each run of query i."""
+        """Return the grades and the lengths of the runs of query i."""
         n = len(database.ids)
-        distances = hamming.distances(self.codes[i : i + 1], database.x, np.zeros(n, np.int64), np.arange(n))
+        distances = scan.pair_distances(self.codes[i : i + 1], database.x, np.zeros(n, np.int64), np.arange(n))
         order = np.argsort(distances.astype(np.uint16), kind="stable")
         grades = self._grades(i, database, n_grades)[order]
-        grades = grades[grades != OWN]
-        starts = np.flatnonzero(np.diff(grades, prepend=OWN))
+        grades = grades[grades != NOT_RANKED]
+        starts = np.flatnonzero(np.diff(grades, prepend=NOT_RANKED))
         return grades[starts], np.diff(starts, append=len(grades))
 
     def _grades(self, i: int, database: Batch, n_grades: int) -> Array:
-        """(n,) int16, OWN where the row is not ranked."""
+        """Return (n,) int16, the grade of each row for query i."""
         if self.neighbours is not None:
             grades = np.isin(database.ids, self.neighbours[i]).astype(np.int16)
         elif self.labels is None or database.y is None:
@@ -72,5 +86,5 @@ class Ranked:
         else:
             shared = np.bitwise_count(database.y & self.labels[i]).sum(axis=1, dtype=np.int64)
             grades = np.minimum(shared, n_grades - 1).astype(np.int16)
-        grades[database.ids == self.own_rows[i]] = OWN
+        grades[database.ids == self.own_ids[i]] = NOT_RANKED
         return grades

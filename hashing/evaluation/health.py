@@ -8,52 +8,63 @@ from scipy.special import entr
 
 from .. import bits
 from ..mapreduce import Array, Batch
-from .histograms import narrow, widened
 
 
 class Health(NamedTuple):
-    """How evenly the codes use their bits."""
+    """How evenly codes use their bits."""
 
     rows: int
     balance: Array  # (n_bits,) float64, share of ones; 0.5 is best
-    entropy: Array  # (n_bits,) float64, bits of information of each bit alone; 1 is best
-    correlation: float  # largest |correlation| of two bits, a constant bit having none; 0 is best
+    entropy: Array  # (n_bits,) float64, entropy of each bit alone, in bits; 1 is best
+    correlation: float  # largest |Pearson correlation| of two bits, 0 for a constant bit; 0 is best
 
 
 @dataclass(frozen=True)
 class CodeHealth:
     """Statistic over packed codes -> Health, from integer counts of ones and of pairs of ones.
 
-    The state is the upper triangle of the counts, row 0 and column 0 being of a bit that is always one. Each is kept as
-    48 bits, (m, 3) uint16: at 4096 bits 50 MB, where the matrix as int64 would be 134.
+    The state is the upper triangle of an (n_bits + 1, n_bits + 1) matrix of counts, packed by pack_counts. Row 0 and
+    column 0 belong to an additional bit that is always one. At 4096 bits the state takes 50 MB; the matrix as int64
+    would take 134 MB, over the limit of 64 MiB.
+
+    Raises ValueError where there are no rows.
     """
 
     n_bits: int
 
-    def zero(self):
+    def zero(self) -> Array:
         return np.zeros(((self.n_bits + 1) * (self.n_bits + 2) // 2, 3), np.uint16)
 
-    def update(self, state, batch: Batch):
+    def update(self, state: Array, batch: Batch) -> Array:
         counts = np.zeros((self.n_bits + 1, self.n_bits + 1), np.int64)
         for start in range(0, len(batch.x), 4096):  # float32 counts exactly up to 2^24
             ones = bits.unpack(batch.x[start : start + 4096], self.n_bits)
             ones = np.pad(ones.astype(np.float32), ((0, 0), (1, 0)), constant_values=1)
             counts += (ones.T @ ones).astype(np.int64)
-        return self.merge(state, narrow(counts[np.triu_indices(self.n_bits + 1)]))
+        return self.merge(state, pack_counts(counts[np.triu_indices(self.n_bits + 1)]))
 
-    def merge(self, left, right):
-        return narrow(widened(left) + widened(right))
+    def merge(self, left: Array, right: Array) -> Array:
+        return pack_counts(unpack_counts(left) + unpack_counts(right))
 
-    def finish(self, state):
+    def finish(self, state: Array) -> Health:
         counts = np.zeros((self.n_bits + 1, self.n_bits + 1), np.int64)
-        counts[np.triu_indices(self.n_bits + 1)] = widened(state)
+        counts[np.triu_indices(self.n_bits + 1)] = unpack_counts(state)
         rows = counts[0, 0]
         if rows == 0:
             raise ValueError("expected at least one row, found none in all shards together")
         p = counts[0, 1:] / rows
         deviation = np.sqrt(p * (1 - p))
         scale = np.outer(deviation, deviation)
-        correlation = np.divide(
-            counts[1:, 1:] / rows - np.outer(p, p), scale, out=np.zeros_like(scale), where=scale > 0
-        )
+        covariance = counts[1:, 1:] / rows - np.outer(p, p)
+        correlation = np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 0)
         return Health(int(rows), p, (entr(p) + entr(1 - p)) / np.log(2), float(abs(np.triu(correlation, 1)).max()))
+
+
+def pack_counts(counts: Array) -> Array:
+    """Return counts (m,) below 2^47 as 48 bits each, (m, 3) uint16, the lowest 16 bits first."""
+    return counts.astype("<i8").view("<u2").reshape(-1, 4)[:, :3].copy()
+
+
+def unpack_counts(packed: Array) -> Array:
+    """Return the counts (m,) int64 that pack_counts packed into (m, 3) uint16."""
+    return np.pad(packed, ((0, 0), (0, 1))).view("<i8")[:, 0]

@@ -6,9 +6,22 @@ from ..mapreduce import Array
 
 
 def bootstrap_interval(values: Array, seed: int, level: float = 0.95, resamples: int = 1000) -> tuple[float, float]:
-    """(low, high) percentile interval of the mean over queries (Efron, 1979); NaN are left out.
+    """Return the bounds (low, high) of the percentile bootstrap interval of a mean over queries.
 
-    Give the differences of two metrics over the same queries to compare two codes.
+    To compare two codes, pass the differences of a metric over the same queries.
+
+    Parameters
+    ----------
+    values : (q,) float; NaN are left out
+    seed : random seed; the same seed gives the same interval
+    level : probability that the interval covers
+    resamples : number of bootstrap samples
+
+    Raises
+    ------
+    ValueError : where all values are NaN
+
+    Source: Efron, "Bootstrap Methods: Another Look at the Jackknife", Annals of Statistics, 1979.
     """
     values = values[~np.isnan(values)]
     if not len(values):

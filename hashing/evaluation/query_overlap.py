@@ -1,4 +1,4 @@
-"""Query overlap: how many rows of a split are queries, by id and by content."""
+"""Query overlap, the leak check: how many rows of a split are queries too, by id and by content."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,34 +10,34 @@ from ..mapreduce import Array, Batch
 
 
 @dataclass(frozen=True, eq=False)
-class Overlap:
-    """Statistic: how many rows share their id with a given row, and how many their content to the byte -> (int, int).
+class QueryOverlap:
+    """Statistic: the number of rows with the id of a query, and with the content of a query -> (int, int).
 
-    The leak check between queries, training set and database. Vectors and pictures must be of the same dtype.
+    Contents are compared byte for byte, so vectors and pictures must have the dtype of the queries.
     """
 
     ids: Array  # (q,) int64
-    x: Array  # (q, d) | (q, h, w, c) | (q,) text
+    x: Array  # (q, d) vectors | (q, h, w, c) pictures | (q,) text
 
-    def zero(self):
+    def zero(self) -> Array:
         return np.zeros(2, np.int64)
 
-    def update(self, state, batch: Batch):
-        state += np.isin(batch.ids, self.ids).sum(), np.isin(digests(batch.x), self._digests).sum()
+    def update(self, state: Array, batch: Batch) -> Array:
+        state += np.isin(batch.ids, self.ids).sum(), np.isin(row_digests(batch.x), self._digests).sum()
         return state
 
-    def merge(self, left, right):
+    def merge(self, left: Array, right: Array) -> Array:
         return left + right
 
-    def finish(self, state):
+    def finish(self, state: Array) -> tuple[int, int]:
         return int(state[0]), int(state[1])
 
     @cached_property
-    def _digests(self):
-        return digests(self.x)
+    def _digests(self) -> Array:
+        return row_digests(self.x)
 
 
-def digests(x: Array) -> Array:
-    """(n,) uint64, a hash of the content of each row."""
+def row_digests(x: Array) -> Array:
+    """Return (n,) uint64, a 64-bit hash of the content of each row."""
     rows = (row.tobytes() if isinstance(row, np.ndarray) else str(row).encode() for row in x)
     return np.array([int.from_bytes(blake2b(row, digest_size=8).digest(), "little") for row in rows], np.uint64)

@@ -1,9 +1,11 @@
-"""The inner loops of hashing.hamming, compiled by Numba on first use and kept in its cache.
+"""The inner loops of hashing.hamming.scan, compiled by Numba on first use and cached on disk.
 
-Codes come as bytes: queries (q, W * size), and of a block of rows the planes (W, n * size), plane w holding word w of
-every row, so that each loop runs over contiguous memory. A word has size 2, 4 or 8 bytes; longer codes have W words of
-8. Distances are uint16, CHUNK at a time. Being bytes at any width, the arguments give each kernel one signature:
-processes that compile different signatures of one function at the same time can mix them up in Numba's cache.
+All arguments are bytes, as hashing.hamming.layout arranges them: queries (q, W * size), and the planes (W, n * size) of
+a block of rows, where plane w holds word w of every row, so that each loop runs over contiguous memory. A word has
+size 2, 4 or 8 bytes; longer codes have W words of 8. Distances are uint16, at most CHUNK at a time.
+
+Because codes of any width are bytes, each kernel has one signature. With several, processes that compile different
+signatures of one function at the same time can mix them up in Numba's cache.
 """
 
 import numpy as np
@@ -21,18 +23,18 @@ from .simd import (
     step_256,
     step_long,
     trailing_zeros,
-    wide,
+    use_wide_vectors,
 )
 
-CHUNK = 2048  # rows at most that are measured in a row
-NEAR = 1 << 15  # bytes of codes that all queries visit before the next: with their distances a level 1 cache of 48 KiB
-PAIRED = 256  # cells at most whose pairs, numbered in 16 bits, have a table of their own
+CHUNK = 2048  # rows whose distances are computed at a time, at most
+TILE_BYTES = 1 << 15  # bytes of codes that all queries visit before the next: with their distances, a 48 KiB L1 cache
+PAIRED_CELLS = 256  # up to this number of cells, a pair of cells fits in 16 bits and pairs are counted in a table
 
 
 @njit(nogil=True)
 def measure(queries, i, planes, size, start, n, out):
-    """Distances from query i to n rows from start on."""
-    wide()
+    """Write to out (n,) the distances of n rows from query i, beginning at row `start`."""
+    use_wide_vectors()
     whole = n // STEP * STEP
     if size == 2:
         for j in range(0, whole, STEP):
@@ -60,24 +62,27 @@ def measure(queries, i, planes, size, start, n, out):
 
 @njit(nogil=True, cache=True)
 def histogram(queries, planes, size, query_labels, labels, out):
-    """Adds to out (n_grades, q, n_bins) the rows of each grade and distance; labels are planes (w, n) uint16."""
-    wide()
+    """Add to out (n_grades, q, n_bins) the number of rows of each grade at each distance.
+
+    query_labels (q, w) and labels (w, n) are uint16. The cell of a row is grade * n_bins + distance.
+    """
+    use_wide_vectors()
     n_grades, _, n_bins = out.shape
     n_cells = n_grades * n_bins
-    cells, room = np.empty(CHUNK, np.uint16), np.empty(CHUNK, np.uint16)
-    pairs = np.zeros((n_cells, n_cells) if n_cells <= PAIRED else (0, 0), np.uint32)
+    cells, scratch = np.empty(CHUNK, np.uint16), np.empty(CHUNK, np.uint16)
+    pairs = np.zeros((n_cells, n_cells) if n_cells <= PAIRED_CELLS else (0, 0), np.uint32)
     tables = np.zeros((4, n_cells), np.uint32)
     for i in range(len(queries)):
         for start in range(0, planes.shape[1] // size, CHUNK):
             cell = cells[: min(CHUNK, planes.shape[1] // size - start)]
             measure(queries, i, planes, size, start, len(cell), cells)
             if n_grades > 1:
-                add_grades(query_labels[i], labels, start, n_grades, n_bins, room, cell)
-            if n_cells <= PAIRED:
-                count_pairs(cell, room, pairs, tables[0])
+                add_grades(query_labels[i], labels, start, n_grades, n_bins, scratch, cell)
+            if n_cells <= PAIRED_CELLS:
+                count_pairs(cell, scratch, pairs, tables[0])
             else:
                 count_fourfold(cell, tables)
-        if n_cells <= PAIRED:
+        if n_cells <= PAIRED_CELLS:
             unpair(pairs, tables)
         for c in range(n_cells):
             out[c // n_bins, i, c % n_bins] += np.int64(tables[0, c] + tables[1, c] + tables[2, c] + tables[3, c])
@@ -85,30 +90,33 @@ def histogram(queries, planes, size, query_labels, labels, out):
 
 
 @njit(nogil=True)
-def add_grades(query, labels, start, n_grades, n_bins, room, cell):
-    """Move each cell up by n_bins for every label that the row shares with the query, n_grades - 1 times at most."""
-    wide()
-    shared = room[: cell.shape[0]]
+def add_grades(query, labels, start, n_grades, n_bins, scratch, cell):
+    """Raise each cell by n_bins for each label that the row shares with the query, at most n_grades - 1 times."""
+    use_wide_vectors()
+    shared = scratch[: cell.shape[0]]
     shared[:] = 0
     for w in range(len(labels)):
-        asked, words = query[w], labels[w][start : start + cell.shape[0]]
+        wanted, words = query[w], labels[w][start : start + cell.shape[0]]
         if n_grades == 2:
             for j in range(cell.shape[0]):
-                shared[j] |= asked & words[j]
+                shared[j] |= wanted & words[j]
         else:
             for j in range(cell.shape[0]):
-                shared[j] += popcount(np.uint16(asked & words[j]))
+                shared[j] += popcount(np.uint16(wanted & words[j]))
     for j in range(cell.shape[0]):
         cell[j] += min(shared[j], np.uint16(n_grades - 1)) * np.uint16(n_bins)
 
 
 @njit(nogil=True)
-def count_pairs(cell, room, pairs, rest):
-    """Count the cells of two rows in one step: half the loads and stores, and seldom twice the same address in turn."""
-    wide()
+def count_pairs(cell, scratch, pairs, rest):
+    """Count the cells of two rows in one step, which halves the loads and stores and seldom repeats an address.
+
+    An odd last row is counted in rest (n_cells,).
+    """
+    use_wide_vectors()
     n_cells = np.uint16(pairs.shape[0])
     half = cell.shape[0] // 2
-    low, high, both = cell[:half], cell[half : 2 * half], room[:half]
+    low, high, both = cell[:half], cell[half : 2 * half], scratch[:half]
     for j in range(half):
         both[j] = low[j] + high[j] * n_cells
     table = pairs.reshape(-1)
@@ -120,8 +128,8 @@ def count_pairs(cell, room, pairs, rest):
 
 @njit(nogil=True)
 def unpair(pairs, tables):
-    """Move the counts of pairs (second, first) to those of cells, in two of the tables."""
-    wide()
+    """Add the counts of pairs (second, first) to those of single cells, in two of the tables, and clear them."""
+    use_wide_vectors()
     n_cells = tables.shape[1]
     for second in range(n_cells):
         row, total = pairs[second], np.uint32(0)
@@ -134,7 +142,7 @@ def unpair(pairs, tables):
 
 @njit(nogil=True)
 def count_fourfold(cell, tables):
-    """Count in four tables in turn, so that a step seldom waits for the store of the one before."""
+    """Count in four tables in turn, so that a step seldom waits for the store of the previous one."""
     quarter = cell.shape[0] // 4
     a, b, c, d = cell[:quarter], cell[quarter : 2 * quarter], cell[2 * quarter : 3 * quarter], cell[3 * quarter :]
     for j in range(quarter):
@@ -147,9 +155,9 @@ def count_fourfold(cell, tables):
 
 
 @njit(nogil=True)
-def room_for(queries):
-    """For the distances of the rows that all queries visit before the next, from a cache line on."""
-    n = min(CHUNK, max(NEAR // queries.shape[1] // GROUP, 1) * GROUP)
+def distance_buffer(queries):
+    """Return a buffer for the distances of one tile of rows, aligned to a cache line."""
+    n = min(CHUNK, max(TILE_BYTES // queries.shape[1] // GROUP, 1) * GROUP)
     memory = np.empty(n + 32, np.uint16)
     start = -memory.ctypes.data % 64 // 2
     return memory[start : start + n]
@@ -157,8 +165,8 @@ def room_for(queries):
 
 @njit(nogil=True)
 def measure_padded(queries, i, planes, size, start, out):
-    """As measure, of as many rows as out has; those beyond the last lie at distance 65535."""
-    wide()
+    """Write distances as `measure` does, for len(out) rows; rows beyond the last are at distance 65535."""
+    use_wide_vectors()
     n = min(len(out), planes.shape[1] // size - start)
     measure(queries, i, planes, size, start, n, out)
     for j in range(n, len(out)):
@@ -167,9 +175,9 @@ def measure_padded(queries, i, planes, size, start, out):
 
 @njit(nogil=True, cache=True)
 def count_within(queries, planes, size, radius, counts):
-    """Adds to counts (q,) the rows within a radius."""
-    wide()
-    distances = room_for(queries)
+    """Add to counts (q,) the number of rows within a radius."""
+    use_wide_vectors()
+    distances = distance_buffer(queries)
     for first in range(0, planes.shape[1] // size, len(distances)):
         for i in range(len(queries)):
             measure_padded(queries, i, planes, size, first, distances)
@@ -181,47 +189,51 @@ def count_within(queries, planes, size, radius, counts):
 
 @njit(nogil=True, cache=True)
 def within(queries, planes, size, position, radius, ends, positions, distances):
-    """Writes the rows within a radius of query i from ends[i] on, and moves ends[i]; position is that of row 0."""
-    wide()
-    found = room_for(queries)
-    for first in range(0, planes.shape[1] // size, len(found)):
+    """Write the rows within a radius of query i from ends[i] on, and advance ends[i].
+
+    `position` is the position of row 0 of the planes in the database.
+    """
+    use_wide_vectors()
+    tile = distance_buffer(queries)
+    for first in range(0, planes.shape[1] // size, len(tile)):
         for i in range(len(queries)):
-            measure_padded(queries, i, planes, size, first, found)
-            for start in range(0, len(found), GROUP):
-                near = below(found, start, radius + 1)
+            measure_padded(queries, i, planes, size, first, tile)
+            for start in range(0, len(tile), GROUP):
+                near = below(tile, start, radius + 1)
                 while near:
                     j = start + np.int64(trailing_zeros(near))
                     near &= near - np.uint64(1)
-                    positions[ends[i]], distances[ends[i]] = position + first + j, found[j]
+                    positions[ends[i]], distances[ends[i]] = position + first + j, tile[j]
                     ends[i] += 1
 
 
 @njit(nogil=True, cache=True)
 def topk(queries, planes, size, position, k, sizes, limits, distances, positions):
-    """Offers the rows, position being that of row 0, to the first sizes[i] of distances and positions (q, room).
+    """Add the rows that could be among the k nearest to distances and positions (q, capacity).
 
-    A row at limits[i] or beyond comes after k others. Room is more than k; when it is used up the k nearest are kept.
+    Query i has sizes[i] candidates so far. A row at distance limits[i] or more comes after k of them. The capacity is
+    more than k; when it is reached, only the k nearest candidates stay. `position` is that of row 0 in the database.
     """
-    wide()
-    found, counts, room = room_for(queries), np.zeros(65536, np.int32), distances.shape[1]
-    for first in range(0, planes.shape[1] // size, len(found)):
+    use_wide_vectors()
+    tile, counts, capacity = distance_buffer(queries), np.zeros(65536, np.int32), distances.shape[1]
+    for first in range(0, planes.shape[1] // size, len(tile)):
         for i in range(len(queries)):
-            measure_padded(queries, i, planes, size, first, found)
-            for start in range(0, len(found), GROUP):
-                near = below(found, start, limits[i])
+            measure_padded(queries, i, planes, size, first, tile)
+            for start in range(0, len(tile), GROUP):
+                near = below(tile, start, limits[i])
                 while near:
                     j = start + np.int64(trailing_zeros(near))
                     near &= near - np.uint64(1)
-                    if found[j] < limits[i]:
-                        distances[i, sizes[i]], positions[i, sizes[i]] = found[j], position + first + j
+                    if tile[j] < limits[i]:
+                        distances[i, sizes[i]], positions[i, sizes[i]] = tile[j], position + first + j
                         sizes[i] += 1
-                        if sizes[i] == room:
+                        if sizes[i] == capacity:
                             sizes[i], limits[i] = k, keep_nearest(distances[i], positions[i], k, counts)
 
 
 @njit(nogil=True)
 def keep_nearest(distances, positions, k, counts):
-    """The k nearest come to the front, in the order in which they are, the others go; gives the k-th distance."""
+    """Move the k nearest to the front, in their present order, drop the others, and return the k-th distance."""
     counts[: distances.max() + 1] = 0
     for distance in distances:
         counts[distance] += 1

@@ -1,6 +1,6 @@
-"""The operations on vectors of 512 bits for which Numba has no word, written as LLVM has them.
+"""Operations on vectors of 512 bits that Numba does not offer, as LLVM instructions.
 
-A processor without such vectors runs them as well, in parts.
+On a processor without such vectors LLVM splits them into shorter ones.
 """
 
 from llvmlite import ir
@@ -8,11 +8,13 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-STEP = 32  # rows measured at once
-GROUP = 64  # distances compared at once, one bit each
+STEP = 32  # rows whose distances are computed at once
+GROUP = 64  # distances compared at once, with one bit each as the result
 
 
-def of_word(emit):
+def word_operation(emit):
+    """Return an intrinsic on an integer of any width."""
+
     @intrinsic
     def operation(typing, word):
         return word(word), lambda context, builder, signature, args: emit(builder, args[0])
@@ -20,27 +22,29 @@ def of_word(emit):
     return operation
 
 
-popcount = of_word(lambda builder, word: builder.ctpop(word))
-trailing_zeros = of_word(lambda builder, word: builder.cttz(word, ir.Constant(ir.IntType(1), 0)))
+popcount = word_operation(lambda builder, word: builder.ctpop(word))
+trailing_zeros = word_operation(lambda builder, word: builder.cttz(word, ir.Constant(ir.IntType(1), 0)))
 
 
 @intrinsic
-def wide(typing):
-    """Let the function use vectors of 512 bits where the processor has them; left alone LLVM stops at 256."""
+def use_wide_vectors(typing):
+    """Let the calling function use vectors of 512 bits where the processor has them; LLVM's default limit is 256."""
 
     def codegen(context, builder, signature, args):
-        set.add(builder.function.attributes, '"prefer-vector-width"="512"')  # llvmlite refuses names it does not know
+        set.add(
+            builder.function.attributes, '"prefer-vector-width"="512"'
+        )  # llvmlite's own add() rejects names it does not know
         return context.get_dummy_value()
 
     return types.none(), codegen
 
 
 def measure_step(bits, words=0):
-    """The measure of STEP rows, whose codes are made of words of so many bits, into out (n,) uint16 from place j on.
+    """Return an intrinsic that writes the distances of STEP rows to out (n,) uint16, beginning at out[j].
 
-    Of so many words; of any number where none is given, in a loop.
-    Left to itself LLVM narrows every sum to 16 bits on its way to memory, which takes longer than to count the bits.
-    Here `parts` vectors of 512 bits are interleaved into one, and a shuffle puts its rows back in order.
+    A code is `words` words of `bits` bits; with words=0 their number is read from the width of the queries, in a loop.
+    LLVM by itself would narrow each sum to 16 bits before it stores it, which takes longer than counting the bits. Here
+    `parts` vectors of 512 bits are interleaved into one, and one shuffle puts its rows back in order.
     """
     word, lanes, parts = ir.IntType(bits), 512 // bits, bits // 16
     vector, packed_type = ir.VectorType(word, lanes), ir.VectorType(ir.IntType(16), STEP)
@@ -62,7 +66,7 @@ def measure_step(bits, words=0):
             count = cgutils.get_or_insert_function(builder.module, count, f"llvm.ctpop.v{lanes}i{bits}")
 
             def ones(w):
-                """The counts of word w, in `parts` vectors."""
+                """Yield the bit counts of word w, in `parts` vectors."""
                 query = place(queries.data, args[1], width, builder.mul(w, size), word)
                 query = splat(builder, builder.load(query, align=1, typ=word), vector)
                 rows = place(planes.data, w, plane, builder.mul(args[3], size), vector)
@@ -101,14 +105,14 @@ step_128, step_256, step_long = measure_step(64, 2), measure_step(64, 4), measur
 
 
 def splat(builder, value, vector):
-    """A vector that repeats one value."""
+    """Return a vector that repeats one value."""
     lone = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(lone, lone, ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None))
 
 
 @intrinsic
 def below(typing, distances, start, limit):
-    """Which of the GROUP distances from start on are under the limit, as the bits of a uint64; of (n,) uint16."""
+    """Return a uint64 whose bit b says whether distances[start + b] (uint16) is below the limit, for GROUP of them."""
 
     def codegen(context, builder, signature, args):
         group = ir.VectorType(ir.IntType(16), GROUP)

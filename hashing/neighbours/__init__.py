@@ -1,1 +1,7 @@
-"""Nearest neighbours: exact ground truth, candidates by Hamming distance, re-ranking by vectors."""
+"""Nearest neighbours over shards, as mergeable statistics (hashing.mapreduce): the same bits for any cut into shards.
+
+- `exact`: the k nearest vectors by Euclidean distance, the ground truth of unsupervised retrieval.
+- `candidates`: the rows nearest by Hamming or asymmetric distance, or within a Hamming radius.
+- `reranking`: Euclidean distances of such candidates.
+- `id_lookup`: finds the rows of a batch by their ids. `exact_kernels`, `merge_kernels`: loops compiled by Numba.
+"""

@@ -1,4 +1,4 @@
-"""Search over shards of packed codes: nearest rows, balls, and exact distances of the rows that were found."""
+"""Candidates by binary codes: the nearest rows, and the rows within a radius, over shards of packed codes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,29 +6,39 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import bits
-from ..hamming.distances import count_within, frozen, topk, within
+from ..hamming.checks import check_k
+from ..hamming.layout import read_only
+from ..hamming.scan import count_within, topk, within
 from ..mapreduce import Array, Batch
-from .exact import nearest
+from .exact import first_k
 
-NONE = np.iinfo(np.int32).max  # the Hamming distance of a place that no row fills; of other distances it is inf
-STATE_BYTES = 1 << 26  # bytes of the largest state: 64 MiB
-ENTRY = 20  # bytes at most of one row that was found
+NO_DISTANCE = np.iinfo(np.int32).max  # Hamming distance beside the padding id -1; other distances are padded with inf
+STATE_BYTES = 1 << 26  # size limit of a state that a worker returns, 64 MiB
+ENTRY_BYTES = 20  # bytes of one row in the largest of these states, that of Within
+
+Table = tuple[Array, Array]  # distances (q, k) and ids (q, k) int64, of places that no row fills the padding and -1
 
 
 def query_blocks(sizes: Array) -> Iterator[slice]:
-    """Consecutive queries, of which query i finds at most sizes[i] rows (q,), in states of at most 64 MiB.
+    """Yield blocks of consecutive queries whose results fit in a state of STATE_BYTES.
 
-    Raises ValueError where one query alone finds more.
+    Parameters
+    ----------
+    sizes : (q,) integers, the number of rows that each query finds, at most
+
+    Raises
+    ------
+    ValueError : where the rows of a single query do not fit
     """
-    if (sizes > STATE_BYTES // ENTRY).any():
+    if (sizes > STATE_BYTES // ENTRY_BYTES).any():
         i = int(sizes.argmax())
         raise ValueError(
-            f"expected at most {STATE_BYTES // ENTRY:,} rows for a query, found {sizes[i]:,} for query {i}"
+            f"expected at most {STATE_BYTES // ENTRY_BYTES:,} rows for a query, found {sizes[i]:,} for query {i}"
         )
     ends, start = sizes.cumsum(), 0
     while start < len(sizes):
         before = ends[start] - sizes[start]
-        stop = int(np.searchsorted(ends, before + STATE_BYTES // ENTRY, "right"))
+        stop = int(np.searchsorted(ends, before + STATE_BYTES // ENTRY_BYTES, "right"))
         yield slice(start, stop)
         start = stop
 
@@ -37,61 +47,62 @@ def query_blocks(sizes: Array) -> Iterator[slice]:
 class TopK:
     """Statistic over packed codes: the k nearest rows -> distances (q, k) int32, ids (q, k) int64.
 
-    Sorted by (distance, id), the same to the bit for any cut into shards and batches. A query that meets fewer than k
-    rows is filled up with id -1 at distance NONE. No row is left out, not even one with a query's own id.
+    Sorted by (distance, id), and bitwise equal for any cut into shards and batches. A query that meets fewer than k
+    rows is padded with id -1 at distance NO_DISTANCE. No row is left out, not even one with a query's own id.
     """
 
     codes: Array  # (q, B) uint8
     k: int
 
-    def __post_init__(self):
-        at_least_one(self.k)
+    def __post_init__(self) -> None:
+        check_k(self.k)
 
-    def zero(self):
-        return empty_table(len(self.codes), self.k, NONE, np.int32)
+    def zero(self) -> Table:
+        return empty_table(len(self.codes), self.k, NO_DISTANCE, np.int32)
 
-    def update(self, state, batch: Batch):
+    def update(self, state: Table, batch: Batch) -> Table:
         if (batch.ids[1:] < batch.ids[:-1]).any():  # topk breaks ties by position
             batch = batch.take(np.argsort(batch.ids))
         distances, positions = topk(self.codes, batch.x, self.k)
-        width = (distances <= state[0][:, -1:]).sum(axis=1).max(initial=0)  # the others can enter nowhere
+        width = (distances <= state[0][:, -1:]).sum(axis=1).max(initial=0)  # further columns can enter no table
         return self.merge(state, (distances[:, :width], batch.ids[positions[:, :width]]))
 
-    def merge(self, left, right):
+    def merge(self, left: Table, right: Table) -> Table:
         from . import merge_kernels
 
-        merged = empty_table(len(self.codes), self.k, NONE, np.int32)
-        merge_kernels.merge(*map(frozen, (*left, *right)), *merged)
-        return merged
+        distances, ids = empty_table(len(self.codes), self.k, NO_DISTANCE, np.int32)
+        a, b, c, d = map(read_only, (*left, *right))
+        merge_kernels.merge(a, b, c, d, distances, ids)
+        return distances, ids
 
-    def finish(self, state):
+    def finish(self, state: Table) -> Table:
         return state
 
 
 @dataclass(frozen=True, eq=False)
 class AsymmetricTopK:
-    """Statistic over packed codes: the k rows nearest to real-valued queries -> distances, ids (q, k).
+    """Statistic over packed codes: the k rows nearest to real-valued queries -> distances (q, k) float64, ids (q, k).
 
-    d(u, b) = sum of |u_j| over the bits j where b_j differs from [u_j >= 0]: how far u must move to have the code b.
-    It orders rows as the inner product -<u, b> with b in {-1, +1} does, of which it is (|u|_1 - <u, b>) / 2. Distances
-    are float64, summed in the order of the bits, so that no other row and no cut changes one; ties go to the lower id.
-    A query that meets fewer than k rows is filled up with id -1 at distance inf.
+    d(u, b) is the sum of |u_j| over the bits j where b_j differs from [u_j >= 0], the L1 distance that u must move to
+    get the code b. With b in {-1, +1} it is (|u|_1 - <u, b>) / 2, so it ranks rows as the inner product does.
+    Distances are summed in the order of the bits, so they depend on no other row and on no cut; ties go to the lower
+    id. A query that meets fewer than k rows is padded with id -1 at distance inf.
 
-    Source: Asymmetric Hamming Embedding, Jain, Jegou & Gros, ACM Multimedia 2011, without its scaling of each bit.
+    Source: Jain, Jegou & Gros, "Asymmetric Hamming Embedding", ACM Multimedia 2011, without its scaling of each bit.
     """
 
-    u: Array  # (q, n_bits) float32, of which the queries' bits are the signs
+    u: Array  # (q, n_bits) float32; the signs are the bits of the queries
     k: int
 
-    def __post_init__(self):
-        at_least_one(self.k)
+    def __post_init__(self) -> None:
+        check_k(self.k)
         if self.u.ndim != 2 or not np.isfinite(self.u).all():
             raise ValueError(f"expected finite u (q, n_bits), found shape {self.u.shape} or NaN or infinity")
 
-    def zero(self):
+    def zero(self) -> Table:
         return empty_table(len(self.u), self.k, np.inf, np.float64)
 
-    def update(self, state, batch: Batch):
+    def update(self, state: Table, batch: Batch) -> Table:
         if batch.x.ndim != 2 or batch.x.shape[1] != bits.n_bytes(self.u.shape[1]):
             raise ValueError(f"expected codes (n, {bits.n_bytes(self.u.shape[1])}), found shape {batch.x.shape}")
         places = np.ascontiguousarray(batch.x.T)  # (B, n)
@@ -102,48 +113,53 @@ class AsymmetricTopK:
             near = np.flatnonzero(distances <= state[0][i, -1])
             if len(near) > self.k:
                 near = near[distances[near] <= np.partition(distances[near], self.k - 1)[self.k - 1]]
-            found = distances[None, near], batch.ids[None, near]
-            state[0][i], state[1][i] = first((state[0][i : i + 1], state[1][i : i + 1]), found, self.k)
+            distances, ids = np.append(state[0][i], distances[near]), np.append(state[1][i], batch.ids[near])
+            state[0][i : i + 1], state[1][i : i + 1] = first_k(distances[None], ids[None], self.k)
         return state
 
-    def merge(self, left, right):
-        return first(left, right, self.k)
+    def merge(self, left: Table, right: Table) -> Table:
+        distances, ids = (np.hstack(parts) for parts in zip(left, right, strict=True))
+        return first_k(distances, ids, self.k)
 
-    def finish(self, state):
+    def finish(self, state: Table) -> Table:
         return state
 
 
 def byte_costs(u: Array) -> Array:
-    """(B, 256) float64: what each value of each byte of a code adds to its asymmetric distance from u (n_bits,)."""
+    """Return (B, 256) float64, the asymmetric distance from u (n_bits,) that each value of each code byte adds."""
     width = 8 * bits.n_bytes(len(u))
     padded = np.pad(u.astype(np.float64), (0, width - len(u))).reshape(-1, 8, 1)  # (B, 8, 1)
     ones = bits.unpack(np.arange(256, dtype=np.uint8)[:, None], 8).T  # (8, 256)
     costs = np.where(ones == (padded >= 0), 0, np.abs(padded))
-    return sum(costs[:, j] for j in range(8))
+    total = costs[:, 0]
+    for j in range(1, 8):
+        total = total + costs[:, j]
+    return total
 
 
 @dataclass(frozen=True, eq=False)
 class Within:
-    """Statistic over packed codes: the rows within a radius -> queries, distances, ids, each (m,).
+    """Statistic over packed codes: the rows within a radius, the radius included -> queries, distances, ids, each (m,).
 
-    Queries are positions int64, distances int32, ids int64; sorted by (query, distance, id).
+    queries are positions in codes, int64; distances int32; ids int64. Sorted by (query, distance, id).
     """
 
     codes: Array  # (q, B) uint8
     radius: int
 
-    def zero(self):
+    def zero(self) -> tuple[Array, Array, Array]:
         return np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64)
 
-    def update(self, state, batch: Batch):
+    def update(self, state: tuple[Array, Array, Array], batch: Batch) -> tuple[Array, Array, Array]:
         offsets, positions, distances = within(self.codes, batch.x, self.radius)
         queries = np.repeat(np.arange(len(self.codes)), np.diff(offsets))
         return self.merge(state, (queries, distances, batch.ids[positions]))
 
-    def merge(self, left, right):
-        return tuple(map(np.concatenate, zip(left, right, strict=True)))
+    def merge(self, left: tuple[Array, Array, Array], right: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        queries, distances, ids = map(np.concatenate, zip(left, right, strict=True))
+        return queries, distances, ids
 
-    def finish(self, state):
+    def finish(self, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         queries, distances, ids = state
         order = np.lexsort((ids, distances, queries))
         return queries[order], distances[order], ids[order]
@@ -151,35 +167,24 @@ class Within:
 
 @dataclass(frozen=True, eq=False)
 class CountWithin:
-    """Statistic over packed codes: how many rows lie within a radius of each query -> (q,) int64."""
+    """Statistic over packed codes: the number of rows within a radius of each query -> (q,) int64."""
 
     codes: Array  # (q, B) uint8
     radius: int
 
-    def zero(self):
+    def zero(self) -> Array:
         return np.zeros(len(self.codes), np.int64)
 
-    def update(self, state, batch: Batch):
+    def update(self, state: Array, batch: Batch) -> Array:
         return state + count_within(self.codes, batch.x, self.radius)
 
-    def merge(self, left, right):
+    def merge(self, left: Array, right: Array) -> Array:
         return left + right
 
-    def finish(self, state):
+    def finish(self, state: Array) -> Array:
         return state
 
 
-def empty_table(q: int, k: int, distance: float, dtype: type) -> tuple[Array, Array]:
-    """(distances, ids), both (q, k), of places that no row fills yet."""
+def empty_table(q: int, k: int, distance: float, dtype: type) -> Table:
+    """Return a table in which every place is padding: the given distance, and id -1."""
     return np.full((q, k), distance, dtype), np.full((q, k), -1, np.int64)
-
-
-def first(left: tuple[Array, Array], right: tuple[Array, Array], k: int) -> tuple[Array, Array]:
-    """The first k of each row of two tables (distances, ids), by (distance, id)."""
-    ids, distances = nearest(np.hstack([left[1], right[1]]), np.hstack([left[0], right[0]]), k)
-    return distances, ids
-
-
-def at_least_one(k: int) -> None:
-    if k < 1:
-        raise ValueError(f"expected k >= 1, found {k}")

@@ -1,4 +1,4 @@
-"""The inner loops of hashing.neighbours, compiled by Numba on first use and kept in its cache."""
+"""The inner loops of hashing.neighbours.exact, compiled by Numba on first use and cached on disk."""
 
 import numpy as np
 from llvmlite import ir
@@ -6,15 +6,18 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ..hamming.simd import splat, trailing_zeros, wide
+from ..hamming.simd import splat, trailing_zeros, use_wide_vectors
 
-GROUP = 64  # products compared at once, one bit each
-LANES = 16  # squares summed side by side
+GROUP = 64  # products compared at once, with one bit each as the result
+LANES = 16  # sums of squares that run side by side
 
 
 @intrinsic
 def passing(typing, products, i, lowest, start, limit):
-    """Which of GROUP sums products[i, j] + lowest[j], j from start on, are not above the limit: bits of a uint64."""
+    """Return a uint64 whose bit b says whether products[i, j] + lowest[j] is not above the limit, j = start + b.
+
+    A sum that is NaN passes.
+    """
 
     def codegen(context, builder, signature, args):
         group = ir.VectorType(ir.FloatType(), GROUP)
@@ -23,36 +26,44 @@ def passing(typing, products, i, lowest, start, limit):
         places = (products.data, builder.add(row, args[3])), (lowest.data, args[3])
         pointers = (builder.bitcast(builder.gep(data, [place]), group.as_pointer()) for data, place in places)
         total = builder.fadd(*(builder.load(pointer, align=4, typ=group) for pointer in pointers))
-        near = builder.fcmp_unordered("<=", total, splat(builder, args[4], group))  # an overflow gives NaN: let it pass
+        near = builder.fcmp_unordered("<=", total, splat(builder, args[4], group))  # NaN, from overflow, passes
         return builder.bitcast(near, ir.IntType(GROUP))
 
     return types.uint64(products, types.intp, lowest, types.intp, types.float32), codegen
 
 
 @njit(nogil=True, cache=True)
-def offer(products, lowest, start, asked, base, held, best):
-    """Holds for each query the rows of a tile whose float32 distance could be among its k least.
+def hold_candidates(products, lowest, start, query_data, row_data, held, best):
+    """Hold for each query the rows of a tile whose float32 distance could be among its k least.
 
-    products (q, m) float32 are -2 qx, lowest (m,) float32 what |x|^2 is at least, m being n rounded up to whole groups;
-    the tile begins at row `start` of the base. asked: queries (q, d), own (q,) ids, which a query never meets, least
-    and slack (q,), what |q|^2 is at least and what it may be wrong by. base: rows x, their ids, and gap, what |x|^2 may
-    be wrong by. held, one row a query: sums, their rows, how many they are, and the limit that a sum must not be above.
-    Where they fill up they are sifted, or else measured and put in their place among the best, as in `settle`.
+    A distance is at least least[i] + products[i, j] + lowest[j]; the sum of the last two is compared with limits[i].
+    Where the candidates of a query fill up they are sifted; if that drops few, they are settled.
+
+    Parameters
+    ----------
+    products : (q, m) float32, -2 qx; m is the number of rows rounded up to whole groups
+    lowest : (m,) float32, lower bounds of |x|^2
+    start : position of the tile's first row in x
+    query_data : queries (q, d) float32; own (q,), an id that each query leaves out; least and slack (q,) float32, the
+        lower bounds of |q|^2 and their distance from the upper bounds
+    row_data : x (n, d) float32; ids (n,); gap (n,) float32, the distance of the bounds of |x|^2
+    held : sums (q, width) float32 and their rows; counts (q,), how many are held; limits (q,) float32
+    best : ids (q, k) and distances (q, k) float64 found so far, the farthest last
     """
-    wide()
-    queries, own, least, slack = asked
-    x, ids, gap = base
+    use_wide_vectors()
+    queries, own, least, slack = query_data
+    x, ids, gap = row_data
     sums, rows, counts, limits = held
     n_rows, k = min(len(x) - start, products.shape[1]), best[1].shape[1]
     for i in range(len(queries)):
         n, limit = counts[i], limits[i]
         for group in range(0, n_rows, GROUP):
-            found = passing(products, i, lowest, group, limit)
+            near = passing(products, i, lowest, group, limit)
             if n_rows - group < GROUP:
-                found &= (np.uint64(1) << np.uint64(n_rows - group)) - np.uint64(1)
-            while found:
-                j = group + np.int64(trailing_zeros(found))
-                found &= found - np.uint64(1)
+                near &= (np.uint64(1) << np.uint64(n_rows - group)) - np.uint64(1)
+            while near:
+                j = group + np.int64(trailing_zeros(near))
+                near &= near - np.uint64(1)
                 total = products[i, j] + lowest[j]
                 if total > limit or ids[start + j] == own[i]:
                     continue
@@ -60,17 +71,17 @@ def offer(products, lowest, start, asked, base, held, best):
                 n += 1
                 if n == sums.shape[1]:
                     n, limit = sift(sums[i], rows[i], n, k, gap, slack[i], limit)
-                    if 4 * n > 3 * sums.shape[1]:  # rounding could hide the order of most
+                    if 4 * n > 3 * sums.shape[1]:  # rounding hides the order of most
                         settle(queries[i], x, ids, rows[i, :n], best[0][i], best[1][i])
                         n, limit = 0, np.float32(best[1][i, k - 1] - least[i])
         counts[i], limits[i] = n, limit
 
 
 @njit(nogil=True, cache=True)
-def settle_all(asked, base, held, best):
-    """Measures what is held for each query, and puts it in its place among the best."""
-    queries, _, _, slack = asked
-    x, ids, gap = base
+def settle_all(query_data, row_data, held, best):
+    """Settle the candidates that are held for each query. Parameters are those of hold_candidates."""
+    queries, _, _, slack = query_data
+    x, ids, gap = row_data
     sums, rows, counts, limits = held
     for i in range(len(queries)):
         n, _ = sift(sums[i], rows[i], counts[i], best[1].shape[1], gap, slack[i], limits[i])
@@ -80,9 +91,9 @@ def settle_all(asked, base, held, best):
 
 @njit(nogil=True)
 def sift(sums, rows, n, k, gap, slack, limit):
-    """Keep in front those of n sums that could be among the k least: (how many, the limit that follows).
+    """Move to the front those of n sums that could be among the k least, and return their number and the new limit.
 
-    k rows are no farther than the k-th sum and all that it and those before it may be wrong by.
+    k rows are no farther than the k-th sum plus the largest error of it and of those before it.
     """
     if n <= k:
         return n, limit
@@ -103,7 +114,10 @@ def sift(sums, rows, n, k, gap, slack, limit):
 
 @njit(nogil=True)
 def settle(query, x, ids, rows, near, far):
-    """Measure rows in float64, and keep the k nearest of them and of near and far (k,): the farthest at the end."""
+    """Measure rows in float64, and put the k nearest of them and of the best so far into near and far.
+
+    near and far (k,) are the ids and distances of the best so far; the farthest is last, before and after.
+    """
     k, n = len(far), len(rows)
     distances, both = np.empty(k + n), np.empty(k + n, np.int64)
     distances[:k], both[:k] = far, near
@@ -120,14 +134,17 @@ def settle(query, x, ids, rows, near, far):
 
 @njit(nogil=True, cache=True)
 def select_all(distances, ids, k):
-    """Puts the k least pairs (distance, id) of each row in front, the largest of them at k - 1."""
+    """Move the k least pairs (distance, id) of each row to the front, the largest of them to place k - 1."""
     for i in range(len(ids)):
         select(distances[i], ids[i], ids.shape[1], k)
 
 
 @njit(nogil=True)
 def select(keys, ids, n, k):
-    """Put the k least of n pairs (key, id) in front, the largest of them at k - 1 (Hoare, 1961)."""
+    """Move the k least of n pairs (key, id) to the front, the largest of them to place k - 1.
+
+    Source: Hoare, "Algorithm 65: Find", Communications of the ACM, 1961.
+    """
     low, high = 0, n - 1
     while low < high:
         key, tie = keys[(low + high) // 2], ids[(low + high) // 2]
@@ -151,7 +168,7 @@ def select(keys, ids, n, k):
 
 @intrinsic
 def squares(typing, query, row, whole):
-    """The sum of (query[j] - row[j])^2 in float64, j under `whole`, which is of whole lanes: each lane by itself."""
+    """Return the float64 sum of (query[j] - row[j])^2 for j < whole, a multiple of LANES, summed lane by lane."""
 
     def codegen(context, builder, signature, args):
         floats, doubles = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(ir.DoubleType(), LANES)
@@ -174,7 +191,7 @@ def squares(typing, query, row, whole):
 
 @njit(nogil=True)
 def squared_distance(query, row):
-    """In float64, summed in an order that depends on the dimension alone."""
+    """Return the squared distance in float64, summed in an order that depends only on the dimension."""
     whole = len(query) // LANES * LANES
     total = squares(query, row, whole)
     for j in range(whole, len(query)):
@@ -184,6 +201,6 @@ def squared_distance(query, row):
 
 @njit(nogil=True, cache=True)
 def squared_distances(queries, rows, out):
-    """out (m,) becomes the squared distance of each of m pairs."""
+    """Write to out (m,) the squared distances of the m pairs queries[i], rows[i]."""
     for i in range(len(out)):
         out[i] = squared_distance(queries[i], rows[i])

@@ -14,7 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from hashing.bits import pack
-from hashing.evaluation.histograms import ListedNeighbours
+from hashing.evaluation.histograms import NeighbourHistogram
 from hashing.evaluation.metrics import average_precision
 from hashing.mapreduce import Batch, Data
 from hashing.methods import METHODS
@@ -70,7 +70,7 @@ def test_a_cell_is_what_its_parts_give_by_hand(home):
     base = sample.shards("base")
     truth, _ = Data(base, InProcess()).reduce(NearestNeighbours(x, ids, 100))
     codes = [[Batch(b.ids, pack(function.encode(b.x))) for b in shard] for shard in base]
-    statistic = ListedNeighbours(pack(function.encode(x)), 16, truth, ids)
+    statistic = NeighbourHistogram(pack(function.encode(x)), 16, truth, ids)
     histogram = Data(codes, InProcess()).reduce(statistic)
     assert row.metrics["map"] == average_precision(histogram).mean()
 

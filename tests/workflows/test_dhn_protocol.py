@@ -15,7 +15,7 @@ from drawn_pictures import cifar_bytes, encoded, write_lists
 from hashing.bits import pack
 from hashing.evaluation.histograms import HammingHistogram
 from hashing.evaluation.metrics import average_precision_at_hits
-from hashing.hamming.distances import pack_labels
+from hashing.hamming.layout import pack_labels
 from hashing.mapreduce import Batch, Data
 from hashing.methods import METHODS
 from infra.executors import InProcess

@@ -8,7 +8,7 @@ import pytest
 from hashing.bits import pack
 from hashing.evaluation import histograms
 from hashing.evaluation.metrics import ndcg
-from hashing.hamming.distances import pack_labels
+from hashing.hamming.layout import pack_labels
 from hashing.mapreduce import Batch, Data
 from hashing.neighbours.exact import NearestNeighbours
 from infra.executors import InProcess

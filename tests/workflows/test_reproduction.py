@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hashing.bits import pack
-from hashing.evaluation.histograms import ListedNeighbours
+from hashing.evaluation.histograms import NeighbourHistogram
 from hashing.evaluation.metrics import precision_within
 from hashing.mapreduce import Batch, Data
 from hashing.methods.itq import ITQ
@@ -41,7 +41,7 @@ def test_itq_on_mnist_gives_the_published_precision(mnist, in_process):
         for seed in range(3):
             function = ITQ(n_bits=n_bits, seed=seed).fit(Data(shards, in_process))
             codes = [[batch._replace(x=pack(function.encode(batch.x))) for batch in shard] for shard in shards]
-            statistic = ListedNeighbours(pack(function.encode(queries.x)), n_bits, truth, queries.ids)
+            statistic = NeighbourHistogram(pack(function.encode(queries.x)), n_bits, truth, queries.ids)
             histogram = Data(codes, in_process).reduce(statistic)
             precision.append(100 * precision_within(histogram, 2).mean())
         assert np.mean(precision) == pytest.approx(published, abs=0.5), f"{n_bits} bits: {precision}"

@@ -13,7 +13,7 @@ from conftest import blobs
 from hashing.bits import pack
 from hashing.evaluation import metrics
 from hashing.evaluation.histograms import HammingHistogram
-from hashing.hamming.distances import pack_labels
+from hashing.hamming.layout import pack_labels
 from hashing.mapreduce import Batch
 from hashing.neighbours import candidates
 from infra.executors import InProcess

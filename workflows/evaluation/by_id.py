@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from hashing.evaluation.by_id import Ranked, in_order
+from hashing.evaluation.by_id import RankingById, rows_by_id
 from hashing.mapreduce import Array, Shard
 
 from ..records import Curves, Measured
@@ -15,19 +15,21 @@ from . import metrics
 CELLS = 2**24  # of queries x rows that are ranked at once
 
 
-def measured_by_id(ranked: Ranked, shards: Iterable[Shard], histogram: Array, seed: int) -> tuple[Measured, Curves]:
+def measured_by_id(
+    ranked: RankingById, shards: Iterable[Shard], histogram: Array, seed: int
+) -> tuple[Measured, Curves]:
     """As measure.measured and measure.curves, of shards whose histogram is given, graded or not.
 
     The bounds over ties, and all that goes by radius, are those of the histogram. Raises ValueError for more than 10^6
     rows.
     """
-    database, ranks = in_order(shards), metrics.ranks(histogram)
+    database, ranks = rows_by_id(shards), metrics.ranks(histogram)
     n_grades = max(2, len(histogram) - 2)
     values, curves = [], []
     step = max(1, CELLS // len(database.ids))
     for start in range(0, len(ranked.codes), step):
         i = range(start, min(start + step, len(ranked.codes)))
-        runs = ranked.rankings(i, database, n_grades)
+        runs = ranked.run_counts(i, database, n_grades)
         order = np.stack([runs.sum(axis=0), runs[1:].sum(axis=0), *runs[: len(histogram) - 2]])
         values.append(metrics.metric_values(histogram[:, i], order))
         curves.append(metrics.curves_at(order, ranks))

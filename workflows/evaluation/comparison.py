@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, NamedTuple
 
-from hashing.evaluation.health import CodeHealth
-from hashing.evaluation.histograms import narrow, widened
+from hashing.evaluation.health import CodeHealth, pack_counts, unpack_counts
 from hashing.functions import HashFunction
 from hashing.mapreduce import Array, Executor, Shard, fold
 from storage import models
@@ -56,10 +55,10 @@ class Counter:
             if parts:
                 shards = list(map(self.shard, parts))
                 state = self.executor.reduce(partial(fold, statistic), statistic.merge, shards, "code health")
-            return widened(state)
+            return unpack_counts(state)
 
         found = incremental.counts(count, digest("health", self.table.n_bits), parts, earlier, self.warehouse)
-        return in_words(statistic.finish(narrow(found)))
+        return in_words(statistic.finish(pack_counts(found)))
 
 
 class Side(NamedTuple):

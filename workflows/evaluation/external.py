@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from hashing.bits import n_bytes, pack
-from hashing.evaluation.by_id import Ranked
+from hashing.evaluation.by_id import RankingById
 from hashing.evaluation.histograms import HammingHistogram
-from hashing.hamming.distances import pack_labels
+from hashing.hamming.layout import pack_labels
 from hashing.mapreduce import Array, Batch, Data
 from hashing.statistics import Sample
 from infra.executors import Progress, connect, silent
@@ -90,7 +90,7 @@ def evaluate_external(
     histogram = np.concatenate(histograms, axis=1)
     ties = judge.TIES["by-id" if by_id else "expectation"]
     if by_id:
-        measured, curves = measured_by_id(Ranked(drawn.x, ids, words), shards, histogram, SEED)
+        measured, curves = measured_by_id(RankingById(drawn.x, ids, words), shards, histogram, SEED)
     else:
         measured, curves = metrics.measured(histogram, SEED), metrics.retrieval_curves(histogram)
     return Report(

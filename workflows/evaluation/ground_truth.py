@@ -9,7 +9,7 @@ import numpy as np
 
 from hashing.mapreduce import Array, Data, Executor
 from hashing.neighbours.candidates import STATE_BYTES
-from hashing.neighbours.exact import ENTRY, NearestNeighbours
+from hashing.neighbours.exact import ENTRY_BYTES, NearestNeighbours
 from storage.features.shard import FeatureShard
 from storage.files import npz
 from storage.tables.parts import Part, read_ids
@@ -71,7 +71,7 @@ def blocks(queries: int, size: int) -> list[slice]:
 
 def exact_neighbours(x: Array, own_rows: Array, k: int, data: Data) -> tuple[Array, Array]:
     """(ids, squared distances) (q, k) of the rows nearest to x (q, d), by blocks of queries."""
-    parts = [NearestNeighbours(x[i], own_rows[i], k) for i in blocks(len(x), ENTRY * k)]
+    parts = [NearestNeighbours(x[i], own_rows[i], k) for i in blocks(len(x), ENTRY_BYTES * k)]
     ids, distances = zip(*(data.reduce(part, "exact neighbours") for part in parts), strict=True)
     return np.concatenate(ids), np.concatenate(distances)
 

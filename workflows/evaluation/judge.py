@@ -10,12 +10,12 @@ from types import MappingProxyType
 import numpy as np
 
 from hashing.bits import pack
-from hashing.evaluation.by_id import Ranked
-from hashing.evaluation.histograms import GradedHistogram, HammingHistogram, ListedNeighbours
-from hashing.evaluation.listed import Listed, list_neighbours
+from hashing.evaluation.by_id import RankingById
+from hashing.evaluation.histograms import GradedHistogram, HammingHistogram, NeighbourHistogram
 from hashing.functions import HashFunction
-from hashing.hamming.distances import pack_labels
+from hashing.hamming.layout import pack_labels
 from hashing.mapreduce import Array, Batch, Data, Executor, Shard, Statistic
+from hashing.neighbours.id_lookup import IdLookup, neighbour_lookup
 from hashing.statistics import Sample
 from storage import queries as storage_queries
 from storage.features.dataset import Dataset
@@ -39,7 +39,7 @@ class Judge:
     neighbours: Array | None  # (q, k) int64 ids; None: labels
     protocol: str
     graded: bool = False  # by how many labels are shared
-    _sorted: dict[tuple[int, int], Listed] = field(default_factory=dict, repr=False)
+    _sorted: dict[tuple[int, int], IdLookup] = field(default_factory=dict, repr=False)
 
     @cached_property
     def identity(self) -> str:
@@ -54,10 +54,10 @@ class Judge:
         """The id of each query's own row in the database; one that no row has where the queries are no rows of it."""
         return self.queries.ids if self.drawn else _NO_ROW + np.arange(len(self.queries.ids))
 
-    def ranked(self, function: HashFunction) -> Ranked:
+    def ranked(self, function: HashFunction) -> RankingById:
         """The queries as literal rankings take them."""
         labels = None if self.queries.y is None else pack_labels(self.queries.y)
-        return Ranked(pack(function.encode(self.queries.x)), self.own_rows, labels, self.neighbours)
+        return RankingById(pack(function.encode(self.queries.x)), self.own_rows, labels, self.neighbours)
 
     def histogram(self, function: HashFunction, shards: list[Shard], executor: Executor) -> Array:
         """(2, q, n_bits + 1) int64: all rows and relevant rows by distance.
@@ -77,8 +77,8 @@ class Judge:
             if self.neighbours is not None:
                 key = i.start, i.stop
                 if key not in self._sorted:  # once for all codes that are judged
-                    self._sorted[key] = list_neighbours(self.neighbours[i], own[i])
-                statistic = ListedNeighbours(codes[i], n_bits, self._sorted[key], own[i])
+                    self._sorted[key] = neighbour_lookup(self.neighbours[i], own[i])
+                statistic = NeighbourHistogram(codes[i], n_bits, self._sorted[key], own[i])
             elif n_grades:
                 statistic = GradedHistogram(codes[i], n_bits, labels, own[i], n_grades)
             else:

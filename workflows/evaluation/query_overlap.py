@@ -12,7 +12,7 @@ from .judge import Judge
 
 def overlap(judge: Judge, dataset: Dataset, warehouse: str, executor: Executor) -> str:
     """How many rows of the database, and of the training set, are queries by id or content: this flatters metrics."""
-    statistic = query_overlap.Overlap(judge.queries.ids, judge.queries.x)
+    statistic = query_overlap.QueryOverlap(judge.queries.ids, judge.queries.x)
 
     def found(split: str) -> str:
         asked = ["overlap", judge.queries.ids.tolist(), judge.queries.x.tobytes().hex(), dataset.splits[split]]

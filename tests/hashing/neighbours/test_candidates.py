@@ -1,4 +1,4 @@
-"""hashing.search against the sorting of all distances, for any cut and any executor."""
+"""hashing.neighbours.candidates against the sorting of all distances, for any cut and any executor."""
 
 import pickle
 from functools import reduce
@@ -11,8 +11,7 @@ from conftest import cut
 from hashing import bits
 from hashing.mapreduce import Batch, Data, fold, merge_tree
 from hashing.neighbours import candidates
-from hashing.neighbours.candidates import NONE, AsymmetricTopK, CountWithin, TopK, Within
-from hashing.neighbours.reranking import ListedDistances
+from hashing.neighbours.candidates import NO_DISTANCE, AsymmetricTopK, CountWithin, TopK, Within
 
 
 def rows(n, n_bits, seed=0):
@@ -99,25 +98,11 @@ def test_balls_hold_all_rows_within(radius):
         np.testing.assert_array_equal(counts, (every <= radius).sum(axis=1))
 
 
-def test_listed_distances_are_exact_and_of_the_listed_rows():
-    rng = np.random.default_rng(4)
-    batch = Batch(rng.permutation(1000)[:400], rng.normal(size=(400, 9)).astype(np.float32))
-    queries = rng.normal(size=(6, 9)).astype(np.float32)
-    listed = rng.choice(batch.ids, (6, 30))
-    listed[2, 3] = 5000  # no row's
-    of_id = dict(zip(batch.ids.tolist(), batch.x.astype(np.float64), strict=True))
-    expected = [[((q - of_id.get(i, np.inf)) ** 2).sum() for i in ids] for q, ids in zip(queries, listed, strict=True)]
-    found = [over(ListedDistances(queries, listed), batch, n_shards, size) for n_shards, size in CUTS]
-    for other in found:
-        same([other], [found[0]])
-    np.testing.assert_allclose(found[0], expected, rtol=1e-14)
-
-
 def test_too_few_rows_are_filled_up():
     batch, queries = rows(3, 8), rows(2, 8, seed=1).x
     found, ids = over(TopK(queries, 5), batch, 2)
     same((found[:, :3], ids[:, :3]), table(distances(queries, batch.x, 8), batch.ids, 3))
-    assert (found[:, 3:] == NONE).all()
+    assert (found[:, 3:] == NO_DISTANCE).all()
     assert (ids[:, 3:] == -1).all()
     nothing = batch.take(slice(0))
     assert (over(TopK(queries, 5), nothing, 1)[1] == -1).all()
@@ -134,7 +119,7 @@ def test_ray_gives_the_same_bits(in_process, ray_executor):
 
 
 def test_blocks_of_queries_bound_the_states(monkeypatch):
-    monkeypatch.setattr(candidates, "STATE_BYTES", 100 * candidates.ENTRY)
+    monkeypatch.setattr(candidates, "STATE_BYTES", 100 * candidates.ENTRY_BYTES)
     sizes = np.random.default_rng(6).integers(0, 60, 200)
     blocks = list(candidates.query_blocks(sizes))
     np.testing.assert_array_equal(np.concatenate([np.arange(200)[block] for block in blocks]), np.arange(200))
@@ -157,5 +142,3 @@ def test_wrong_input_is_refused():
         AsymmetricTopK(np.full((1, 16), np.nan, np.float32), 1)
     with pytest.raises(ValueError, match="radius >= 0, found -1"):
         over(Within(batch.x, -1), batch, 1)
-    with pytest.raises(ValueError, match=r"dimension 3, found shape \(10, 2\)"):
-        over(ListedDistances(np.zeros((1, 3)), np.zeros((1, 1), np.int64)), batch, 1)

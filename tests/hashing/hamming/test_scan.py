@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hashing import bits
-from hashing.hamming import distances, kernels
+from hashing.hamming import kernels, layout, scan
 
 WIDTHS = [1, 7, 8, 9, 16, 31, 32, 33, 63, 64, 65, 96, 127, 128, 129, 255, 256, 257, 1000, 4096]
 N_QUERIES = 7
@@ -42,46 +42,46 @@ def test_every_kernel_equals_brute_force(n_bits):
     codes, distance = bits.pack(values), bits_apart(values)
     queries = codes[:N_QUERIES]
     y = np.random.default_rng(1).random((333, 70)) < 0.04
-    labels = distances.pack_labels(y)
+    labels = layout.pack_labels(y)
     shared = y[:N_QUERIES].astype(int) @ y.T.astype(int)
 
-    total, relevant = distances.histogram(queries, codes, n_bits, labels[:N_QUERIES], labels)
+    total, relevant = scan.histogram(queries, codes, n_bits, labels[:N_QUERIES], labels)
     np.testing.assert_array_equal(total, tally(distance, distance >= 0, n_bits))
     np.testing.assert_array_equal(relevant, tally(distance, shared > 0, n_bits))
-    np.testing.assert_array_equal(distances.histogram(queries, codes, n_bits), [total, 0 * total])
-    graded = distances.graded_histogram(queries, codes, n_bits, labels[:N_QUERIES], labels, 3)
+    np.testing.assert_array_equal(scan.histogram(queries, codes, n_bits), [total, 0 * total])
+    graded = scan.graded_histogram(queries, codes, n_bits, labels[:N_QUERIES], labels, 3)
     for grade, chosen in enumerate([shared == 0, shared == 1, shared >= 2]):
         np.testing.assert_array_equal(graded[grade], tally(distance, chosen, n_bits))
 
     for radius in (0, 2, n_bits // 3, n_bits, 9999):
-        offsets, positions, found = distances.within(queries, codes, radius)
+        offsets, positions, found = scan.within(queries, codes, radius)
         i, j = np.nonzero(distance <= radius)
         np.testing.assert_array_equal(positions, j)
         np.testing.assert_array_equal(found, distance[i, j])
         np.testing.assert_array_equal(np.repeat(np.arange(N_QUERIES), np.diff(offsets)), i)
-        np.testing.assert_array_equal(distances.count_within(queries, codes, radius), np.diff(offsets))
+        np.testing.assert_array_equal(scan.count_within(queries, codes, radius), np.diff(offsets))
 
     order = np.argsort(distance, axis=1, kind="stable")
     for k in (1, 5, 100, 333):
-        found, positions = distances.topk(queries, codes, k)
+        found, positions = scan.topk(queries, codes, k)
         np.testing.assert_array_equal(positions, order[:, :k])
         np.testing.assert_array_equal(found, np.take_along_axis(distance, order, axis=1)[:, :k])
         assert (found.dtype, positions.dtype) == (np.int32, np.int64)
 
     i, j = np.unravel_index(np.random.default_rng(2).integers(0, distance.size, 50), distance.shape)
-    np.testing.assert_array_equal(distances.distances(queries, codes, i, j), distance[i, j])
+    np.testing.assert_array_equal(scan.pair_distances(queries, codes, i, j), distance[i, j])
 
 
 @pytest.mark.parametrize("few", [1, 10**9])
 def test_relevant_rows_are_the_same_by_sets_of_labels_and_by_pairs(few, monkeypatch):
     """Sets that few rows share, that most share, that all share, and that none does."""
-    monkeypatch.setattr(distances, "FEW", few)
+    monkeypatch.setattr(scan, "QUERIES_PER_SET", few)
     rng, values = np.random.default_rng(0), clustered(333, 16)
     y = rng.random((333, 70)) < np.repeat([0.1, 0.7], 35)
     y[:, 3], y[:, 4] = True, False
     sets = np.eye(70, dtype=bool)[[0, 50, 3, 4]] | np.eye(70, dtype=bool)[[1, 50, 3, 4]]
     asked, codes = sets[rng.integers(4, size=40)], bits.pack(values)
-    found = distances.histogram(codes[:40], codes, 16, distances.pack_labels(asked), distances.pack_labels(y))
+    found = scan.histogram(codes[:40], codes, 16, layout.pack_labels(asked), layout.pack_labels(y))
     distance = bits_apart(values, 40)
     np.testing.assert_array_equal(found[0], tally(distance, distance >= 0, 16))
     np.testing.assert_array_equal(found[1], tally(distance, asked.astype(int) @ y.T > 0, 16))
@@ -93,37 +93,38 @@ def test_any_shape(n_bits, n, k, seed):
     values = clustered(n, n_bits, seed)
     codes, distance = bits.pack(values), bits_apart(values)
     n_queries = len(distance)
-    found, positions = distances.topk(codes[:n_queries], codes, k)
+    found, positions = scan.topk(codes[:n_queries], codes, k)
     np.testing.assert_array_equal(positions, np.argsort(distance, axis=1, kind="stable")[:, :k])
     np.testing.assert_array_equal(found, np.take_along_axis(distance, positions, axis=1))
-    total = distances.histogram(codes[:n_queries], codes, n_bits)[0]
+    total = scan.histogram(codes[:n_queries], codes, n_bits)[0]
     np.testing.assert_array_equal(total, tally(distance, distance >= 0, n_bits))
-    np.testing.assert_array_equal(distances.count_within(codes[:n_queries], codes, k), (distance <= k).sum(axis=1))
+    np.testing.assert_array_equal(scan.count_within(codes[:n_queries], codes, k), (distance <= k).sum(axis=1))
 
 
 @pytest.mark.parametrize("n_bits", [8, 32, 64, 128, 256])
 def test_many_blocks_equal_faiss(n_bits, monkeypatch):
-    monkeypatch.setattr(distances, "BLOCK", 1 << 14)
-    monkeypatch.setattr(distances, "TOPK_BYTES", 1 << 14)
+    monkeypatch.setattr(layout, "BLOCK_BYTES", 1 << 14)
+    monkeypatch.setattr(scan, "BLOCK_BYTES", 1 << 14)
+    monkeypatch.setattr(scan, "TOPK_BYTES", 1 << 14)
     codes = bits.pack(clustered(30_011, n_bits))
-    queries = codes[: 2 * distances.MANY]
+    queries = codes[: 2 * layout.ALIGNED_QUERIES]
     index = faiss.IndexBinaryFlat(n_bits)
     index.add(codes)
     for k in (1, 10, 1000):
-        found, positions = distances.topk(queries, codes, k)
+        found, positions = scan.topk(queries, codes, k)
         expected, _ = index.search(queries, k)
         np.testing.assert_array_equal(found, expected)
         i, column = np.indices(positions.shape).reshape(2, -1)
-        np.testing.assert_array_equal(distances.distances(queries, codes, i, positions[i, column]), found.ravel())
+        np.testing.assert_array_equal(scan.pair_distances(queries, codes, i, positions[i, column]), found.ravel())
         before = np.diff(positions, axis=1) > 0
         assert (before | (np.diff(found, axis=1) > 0)).all()  # ties by position, and no row twice
     radius = n_bits // 8
-    offsets, positions, found = distances.within(queries, codes, radius)
+    offsets, positions, found = scan.within(queries, codes, radius)
     limits, _, expected = index.range_search(queries, radius + 1)
     np.testing.assert_array_equal(offsets, limits)
     for start, end in itertools.pairwise(limits):
         np.testing.assert_array_equal(positions[start:end], np.sort(expected[start:end]))
-    counts = distances.histogram(queries, codes, n_bits)[0]
+    counts = scan.histogram(queries, codes, n_bits)[0]
     np.testing.assert_array_equal(counts[:, : radius + 1].sum(axis=1), np.diff(offsets))
     assert (counts.sum(axis=1) == len(codes)).all()
 
@@ -134,40 +135,38 @@ def test_flipping_the_same_bits_of_all_codes_and_permuting_rows_changes_nothing(
     flip = np.random.default_rng(3).random(n_bits) < 0.5
     order = np.random.default_rng(4).permutation(5000)
     codes, flipped = bits.pack(values), bits.pack(values ^ flip)
-    labels = distances.pack_labels(np.eye(10, dtype=np.uint8)[order % 10])
-    expected = distances.histogram(codes[:9], codes, n_bits, labels[:9], labels)
-    actual = distances.histogram(flipped[:9], flipped[order], n_bits, labels[:9], labels[order])
+    labels = layout.pack_labels(np.eye(10, dtype=np.uint8)[order % 10])
+    expected = scan.histogram(codes[:9], codes, n_bits, labels[:9], labels)
+    actual = scan.histogram(flipped[:9], flipped[order], n_bits, labels[:9], labels[order])
     np.testing.assert_array_equal(actual, expected)
-    np.testing.assert_array_equal(distances.topk(flipped[:9], flipped, 77), distances.topk(codes[:9], codes, 77))
+    np.testing.assert_array_equal(scan.topk(flipped[:9], flipped, 77), scan.topk(codes[:9], codes, 77))
 
 
 def test_views_read_only_and_unaligned_codes_are_read_as_they_are():
     codes = bits.pack(clustered(500, 64))
-    expected = distances.histogram(codes[:5], codes, 64)
+    expected = scan.histogram(codes[:5], codes, 64)
     buffer = bytearray(codes.nbytes + 1)
     unaligned = np.frombuffer(buffer, np.uint8)[1:].reshape(codes.shape)
     unaligned[:] = codes
     for same in (np.frombuffer(codes.tobytes(), np.uint8).reshape(codes.shape), unaligned, np.asfortranarray(codes)):
-        np.testing.assert_array_equal(distances.histogram(codes[:5], same, 64), expected)
-    np.testing.assert_array_equal(
-        distances.topk(codes[:5], codes[::2], 9), distances.topk(codes[:5], codes[::2].copy(), 9)
-    )
+        np.testing.assert_array_equal(scan.histogram(codes[:5], same, 64), expected)
+    np.testing.assert_array_equal(scan.topk(codes[:5], codes[::2], 9), scan.topk(codes[:5], codes[::2].copy(), 9))
 
 
 def test_nothing_to_compare():
     codes = bits.pack(clustered(5, 20))
     none = codes[:0]
-    assert distances.histogram(none, codes, 20).shape == (2, 0, 21)
-    assert not distances.histogram(codes, none, 20).any()
-    assert [a.shape for a in distances.topk(codes, none, 3)] == [(5, 0), (5, 0)]
-    assert [a.shape for a in distances.topk(none, codes, 3)] == [(0, 3), (0, 3)]
-    assert [a.tolist() for a in distances.within(codes, none, 3)] == [[0] * 6, [], []]
+    assert scan.histogram(none, codes, 20).shape == (2, 0, 21)
+    assert not scan.histogram(codes, none, 20).any()
+    assert [a.shape for a in scan.topk(codes, none, 3)] == [(5, 0), (5, 0)]
+    assert [a.shape for a in scan.topk(none, codes, 3)] == [(0, 3), (0, 3)]
+    assert [a.tolist() for a in scan.within(codes, none, 3)] == [[0] * 6, [], []]
 
 
 @pytest.mark.parametrize("n_classes", [0, 1, 64, 65])
 def test_labels_are_packed_64_a_word(n_classes):
     y = np.random.default_rng(0).integers(0, 2, (9, n_classes), dtype=np.uint8)
-    words = distances.pack_labels(y)
+    words = layout.pack_labels(y)
     assert words.shape == (9, -(-n_classes // 64))
     unpacked = words[:, np.arange(n_classes) // 64] >> (np.arange(n_classes) % 64).astype(np.uint64) & np.uint64(1)
     np.testing.assert_array_equal(unpacked, y)
@@ -177,43 +176,43 @@ def test_wrong_input_is_refused():
     codes = bits.pack(clustered(9, 12))
     labels = np.ones((9, 1), np.uint64)
     with pytest.raises(ValueError, match="3 bytes for 24 bits, found 2"):
-        distances.histogram(codes, codes, 24)
+        scan.histogram(codes, codes, 24)
     with pytest.raises(ValueError, match="one width, found 2 and 1"):
-        distances.topk(codes, codes[:, :1], 3)
+        scan.topk(codes, codes[:, :1], 3)
     with pytest.raises(ValueError, match=r"uint8 .* found \(9, 2\) int64"):
-        distances.count_within(codes, codes.astype(np.int64), 3)
+        scan.count_within(codes, codes.astype(np.int64), 3)
     with pytest.raises(ValueError, match=r"B from 1 to 512, found \(9, 513\)"):
-        distances.within(np.zeros((9, 513), np.uint8), np.zeros((9, 513), np.uint8), 3)
+        scan.within(np.zeros((9, 513), np.uint8), np.zeros((9, 513), np.uint8), 3)
     with pytest.raises(ValueError, match="zero padding after 12 bits"):
-        distances.histogram(codes, codes | np.uint8(128), 12)
+        scan.histogram(codes, codes | np.uint8(128), 12)
     with pytest.raises(ValueError, match="both"):
-        distances.histogram(codes, codes, 12, labels)
+        scan.histogram(codes, codes, 12, labels)
     with pytest.raises(ValueError, match="uint64 words"):
-        distances.histogram(codes, codes, 12, labels, labels.astype(float))
+        scan.histogram(codes, codes, 12, labels, labels.astype(float))
     with pytest.raises(ValueError, match=r"\(9, w\), found"):
-        distances.histogram(codes, codes, 12, labels, labels[:5])
+        scan.histogram(codes, codes, 12, labels, labels[:5])
     with pytest.raises(ValueError, match="k >= 1"):
-        distances.topk(codes, codes, 0)
+        scan.topk(codes, codes, 0)
     with pytest.raises(ValueError, match="radius >= 0"):
-        distances.within(codes, codes, -1)
+        scan.within(codes, codes, -1)
     with pytest.raises(ValueError, match=r"labels \(n, c\)"):
-        distances.pack_labels(np.ones(3))
+        layout.pack_labels(np.ones(3))
 
 
 COMPUTE = """
 import pickle, sys
-from hashing.hamming import distances
+from hashing.hamming import scan
 codes, labels = pickle.load(sys.stdin.buffer)
 for n_bits, part in codes.items():
-    distances.histogram(part[:5], part, n_bits, labels[:5], labels)
-sys.stdout.buffer.write(pickle.dumps([distances.topk(part[:5], part, 20) for part in codes.values()]))
+    scan.histogram(part[:5], part, n_bits, labels[:5], labels)
+sys.stdout.buffer.write(pickle.dumps([scan.topk(part[:5], part, 20) for part in codes.values()]))
 """
 
 
 def test_processes_that_compile_at_once_share_the_cache(tmp_path):
     codes = {n_bits: bits.pack(clustered(100, n_bits)) for n_bits in (8, 32, 64, 128)}
     labels = np.ones((100, 1), np.uint64)
-    expected = [distances.topk(part[:5], part, 20) for part in codes.values()]
+    expected = [scan.topk(part[:5], part, 20) for part in codes.values()]
     for _ in ("compiling", "from the cache"):
         processes = [
             subprocess.Popen(
@@ -237,14 +236,14 @@ def test_every_kernel_has_one_signature():
     for part, words in ((codes, labels), (codes[::2], labels[::2]), (codes[:, :1].copy(), labels[:, :1])):
         for array in (part, words):
             array.flags.writeable = not array.flags.writeable
-            distances.histogram(part[:5], part, 8 * part.shape[1], words[:5], words)
-            distances.topk(part[:5], part, 3)
-            distances.within(part[:5], part, 3)
+            scan.histogram(part[:5], part, 8 * part.shape[1], words[:5], words)
+            scan.topk(part[:5], part, 3)
+            scan.within(part[:5], part, 3)
     for kernel in (kernels.histogram, kernels.count_within, kernels.within, kernels.topk):
         assert len(kernel.signatures) == 1
 
 
 def test_the_module_does_not_load_numba():
     look = "sys.exit('numba' in sys.modules or 'torch' in sys.modules)"
-    code = f"import sys, hashing.hamming.distances, hashing.evaluation.histograms; {look}"
+    code = f"import sys, hashing.hamming.scan, hashing.evaluation.histograms; {look}"
     subprocess.run([sys.executable, "-c", code], check=True)

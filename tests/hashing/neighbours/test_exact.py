@@ -1,4 +1,4 @@
-"""hashing.neighbours against distances in float64 between all pairs."""
+"""hashing.neighbours.exact against distances in float64 between all pairs."""
 
 import gzip
 import os
@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from hashing.mapreduce import Batch, fold, merge_tree
-from hashing.neighbours import exact as neighbours
+from hashing.neighbours import exact
 from hashing.neighbours.exact import NearestNeighbours
 
 
 def brute_force(queries, own, ids, x, k):
-    """Sorted by (distance, id); the float64 sums are those of neighbours, compared elsewhere."""
+    """Sorted by (distance, id); the float64 sums are those of squared_distances, compared elsewhere."""
     i, j = np.indices((len(queries), len(x))).reshape(2, -1)
-    distance = neighbours.squared_distances(queries, x, i, j).reshape(len(queries), len(x))
+    distance = exact.squared_distances(queries, x, i, j).reshape(len(queries), len(x))
     distance[own[:, None] == ids] = np.inf
     labels = np.where(np.isinf(distance), -1, ids)
     order = np.lexsort((np.broadcast_to(ids, distance.shape), distance), axis=1)[:, :k]
@@ -65,10 +65,10 @@ def test_the_tiles_do_not_show(monkeypatch):
     rng = np.random.default_rng(1)
     x, ids = vectors("grid", 700, 5, rng), np.arange(700)
     expected = over(NearestNeighbours(x[:50], ids[:50], 9), ids, x)
-    monkeypatch.setattr(neighbours, "ROWS", 64)
-    monkeypatch.setattr(neighbours, "QUERIES", 7)
-    monkeypatch.setattr(neighbours, "PAIRS", 11)
-    monkeypatch.setattr(neighbours, "HELD", 999)
+    monkeypatch.setattr(exact, "ROWS", 64)
+    monkeypatch.setattr(exact, "QUERIES", 7)
+    monkeypatch.setattr(exact, "PAIR_VALUES", 11)
+    monkeypatch.setattr(exact, "CANDIDATE_BYTES", 999)
     np.testing.assert_array_equal(over(NearestNeighbours(x[:50], ids[:50], 9), ids, x, size=700), expected)
 
 
@@ -76,11 +76,11 @@ def test_the_distances_are_right_and_each_is_summed_alone():
     rng = np.random.default_rng(2)
     queries, x = vectors("scales", 30, 77, rng), vectors("scales", 40, 77, rng)
     i, j = np.indices((30, 40)).reshape(2, -1)
-    together = neighbours.squared_distances(queries, x, i, j)
-    exact = ((queries[i].astype(np.longdouble) - x[j]) ** 2).sum(axis=1)
-    np.testing.assert_allclose(together, exact.astype(float), rtol=1e-14)
+    together = exact.squared_distances(queries, x, i, j)
+    expected = ((queries[i].astype(np.longdouble) - x[j]) ** 2).sum(axis=1)
+    np.testing.assert_allclose(together, expected.astype(float), rtol=1e-14)
     first = np.zeros(1, np.int64)
-    alone = [neighbours.squared_distances(queries[[a]], x[[b]], first, first)[0] for a, b in np.ndindex(30, 40)]
+    alone = [exact.squared_distances(queries[[a]], x[[b]], first, first)[0] for a, b in np.ndindex(30, 40)]
     np.testing.assert_array_equal(together, alone)
 
 
@@ -141,8 +141,8 @@ def test_mnist():
     with gzip.open(folder / "train-images-idx3-ubyte.gz") as file:
         x = np.frombuffer(file.read(16 + 5000 * 784), np.uint8)[16:].reshape(-1, 784)
     ids, distances = over(NearestNeighbours(x[:100].astype(np.float32), np.arange(100), 50), np.arange(5000), x, 4)
-    exact = np.array([np.square(query.astype(np.int16) - x, dtype=np.int32).sum(axis=1) for query in x[:100]])
-    exact[np.arange(100), np.arange(100)] = np.iinfo(np.int32).max
-    order = np.argsort(exact, axis=1, kind="stable")[:, :50]
+    expected = np.array([np.square(query.astype(np.int16) - x, dtype=np.int32).sum(axis=1) for query in x[:100]])
+    expected[np.arange(100), np.arange(100)] = np.iinfo(np.int32).max
+    order = np.argsort(expected, axis=1, kind="stable")[:, :50]
     np.testing.assert_array_equal(ids, order)
-    np.testing.assert_array_equal(distances, np.take_along_axis(exact, order, 1))
+    np.testing.assert_array_equal(distances, np.take_along_axis(expected, order, 1))

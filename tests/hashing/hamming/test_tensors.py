@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from test_hamming import WIDTHS, clustered
+from test_scan import WIDTHS, clustered
 
 from hashing import bits
-from hashing.hamming import distances
-from hashing.hamming import tensors as hamming_torch
+from hashing.hamming import layout, scan, tensors
 
 
 @pytest.fixture(params=["cpu", "cuda"])
@@ -28,18 +27,18 @@ def both(function, device, *arguments):
 
 def every_function(codes, n_bits, device, n_queries=7, n_grades=3):
     queries, rng = codes[:n_queries], np.random.default_rng(n_bits)
-    labels = distances.pack_labels(rng.random((len(codes), 70)) < 0.1)
+    labels = layout.pack_labels(rng.random((len(codes), 70)) < 0.1)
     labelled = queries, codes, n_bits, labels[:n_queries], labels
-    both(distances.histogram, device, queries, codes, n_bits)
-    both(distances.histogram, device, *labelled)
-    both(distances.graded_histogram, device, *labelled, n_grades)
+    both(scan.histogram, device, queries, codes, n_bits)
+    both(scan.histogram, device, *labelled)
+    both(scan.graded_histogram, device, *labelled, n_grades)
     for radius in (0, 2, n_bits // 3, 10**6):
-        both(distances.count_within, device, queries, codes, radius)
-        both(distances.within, device, queries, codes, radius)
+        both(scan.count_within, device, queries, codes, radius)
+        both(scan.within, device, queries, codes, radius)
     for k in (1, 10, 1000):
-        both(distances.topk, device, queries, codes, k)
+        both(scan.topk, device, queries, codes, k)
     if len(queries):
-        both(distances.distances, device, queries, codes, rng.integers(0, len(queries), 50), rng.integers(0, 9, 50))
+        both(scan.pair_distances, device, queries, codes, rng.integers(0, len(queries), 50), rng.integers(0, 9, 50))
 
 
 @pytest.mark.parametrize("n_bits", WIDTHS)
@@ -49,9 +48,9 @@ def test_every_width(n_bits, device):
 
 @pytest.mark.parametrize("n_bits", [20, 64, 2100])
 def test_the_tiles_do_not_show(n_bits, device, monkeypatch):
-    monkeypatch.setattr(hamming_torch, "TILE", 1 << 13)
-    monkeypatch.setattr(hamming_torch, "QUERIES", 5)
-    monkeypatch.setattr(hamming_torch, "SLICE", 3)
+    monkeypatch.setattr(tensors, "TILE", 1 << 13)
+    monkeypatch.setattr(tensors, "QUERIES", 5)
+    monkeypatch.setattr(tensors, "SLICE", 3)
     every_function(bits.pack(clustered(333, n_bits)), n_bits, device)
 
 
@@ -59,43 +58,43 @@ def test_the_largest_distance_and_the_most_labels_are_exact(device):
     codes = np.zeros((9, 512), np.uint8)
     codes[3:] = 255
     codes[5, 7] = 254
-    both(distances.histogram, device, codes[:5], codes, 4096)
-    both(distances.topk, device, codes[:5], codes, 9)
+    both(scan.histogram, device, codes[:5], codes, 4096)
+    both(scan.topk, device, codes[:5], codes, 9)
     labels = np.full((9, 65), 2**64 - 1, np.uint64)  # 4160 of them
-    both(distances.graded_histogram, device, codes[:, :1], codes[:, :1], 8, labels, labels, 4161)
+    both(scan.graded_histogram, device, codes[:, :1], codes[:, :1], 8, labels, labels, 4161)
 
 
 def test_nothing_to_compare(device):
     codes = bits.pack(clustered(5, 20))
     every_function(codes, 20, device, n_queries=0)
-    for function in (distances.topk, distances.within, distances.count_within):
+    for function in (scan.topk, scan.within, scan.count_within):
         both(function, device, codes, codes[:0], 3)
-    both(distances.histogram, device, codes, codes[:0], 20)
+    both(scan.histogram, device, codes, codes[:0], 20)
 
 
 def test_views_are_read_as_they_are(device):
     codes = torch.from_numpy(bits.pack(clustered(100, 64))).to(device)
-    labels = torch.from_numpy(distances.pack_labels(np.eye(100, dtype=np.uint8))).to(device)
+    labels = torch.from_numpy(layout.pack_labels(np.eye(100, dtype=np.uint8))).to(device)
     some = codes[::3, ::2], labels[::3, ::2]
     whole = [part.clone(memory_format=torch.contiguous_format) for part in some]
-    expected = distances.histogram(whole[0][:5], whole[0], 32, whole[1][:5], whole[1])
-    assert torch.equal(distances.histogram(some[0][:5], some[0], 32, some[1][:5], some[1]), expected)
+    expected = scan.histogram(whole[0][:5], whole[0], 32, whole[1][:5], whole[1])
+    assert torch.equal(scan.histogram(some[0][:5], some[0], 32, some[1][:5], some[1]), expected)
 
 
 def test_wrong_input_is_refused_as_that_of_arrays_is():
     codes = torch.from_numpy(bits.pack(clustered(9, 12)))
     labels = torch.ones((9, 1), dtype=torch.uint64)
     with pytest.raises(ValueError, match="3 bytes for 24 bits, found 2"):
-        distances.histogram(codes, codes, 24)
+        scan.histogram(codes, codes, 24)
     with pytest.raises(ValueError, match=r"uint8 .* found \(9, 2\) int64"):
-        distances.count_within(codes, codes.long(), 3)
+        scan.count_within(codes, codes.long(), 3)
     with pytest.raises(ValueError, match="zero padding after 12 bits"):
-        distances.histogram(codes, codes | 128, 12)
+        scan.histogram(codes, codes | 128, 12)
     with pytest.raises(ValueError, match="both"):
-        distances.histogram(codes, codes, 12, labels)
+        scan.histogram(codes, codes, 12, labels)
     with pytest.raises(ValueError, match="uint64 words, found uint64 and float64"):
-        distances.histogram(codes, codes, 12, labels, labels.double())
+        scan.histogram(codes, codes, 12, labels, labels.double())
     with pytest.raises(ValueError, match="k >= 1"):
-        distances.topk(codes, codes, 0)
+        scan.topk(codes, codes, 0)
     with pytest.raises(ValueError, match="radius >= 0"):
-        distances.within(codes, codes, -1)
+        scan.within(codes, codes, -1)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hashing.evaluation import by_id, metrics
-from hashing.evaluation.by_id import Ranked
-from hashing.hamming.distances import pack_labels
+from hashing.evaluation.by_id import RankingById
+from hashing.hamming.layout import pack_labels
 from hashing.mapreduce import Batch
 
 N, N_QUERIES, N_BYTES = 300, 25, 1
@@ -57,7 +57,7 @@ def plain(grades, k):
 def check(queries, rows, ranked, grade, n_grades):
     k = 20
     expected = [plain(order, k) for order in literal(queries, rows, grade)]
-    parts = [ranked.rankings(range(start, start + 5), by_id.in_order([[rows]]), n_grades) for start in (0, 20)]
+    parts = [ranked.run_counts(range(start, start + 5), by_id.rows_by_id([[rows]]), n_grades) for start in (0, 20)]
     for start, graded in zip((0, 20), parts, strict=True):
         h = np.stack([graded.sum(axis=0), graded[1:].sum(axis=0)])
         for name in expected[0]:
@@ -70,46 +70,46 @@ def check(queries, rows, ranked, grade, n_grades):
 
 def test_rankings_give_the_metrics_of_one_order(world):
     queries = world.take(slice(N_QUERIES))
-    ranked = Ranked(queries.x, queries.ids, pack_labels(queries.y))
+    ranked = RankingById(queries.x, queries.ids, pack_labels(queries.y))
     shared = queries.y.astype(int) @ world.y.T
     assert shared.max() > 2
     check(queries, world, ranked, lambda i, j: min(shared[i, j], 1), 2)
     check(queries, world, ranked, lambda i, j: min(shared[i, j], 3), 4)
     listed = np.stack([np.random.default_rng(i).permutation(world.ids)[:30] for i in range(N_QUERIES)])
-    ranked = Ranked(queries.x, queries.ids, None, np.pad(listed, ((0, 0), (0, 1)), constant_values=10**9))
+    ranked = RankingById(queries.x, queries.ids, None, np.pad(listed, ((0, 0), (0, 1)), constant_values=10**9))
     check(queries, world, ranked, lambda i, j: int(world.ids[j] in listed[i]), 2)
 
 
 def test_more_shared_labels_than_a_byte_counts(world):
     """300 labels are shared with every row, and the last grade stands for all of them."""
     y = np.ones((N, 300), np.uint8)
-    rows = by_id.in_order([[world._replace(y=y)]])
-    counts = Ranked(world.x, world.ids, pack_labels(y)).rankings(range(2), rows, 301)
+    rows = by_id.rows_by_id([[world._replace(y=y)]])
+    counts = RankingById(world.x, world.ids, pack_labels(y)).run_counts(range(2), rows, 301)
     assert counts[300].sum(axis=1).tolist() == [N - 1, N - 1]
     assert counts.sum() == 2 * (N - 1)
 
 
 def test_a_query_alone_has_an_empty_ranking(world):
     alone = world.take(slice(1))
-    counts = Ranked(alone.x, alone.ids, pack_labels(alone.y)).rankings(range(1), by_id.in_order([[alone]]), 2)
+    counts = RankingById(alone.x, alone.ids, pack_labels(alone.y)).run_counts(range(1), by_id.rows_by_id([[alone]]), 2)
     h = np.stack([counts.sum(axis=0), counts[1]])
     assert metrics.average_precision_at(h, 5).tolist() == [0]
 
 
 def test_rows_are_in_order_of_id_for_every_cut(world):
-    whole = by_id.in_order([[world]])
+    whole = by_id.rows_by_id([[world]])
     assert (np.diff(whole.ids) > 0).all()
     cut = [[world.take(slice(0, 7)), world.take(slice(7, 7))], [], [world.take(slice(7, None))]]
-    for one, other in zip(whole, by_id.in_order(cut), strict=True):
+    for one, other in zip(whole, by_id.rows_by_id(cut), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_too_many_rows_and_none_are_refused(world, monkeypatch):
     with pytest.raises(ValueError, match="at least one row to rank, found none in all shards"):
-        by_id.in_order([[], [world.take(slice(0))]])
+        by_id.rows_by_id([[], [world.take(slice(0))]])
     monkeypatch.setattr(by_id, "MAX_ROWS", N - 1)
     with pytest.raises(ValueError, match="expected at most 299 rows to rank by id, found more"):
-        by_id.in_order([[world]])
-    unlabelled = Ranked(world.x, world.ids, None)
+        by_id.rows_by_id([[world]])
+    unlabelled = RankingById(world.x, world.ids, None)
     with pytest.raises(ValueError, match="queries and rows with labels"):
-        unlabelled.rankings(range(1), world, 2)
+        unlabelled.run_counts(range(1), world, 2)

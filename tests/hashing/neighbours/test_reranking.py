@@ -1,0 +1,28 @@
+"""Distances of candidates against sums in float64, for any cut into shards."""
+
+import numpy as np
+import pytest
+from test_candidates import CUTS, over, same
+
+from hashing.mapreduce import Batch
+from hashing.neighbours.reranking import CandidateDistances
+
+
+def test_distances_are_exact_and_of_the_listed_candidates():
+    rng = np.random.default_rng(4)
+    batch = Batch(rng.permutation(1000)[:400], rng.normal(size=(400, 9)).astype(np.float32))
+    queries = rng.normal(size=(6, 9)).astype(np.float32)
+    listed = rng.choice(batch.ids, (6, 30))
+    listed[2, 3] = 5000  # no row's
+    of_id = dict(zip(batch.ids.tolist(), batch.x.astype(np.float64), strict=True))
+    expected = [[((q - of_id.get(i, np.inf)) ** 2).sum() for i in ids] for q, ids in zip(queries, listed, strict=True)]
+    found = [over(CandidateDistances(queries, listed), batch, n_shards, size) for n_shards, size in CUTS]
+    for other in found:
+        same([other], [found[0]])
+    np.testing.assert_allclose(found[0], expected, rtol=1e-14)
+
+
+def test_vectors_of_another_dimension_are_refused():
+    statistic = CandidateDistances(np.zeros((1, 3)), np.zeros((1, 1), np.int64))
+    with pytest.raises(ValueError, match=r"dimension 3, found shape \(10, 2\)"):
+        over(statistic, Batch(np.arange(10), np.zeros((10, 2), np.float32)), 1)
