@@ -13,6 +13,8 @@ FIELDS = {
     "table": "mine__itq32",
     "page": "staged-0123456789ab",
     "path": "rank0/state.pt",
+    "part": "00016",
+    "last": "00031",
 }
 PLACES = {name: place for name, place in vars(warehouse).items() if isinstance(place, Place)}
 
@@ -37,4 +39,4 @@ def test_places_that_hold_files_are_told_apart():
 
 def test_folders_beside_the_tables_are_all_there():
     below = {place.template.partition("/")[0] for name, place in PLACES.items() if name != "TABLES"}
-    assert {*warehouse.BESIDE_TABLES} == below - {"data", "quarantine", "metadata"}
+    assert {*warehouse.BESIDE_TABLES} == below - {"data", "quarantine", "metadata", "{part}.parquet", "index"}
