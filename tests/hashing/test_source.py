@@ -56,3 +56,43 @@ def test_one_of_another_package_depends_on_that_package_too(changes):
 
 def test_methods_differ():
     assert len({source.source(cls) for cls in METHODS.values()}) == len(METHODS)
+
+
+@pytest.mark.parametrize("name", ["hashing/methods/itq.py", "acme/methods/theirs.py", "alone.py"])
+def test_the_place_of_installation_does_not_count(changes, name, tmp_path, monkeypatch):
+    (tmp_path / "hashing" / "bits.py").write_text("import numpy\n")  # not as the others: their order is seen
+    before = source.source.__wrapped__(cls(tmp_path / name, monkeypatch))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "hashing").rename(tmp_path / "a" / "hashing")  # now the first in order of paths
+    monkeypatch.setattr(source, "ROOT", tmp_path / "a" / "hashing")
+    moved = tmp_path / "a" / name if name.startswith("hashing") else tmp_path / name
+    assert source.source.__wrapped__(cls(moved, monkeypatch)) == before
+
+
+@pytest.mark.parametrize("file", ["hashing/deep/sgd.py", "acme/methods/theirs.py", "acme/losses.py"])
+def test_a_file_that_is_added_renamed_or_moved_is_seen(changes, file, tmp_path, monkeypatch):
+    method = cls(tmp_path / "acme/methods/theirs.py", monkeypatch)
+    digests, path = {source.source.__wrapped__(method)}, tmp_path / file
+    path.with_name("_new.py").write_text("")
+    digests.add(source.source.__wrapped__(method))
+    path.with_name("_new.py").rename(path.with_name("_renamed.py"))
+    digests.add(source.source.__wrapped__(method))
+    path.with_name("_renamed.py").rename(path.parent.parent / "_renamed.py")
+    (path.parent.parent / "__init__.py").touch()
+    digests.add(source.source.__wrapped__(method))
+    assert len(digests) == 4
+
+
+def test_compiled_files_do_not_count(changes, tmp_path, monkeypatch):
+    method = cls(tmp_path / "hashing/methods/itq.py", monkeypatch)
+    before = source.source.__wrapped__(method)
+    (tmp_path / "hashing" / "__pycache__").mkdir()
+    (tmp_path / "hashing" / "__pycache__" / "bits.pyc").write_text("")
+    assert source.source.__wrapped__(method) == before
+
+
+def test_a_running_process_keeps_the_digest_of_what_it_loaded(changes, tmp_path, monkeypatch):
+    method = cls(tmp_path / "hashing/methods/itq.py", monkeypatch)
+    before = source.source(method)
+    (tmp_path / "hashing" / "bits.py").write_text("")
+    assert source.source(method) == before
