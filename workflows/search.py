@@ -86,7 +86,7 @@ class Reader:
     @property
     def dataset(self) -> Dataset:
         """The dataset that the rows come from."""
-        return dataset_of(Spec.model_validate_json(self.version.properties["spec"]), self.settings)
+        return dataset_of(Spec.stored(self.version.properties["spec"]), self.settings)
 
     def search(self, x: Array, k: int = 10, rerank: int = 0, asymmetric: bool = False) -> tuple[Array, Array]:
         """The k rows nearest to each of x (q, d): distances and ids int64, both (q, k), by rising (distance, id).

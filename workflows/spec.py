@@ -8,10 +8,12 @@ import re
 from dataclasses import asdict, fields
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from hashing.methods import Method, check_hyperparameters, method
 from storage.files import filesystem
+
+from .evaluation.rules import Kind, Rule
 
 Number = bool | int | float | str
 
@@ -20,6 +22,11 @@ class Value(BaseModel):
     """A frozen value object in which no unknown field passes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _stored(info: ValidationInfo) -> bool:
+    """Return whether a version's specification is read: it is history, and not checked as a new run is."""
+    return bool(info.context and info.context.get("stored"))
 
 
 class MethodSpec(Value):
@@ -39,7 +46,9 @@ class MethodSpec(Value):
         return method_name(name) if isinstance(name, str) else name
 
     @model_validator(mode="after")
-    def _known(self) -> MethodSpec:
+    def _known(self, info: ValidationInfo) -> MethodSpec:
+        if _stored(info):
+            return self
         if self.pretrained and not self.of_one_network:
             raise ValueError(
                 f"expected no pretrained parameters for {self.method}, which learns no network of one view"
@@ -107,10 +116,17 @@ class Protocol(Value):
     )
 
 
+KINDS: dict[str, Kind] = {"floors": "floor", "ceilings": "ceiling", "max_loss": "loss"}
+
+
+def _rules(kind: Kind, bounds: dict[str, float]) -> list[Rule]:
+    return [Rule(kind, name, bound) for name, bound in bounds.items()]
+
+
 class Gate(Value):
     """What a version must show before readers get it. Coverage and finite metrics are always asked for.
 
-    Metrics by the names of the report, and the health of the codes as health.entropy, health.balance and so on.
+    Metrics by their names in workflows.evaluation.registry.
     """
 
     floors: dict[str, float] = Field({}, description="metric -> the least value")
@@ -125,12 +141,22 @@ class Gate(Value):
     def _of_map(cls, value: Any) -> Any:
         return {"map": value} if isinstance(value, (int, float)) else value  # as versions of format 1 have it
 
-    @field_validator("max_loss")
+    @field_validator("floors", "ceilings", "max_loss")
     @classmethod
-    def _not_negative(cls, value: dict[str, float]) -> dict[str, float]:
-        if wrong := sorted(name for name, loss in value.items() if not loss >= 0):
-            raise ValueError(f"expected a loss of 0 or more, found {value[wrong[0]]} for {wrong[0]}")
-        return value
+    def _checked(cls, bounds: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        if not _stored(info):
+            _rules(KINDS[info.field_name or ""], bounds)
+        return bounds
+
+    @property
+    def bounds(self) -> list[Rule]:
+        """The floors and ceilings."""
+        return _rules("floor", self.floors) + _rules("ceiling", self.ceilings)
+
+    @property
+    def losses(self) -> list[Rule]:
+        """The largest allowed losses against the published version: of map none, unless a rule says otherwise."""
+        return _rules("loss", {"map": 0.0} | self.max_loss)
 
 
 class Spec(Value):
@@ -170,6 +196,21 @@ class Spec(Value):
         if protocol.ties != "expectation":
             raise ValueError("expected ties as expectations, by which versions are compared, found ties by-id")
         return protocol
+
+    @model_validator(mode="after")
+    def _measurable(self, info: ValidationInfo) -> Spec:
+        if not _stored(info) and self.protocol.relevance != "graded":
+            for rule in self.gate.bounds + self.gate.losses:
+                if rule.metric.needs == "graded relevance":
+                    raise ValueError(
+                        f"gate: {rule.name} needs --relevance graded, found --relevance {self.protocol.relevance}"
+                    )
+        return self
+
+    @classmethod
+    def stored(cls, text: str) -> Spec:
+        """Read the specification of a version. Names in it were checked when it ran, and may be unknown today."""
+        return cls.model_validate_json(text, context={"stored": True})
 
     @property
     def code_name(self) -> str:

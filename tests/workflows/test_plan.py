@@ -125,7 +125,7 @@ def test_a_prefect_server_that_was_named_is_told_of_every_run(settings, mine, mo
     ("options", "message"),
     [
         (("--max-loss", "map"), "expected NAME=VALUE, found 'map'"),
-        (("--max-loss", "map=-1"), "expected a loss of 0 or more, found -1.0 for map"),
+        (("--max-loss", "map=-1"), "gate: max_loss: a loss of map must be between 0 and 1, found -1"),
         (("--floor", "map=high"), "gate: floors: map: Input should be a valid number"),
         (("--ceiling", "health.constant_bits"), "expected NAME=VALUE"),
         (("--max-drift", "0"), "max_drift: Input should be greater than 0"),

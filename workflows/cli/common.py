@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..evaluation.registry import GATED
+
 if TYPE_CHECKING:
     from infra.executors import Progress
 
@@ -68,15 +70,23 @@ By = Annotated[Relevance, typer.Option("--relevance", help="What is relevant to 
 K = Annotated[int, typer.Option("--neighbours", help="Exact neighbours a query, where they are what is relevant.")]
 Floors = Annotated[
     list[str] | None,
-    typer.Option("--floor", metavar="METRIC=VALUE", help="Least value of a metric, or of health.entropy. Repeatable."),
+    typer.Option(
+        "--floor", metavar="METRIC=VALUE", help=f"Least value of a metric. Repeatable. Metrics: {', '.join(GATED)}."
+    ),
 ]
 Ceilings = Annotated[
     list[str] | None,
-    typer.Option("--ceiling", metavar="METRIC=VALUE", help="Greatest value: health.constant_bits=0. Repeatable."),
+    typer.Option(
+        "--ceiling", metavar="METRIC=VALUE", help="Greatest value of a metric: health.constant_bits=0. Repeatable."
+    ),
 ]
 Losses = Annotated[
     list[str] | None,
-    typer.Option("--max-loss", metavar="METRIC=VALUE", help="Loss beyond noise that is let pass. Repeatable."),
+    typer.Option(
+        "--max-loss",
+        metavar="METRIC=VALUE",
+        help="Largest allowed drop in a metric, beyond its confidence interval. Repeatable.",
+    ),
 ]
 MaxDrift = Annotated[float, typer.Option("--max-drift", help="Deviations a bit may move before it is drift.")]
 Queries = Annotated[int, typer.Option("--queries", help="Queries to draw where the dataset has none of its own.")]
@@ -88,9 +98,11 @@ def specification(source: str | None = None, **values: Any) -> Spec:
 
     method = {name: values.pop(name) for name in ("method", "bits", "seed")}
     method["parameters"] = assigned(values.pop("parameters", None))
-    method["pretrained"] = kept(values.pop("pretrained", None))
+    pretrained = values.pop("pretrained", None)
     with checked():
-        return Spec(source=source, method=method, **values)
+        if pretrained:  # nothing is kept for a specification that is refused
+            Spec(source=source, method={**method, "pretrained": "0" * 64}, **values)
+        return Spec(source=source, method={**method, "pretrained": kept(pretrained)}, **values)
 
 
 def kept(pretrained: str | None) -> str:

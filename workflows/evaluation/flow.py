@@ -23,7 +23,7 @@ def evaluate_version(
     found = opened.version(version)
     if "spec" not in found.properties:
         raise LookupError(f"expected a version with rows, found {found.name} of {table}, which is empty")
-    spec = Spec.model_validate_json(found.properties["spec"]).model_copy(update={"protocol": protocol})
+    spec = Spec.stored(found.properties["spec"]).model_copy(update={"protocol": protocol})
     if beside and protocol.ties == "by-id":
         raise ValueError("expected ties as expectations, by which versions are compared, found ties by-id with another")
     base = opened.version(beside) if beside else None

@@ -9,8 +9,6 @@ from hashing.mapreduce import Array
 
 from ..records import Curves, Estimate, Measured
 
-LESS_IS_BETTER = {"empty_balls_radius_2"}
-
 
 def metric_values(histogram: Array, ranked: Array | None = None) -> dict[str, Array]:
     """Of Judge.histogram's, each (q,) float64, by the names of the report. Empty balls and zero hits count as 0.

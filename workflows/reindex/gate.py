@@ -10,7 +10,7 @@ from storage.features.shard import FeatureShard
 from storage.tables.parts import Part, dropped_rows
 
 from ..datasets import dataset_of
-from ..evaluation import health, metrics
+from ..evaluation.registry import HEALTH
 from ..evaluation.version import measure_version
 from ..records import Comparison, Report, Staged, Verdict
 from ..spec import Gate, Spec
@@ -37,8 +37,8 @@ def gate(spec: Spec, settings: Settings, staged: Staged, report: Report) -> Verd
     reasons, notes = _coverage(parts, before, shards), []
     found = {name: estimate.value for name, estimate in report.measured.metrics.items()}
     reasons += [f"{name} is not finite" for name, value in found.items() if not math.isfinite(value)]
-    found |= {f"health.{name}": report.health[words] for name, words in health.HEALTH.items()}
-    reasons += _bounds(spec.gate, found)
+    found |= {name: report.health[words] for name, words in HEALTH.items()}
+    reasons += [reason for holds, reason in (rule.judge(found) for rule in spec.gate.bounds) if not holds]
     if constant := int(found["health.constant_bits"]):
         notes.append(f"{constant} bits are constant over all rows, and tell them not apart")
     if report.comparison:
@@ -75,32 +75,15 @@ def _coverage(parts: dict[str, Part], before: dict[str, Part], shards: dict[str,
     return reasons
 
 
-def _bounds(rules: Gate, found: dict[str, float]) -> list[str]:
-    """The floors and ceilings that do not hold."""
-    reasons = []
-    for name, floor in rules.floors.items():
-        if name in found and not found[name] >= floor:
-            reasons.append(f"{name} {found[name]:.4f} is under its floor of {floor:.4f}")
-    for name, ceiling in rules.ceilings.items():
-        if name in found and not found[name] <= ceiling:
-            reasons.append(f"{name} {found[name]:.4f} is over its ceiling of {ceiling:.4f}")
-    unknown = [name for name in [*rules.floors, *rules.ceilings] if name not in found]
-    return reasons + [f"expected a bound of a metric among {', '.join(found)}, found {name!r}" for name in unknown]
-
-
 def _losses(rules: Gate, comparison: Comparison) -> tuple[list[str], list[str]]:
     """(reasons, notes): what was lost against the published version, in metrics that have a rule. map always has."""
     reasons, notes = [], []
-    for name, most in ({"map": 0.0} | rules.max_loss).items():
-        if name not in comparison.differences:
-            known = ", ".join(comparison.differences)
-            reasons.append(f"expected the greatest loss of a metric among {known}, found {name!r}")
-            continue
-        d = comparison.differences[name]
-        beside = f"{name} {d} against {comparison.version} on the {comparison.rows:,} rows of both"
+    for rule in rules.losses:
+        d = comparison.differences[rule.name]
+        beside = f"{rule.name} {d} against {comparison.version} on the {comparison.rows:,} rows of both"
         noise = "inside" if d.low <= 0 <= d.high else "outside"
         notes.append(f"{beside}: {noise} the bootstrap interval of no difference")
-        sign = -1 if name in metrics.LESS_IS_BETTER else 1
-        if max(sign * d.low, sign * d.high) < 0 and -sign * d.value > most:
-            reasons.append(f"{beside} is a loss, and more than {most:.4f}")
+        sign = -1 if rule.metric.better == "less" else 1
+        if max(sign * d.low, sign * d.high) < 0 and -sign * d.value > rule.bound:
+            reasons.append(f"{beside} is a loss, and more than {rule.bound:.4f}")
     return reasons, notes

@@ -9,14 +9,9 @@ import numpy as np
 
 from ..benchmark.grid import Row
 from ..benchmark.published import BDNN, LIKE, PUBLISHED
+from ..evaluation.registry import METRICS
 
-TITLES = {
-    "precision_radius_2": "precision within Hamming radius 2, %",
-    "map_dhn": "mean average precision as in the tables of DHN (A2, tie-aware), %",
-    "map": "mean average precision (tie-aware), %",
-    "ndcg_at_100": "NDCG of the first 100 (by shared labels, tie-aware), %",
-    "map_trapezoid": "mean average precision by trapezoids (tie-aware), %",
-}
+TABLES = ("precision_radius_2", "map_dhn", "map", "ndcg_at_100", "map_trapezoid")  # one of each metric
 
 
 def grid_markdown(rows: Sequence[Row]) -> str:
@@ -26,9 +21,9 @@ def grid_markdown(rows: Sequence[Row]) -> str:
         mine = [row for row in rows if (row.dataset, row.protocol, row.relevance) == (dataset, protocol, relevance)]
         learned = _list(f"{n:,}" for n in sorted({row.training_rows for row in mine}))
         lines += [f"## {dataset}, protocol {protocol}", f"{mine[0].rows:,} rows, {learned} to learn from; {relevance}."]
-        for metric, title in TITLES.items():
+        for metric in TABLES:
             if metric in mine[0].metrics:
-                lines += [f"### {title}", table(mine, metric)]
+                lines += [f"### {METRICS[metric].about}, %", table(mine, metric)]
         lines += ["### seconds of a fit", table(mine, "fit_seconds")]
         if changed := _distinct((row.method, _parameters(row)) for row in mine if row.parameters):
             lines.append("Hyper-parameters that differ from the defaults: " + _list(f"{m} {p}" for m, p in changed))

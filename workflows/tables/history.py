@@ -158,7 +158,7 @@ def of_dataset(settings: Settings, dataset: str) -> list[CodeTable]:
 
 def _spec(version: Version) -> Spec | None:
     spec = version.properties.get("spec")
-    return Spec.model_validate_json(spec) if spec else None
+    return Spec.stored(spec) if spec else None
 
 
 def _metrics(version: Version) -> dict[str, float]:
@@ -176,7 +176,7 @@ def _event(version: Version, now: bool, due: int | None) -> Event:
     verdict = Verdict.model_validate_json(properties["verdict"]) if "verdict" in properties else None
     notes = list(verdict.reasons) if verdict else []
     if verdict and what == "published" and verdict.reasons:
-        notes.append(f"forced: {Spec.model_validate_json(properties['spec']).gate.force}")
+        notes.append(f"forced: {Spec.stored(properties['spec']).gate.force}")
     if "deleted" in properties:
         notes.append(f"{properties['deleted']} ids deleted; measured at {properties['measured_at']}")
     if due:

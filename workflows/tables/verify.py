@@ -91,7 +91,7 @@ def _pairs(
     settings: Settings, table: CodeTable, version: Version, parts: list[Part], sample: int | None
 ) -> tuple[list[tuple[Part, FeatureShard]], list[str]]:
     """Parts, all or so many, with the source shards they were encoded from; and how many have none any more."""
-    dataset = dataset_of(Spec.model_validate_json(version.properties["spec"]), settings)
+    dataset = dataset_of(Spec.stored(version.properties["spec"]), settings)
     shards = {(shard.name, shard.version): shard for shard in dataset.shards("base", table.vocabulary)}
 
     def drawn(part: Part) -> str:

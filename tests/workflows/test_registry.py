@@ -1,0 +1,115 @@
+"""The registry of metrics, and the gate rules that are made by it."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from workflows import cli
+from workflows.evaluation.metrics import metric_values
+from workflows.evaluation.registry import GATED, HEALTH, METRICS
+from workflows.evaluation.rules import Rule
+from workflows.spec import Gate, Spec
+
+
+def histograms(seed):
+    """A random histogram of the form that Judge.histogram has, graded: many ties, empty balls, queries without hits."""
+    rng = np.random.default_rng(seed)
+    grades = rng.integers(0, 40, (3, 30, 17)) * (rng.random((3, 30, 17)) < 0.4)
+    grades[0, :, 16] += 1
+    grades[1:, :5] = 0
+    return np.stack([grades.sum(axis=0), grades[1:].sum(axis=0), *grades])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_metrics_are_those_of_the_registry_and_lie_in_their_ranges(seed):
+    graded = histograms(seed)
+    for histogram, needs in ((graded, {"relevant rows", "graded relevance"}), (graded[:2], {"relevant rows"})):
+        found = metric_values(histogram)
+        assert list(found) == [name for name, metric in METRICS.items() if metric.needs in needs]
+        for name, values in found.items():
+            assert values.min() >= METRICS[name].low - 1e-12, name
+            assert values.max() <= METRICS[name].high + 1e-12, name
+
+
+def test_the_registry_is_whole():
+    assert all(name == metric.name and metric.low < metric.high and metric.about for name, metric in METRICS.items())
+    assert list(HEALTH) == [name for name, metric in METRICS.items() if metric.needs == "codes"]
+    code = "import sys, workflows.evaluation.rules; print('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_help_names_every_metric_that_may_have_a_rule():
+    output = CliRunner().invoke(cli.app, ["reindex", "--help"], env={"COLUMNS": "200"}).stdout
+    assert all(name in output for name in GATED)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (("floor", "mapp", 0.1), r"unknown metric 'mapp': did you mean map\?"),
+        (("ceiling", "health.entropie", 0.1), r"unknown metric 'health.entropie': did you mean health.entropy"),
+        (("loss", "zebra", 0.1), "unknown metric 'zebra': the metrics are map, map_pessimistic, .*, health.balance, "),
+        (("floor", "map_dhn", 0.1), "unknown metric 'map_dhn'"),  # of `benchmark` alone
+        (("floor", "map", 1.5), "a floor of map must be between 0 and 1, found 1.5"),
+        (("ceiling", "recall_at_1000", -0.1), "a ceiling of recall_at_1000 must be between 0 and 1, found -0.1"),
+        (("floor", "map", float("nan")), "a floor of map must be between 0 and 1, found nan"),
+        (("ceiling", "health.constant_bits", -1), "a ceiling of health.constant_bits must be at least 0, found -1"),
+        (("loss", "map", 1.1), "a loss of map must be between 0 and 1, found 1.1"),
+        (("loss", "health.entropy", 0.1), "health.entropy is not compared with the published version"),
+    ],
+)
+def test_a_rule_that_means_nothing_cannot_be_made(rule, message):
+    with pytest.raises(ValueError, match=message):
+        Rule(*rule)
+
+
+def test_rules_say_whether_they_hold():
+    values = {"map": 0.5}
+    assert Rule("floor", "map", 0.5).judge(values) == (True, "map 0.5000 is within its floor of 0.5000")
+    assert Rule("floor", "map", 0.6).judge(values) == (False, "map 0.5000 is under its floor of 0.6000")
+    assert Rule("ceiling", "map", 0.5).judge(values)[0]
+    assert Rule("ceiling", "map", 0.4).judge(values) == (False, "map 0.5000 is over its ceiling of 0.4000")
+    assert Rule("floor", "map", 0.5).judge({"map": float("nan")})[0] is False
+    assert Rule("floor", "ndcg", 0.5).judge(values) == (
+        False, "ndcg was not measured: its floor of 0.5000 cannot be checked",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["floors", "max_loss"])
+def test_a_rule_of_graded_metrics_needs_graded_relevance(kind):
+    rules = {"dataset": "mine", "gate": {kind: {"ndcg": 0.1}}}
+    for relevance in ("auto", "labels", "neighbours"):
+        with pytest.raises(ValueError, match=f"gate: ndcg needs --relevance graded, found --relevance {relevance}"):
+            Spec.model_validate({**rules, "protocol": {"relevance": relevance}})
+    assert Spec.model_validate({**rules, "protocol": {"relevance": "graded"}}).gate.model_dump()[kind] == {"ndcg": 0.1}
+
+
+@pytest.mark.parametrize(
+    "options", [("--floor", "mapp=0.1"), ("--ceiling", "map=NaN"), ("--max-loss", "map=7"), ("--floor", "ndcg=0.1")]
+)
+def test_the_command_refuses_it_and_makes_nothing(options, tmp_path, monkeypatch):
+    monkeypatch.setenv("HASHKILN_HOME", str(tmp_path / "home"))
+    (tmp_path / "weights.pth").write_bytes(b"no weights")
+    given = ["reindex", "--dataset", "sample", "--pretrained", str(tmp_path / "weights.pth"), *options]
+    assert CliRunner().invoke(cli.app, given).exit_code == 2
+    assert not (tmp_path / "home").exists()
+
+
+def test_specifications_of_versions_are_read_whatever_they_name():
+    """They are history: a metric that was renamed, a bound or a hyper-parameter that would be refused today."""
+    old = {
+        "dataset": "mine",
+        "method": {"method": "itq", "bits": 16, "seed": 0, "parameters": {"n_steps": 3}},
+        "gate": {"floors": {"mapp": 0.1, "map": 7.0, "ndcg": 0.1}, "max_loss": 0.25},
+    }
+    found = Spec.stored(json.dumps(old))
+    assert found.gate == Gate.model_construct(floors=old["gate"]["floors"], max_loss={"map": 0.25})
+    assert found.method.parameters == {"n_steps": 3}
+    with pytest.raises(ValueError, match="unknown metric 'mapp'"):
+        Spec.model_validate(old)
+    with pytest.raises(ValueError, match="unknown metric 'mapp'"):
+        _ = found.gate.bounds

@@ -1,0 +1,70 @@
+"""Every metric, registered once: its name, its range, which direction is better, and what it needs.
+
+Reports, gate rules, benchmarks and `--help` read it, so nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+import math
+from difflib import get_close_matches
+from typing import Literal, NamedTuple
+
+Direction = Literal["greater", "less", "neither"]
+Needs = Literal["relevant rows", "graded relevance", "codes", "protocol dhn"]
+
+
+class Metric(NamedTuple):
+    """A number that says how good codes are."""
+
+    name: str
+    about: str  # one line for reports and help
+    low: float = 0.0
+    high: float = 1.0
+    better: Direction = "greater"
+    needs: Needs = "relevant rows"
+
+    @property
+    def range(self) -> str:
+        """The range of its values, in words."""
+        return f"at least {self.low:g}" if math.isinf(self.high) else f"between {self.low:g} and {self.high:g}"
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("map", "mean average precision (tie-aware)"),
+        Metric("map_pessimistic", "mean average precision, relevant rows last among ties"),
+        Metric("map_optimistic", "mean average precision, relevant rows first among ties"),
+        Metric("map_trapezoid", "mean average precision by trapezoids (tie-aware)"),
+        Metric("map_at_1000", "mean average precision of the first 1000 (tie-aware)"),
+        Metric("precision_at_100", "precision of the first 100 (tie-aware)"),
+        Metric("recall_at_1000", "recall of the first 1000 (tie-aware)"),
+        Metric("precision_radius_2", "precision within Hamming radius 2"),
+        Metric("recall_radius_2", "recall within Hamming radius 2"),
+        Metric("empty_balls_radius_2", "share of queries without a row within Hamming radius 2", better="less"),
+        Metric("ndcg", "NDCG of all rows (by shared labels, tie-aware)", needs="graded relevance"),
+        Metric("ndcg_at_100", "NDCG of the first 100 (by shared labels, tie-aware)", needs="graded relevance"),
+        Metric("health.balance", "share of ones of the least balanced bit", better="neither", needs="codes"),
+        Metric("health.entropy", "least entropy of a bit", needs="codes"),
+        Metric("health.correlation", "largest absolute correlation of two bits", better="less", needs="codes"),
+        Metric("health.constant_bits", "number of constant bits", high=math.inf, better="less", needs="codes"),
+        Metric("map_dhn", "mean average precision as in the tables of DHN (A2, tie-aware)", needs="protocol dhn"),
+        Metric("queries_without_hit", "share of queries without a hit", better="less", needs="protocol dhn"),
+    )
+}
+HEALTH = {  # keys of a report's health, and of the table property `health`: existing tables hold them, keep them
+    "health.balance": "least balanced bit, share of ones",
+    "health.entropy": "least entropy of a bit",
+    "health.correlation": "largest correlation of two bits",
+    "health.constant_bits": "constant bits",
+}
+GATED = [name for name, metric in METRICS.items() if metric.needs != "protocol dhn"]  # what `reindex` measures
+
+
+def find(name: str) -> Metric:
+    """Return the metric of a name. Raises ValueError, with similar names, if `reindex` measures none of that name."""
+    if name not in GATED:
+        near = get_close_matches(name, GATED)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"the metrics are {', '.join(GATED)}"
+        raise ValueError(f"unknown metric {name!r}: {hint}")
+    return METRICS[name]

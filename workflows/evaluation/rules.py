@@ -1,0 +1,47 @@
+"""Rules of the gate: bounds of metrics, checked when they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from .registry import METRICS, Metric, find
+
+Kind = Literal["floor", "ceiling", "loss"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A bound of one metric: its least value, its greatest value, or its greatest loss against the published version.
+
+    Raises ValueError for a name that is no metric of the gate, and for a bound outside the metric's range.
+    """
+
+    kind: Kind
+    name: str
+    bound: float
+
+    def __post_init__(self) -> None:
+        metric = find(self.name)
+        if self.kind == "loss":
+            if metric.needs == "codes":
+                raise ValueError(
+                    f"{self.name} is not compared with the published version: give it a floor or a ceiling"
+                )
+            metric = metric._replace(low=0.0, high=metric.high - metric.low)
+        if not metric.low <= self.bound <= metric.high:  # nan is refused too
+            raise ValueError(f"a {self.kind} of {self.name} must be {metric.range}, found {self.bound:g}")
+
+    @property
+    def metric(self) -> Metric:
+        return METRICS[self.name]
+
+    def judge(self, values: Mapping[str, float]) -> tuple[bool, str]:
+        """Return whether a floor or ceiling holds for measured values, and the reason in words."""
+        if self.name not in values:
+            return False, f"{self.name} was not measured: its {self.kind} of {self.bound:.4f} cannot be checked"
+        value = values[self.name]
+        holds = value >= self.bound if self.kind == "floor" else value <= self.bound
+        relation = "within" if holds else "under" if self.kind == "floor" else "over"
+        return holds, f"{self.name} {value:.4f} is {relation} its {self.kind} of {self.bound:.4f}"
