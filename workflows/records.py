@@ -84,7 +84,6 @@ class Staged(Value):
     encode_seconds: float = 0  # of these, encoding and committing
     drift: Drift | None = None  # of the rows that the published version lacks; None where nothing can be compared
     unchanged: bool = False  # nothing to do: the published version is this one
-    report: str = ""  # of the published version, where it is unchanged
 
 
 class Estimate(Value):
@@ -154,4 +153,5 @@ class RunOutcome(Value):
     rows: int
     encoded: int
     report: str  # where the page lies
+    verdict: Verdict  # of the gate; on an unchanged version, of this run's rules on the metrics stored with it
     seconds: float

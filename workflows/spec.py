@@ -115,6 +115,11 @@ class Protocol(Value):
         "`evaluate` alone does, of a version of at most 10^6 rows",
     )
 
+    def relevant(self, labelled: bool) -> tuple[str, int]:
+        """Return what is relevant in a dataset with or without labels, and the number of neighbours if these are."""
+        relevance = self.relevance if self.relevance != "auto" else "labels" if labelled else "neighbours"
+        return relevance, self.neighbours if relevance == "neighbours" else 0
+
 
 KINDS: dict[str, Kind] = {"floors": "floor", "ceilings": "ceiling", "max_loss": "loss"}
 

@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 from storage.features.shard import Columns, FeatureShard
 from storage.tables.parts import Part
 from workflows import cli
-from workflows.cli import run as commands
-from workflows.reindex import planning, publishing
+from workflows.cli import reindex as commands
+from workflows.evaluation.registry import HEALTH
+from workflows.reindex import planning, publishing, unchanged
 
 pytest_plugins = ["straight_line"]
 
@@ -91,7 +92,7 @@ def test_a_run_with_nothing_to_do_changes_no_file_of_the_warehouse(settings, min
     reindex(settings, spec())
     before = everything(settings.home)
     assert reindex(settings, spec())[0].unchanged
-    standing = planning.standing(spec(), settings)
+    standing = unchanged.standing(spec(), settings)
     assert (standing.unchanged, standing.version, standing.rows, standing.report) == (True, "v1", 800, "page")
     assert everything(settings.home) == before
 
@@ -112,6 +113,64 @@ def test_the_command_prints_the_plan_and_answers_without_prefect_where_nothing_i
     before = everything(settings.home)
     assert "Nothing to do: mine__itq16 v2 holds" in " ".join(run(cli.app, options).stdout.split())
     assert everything(settings.home) == before
+
+
+def test_new_rules_are_checked_on_an_unchanged_version(settings, mine):
+    """On the metrics and health stored with it: nothing is measured, and nothing is written."""
+    reindex(settings, spec())
+    stored = table_of(settings).version().properties
+    found = json.loads(stored["metrics"]) | {"health.entropy": json.loads(stored["health"])[HEALTH["health.entropy"]]}
+    before = everything(settings.home)
+
+    def run(*rules):
+        options = ["reindex", "--dataset", "mine", "--bits", "16", "--queries", "50", *rules]
+        plain = CliRunner().invoke(cli.app, options, env={"COLUMNS": "200"})
+        as_json = CliRunner().invoke(cli.app, [*options, "--json"])
+        assert as_json.exit_code == plain.exit_code
+        assert everything(settings.home) == before
+        return plain.exit_code, " ".join((plain.stdout + plain.stderr).split()), json.loads(as_json.stdout)["verdict"]
+
+    nothing = {"passed": True, "reasons": [], "notes": []}
+    assert run() == (0, "Nothing to do: mine__itq16 v1 holds the codes of all rows.", nothing)
+    code, output, verdict = run("--floor", "map=0.1", "--ceiling", "health.entropy=1", "--max-loss", "map=0.1")
+    held = [
+        f"map {found['map']:.4f} is within its floor of 0.1000",
+        f"health.entropy {found['health.entropy']:.4f} is within its ceiling of 1.0000",
+        "no loss of map: nothing has changed",
+    ]
+    assert (code, verdict) == (0, {"passed": True, "reasons": [], "notes": held})
+    assert all(note in output for note in held)
+    code, output, verdict = run("--floor", "map=0.1", "--floor", "precision_radius_2=1")
+    broken = f"precision_radius_2 {found['precision_radius_2']:.4f} is under its floor of 1.0000"
+    assert (code, verdict["passed"], verdict["reasons"], verdict["notes"]) == (3, False, [broken], held[:1])
+    assert broken in output
+    assert table_of(settings).version().name == "v1"
+    code, output, verdict = run("--floor", "precision_radius_2=1", "--force", "the boss says so")
+    assert (code, verdict["reasons"]) == (0, [broken])
+    assert "stays published by force, for the reason: the boss says so" in output
+    # what was not stored is said, and holds nothing up that does not ask for it
+    code, _, verdict = run("--relevance", "graded", "--floor", "ndcg=0.1", "--floor", "health.entropy=0.1")
+    assert (code, verdict["reasons"]) == (3, ["ndcg was not measured: its floor of 0.1000 cannot be checked"])
+    assert verdict["notes"][0] == f"v1 was measured by another protocol: {stored['protocol']}"
+    assert run("--relevance", "graded", "--floor", "health.entropy=0.1")[0] == 0
+    assert run("--relevance", "labels", "--floor", "map=0.1")[0] == 0  # as auto is where there are labels
+
+
+def test_the_flow_says_it_too(settings, mine, prefect_server, monkeypatch):
+    """A server that was named is told of the run, and of a rule that does not hold: the run has failed."""
+    reindex(settings, spec())
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server.url)
+    options = ["reindex", "--dataset", "mine", "--bits", "16", "--queries", "50", "--json", "--floor"]
+    command = [sys.executable, "-m", "workflows.cli", *options]
+    for rule, code in (("map=0.1", 0), ("map=1", 3)):
+        ended = subprocess.run([*command, rule], env=os.environ, capture_output=True, text=True, timeout=120)
+        assert ended.returncode == code, ended.stderr
+        found = json.loads(ended.stdout)
+        assert (found["unchanged"], found["verdict"]["passed"]) == (True, code == 0)
+    last = prefect_server.read(
+        "flow_runs/filter", flows={"name": {"any_": ["reindex"]}}, sort="START_TIME_DESC", limit=2
+    )
+    assert [run["state_type"] for run in last] == ["FAILED", "COMPLETED"]
 
 
 def test_a_prefect_server_that_was_named_is_told_of_every_run(settings, mine, monkeypatch):

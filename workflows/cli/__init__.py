@@ -9,7 +9,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from . import benchmark, catalogue, maintenance, run, search
+from . import benchmark, catalogue, maintenance, reindex, run, search
 from .common import FAILED, REJECTED, errors
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.add_typer(catalogue.app)
 app.add_typer(run.app)
+app.add_typer(reindex.app)
 app.add_typer(benchmark.app)
 app.add_typer(search.app)
 app.add_typer(maintenance.app)

@@ -1,9 +1,7 @@
-"""Commands that run: fit, encode, evaluate, reindex; and the history of what they made."""
+"""Commands that run a part of the pipeline: fit, encode, evaluate."""
 
 from __future__ import annotations
 
-import json
-import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,14 +12,10 @@ from .common import (
     BadRows,
     Bits,
     By,
-    Ceilings,
     Code,
     DatasetName,
-    Floors,
     From,
     K,
-    Losses,
-    MaxDrift,
     MethodName,
     Pretrained,
     Queries,
@@ -31,17 +25,13 @@ from .common import (
     Seed,
     Set,
     Ties,
-    assigned,
     checked,
-    console,
-    prefect_home,
     progress,
     show,
     specification,
 )
 
 if TYPE_CHECKING:
-    from ..records import RunOutcome
     from ..spec import Spec
 
 app = typer.Typer()
@@ -180,107 +170,3 @@ def evaluate(
         show(found.model_dump(mode="json"), True)
     else:
         show(metric_rows(found), False, f"{codes or f'{table}, {version}'}: {found.protocol}; overlap: {found.overlap}")
-
-
-@app.command()
-def reindex(
-    dataset: DatasetName,
-    source: From = None,
-    method: MethodName = "itq",
-    bits: Bits = 32,
-    seed: Seed = 0,
-    parameters: Set = None,
-    pretrained: Pretrained = None,
-    code: Code = None,
-    refit: RefitPolicy = Refit.never,
-    bad_rows: BadRows = Bad.refuse,
-    relevance: By = Relevance.auto,
-    neighbours: K = 100,
-    queries: Queries = 1000,
-    floor: Floors = None,
-    ceiling: Ceilings = None,
-    max_loss: Losses = None,
-    max_drift: MaxDrift = 0.5,
-    force: Annotated[str, typer.Option(metavar="REASON", help="Publish whatever the gate says, for this reason.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done. Nothing is written.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Encode what changed, measure it beside what is published, and publish it if it is good enough.
-
-    Examples: `hashkiln reindex --dataset sample`, `hashkiln reindex --dataset sample --dry-run`,
-    `hashkiln reindex --dataset mnist --from ~/mnist --method itq --bits 32 --floor precision_radius_2=0.3`,
-    `hashkiln reindex --dataset sample --refit drift --max-loss map=0.01 --ceiling health.constant_bits=0`
-    """
-    spec = specification(
-        source, dataset=dataset, method=method, bits=bits, seed=seed, parameters=parameters, pretrained=pretrained,
-        code=code, refit=refit,
-        protocol={"relevance": relevance, "neighbours": neighbours, "queries": queries},
-        gate={"floors": assigned(floor), "ceilings": assigned(ceiling), "max_loss": assigned(max_loss), "force": force},
-        max_drift=max_drift, bad_rows=bad_rows,
-    )  # fmt: skip
-    if dry_run:
-        return _print_outlook(spec, as_json)
-    outcome = _standing(spec) or _run(spec)
-    if as_json:
-        return show(outcome.model_dump(mode="json"), True)
-    if outcome.unchanged:
-        return console.print(f"Nothing to do: {outcome.table} {outcome.version} holds the codes of all rows.")
-    metrics = json.loads(_version_properties(outcome.table, outcome.version)["metrics"])
-    show({name: f"{value:.4f}" for name, value in metrics.items()}, False, outcome.table)
-    console.print(f"Published {outcome.table} {outcome.version}: {outcome.rows:,} rows, {outcome.encoded:,} encoded")
-    console.print(f"Report: {outcome.report}", soft_wrap=True)
-
-
-def _standing(spec: Spec) -> RunOutcome | None:
-    """The outcome of a run with nothing to do, without Prefect, whose embedded server takes ten seconds to start.
-
-    A Prefect server that was named is told of every run.
-    """
-    from infra.settings import Settings
-
-    from ..datasets import known
-    from ..reindex import planning
-
-    settings = Settings()
-    told = bool(os.environ.get("PREFECT_API_URL"))
-    here = spec.dataset == "sample" or known(spec.dataset, settings)
-    return planning.standing(spec, settings) if here and not told else None
-
-
-def _run(spec: Spec) -> RunOutcome:
-    prefect_home()
-    from ..reindex import flow as flows
-
-    with progress() as report:
-        flows.show(report)
-        return flows.reindex(spec)
-
-
-def _print_outlook(spec: Spec, as_json: bool) -> None:
-    from infra.settings import Settings
-
-    from ..reindex.planning import outlook
-
-    found = outlook(spec, Settings())
-    if as_json:
-        return show(found.model_dump(mode="json"), True)
-    rows = {"table": f"{found.table}, after {found.base}"}
-    for name in ("added", "changed", "stale", "removed", "found"):
-        names = getattr(found.plan, name)
-        rows[f"shards {name}"] = f"{len(names):,}" + (f": {', '.join(names[:3])}" if names else "")
-    rows |= {
-        "shards kept": f"{len(found.plan.kept):,}",
-        "rows to encode": f"{found.rows:,}",
-        "bytes to encode": f"{found.bytes:,}",
-        "time to encode": "no estimate yet" if found.seconds is None else f"{found.seconds:,.1f} s",
-        "fit": f"{'yes' if found.fit else 'no'}: {found.reason}",
-    }
-    show(rows, False, "plan")
-
-
-def _version_properties(table: str, version: str) -> dict[str, str]:
-    from infra.settings import Settings
-
-    from ..tables.opening import open_table
-
-    return open_table(Settings(), table).version(version).properties

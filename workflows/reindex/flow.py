@@ -30,7 +30,8 @@ from ..datasets import ingest
 from ..records import Model, Report, RunOutcome, Staged, Verdict
 from ..reports.run import metric_rows, run_markdown, write_report
 from ..spec import Spec
-from . import fitting, gate, publishing, staging
+from ..tables.opening import open_table
+from . import fitting, gate, publishing, staging, unchanged
 
 WORTH_ANOTHER_TRY = (OSError, RuntimeError)  # a machine or a network that was lost, a table that others wrote to
 FOR_THE_USER = (FileNotFoundError, PermissionError, PublishConflict)
@@ -132,14 +133,23 @@ def reindex(spec: Spec) -> RunOutcome:
     staged = stage_task(spec, fit_task(spec))
     if reason := fitting.refit_reason(spec, staged):
         staged = stage_task(spec, fit_task(spec, reason))
-    known = {"table": staged.table, "rows": staged.rows, "encoded": staged.encoded, "unchanged": staged.unchanged}
     if staged.unchanged:
-        return RunOutcome(**known, version=staged.base, report=staged.report, seconds=time.monotonic() - start)
+        table = open_table(Settings(), staged.table)
+        return unchanged.held(unchanged.outcome_of(spec, table, table.version(staged.base), time.monotonic() - start))
     measured = evaluate_task(spec, staged)
     verdict = gate_task(spec, staged, measured)
     page = report_task(spec, staged, measured, verdict)
     version = publish_task(spec, staged, measured, verdict, page)
-    return RunOutcome(**known, version=version, report=page, seconds=time.monotonic() - start)
+    return RunOutcome(
+        table=staged.table,
+        version=version,
+        unchanged=False,
+        rows=staged.rows,
+        encoded=staged.encoded,
+        report=page,
+        verdict=verdict,
+        seconds=time.monotonic() - start,
+    )
 
 
 if __name__ == "__main__":

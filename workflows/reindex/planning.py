@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -13,7 +12,7 @@ from storage.tables.parts import Part
 from storage.tables.table import CodeTable, Version, table_name
 
 from ..datasets import dataset_of
-from ..records import Model, Outlook, Plan, RunOutcome
+from ..records import Model, Outlook, Plan
 from ..spec import Spec, digest
 from ..tables.opening import known_table
 from .context import fingerprint
@@ -92,23 +91,6 @@ def outlook(spec: Spec, settings: Settings) -> Outlook:
         seconds=rows / rate if rate else None,
         fit=found.model is None,
         reason=found.reason,
-    )
-
-
-def standing(spec: Spec, settings: Settings) -> RunOutcome | None:
-    """What a run comes to that has nothing to do, found without running it; None where there is something to do."""
-    start = time.monotonic()
-    found = look(spec, settings)
-    if not found.table or not found.base or found.head != found.base or not found.plan.empty:
-        return None
-    return RunOutcome(
-        table=found.table.name,
-        version=found.base.name,
-        unchanged=True,
-        rows=int(found.base.properties["rows"]),
-        encoded=0,
-        report=found.base.properties["report"],
-        seconds=time.monotonic() - start,
     )
 
 

@@ -8,14 +8,16 @@ from datetime import UTC, datetime
 
 from infra.settings import Settings
 
-from ..records import Report, Staged, Verdict
+from ..records import Report, RunOutcome, Staged, Verdict
 from ..spec import Spec
 from ..tables.opening import open_table
 from .context import environment, staged_version
 
 
 class GateRejected(RuntimeError):
-    """The gate said no. The version stays as rejected-…, where no reader looks."""
+    """The gate said no. The version stays as rejected-…, where no reader looks; or nothing has changed (`outcome`)."""
+
+    outcome: RunOutcome | None = None
 
 
 def publish(spec: Spec, settings: Settings, staged: Staged, report: Report, verdict: Verdict, page: str) -> str:

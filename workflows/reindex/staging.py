@@ -50,8 +50,7 @@ def stage(spec: Spec, settings: Settings, executor: Executor, model: Model, afte
     same_model = base.properties.get("model") == model.digest
     if same_model and plan(published, shards, same_model).empty:
         rows = sum(part.rows for part in published.values())
-        same = {"unchanged": True, "report": base.properties.get("report", "")}
-        return Staged(**known, **same, rows=rows, encoded=0, removed=0, seconds=time.monotonic() - start)
+        return Staged(**known, unchanged=True, rows=rows, encoded=0, removed=0, seconds=time.monotonic() - start)
     table.stage(branch, table.version(after or head_of(table, branch)).snapshot_id)
     head = table.version(branch)
     present = table.parts(head.snapshot_id)

@@ -1,0 +1,69 @@
+"""A run with nothing to do: the published version, checked by the rules of the run."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from infra.settings import Settings
+from storage.tables.table import CodeTable, Version
+
+from ..evaluation.registry import HEALTH
+from ..records import RunOutcome, Verdict
+from ..spec import Spec
+from .planning import look
+from .publishing import GateRejected
+
+
+def standing(spec: Spec, settings: Settings) -> RunOutcome | None:
+    """Return the outcome of a run with nothing to do, found without running it; None if there is something to do."""
+    start = time.monotonic()
+    found = look(spec, settings)
+    if not found.table or not found.base or found.head != found.base or not found.plan.empty:
+        return None
+    return outcome_of(spec, found.table, found.base, time.monotonic() - start)
+
+
+def outcome_of(spec: Spec, table: CodeTable, version: Version, seconds: float) -> RunOutcome:
+    """Return the outcome of a run that found the published version up to date."""
+    return RunOutcome(
+        table=table.name,
+        version=version.name,
+        unchanged=True,
+        rows=int(version.properties["rows"]),
+        encoded=0,
+        report=version.properties["report"],
+        verdict=stored_verdict(spec, table, version),
+        seconds=seconds,
+    )
+
+
+def held(outcome: RunOutcome) -> RunOutcome:
+    """Return the outcome of a run with nothing to do. Raises GateRejected if the published version breaks a rule."""
+    if not outcome.verdict.passed:
+        reasons = "; ".join(outcome.verdict.reasons)
+        error = GateRejected(f"{outcome.table}: {outcome.version} stays published, but {reasons}")
+        error.outcome = outcome
+        raise error
+    return outcome
+
+
+def stored_verdict(spec: Spec, table: CodeTable, version: Version) -> Verdict:
+    """Check this run's rules against the metrics stored with a version. A metric that is not stored fails its rule."""
+    properties, rules, notes = version.properties, spec.gate.bounds, list[str]()
+    stored: dict[str, float] = json.loads(properties.get("metrics", "{}"))
+    health = json.loads(properties.get("health", "{}"))
+    asked, measured = (of.protocol.relevant(bool(table.vocabulary)) for of in (spec, Spec.stored(properties["spec"])))
+    if asked != measured and any(rule.metric.needs != "codes" for rule in rules):
+        notes.append(f"{version.name} was measured by another protocol: {properties['protocol']}")
+        stored = {}
+    elif rules and "measured_at" in properties:
+        notes.append(f"metrics are those of {properties['measured_at']}, before rows were deleted")
+    stored |= {name: health[words] for name, words in HEALTH.items() if words in health}
+    judged = [rule.judge(stored) for rule in rules]
+    notes += [said for holds, said in judged if holds]
+    notes += [f"no loss of {name}: nothing has changed" for name in spec.gate.max_loss]
+    reasons = [said for holds, said in judged if not holds]
+    if reasons and spec.gate.force:
+        notes.append(f"stays published by force, for the reason: {spec.gate.force}")
+    return Verdict(passed=not reasons or bool(spec.gate.force), reasons=tuple(reasons), notes=tuple(notes))
