@@ -70,10 +70,10 @@ class FeatureShard:
         """The ids of a file's rows, deleted ones too, from their column alone."""
         return self._ids(parquet.read_column(url, self.columns.id), url)
 
-    def holding(self, wanted: Array) -> dict[str, int]:
-        """How many rows of some ids each file has, by its URL; those that have none are not in it."""
-        found = {url: int(np.isin(self.ids(url), wanted).sum()) for url in self._urls}
-        return {url: rows for url, rows in found.items() if rows}
+    def holding(self, wanted: Array) -> dict[str, Array]:
+        """Return which of some ids each file has rows of, by its URL; files that have none are left out."""
+        found = {url: ids[np.isin(ids, wanted)] for url, ids in ((url, self.ids(url)) for url in self._urls)}
+        return {url: ids for url, ids in found.items() if len(ids)}
 
     @property
     def _urls(self) -> tuple[str, ...]:

@@ -118,7 +118,8 @@ def test_fetch_says_whether_the_files_are_those_that_were_published(hashkiln):
             2,
             "seeds: Tuple should have",
         ),
-        (("delete", "nothing", "--ids", ",".join(map(str, range(200)))), 1, "expected a dataset 'nothing'"),
+        (("delete", "nothing", "--ids", ",".join(map(str, range(200))), "--yes"), 1, "expected a dataset 'nothing'"),
+        (("delete", "sample", "--ids", "7"), 2, "pass --yes to delete without asking"),
         (("nonsense",), 2, "No such command 'nonsense'"),
     ],
 )

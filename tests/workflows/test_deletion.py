@@ -1,6 +1,11 @@
 """Rows deleted by id: out of what readers see at once, and out of every file by a time."""
 
 import json
+import os
+import pty
+import re
+import subprocess
+import sys
 
 import numpy as np
 import one_table
@@ -129,13 +134,46 @@ def test_ids_of_no_row_are_refused_and_nothing_is_written(settings, source, tmp_
     with pytest.raises(ValueError, match=r"expected ids of rows of mine, found none of 2, such as \[77777\]"):
         deletion.delete("mine", [77777, 88888])
     assert deletions.deletion_notes(deletions.folder_of(settings.warehouse_url, "mine")) == ()
-    for wrong in ("1;2", str(10**20)):
-        with pytest.raises(ValueError, match=rf"expected ids of mine, numbers of 64 bits, found '{wrong}'"):
+    for wrong in ("1;2", str(10**20), str(2**63), "1_000", "+1", "1 0", "１", "٣", "0x1", "--1", "", "1.0", 1.0, True):
+        with pytest.raises(
+            ValueError, match=f"whole numbers of 64 bits such as 7 or -12, found {re.escape(repr(wrong))}"
+        ):
             deletion.delete("mine", ["3", wrong])
+    for text in ("1_000", "3\n1_000\n"):  # which int() takes for 1000, a row
+        (tmp_path / "wrong.txt").write_text(text)
+        with pytest.raises(ValueError, match="found '1_000'"):
+            hashkiln("delete", "mine", "--ids", str(tmp_path / "wrong.txt"), "--yes")
+    assert deletions.deletion_notes(deletions.folder_of(settings.warehouse_url, "mine")) == ()
     (tmp_path / "ids.txt").write_text("1\n2\n")
     for ids in ("1,2", str(tmp_path / "ids.txt")):
-        found = json.loads(hashkiln("delete", "mine", "--ids", ids, "--purge-after", "14d", "--json")[1])
+        found = json.loads(hashkiln("delete", "mine", "--ids", ids, "--purge-after", "14d", "--yes", "--json")[1])
         assert (found["ids"], found["rows"], list(found["published"])) == (2, 2, [TABLE])
+
+
+def asked(answer, ids):
+    """`hashkiln delete` on a terminal, on which something is answered: exit code, and all that it showed."""
+    ours, theirs = pty.openpty()
+    os.write(ours, answer.encode())
+    command = [sys.executable, "-m", "workflows.cli", "delete", "mine", "--ids", ids]
+    ended = subprocess.run(command, stdin=theirs, capture_output=True, text=True, timeout=120, check=False)
+    os.close(ours)
+    os.close(theirs)
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+def test_a_deletion_is_confirmed(settings, source):
+    folder = deletions.folder_of(settings.warehouse_url, "mine")
+    assert hashkiln("delete", "mine", "--ids", "7,12")[0] == 2  # nobody to ask
+    code, output = asked("n\n", "7,12,77777")
+    assert (code, deletions.deletion_notes(folder)) == (1, ())
+    assert "2 rows in the files of mine, for 3 ids: 7, 12, …" in output
+    assert "Delete for good, from every version? [y/N]" in output
+    code, output = asked("\n", ",".join(map(str, range(100))))
+    assert (code, deletions.deletion_notes(folder)) == (1, ())
+    assert "100 rows in the files of mine, for 100 ids: 0, 1, 2, 3, 4, …" in output
+    code, output = asked("y\n", "7,12")
+    assert (code, len(deletions.deletion_notes(folder)), table_of(settings).version().name) == (0, 1, "v2")
+    assert "Published mine__code v2 without them" in output
 
 
 def test_rows_named_by_keys_are_deleted_by_key(settings, tmp_path):
@@ -150,6 +188,8 @@ def test_rows_named_by_keys_are_deleted_by_key(settings, tmp_path):
     assert (found.ids, found.rows, len(rows_of(settings))) == (2, 2, 118)
     assert rows_of(settings).items() < before.items()
     assert reindex(settings) == "v2"
+    preview = deletion.preview("mine", ["row 9", "row 7", "row 101"])  # the files still have row 7
+    assert (preview.rows, preview.examples) == (3, ("row 9", "row 7", "row 101"))
     with pytest.raises(ValueError, match="expected keys with an id, found 'row 500', in the rows of mine to delete"):
         deletion.delete("mine", ["row 500"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -235,21 +236,28 @@ def delete(
     dataset: Annotated[str, typer.Argument(help="The dataset of the rows.")],
     ids: Annotated[str, typer.Option(help="Ids, or keys, with commas between them, or a file of one a line.")],
     purge_after: Annotated[str, typer.Option(help="When no version may hold the rows any more: 30d.")] = "30d",
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking, as a script must.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Delete rows by id: at once from what readers see, and by a time, through `gc`, from all versions.
 
-    Files of the source stay as they are; what reads them leaves the rows out from now on.
+    Files of the source stay as they are; what reads them leaves the rows out from now on. This cannot be undone: on a
+    terminal the rows are counted and confirmed first.
 
-    Examples: `hashkiln delete mnist --ids 7,12`, `hashkiln delete mine --ids ids.txt --purge-after 14d`
+    Examples: `hashkiln delete mnist --ids 7,12`, `hashkiln delete mine --ids ids.txt --purge-after 14d --yes`
     """
     from ..tables.deletion import delete as run
 
     days = duration(purge_after)
+    if not yes and not sys.stdin.isatty():
+        raise typer.BadParameter("no terminal to confirm the deletion on: pass --yes to delete without asking")
+    from_file = "," not in ids and Path(ids).is_file()
+    given = Path(ids).read_text().split("\n") if from_file else ids.split(",")
+    names = [name.strip() for name in given if name.strip()]
+    if not yes:
+        _confirm(dataset, names)
     with progress() as report:
-        from_file = "," not in ids and Path(ids).is_file()
-        names = Path(ids).read_text().split("\n") if from_file else ids.split(",")
-        found = run(dataset, [name.strip() for name in names if name.strip()], days, report)
+        found = run(dataset, names, days, report)
     if as_json:
         return show(found.model_dump(mode="json"), True)
     left_out = f"{found.rows:,} rows of {found.dataset}, {found.queries:,} of them drawn queries, are left out now"
@@ -257,3 +265,15 @@ def delete(
     for table, version in found.published.items():
         console.print(f"Published {table} {version} without them")
     console.print(f"Run `hashkiln gc` daily, and every version with them is gone by {found.gone_by}", soft_wrap=True)
+
+
+def _confirm(dataset: str, names: list[str]) -> None:
+    """Show what would be deleted, and ask. Exit 1 unless the answer is yes."""
+    from ..tables.deletion import preview
+
+    with progress() as report:
+        found = preview(dataset, names, report)
+    rows = f"{found.rows:,} row{'s' * (found.rows != 1)} in the files of {dataset}, for {len(names):,} ids"
+    more = ", …" if len(found.examples) < max(found.rows, len(names)) else ""
+    errors.print(escape(f"{rows}: {', '.join(found.examples)}{more}"), soft_wrap=True)
+    typer.confirm("Delete for good, from every version?", abort=True, err=True)

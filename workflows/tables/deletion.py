@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,16 @@ from ..spec import Spec, Value, digest
 from .history import of_dataset, who
 
 ATTEMPTS = 5
+ID = re.compile(r"-?[0-9]{1,19}")  # int() would take 1_000 and other scripts' digits too
+EXAMPLES = 5
+
+
+class Preview(Value):
+    """Rows that a deletion would remove."""
+
+    dataset: str
+    rows: int  # in the source's files; versions of tables may hold others
+    examples: tuple[str, ...]  # ids, or keys, of such rows
 
 
 class Deleted(Value):
@@ -39,6 +50,20 @@ class Deleted(Value):
     queries: int  # that had been drawn, and are none any more
     published: dict[str, str]  # table -> the version without them that readers see now
     gone_by: str  # when `gc` will have dropped every version with them
+
+
+class Located(NamedTuple):
+    """Where rows to be deleted are."""
+
+    dataset: Dataset
+    ids: Array  # (n,) int64, one a name
+    files: dict[str, dict[str, Array]]  # split -> file -> ids of its rows
+    tables: list[CodeTable]  # all of the dataset
+
+    @property
+    def rows(self) -> Array:
+        """The ids of all rows found in the source's files."""
+        return np.concatenate([deletions.NONE, *(ids for found in self.files.values() for ids in found.values())])
 
 
 @dataclass(frozen=True)
@@ -74,17 +99,12 @@ def delete(
     """
     settings = Settings()
     executor = connect(settings, progress)
-    source = dataset_of(Spec(dataset=dataset), settings)
-    wanted = np.unique(_ids(source, names))
-    mine = of_dataset(settings, dataset)
+    located = _locate(dataset, names, settings, executor)
+    source, wanted = located.dataset, np.unique(located.ids)
     new = np.setdiff1d(wanted, deletions.deleted_ids(source.deleted))
-    files = {split: _files(source, split, wanted, executor) for split in source.splits}
-    rows = sum(sum(found.values()) for found in files.values())
-    if not rows and not any(_holders(table, wanted, executor) for table in mine):
-        raise ValueError(f"expected ids of rows of {dataset}, found none of {len(wanted)}, such as {wanted[:1]}")
     earlier = source.deleted
     if len(new):
-        told = {split: sorted(found) for split, found in files.items()}
+        told = {split: sorted(found) for split, found in located.files.items()}
         deletions.add_deletion(deletions.folder_of(settings.warehouse_url, dataset), new, told, who())
     else:  # run again: what it was before this deletion
         earlier = tuple(note for note in earlier if not np.isin(deletions.deleted_ids((note,)), wanted).any())
@@ -100,27 +120,49 @@ def delete(
     return Deleted(
         dataset=dataset,
         ids=len(wanted),
-        rows=rows,
+        rows=len(located.rows),
         queries=queries.leave_out(settings.warehouse_url, dataset, wanted),
-        published={table.name: name for table in mine if (name := _publish(table, removal, executor))},
+        published={table.name: name for table in located.tables if (name := _publish(table, removal, executor))},
         gone_by=log.utc_timestamp(removal.due_ms),
     )
 
 
+def preview(dataset: str, names: Sequence[int] | Sequence[str], progress: Progress = silent) -> Preview:
+    """Return what `delete` would remove. Nothing is written. Raises ValueError as `delete` does."""
+    settings = Settings()
+    located = _locate(dataset, names, settings, connect(settings, progress))
+    rows = located.rows
+    there = np.isin(located.ids, rows) if len(rows) else np.ones(len(located.ids), bool)
+    examples = tuple(str(names[place]) for place in np.flatnonzero(there)[:EXAMPLES])
+    return Preview(dataset=dataset, rows=len(rows), examples=examples)
+
+
+def _locate(dataset: str, names: Sequence[int] | Sequence[str], settings: Settings, executor: Executor) -> Located:
+    """Find rows in the source. Raises ValueError if no file of it and no version of a table holds any."""
+    source = dataset_of(Spec(dataset=dataset), settings)
+    ids, mine = _ids(source, names), of_dataset(settings, dataset)
+    located = Located(source, ids, {split: _files(source, split, ids, executor) for split in source.splits}, mine)
+    if not len(located.rows) and not any(_holders(table, np.unique(ids), executor) for table in mine):
+        raise ValueError(f"expected ids of rows of {dataset}, found none of {len(ids)}, such as {ids[:1]}")
+    return located
+
+
 def _ids(source: Dataset, names: Sequence[int] | Sequence[str]) -> Array:
+    """Return the id of each name."""
     if source.columns.keyed:
         return keys.find(source.keys, map(str, names), f"the rows of {source.name} to delete")
-    try:
-        return np.array([int(name) for name in names], np.int64)
-    except (ValueError, OverflowError):
-        wrong = next(name for name in names if not re.fullmatch(r"-?\d{1,18}", str(name)))
-        raise ValueError(f"expected ids of {source.name}, numbers of 64 bits, found {wrong!r}") from None
+    for name in names:
+        if not ID.fullmatch(str(name)) or not -(2**63) <= int(name) < 2**63:
+            raise ValueError(
+                f"expected ids of {source.name}, whole numbers of 64 bits such as 7 or -12, found {name!r}"
+            )
+    return np.array([int(name) for name in names], np.int64)
 
 
-def _files(source: Dataset, split: str, wanted: Array, executor: Executor) -> dict[str, int]:
-    """The files of a split that have rows of the ids, by their names below it, and how many."""
+def _files(source: Dataset, split: str, wanted: Array, executor: Executor) -> dict[str, Array]:
+    """The files of a split that have rows of the ids, by their names below it, and the ids of these rows."""
     found = executor.map(partial(FeatureShard.holding, wanted=wanted), source.shards(split), f"find in {split}")
-    return {filesystem.relative_path(source.splits[split], url): rows for one in found for url, rows in one.items()}
+    return {filesystem.relative_path(source.splits[split], url): ids for one in found for url, ids in one.items()}
 
 
 def _publish(table: CodeTable, removal: Removal, executor: Executor) -> str | None:
