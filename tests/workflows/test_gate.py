@@ -1,6 +1,8 @@
 """The gate: what readers do not get, and why."""
 
 import re
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from conftest import blobs
@@ -15,6 +17,7 @@ from workflows.records import Verdict
 from workflows.reindex import fitting, publishing, staging
 from workflows.reindex import gate as gate_
 from workflows.reindex.publishing import GateRejected
+from workflows.reports.run import write_report
 from workflows.spec import Spec
 
 pytest_plugins = ["straight_line"]
@@ -148,6 +151,31 @@ def test_a_verdict_by_force_is_recorded_with_what_spoke_against_it(settings, min
     assert verdict.passed
     assert "is under its floor" in verdict.reasons[0]
     assert verdict.notes[-1] == "published by force, for the reason: the boss says so"
+
+
+def test_each_run_keeps_its_report(settings, mine, source):
+    """Also where two runs of one plan are rejected, and a third is published."""
+
+    def run(gate):
+        of = spec(gate=gate)
+        staged = staging.stage(of, settings, InProcess(), fitting.fit(of, settings, InProcess()))
+        report = gate_.evaluate_staged(of, settings, InProcess(), staged)
+        verdict = gate_.gate(of, settings, staged, report)
+        page = write_report(of, settings, staged, report, verdict, [])
+        assert write_report(of, settings, staged, report, verdict, []) == page  # a task that is retried
+        with suppress(GateRejected):
+            publishing.publish(of, settings, staged, report, verdict, page)
+        return staged.branch, page
+
+    runs = [run(gate) for gate in ({"floors": {"map": 0.99}}, {"floors": {"map": 0.98}}, {})]
+    (branch,), pages = {branch for branch, _ in runs}, [page for _, page in runs]
+    folder = settings.home / "warehouse" / "reports" / "mine__itq16"
+    assert sorted(pages) == sorted(map(str, folder.iterdir()))
+    assert ["floor of 0.9900" in Path(page).read_text() for page in pages] == [True, False, False]
+    assert ["floor of 0.9800" in Path(page).read_text() for page in pages] == [False, True, False]
+    table = table_of(settings)
+    assert table.version().properties["report"] == pages[2]
+    assert table.version(branch.replace("staged-", "rejected-")).properties["report"] == pages[1]
 
 
 def test_versions_of_an_older_program_are_read():

@@ -12,7 +12,7 @@ from storage import warehouse
 from storage.files import filesystem
 
 from ..records import Curves, Estimate, Measured, Report, Staged, Verdict
-from ..spec import Spec
+from ..spec import Spec, digest
 
 BLUE, RED = "#1f5fbf", "#b3261e"
 
@@ -20,8 +20,12 @@ BLUE, RED = "#1f5fbf", "#b3261e"
 def write_report(
     spec: Spec, settings: Settings, staged: Staged, report: Report, verdict: Verdict, epochs: Sequence[Epoch]
 ) -> str:
-    """Write the page of a staged version, whose model was trained in some epochs, if it was. Its URL."""
-    url = warehouse.REPORT.url(settings.warehouse_url, table=staged.table, page=staged.branch)
+    """Write the page of a staged version, whose model was trained in some epochs, if it was. Its URL.
+
+    Each run has a page of its own: runs of one plan stage the same branch. The same run writes the same page again.
+    """
+    run = digest(*(value.model_dump(mode="json") for value in (spec, staged, report, verdict)))[:12]
+    url = warehouse.REPORT.url(settings.warehouse_url, table=staged.table, page=f"{staged.branch}-{run}")
     filesystem.write_bytes(url, run_page(spec, staged, report, verdict, epochs).encode())
     return url
 
