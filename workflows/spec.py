@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from hashing.methods import Method, check_hyperparameters, method
+from hashing.methods import Method, catalogue, check_hyperparameters, method
 from storage.files import filesystem
 
 from .evaluation.rules import Kind, Rule
@@ -73,13 +73,30 @@ class MethodSpec(Value):
         return built
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """All that the method is: its name and every hyper-parameter, defaults too.
+    def defaults_version(self) -> int:
+        """The version of the method's defaults in this release."""
+        return method(self.method).defaults_version
 
-        But for texts that ask for nothing: what was fitted before they could be given stays as it is.
+    def identity(self, defaults_version: int | None = None) -> dict[str, Any]:
+        """Return what the method is: its name, the values that differ from its defaults, and their version.
+
+        So it stays the same where a release adds a hyper-parameter. A stored specification has the version that it was
+        fitted with; by default it is this release's.
         """
-        given = asdict(self.build()) | {"pretrained": self.pretrained}  # type: ignore[call-overload]
-        return {"method": self.method, **{name: value for name, value in given.items() if value != ""}}
+        cls = catalogue().get(self.method)  # a stored one may be gone
+        defaults = {field.name: field.default for field in fields(cls)} if cls else {}  # type: ignore[arg-type]
+        given: dict[str, Any] = dict(self.parameters)
+        if "seed" in defaults:
+            given["seed"] = self.seed
+        differing = {
+            name: float(value) if isinstance(defaults.get(name), float) else value  # 1 is 1.0
+            for name, value in given.items()
+            if name not in defaults or value != defaults[name]
+        }
+        if self.pretrained:
+            differing["pretrained"] = self.pretrained
+        version = self.defaults_version if defaults_version is None else defaults_version
+        return {"method": self.method, "n_bits": self.bits, "defaults_version": version, **differing}
 
     @property
     def reads_labels(self) -> bool:

@@ -26,9 +26,14 @@ class Method(Protocol):
     `__post_init__` refuses hyper-parameters that do not go together. Where not every row will do, `check_dim(dim)`
     raises ValueError for vectors of another dimension; `network` names the network of a deep method, and `reads_labels`
     says whether labels are read after all by one that is not supervised.
+
+    A model is known by the values that differ from the defaults, and by `defaults_version`. Raise that number when the
+    value or the meaning of a default changes, so that tables do not mix models; a new hyper-parameter, by whose default
+    the method does what it did, leaves it as it is.
     """
 
     supervised: ClassVar[bool] = False
+    defaults_version: ClassVar[int] = 1
     n_bits: int
 
     def fit(self, data: Data) -> HashFunction: ...
@@ -43,12 +48,13 @@ def register(cls: M) -> M:
     name = cls.__module__.rsplit(".", 1)[-1]
     if name in METHODS:
         raise ValueError(f"expected one method a file, found {METHODS[name].__name__} and {cls.__name__} in {name}.py")
-    METHODS[name] = _with_default(cls)
+    METHODS[name] = _with_defaults(cls)
     return cls
 
 
-def _with_default(cls: Any) -> Any:
-    cls.supervised = getattr(cls, "supervised", False)  # methods are no subclasses of Method: its default is set here
+def _with_defaults(cls: Any) -> Any:
+    cls.supervised = getattr(cls, "supervised", False)  # methods are no subclasses of Method: its defaults are set here
+    cls.defaults_version = getattr(cls, "defaults_version", 1)
     return cls
 
 
@@ -86,7 +92,7 @@ def _loaded(entry: EntryPoint, taken: dict[str, type[Method]]) -> type[Method]:
         raise TypeError("a method is a frozen dataclass whose first field is n_bits and which has fit(data)")
     if wrong := [f.name for f in fields(cls)[1:] if not isinstance(f.default, bool | int | float | str)]:
         raise TypeError(f"hyper-parameters have a number or a string as default; {', '.join(wrong)} has not")
-    return _with_default(cls)
+    return _with_defaults(cls)
 
 
 def method(name: str) -> type[Method]:

@@ -3,16 +3,19 @@
 Methods of other packages are tested by name: HASHKILN_METHODS=a,b pytest tests/hashing/test_methods.py
 """
 
+import json
 import os
 import pickle
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import blobs, cut, mean_average_precision
 
+from hashing import methods
 from hashing.deep.method import Deep
 from hashing.functions import SignFunction, from_arrays, to_arrays
 from hashing.mapreduce import Data
@@ -52,6 +55,16 @@ def test_is_a_frozen_dataclass_with_defaults_and_a_reference(name):
     assert fields(cls)[0].name == "n_bits"
     check_hyperparameters(cls(n_bits=8))  # all else has a default, and means something
     assert "Reference:" in cls.__doc__
+
+
+def test_a_changed_default_has_another_version():
+    """Tables know a model by what differs from the defaults. Record new ones; where one changed, raise the version."""
+    recorded = json.loads(Path(__file__).with_name("defaults.json").read_text())
+    current = {
+        name: {"version": cls.defaults_version, "defaults": {field.name: field.default for field in fields(cls)[1:]}}
+        for name, cls in methods.METHODS.items()
+    }
+    assert current == recorded
 
 
 @EVERY

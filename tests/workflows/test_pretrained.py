@@ -145,7 +145,7 @@ def test_other_parameters_are_another_fit(settings, mine, tmp_path):  # noqa: F8
         digests.append(pretrained.keep(str(tmp_path / "weights"), settings))
     method = {"method": "dpsh", "bits": 8, "parameters": {"epochs": 1, "batch_size": 20}}
     plain, first, second = (spec(method={**method, "pretrained": d}, code="c") for d in ("", *digests))
-    assert "pretrained" not in plain.method.identity  # what was fitted before there was such a thing stays as it is
+    assert "pretrained" not in plain.method.identity()  # what was fitted before there was such a thing stays as it is
     fits = [fitting.fit(each, settings, InProcess()) for each in (plain, first, second, first)]
     assert len({fit.digest for fit in fits}) == 3
     assert fits[3].digest == fits[1].digest

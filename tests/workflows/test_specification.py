@@ -7,7 +7,7 @@ from infra.executors import InProcess
 from storage.features.shard import Columns
 from workflows import datasets
 from workflows.reindex import fitting
-from workflows.spec import MethodSpec, Spec
+from workflows.spec import MethodSpec, Spec, digest
 
 pytest_plugins = ["straight_line"]
 
@@ -54,10 +54,15 @@ def test_specifications_are_checked_where_they_enter(values, message):
         Spec.model_validate({"dataset": "sample", **values})
 
 
-def test_a_method_is_named_by_its_hyper_parameters_but_for_texts_that_ask_for_nothing():
+def test_a_method_is_known_by_what_differs_from_its_defaults():
     plain, other = (MethodSpec(method="dhn", parameters=given) for given in ({}, {"regularizers": "so:0.1"}))
-    assert "regularizers" not in plain.identity  # published tables stay with the models of before there were any
-    assert other.identity == {**plain.identity, "regularizers": "so:0.1"}
+    assert plain.identity() == {"method": "dhn", "n_bits": 32, "defaults_version": 1}
+    assert other.identity() == {**plain.identity(), "regularizers": "so:0.1"}
+    assert MethodSpec(method="dhn", parameters={"epochs": 20, "augment": False}).identity() == plain.identity()
+    one, same = (MethodSpec(method="dhn", parameters={"lr": value}).identity() for value in (1, 1.0))
+    assert digest(one) == digest(same) != digest(plain.identity())
+    assert MethodSpec(method="dhn", seed=3).identity() == {**plain.identity(), "seed": 3}
+    assert MethodSpec(method="pcah", seed=3).identity() == MethodSpec(method="pcah").identity()  # nothing is random
 
 
 def test_a_fit_reads_labels_where_its_method_asks_for_them():

@@ -81,7 +81,7 @@ class Bench:
         return row.model_copy(update={"protocol": self.grid.protocol, "tuned": tuned})
 
     def _key(self, spec: MethodSpec, *depends_on: object, **options: object) -> str:
-        return digest(spec.identity, source(method(spec.method)), *depends_on, _versions(), *filter(None, [options]))
+        return digest(spec.identity(), source(method(spec.method)), *depends_on, _versions(), *filter(None, [options]))
 
     def _judge(self, protocol: Protocol) -> Judge:
         spec = Spec(dataset=self.dataset.name, protocol=protocol)

@@ -88,18 +88,22 @@ def _published_model(spec: Spec, settings: Settings, because: str = "") -> tuple
         return None, "nothing is published yet"
     if because or spec.refit == "always":
         return None, because or "--refit always"
-    identity = _identity(spec)
-    if published.properties["fit"] != identity:
+    properties, identity = published.properties, _identity(spec)
+    stored, fitted_by = Spec.stored(properties["spec"]), int(properties.get("defaults_version", 1))
+    if _identity(stored, fitted_by) != identity:
+        found = "another method or other hyper-parameters"
+        if _identity(stored, spec.method.defaults_version) == identity:
+            found = f"other defaults of {spec.method.method} in this release of hashkiln"
         raise ValueError(
-            f"expected table {table.name} to stay with its model, fitted as {published.properties['spec']}, found "
-            "another method or other hyper-parameters: ask for --refit always, or use another --code"
+            f"expected table {table.name} to stay with its model, fitted as {properties['spec']}, found {found}: "
+            "ask for --refit always, or use another --code"
         )
     reason = f"the model of {published.name} is used again"
-    return Model(digest=published.properties["model"], fit=identity, seconds=0, reason=reason), reason
+    return Model(digest=properties["model"], fit=identity, seconds=0, reason=reason), reason
 
 
-def _identity(spec: Spec) -> str:
-    return digest(spec.method.identity, spec.dataset)
+def _identity(spec: Spec, defaults_version: int | None = None) -> str:
+    return digest(spec.method.identity(defaults_version), spec.dataset)
 
 
 def _split(dataset: Dataset) -> str:

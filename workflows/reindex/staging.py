@@ -61,7 +61,7 @@ def stage(spec: Spec, settings: Settings, executor: Executor, model: Model, afte
     leaving = present.keys() - set(todo.kept)
     properties = {
         "model": model.digest, "fit": model.fit, "source": source, "splits": splits(dataset),
-        "spec": spec.model_dump_json(),
+        "spec": spec.model_dump_json(), "defaults_version": str(spec.method.defaults_version),
     }  # fmt: skip
     table.replace(branch, list(found.values()), leaving, properties)
     logger.info("%s: %d shards, %d to encode, %d leave", branch, len(shards), len(missing), len(leaving))

@@ -1,0 +1,78 @@
+"""Which releases of a method give the same model: a table stays with its own."""
+
+from dataclasses import dataclass
+
+import pytest
+from straight_line import mine, reindex, settings, source, spec, table_of  # noqa: F401
+
+from hashing.methods import catalogue
+from hashing.methods.itq import ITQ
+from infra.executors import InProcess
+from workflows.reindex import fitting, planning, unchanged
+from workflows.spec import digest
+
+
+@dataclass(frozen=True)
+class Grown(ITQ):
+    """A later release with a new hyper-parameter."""
+
+    tolerance: float = 0.0
+    restarts: int = 1
+
+
+@dataclass(frozen=True)
+class Changed(ITQ):
+    """A later release with another default."""
+
+    n_iter: int = 20
+    defaults_version = 2
+
+
+def test_a_release_that_adds_a_hyper_parameter_keeps_the_models(settings, mine, monkeypatch):  # noqa: F811
+    first = fitting.fit(spec(), settings, InProcess())
+    reindex(settings, spec())
+    monkeypatch.setitem(catalogue(), "itq", Grown)
+    assert planning.outlook(spec(), settings).reason == "the model of v1 is used again"
+    assert unchanged.standing(spec(), settings).version == "v1"
+    assert reindex(settings, spec())[0].unchanged
+    again = fitting.fit(spec(code="other"), settings, InProcess())  # an earlier fit's, of the same rows
+    assert (again.digest, again.seconds) == (first.digest, 0)
+    given = {"method": "itq", "bits": 16, "parameters": {"restarts": 2}}
+    with pytest.raises(ValueError, match="found another method or other hyper-parameters: ask for --refit always"):
+        fitting.fit(spec(method=given), settings, InProcess())
+    assert fitting.fit(spec(method=given, code="other"), settings, InProcess()).seconds > 0
+
+
+def test_a_release_with_another_default_asks_for_a_refit(settings, mine, monkeypatch):  # noqa: F811
+    reindex(settings, spec())
+    monkeypatch.setitem(catalogue(), "itq", Changed)
+    with pytest.raises(
+        ValueError, match="found other defaults of itq in this release of hashkiln: ask for --refit alw"
+    ):
+        fitting.fit(spec(), settings, InProcess())
+    with pytest.raises(ValueError, match="found other defaults of itq"):
+        planning.outlook(spec(), settings)
+    assert fitting.fit(spec(code="other"), settings, InProcess()).seconds > 0
+    reindex(settings, spec(refit="always", gate={"force": "to look at it"}))
+    assert table_of(settings).version().properties["defaults_version"] == "2"
+    assert planning.outlook(spec(), settings).reason == "the model of v2 is used again"
+
+
+@pytest.mark.parametrize("parameters", [{}, {"n_iter": 50}, {"n_iter": 7}])
+def test_models_of_older_programs_are_known_by_their_specification(settings, mine, parameters):  # noqa: F811
+    """Their property `fit` was a digest over all defaults, and the version of the defaults was not told."""
+    method = {"method": "itq", "bits": 16, "parameters": parameters}
+    reindex(settings, spec(method=method))
+    table = table_of(settings)
+    base = table.version()
+    every = {"method": "itq", "n_bits": 16, "n_iter": 50, "seed": 0, **parameters}
+    old = {key: value for key, value in base.properties.items() if key != "defaults_version"}
+    table.stage("staged-old", base.snapshot_id)
+    table.replace("staged-old", [], set(), {**old, "fit": digest(every, "mine")})
+    table.publish(table.version("staged-old"), base.snapshot_id)
+    assert unchanged.standing(spec(method=method), settings).version == "v2"
+    assert reindex(settings, spec(method=method))[0].unchanged
+    with pytest.raises(ValueError, match="found another method or other hyper-parameters"):
+        planning.outlook(spec(method={**method, "parameters": {"n_iter": 8}}), settings)
+    with pytest.raises(ValueError, match="found another method or other hyper-parameters"):
+        planning.outlook(spec(method={**method, "seed": 1}), settings)
