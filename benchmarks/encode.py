@@ -1,11 +1,11 @@
-"""Rows encoded a second, beside one process that does the same by hand, in one run.
+"""Encoding throughput in rows per second, compared with a minimal script in the same run.
 
     HASHKILN_DATA=… python benchmarks/encode.py [--dataset photosift] [--bits 64] [--repeats 5]
 
-Both read the same shards and write the same codes to Parquet. By hand: nothing is checked, nothing is hashed, files
-are not synced, pyarrow and BLAS take all the cores they like. Ours checks every value and id, hashes what it reads and
-what it writes, syncs files and folders, and commits; on one core (in process) and on all cores (Ray). The physical
-limit is the reading of the vectors, whose rate is shown too.
+Both read the same shards and write the same codes to Parquet. The minimal script checks nothing, hashes nothing and
+does not sync files; pyarrow and BLAS use all cores. Hashkiln checks every value and id, hashes its input and output,
+and syncs files and folders, on one core (in process) and on all cores (Ray). The physical limit is reading the vectors;
+its rate is shown as well.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def read(path):
     return column.flatten().to_numpy().reshape(len(column), -1)
 
 
-def by_hand(shards, function, folder):
+def minimal_script(shards, function, folder):
     for number, shard in enumerate(shards):
         table = pq.read_table(shard.url)
         x = table["vector"].combine_chunks().flatten().to_numpy().reshape(len(table), -1).astype(np.float32)
@@ -66,10 +66,10 @@ def main():
     ray = connect(settings)
     ray.join()
     ways = {
-        "by hand": by_hand,
-        "ours, in process": partial(ours, InProcess()),
-        "ours, Ray": partial(ours, ray),
-        "reading alone": reading,
+        "minimal script": minimal_script,
+        "Hashkiln, in process": partial(ours, InProcess()),
+        "Hashkiln, Ray": partial(ours, ray),
+        "reading only": reading,
     }
     seconds = {name: [] for name in ways}
     rows = sum(shard.rows for shard in shards)
@@ -78,13 +78,13 @@ def main():
             with tempfile.TemporaryDirectory() as folder:
                 start = time.perf_counter()
                 way(shards, function, Path(folder))
-                if repeat:  # the first is to warm up
+                if repeat:  # the first run warms up
                     seconds[name].append(time.perf_counter() - start)
     print(
         f"{rows:,} rows of {options.dataset}, {options.bits} bits, {len(shards)} shards, median of {options.repeats}\n"
     )
-    print("| | rows / s | of by hand |\n|---|---|---|")
-    base = statistics.median(seconds["by hand"])
+    print("| | rows / s | relative to the script |\n|---|---|---|")
+    base = statistics.median(seconds["minimal script"])
     for name, times in seconds.items():
         median = statistics.median(times)
         print(f"| {name} | {rows / median:,.0f} | {base / median:.2f} |")

@@ -1,15 +1,15 @@
-"""The exact evaluation beside the usual one, and how it grows.
+"""The exact evaluation compared with the usual one, and how its cost grows.
 
     HASHKILN_DATA=... python benchmarks/evaluation.py [--queries 10000] [--repeats 3] [--huge]
 
-1. MNIST by ITQ at 64 bits, 10,000 queries x 60,000 rows, all metrics; the usual evaluation sorts the rows of one query
-   after another (as the published code of deep hashing does) and computes what it can of that one order. One core each,
-   in time of the thread; then by the clock, ours in two processes, a half of the queries each, and the usual one as it
-   is. The limit is the counting of pairs, see benchmarks/hamming.py: the metrics are the rest.
-2. Random codes, 10^5 to 10^7 rows (10^8 with --huge), 1,000 queries: time a pair and memory should not grow.
-3. Two Ray workers beside two plain processes on the same shards.
+1. MNIST by ITQ at 64 bits, 10,000 queries x 60,000 rows, all metrics. The usual evaluation sorts the rows for one query
+   after another, as published code for deep hashing does, and computes the metrics that this one order allows. Thread
+   time on one core each; then wall-clock time, ours in two processes with half of the queries each, the usual one
+   unchanged. The lower limit is counting pairs (see benchmarks/hamming.py); the rest is computing metrics.
+2. Random codes, 10^5 to 10^7 rows (10^8 with --huge), 1,000 queries: time per pair and memory should not grow.
+3. Two Ray workers compared with two plain processes on the same shards.
 
-Memory is the most that numpy and Python hold, less what they held before.
+Memory is the peak that numpy and Python allocate beyond what they held before.
 """
 
 import argparse
@@ -57,7 +57,7 @@ BITS, BATCH, CUTOFF, BLOCK = 64, 65536, 1000, 1000
 
 @dataclass(frozen=True)
 class RandomCodes:
-    """A shard of random codes, made when it is read."""
+    """A shard of random codes, generated when it is read."""
 
     seed: int
     rows: int
@@ -78,7 +78,7 @@ def mnist(split: str, settings: Settings) -> Batch:
 
 
 def every_metric(h: np.ndarray) -> dict[str, object]:
-    """All metrics of a histogram but A6, which pools the queries; ties as expectations and bounds."""
+    """Return all metrics of a histogram except A6, which pools the queries; ties as expectations and bounds."""
     at = (average_precision_at, average_precision_at_hits, precision_at, recall_at, success_at)
     whole = (average_precision, average_precision_bounds, trapezoid_average_precision, reciprocal_rank,
              interpolated_precision_bounds, precision_recall_curve)  # fmt: skip
@@ -89,7 +89,7 @@ def every_metric(h: np.ndarray) -> dict[str, object]:
 
 
 def ours(codes: Batch, queries: Batch) -> dict[str, object]:
-    """Means over queries, by blocks that a cache holds."""
+    """Return means over queries, computed in blocks that fit the CPU cache."""
     h = Data([[codes]], InProcess()).reduce(HammingHistogram(queries.x, BITS, pack_labels(queries.y), queries.ids))
     means: dict[str, object] = {"a6": area_under_pooled_curve(h)}
     for start in range(0, len(queries.ids), BLOCK):
@@ -99,7 +99,7 @@ def ours(codes: Batch, queries: Batch) -> dict[str, object]:
 
 
 def usual(signs: np.ndarray, y: np.ndarray, query_signs: np.ndarray, query_y: np.ndarray) -> dict[str, object]:
-    """Means over queries of the metrics of one order, in which ties fall as the sort leaves them."""
+    """Return means over queries of the metrics of one order, with ties in the order that the sort leaves."""
     n, means = len(y), {}
     ranks, discounts = np.arange(1, n + 1), 1 / np.log2(np.arange(2, n + 2))
     for query, label in zip(query_signs, query_y, strict=True):
@@ -134,14 +134,14 @@ def usual(signs: np.ndarray, y: np.ndarray, query_signs: np.ndarray, query_y: np
 
 
 def timed(run, clock=time.thread_time) -> tuple[float, object]:
-    """Seconds of this thread, which other load on the machine hardly changes; and what it gave."""
+    """Return (seconds, result) of a call. Thread time hardly depends on other load on the machine."""
     start = clock()
     result = run()
     return clock() - start, result
 
 
 def peak(run) -> float:
-    """MiB that numpy and Python hold at most, beyond what they held before."""
+    """Return the peak MiB that numpy and Python allocate beyond what they held before."""
     tracemalloc.start()
     run()
     most = tracemalloc.get_traced_memory()[1]
@@ -152,33 +152,33 @@ def peak(run) -> float:
 def compare(n_queries: int, repeats: int, settings: Settings) -> None:
     base, queries = mnist("base", settings), mnist("query", settings).take(slice(n_queries))
     function = ITQ(BITS).fit(Data([[base]], InProcess()))
-    codes, asked = (part._replace(x=pack(function.encode(part.x))) for part in (base, queries))
-    ours(codes, asked.take(slice(10)))  # compiled
-    runs = [timed(lambda: ours(codes, asked)) for _ in range(repeats)]
-    signs, query_signs = (2 * unpack(part.x, BITS).astype(np.float32) - 1 for part in (codes, asked))
-    y, query_y = (part.y.astype(np.float32) for part in (base, asked))
+    codes, query_codes = (part._replace(x=pack(function.encode(part.x))) for part in (base, queries))
+    ours(codes, query_codes.take(slice(10)))  # compiles the kernels
+    runs = [timed(lambda: ours(codes, query_codes)) for _ in range(repeats)]
+    signs, query_signs = (2 * unpack(part.x, BITS).astype(np.float32) - 1 for part in (codes, query_codes))
+    y, query_y = (part.y.astype(np.float32) for part in (base, query_codes))
     with one_blas_thread():
         clock, (taken, means) = timed(lambda: timed(lambda: usual(signs, y, query_signs, query_y)), time.perf_counter)
         memory = peak(lambda: usual(signs, y, query_signs[:20], query_y[:20]))
     seconds, found = statistics.median(run[0] for run in runs), runs[0][1]
-    halves = [asked.take(slice(half, None, 2)) for half in range(2)]
+    halves = [query_codes.take(slice(half, None, 2)) for half in range(2)]
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
         together = partial(pool.map, partial(ours, codes), halves)
         list(together())  # starts the processes
         elapsed = statistics.median(timed(lambda: list(together()), time.perf_counter)[0] for _ in range(repeats))
-    print(f"MNIST, ITQ, {BITS} bits, {len(asked.ids):,} queries x {len(codes.ids):,} rows, one core\n")
+    print(f"MNIST, ITQ, {BITS} bits, {len(query_codes.ids):,} queries x {len(codes.ids):,} rows, one core\n")
     print("| | s | MiB above the data | MAP | metrics |\n|---|---|---|---|---|")
-    print(f"| histogram, median of {repeats} | {seconds:.2f} | {peak(lambda: ours(codes, asked)):.0f} | "
+    print(f"| histogram, median of {repeats} | {seconds:.2f} | {peak(lambda: ours(codes, query_codes)):.0f} | "
           f"{found['average_precision'][0]:.4f} | {len(found)} |")  # fmt: skip
-    print(f"| a sort a query, once, in full | {taken:.1f} | {memory:.0f} | {means['map']:.4f} | {len(means)} |")
+    print(f"| one sort per query, run once | {taken:.1f} | {memory:.0f} | {means['map']:.4f} | {len(means)} |")
     print(
-        f"\nratio {taken / seconds:.0f}; by the clock, {clock:.1f} s to {elapsed:.2f} s: {clock / elapsed:.0f}\n",
+        f"\nratio {taken / seconds:.0f}; wall clock {clock:.1f} s and {elapsed:.2f} s, ratio {clock / elapsed:.0f}\n",
         flush=True,
     )
 
 
 def grow(sizes: list[int], repeats: int) -> None:
-    statistic = asked(1000)
+    statistic = random_queries(1000)
     fold(statistic, RandomCodes(0, 9))
     print("| random codes | Gpair/s | MiB above the data |\n|---|---|---|")
     for rows in sizes:
@@ -188,7 +188,7 @@ def grow(sizes: list[int], repeats: int) -> None:
         print(f"| {rows:,} | {1000 * rows / statistics.median(runs) / 1e9:.2f} | {memory:.1f} |", flush=True)
 
 
-def asked(n: int) -> HammingHistogram:
+def random_queries(n: int) -> HammingHistogram:
     codes = np.random.default_rng(99).integers(0, 256, (n, BITS // 8), dtype=np.uint8)
     return HammingHistogram(codes, BITS, None, np.arange(-n, 0))
 
@@ -199,7 +199,7 @@ def fold_all(statistic: HammingHistogram, shards: list[RandomCodes]) -> np.ndarr
 
 
 def two_workers(rows: int, repeats: int) -> None:
-    shards, statistic = [RandomCodes(seed, rows) for seed in range(16)], asked(1000)
+    shards, statistic = [RandomCodes(seed, rows) for seed in range(16)], random_queries(1000)
     ray, ratios, rates = Ray(cpus=2), [], []
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
         for repeat in range(repeats + 1):
@@ -207,7 +207,7 @@ def two_workers(rows: int, repeats: int) -> None:
                 lambda: list(pool.map(partial(fold_all, statistic), [shards[::2], shards[1::2]])), time.perf_counter
             )
             taken, found = timed(lambda: Data(shards, ray).reduce(statistic), time.perf_counter)
-            if repeat:  # the first is to start the processes
+            if repeat:  # the first run starts the processes
                 ratios.append(plain / taken)
                 rates.append([1000 * rows * len(shards) / seconds / 1e9 for seconds in (plain, taken)])
     plain, taken = np.median(rates, axis=0)
@@ -222,13 +222,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--queries", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--huge", action="store_true", help="10^8 rows as well")
+    parser.add_argument("--huge", action="store_true", help="add 10^8 rows")
     options = parser.parse_args()
     print(f"{versions.line('numba', 'ray')}\n")
     if "HASHKILN_DATA" in os.environ:
         compare(options.queries, options.repeats, Settings())
     else:
-        print("HASHKILN_DATA is not set: MNIST is left out")
+        print("HASHKILN_DATA is not set: skipping MNIST")
     grow([10**5, 10**6, 10**7] + [10**8] * options.huge, options.repeats)
     two_workers(1_000_000, options.repeats)
 

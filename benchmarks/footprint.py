@@ -1,9 +1,9 @@
-"""Time and memory of a hashkiln command, in all its processes together.
+"""Time and memory of a hashkiln command, over all its processes.
 
     python benchmarks/footprint.py reindex --dataset photosift --method itq --bits 64
 
-Memory is the sum of PSS (what processes share is divided among them), sampled twice a second. The issue's limit for 1M
-photosift rows, ingest to publish, is 8 GiB. Run it in an empty HASHKILN_HOME: what is already done is not done again.
+Memory is the sum of PSS (shared pages are divided among processes), sampled twice a second. The limit for 10^6 rows of
+photosift, from ingest to publish, is 8 GiB. Run it in an empty HASHKILN_HOME, because finished work is not repeated.
 """
 
 import subprocess
@@ -22,12 +22,12 @@ def main():
             peak = max(peak, pss(process.pid))
             time.sleep(0.5)
     seconds = time.monotonic() - start
-    print(f"{' '.join(sys.argv[1:])}: exit {process.returncode}, {seconds:.0f} s, {peak / 2**30:.2f} GiB at most")
+    print(f"{' '.join(sys.argv[1:])}: exit {process.returncode}, {seconds:.0f} s, {peak / 2**30:.2f} GiB peak")
     sys.exit(process.returncode)
 
 
 def pss(pid):
-    """Bytes held by a process and all it started."""
+    """Return the bytes held by a process and its descendants."""
     total = 0
     try:
         root = psutil.Process(pid)
@@ -37,7 +37,7 @@ def pss(pid):
     for process in processes:
         try:
             total += process.memory_full_info().pss
-        except (psutil.NoSuchProcess, psutil.ZombieProcess):  # it ended while it was looked at
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):  # it ended meanwhile
             continue
     return total
 

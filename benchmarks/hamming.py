@@ -1,16 +1,17 @@
-"""hashing.hamming beside Faiss on one core, in one run.
+"""hashing.hamming compared with Faiss on one core, in one run.
 
     HASHKILN_DATA=... python benchmarks/hamming.py [--rows 1000000] [--queries 1000] [--repeats 3] [--codes FILE.npy]
 
-Both visit every pair of a query and a row, so the unit is 10^9 pairs a second. The codes are those of photosift by ITQ
-at 64 bits, fitted here, where HASHKILN_DATA is set; then random ones, which is the hardest case for topk: nothing is
-near. The time is that of the thread. The two take turns, and the median of the ratios of neighbouring runs is given,
-so that other load on the machine meets both alike.
+Both visit every pair of a query and a row, so the unit is 10^9 pairs per second. If HASHKILN_DATA is set, the first
+codes are those of photosift by ITQ at 64 bits, fitted here. Random codes follow, the hardest case for topk, because
+nothing is near. Time is thread time. The two libraries alternate, and the table shows the median ratio of consecutive
+runs, so that other load on the machine affects both alike.
 
-The physical limits of a core with AVX-512: one popcount instruction a cycle, of 8 words of 64 bits, is 24 pairs a
-nanosecond at 64 bits and 3 GHz; on the same two ports every 32 distances are packed in 11 instructions more, which
-leaves 13 to 15 to count_within and topk as long as codes come from the level 1 cache. A histogram also adds 1 to a
-counter, for two rows at a time: load, add and store, half a step a cycle at best, is 3 to 4 pairs a nanosecond.
+The physical limits of a core with AVX-512: one popcount instruction per cycle on 8 words of 64 bits is 24 pairs per
+nanosecond at 64 bits and 3 GHz. On the same two ports, packing every 32 distances takes 11 more instructions, which
+leaves 13 to 15 pairs for count_within and topk while codes come from the L1 cache. A histogram also increments a
+counter for two rows at a time: load, add and store, at best half a step per cycle, limit it to 3 to 4 pairs per
+nanosecond.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from storage import datasets
 
 
 def seconds(run: Callable[[], object]) -> float:
-    start = time.thread_time()  # Faiss with one thread runs on the caller's
+    start = time.thread_time()  # with one thread, Faiss runs on the calling one
     run()
     return time.thread_time() - start
 
@@ -48,7 +49,7 @@ def compare(name: str, n_pairs: int, ours: Callable[[], object], theirs: Callabl
 
 
 def photosift(n_bits: int) -> list[np.ndarray]:
-    """Codes of the queries and of the base, by ITQ fitted on the learn split."""
+    """Return the codes of the queries and of the base by ITQ, fitted on the learn split."""
     dataset = datasets.get("photosift")
     files = datasets.locate_or_fetch(dataset, Settings().data_folder)
     learn = [Batch(block.ids, block.x.astype(np.float32)) for block in datasets.rows(dataset, "learn", files)]
@@ -57,7 +58,7 @@ def photosift(n_bits: int) -> list[np.ndarray]:
     return [np.concatenate([pack(function.encode(block.x)) for block in split]) for split in splits]
 
 
-def benchmark(what: str, codes: np.ndarray, n_queries: int, repeats: int) -> None:
+def benchmark(name: str, codes: np.ndarray, n_queries: int, repeats: int) -> None:
     queries, database = codes[:n_queries], codes[n_queries:]
     n_bits = 8 * codes.shape[1]
     index = faiss.IndexBinaryFlat(n_bits)
@@ -82,8 +83,8 @@ def benchmark(what: str, codes: np.ndarray, n_queries: int, repeats: int) -> Non
         (f"topk; k={k}", lambda k=k: scan.topk(queries, database, k), lambda k=k: index.search(queries, k))
         for k in (1, 10, 100, 1000)
     ]
-    for name, ours, theirs in cases:
-        print(compare(f"{what}, {n_bits} bits: {name}", n_queries * len(database), ours, theirs, repeats), flush=True)
+    for case, ours, theirs in cases:
+        print(compare(f"{name}, {n_bits} bits: {case}", n_queries * len(database), ours, theirs, repeats), flush=True)
 
 
 def main() -> None:
@@ -91,14 +92,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--bits", type=int, nargs="*", default=[32, 64, 128, 256], help="of random codes")
+    parser.add_argument("--bits", type=int, nargs="*", default=[32, 64, 128, 256], help="lengths of the random codes")
     parser.add_argument("--codes", help="packed codes, (n, B) uint8, in random order; the first ones are the queries")
     options = parser.parse_args()
     faiss.omp_set_num_threads(1)
     rng = np.random.default_rng(0)
     size = f"{options.rows:,} rows, {options.queries:,} queries, one core, medians of {options.repeats}"
     print(f"{size}; {versions.line('numba', 'faiss-cpu')}\n")
-    print("| what; Faiss's IndexBinaryFlat | Hashkiln, Gpair/s | Faiss, Gpair/s | ratio |\n|---|---|---|---|")
+    print("| operation; Faiss IndexBinaryFlat | Hashkiln, Gpair/s | Faiss, Gpair/s | ratio |\n|---|---|---|---|")
     if options.codes:
         benchmark(options.codes, np.load(options.codes), options.queries, options.repeats)
         return

@@ -1,11 +1,11 @@
-"""Fitting ITQ beside Faiss, on the same rows and with as many iterations, in one run.
+"""Fitting ITQ compared with Faiss, on the same rows and with the same number of iterations, in one run.
 
     HASHKILN_DATA=… python benchmarks/itq.py [--dataset photosift] [--bits 64] [--iterations 50] [--repeats 3]
 
-Faiss: PCAMatrix, lifted to take all rows, and ITQMatrix, on one thread and on all cores, from rows that lie in memory.
-Ours: in process (one core) and on Ray (all cores), from the Parquet shards, whose reading is counted. The alignment is
-what ITQ maximises: the mean of |VR| over the root of the mean of its square.
-The physical limit is the products: 4 n k^2 flops an iteration.
+Faiss: PCAMatrix, configured to use all rows, and ITQMatrix, on one thread and on all cores, from rows in memory.
+Hashkiln: in process (one core) and on Ray (all cores), from the Parquet shards, reading included. The alignment is the
+objective that ITQ maximises: the mean of |VR| over the root mean square of VR.
+The physical limit is the matrix products: 4 n k^2 flops per iteration.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def ours(executor, shards, bits, n_iter):
 
 
 def alignment(x, weight):
-    """|VR|_1 / (|V|_2 sqrt(n k)), which is 1 where B = sgn(VR) loses nothing but the scale."""
+    """Return |VR|_1 / (|V|_2 sqrt(n k)), which is 1 if B = sgn(VR) loses only the scale."""
     u = (x - x.mean(0)) @ weight
     return np.abs(u).sum() / np.sqrt((u.astype(np.float64) ** 2).sum() * u.size)
 
@@ -58,10 +58,10 @@ def main():
     ray.join()
     size, cores = (options.bits, options.iterations), faiss.omp_get_max_threads()
     ways = {
-        "faiss, 1 thread": partial(faiss_itq, x, *size, 1),
-        "ours, in process": partial(ours, InProcess(), shards, *size),
-        f"faiss, {cores} threads": partial(faiss_itq, x, *size, cores),
-        "ours, Ray": partial(ours, ray, shards, *size),
+        "Faiss, 1 thread": partial(faiss_itq, x, *size, 1),
+        "Hashkiln, in process": partial(ours, InProcess(), shards, *size),
+        f"Faiss, {cores} threads": partial(faiss_itq, x, *size, cores),
+        "Hashkiln, Ray": partial(ours, ray, shards, *size),
     }
     seconds, weights = {name: [] for name in ways}, {}
     for _ in range(options.repeats):
@@ -72,7 +72,7 @@ def main():
     print(
         f"{options.dataset}: {x.shape}, {options.bits} bits, {options.iterations} iterations, {options.repeats} runs\n"
     )
-    print("| fit | seconds (median) | against Faiss | alignment |\n|---|---|---|---|")
+    print("| fit | seconds (median) | relative to Faiss | alignment |\n|---|---|---|---|")
     names = list(ways)
     for name, beside in zip(names, (names[0], names[0], names[2], names[2]), strict=True):
         median, peer = statistics.median(seconds[name]), statistics.median(seconds[beside])

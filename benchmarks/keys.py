@@ -1,11 +1,11 @@
-"""What a shard of a dataset with string keys costs as the map from key to id grows.
+"""The cost per shard of a dataset with string keys, as the map from key to id grows.
 
     python benchmarks/keys.py --keys 10000000 --shards 500
 
-Each shard has new keys, random ones of 32 characters, which are assigned ids and then looked up, as a run does. Shown
-are the milliseconds of both for a shard, mean and largest of each tenth of the shards, and the peak memory of the
-process so far: its own, and all that is resident, with the pages of index files, which the system takes back when it
-needs them. At the end a new process looks up one shard. --rewritten R makes this share of a shard's keys known ones.
+Each shard has new random keys of 32 characters. They are assigned ids and then looked up, as a run does. For each tenth
+of the shards the table shows the mean and the largest time per shard of both steps, and the peak memory of the process
+so far: its own, and all resident memory, which includes pages of index files that the system can reclaim. At the end a
+new process looks up keys of one shard. --rewritten R takes this share of each shard's keys from an earlier shard.
 """
 
 import argparse
@@ -27,36 +27,36 @@ def main():
     parser.add_argument("--keys", type=int, default=10**7)
     parser.add_argument("--shards", type=int, default=500)
     parser.add_argument("--rewritten", type=float, default=0)
-    parser.add_argument("--folder", help="where to work; a temporary folder if not given")
-    asked = parser.parse_args()
-    n = asked.keys // asked.shards
-    print(f"{asked.keys:,} keys in {asked.shards} shards of {n:,}, {asked.rewritten:.0%} of them known before")
+    parser.add_argument("--folder", help="working folder; temporary by default")
+    options = parser.parse_args()
+    n = options.keys // options.shards
+    print(f"{options.keys:,} keys in {options.shards} shards of {n:,}, {options.rewritten:.0%} of them known")
     print("| shards | assign ms | largest | look up ms | largest | own MB | resident MB |")
     print("|---|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         costs, own, resident = [], 0, 0
-        for shard in range(asked.shards):
-            column = keys_of(shard, n, asked.rewritten)
+        for shard in range(options.shards):
+            column = keys_of(shard, n, options.rewritten)
             start = time.perf_counter()
             keys.assign(folder, column)
             middle = time.perf_counter()
             keys.ids_of(folder, column, "here")
             costs.append((middle - start, time.perf_counter() - middle))
             own, resident = max(own, memory("RssAnon")), max(resident, memory("VmHWM"))
-            if (shard + 1) * 10 % asked.shards < 10:
+            if (shard + 1) * 10 % options.shards < 10:
                 (a, b), (c, d) = np.mean(costs, 0) * 1e3, np.max(costs, 0) * 1e3
                 first = shard + 2 - len(costs)
                 print(f"| {first}-{shard + 1} | {a:.0f} | {c:.0f} | {b:.0f} | {d:.0f} | {own:.0f} | {resident:.0f} |")
                 costs = []
         for name, suffix in (("parts", "*.parquet"), ("index files", "index/*")):
             size = sum(path.stat().st_size for path in Path(folder).glob(suffix))
-            print(f"{name}: {size / asked.keys:.0f} bytes a key")
+            print(f"{name}: {size / options.keys:.0f} bytes per key")
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             print(f"a new process looks up a shard in {pool.submit(look_up, folder, n).result():.2f} s")
 
 
 def keys_of(shard, n, rewritten):
-    """The keys of a shard: some of the one that has half its number, and new ones."""
+    """Return the keys of a shard: some keys of the shard with half its number, and new ones."""
     old = int(n * rewritten) if shard else 0
     return pa.concat_arrays([names(shard // 2, n).slice(0, old), names(shard, n).slice(old)])
 
@@ -73,7 +73,7 @@ def look_up(folder, n):
 
 
 def memory(name):
-    """A figure of /proc/self/status, in MB."""
+    """Return a value of /proc/self/status, in MB."""
     lines = Path(f"/proc/{os.getpid()}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
 

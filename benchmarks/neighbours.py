@@ -1,12 +1,12 @@
-"""Exact ground truth beside Faiss's IndexFlatL2, one core each, in one run.
+"""Exact ground truth compared with Faiss's IndexFlatL2, one core each, in one run.
 
     HASHKILN_DATA=... python benchmarks/neighbours.py [--queries 10000] [--shards 1] [--repeats 3]
 
-The 100 nearest of photosift's 1,000,000 base vectors for its queries: ours by the statistic over shards, from the uint8
-of the files, proved to the bit in float64; Faiss from float32 in its index, in float32. Each shard begins anew, so the
-more there are, the more rows are candidates: `reindex` makes 8 of these. The two take turns. The ids are
-compared with groundtruth.ivecs. The physical limit is the matrix product that both begin with; its time is shown too.
-Seconds are those of the thread.
+The 100 nearest of photosift's 1,000,000 base vectors for each of its queries. Hashkiln: the statistic over shards, from
+the uint8 values of the files, exact in float64. Faiss: from float32 values in its index, in float32. Every shard starts
+without a bound, so more shards mean more candidates; `reindex` splits these rows into 8 shards. The two alternate. The
+ids are compared with groundtruth.ivecs. The physical limit is the matrix product that both start with; its time is
+shown as well. Seconds are thread time.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from infra.executors import InProcess
 from infra.settings import Settings
 from storage import datasets
 
-BATCH, TILE = 32768, 1024  # rows of a batch, as of storage.features; rows and queries of a product
+BATCH, TILE = 32768, 1024  # rows per batch, as in storage.features; rows and queries per product
 
 
 def read(files: dict, split: str) -> np.ndarray:
@@ -66,11 +66,12 @@ def main() -> None:
     statistic = NearestNeighbours(queries, np.arange(-len(queries), 0), k)
     index = faiss.IndexFlatL2(base.shape[1])
     index.add(base.astype(np.float32))
-    Data(data.shards[:2], InProcess()).reduce(NearestNeighbours(queries[:9], statistic.ids[:9], k))  # compiled
+    few = NearestNeighbours(queries[:9], statistic.ids[:9], k)
+    Data(data.shards[:2], InProcess()).reduce(few)  # compiles the kernels
     ways = {
-        "ours": lambda: data.reduce(statistic),
+        "Hashkiln": lambda: data.reduce(statistic),
         "Faiss IndexFlatL2": lambda: index.search(queries, k),
-        "the product alone": lambda: product(queries, base.astype(np.float32)),
+        "matrix product only": lambda: product(queries, base.astype(np.float32)),
     }
     seconds = {name: [] for name in ways}
     for _ in range(options.repeats):
@@ -78,17 +79,17 @@ def main() -> None:
         for name, way in ways.items():
             elapsed, results[name] = timed(way)
             seconds[name].append(elapsed)
-    ids, distances = results["ours"]
+    ids, distances = results["Hashkiln"]
     pairs = len(queries) * len(base)
     print(f"{len(queries):,} x {len(base):,} x {base.shape[1]}, k = {k}, one core, {options.shards} shards,", end=" ")
     print(f"median of {options.repeats}; {versions.line('numba', 'faiss-cpu')}\n\n| | s | Gpair/s |\n|---|---|---|")
     for name, times in seconds.items():
         median = statistics.median(times)
         print(f"| {name} | {median:.1f} | {pairs / median / 1e9:.2f} |")
-    ratios = [ours / theirs for ours, theirs in zip(seconds["ours"], seconds["Faiss IndexFlatL2"], strict=True)]
+    ratios = [ours / theirs for ours, theirs in zip(seconds["Hashkiln"], seconds["Faiss IndexFlatL2"], strict=True)]
     spread = f"from {min(ratios):.2f} to {max(ratios):.2f}"
-    print(f"\nratio of times, ours to Faiss's: {statistics.median(ratios):.2f}, {spread}")
-    print(f"ids as in groundtruth.ivecs: {(ids == truth).all()}")
+    print(f"\nratio of times, Hashkiln to Faiss: {statistics.median(ratios):.2f}, {spread}")
+    print(f"ids equal to groundtruth.ivecs: {(ids == truth).all()}")
     print(f"distances equal to Faiss's: {(distances == results['Faiss IndexFlatL2'][0]).mean():.2%}")
     print(f"ids equal to Faiss's: {(ids == results['Faiss IndexFlatL2'][1]).mean():.2%}")
 

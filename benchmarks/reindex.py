@@ -1,11 +1,11 @@
-"""What a nightly run costs: the first run, one with nothing to do, one where 1 % of the shards changed, and all anew.
+"""The cost of a nightly run: the first run, nothing to do, 1 % of the shards changed, and a new model for all rows.
 
     python benchmarks/reindex.py --shards 10 1000 10000
 
-Seconds of wall and of CPU for each stage, in one process, without Prefect, on small shards of random labelled rows.
-Each shard is a part of its own; --bundled lets tiny ones be bundled, as they are by default. "commit" is what of
-staging is writing the table; the rest of it is encoding, listing and planning. --profile N prints the N functions that
-took most of the run with 1 % changed.
+Wall and CPU seconds per stage, in one process, without Prefect, on small shards of random labelled rows. Each shard
+becomes one part; --bundled bundles tiny files, as a real run does. "commit" is the share of staging that writes the
+table; "stage" is the rest of it: encoding, listing and planning. --profile N prints the N most expensive functions of
+the run with 1 % changed.
 """
 
 import argparse
@@ -28,25 +28,25 @@ STAGES = ("plan", "fit", "stage", "commit", "evaluate", "gate", "publish")
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=int, nargs="+", default=[10, 1000, 10_000])
-    parser.add_argument("--rows", type=int, default=100, help="rows of a shard")
+    parser.add_argument("--rows", type=int, default=100, help="rows per shard")
     parser.add_argument("--bits", type=int, default=32)
-    parser.add_argument("--queries", type=int, default=1000, help="fewer where there are not so many rows")
+    parser.add_argument("--queries", type=int, default=1000, help="at most; a quarter of the rows if that is less")
     parser.add_argument("--bundled", action="store_true")
     parser.add_argument("--profile", type=int, default=0)
-    parser.add_argument("--folder", help="where to work; a temporary folder if not given")
-    asked = parser.parse_args()
-    print(f"{asked.rows} rows a shard, {D} dimensions, {asked.bits} bits; wall s / CPU s")
+    parser.add_argument("--folder", help="working folder; temporary by default")
+    options = parser.parse_args()
+    print(f"{options.rows} rows per shard, {D} dimensions, {options.bits} bits; wall s / CPU s")
     print("| shards | run | encoded | " + " | ".join(STAGES) + " | all |")
     print("|---" * (len(STAGES) + 4) + "|")
-    for n in asked.shards:
-        folder = tempfile.mkdtemp(dir=asked.folder)
+    for n in options.shards:
+        folder = tempfile.mkdtemp(dir=options.folder)
         try:
-            measure(n, asked, Path(folder))
+            measure(n, options, Path(folder))
         finally:
             shutil.rmtree(folder)
 
 
-def measure(n, asked, folder):
+def measure(n, options, folder):
     os.environ |= {"HASHKILN_HOME": str(folder / "home"), "HASHKILN_EXECUTOR": "inprocess"}
     from infra.settings import Settings
     from storage.features import bundles
@@ -54,35 +54,35 @@ def measure(n, asked, folder):
     from workflows.datasets import ingest_source
     from workflows.spec import Spec
 
-    if not asked.bundled:
+    if not options.bundled:
         bundles.TINY = 0
     (folder / "source").mkdir()
     for i in range(n):
-        write(folder / "source", i, asked.rows, seed=i)
+        write(folder / "source", i, options.rows, seed=i)
     settings = Settings()
     ingest_source("many", str(folder / "source"), settings, Columns(labels="labels"))
-    queries = min(asked.queries, n * asked.rows // 4)
-    spec = Spec(dataset="many", method={"method": "itq", "bits": asked.bits, "seed": 0},
+    queries = min(options.queries, n * options.rows // 4)
+    spec = Spec(dataset="many", method={"method": "itq", "bits": options.bits, "seed": 0},
                 protocol={"queries": queries}, gate={"force": "a benchmark"})  # fmt: skip
     changed = max(1, n // 100)
     show(n, "first", *run(spec, settings))
     show(n, "nothing to do", *run(spec, settings))
     for i in range(changed):
-        write(folder / "source", i * (n // changed), asked.rows, seed=n + i)
+        write(folder / "source", i * (n // changed), options.rows, seed=n + i)
     profile = cProfile.Profile()
-    if asked.profile:
+    if options.profile:
         profile.enable()
-    found = run(spec, settings)
+    cost = run(spec, settings)
     profile.disable()
-    show(n, f"{changed} changed", *found)
-    anew = spec.model_copy(update={"refit": "always", "method": spec.method.model_copy(update={"seed": 1})})
-    show(n, "all anew", *run(anew, settings))
-    if asked.profile:
-        pstats.Stats(profile).sort_stats("tottime").print_stats(asked.profile)
+    show(n, f"{changed} changed", *cost)
+    refitted = spec.model_copy(update={"refit": "always", "method": spec.method.model_copy(update={"seed": 1})})
+    show(n, "new model", *run(refitted, settings))
+    if options.profile:
+        pstats.Stats(profile).sort_stats("tottime").print_stats(options.profile)
 
 
 def run(spec, settings):
-    """(rows encoded, stage -> (wall, CPU)) of the flow's stages."""
+    """Return (rows encoded, {stage: (wall, CPU) seconds}) of one run."""
     from infra.executors import InProcess
     from storage.tables.table import CodeTable
     from workflows.reindex import fitting, gate, planning, publishing, staging
@@ -104,7 +104,7 @@ def run(spec, settings):
 
 
 class Clock:
-    """Wall and CPU seconds by name; what runs inside another is not counted twice."""
+    """Wall and CPU seconds by name. Time in a nested call counts for the nested name only."""
 
     def __init__(self):
         self.spent, self.inner = {}, [np.zeros(2)]
@@ -120,10 +120,10 @@ class Clock:
             self.inner[-1] += took
 
 
-def show(n, what, encoded, spent):
-    cells = [spent.get(name, np.zeros(2)) for name in STAGES]
+def show(n, name, encoded, spent):
+    cells = [spent.get(stage, np.zeros(2)) for stage in STAGES]
     words = [f"{wall:.2f} / {cpu:.2f}" for wall, cpu in [*cells, sum(cells)]]
-    print(f"| {n:,} | {what} | {encoded:,} | " + " | ".join(words) + " |", flush=True)
+    print(f"| {n:,} | {name} | {encoded:,} | " + " | ".join(words) + " |", flush=True)
 
 
 def write(folder, i, n, seed):

@@ -1,10 +1,10 @@
-"""How much MAP depends on the order of tied rows: the table of docs/evaluation.md.
+"""How much MAP depends on the order of tied rows: the table in docs/evaluation.md.
 
     HASHKILN_DATA=... python benchmarks/ties.py [--bits 8 16 24 32 48 64] [--seed 0] [--queries 10000]
 
-MNIST by ITQ fitted on the 60,000 training images, which are the database; the test images are the queries. Relevant are
-the images of the query's class, or its 50 nearest by Euclidean distance. Over all orders of the rows at one distance:
-the worst MAP, its expectation, the best.
+MNIST by ITQ, fitted on the 60,000 training images, which are also the database; the test images are the queries.
+Relevant are the images of the query's class, or its 50 nearest images by Euclidean distance. The table shows the worst,
+expected and best MAP over all orders of the rows at each distance.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import versions
 
 from hashing.bits import pack
 from hashing.evaluation import histograms, metrics
-from hashing.hamming.layout import pack_labels
+from hashing.hamming.distances import pack_labels
 from hashing.mapreduce import Batch, Data
 from hashing.methods.itq import ITQ
 from hashing.neighbours.exact import NearestNeighbours
@@ -47,11 +47,11 @@ def main() -> None:
     print("|" + "---|" * 9)
     for n_bits in options.bits:
         function = ITQ(n_bits, seed=options.seed).fit(data)
-        codes, asked = (pack(function.encode(part.x)) for part in (base, queries))
+        codes, query_codes = (pack(function.encode(part.x)) for part in (base, queries))
         values = []
         for statistic in (
-            histograms.HammingHistogram(asked, n_bits, pack_labels(queries.y), queries.ids),
-            histograms.NeighbourHistogram(asked, n_bits, truth, queries.ids),
+            histograms.HammingHistogram(query_codes, n_bits, pack_labels(queries.y), queries.ids),
+            histograms.NeighbourHistogram(query_codes, n_bits, truth, queries.ids),
         ):
             h = Data([[base._replace(x=codes)]], InProcess()).reduce(statistic)
             worst, best = (100 * bound.mean() for bound in metrics.average_precision_bounds(h))

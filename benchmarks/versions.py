@@ -1,4 +1,4 @@
-"""What a run is made with: a line for the head of its table."""
+"""The software and hardware of a run, as one line for the head of its table."""
 
 import platform
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def line(*packages: str) -> str:
-    """Versions of Hashkiln, of some packages and of Python, and the processor."""
+    """Return the versions of Hashkiln, of the given packages and of Python, and the processor."""
     info = Path("/proc/cpuinfo")
     model = re.search("model name\\s*: (.*)", info.read_text()) if info.exists() else None
     named = ", ".join(f"{name} {version(name)}" for name in ("hashkiln", "numpy", *packages))
