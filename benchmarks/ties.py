@@ -14,7 +14,7 @@ import versions
 
 from hashing.bits import pack
 from hashing.evaluation import histograms, metrics
-from hashing.hamming.distances import pack_labels
+from hashing.hamming.layout import pack_labels
 from hashing.mapreduce import Batch, Data
 from hashing.methods.itq import ITQ
 from hashing.neighbours.exact import NearestNeighbours
