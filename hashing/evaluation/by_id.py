@@ -61,9 +61,9 @@ class RankingById:
         ------
         ValueError : where neighbours are not given and the queries or the rows have no labels
         """
-        found = [self._runs(i, database, n_grades) for i in queries]
-        counts = np.zeros((n_grades, len(queries), max([1, *(len(grades) for grades, _ in found)])), np.int64)
-        for i, (grades, lengths) in enumerate(found):
+        runs = [self._runs(i, database, n_grades) for i in queries]
+        counts = np.zeros((n_grades, len(queries), max([1, *(len(grades) for grades, _ in runs)])), np.int64)
+        for i, (grades, lengths) in enumerate(runs):
             counts[grades, i, np.arange(len(grades))] = lengths
         return counts
 

@@ -10,18 +10,18 @@ def bootstrap_interval(values: Array, seed: int, level: float = 0.95, resamples:
 
     To compare two codes, pass the differences of a metric over the same queries.
 
+    Source: Efron, "Bootstrap Methods: Another Look at the Jackknife", Annals of Statistics, 1979.
+
     Parameters
     ----------
     values : (q,) float; NaN are left out
     seed : random seed; the same seed gives the same interval
-    level : probability that the interval covers
+    level : confidence level
     resamples : number of bootstrap samples
 
     Raises
     ------
     ValueError : where all values are NaN
-
-    Source: Efron, "Bootstrap Methods: Another Look at the Jackknife", Annals of Statistics, 1979.
     """
     values = values[~np.isnan(values)]
     if not len(values):

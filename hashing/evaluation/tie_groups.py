@@ -1,108 +1,96 @@
-"""Ties: what the metrics of a histogram share, sums over the ranks of rows at one distance.
-
-The names are those of hashing.metrics.
-"""
+"""Groups of tied rows: what the metrics of one histogram share. The notation is that of hashing.evaluation.metrics."""
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
+from ..hamming.checks import check_k
 from ..mapreduce import Array
+from .rank_sums import harmonic
 
-TABLE = 512  # sums of 1 / rank are looked up to here; beyond, they are asymptotic series
-HARMONIC = np.concatenate([[0.0], np.cumsum(1 / np.arange(1.0, TABLE + 1))])
+
+class CutTie(NamedTuple):
+    """The tie that rank k cuts, each (q,) float64; empty where k is the end of a tie or beyond the last row."""
+
+    n_before: Array  # rows at smaller distances
+    r_before: Array  # relevant ones of those
+    n: Array  # rows of the tie
+    r: Array  # relevant ones of those
+    seen: Array  # rows of the tie among the first k ranks
 
 
 @dataclass(frozen=True, eq=False)
-class Groups:
-    """A histogram, and what its metrics share: (q, n_bits + 1) float64, as functions of the distance."""
+class TieGroups:
+    """A histogram, and sums that several metrics need, computed once; (q, n_bits + 1) float64 by distance."""
 
-    h: Array
+    h: Array  # (2, q, n_bits + 1) int64
 
     @cached_property
     def n(self) -> Array:
-        return self.h[0].astype(np.float64)
+        """Rows at each distance."""
+        return np.asarray(self.h[0], np.float64)
 
     @cached_property
     def r(self) -> Array:
-        return self.h[1].astype(np.float64)
+        """Relevant rows at each distance."""
+        return np.asarray(self.h[1], np.float64)
 
     @cached_property
     def n_before(self) -> Array:
+        """Rows at smaller distances."""
         return self.n.cumsum(axis=1) - self.n
 
     @cached_property
     def r_before(self) -> Array:
+        """Relevant rows at smaller distances."""
         return self.r.cumsum(axis=1) - self.r
 
     @cached_property
     def sums(self) -> Array:
-        """1/(N + 1) + ... + 1/(N + n)."""
+        """1/(n_before + 1) + ... + 1/(n_before + n)."""
         return harmonic(self.n_before, self.n)
 
     @cached_property
     def hits(self) -> Array:
-        """Expected sum of l_i P(i) over the ranks of a distance."""
+        """Expected sum of l_i P(i) over the ranks of each distance."""
         return hit_precision(self.n, self.r, self.n_before, self.r_before, self.n, self.sums)
 
     @cached_property
     def relevant(self) -> Array:
-        """All relevant rows, (q,)."""
-        return self.r.sum(axis=1)
+        """R, all relevant rows, (q,)."""
+        relevant: Array = self.r.sum(axis=1)
+        return relevant
 
-    def cut(self, k: int) -> tuple[Array, Array, Array, Array, Array]:
-        """N, R, n, r of the distance that rank k cuts, and how many of its rows are seen, each (q,) float64.
-
-        Where k ends a distance, or lies beyond the last row, the cut distance is empty.
-        """
-        last = (self.n_before + self.n <= at_least_one(k)).sum(axis=1)
+    def cut(self, k: int) -> CutTie:
+        """Return the tie that rank k cuts. Raises ValueError for k < 1."""
+        check_k(k)
+        last = (self.n_before + self.n <= k).sum(axis=1)
         place = np.minimum(last, self.n.shape[1] - 1)
         i, inside = np.arange(len(last)), last == place
         n, r, n_before, r_before = (part[i, place] for part in (self.n, self.r, self.n_before, self.r_before))
         n_before, r_before = np.where(inside, (n_before, r_before), (n_before + n, r_before + r))
         n, r = np.where(inside, (n, r), 0)
-        return n_before, r_before, n, r, np.minimum(k - n_before, n)
+        return CutTie(n_before, r_before, n, r, np.minimum(k - n_before, n))
 
 
-Histogram = Array | Groups
+Histogram = Array | TieGroups
 
 
-def groups(h: Histogram) -> Groups:
-    return h if isinstance(h, Groups) else Groups(h)
+def groups(h: Histogram) -> TieGroups:
+    """Return the tie groups of a histogram, or those given."""
+    return h if isinstance(h, TieGroups) else TieGroups(h)
 
 
 def hit_precision(n: Array, r: Array, n_before: Array, r_before: Array, seen: Array, sums: Array) -> Array:
-    """Expected sum of l_i P(i) over the first `seen` ranks of a distance (McSherry & Najork, ECIR 2008).
+    """Return the expected sum of l_i P(i) over the first `seen` ranks of a tie.
 
-    sums are harmonic(n_before, seen).
+    sums is harmonic(n_before, seen). Arrays broadcast against each other.
+
+    Source: McSherry & Najork, "Computing Information Retrieval Performance Measures Efficiently in the Presence of Tied
+    Scores", ECIR 2008.
     """
-    slope = (r - 1) / np.maximum(n - 1, 1)  # given a hit at place i of its tie, (i - 1) slope hits stand before it
-    return r / np.maximum(n, 1) * (slope * seen + (r_before + 1 - slope * (n_before + 1)) * sums)
-
-
-def harmonic(start: Array, count: Array) -> Array:
-    """1/(start + 1) + ... + 1/(start + count), to 1e-14 absolute however large start is."""
-    some = count > 0
-    start, count, sums = start[some], count[some], np.zeros(start.shape)
-    end = start + count
-    a, b = np.maximum(start, TABLE) + 0.5, np.maximum(end, TABLE) + 0.5
-    x, y = 1 / (a * a), 1 / (b * b)
-    found = np.log1p((b - a) / a) + (y - x) * (1 / 24 - 7 / 960 * (x + y))  # digamma(b) - digamma(a), being n + 1/2
-    near = start < TABLE
-    low, high = start[near].astype(np.int64), np.minimum(end[near], TABLE).astype(np.int64)
-    found[near] += HARMONIC[high] - HARMONIC[low]
-    sums[some] = found
-    return sums
-
-
-def ratio(numerator: Array, denominator: Array, empty: float = 0.0) -> Array:
-    """numerator / denominator, `empty` where the denominator is 0."""
-    none = denominator == 0
-    return np.where(none, empty, numerator / np.where(none, 1, denominator))
-
-
-def at_least_one(k: int) -> int:
-    if k < 1:
-        raise ValueError(f"expected a rank k >= 1, found {k}")
-    return k
+    slope = (r - 1) / np.maximum(n - 1, 1)  # a hit at place i of its tie has (i - 1) slope hits of the tie before it
+    expected: Array = r / np.maximum(n, 1) * (slope * seen + (r_before + 1 - slope * (n_before + 1)) * sums)
+    return expected

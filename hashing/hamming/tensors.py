@@ -73,12 +73,12 @@ def within(queries: Tensor, database: Tensor, radius: int) -> tuple[Tensor, Tens
     """Return offsets (q + 1,) int64, positions (m,) int64 and distances (m,) int32 of the rows within a radius."""
     check_codes(queries, database)
     check_radius(radius)
-    found = [torch.empty((3, 0), dtype=torch.int64, device=queries.device)]
+    parts = [torch.empty((3, 0), dtype=torch.int64, device=queries.device)]
     for some, rows in tiles(queries, database):
         distances = distance_matrix(queries[some], database[rows])
         i, j = torch.nonzero(distances <= min(radius, MAX_BITS), as_tuple=True)
-        found.append(torch.stack([i + some.start, j + rows.start, distances[i, j]]))
-    query_rows, positions, distances = torch.cat(found, dim=1)
+        parts.append(torch.stack([i + some.start, j + rows.start, distances[i, j]]))
+    query_rows, positions, distances = torch.cat(parts, dim=1)
     order = torch.sort(query_rows, stable=True).indices
     offsets = torch.bincount(query_rows, minlength=len(queries)).cumsum(0)
     return torch.cat([offsets.new_zeros(1), offsets]), positions[order], distances[order].to(torch.int32)

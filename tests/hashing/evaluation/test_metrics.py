@@ -1,4 +1,4 @@
-"""hashing.metrics against the enumeration of every order of tied rows, against scikit-learn, and far out."""
+"""hashing.evaluation.metrics against the enumeration of every order of tied rows, against scikit-learn, and far out."""
 
 import itertools
 import math
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, ndcg_score
 
 from hashing.evaluation import metrics
-from hashing.evaluation.metrics import RANKS, discount
-from hashing.evaluation.tie_groups import harmonic, hit_precision
+from hashing.evaluation.rank_sums import DISCOUNT_RANKS, discount_sum, harmonic
+from hashing.evaluation.tie_groups import hit_precision
 
 # A tie is the grades of its rows; a ranking is the ties from the nearest on.
 ties = st.lists(st.lists(st.integers(0, 3), max_size=4), min_size=1, max_size=4)
@@ -188,8 +188,8 @@ def test_sums_over_ranks_hold_far_out():
             actual = harmonic(np.array([float(start)]), np.array([float(count)]))[0]
             assert actual == pytest.approx(exact, rel=1e-12, abs=1e-300)
     table = np.concatenate([[0], np.cumsum(1 / np.log2(np.arange(2, 1_200_002)))])
-    ranks = np.array([0, 1, 1000, RANKS - 1, RANKS, RANKS + 1, 1_200_000])
-    np.testing.assert_allclose(discount(ranks), table[ranks], rtol=1e-11)
+    ranks = np.array([0, 1, 1000, DISCOUNT_RANKS - 1, DISCOUNT_RANKS, DISCOUNT_RANKS + 1, 1_200_000])
+    np.testing.assert_allclose(discount_sum(ranks), table[ranks], rtol=1e-11)
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_a_query_with_nothing_to_find_has_the_value_it_is_given():
 
 def test_ranks_and_radii_that_cannot_be_are_refused():
     h = large(4)
-    with pytest.raises(ValueError, match="rank k >= 1, found 0"):
+    with pytest.raises(ValueError, match="k >= 1, found 0"):
         metrics.precision_at(h, 0)
     with pytest.raises(ValueError, match="radius >= 0, found -1"):
         metrics.recall_within(h, -1)
