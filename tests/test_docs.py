@@ -16,6 +16,8 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
     *ROOT.glob("*.md"),
     *(ROOT / "docs").rglob("*.md"),
+    *(ROOT / "docs").glob("*.py"),
+    *(ROOT / "benchmarks").glob("*.py"),
     ROOT / "benchmarks" / "results" / "README.md",
     ROOT / "prefect.yaml",
 ]
@@ -49,12 +51,14 @@ def test_every_dotted_name_exists(path):
 
 
 def defined(name: str) -> bool:
-    """Return whether a dotted name is a package, a module, or a name that occurs in its module."""
+    """Return whether a dotted name is a package, a module, or defined or imported in its module."""
     place, parts = ROOT, name.split(".")
     while parts and (place / parts[0]).is_dir():
         place /= parts.pop(0)
     module = place / f"{parts.pop(0)}.py" if parts and (place / f"{parts[0]}.py").exists() else place / "__init__.py"
-    return module.exists() and all(re.search(rf"\b{part}\b", module.read_text()) for part in parts)
+    return module.exists() and all(
+        re.search(rf"^\s*(?:(?:def|class|from) .*)?\b{part}\b", module.read_text(), re.MULTILINE) for part in parts
+    )
 
 
 @EVERY
