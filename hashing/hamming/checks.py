@@ -38,7 +38,9 @@ def check_histogram(
     check_labels(query_labels, labels, len(queries), len(database))
     for codes in (queries, database):
         if n_bits % 8 and (codes[:, -1] >> n_bits % 8).any():
-            raise ValueError(f"expected zero padding after {n_bits} bits, found bits set: is n_bits that of the codes?")
+            raise ValueError(
+                f"expected zero padding after {n_bits} bits, found ones: pass the number of bits that the codes have"
+            )
     if not 1 <= n_grades <= 65536 // (n_bits + 1):
         raise ValueError(f"expected 1 to {65536 // (n_bits + 1)} grades for {n_bits} bits, found {n_grades}")
 
