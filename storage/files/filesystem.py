@@ -268,7 +268,7 @@ def _scheme(url: str) -> str:
 
 
 def _local(url: str) -> Path:
-    return Path(url.removeprefix("file://")).absolute()
+    return Path(url.removeprefix("file://")).expanduser().absolute()
 
 
 def _open(url: str) -> tuple[Any, str]:
