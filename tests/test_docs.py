@@ -66,15 +66,19 @@ def test_every_relative_link_resolves(path):
     broken = []
     for name, anchor in LINKS.findall(path.read_text()):
         target = path.parent / name if name else path
-        if not target.exists() or (anchor and anchor not in anchors(target.read_text())):
+        if not target.exists() or (anchor and anchor not in anchors(target)):
             broken.append(f"{name}#{anchor}")
     assert broken == []
 
 
-def anchors(text: str) -> set[str]:
+def anchors(path: Path) -> set[str]:
     """Return the anchors that GitHub makes of the headings of a page."""
-    headings = re.findall(r"^#+ (.*)", text, re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings(path)}
+
+
+def headings(path: Path) -> list[str]:
+    """Return the headings of a page."""
+    return re.findall(r"^#+ (.*)", path.read_text(), re.MULTILINE)
 
 
 @EVERY
@@ -87,3 +91,10 @@ def test_every_command_and_option_exists(path):
         unknown += [f"{name} {word}" for word in words if word.startswith("--") and word not in known]
         unknown += [] if known else [name]
     assert unknown == []
+
+
+def test_every_derivation_that_code_refers_to_has_its_heading():
+    code = [path.read_text() for package in PACKAGES.split("|") for path in (ROOT / package).rglob("*.py")]
+    links = re.findall(r'# Derivation: (\S+), "(.*)"', "\n".join(code))
+    assert links
+    assert [(page, title) for page, title in links if title not in headings(ROOT / page)] == []

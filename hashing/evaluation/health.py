@@ -30,6 +30,8 @@ class CodeHealth:
     Raises ValueError where there are no rows.
     """
 
+    # Derivation: docs/evaluation.md, "Code health"
+
     n_bits: int
 
     def zero(self) -> Array:

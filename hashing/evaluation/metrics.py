@@ -54,6 +54,7 @@ def average_precision_at_hits(h: Histogram, k: int, empty: float = 0.0) -> Array
     (1 / h_k) sum_{i<=k} l_i P(i); `empty` is the value of an order with h_k = 0. This is the convention of the
     published code of HashNet and others. It rewards finding fewer hits: report A1 or A3 beside it.
     """
+    # Derivation: docs/evaluation.md, "Average precision over the hits"
     g = groups(h)
     n_before, r_before, n, r, seen = g.cut(k)
     done = np.where(g.n_before + g.n <= k, g.hits, 0).sum(axis=1)
@@ -90,6 +91,7 @@ def trapezoid_average_precision(h: Histogram, empty: float = 0.0) -> Array:
     Source: the evaluation code of Philbin et al., "Object Retrieval with Large Vocabularies and Fast Spatial Matching",
     CVPR 2007 (Oxford buildings); BDNN, Do et al., ECCV 2016.
     """
+    # Derivation: docs/evaluation.md, "Trapezoids"
     g = groups(h)
     n, r, n_before, r_before = g.n, g.r, g.n_before, g.r_before
     slope = (r - 1) / np.maximum(n - 1, 1)
@@ -103,6 +105,7 @@ def trapezoid_average_precision(h: Histogram, empty: float = 0.0) -> Array:
 
 def average_precision_bounds(h: Histogram, empty: float = 0.0) -> tuple[Array, Array]:
     """Return the lowest and the highest A1 of any order: in each tie the relevant rows are last, or first."""
+    # Derivation: docs/evaluation.md, "Bounds of average precision"
     g = groups(h)
     last, first = (
         ratio((g.r + (g.r_before - start) * harmonic(start, g.r)).sum(axis=1), g.relevant, empty)
@@ -157,6 +160,7 @@ def success_at(h: Histogram, k: int) -> Array:
 
 def reciprocal_rank(h: Histogram) -> Array:
     """Return 1 / (rank of the first relevant row), with an absolute error of 1e-11 at most; 0 where there is none."""
+    # Derivation: docs/evaluation.md, "Reciprocal rank"
     g = groups(h)
     at = (g.r > 0).argmax(axis=1)[:, None]
     n, r, n_before = (np.take_along_axis(part, at, axis=1)[:, 0] for part in (g.n, g.r, g.n_before))
@@ -229,6 +233,7 @@ def ndcg(graded: Array, k: int | None = None, empty: float = 0.0) -> Array:
     k : ranks that count; None means all
     empty : value of a query without a row of grade 1 or more
     """
+    # Derivation: docs/evaluation.md, "Discounts of NDCG"
     if k is not None:
         check_k(k)
     last = graded.sum() if k is None else k

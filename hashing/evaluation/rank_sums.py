@@ -23,6 +23,7 @@ def harmonic(start: Array, count: Array) -> Array:
 
     start, count: float64 arrays of one shape, with integer values.
     """
+    # Derivation: docs/evaluation.md, "Sums of 1 / rank"
     some = count > 0
     start, count, sums = start[some], count[some], np.zeros(start.shape)
     end = start + count
@@ -41,6 +42,7 @@ def discount_sum(rank: Array) -> Array:
 
     rank: int64 array, each 0 or more.
     """
+    # Derivation: docs/evaluation.md, "Discounts of NDCG"
 
     def integral(end: Array) -> Array:
         """Return the integral of 1 / log x up to `end`, with the first correction of the midpoint rule."""
@@ -66,6 +68,7 @@ def no_hit_probability(n: Array, r: Array, seen: Array) -> Array:
     (n - r)! (n - seen)! / (n! (n - r - seen)!), hypergeometric, for float64 arrays (q,) of integers. Values below 1e-18
     may be larger than they should, but stay below it.
     """
+    # Derivation: docs/evaluation.md, "Success"
     few, many = np.minimum(r, seen), np.maximum(r, seen)
     probability = np.ones(len(n))
     for i in range(int(few.max(initial=0))):
@@ -81,6 +84,7 @@ def log_no_hit_probability(n: Array, r: Array, seen: Array) -> Array:
 
     Logarithms of almost equal numbers are subtracted inside log1p, so that large ones do not cancel.
     """
+    # Derivation: docs/evaluation.md, "Reciprocal rank"
 
     def series(z: Array) -> Array:
         return 1 / (12 * z) - 1 / (360 * z**3)

@@ -91,6 +91,7 @@ def hit_precision(n: Array, r: Array, n_before: Array, r_before: Array, seen: Ar
     Source: McSherry & Najork, "Computing Information Retrieval Performance Measures Efficiently in the Presence of Tied
     Scores", ECIR 2008.
     """
+    # Derivation: docs/evaluation.md, "Average precision over ties"
     slope = (r - 1) / np.maximum(n - 1, 1)  # a hit at place i of its tie has (i - 1) slope hits of the tie before it
     expected: Array = r / np.maximum(n, 1) * (slope * seen + (r_before + 1 - slope * (n_before + 1)) * sums)
     return expected

@@ -66,6 +66,7 @@ def histogram(queries, planes, size, query_labels, labels, out):
 
     query_labels (q, w) and labels (w, n) are uint16. The cell of a row is grade * n_bins + distance.
     """
+    # Derivation: docs/evaluation.md, "Counting by cells"
     use_wide_vectors()
     n_grades, _, n_bins = out.shape
     n_cells = n_grades * n_bins
