@@ -55,6 +55,9 @@ class Executor(Protocol):
         A run of the same name that was cut off goes on from its last report: a name says all that the loop does.
         """
 
+    def training_workers(self) -> int:
+        """Return how many workers `train` starts. Raises ValueError where the machines have no place for them."""
+
 
 class Epoch(TypedDict):
     """How a pass over the training rows went. Plain values: it is shown, kept as JSON, and part of checkpoints."""

@@ -17,7 +17,7 @@ from hashing.mapreduce import Worker, merge_tree, one_blas_thread
 
 from .observability import OnEpoch, Progress, observed, silent, tell, unheard
 from .settings import Settings
-from .training import train_here, train_on_ray
+from .training import train_here, train_on_ray, workers_on_ray
 
 __all__ = ["InProcess", "OnEpoch", "Progress", "Ray", "connect", "silent"]
 
@@ -54,6 +54,9 @@ class InProcess:
     def train(self, loop: Callable[[Worker], None], name: str) -> bytes:
         told = partial(tell, self.progress, self.on_epoch)
         return train_here(loop, name, self.checkpoints, self.cpus or len(os.sched_getaffinity(0)), told)
+
+    def training_workers(self) -> int:
+        return 1
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,10 @@ class Ray:
         self.join()
         told = partial(tell, self.progress, self.on_epoch)
         return train_on_ray(loop, name, self.checkpoints, self.trainers, told)
+
+    def training_workers(self) -> int:
+        self.join()
+        return workers_on_ray(self.trainers)
 
     def _submit(self, fn: Callable[[T], R], items: Sequence[T], label: str) -> Iterator[Any]:
         """References to the results, each yielded when it is there."""

@@ -97,12 +97,10 @@ def train_on_ray(loop: Loop, name: str, checkpoints: str, workers: int | None, t
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # each report waits for it
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # paths of shards may be relative
-    import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
-    gpus = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
-    count = workers or gpus or 1
+    gpus, count = _gpus(), workers_on_ray(workers)
     cpus = 1 if gpus else _cpus(count)
     with folder_of_runs(checkpoints) as runs, _listening(told) as callback:
         trainer = TorchTrainer(
@@ -141,12 +139,34 @@ def _run_loop(config: dict[str, Any]) -> ValueError | None:
     return None
 
 
-def _cpus(workers: int) -> int:
-    """CPUs for each worker, so many that all find a place: a worker lies on one node."""
+def workers_on_ray(asked: int | None) -> int:
+    """Return the workers of a training run: one a GPU of the cluster, or else one, unless a number is asked for.
+
+    Raises ValueError where some of them would wait for a place.
+    """
+    gpus = _gpus()
+    places, what = (gpus, "GPUs") if gpus else (int(sum(_cpus_of_nodes())), "CPUs")
+    if asked and asked > places:
+        raise ValueError(f"expected HASHKILN_TRAINERS of at most {places}, the {what} of the cluster, found {asked}")
+    return asked or gpus or 1
+
+
+def _gpus() -> int:
+    import ray
+
+    return int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+
+
+def _cpus_of_nodes() -> list[float]:
     import ray
 
     nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    nodes = [cpus for cpus in nodes if cpus] or [1]
+    return [cpus for cpus in nodes if cpus]
+
+
+def _cpus(workers: int) -> int:
+    """CPUs for each worker, so many that all find a place: a worker lies on one node."""
+    nodes = _cpus_of_nodes() or [1]
     return max(1, int(min(nodes) // -(-workers // len(nodes))))
 
 

@@ -31,7 +31,7 @@ from storage.features.shard import Columns, FeatureShard, Without
 from storage.files import filesystem
 from storage.formats import FeatureRows, hdf5, vecs
 
-from .spec import MethodSpec, Spec, check_name
+from .spec import Spec, check_name
 
 logger = logging.getLogger(__name__)
 VECTOR_FILES = (".fvecs", ".bvecs")
@@ -42,16 +42,6 @@ def dataset_of(spec: Spec, settings: Settings) -> Dataset:
     dataset = _shipped() if spec.dataset == "sample" else load_dataset(settings.warehouse_url, spec.dataset)
     deleted = deletions.deletion_notes(deletions.folder_of(settings.warehouse_url, dataset.name))
     return dataset.model_copy(update={"bad_rows": spec.bad_rows, "deleted": deleted})
-
-
-def check_kind(dataset: Dataset, spec: MethodSpec) -> None:
-    """Raises ValueError where a method would take the numbers of words for coordinates, or the other way round."""
-    reads_words = spec.network == "text"
-    if dataset.kind == "text" and not reads_words:
-        found = f"{spec.method}" + (f" with network={spec.network}" if spec.network else ", of vectors")
-        raise ValueError(f"expected a deep method with network=text for the texts of {dataset.name}, found {found}")
-    if reads_words and dataset.kind != "text":
-        raise ValueError(f"expected texts for network=text, found rows of kind {dataset.kind} in {dataset.name}")
 
 
 def training_shards(dataset: Dataset, excluded: Array, vocabulary: tuple[str | int, ...] = ()) -> list[Shard]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 from hashing.deep.weights import in_order, torch_state
 from hashing.mapreduce import Array
@@ -13,8 +15,16 @@ from storage.files import filesystem
 from storage.files.download import download
 
 
-def keep(source: str, settings: Settings) -> str:
-    """The digest of a file of safetensors, or of a state that torch.save wrote: a path, or a URL of any kind.
+class Pretrained(NamedTuple):
+    """A file of parameters that was read, and is not in the warehouse yet."""
+
+    digest: str
+    content: bytes
+    parameters: dict[str, Array]
+
+
+def read(source: str) -> Pretrained:
+    """Read a file of safetensors, or of a state that torch.save wrote: a path, or a URL of any kind.
 
     Raises ValueError where it is neither.
     """
@@ -26,10 +36,14 @@ def keep(source: str, settings: Settings) -> str:
     else:
         content = filesystem.read_bytes(filesystem.absolute(source))
     try:
-        _parameters(content)
+        return Pretrained(hashlib.sha256(content).hexdigest(), content, _parameters(content))
     except ValueError as error:
         raise ValueError(f"{error}, in {source}") from None
-    return models.keep_pretrained(settings.warehouse_url, content)
+
+
+def keep(source: str, settings: Settings) -> str:
+    """Bring a file of parameters into the warehouse, and return its digest."""
+    return models.keep_pretrained(settings.warehouse_url, read(source).content)
 
 
 def load(digest: str, settings: Settings) -> dict[str, Array]:

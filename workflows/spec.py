@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from hashing.methods import Method, catalogue, check_hyperparameters, method
+from hashing.methods import Method, catalogue, check_hyperparameters, method, reads_labels
 from storage.files import filesystem
 
 from .evaluation.rules import Kind, Rule
@@ -49,11 +49,12 @@ class MethodSpec(Value):
     def _known(self, info: ValidationInfo) -> MethodSpec:
         if _stored(info):
             return self
-        if self.pretrained and not self.of_one_network:
-            raise ValueError(
-                f"expected no pretrained parameters for {self.method}, which learns no network of one view"
-            )
         self.build()
+        if self.pretrained and not self.takes_pretrained:
+            raise ValueError(
+                f"expected no pretrained parameters for {self.method}, which learns no network of one view with layers "
+                "of its own"
+            )
         return self
 
     def build(self) -> Method:
@@ -101,8 +102,7 @@ class MethodSpec(Value):
     @property
     def reads_labels(self) -> bool:
         """Whether its fit asks for labels."""
-        built = self.build()
-        return bool(getattr(built, "reads_labels", built.supervised))
+        return reads_labels(self.build())
 
     @property
     def network(self) -> str:
@@ -110,9 +110,9 @@ class MethodSpec(Value):
         return getattr(self.build(), "network", "")
 
     @property
-    def of_one_network(self) -> bool:
-        """Whether it learns a network, and not one for each of two views."""
-        return getattr(method(self.method), "views", 0) == 1
+    def takes_pretrained(self) -> bool:
+        """Whether it learns one network, not one for each of two views, that has layers before the hash layer."""
+        return getattr(method(self.method), "views", 0) == 1 and self.network != "linear"
 
 
 class Protocol(Value):

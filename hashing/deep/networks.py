@@ -173,6 +173,12 @@ def load_pretrained(body: nn.Module, arrays: Mapping[str, Array]) -> None:
         value.copy_(torch.tensor(array))
 
 
+def check_pretrained(network: str, dim: int, arrays: Mapping[str, Array]) -> None:
+    """Raise ValueError where `load_pretrained` would, for the network of a name. No memory is taken for it."""
+    with torch.device("meta"):
+        load_pretrained(build(network, dim, 1).body, arrays)
+
+
 def with_parameters(network: nn.Module, parameters: tuple[Array, ...]) -> nn.Module:
     """The network with the values of its state, in order, in evaluation mode. ValueError where a shape does not fit."""
     state = {name: value for name, value in network.state_dict().items() if value.dim()}  # a count of steps is no part

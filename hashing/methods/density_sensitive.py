@@ -1,6 +1,7 @@
 """Density sensitive hashing."""
 
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 
@@ -30,6 +31,8 @@ class DensitySensitive:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not isfinite(self.alpha):  # refused as all numbers that are not
+            return
         pairs = min(self._groups * self.n_nearest, self._groups * (self._groups - 1) // 2)
         if pairs < self.n_bits:
             raise ValueError(

@@ -32,7 +32,7 @@ class SuBiC(Deep):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.n_bits % self.units:
+        if self.units and self.n_bits % self.units:
             raise ValueError(f"expected n_bits in blocks of units={self.units}, found n_bits={self.n_bits}")
         if losses.OF_OUTPUTS.keys() & losses.regularizers(self.regularizers).keys():
             found = (

@@ -102,6 +102,30 @@ def test_a_killed_driver_is_run_again_and_goes_on(kind, tmp_path):
     np.testing.assert_allclose([found[at] for at in expected], list(expected.values()), atol=1e-3)
 
 
+GPUS = """
+import ray
+from infra.executors import Ray
+ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)  # of the name alone
+for trainers in (None, 1, 2):
+    print(Ray(trainers=trainers).training_workers())
+try:
+    Ray(trainers=3).training_workers()
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_workers_are_refused_that_would_wait_for_a_place(ray_executor):
+    assert [replace(ray_executor, trainers=asked).training_workers() for asked in (None, 1, 2)] == [1, 1, 2]
+    with pytest.raises(ValueError, match="expected HASHKILN_TRAINERS of at most 2, the CPUs of the cluster, found 3"):
+        replace(ray_executor, trainers=3).training_workers()
+    assert InProcess().training_workers() == 1
+    found = subprocess.run([sys.executable, "-c", GPUS], capture_output=True, text=True, check=True).stdout
+    assert found.splitlines() == [
+        "2", "1", "2", "expected HASHKILN_TRAINERS of at most 2, the GPUs of the cluster, found 3"
+    ]  # fmt: skip
+
+
 @pytest.mark.slow
 def test_a_mistake_of_the_user_is_told_as_itself_and_not_tried_again(ray_executor, tmp_path):
     executor = replace(ray_executor, checkpoints=str(tmp_path / "runs"))

@@ -145,6 +145,8 @@ def test_a_table_is_made_measured_and_listed(hashkiln, here, home):
     assert "the 10 nearest rows" in measured["protocol"]
     assert measured["overlap"] == "database: {0}; training set: {0}".format("0 rows by id, 0 by content")
     assert 0 < measured["measured"]["metrics"]["map"]["value"] < 1
+    code, _, error = here("evaluate", "sample__lsh64", "--relevance", "labels")
+    assert (code, error) == (2, "expected labels, for relevance by labels, found none in dataset sample\n")
     code, output, _ = here("evaluate", "sample__lsh64", "--beside", "v1")
     assert (code, "v1, common rows" in output) == (0, True)
     asked = ("sample__lsh64", "--queries", "query", "--k", "3", "--rerank", "9", "--out", str(home / "found.parquet"))

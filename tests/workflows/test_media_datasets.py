@@ -18,6 +18,7 @@ from infra.executors import InProcess
 from infra.settings import Settings
 from storage.features.shard import Columns
 from workflows import datasets
+from workflows.checks import UsageError
 from workflows.reindex import fitting, planning
 from workflows.spec import Spec
 
@@ -65,8 +66,8 @@ def test_encoded_pictures_are_hashed_by_a_network_and_published(settings, tmp_pa
 def test_texts_are_hashed_by_a_network_of_words_and_by_nothing_else(settings, tmp_path):  # noqa: F811
     dataset = texts(tmp_path / "notes")
     assert (dataset.kind, dataset.dim) == ("text", 32)
-    for wrong, found in ((spec("notes", "itq"), "itq, of vectors"), (spec("notes"), "dpsh with network=mlp")):
-        with pytest.raises(ValueError, match=f"expected a deep method with network=text .* of notes, found {found}"):
+    for wrong, found in ((spec("notes", "itq"), "ITQ, a method of vectors"), (spec("notes"), "DPSH, with network=mlp")):
+        with pytest.raises(UsageError, match=f"with network=text for texts, found {found}, in dataset notes"):
             fitting.fit(wrong, settings, InProcess())
         with pytest.raises(ValueError, match="expected a deep method with network=text"):
             planning.outlook(wrong, settings)
@@ -78,7 +79,9 @@ def test_texts_are_hashed_by_a_network_of_words_and_by_nothing_else(settings, tm
 
 def test_words_are_asked_for_of_texts_alone(settings, tmp_path):  # noqa: F811
     pictures(tmp_path / "photos", n=30)
-    with pytest.raises(ValueError, match="expected texts for network=text, found rows of kind image in photos"):
+    with pytest.raises(
+        ValueError, match="expected texts for network=text, found rows of kind image, in dataset photos"
+    ):
         fitting.fit(spec("photos", network="text"), settings, InProcess())
     fitting.fit(spec("photos", "lsh"), settings, InProcess())  # pixels are coordinates: any method hashes them
     with pytest.raises(ValueError, match="expected --side for encoded pictures, found rows of kind text"):

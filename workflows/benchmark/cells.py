@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -26,11 +26,11 @@ from storage.features.dataset import Dataset
 from storage.files import filesystem
 
 from .. import pretrained
-from ..datasets import check_kind, training_shards
+from ..datasets import training_shards
 from ..evaluation.health import code_health
 from ..evaluation.judge import Judge, judge_of
 from ..evaluation.metrics import metric_values, retrieval_curves
-from ..spec import MethodSpec, Number, Protocol, Spec, digest
+from ..spec import MethodSpec, Protocol, Spec, digest
 from . import protocols
 from .grid import Grid, Row
 
@@ -53,18 +53,13 @@ class Bench:
 
     def row(self, spec: MethodSpec) -> Row:
         """The cell of a method: as it was kept, or measured now. Raises ValueError where it cannot be."""
-        by_labels = self.grid.protocol in ("labels", "graded", "dhn") or (
-            self.grid.protocol == "bdnn" and method(spec.method).supervised
-        )
-        if (by_labels or method(spec.method).supervised) and not self.vocabulary:
-            raise ValueError(f"expected labels, found none in dataset {self.dataset.name}")
-        check_kind(self.dataset, spec)
+        by_labels = self.grid.by_labels(spec)
         k = NEIGHBOURS.get(self.dataset.name, 50) if self.grid.protocol == "bdnn" else 100
         labels: Literal["labels", "graded"] = "graded" if self.grid.protocol == "graded" else "labels"
         protocol = Protocol(relevance=labels if by_labels else "neighbours", neighbours=k)
         shards = [(split, s.name, s.version) for split in self.dataset.splits for s in self.dataset.shards(split)]
         options = {"draw": self.grid.draw.model_dump()} if self.grid.protocol == "dhn" else {}
-        tuned = self._tuned(spec)
+        tuned = self.grid.tuned(spec)
         if tuned:
             first = spec.model_copy(update={"seed": self.grid.seeds[0]})
             chosen = protocols.choose(protocols.candidates(first, tuned), self._cross_validated)
@@ -88,13 +83,6 @@ class Bench:
         return judge_of(
             spec, self.dataset, self.vocabulary, self.settings.warehouse_url, self.executor, self.grid.queries
         )
-
-    def _tuned(self, spec: MethodSpec) -> Mapping[str, tuple[Number, ...]]:
-        """What cross-validation is to choose for a method: what was not said by hand."""
-        if self.grid.protocol != "dhn":
-            return {}
-        grid = protocols.tuned(spec) if self.grid.tune is None else self.grid.tune.get(spec.method, {})
-        return {name: values for name, values in grid.items() if name not in spec.parameters}
 
     def _cross_validated(self, spec: MethodSpec) -> float:
         """Mean over folds of the training rows: the map of a fold's rows among those that were learned from."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from prefect import flow
 
+from hashing.mapreduce import Array
 from infra.executors import Progress, connect, silent
 from infra.settings import Settings
 
+from .. import checks
 from ..datasets import ingest, labels_of
-from ..spec import Spec
+from ..spec import Protocol, Spec
 from . import protocols
 from .cells import Bench
 from .grid import Grid, GridOutcome, Row
@@ -18,17 +21,46 @@ from .grid import Grid, GridOutcome, Row
 logger = logging.getLogger(__name__)
 
 
+def check_cells(grid: Grid, settings: Settings, parameters: Mapping[str, Array] | None = None) -> None:
+    """Raise UsageError where a cell of the grid cannot be measured, before any is.
+
+    parameters: those that networks start from, where they are to be checked too.
+    """
+    problems: dict[str, tuple[str, str]] = {}  # by cell, seeds apart: method and what is wrong
+    for name in grid.datasets:
+        schema = checks.schema_of(name, settings)
+        for spec in grid.specs():
+            try:
+                if grid.by_labels(spec):
+                    checks.check_protocol(Protocol(relevance="labels"), schema)
+                for candidate in protocols.candidates(spec, grid.tuned(spec)):
+                    checks.check_method(candidate, schema)
+                    checks.check_trainers(candidate, settings)
+                    if parameters is not None and spec.pretrained:
+                        checks.check_pretrained(candidate, schema, parameters)
+            except checks.UsageError as error:
+                problems.setdefault(f"{name}, {spec.method}, {spec.bits} bits", (spec.method, str(error)))
+    if problems:
+        cell, (_, problem) = next(iter(problems.items()))
+        names = sorted({method for method, _ in problems.values()})
+        more = f"; {len(problems)} cells cannot be measured, of the methods {', '.join(names)}: leave them out"
+        raise checks.UsageError(f"{cell}: {problem}" + more * (len(problems) > 1))
+
+
 def benchmark(grid: Grid, progress: Progress = silent) -> GridOutcome:
     """Measure all cells.
 
     What was measured before, by the same code and versions from the same rows, is not measured again. A cell that
-    cannot be is noted, and does not end the others.
+    fails is noted, and does not end the others. Raises UsageError before any is measured where one cannot be.
     """
     settings = Settings()
+    check_cells(grid, settings)
     executor = connect(settings, progress)
     rows: list[Row] = []
     failed: dict[str, str] = {}
     specs = list(grid.specs())
+    for spec in specs:
+        checks.check_training(spec, executor)
     datasets = [ingest(Spec(dataset=name, source=grid.source), settings, progress) for name in grid.datasets]
     for name, dataset in zip(grid.datasets, datasets, strict=True):
         vocabulary = labels_of(dataset, executor)

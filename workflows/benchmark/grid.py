@@ -57,6 +57,19 @@ class Grid(Value):
             protocols.candidates(spec, (self.tune or {}).get(spec.method, {}))
         return self
 
+    def tuned(self, spec: MethodSpec) -> dict[str, tuple[Number, ...]]:
+        """What cross-validation is to choose for a method: what was not said by hand."""
+        if self.protocol != "dhn":
+            return {}
+        grid = protocols.tuned(spec) if self.tune is None else self.tune.get(spec.method, {})
+        return {name: values for name, values in grid.items() if name not in spec.parameters}
+
+    def by_labels(self, spec: MethodSpec) -> bool:
+        """Whether labels say what is relevant to a query, and not neighbours."""
+        return self.protocol in ("labels", "graded", "dhn") or (
+            self.protocol == "bdnn" and method(spec.method).supervised
+        )
+
     def specs(self) -> Iterator[MethodSpec]:
         """Methods with their bits and seeds; one seed where nothing is random."""
         for name in self.methods:
@@ -64,7 +77,7 @@ class Grid(Value):
             for bits in self.bits:
                 for seed in self.seeds if random else self.seeds[:1]:
                     spec = MethodSpec(method=name, bits=bits, seed=seed, parameters=self.parameters.get(name, {}))
-                    yield spec.model_copy(update={"pretrained": self.pretrained * spec.of_one_network})
+                    yield spec.model_copy(update={"pretrained": self.pretrained * spec.takes_pretrained})
 
 
 class Row(Value):

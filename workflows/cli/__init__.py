@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from . import benchmark, catalogue, maintenance, reindex, run, search
-from .common import FAILED, REJECTED, errors
+from .common import FAILED, REJECTED, USAGE, errors
 
 app = typer.Typer(
     help="Learn binary codes, encode whole datasets into versioned Parquet bit columns, and prove how good they are.",
@@ -54,4 +54,4 @@ def main() -> None:
             raise
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         errors.print(f"[red]{escape(str(message))}", soft_wrap=True)
-        sys.exit(REJECTED if type(error).__name__ == "GateRejected" else FAILED)
+        sys.exit({"GateRejected": REJECTED, "UsageError": USAGE}.get(type(error).__name__, FAILED))

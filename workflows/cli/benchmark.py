@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from .common import FAILED, From, Pretrained, assignment, checked, console, errors, kept, prefect_home, progress
+from .common import FAILED, From, Pretrained, assignment, checked, console, errors, prefect_home, progress
 
 if TYPE_CHECKING:
-    from ..benchmark.grid import GridOutcome
+    from ..benchmark.grid import Grid, GridOutcome
 
 app = typer.Typer()
 
@@ -88,9 +88,11 @@ def benchmark(
             {
                 "datasets": _names(dataset), "methods": _names(methods), "bits": _names(bits),
                 "seeds": range(seeds), "protocol": protocol, "queries": queries, "source": source, "parameters": own,
-                "draw": draw, "tune": _tuning(tune), "pretrained": kept(pretrained),
+                "draw": draw, "tune": _tuning(tune),
             }
         )  # fmt: skip
+    if pretrained:
+        grid = _with_pretrained(grid, pretrained)
     with progress() as report:
         outcome = run(grid, report)
     _write(outcome, json_file, out)
@@ -98,6 +100,23 @@ def benchmark(
         errors.print(f"[red]{escape(f'{cell}: {why}')}")
     if outcome.failed:
         raise typer.Exit(FAILED)
+
+
+def _with_pretrained(grid: Grid, file: str) -> Grid:
+    """The grid with the parameters of a file, which are brought into the warehouse if all cells can take them."""
+    from infra.settings import Settings
+    from storage.models import keep_pretrained
+
+    from ..benchmark.flow import check_cells
+    from ..pretrained import read
+
+    settings = Settings()
+    check_cells(grid, settings)
+    found = read(file)
+    grid = grid.model_copy(update={"pretrained": found.digest})
+    check_cells(grid, settings, found.parameters)
+    keep_pretrained(settings.warehouse_url, found.content)
+    return grid
 
 
 def _names(text: str) -> list[str]:

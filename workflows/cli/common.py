@@ -93,25 +93,29 @@ Queries = Annotated[int, typer.Option("--queries", help="Queries to draw where t
 
 
 def specification(source: str | None = None, **values: Any) -> Spec:
-    """The Spec of some options. Wrong values end the command with exit 2 and one line each."""
+    """The Spec of some options. Wrong values end the command with exit 2 and one line each, and nothing is made.
+
+    A file of pretrained parameters is brought into the warehouse.
+    """
+    from infra.settings import Settings
+    from storage.models import keep_pretrained
+
+    from .. import checks, pretrained
     from ..spec import Spec
 
+    settings, file = Settings(), values.pop("pretrained", None)
     method = {name: values.pop(name) for name in ("method", "bits", "seed")}
     method["parameters"] = assigned(values.pop("parameters", None))
-    pretrained = values.pop("pretrained", None)
+    method["pretrained"] = "0" * 64 if file else ""  # of a file that is not read where the rest is refused
     with checked():
-        if pretrained:  # nothing is kept for a specification that is refused
-            Spec(source=source, method={**method, "pretrained": "0" * 64}, **values)
-        return Spec(source=source, method={**method, "pretrained": kept(pretrained)}, **values)
-
-
-def kept(pretrained: str | None) -> str:
-    """The digest of a file of pretrained parameters, which is brought into the warehouse; empty where there is none."""
-    from infra.settings import Settings
-
-    from ..pretrained import keep
-
-    return keep(pretrained, Settings()) if pretrained else ""
+        spec = Spec(source=source, method=method, **values)
+    checks.check_run(spec, settings)
+    if file:
+        found = pretrained.read(file)
+        checks.check_pretrained(spec.method, checks.schema_of(spec.dataset, settings), found.parameters)
+        method["pretrained"] = keep_pretrained(settings.warehouse_url, found.content)
+        spec = Spec(source=source, method=method, **values)
+    return spec
 
 
 def assigned(texts: list[str] | None) -> dict[str, Any]:
@@ -128,7 +132,7 @@ def checked() -> Iterator[None]:
     except ValidationError as error:
         for problem in error.errors():
             place = "".join(f"{part}: " for part in problem["loc"] if isinstance(part, str))
-            errors.print(f"[red]{escape(place + problem['msg'].removeprefix('Value error, '))}")
+            errors.print(f"[red]{escape(place + problem['msg'].removeprefix('Value error, '))}", soft_wrap=True)
         raise typer.Exit(USAGE) from None
 
 

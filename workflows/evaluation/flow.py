@@ -7,6 +7,7 @@ from prefect import flow
 from infra.executors import Progress, connect, silent
 from infra.settings import Settings
 
+from ..checks import check_protocol, schema_of
 from ..datasets import dataset_of
 from ..records import Report
 from ..spec import Protocol, Spec
@@ -26,6 +27,7 @@ def evaluate_version(
     spec = Spec.stored(found.properties["spec"]).model_copy(update={"protocol": protocol})
     if beside and protocol.ties == "by-id":
         raise ValueError("expected ties as expectations, by which versions are compared, found ties by-id with another")
+    check_protocol(protocol, schema_of(spec.dataset, settings))
     base = opened.version(beside) if beside else None
     return measure_version(spec, settings, connect(settings, progress), dataset_of(spec, settings), opened, found, base)
 

@@ -15,7 +15,8 @@ from storage import models, queries
 from storage.features.dataset import Dataset
 
 from .. import pretrained
-from ..datasets import check_kind, dataset_of, labels_of, training_shards
+from ..checks import check_method, check_training, schema_of
+from ..datasets import dataset_of, labels_of, training_shards
 from ..evaluation import judge
 from ..records import Model, Staged
 from ..spec import Spec, digest
@@ -31,7 +32,9 @@ def fit(spec: Spec, settings: Settings, executor: Executor, because: str = "") -
     Given a reason, such as drift, the published one will not do.
     """
     dataset = dataset_of(spec, settings)
-    check_kind(dataset, spec.method)
+    model, _ = foreseen(spec, settings, dataset)
+    if model is None or because or spec.refit == "drift":  # may train
+        check_training(spec.method, executor)
     published, reason = _published_model(spec, settings, because)
     if published:
         return published
@@ -62,7 +65,7 @@ def refit_reason(spec: Spec, staged: Staged) -> str:
 
 def foreseen(spec: Spec, settings: Settings, dataset: Dataset) -> tuple[Model | None, str]:
     """The model that `fit` will give without fitting, or None; and why. Nothing is written."""
-    check_kind(dataset, spec.method)
+    check_method(spec.method, schema_of(dataset.name, settings))
     published, reason = _published_model(spec, settings)
     if published:
         return published, reason

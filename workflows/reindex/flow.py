@@ -26,6 +26,7 @@ from infra.settings import Settings
 from storage import models
 from storage.tables.table import PublishConflict, table_name
 
+from ..checks import check_run
 from ..datasets import ingest
 from ..records import Model, Report, RunOutcome, Staged, Verdict
 from ..reports.run import metric_rows, run_markdown, write_report
@@ -129,6 +130,7 @@ def publish_task(spec: Spec, staged: Staged, measured: Report, verdict: Verdict,
 def reindex(spec: Spec) -> RunOutcome:
     """Encode what changed, measure it beside what is published, and publish it if it is good enough."""
     start = time.monotonic()
+    check_run(spec, Settings())
     ingest_task(spec)
     staged = stage_task(spec, fit_task(spec))
     if reason := fitting.refit_reason(spec, staged):

@@ -1,0 +1,163 @@
+"""Mistakes that can be known at the start: exit 2, one line that names the option, and nothing made or computed."""
+
+import os
+import sys
+from unittest import mock
+
+import pytest
+from safetensors.numpy import save
+from straight_line import spec
+
+from hashing.deep import networks
+from infra.settings import Settings
+from storage.tables import iceberg
+from workflows.checks import UsageError, check_run, schema_of
+from workflows.cli import main
+from workflows.reindex import fitting, flow
+from workflows.spec import Spec
+
+pytest_plugins = ["straight_line"]
+
+
+@pytest.fixture
+def hashkiln(tmp_path, monkeypatch, capsys):
+    """Run the command in this process, in an empty home and with no raw files; (exit, stderr)."""
+
+    def run(*args, **more):
+        monkeypatch.setattr(sys, "argv", ["hashkiln", *args])
+        environment = {"HASHKILN_HOME": str(tmp_path / "home"), "HASHKILN_EXECUTOR": "inprocess", "COLUMNS": "80"}
+        environment |= {"HASHKILN_DATA": "/nowhere"}
+        with mock.patch.dict(os.environ, environment | more), pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, capsys.readouterr().err
+
+    return run
+
+
+def untouched(home):
+    """Nothing but the folder that Prefect is given."""
+    return {path.name for path in home.iterdir()} <= {"prefect"} if home.exists() else True
+
+
+def method(name, bits=16, *parameters, dataset="mnist"):
+    options = [option for parameter in parameters for option in ("--set", parameter)]
+    return ["--dataset", dataset, "--method", name, "--bits", str(bits), *options]
+
+
+def grid(dataset, methods, *options):
+    return ["benchmark", "--dataset", dataset, "--methods", methods, *options]
+
+
+MISTAKES = {  # the command, and what its line names
+    "odd bits": (["reindex", *method("agh", 9)], "layers=2, n_bits=9"),
+    "few anchors": (["fit", *method("agh", 64, "n_anchors=32")], "n_anchors=32"),
+    "few nearest anchors": (["fit", *method("dgh", 8, "n_anchors=2")], "n_nearest=3, n_anchors=2"),
+    "parts": (["encode", *method("kmh", 10, "n_part=4")], "n_part=4, n_bits=10"),
+    "blocks": (["fit", *method("subic", 32, "units=5")], "units=5, found n_bits=32"),
+    "no unit": (["fit", *method("subic", 32, "units=0")], "SuBiC's units of at least 2"),
+    "groups": (["fit", *method("density_sensitive", 64, "alpha=0.1")], "alpha=0.1"),
+    "no number": (["fit", *method("density_sensitive", 64, "alpha=NaN")], "alpha of at least 0, found nan"),
+    "network": (["reindex", *method("dpsh", 16, "network=mpl")], "found network='mpl'"),
+    "two networks": (["reindex", *method("dpsh", 16, "network=mlp+mlp")], "found network='mlp+mlp'"),
+    "optimizer": (["reindex", *method("dpsh", 16, "optimizer=lion")], "found optimizer='lion'"),
+    "regularizer": (["reindex", *method("dpsh", 16, "regularizers=decoy:1")], "found 'decoy:1'"),
+    "augment": (["reindex", *method("dpsh", 16, "augment=true")], "for augment, found network=mlp"),
+    "depth": (["reindex", *method("super_bit", 16, "depth=785")], "depth = 785, d = 784"),
+    "bits": (["reindex", *method("itq", 129, dataset="sample")], "n_bits = 129, d = 128"),
+    "bits, not ingested": (["reindex", *method("pcah", 26, dataset="glove-25-angular")], "n_bits = 26, d = 25"),
+    "pictures": (["fit", *method("sgh", 16, "network=cnn", dataset="sample")], "d = 128: ask for network=mlp"),
+    "small pictures": (["fit", *method("sgh", 16, "network=cnn", dataset="glove-25-angular")], "network=cnn, found"),
+    "view": (["fit", *method("prdh", 16, "first_view=784")], "expected first_view from 1 to 783"),
+    "pictures of a view": (["fit", *method("prdh", 16, "network=cnn+mlp", "first_view=700")], "found d = 700"),
+    "labels": (["reindex", *method("ksh", dataset="sample")], "KSH learns from labels"),
+    "labels for tags": (["reindex", *method("thc", 16, "tags=1.0", dataset="sample")], "THC learns from labels"),
+    "vectors for texts": (["encode", *method("itq", dataset="wordnet")], "network=text for texts, found ITQ"),
+    "network for texts": (["encode", *method("dpsh", dataset="wordnet")], "found DPSH, with network=mlp"),
+    "texts": (["encode", *method("dpsh", 16, "network=text", dataset="openclipart")], "network=text, found rows"),
+    "relevance": (["reindex", *method("lsh", dataset="sample"), "--relevance", "graded"], "for relevance by labels"),
+    "dry run": (["reindex", *method("itq", 129, dataset="sample"), "--dry-run"], "n_bits = 129, d = 128"),
+    "one cell of a grid": (grid("sample", "lsh,itq", "--bits", "8,256"), "sample, itq, 256 bits: expected n_bits"),
+    "some cells": (grid("sample", "ksh,sdh,lsh"), "8 cells cannot be measured, of the methods ksh, sdh: leave"),
+    "a method of a grid": (grid("mnist", "lsh,agh", "--bits", "8,9"), "layers=2, n_bits=9"),
+    "labels of a grid": (grid("sample", "lsh", "--protocol", "labels"), "sample, lsh, 8 bits: expected labels"),
+    "labels to draw by": (grid("sample", "lsh", "--protocol", "dhn"), "expected labels"),
+    "second dataset": (grid("mnist,sample", "pcah", "--bits", "256"), "sample, pcah, 256 bits"),
+    "what is tuned": (
+        grid("mnist", "dhn", "--bits", "8", "--protocol", "dhn", "--tune", "dhn.network=mlp,text"),
+        "expected texts for network=text",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_ends_in_one_line_before_anything_is_made(hashkiln, tmp_path, name):
+    command, named = MISTAKES[name]
+    code, error = hashkiln(*command)
+    assert code == 2
+    assert error.count("\n") == 1
+    assert named in error
+    assert untouched(tmp_path / "home")
+
+
+@pytest.mark.parametrize("command", [["reindex", *method("dpsh")], grid("mnist", "lsh,dpsh", "--bits", "16")])
+def test_workers_that_cannot_share_a_batch_are_refused_before_a_cluster_is_asked(hashkiln, tmp_path, command):
+    code, error = hashkiln(*command, HASHKILN_EXECUTOR="ray", HASHKILN_TRAINERS="3")
+    assert code == 2
+    assert error.count("\n") == 1
+    assert "3 workers of training share evenly, found batch_size=128: change it or HASHKILN_TRAINERS" in error
+    assert untouched(tmp_path / "home")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["reindex", *method("dpsh", 16, "network=cnn_f")], "network=cnn_f: give --pretrained parameters"),
+        (["reindex", *method("lsh")], "expected no pretrained parameters for lsh"),
+        (["reindex", *method("sgh")], "expected no pretrained parameters for sgh"),
+        (grid("mnist", "lsh,dpsh", "--bits", "16", "--set", "dpsh.network=cnn_f"), "mnist, dpsh, 16 bits"),
+    ],
+)
+def test_parameters_that_fit_no_network_are_not_kept(hashkiln, tmp_path, options, named):
+    body = networks.build("cnn", 784, 16).body.state_dict()
+    file = tmp_path / "cnn.safetensors"
+    file.write_bytes(save({name: value.numpy() for name, value in body.items()}))
+    code, error = hashkiln(*options, "--pretrained", str(file))
+    assert code == 2
+    assert error.count("\n") == 1
+    assert named in error
+    assert untouched(tmp_path / "home")
+
+
+def test_those_that_fit_are(settings):
+    body = networks.build("cnn", 784, 16).body.state_dict()
+    networks.check_pretrained("cnn", 784, {name: value.numpy() for name, value in body.items()})
+    with pytest.raises(ValueError, match="expected shape"):
+        networks.check_pretrained("cnn", 3 * 32**2, {name: value.numpy() for name, value in body.items()})
+
+
+def test_the_catalogue_says_of_a_dataset_what_is_ingested_of_it(settings, real_data, monkeypatch):
+    from workflows.datasets import ingest
+
+    monkeypatch.setenv("HASHKILN_DATA", str(real_data))
+    for name in ("mnist", "openclipart", "wordnet"):
+        before = schema_of(name, Settings())
+        ingest(Spec(dataset=name), Settings())
+        assert schema_of(name, Settings()) == before
+
+
+def test_flows_refuse_what_the_command_line_does(settings, mine):
+    wrong = spec(method={"method": "itq", "bits": 33})
+    with pytest.raises(UsageError, match="found n_bits = 33, d = 32: ask for fewer, in dataset mine"):
+        check_run(wrong, settings)
+    with pytest.raises(UsageError, match="found n_bits = 33, d = 32: ask for fewer, in dataset mine"):
+        flow.reindex.fn(wrong)
+    assert not iceberg.catalog_exists(settings.catalog_url)
+
+
+def test_workers_for_which_the_cluster_has_no_place_are_refused_before_a_table_is_made(settings, mine, ray_executor):
+    from dataclasses import replace
+
+    deep = spec(method={"method": "dpsh", "bits": 16})
+    with pytest.raises(UsageError, match="expected HASHKILN_TRAINERS of at most 2, the CPUs of the cluster, found 4"):
+        fitting.fit(deep, settings, replace(ray_executor, trainers=4))
+    assert not iceberg.catalog_exists(settings.catalog_url)
