@@ -24,8 +24,8 @@ class CodeHealth:
     """Statistic over packed codes -> Health, from integer counts of ones and of pairs of ones.
 
     The state is the upper triangle of an (n_bits + 1, n_bits + 1) matrix of counts, packed by pack_counts. Row 0 and
-    column 0 belong to an additional bit that is always one. At 4096 bits the state takes 50 MB; the matrix as int64
-    would take 134 MB, over the limit of 64 MiB.
+    column 0 belong to an additional bit that is always one. At 4096 bits the counts as int64 would take more than the
+    64 MiB that a state may have; packed they take 48 MiB.
 
     Raises ValueError where there are no rows.
     """
@@ -63,7 +63,7 @@ class CodeHealth:
 
 
 def pack_counts(counts: Array) -> Array:
-    """Return counts (m,) below 2^47 as 48 bits each, (m, 3) uint16, the lowest 16 bits first."""
+    """Return counts (m,) below 2^48 as 48 bits each, (m, 3) uint16, the lowest 16 bits first."""
     return counts.astype("<i8").view("<u2").reshape(-1, 4)[:, :3].copy()
 
 

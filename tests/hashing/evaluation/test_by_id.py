@@ -1,4 +1,4 @@
-"""hashing.rankings against plain loops over one order, by (distance, id), and across cuts into shards."""
+"""Rankings by (distance, id) against plain loops over that order, for any cut into shards."""
 
 import math
 
@@ -14,23 +14,23 @@ N, N_QUERIES, N_BYTES = 300, 25, 1
 
 
 @pytest.fixture
-def world():
-    """Rows with few distances and ids in no order, of which the queries are the first."""
+def database():
+    """Return rows with few distances and ids in random order; the first rows are the queries."""
     rng = np.random.default_rng(0)
     y = (rng.random((N, 70)) < 0.05).astype(np.uint8)
     return Batch(rng.permutation(10 * N)[:N] - N, rng.integers(0, 256, (N, N_BYTES), np.uint8), y)
 
 
-def literal(queries, rows, grade):
-    """For each query the grades of all other rows, sorted by (distance, id)."""
+def rankings(queries, rows, grade):
+    """Yield for each query the grades of all other rows, sorted by (distance, id)."""
     for i, code in enumerate(queries.x):
         others = [j for j in range(len(rows.ids)) if rows.ids[j] != queries.ids[i]]
         distance = np.bitwise_count(rows.x ^ code).sum(axis=1)
         yield [grade(i, j) for j in sorted(others, key=lambda j: (distance[j], rows.ids[j]))]
 
 
-def plain(grades, k):
-    """The metrics of one order, by their definitions."""
+def metrics_of(grades, k):
+    """Return the metrics of one order, by their definitions."""
     hits = [int(grade > 0) for grade in grades]
     precision = [sum(hits[: rank + 1]) / (rank + 1) for rank in range(len(hits))]
     at_hits = [p for p, hit in zip(precision, hits, strict=True) if hit]
@@ -56,60 +56,60 @@ def plain(grades, k):
 
 def check(queries, rows, ranked, grade, n_grades):
     k = 20
-    expected = [plain(order, k) for order in literal(queries, rows, grade)]
+    expected = [metrics_of(order, k) for order in rankings(queries, rows, grade)]
     parts = [ranked.run_counts(range(start, start + 5), by_id.rows_by_id([[rows]]), n_grades) for start in (0, 20)]
     for start, graded in zip((0, 20), parts, strict=True):
         h = np.stack([graded.sum(axis=0), graded[1:].sum(axis=0)])
         for name in expected[0]:
             of_first = [k] if name == "ndcg" or "at" in name.split("_") else []
             found = getattr(metrics, name)(graded if name == "ndcg" else h, *of_first)
-            # reciprocal_rank promises 1e-11
+            # the absolute error of reciprocal_rank is at most 1e-11
             np.testing.assert_allclose(found, [one[name] for one in expected[start : start + 5]], rtol=1e-10)
         assert (h[0].sum(axis=1) == N - 1).all()
 
 
-def test_rankings_give_the_metrics_of_one_order(world):
-    queries = world.take(slice(N_QUERIES))
+def test_rankings_give_the_metrics_of_one_order(database):
+    queries = database.take(slice(N_QUERIES))
     ranked = RankingById(queries.x, queries.ids, pack_labels(queries.y))
-    shared = queries.y.astype(int) @ world.y.T
+    shared = queries.y.astype(int) @ database.y.T
     assert shared.max() > 2
-    check(queries, world, ranked, lambda i, j: min(shared[i, j], 1), 2)
-    check(queries, world, ranked, lambda i, j: min(shared[i, j], 3), 4)
-    listed = np.stack([np.random.default_rng(i).permutation(world.ids)[:30] for i in range(N_QUERIES)])
+    check(queries, database, ranked, lambda i, j: min(shared[i, j], 1), 2)
+    check(queries, database, ranked, lambda i, j: min(shared[i, j], 3), 4)
+    listed = np.stack([np.random.default_rng(i).permutation(database.ids)[:30] for i in range(N_QUERIES)])
     ranked = RankingById(queries.x, queries.ids, None, np.pad(listed, ((0, 0), (0, 1)), constant_values=10**9))
-    check(queries, world, ranked, lambda i, j: int(world.ids[j] in listed[i]), 2)
+    check(queries, database, ranked, lambda i, j: int(database.ids[j] in listed[i]), 2)
 
 
-def test_more_shared_labels_than_a_byte_counts(world):
-    """300 labels are shared with every row, and the last grade stands for all of them."""
+def test_more_shared_labels_than_a_byte_counts(database):
+    """All rows share 300 labels with the queries, and are counted at the last grade."""
     y = np.ones((N, 300), np.uint8)
-    rows = by_id.rows_by_id([[world._replace(y=y)]])
-    counts = RankingById(world.x, world.ids, pack_labels(y)).run_counts(range(2), rows, 301)
+    rows = by_id.rows_by_id([[database._replace(y=y)]])
+    counts = RankingById(database.x, database.ids, pack_labels(y)).run_counts(range(2), rows, 301)
     assert counts[300].sum(axis=1).tolist() == [N - 1, N - 1]
     assert counts.sum() == 2 * (N - 1)
 
 
-def test_a_query_alone_has_an_empty_ranking(world):
-    alone = world.take(slice(1))
+def test_a_query_alone_has_an_empty_ranking(database):
+    alone = database.take(slice(1))
     counts = RankingById(alone.x, alone.ids, pack_labels(alone.y)).run_counts(range(1), by_id.rows_by_id([[alone]]), 2)
     h = np.stack([counts.sum(axis=0), counts[1]])
     assert metrics.average_precision_at(h, 5).tolist() == [0]
 
 
-def test_rows_are_in_order_of_id_for_every_cut(world):
-    whole = by_id.rows_by_id([[world]])
+def test_rows_are_in_order_of_id_for_every_cut(database):
+    whole = by_id.rows_by_id([[database]])
     assert (np.diff(whole.ids) > 0).all()
-    cut = [[world.take(slice(0, 7)), world.take(slice(7, 7))], [], [world.take(slice(7, None))]]
+    cut = [[database.take(slice(0, 7)), database.take(slice(7, 7))], [], [database.take(slice(7, None))]]
     for one, other in zip(whole, by_id.rows_by_id(cut), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def test_too_many_rows_and_none_are_refused(world, monkeypatch):
+def test_too_many_rows_and_none_are_refused(database, monkeypatch):
     with pytest.raises(ValueError, match="at least one row to rank, found none in all shards"):
-        by_id.rows_by_id([[], [world.take(slice(0))]])
+        by_id.rows_by_id([[], [database.take(slice(0))]])
     monkeypatch.setattr(by_id, "MAX_ROWS", N - 1)
     with pytest.raises(ValueError, match="expected at most 299 rows to rank by id, found more"):
-        by_id.rows_by_id([[world]])
-    unlabelled = RankingById(world.x, world.ids, None)
+        by_id.rows_by_id([[database]])
+    unlabelled = RankingById(database.x, database.ids, None)
     with pytest.raises(ValueError, match="queries and rows with labels"):
-        unlabelled.run_counts(range(1), world, 2)
+        unlabelled.run_counts(range(1), database, 2)

@@ -10,7 +10,7 @@ from hashing.mapreduce import Batch
 
 
 @pytest.mark.parametrize("n_shards", [1, 4, 7])
-def test_health_is_that_of_numpy(n_shards):
+def test_health_equals_numpy(n_shards):
     values = (np.random.default_rng(5).random((500, 20)) < 0.3).astype(float)
     health = over(CodeHealth(20), Batch(np.arange(500), bits.pack(values > 0)), n_shards)
     correlation = np.corrcoef(values.T) - np.eye(20)
@@ -21,7 +21,7 @@ def test_health_is_that_of_numpy(n_shards):
     assert health.rows == 500
 
 
-def test_health_of_constant_bits_and_of_nothing():
+def test_health_of_constant_bits_and_of_no_rows():
     codes = bits.pack(np.array([[True, False, True], [True, False, False]]))
     health = over(CodeHealth(3), Batch(np.arange(2), codes))
     np.testing.assert_array_equal(health.entropy, [0, 0, 1])
@@ -30,7 +30,7 @@ def test_health_of_constant_bits_and_of_nothing():
         over(CodeHealth(3), Batch(np.arange(0), codes[:0]))
 
 
-def test_the_state_of_the_health_is_small_and_counts_far():
+def test_the_state_is_small_and_counts_many_rows():
     assert CodeHealth(4096).zero().nbytes < 1 << 26
     statistic = CodeHealth(2)
     state = statistic.update(statistic.zero(), Batch(np.arange(4), np.array([[0], [1], [3], [3]], np.uint8)))

@@ -22,14 +22,14 @@ def over(statistic, batch, n_shards=1):
 def rows():
     rng = np.random.default_rng(5)
     ids = rng.permutation(10**6)[:500] - 1000
-    ids[400] = -1  # a row like any other, which no padding of a list may name
+    ids[400] = -1  # a row like any other: padding must not match it
     return Batch(ids, bits.pack(rng.random((500, 20)) < 0.3), (rng.random((500, 5)) < 0.2).astype(np.uint8))
 
 
 @pytest.mark.parametrize("n_shards", [1, 4, 7])
-def test_a_label_histogram_leaves_out_the_own_row(rows, n_shards):
+def test_a_histogram_by_labels_leaves_out_the_own_row(rows, n_shards):
     own = rows.ids[:30]
-    own = np.where(np.arange(30) % 3, own, own + 10**9)  # every third query is no row
+    own = np.where(np.arange(30) % 3, own, own + 10**9)  # every third query has no row in the database
     statistic = histograms.HammingHistogram(rows.x[:30], 20, pack_labels(rows.y[:30]), own)
     distance = (bits.unpack(rows.x[:30], 20)[:, None] != bits.unpack(rows.x, 20)).sum(axis=2)
     relevant = rows.y[:30].astype(int) @ rows.y.T.astype(int) > 0
@@ -44,7 +44,7 @@ def test_a_label_histogram_leaves_out_the_own_row(rows, n_shards):
 
 
 @pytest.mark.parametrize("n_shards", [1, 4, 7])
-def test_a_list_histogram_counts_the_listed_rows(rows, n_shards):
+def test_a_histogram_by_neighbours_counts_the_listed_rows(rows, n_shards):
     rng = np.random.default_rng(6)
     own = rows.ids[:30]
     listed = np.array([rng.permutation(rows.ids)[:40] for _ in own])
@@ -61,7 +61,7 @@ def test_a_list_histogram_counts_the_listed_rows(rows, n_shards):
 
 @pytest.mark.parametrize("n_shards", [1, 4, 7])
 @pytest.mark.parametrize("n_grades", [1, 2, 3, 9])
-def test_the_graded_histogram_is_that_of_every_pair(rows, n_shards, n_grades):
+def test_a_graded_histogram_equals_the_count_of_all_pairs(rows, n_shards, n_grades):
     own, labels = rows.ids[:30], pack_labels(rows.y[:30])
     statistic = histograms.GradedHistogram(rows.x[:30], 20, labels, own, n_grades)
     distance = (bits.unpack(rows.x[:30], 20)[:, None] != bits.unpack(rows.x, 20)).sum(axis=2)

@@ -6,7 +6,7 @@ import pytest
 from hashing.evaluation.intervals import bootstrap_interval
 
 
-def test_an_interval_covers_the_mean_and_is_the_same_each_time():
+def test_an_interval_covers_the_mean_and_is_reproducible():
     rng = np.random.default_rng(8)
     covered = 0
     for seed in range(200):

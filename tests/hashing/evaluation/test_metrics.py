@@ -1,4 +1,4 @@
-"""hashing.evaluation.metrics against the enumeration of every order of tied rows, against scikit-learn, and far out."""
+"""Metrics against the enumeration of all orders of tied rows, against scikit-learn, and for long ties."""
 
 import itertools
 import math
@@ -16,12 +16,12 @@ from hashing.evaluation import metrics
 from hashing.evaluation.rank_sums import DISCOUNT_RANKS, discount_sum, harmonic
 from hashing.evaluation.tie_groups import hit_precision
 
-# A tie is the grades of its rows; a ranking is the ties from the nearest on.
+# A tie is a list of the grades of its rows; a ranking is a list of ties, the nearest first.
 ties = st.lists(st.lists(st.integers(0, 3), max_size=4), min_size=1, max_size=4)
 
 
 def orders(ranking):
-    """Every order of the rows, as their grades; equally likely ones are repeated."""
+    """Yield every order of the rows, as a list of grades; orders of equal grades are repeated."""
     for parts in itertools.product(*(itertools.permutations(tie) for tie in ranking)):
         yield [grade for part in parts for grade in part]
 
@@ -113,7 +113,7 @@ def large(seed, n_queries=20, n_bits=64, scale=1000):
     return np.stack([n, r])
 
 
-def test_several_queries_are_scored_one_by_one():
+def test_metrics_of_several_queries_equal_those_of_each():
     h = large(0)
     for metric in METRICS:
         one_by_one = [np.asarray(metric(h[:, [i]])) for i in range(h.shape[1])]
@@ -181,7 +181,7 @@ def test_without_ties_scikit_learn_agrees():
 # ------------------------------------------------------------------ large numbers
 
 
-def test_sums_over_ranks_hold_far_out():
+def test_sums_over_many_ranks_are_accurate():
     for start in (0, 1, 100, 511, 512, 513, 10**8, 10**12):
         for count in (0, 1, 2, 511, 600, 5000):
             exact = math.fsum(1 / (start + i) for i in range(1, count + 1))
@@ -228,8 +228,8 @@ def test_a_long_tie_is_an_integral(n, r, before):
 
 
 @pytest.mark.parametrize(("n", "r"), [(10**8, 1), (10**8, 100), (10**9, 5000), (10**7, 10**4)])
-def test_the_first_hit_of_a_tie_too_long_to_count(n, r):
-    """1 - sum of P(no hit among the first i) / i (i + 1), in 40 digits: term by term, and by integral far out."""
+def test_the_first_hit_of_a_very_long_tie(n, r):
+    """1 - sum of P(no hit among the first i) / i (i + 1), in 40 digits: term by term, and by an integral beyond."""
     chance, value = mpmath.mpf(1), mpmath.mpf(1)
     with mpmath.workdps(40):
         for i in range(1, 20_001):
@@ -249,15 +249,15 @@ def test_the_first_hit_of_a_tie_too_long_to_count(n, r):
 
 
 @pytest.mark.parametrize("r", [1, 2])
-def test_orders_without_a_hit_are_left_out_of_hits_however_rare_hits_are(r):
-    """A2 with NaN for no hit, of 10^8 rows: of two ranks with one hit it is either."""
+def test_orders_without_a_hit_are_left_out_however_rare_hits_are(r):
+    """A2 of 10^8 rows with NaN for no hit; a single hit is at rank 1 or 2 with equal probability."""
     h = np.array([[[10**8]], [[r]]])
     assert metrics.average_precision_at_hits(h, 1, empty=np.nan)[0] == pytest.approx(1, abs=1e-12)
     assert metrics.average_precision_at_hits(h, 2, empty=np.nan)[0] == pytest.approx(0.75, abs=1e-7)
 
 
 def test_a_cut_tie_of_many_rows():
-    """A2 against the hypergeometric sum of scipy over all numbers of hits."""
+    """A2 against a sum over all numbers of hits, with probabilities from scipy."""
     from scipy.stats import hypergeom
 
     n, r, before, found, k = 30_000, 9_000, 50, 20, 5_000
@@ -270,14 +270,14 @@ def test_a_cut_tie_of_many_rows():
     chance = hypergeom(n, r, drawn).pmf(hits)
     expected = (chance * (first + term) / (found + hits)).sum()
     assert metrics.average_precision_at_hits(h, k)[0] == pytest.approx(expected, rel=1e-9)
-    sure = np.array([[[10**9]], [[10**9 - 1]]])  # all but one are hits: no overflow on the way
+    sure = np.array([[[10**9]], [[10**9 - 1]]])  # all but one are hits: no overflow in between
     assert metrics.average_precision_at_hits(sure, 10_000)[0] == pytest.approx(1, abs=1e-4)
 
 
 # ------------------------------------------------------------------ plain metrics
 
 
-def test_balls_and_curves_count():
+def test_precision_and_recall_within_a_radius():
     h = large(3)
     n, r = h[:, :, :4].sum(axis=2)
     np.testing.assert_array_equal(metrics.precision_within(h, 3)[n > 0], (r / np.maximum(n, 1))[n > 0])
@@ -292,7 +292,7 @@ def test_balls_and_curves_count():
     assert metrics.area_under_pooled_curve(h) == pytest.approx(area)
 
 
-def test_a_query_with_nothing_to_find_has_the_value_it_is_given():
+def test_a_query_without_relevant_rows_has_the_value_of_empty():
     h = np.zeros((2, 1, 9), np.int64)
     h[0, 0, 5] = 3
     for metric in (
@@ -313,7 +313,7 @@ def test_a_query_with_nothing_to_find_has_the_value_it_is_given():
     assert metrics.reciprocal_rank(h)[0] == metrics.success_at(h, 3)[0] == metrics.precision_at(h, 3)[0] == 0
 
 
-def test_ranks_and_radii_that_cannot_be_are_refused():
+def test_wrong_ranks_and_radii_are_refused():
     h = large(4)
     with pytest.raises(ValueError, match="k >= 1, found 0"):
         metrics.precision_at(h, 0)

@@ -18,6 +18,6 @@ def test_overlap_is_found_by_id_and_by_content(kind):
     }[kind]
     ids = np.arange(100)
     queries = np.concatenate([x[10:20], x[50:52]])
-    known = np.arange(12) + 95  # 95 .. 99 are ids of rows
+    query_ids = np.arange(12) + 95  # 95 .. 99 are ids of rows
     for n_shards in (1, 4):
-        assert over(QueryOverlap(known, queries), Batch(ids, x), n_shards) == (5, 12)
+        assert over(QueryOverlap(query_ids, queries), Batch(ids, x), n_shards) == (5, 12)

@@ -1,4 +1,4 @@
-"""hashing.hamming against numpy on unpacked bits, and against Faiss."""
+"""The Hamming scan against numpy on unpacked bits, and against Faiss."""
 
 import itertools
 import pickle
@@ -19,7 +19,7 @@ N_QUERIES = 7
 
 
 def clustered(n: int, n_bits: int, seed: int = 0) -> np.ndarray:
-    """Bits of n rows, of which two thirds lie near another row: small distances, and many ties."""
+    """Return bits (n, n_bits); two thirds of the rows are near another row, for small distances and many ties."""
     rng = np.random.default_rng(seed)
     values = rng.random((n, n_bits)) < 0.5
     third = n // 3
@@ -73,8 +73,8 @@ def test_every_kernel_equals_brute_force(n_bits):
 
 
 @pytest.mark.parametrize("few", [1, 10**9])
-def test_relevant_rows_are_the_same_by_sets_of_labels_and_by_pairs(few, monkeypatch):
-    """Sets that few rows share, that most share, that all share, and that none does."""
+def test_relevant_rows_by_label_sets_equal_those_by_pairs(few, monkeypatch):
+    """Label sets shared by few rows, by most, by all and by none."""
     monkeypatch.setattr(scan, "QUERIES_PER_SET", few)
     rng, values = np.random.default_rng(0), clustered(333, 16)
     y = rng.random((333, 70)) < np.repeat([0.1, 0.7], 35)
@@ -117,7 +117,7 @@ def test_many_blocks_equal_faiss(n_bits, monkeypatch):
         i, column = np.indices(positions.shape).reshape(2, -1)
         np.testing.assert_array_equal(scan.pair_distances(queries, codes, i, positions[i, column]), found.ravel())
         before = np.diff(positions, axis=1) > 0
-        assert (before | (np.diff(found, axis=1) > 0)).all()  # ties by position, and no row twice
+        assert (before | (np.diff(found, axis=1) > 0)).all()  # ties in order of position, and no row twice
     radius = n_bits // 8
     offsets, positions, found = scan.within(queries, codes, radius)
     limits, _, expected = index.range_search(queries, radius + 1)
@@ -130,7 +130,7 @@ def test_many_blocks_equal_faiss(n_bits, monkeypatch):
 
 
 @pytest.mark.parametrize("n_bits", [24, 64, 200])
-def test_flipping_the_same_bits_of_all_codes_and_permuting_rows_changes_nothing(n_bits):
+def test_flipping_bits_of_all_codes_and_permuting_rows_changes_nothing(n_bits):
     values = clustered(5000, n_bits)
     flip = np.random.default_rng(3).random(n_bits) < 0.5
     order = np.random.default_rng(4).permutation(5000)
@@ -142,7 +142,7 @@ def test_flipping_the_same_bits_of_all_codes_and_permuting_rows_changes_nothing(
     np.testing.assert_array_equal(scan.topk(flipped[:9], flipped, 77), scan.topk(codes[:9], codes, 77))
 
 
-def test_views_read_only_and_unaligned_codes_are_read_as_they_are():
+def test_views_and_read_only_and_unaligned_codes_are_accepted():
     codes = bits.pack(clustered(500, 64))
     expected = scan.histogram(codes[:5], codes, 64)
     buffer = bytearray(codes.nbytes + 1)
@@ -153,7 +153,7 @@ def test_views_read_only_and_unaligned_codes_are_read_as_they_are():
     np.testing.assert_array_equal(scan.topk(codes[:5], codes[::2], 9), scan.topk(codes[:5], codes[::2].copy(), 9))
 
 
-def test_nothing_to_compare():
+def test_no_queries_and_no_rows():
     codes = bits.pack(clustered(5, 20))
     none = codes[:0]
     assert scan.histogram(none, codes, 20).shape == (2, 0, 21)
@@ -164,7 +164,7 @@ def test_nothing_to_compare():
 
 
 @pytest.mark.parametrize("n_classes", [0, 1, 64, 65])
-def test_labels_are_packed_64_a_word(n_classes):
+def test_labels_are_packed_64_to_a_word(n_classes):
     y = np.random.default_rng(0).integers(0, 2, (9, n_classes), dtype=np.uint8)
     words = layout.pack_labels(y)
     assert words.shape == (9, -(-n_classes // 64))
@@ -209,7 +209,7 @@ sys.stdout.buffer.write(pickle.dumps([scan.topk(part[:5], part, 20) for part in 
 """
 
 
-def test_processes_that_compile_at_once_share_the_cache(tmp_path):
+def test_processes_that_compile_at_the_same_time_share_the_cache(tmp_path):
     codes = {n_bits: bits.pack(clustered(100, n_bits)) for n_bits in (8, 32, 64, 128)}
     labels = np.ones((100, 1), np.uint64)
     expected = [scan.topk(part[:5], part, 20) for part in codes.values()]

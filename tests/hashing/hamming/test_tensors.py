@@ -1,4 +1,4 @@
-"""hashing.hamming on torch tensors equals hashing.hamming on arrays, on the CPU and, where there is one, on a GPU."""
+"""The Hamming scan of torch tensors equals that of arrays, on the CPU and, if available, on a GPU."""
 
 import numpy as np
 import pytest
@@ -12,12 +12,12 @@ from hashing.hamming import layout, scan, tensors
 @pytest.fixture(params=["cpu", "cuda"])
 def device(request):
     if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device: the kernels on tensors were tested on the CPU alone")
+        pytest.skip("needs a CUDA device: the tensor functions were tested only on the CPU")
     return request.param
 
 
 def both(function, device, *arguments):
-    """The function of arrays, and what it gives for the same as tensors, each result of the same dtype."""
+    """Check that a function returns the same values and dtypes for arrays and for tensors."""
     tensors = (torch.from_numpy(a).to(device) if isinstance(a, np.ndarray) else a for a in arguments)
     expected, actual = function(*arguments), function(*tensors)
     for one, other in zip(*((r if isinstance(r, tuple) else (r,)) for r in (expected, actual)), strict=True):
@@ -47,7 +47,7 @@ def test_every_width(n_bits, device):
 
 
 @pytest.mark.parametrize("n_bits", [20, 64, 2100])
-def test_the_tiles_do_not_show(n_bits, device, monkeypatch):
+def test_results_do_not_depend_on_the_tiles(n_bits, device, monkeypatch):
     monkeypatch.setattr(tensors, "TILE", 1 << 13)
     monkeypatch.setattr(tensors, "QUERIES", 5)
     monkeypatch.setattr(tensors, "SLICE", 3)
@@ -60,11 +60,11 @@ def test_the_largest_distance_and_the_most_labels_are_exact(device):
     codes[5, 7] = 254
     both(scan.histogram, device, codes[:5], codes, 4096)
     both(scan.topk, device, codes[:5], codes, 9)
-    labels = np.full((9, 65), 2**64 - 1, np.uint64)  # 4160 of them
+    labels = np.full((9, 65), 2**64 - 1, np.uint64)  # 4160 labels
     both(scan.graded_histogram, device, codes[:, :1], codes[:, :1], 8, labels, labels, 4161)
 
 
-def test_nothing_to_compare(device):
+def test_no_queries_and_no_rows_of_tensors(device):
     codes = bits.pack(clustered(5, 20))
     every_function(codes, 20, device, n_queries=0)
     for function in (scan.topk, scan.within, scan.count_within):
@@ -72,7 +72,7 @@ def test_nothing_to_compare(device):
     both(scan.histogram, device, codes, codes[:0], 20)
 
 
-def test_views_are_read_as_they_are(device):
+def test_views_are_accepted(device):
     codes = torch.from_numpy(bits.pack(clustered(100, 64))).to(device)
     labels = torch.from_numpy(layout.pack_labels(np.eye(100, dtype=np.uint8))).to(device)
     some = codes[::3, ::2], labels[::3, ::2]
@@ -81,7 +81,7 @@ def test_views_are_read_as_they_are(device):
     assert torch.equal(scan.histogram(some[0][:5], some[0], 32, some[1][:5], some[1]), expected)
 
 
-def test_wrong_input_is_refused_as_that_of_arrays_is():
+def test_wrong_tensors_are_refused():
     codes = torch.from_numpy(bits.pack(clustered(9, 12)))
     labels = torch.ones((9, 1), dtype=torch.uint64)
     with pytest.raises(ValueError, match="3 bytes for 24 bits, found 2"):

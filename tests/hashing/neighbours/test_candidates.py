@@ -1,4 +1,4 @@
-"""hashing.neighbours.candidates against the sorting of all distances, for any cut and any executor."""
+"""Candidates against a sort of all distances, for any cut into shards and any executor."""
 
 import pickle
 from functools import reduce
@@ -15,7 +15,7 @@ from hashing.neighbours.candidates import NO_DISTANCE, AsymmetricTopK, CountWith
 
 
 def rows(n, n_bits, seed=0):
-    """Codes full of ties, under ids in no order, some of them negative."""
+    """Return codes with many ties, with ids in random order, some of them negative."""
     rng = np.random.default_rng(seed)
     ids = rng.permutation(3 * n + 1)[:n] - n
     return Batch(ids, bits.pack(rng.random((n, n_bits)) < 0.2))
@@ -27,14 +27,14 @@ def distances(queries, x, n_bits):
 
 
 def table(distances, ids, k):
-    """The first k by (distance, id) of distances (q, n)."""
+    """Return distances and ids of the first k of distances (q, n), by (distance, id)."""
     order = np.lexsort((np.broadcast_to(ids, distances.shape), distances), axis=1)[:, :k]
     return np.take_along_axis(distances, order, 1), ids[order]
 
 
 def over(statistic, batch, n_shards, size=100):
     states = [fold(pickle.loads(pickle.dumps(statistic)), shard) for shard in cut(batch, n_shards, size)]
-    for state in states:  # as in Ray's shared memory
+    for state in states:  # as Ray does, in shared memory
         for array in state if isinstance(state, tuple) else (state,):
             array.flags.writeable = False
     return statistic.finish(merge_tree(states, lambda group: reduce(statistic.merge, group)))
@@ -51,7 +51,7 @@ CUTS = [(1, 500), (1, 33), (4, 77), (7, 500)]
 
 @pytest.mark.parametrize("n_bits", [1, 7, 16, 70])
 @pytest.mark.parametrize("k", [1, 9, 500])
-def test_nearest_codes_are_those_of_all_pairs(n_bits, k):
+def test_nearest_codes_equal_a_sort_of_all_pairs(n_bits, k):
     batch, queries = rows(500, n_bits), rows(20, n_bits, seed=1).x
     expected = table(distances(queries, batch.x, n_bits), batch.ids, k)
     for n_shards, size in CUTS:
@@ -61,7 +61,7 @@ def test_nearest_codes_are_those_of_all_pairs(n_bits, k):
 @pytest.mark.parametrize("n_bits", [1, 7, 16, 70])
 @pytest.mark.parametrize("k", [1, 9, 500])
 @pytest.mark.parametrize("tied", [True, False])
-def test_asymmetric_neighbours_are_those_of_all_pairs(n_bits, k, tied):
+def test_asymmetric_neighbours_equal_a_sort_of_all_pairs(n_bits, k, tied):
     batch, rng = rows(500, n_bits), np.random.default_rng(2)
     u = rng.integers(-2, 3, (20, n_bits)).astype(np.float32) if tied else rng.normal(size=(20, n_bits)).astype("f4")
     differ = (u >= 0)[:, None] != bits.unpack(batch.x, n_bits)[None]
@@ -77,7 +77,7 @@ def test_asymmetric_neighbours_are_those_of_all_pairs(n_bits, k, tied):
     np.testing.assert_allclose(again, found[0][0], rtol=1e-14)
 
 
-def test_asymmetric_distances_order_as_inner_products_do():
+def test_asymmetric_distances_rank_as_inner_products_do():
     batch, u = rows(300, 24), np.random.default_rng(3).normal(size=(5, 24)).astype(np.float32)
     found, ids = over(AsymmetricTopK(u, 300), batch, 2)
     codes = 2.0 * bits.unpack(batch.x, 24)[np.argsort(batch.ids)[np.searchsorted(np.sort(batch.ids), ids)]] - 1
@@ -86,7 +86,7 @@ def test_asymmetric_distances_order_as_inner_products_do():
 
 
 @pytest.mark.parametrize("radius", [0, 3, 70, 5000])
-def test_balls_hold_all_rows_within(radius):
+def test_all_rows_within_a_radius_are_found(radius):
     batch, queries = rows(500, 16), rows(20, 16, seed=1).x
     every = distances(queries, batch.x, 16)
     i, j = np.nonzero(every <= radius)
@@ -98,7 +98,7 @@ def test_balls_hold_all_rows_within(radius):
         np.testing.assert_array_equal(counts, (every <= radius).sum(axis=1))
 
 
-def test_too_few_rows_are_filled_up():
+def test_too_few_rows_are_padded():
     batch, queries = rows(3, 8), rows(2, 8, seed=1).x
     found, ids = over(TopK(queries, 5), batch, 2)
     same((found[:, :3], ids[:, :3]), table(distances(queries, batch.x, 8), batch.ids, 3))
@@ -130,7 +130,7 @@ def test_blocks_of_queries_bound_the_states(monkeypatch):
         list(candidates.query_blocks(np.array([1, 100, 101])))
 
 
-def test_wrong_input_is_refused():
+def test_wrong_codes_are_refused():
     batch = rows(10, 16)
     with pytest.raises(ValueError, match="k >= 1, found 0"):
         TopK(batch.x, 0)

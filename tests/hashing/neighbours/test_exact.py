@@ -1,4 +1,4 @@
-"""hashing.neighbours.exact against distances in float64 between all pairs."""
+"""Exact neighbours against float64 distances of all pairs."""
 
 import gzip
 import os
@@ -15,7 +15,7 @@ from hashing.neighbours.exact import NearestNeighbours
 
 
 def brute_force(queries, own, ids, x, k):
-    """Sorted by (distance, id); the float64 sums are those of squared_distances, compared elsewhere."""
+    """Return ids and distances by (distance, id); squared_distances itself is tested below."""
     i, j = np.indices((len(queries), len(x))).reshape(2, -1)
     distance = exact.squared_distances(queries, x, i, j).reshape(len(queries), len(x))
     distance[own[:, None] == ids] = np.inf
@@ -33,7 +33,7 @@ def over(statistic, ids, x, n_shards=1, size=500):
 
 
 def vectors(kind, n, d, rng):
-    if kind == "grid":  # full of ties and duplicates
+    if kind == "grid":  # many ties and duplicates
         return rng.integers(0, 3, (n, d)).astype(np.float32)
     if kind == "far":  # the mean is 10^4 times the spread, so that rounding hides most of the order
         return (rng.normal(size=(n, d)) + 1e4).astype(np.float32)
@@ -46,7 +46,7 @@ def vectors(kind, n, d, rng):
 
 @pytest.mark.parametrize("kind", ["normal", "grid", "far", "scales", "bytes"])
 @pytest.mark.parametrize("d", [1, 3, 64, 200])
-def test_neighbours_are_those_of_every_pair(kind, d):
+def test_neighbours_equal_a_sort_of_all_pairs(kind, d):
     rng = np.random.default_rng(d)
     x = vectors(kind, 400, d, rng)
     ids = rng.permutation(10**6)[:400] - 500
@@ -61,7 +61,7 @@ def test_neighbours_are_those_of_every_pair(kind, d):
             assert (actual[0].dtype, actual[1].dtype) == (np.int64, np.float64)
 
 
-def test_the_tiles_do_not_show(monkeypatch):
+def test_neighbours_do_not_depend_on_the_tiles(monkeypatch):
     rng = np.random.default_rng(1)
     x, ids = vectors("grid", 700, 5, rng), np.arange(700)
     expected = over(NearestNeighbours(x[:50], ids[:50], 9), ids, x)
@@ -72,7 +72,7 @@ def test_the_tiles_do_not_show(monkeypatch):
     np.testing.assert_array_equal(over(NearestNeighbours(x[:50], ids[:50], 9), ids, x, size=700), expected)
 
 
-def test_the_distances_are_right_and_each_is_summed_alone():
+def test_distances_are_accurate_and_each_is_summed_alone():
     rng = np.random.default_rng(2)
     queries, x = vectors("scales", 30, 77, rng), vectors("scales", 40, 77, rng)
     i, j = np.indices((30, 40)).reshape(2, -1)
@@ -84,7 +84,7 @@ def test_the_distances_are_right_and_each_is_summed_alone():
     np.testing.assert_array_equal(together, alone)
 
 
-def test_too_few_rows_are_filled_up():
+def test_too_few_neighbours_are_padded():
     x = np.eye(3, dtype=np.float32)
     ids, distances = over(NearestNeighbours(x, np.array([5, 6, 7]), 4), np.array([5, 6, 9]), x)
     np.testing.assert_array_equal(ids, [[6, 9, -1, -1], [5, 9, -1, -1], [9, 5, 6, -1]])
@@ -110,7 +110,7 @@ def test_products_that_underflow_or_overflow_hide_nothing(scale):
     np.testing.assert_array_equal(actual, brute_force(x[:30], ids[:30], ids, x, 20))
 
 
-def test_merging_leaves_its_arguments_alone():
+def test_merge_does_not_change_its_arguments():
     x, ids = np.random.default_rng(4).normal(size=(60, 4)).astype(np.float32), np.arange(60)
     statistic = NearestNeighbours(x[:5], ids[:5], 7)
     states = [statistic.update(statistic.zero(), Batch(ids[rows], x[rows])) for rows in (slice(30), slice(30, 60))]
@@ -119,7 +119,7 @@ def test_merging_leaves_its_arguments_alone():
     np.testing.assert_array_equal(statistic.finish(statistic.merge(*states)), over(statistic, ids, x))
 
 
-def test_wrong_input_is_refused():
+def test_wrong_vectors_are_refused():
     x = np.zeros((4, 3), np.float32)
     with pytest.raises(ValueError, match=r"found \(4, 3\) and \(2,\)"):
         NearestNeighbours(x, np.arange(2), 1)
@@ -134,7 +134,7 @@ def test_wrong_input_is_refused():
         over(statistic, np.arange(4), x + np.float32(np.inf))
 
 
-def test_mnist():
+def test_neighbours_of_mnist():
     folder = Path(os.environ.get("HASHKILN_DATA", "")) / "mnist"
     if not folder.exists() or "HASHKILN_DATA" not in os.environ:
         pytest.skip("HASHKILN_DATA is not set, or has no folder mnist")

@@ -8,12 +8,12 @@ from hashing.mapreduce import Batch
 from hashing.neighbours.reranking import CandidateDistances
 
 
-def test_distances_are_exact_and_of_the_listed_candidates():
+def test_distances_of_candidates_are_exact():
     rng = np.random.default_rng(4)
     batch = Batch(rng.permutation(1000)[:400], rng.normal(size=(400, 9)).astype(np.float32))
     queries = rng.normal(size=(6, 9)).astype(np.float32)
     listed = rng.choice(batch.ids, (6, 30))
-    listed[2, 3] = 5000  # no row's
+    listed[2, 3] = 5000  # an id that no row has
     of_id = dict(zip(batch.ids.tolist(), batch.x.astype(np.float64), strict=True))
     expected = [[((q - of_id.get(i, np.inf)) ** 2).sum() for i in ids] for q, ids in zip(queries, listed, strict=True)]
     found = [over(CandidateDistances(queries, listed), batch, n_shards, size) for n_shards, size in CUTS]
