@@ -1,20 +1,13 @@
 """Anchors: k-means centres, kernels between rows and anchors, and anchor graphs. Kernels keep the precision of x."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expit
 
 from .mapreduce import Array, Data, Sum, one_blas_thread
 from .solvers import top_eigenvectors
 from .statistics import Sample
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "sigmoid": expit,
-    "tanh": np.tanh,
-}
 
 
 def squared_distances(x: Array, centres: Array) -> Array:

@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .bits import sgn
-from .functions import NetworkHash
+from .functions import ACTIVATIONS, NetworkHash
 from .mapreduce import Array, Batch, Data, Sum, one_blas_thread
 from .solvers import lbfgs, principal_directions, quantizing_rotation, ridge, top_eigenvectors
 from .statistics import Range, moments, one_hot
 
-ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {  # and the slope at a value
-    "sigmoid": (lambda u: 0.5 * (1 + np.tanh(0.5 * u)), lambda a: a * (1 - a)),  # np.tanh is faster than expit
-    "tanh": (np.tanh, lambda a: 1 - a**2),
-    "linear": (lambda u: u, np.ones_like),
+SLOPES: dict[str, Callable[[Array], Array]] = {  # of each activation, given its value
+    "sigmoid": lambda a: a * (1 - a),
+    "tanh": lambda a: 1 - a**2,
+    "linear": np.ones_like,
 }
 
 
@@ -53,7 +53,7 @@ class Network:
         """x (n, r), and the values (n, h) of each layer, in the precision of x."""
         values = [x]
         for weight, bias, name in zip(self.weights, self.biases, self.activations, strict=True):
-            values.append(ACTIVATIONS[name][0](values[-1] @ weight.astype(x.dtype) + bias.astype(x.dtype)))
+            values.append(ACTIVATIONS[name](values[-1] @ weight.astype(x.dtype) + bias.astype(x.dtype)))
         return values
 
     def backward(self, values: list[Array], delta: Array) -> Array:
@@ -61,7 +61,7 @@ class Network:
         weights: list[Array] = []
         biases: list[Array] = []
         for i in reversed(range(len(self.weights))):
-            delta = delta * ACTIVATIONS[self.activations[i]][1](values[i + 1])
+            delta = delta * SLOPES[self.activations[i]](values[i + 1])
             weights.insert(0, values[i].T @ delta)
             biases.insert(0, delta.sum(axis=0))
             if i:

@@ -53,13 +53,16 @@ class _Scatter:
 
 @dataclass(frozen=True)
 class Range:
-    """The least and the greatest value of each dimension, (d,) each; None where there is no row."""
+    """Statistic: the least and the greatest value in each column of x, or of x @ basis; None without rows."""
+
+    basis: Array | None = None  # (d, k)
 
     def zero(self):
         return None
 
     def update(self, state, batch: Batch):
-        return self.merge(state, (batch.x.min(axis=0), batch.x.max(axis=0)) if len(batch.x) else None)
+        x = batch.x if self.basis is None else batch.x @ self.basis
+        return self.merge(state, (x.min(axis=0), x.max(axis=0)) if len(x) else None)
 
     def merge(self, left, right):
         if left is None or right is None:
@@ -97,6 +100,26 @@ def word_counts(x: Array) -> Array:
     present = words.ravel() > 0
     np.add.at(counts, (rows[present], words.ravel()[present] % FOLDED), 1)
     return counts
+
+
+def inverse_frequency(n_rows: int, n_containing: Array) -> Array:
+    """Return log((1 + n_rows) / (1 + n_containing)) + 1 of each word, given the number of rows that contain it.
+
+    The smooth inverse document frequency of scikit-learn.
+    """
+    weight: Array = np.log((1 + n_rows) / (1 + n_containing)) + 1
+    return weight
+
+
+def tf_idf(counts: Array, weight: Array) -> Array:
+    """Return log(1 + count) times the inverse frequency of each word, (n, words), scaled to rows of length one."""
+    return unit_rows(np.log1p(counts) * weight)
+
+
+def unit_rows(x: Array) -> Array:
+    """Return the rows of x (n, d) scaled to length one; rows of zeros stay as they are."""
+    rows: Array = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    return rows
 
 
 def keyed_signs(ids: Array, n_bits: int, seed: int) -> Array:

@@ -7,28 +7,8 @@ import numpy as np
 from ..functions import CosineHash
 from ..mapreduce import Data
 from ..solvers import top_eigenvectors
-from ..statistics import moments
+from ..statistics import Range, moments
 from . import register
-
-
-@dataclass(frozen=True)
-class _Range:
-    """Statistic: the least and the largest value of xP over all rows, (k,) each."""
-
-    basis: np.ndarray  # (d, k)
-
-    def zero(self):
-        return np.inf, -np.inf
-
-    def update(self, state, batch):
-        v = batch.x @ self.basis
-        return self.merge(state, (v.min(axis=0), v.max(axis=0))) if len(v) else state
-
-    def merge(self, left, right):
-        return np.minimum(left[0], right[0]), np.maximum(left[1], right[1])
-
-    def finish(self, state):
-        return state
 
 
 @register
@@ -48,7 +28,7 @@ class SH:
     def fit(self, data: Data) -> CosineHash:
         mean, cov = moments(data)[1:]
         basis = top_eigenvectors(cov, min(self.n_bits, len(mean)))
-        low, high = data.reduce(_Range(basis), "ranges")
+        low, high = data.reduce(Range(basis), "ranges")
         if not (high > low).any():
             raise ValueError("expected rows that differ, found equal ones")
         side, mode = _slowest(high - low, self.n_bits)

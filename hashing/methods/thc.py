@@ -14,7 +14,7 @@ from ..deep.method import Deep
 from ..functions import AnchorGraphHash
 from ..mapreduce import Array, Batch, Data, Sum
 from ..solvers import top_eigenvectors
-from ..statistics import FOLDED, Sample, word_counts
+from ..statistics import FOLDED, Sample, inverse_frequency, tf_idf, unit_rows, word_counts
 from . import register
 
 
@@ -54,7 +54,7 @@ class THC(Deep):
         weights: tuple[Array, ...] = ()
         if self.network == "text":
             n, used = data.reduce(Sum(_used_words), "words")
-            rarity = np.log((1 + n) / (1 + used)) + 1
+            rarity = inverse_frequency(n, used)
             (gram,) = data.reduce(Sum(partial(_gram, rarity=rarity)), "topics")
             weights = rarity, top_eigenvectors(gram, self.n_topics)
         rows = data.map_rows(partial(_features, weights=weights, tags=self.tags), "features")
@@ -76,22 +76,13 @@ def _used_words(batch: Batch) -> tuple[int, Array]:
 
 
 def _gram(batch: Batch, rarity: Array) -> tuple[Array]:
-    x = _tfidf(batch.x, rarity)
+    x = tf_idf(word_counts(batch.x), rarity)
     return (x.T @ x,)
 
 
 def _features(batch: Batch, weights: tuple[Array, ...], tags: float) -> Batch:
     """Texts in the space of topics, other rows as they are; their labels beside them."""
-    x = _of_length_one(_tfidf(batch.x, weights[0]) @ weights[1]) if weights else batch.x
+    x = unit_rows(tf_idf(word_counts(batch.x), weights[0]) @ weights[1]) if weights else batch.x
     if tags and batch.y is None:
         raise ValueError("expected labels for tags that are not 0, found rows without")
     return batch._replace(x=np.hstack([x, tags * batch.y]) if tags else x)
-
-
-def _tfidf(x: Array, rarity: Array) -> Array:
-    return _of_length_one(np.log1p(word_counts(x)) * rarity)
-
-
-def _of_length_one(x: Array) -> Array:
-    rows: Array = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-    return rows

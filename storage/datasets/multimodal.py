@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from hashing.mapreduce import Array
+from hashing.statistics import inverse_frequency, tf_idf
 
 from ..features import media
 from ..formats import FeatureRows
@@ -19,12 +18,12 @@ COLUMNS = dict.fromkeys(("both", "text", "picture"), ("title", "keywords"))  # b
 
 
 def rarities(texts: Iterable[str]) -> Array:
-    """log((1 + n) / (1 + rows with the word)) + 1 of each folded word number, (FOLDED,)."""
-    counts, n = np.zeros(FOLDED), 0
+    """Return the inverse frequency of each folded word number, (FOLDED,)."""
+    containing, n = np.zeros(FOLDED), 0
     for text in texts:
-        counts[list(_folded(text))] += 1
+        containing += _word_counts([text])[0] > 0
         n += 1
-    return np.log((1 + n) / (1 + counts)) + 1
+    return inverse_frequency(n, containing)
 
 
 def texts(batch: Any) -> list[str]:
@@ -40,7 +39,7 @@ def viewed(batch: Any, view: str, rarity: Array, labels: list[Any]) -> FeatureRo
 
     Pixels are 0 to 255, TF-IDF vectors of length 1: what reads both together gives each view a scale of its own.
     """
-    said = np.array([_tfidf(text, rarity) for text in texts(batch)], np.float32).reshape(len(batch), FOLDED)
+    said = tf_idf(_word_counts(texts(batch)), rarity).astype(np.float32)
     if view == "tfidf":
         return FeatureRows(batch["id"].to_numpy(), said, labels)
     seen = np.array([media.pixels(data, PIXELS) for data in batch["image"].to_pylist()], np.float32)
@@ -48,12 +47,9 @@ def viewed(batch: Any, view: str, rarity: Array, labels: list[Any]) -> FeatureRo
     return FeatureRows(batch["id"].to_numpy(), x, labels)
 
 
-def _tfidf(text: str, rarity: Array) -> Array:
-    x = np.zeros(FOLDED)
-    for place, count in _folded(text).items():
-        x[place] = np.log1p(count) * rarity[place]
-    return x / max(float(np.linalg.norm(x)), 1e-12)
-
-
-def _folded(text: str) -> Counter[int]:
-    return Counter(media.word_number(word) % FOLDED for word in re.findall(r"\w+", text.lower()))
+def _word_counts(texts: Sequence[str]) -> Array:
+    """Return how often each folded word number occurs in each text, (n, FOLDED)."""
+    counts = np.zeros((len(texts), FOLDED))
+    for row, text in zip(counts, texts, strict=True):
+        np.add.at(row, media.word_numbers(text) % FOLDED, 1)
+    return counts

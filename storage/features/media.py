@@ -51,9 +51,14 @@ def pixels(data: bytes, dim: int) -> Array:
 
 
 def words(text: str, length: int) -> Array:
-    """(length,) int64, the numbers 1..WORDS - 1 of a text's first words, then zeros."""
-    numbers = [word_number(word) for word in re.findall(r"\w+", text.lower())[:length]]
-    return np.array(numbers + [0] * (length - len(numbers)), np.int64)
+    """Return (length,) int64, the numbers of a text's first words, then zeros."""
+    numbers = word_numbers(text, length)
+    return np.pad(numbers, (0, length - len(numbers)))
+
+
+def word_numbers(text: str, most: int | None = None) -> Array:
+    """Return (m,) int64 from 1 to WORDS - 1, the numbers of a text's words, or of the first `most` of them."""
+    return np.array([word_number(word) for word in re.findall(r"\w+", text.lower())[:most]], np.int64)
 
 
 @lru_cache(maxsize=2**16)
