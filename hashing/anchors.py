@@ -10,7 +10,7 @@ from .solvers import top_eigenvectors
 from .statistics import Sample
 
 
-def squared_distances(x: Array, centres: Array) -> Array:
+def squared_centre_distances(x: Array, centres: Array) -> Array:
     """(n, m), |x_i - c_j|^2 for x (n, d) and centres (m, d)."""
     origin = centres.mean(axis=0, dtype=x.dtype)  # rounding grows with the norms
     x, centres = x - origin, (centres - origin).astype(x.dtype)
@@ -21,14 +21,14 @@ def squared_distances(x: Array, centres: Array) -> Array:
 
 def rbf(x: Array, anchors: Array, gamma: float) -> Array:
     """(n, m), exp(-gamma |x_i - a_j|^2)."""
-    return np.exp(-gamma * squared_distances(x, anchors))
+    return np.exp(-gamma * squared_centre_distances(x, anchors))
 
 
 def anchor_width(anchors: Array) -> float:
     """The mean distance of an anchor (m, d) to the nearest that differs, as of a row to its nearest anchor."""
     once = anchors[np.sort(np.unique(anchors, axis=0, return_index=True)[1])]
     with one_blas_thread():
-        distances = squared_distances(once, once)
+        distances = squared_centre_distances(once, once)
     np.fill_diagonal(distances, np.inf)
     width = float(np.sqrt(distances.min(axis=1)).mean())
     if not 0 < width < np.inf:
@@ -41,7 +41,7 @@ def anchor_weights(x: Array, anchors: Array, sigma: float, n_nearest: int) -> Ar
 
     Source: Liu, Wang, Kumar & Chang, Hashing with graphs, ICML 2011, section 3.1.
     """
-    distances = squared_distances(x, anchors)
+    distances = squared_centre_distances(x, anchors)
     near = np.argpartition(distances, n_nearest - 1, axis=1)[:, :n_nearest]
     least = np.take_along_axis(distances, near, axis=1)
     weights = np.exp((least.min(axis=1, keepdims=True) - least) / sigma**2)  # a common factor leaves: no row underflows
@@ -112,7 +112,7 @@ def kmeans(data: Data, k: int, n_iter: int, seed: int) -> Clusters:
 def _cluster_sums(batch, centres):
     x = batch.x.astype(np.float64)
     member = np.zeros((len(x), len(centres)))
-    member[np.arange(len(x)), squared_distances(x, centres).argmin(axis=1)] = 1
+    member[np.arange(len(x)), squared_centre_distances(x, centres).argmin(axis=1)] = 1
     return member.sum(axis=0), member.T @ x
 
 
@@ -151,7 +151,7 @@ def _count(batch):
 
 
 def _reach(batch, anchors, n_nearest):
-    distances = squared_distances(batch.x.astype(np.float64), anchors)
+    distances = squared_centre_distances(batch.x.astype(np.float64), anchors)
     return (np.sqrt(np.partition(distances, n_nearest - 1, axis=1)[:, n_nearest - 1]).sum(),)
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from .anchors import anchor_weights, rbf, squared_distances
+from .anchors import anchor_weights, rbf, squared_centre_distances
 from .mapreduce import Array, Epoch, one_blas_thread
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -157,7 +157,7 @@ class SphericalHash(SignFunction):
         return self.centres.shape[1], self.centres.shape[0]
 
     def values(self, x: Array) -> Array:
-        return self.radii**2 - squared_distances(x, self.centres)
+        return self.radii**2 - squared_centre_distances(x, self.centres)
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,7 +222,7 @@ class ProductHash(SignFunction):
         parts = ((x - self.mean) @ self.rotation).reshape(len(x), m, width)
         u = []
         for s in range(m):
-            distances = squared_distances(parts[:, s], self.centres[s])
+            distances = squared_centre_distances(parts[:, s], self.centres[s])
             for j in range(k.bit_length() - 1):
                 one = (np.arange(k) >> j & 1).astype(bool)
                 u.append(distances[:, ~one].min(axis=1) - distances[:, one].min(axis=1))

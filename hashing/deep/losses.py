@@ -64,7 +64,7 @@ def pair_weights(s: Tensor) -> Tensor:
     return pairs * (s / similar.clamp(min=1) + (1 - s) / (pairs - similar).clamp(min=1))
 
 
-def squared_distances(u: Tensor, v: Tensor | None = None) -> Tensor:
+def squared_output_distances(u: Tensor, v: Tensor | None = None) -> Tensor:
     """|u_i - v_j|^2 (n, m)."""
     v = u if v is None else v
     return ((u * u).sum(1)[:, None] + (v * v).sum(1)[None, :] - 2 * u @ v.T).clamp(min=0)

@@ -110,7 +110,7 @@ class Deep:
     def name_of_run(self, data: Data) -> str:
         """The digest of all that a training run depends on: a run of this name goes on, and is never another one."""
         digest = hashlib.sha256(pickle.dumps((type(self).__name__, asdict(self), data.shards)))
-        digest.update(source(type(self)).encode())
+        digest.update(source(type(self)).encode())  # type: ignore[arg-type]  # reads Deep.__hash__ as that of its type
         for name, array in data.pretrained.items():
             digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]

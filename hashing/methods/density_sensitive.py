@@ -5,7 +5,7 @@ from math import isfinite
 
 import numpy as np
 
-from ..anchors import kmeans, squared_distances
+from ..anchors import kmeans, squared_centre_distances
 from ..functions import LinearHash
 from ..mapreduce import Data
 from . import register
@@ -59,7 +59,7 @@ class DensitySensitive:
 
 def _adjacent(centres, n_nearest):
     """The pairs a < b of centres of which one is among the n_nearest nearest to the other."""
-    distances = squared_distances(centres, centres)
+    distances = squared_centre_distances(centres, centres)
     np.fill_diagonal(distances, np.inf)
     near = np.argsort(distances, axis=1, kind="stable")[:, :n_nearest]
     pairs = np.zeros(distances.shape, bool)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..deep.contract import Outputs, Tensor
-from ..deep.losses import contrastive, over_pairs, quantization, similarity, squared_distances
+from ..deep.losses import contrastive, over_pairs, quantization, similarity, squared_output_distances
 from ..deep.method import Deep
 from . import register
 
@@ -29,5 +29,5 @@ class DMVH(Deep):
     def loss(self, out: Outputs) -> Tensor:
         f, g = out.u.chunk(2, dim=1)
         shared = f + g
-        pairs = contrastive(squared_distances(shared), similarity(out.y), 2.0 * self.n_bits) / self.n_bits
+        pairs = contrastive(squared_output_distances(shared), similarity(out.y), 2.0 * self.n_bits) / self.n_bits
         return over_pairs(pairs) + self.eta * quantization(shared)

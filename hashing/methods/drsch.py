@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..deep.contract import Outputs, Tensor
-from ..deep.losses import average, labelled_triplets, over_pairs, similarity, squared_distances
+from ..deep.losses import average, labelled_triplets, over_pairs, similarity, squared_output_distances
 from ..deep.method import Deep
 from . import register
 
@@ -31,6 +31,6 @@ class DRSCH(Deep):
         return nn.ParameterList([nn.Parameter(ones(self.n_bits))])
 
     def loss(self, out: Outputs) -> Tensor:
-        s, distances = similarity(out.y), squared_distances(out.head[0] * out.u.sigmoid())
+        s, distances = similarity(out.y), squared_output_distances(out.head[0] * out.u.sigmoid())
         gaps = labelled_triplets(distances, s)
         return average((self.margin * self.n_bits + gaps).clamp(min=0)) + self.beta * over_pairs(s * distances)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..deep.contract import Outputs, Tensor
-from ..deep.losses import contrastive, l1_quantization, over_pairs, similarity, squared_distances
+from ..deep.losses import contrastive, l1_quantization, over_pairs, similarity, squared_output_distances
 from ..deep.method import Deep
 from . import register
 
@@ -24,5 +24,5 @@ class DSH(Deep):
     alpha: float = 0.01
 
     def loss(self, out: Outputs) -> Tensor:
-        pairs = contrastive(squared_distances(out.u), similarity(out.y), 2.0 * self.n_bits)
+        pairs = contrastive(squared_output_distances(out.u), similarity(out.y), 2.0 * self.n_bits)
         return over_pairs(pairs) + 2 * self.alpha * self.n_bits * l1_quantization(out.u)

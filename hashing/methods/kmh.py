@@ -7,7 +7,7 @@ from math import gcd
 import numpy as np
 from scipy.sparse import csr_array
 
-from ..anchors import squared_distances
+from ..anchors import squared_centre_distances
 from ..functions import ProductHash
 from ..mapreduce import Batch, Data, Sum, one_blas_thread
 from ..solvers import balanced_partition, bits_within_dim, top_eigenvectors
@@ -90,7 +90,7 @@ def moved(centres, counts, sums, target, lam, n_inner):
     means = np.divide(sums, counts[:, None], out=centres.copy(), where=counts[:, None] > 0)
     with one_blas_thread():
         for _ in range(n_inner):
-            gaps = np.sqrt(squared_distances(centres, centres))
+            gaps = np.sqrt(squared_centre_distances(centres, centres))
             pull = np.divide(target, gaps, out=np.zeros_like(gaps), where=gaps > 0) * (counts / counts.sum())
             centres = (means + 2 * lam * (pull.sum(axis=1)[:, None] * centres - pull @ centres)) / (1 + 2 * lam)
     return centres

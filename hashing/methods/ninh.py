@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..deep.contract import Outputs, Tensor
-from ..deep.losses import average, labelled_triplets, similarity, squared_distances
+from ..deep.losses import average, labelled_triplets, similarity, squared_output_distances
 from ..deep.method import Deep
 from . import register
 
@@ -31,5 +31,5 @@ class NINH(Deep):
         f = out.u.sigmoid()
         steep = f.clamp(0.5 - self.eps, 0.5 + self.eps)
         f = (steep - 0.5) / (2 * self.eps) + 0.5 + self.leak * (f - steep)
-        gaps = labelled_triplets(squared_distances(f), similarity(out.y))
+        gaps = labelled_triplets(squared_output_distances(f), similarity(out.y))
         return average((self.margin + gaps).clamp(min=0))

@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from ..anchors import squared_distances
+from ..anchors import squared_centre_distances
 from ..functions import SphericalHash
 from ..mapreduce import Batch, Data, one_blas_thread
 from ..statistics import Sample
@@ -55,7 +55,7 @@ def _spheres(x, pivots, n_iter):
     """Pivots (n_bits, k) and radii (n_bits,) whose overlaps come nearest to a quarter of x (n, k)."""
     best = np.inf, pivots, np.zeros(len(pivots))
     for _ in range(n_iter):
-        distances = np.sqrt(squared_distances(x, pivots))
+        distances = np.sqrt(squared_centre_distances(x, pivots))
         radii = np.partition(distances, (len(x) - 1) // 2, axis=0)[(len(x) - 1) // 2]
         excess = _excess((distances <= radii).astype(np.float64))
         best = min(best, (_error(excess), pivots, radii), key=lambda state: state[0])

@@ -11,7 +11,7 @@ from ..mapreduce import Array, Batch, one_blas_thread
 QUERIES, ROWS = 1024, 512  # shape of one matrix product, 2 MiB
 ENTRY_BYTES = 16  # bytes of one neighbour in a state
 CANDIDATE_BYTES = 1 << 25  # bytes of the candidates for the queries of one product, at most
-PAIR_VALUES = 1 << 17  # vector elements that squared_distances gathers at a time
+PAIR_VALUES = 1 << 17  # vector elements that squared_pair_distances gathers at a time
 UNIT = 2.0**-24  # unit roundoff of float32
 SMALLEST, HUGE = 2.0**-126, 2.0**120  # squared norms below which float32 is denormal, and above which it may overflow
 
@@ -129,7 +129,7 @@ def first_k(distances: Array, ids: Array, k: int) -> tuple[Array, Array]:
     return np.take_along_axis(distances, order, 1), np.take_along_axis(ids, order, 1)
 
 
-def squared_distances(queries: Array, x: Array, query_rows: Array, rows: Array) -> Array:
+def squared_pair_distances(queries: Array, x: Array, query_rows: Array, rows: Array) -> Array:
     """Return (m,) float64, the squared distance of queries[query_rows[i]] from x[rows[i]] for each i of m.
 
     Vectors are read as float32. Each distance is summed alone in float64, so it does not depend on the other pairs.
@@ -141,5 +141,5 @@ def squared_distances(queries: Array, x: Array, query_rows: Array, rows: Array) 
     for start in range(0, len(rows), step):
         block = slice(start, start + step)
         left, right = queries[query_rows[block]].astype(np.float32), x[rows[block]].astype(np.float32)
-        exact_kernels.squared_distances(read_only(left), read_only(right), out[block])
+        exact_kernels.measure_pairs(read_only(left), read_only(right), out[block])
     return out

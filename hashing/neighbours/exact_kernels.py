@@ -200,7 +200,7 @@ def squared_distance(query, row):
 
 
 @njit(nogil=True, cache=True)
-def squared_distances(queries, rows, out):
+def measure_pairs(queries, rows, out):
     """Write to out (m,) the squared distances of the m pairs queries[i], rows[i]."""
     for i in range(len(out)):
         out[i] = squared_distance(queries[i], rows[i])

@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from ..mapreduce import Array, Batch
-from .exact import squared_distances
+from .exact import squared_pair_distances
 from .id_lookup import IdLookup
 
 
@@ -35,7 +35,7 @@ class CandidateDistances:
             raise ValueError(f"expected vectors of dimension {self.queries.shape[1]}, found shape {batch.x.shape}")
         places, rows = self._lookup.find(batch.ids)
         i, column = np.divmod(places, self.ids.shape[1])
-        state[i, column] = squared_distances(self.queries, batch.x, i, rows)
+        state[i, column] = squared_pair_distances(self.queries, batch.x, i, rows)
         return state
 
     def merge(self, left: Array, right: Array) -> Array:

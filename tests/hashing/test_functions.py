@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hashing.anchors import anchor_weights, rbf, squared_distances
+from hashing.anchors import anchor_weights, rbf, squared_centre_distances
 from hashing.functions import (
     FAMILIES,
     AnchorGraphHash,
@@ -118,7 +118,9 @@ def test_a_family_with_other_fields_is_refused():
 
 def test_kernels_do_not_underflow_or_cancel():
     far = X.astype(np.float64) + 1e6
-    np.testing.assert_allclose(squared_distances(far, far[:3]), ((far[:, None] - far[:3]) ** 2).sum(2), atol=1e-6)
+    np.testing.assert_allclose(
+        squared_centre_distances(far, far[:3]), ((far[:, None] - far[:3]) ** 2).sum(2), atol=1e-6
+    )
     np.testing.assert_allclose(rbf(X, X[:3], 0.5)[range(3), range(3)], 1, atol=1e-5)
     z = anchor_weights(1000 * X, A.astype(np.float32), 0.01, 2)
     np.testing.assert_allclose(z.sum(1), 1, rtol=1e-6)

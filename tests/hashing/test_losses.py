@@ -63,7 +63,7 @@ TERMS = {
         mean_over_pairs(lambda i, j: softplus(U[i] @ U[j] / 2) - S[i, j] * (U[i] @ U[j]) / 2),
     ),
     "contrastive": (
-        lambda u: over_pairs(losses.contrastive(losses.squared_distances(u), tensor(S), 11.0)),
+        lambda u: over_pairs(losses.contrastive(losses.squared_output_distances(u), tensor(S), 11.0)),
         mean_over_pairs(lambda i, j: (gap(U, i, j) if S[i, j] else max(11.0 - gap(U, i, j), 0)) / 2),
     ),
     "cauchy": (
@@ -81,12 +81,15 @@ TERMS = {
         mean_over_pairs(lambda i, j: U[i] @ U[j] / mean_over_pairs(lambda a, b: float(S[a, b] == S[i, j]))),
     ),
     "triplets": (
-        lambda u: losses.average((1.5 + losses.labelled_triplets(losses.squared_distances(u), tensor(S))).clamp(min=0)),
+        lambda u: losses.average(
+            (1.5 + losses.labelled_triplets(losses.squared_output_distances(u), tensor(S))).clamp(min=0)
+        ),
         mean_over_triplets(lambda i, j, k: max(0, 1.5 + gap(U, i, j) - gap(U, i, k))),
     ),
     "ranking": (
         lambda u: (
-            losses.ranking_hinge(losses.squared_distances(u), tensor(SHARED), 4.0)[0] @ tensor(range(N)).to(u.dtype)
+            losses.ranking_hinge(losses.squared_output_distances(u), tensor(SHARED), 4.0)[0]
+            @ tensor(range(N)).to(u.dtype)
         ),
         sum(
             i * (2 ** SHARED[i, j] - 2 ** SHARED[i, k]) * max(0, gap(U, i, j) - gap(U, i, k) + 4.0)

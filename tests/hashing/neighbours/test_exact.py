@@ -15,9 +15,9 @@ from hashing.neighbours.exact import NearestNeighbours
 
 
 def brute_force(queries, own, ids, x, k):
-    """Return ids and distances by (distance, id); squared_distances itself is tested below."""
+    """Return ids and distances by (distance, id); squared_pair_distances itself is tested below."""
     i, j = np.indices((len(queries), len(x))).reshape(2, -1)
-    distance = exact.squared_distances(queries, x, i, j).reshape(len(queries), len(x))
+    distance = exact.squared_pair_distances(queries, x, i, j).reshape(len(queries), len(x))
     distance[own[:, None] == ids] = np.inf
     labels = np.where(np.isinf(distance), -1, ids)
     order = np.lexsort((np.broadcast_to(ids, distance.shape), distance), axis=1)[:, :k]
@@ -76,11 +76,11 @@ def test_distances_are_accurate_and_each_is_summed_alone():
     rng = np.random.default_rng(2)
     queries, x = vectors("scales", 30, 77, rng), vectors("scales", 40, 77, rng)
     i, j = np.indices((30, 40)).reshape(2, -1)
-    together = exact.squared_distances(queries, x, i, j)
+    together = exact.squared_pair_distances(queries, x, i, j)
     expected = ((queries[i].astype(np.longdouble) - x[j]) ** 2).sum(axis=1)
     np.testing.assert_allclose(together, expected.astype(float), rtol=1e-14)
     first = np.zeros(1, np.int64)
-    alone = [exact.squared_distances(queries[[a]], x[[b]], first, first)[0] for a, b in np.ndindex(30, 40)]
+    alone = [exact.squared_pair_distances(queries[[a]], x[[b]], first, first)[0] for a, b in np.ndindex(30, 40)]
     np.testing.assert_array_equal(together, alone)
 
 
