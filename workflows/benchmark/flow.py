@@ -31,13 +31,13 @@ def check_cells(grid: Grid, settings: Settings, parameters: Mapping[str, Array] 
         schema = checks.schema_of(name, settings)
         for spec in grid.specs():
             try:
-                if grid.by_labels(spec):
-                    checks.check_protocol(Protocol(relevance="labels"), schema)
                 for candidate in protocols.candidates(spec, grid.tuned(spec)):
                     checks.check_method(candidate, schema)
                     checks.check_trainers(candidate, settings)
                     if parameters is not None and spec.pretrained:
                         checks.check_pretrained(candidate, schema, parameters)
+                if grid.by_labels(spec):
+                    checks.check_protocol(Protocol(relevance="labels"), schema)
             except checks.UsageError as error:
                 problems.setdefault(f"{name}, {spec.method}, {spec.bits} bits", (spec.method, str(error)))
     if problems:
