@@ -12,14 +12,15 @@ from hashing.mapreduce import Array, Epoch
 from . import warehouse as places
 from .files import filesystem
 
+METADATA = "hashkiln"  # the key of the header in a single file
+
 
 def save_model(warehouse: str, function: HashFunction) -> str:
     """Write a hash function to `models/<digest>/`, and return the digest. What is there already stays."""
     from safetensors.numpy import save as to_bytes
 
-    family, arrays, numbers = to_arrays(function)
+    header, arrays = _parts(function)
     tensors = to_bytes(arrays)
-    header = json.dumps({"format": 1, "family": family, "n_bits": function.n_bits, "numbers": numbers}, sort_keys=True)
     digest = _digest(header.encode(), tensors)
     filesystem.write_bytes(places.MODEL_TENSORS.url(warehouse, digest=digest), tensors)
     filesystem.write_bytes(places.MODEL_HEADER.url(warehouse, digest=digest), header.encode())
@@ -39,8 +40,27 @@ def load_model(warehouse: str, digest: str) -> HashFunction:
         raise FileNotFoundError(f"expected model {digest} in {warehouse}/models, found none") from None
     if (found := _digest(header, tensors)) != digest:
         raise ValueError(f"expected model {digest}, found content of digest {found}: the files were changed")
-    about: dict[str, Any] = json.loads(header)
-    return from_arrays(about["family"], from_bytes(tensors), about["numbers"])
+    return _function(json.loads(header), from_bytes(tensors))
+
+
+def save_file(path: str, function: HashFunction) -> None:
+    """Write a hash function to one file of safetensors, outside any warehouse."""
+    from safetensors.numpy import save as to_bytes
+
+    header, arrays = _parts(function)
+    filesystem.write_bytes(filesystem.absolute(path), to_bytes(arrays, {METADATA: header}))
+
+
+def load_file(path: str) -> HashFunction:
+    """Return the hash function of a file. Raises ValueError for any other file."""
+    content = filesystem.read_bytes(filesystem.absolute(path))
+    try:
+        arrays = tensors(content)
+        length = int.from_bytes(content[:8], "little")
+        about = json.loads(content[8 : 8 + length])["__metadata__"][METADATA]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"expected a file that Hasher.save wrote, found {path}: {error}") from None
+    return _function(json.loads(about), arrays)
 
 
 def training(warehouse: str, digest: str) -> list[Epoch]:
@@ -91,6 +111,17 @@ def tensors(content: bytes) -> dict[str, Array]:
         return arrays
     except (SafetensorError, KeyError, TypeError) as error:  # of a type that numpy has not, such as bfloat16
         raise ValueError(f"expected safetensors of numpy's types, found {error}") from None
+
+
+def _parts(function: HashFunction) -> tuple[str, dict[str, Array]]:
+    """The header, JSON, and the arrays of a hash function."""
+    family, arrays, numbers = to_arrays(function)
+    header = {"format": 1, "family": family, "n_bits": function.n_bits, "numbers": numbers}
+    return json.dumps(header, sort_keys=True), arrays
+
+
+def _function(header: dict[str, Any], arrays: dict[str, Array]) -> HashFunction:
+    return from_arrays(header["family"], arrays, header["numbers"])
 
 
 def _digest(header: bytes, tensors: bytes) -> str:

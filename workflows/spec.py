@@ -6,9 +6,9 @@ import hashlib
 import json
 import re
 from dataclasses import fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from hashing.methods import Method, catalogue, check_hyperparameters, method, reads_labels
 from storage.files import filesystem
@@ -22,6 +22,26 @@ class Value(BaseModel):
     """A frozen value object in which no unknown field passes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+V = TypeVar("V", bound=Value)
+
+
+def valid(kind: type[V], **values: Any) -> V:
+    """Return a value object of some values. Raises ValueError, in one line, for those that it refuses."""
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise ValueError("; ".join(problems(error))) from None
+
+
+def problems(error: ValidationError) -> list[str]:
+    """Return a line for each wrong value: where it stands, and what is wrong with it."""
+    return [
+        "".join(f"{part}: " for part in problem["loc"] if isinstance(part, str))
+        + problem["msg"].removeprefix("Value error, ")
+        for problem in error.errors()
+    ]
 
 
 def _stored(info: ValidationInfo) -> bool:

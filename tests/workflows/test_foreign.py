@@ -11,6 +11,7 @@ from conftest import blobs
 from hashing.bits import pack
 from hashing.evaluation import metrics
 from infra.settings import Settings
+from workflows import arrays
 from workflows.evaluation import external
 
 
@@ -46,8 +47,8 @@ def sorted_by_position(codes, y):
 
 
 def test_codes_made_elsewhere_are_scored(tmp_path, monkeypatch):
-    monkeypatch.setattr(external, "ROWS_PER_SHARD", 170)
-    monkeypatch.setattr(external, "BATCH_BYTES", 999)
+    monkeypatch.setattr(arrays, "ROWS_PER_SHARD", 170)
+    monkeypatch.setattr(arrays, "BATCH_BYTES", 999)
     batch, rng = blobs(600, 8), np.random.default_rng(0)
     bits, y = batch.x @ rng.normal(size=(8, 12)) >= 0, batch.y.astype(bool)
     forms = {"bool": bits, "signs": np.where(bits, 1, -1).astype(np.int8), "floats": np.where(bits, 1.0, -1.0)}
@@ -61,19 +62,19 @@ def test_codes_made_elsewhere_are_scored(tmp_path, monkeypatch):
     expected = scored(bits, y, (bits[:40], y[:40]), None)
     correlation = abs(np.corrcoef(bits.T) - np.eye(12)).max()
     for name, label in zip(forms, labels, strict=True):
-        report = external.evaluate_external(at[name], at[f"y_{label}"], query[name], query[f"y_{label}"], 12)
+        report = external.evaluate_files(at[name], at[f"y_{label}"], query[name], query[f"y_{label}"], 12)
         assert report.measured.metrics["map"].value == pytest.approx(expected, abs=1e-12)
         assert report.measured.rows == 600
         assert report.health["largest correlation of two bits"] == pytest.approx(correlation)
-    alone = external.evaluate_external(at["packed"], at["y_hot"], bits=12, queries=600)
+    alone = external.evaluate_files(at["packed"], at["y_hot"], bits=12, n_queries=600)
     assert alone.measured.rows == 599
     expected = scored(bits, y, (bits, y), np.arange(600))
     assert alone.measured.metrics["map"].value == pytest.approx(expected, abs=1e-12)
-    literal = external.evaluate_external(at["packed"], at["y_hot"], bits=12, queries=600, by_id=True)
+    literal = external.evaluate_files(at["packed"], at["y_hot"], bits=12, n_queries=600, ties="by-id")
     assert "ties: in order of id" in literal.protocol
     assert literal.measured.metrics["map"].value == pytest.approx(sorted_by_position(bits, y), abs=1e-12)
     assert literal.measured.metrics["map"].value != pytest.approx(expected, abs=1e-4)
-    drawn = external.evaluate_external(at["bool"], at["y_hot"], queries=50)
+    drawn = external.evaluate_files(at["bool"], at["y_hot"], n_queries=50)
     assert "50 queries, drawn, own rows not ranked" in drawn.protocol
 
 
@@ -103,18 +104,18 @@ def test_foreign_files_that_do_not_fit_are_refused(tmp_path):
 
     def refused(match, *names, error=ValueError, **options):
         with pytest.raises(error, match=match):
-            external.evaluate_external(*(str(tmp_path / (n if "." in n else f"{n}.npy")) for n in names), **options)
+            external.evaluate_files(*(str(tmp_path / (n if "." in n else f"{n}.npy")) for n in names), **options)
 
     refused("codes of 20 bits, found 2 bytes of packed codes a row", "codes", "labels", bits=20)
-    refused("zero padding after 12 bits, found ones", "codes", "labels", bits=12)
+    refused("zero padding after 12 bits, found bits set", "codes", "labels", bits=12)
     refused(r"integer labels \(50,\).*, found \(9,\) int64", "codes", "few")
     refused(r"codes of -1 and \+1, or bool, or packed uint8, found", "levels", "labels")
     refused(r"found \(50,\) float64", "flat", "labels")
     refused("multi-hot labels of 0 and 1, found 0 to 4", "codes", "grades")
-    refused("queries of 16 bits .*, found 24 and labels", "codes", "labels", "wide", "labels")
+    refused("queries: expected codes of 16 bits, .* found 24", "codes", "labels", "wide", "labels")
     refused(r"expected labels of int64, found none, of shape \(50, 0\)", "codes", "none")
     refused("expected labels of int64, found up to 18446744073709551615", "codes", "huge")
-    refused("both codes and labels of the queries", "codes", "labels", "codes")
+    refused("with queries: expected labels and query_labels", "codes", "labels", "codes")
     refused("expected a .npy file of numbers", "codes", "objects")
     refused("expected a .npy file of numbers", "pickle", "labels")
     assert not (tmp_path / "run").exists()
@@ -131,17 +132,17 @@ def test_labels_are_compared_as_integers_whatever_their_type(tmp_path, monkeypat
     maps = []
     for labels in ("signed", "unsigned"):
         names = ("codes", labels, "codes", "signed")
-        report = external.evaluate_external(*(str(tmp_path / f"{name}.npy") for name in names))
+        report = external.evaluate_files(*(str(tmp_path / f"{name}.npy") for name in names))
         maps.append(report.measured.metrics["map"].value)
     assert maps[0] == maps[1] < 0.9
 
 
-@pytest.mark.parametrize("by_id", [False, True])
-def test_a_row_alone_asks_and_finds_nothing(tmp_path, monkeypatch, by_id):
+@pytest.mark.parametrize("ties", ["expectation", "by-id"])
+def test_a_row_alone_asks_and_finds_nothing(tmp_path, monkeypatch, ties):
     monkeypatch.setenv("HASHKILN_EXECUTOR", "inprocess")
     np.save(tmp_path / "codes.npy", np.zeros((1, 2), np.uint8))
     np.save(tmp_path / "labels.npy", np.zeros(1, int))
-    report = external.evaluate_external(str(tmp_path / "codes.npy"), str(tmp_path / "labels.npy"), by_id=by_id)
+    report = external.evaluate_files(str(tmp_path / "codes.npy"), str(tmp_path / "labels.npy"), ties=ties)
     assert report.measured.rows == 0
     assert report.measured.metrics["map"].value == 0
     assert report.curves.ranks == ()

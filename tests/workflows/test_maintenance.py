@@ -17,7 +17,7 @@ from infra.executors import InProcess
 from storage import models, queries
 from storage.files import filesystem
 from storage.tables.parts import Part, _parquet_bytes, _sound, _table, read_ids
-from workflows import datasets, search
+from workflows import datasets, reader
 from workflows.cli.maintenance import duration
 from workflows.evaluation import version
 from workflows.reindex import fitting
@@ -63,7 +63,7 @@ def test_a_part_that_is_not_what_was_written_is_found_and_never_read(settings, s
     with pytest.raises((OSError, ValueError)):
         rows_of(settings)
     with pytest.raises((OSError, ValueError)):
-        search.open(TABLE).search(np.zeros((1, D), np.float32))
+        reader.open(TABLE).search(np.zeros((1, D), np.float32))
 
 
 def test_a_flipped_bit_of_an_id_is_noticed_where_ids_alone_are_read(settings, source):

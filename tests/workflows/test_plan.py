@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from storage.features.shard import Columns, FeatureShard
 from storage.tables.parts import Part
 from workflows import cli
-from workflows.cli import reindex as commands
 from workflows.evaluation.registry import HEALTH
 from workflows.reindex import planning, publishing, unchanged
+from workflows.reindex.run import nothing_to_do
 
 pytest_plugins = ["straight_line"]
 
@@ -175,9 +175,9 @@ def test_the_flow_says_it_too(settings, mine, prefect_server, monkeypatch):
 
 def test_a_prefect_server_that_was_named_is_told_of_every_run(settings, mine, monkeypatch):
     reindex(settings, spec())
-    assert commands._standing(spec()).unchanged
+    assert nothing_to_do(spec()).unchanged
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
-    assert commands._standing(spec()) is None
+    assert nothing_to_do(spec()) is None
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import blobs
 
+import hashkiln
 from hashing.bits import pack
 from hashing.evaluation import metrics
 from hashing.evaluation.histograms import HammingHistogram
@@ -22,8 +23,8 @@ from storage import models
 from storage.features.shard import Columns
 from workflows import datasets, export, search
 from workflows.evaluation import external
+from workflows.reader import Search
 from workflows.reindex import fitting, gate, publishing, staging
-from workflows.search import Search
 from workflows.spec import Spec
 from workflows.tables import deletion, opening
 
@@ -105,7 +106,7 @@ def test_what_is_written_is_the_table_of_all_pairs(settings, base, queries, tmp_
 
 
 def test_coarse_to_fine_ranks_the_nearest_codes_by_their_vectors(settings, base, queries):
-    reader, x = search.open("mine__code16"), queries[1]
+    reader, x = hashkiln.open("mine__code16"), queries[1]
     exact = np.square(x[:, None].astype(np.float64) - base.x[None]).sum(axis=2)
     found, ids = reader.search(x, 5, rerank=60)
     pool = table(hamming(settings, base, x), base.ids, 60)[1]
@@ -122,7 +123,7 @@ def test_coarse_to_fine_ranks_the_nearest_codes_by_their_vectors(settings, base,
 
 
 def test_radius_more_rows_than_there_are_and_own_rows(settings, base, queries, tmp_path):
-    reader, every = search.open("mine__code16"), hamming(settings, base, queries[1])
+    reader, every = hashkiln.open("mine__code16"), hamming(settings, base, queries[1])
     positions, ids, distances = reader.within(queries[1], 3)
     assert len(ids) == (every <= 3).sum() > 0
     for i in range(30):
@@ -137,7 +138,7 @@ def test_radius_more_rows_than_there_are_and_own_rows(settings, base, queries, t
 
 def test_of_a_version_whose_rows_are_all_deleted_nothing_is_found(settings, base, queries, tmp_path):
     deletion.delete("mine", base.ids)
-    reader = search.open("mine__code16")
+    reader = hashkiln.open("mine__code16")
     for options in ({}, {"rerank": 50}, {"asymmetric": True}):
         distances, ids = reader.search(queries[1], 10, **options)
         assert distances.shape == ids.shape == (30, 0)
@@ -153,8 +154,8 @@ def test_queries_that_are_none_are_refused(settings, base, tmp_path):
 
 
 def test_executors_and_blocks_of_queries_do_not_show(settings, base, queries, ray_executor, monkeypatch):
-    reader, x = search.open("mine__code16"), queries[1]
-    on_ray = search.Reader(**{**vars(reader), "executor": ray_executor})
+    reader, x = hashkiln.open("mine__code16"), queries[1]
+    on_ray = hashkiln.Reader(**{**vars(reader), "executor": ray_executor})
 
     def everything(reader):
         return [
@@ -185,7 +186,7 @@ def test_the_version_is_pinned_while_another_is_published(settings, base, querie
     assert published == ["v2"]
     assert found.version == "v1"
     assert pq.read_table(found.out).equals(pq.read_table(expected.out))
-    now = search.open("mine__code16")
+    now = hashkiln.open("mine__code16")
     assert now.version.name == "v2"
     np.testing.assert_array_equal(
         now.search(queries[1], 7)[0], table(hamming(settings, base, queries[1], "v2"), base.ids, 7)[0]
@@ -198,7 +199,7 @@ def test_queries_come_from_splits_and_files(settings, base, queries, tmp_path, m
     x = queries[1]
     np.save(tmp_path / "q.npy", x.astype(np.float64))
     (tmp_path / "q.fvecs").write_bytes(b"".join(np.int32(D).tobytes() + row.astype("<f4").tobytes() for row in x))
-    dataset = search.open("mine__code16").dataset
+    dataset = hashkiln.open("mine__code16").dataset
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in (str(tmp_path / "q.npy"), "~/q.fvecs"):
         batch = search.read_queries(dataset, name)
@@ -229,11 +230,11 @@ def test_wrong_input_is_refused(settings, base, queries, tmp_path):
     refused(LookupError, r"a split of mine \(base\) or a file of queries, found 'query'", "query")
     refused(LookupError, "code table, found 'nothing'", table="nothing")
     with pytest.raises(LookupError, match="version of table mine__code16, found 'v9'"):
-        search.open("mine__code16", "v9")
+        hashkiln.open("mine__code16", "v9")
     spec = Spec(dataset="mine", method={"method": "lsh", "bits": 8}, protocol={"queries": 20})
     staging.stage(spec, settings, InProcess(), fitting.fit(spec, settings, InProcess()))  # and not published
     with pytest.raises(LookupError, match="expected a version with rows, found v0 of mine__lsh8"):
-        search.open("mine__lsh8")
+        hashkiln.open("mine__lsh8")
     with pytest.raises(LookupError, match="expected a version with rows, found v0 of mine__lsh8"):
         export.export("mine__lsh8", str(tmp_path / "out"))
     for options in ({"k": 0}, {"radius": 1, "rerank": 20}, {"k": 10, "rerank": 9}, {"radius": -1}):
@@ -242,7 +243,7 @@ def test_wrong_input_is_refused(settings, base, queries, tmp_path):
 
 
 def test_vectors_that_are_not_those_encoded_are_not_ranked_by(settings, base, queries, tmp_path):
-    reader = search.open("mine__code16")
+    reader = hashkiln.open("mine__code16")
     write_vectors(tmp_path / "base" / "1.parquet", base.ids[200:400], base.x[200:400] + 1)
     with pytest.raises(ValueError, match=r"the shards of 200 rows changed or gone .*: run reindex"):
         reader.search(queries[1], 5, rerank=800)
@@ -253,7 +254,7 @@ def test_exported_arrays_hold_the_version(settings, base, tmp_path):
     about = export.export("mine__code16", str(tmp_path / "new" / "arrays"))
     codes, ids, labels = (np.load(tmp_path / "new" / "arrays" / f"{n}.npy") for n in ("codes", "ids", "labels"))
     order, wanted = np.argsort(ids), np.argsort(base.ids)
-    function = search.open("mine__code16").function
+    function = hashkiln.open("mine__code16").function
     np.testing.assert_array_equal(ids[order], base.ids[wanted])
     np.testing.assert_array_equal(codes[order], pack(function.encode(base.x))[wanted])
     vocabulary = np.array(about["vocabulary"])
@@ -282,7 +283,7 @@ def test_faiss_finds_the_same_neighbours(settings, base, queries, tmp_path, ids_
     export.export("mine__code16", str(tmp_path / "index"), "faiss")
     index = faiss.read_index_binary(str(tmp_path / "index" / "index.faiss"))
     assert isinstance(index, faiss.IndexBinaryIDMap2) != ids_are_positions
-    reader = search.open("mine__code16")
+    reader = hashkiln.open("mine__code16")
     found, ids = index.search(pack(reader.function.encode(queries[1])), 20)
     expected, expected_ids = reader.search(queries[1], 20)
     np.testing.assert_array_equal(found, expected)
@@ -302,10 +303,10 @@ def test_faiss_is_refused_where_it_cannot_be(settings, base, tmp_path, monkeypat
 
 def test_an_export_scores_as_the_table_does(settings, base, tmp_path):
     export.export("mine__code16", str(tmp_path / "arrays"))
-    report = external.evaluate_external(
-        *(str(tmp_path / "arrays" / f"{name}.npy") for name in ("codes", "labels")), queries=800
+    report = external.evaluate_files(
+        *(str(tmp_path / "arrays" / f"{name}.npy") for name in ("codes", "labels")), n_queries=800
     )
-    function = search.open("mine__code16").function
+    function = hashkiln.open("mine__code16").function
     codes, y = pack(function.encode(base.x)), pack_labels(base.y)
     rows = HammingHistogram(codes, BITS, y, base.ids)
     expected = metrics.average_precision(rows.update(rows.zero(), Batch(base.ids, codes, base.y))).mean()

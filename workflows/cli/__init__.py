@@ -29,16 +29,9 @@ app.add_typer(maintenance.app)
 
 def prepare() -> None:
     """The environment of a run: Prefect's home is ours, nothing is reported to anybody, logs are our own lines."""
-    from infra.settings import Settings
+    from ..embedded import environment
 
-    os.environ.setdefault("PREFECT_HOME", str(Settings().home / "prefect"))
-    for name, value in {
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-        "PREFECT_LOGGING_LEVEL": "CRITICAL",  # what goes wrong is said once, by us
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-    }.items():
-        os.environ.setdefault(name, value)
+    environment()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     for name in ("hashing", "storage", "infra", "workflows"):
         logging.getLogger(name).setLevel(logging.INFO)  # which cluster was joined, which files are unverified

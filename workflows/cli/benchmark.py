@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from .common import FAILED, From, Pretrained, assignment, checked, console, errors, prefect_home, progress
+from .common import FAILED, From, Pretrained, assignment, checked, console, errors, progress
 
 if TYPE_CHECKING:
     from ..benchmark.grid import Grid, GridOutcome
@@ -70,6 +70,8 @@ def benchmark(
     `hashkiln benchmark --dataset cifar-10 --methods dhn,ksh --bits 12,24,32,48 --protocol dhn
     --set dhn.network=alexnet --set dhn.hash_rate=10 --pretrained alexnet.pth --tune dhn.quantization=0.01,0.1,1`
     """
+    from ..embedded import prefect_home
+
     prefect_home()
     from ..benchmark.flow import benchmark as run
     from ..benchmark.grid import Grid

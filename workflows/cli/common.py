@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -127,12 +125,13 @@ def checked() -> Iterator[None]:
     """What pydantic refuses inside ends the command with exit 2 and one line for each wrong value."""
     from pydantic import ValidationError
 
+    from ..spec import problems
+
     try:
         yield
     except ValidationError as error:
-        for problem in error.errors():
-            place = "".join(f"{part}: " for part in problem["loc"] if isinstance(part, str))
-            errors.print(f"[red]{escape(place + problem['msg'].removeprefix('Value error, '))}", soft_wrap=True)
+        for problem in problems(error):
+            errors.print(f"[red]{escape(problem)}", soft_wrap=True)
         raise typer.Exit(USAGE) from None
 
 
@@ -144,11 +143,6 @@ def assignment(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except json.JSONDecodeError:
         return name, value
-
-
-def prefect_home() -> None:
-    """Make the folder that Prefect expects: without it its import warns, and its server waits in vain."""
-    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager

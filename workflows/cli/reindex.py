@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -35,7 +34,6 @@ from .common import (
     assigned,
     console,
     errors,
-    prefect_home,
     progress,
     show,
     specification,
@@ -86,7 +84,10 @@ def reindex(
     )  # fmt: skip
     if dry_run:
         return _print_outlook(spec, as_json)
-    outcome = _standing(spec) or _run(spec)
+    from ..reindex.run import run
+
+    with progress() as report:
+        outcome = run(spec, report)
     if as_json:
         show(outcome.model_dump(mode="json"), True)
     elif outcome.unchanged:
@@ -110,37 +111,6 @@ def _print_published(outcome: RunOutcome) -> None:
     show({name: f"{value:.4f}" for name, value in metrics.items()}, False, outcome.table)
     console.print(f"Published {outcome.table} {outcome.version}: {outcome.rows:,} rows, {outcome.encoded:,} encoded")
     console.print(f"Report: {outcome.report}", soft_wrap=True)
-
-
-def _standing(spec: Spec) -> RunOutcome | None:
-    """The outcome of a run with nothing to do, without Prefect, whose embedded server takes ten seconds to start.
-
-    A Prefect server that was named is told of every run.
-    """
-    from infra.settings import Settings
-
-    from ..datasets import known
-    from ..reindex.unchanged import standing
-
-    settings = Settings()
-    told = bool(os.environ.get("PREFECT_API_URL"))
-    here = spec.dataset == "sample" or known(spec.dataset, settings)
-    return standing(spec, settings) if here and not told else None
-
-
-def _run(spec: Spec) -> RunOutcome:
-    prefect_home()
-    from ..reindex import flow as flows
-    from ..reindex.publishing import GateRejected
-
-    with progress() as report:
-        flows.show(report)
-        try:
-            return flows.reindex(spec)
-        except GateRejected as rejected:
-            if not rejected.outcome:
-                raise
-            return rejected.outcome
 
 
 def _print_outlook(spec: Spec, as_json: bool) -> None:

@@ -162,8 +162,7 @@ def evaluate(
         protocol = Protocol(relevance=relevance.value, neighbours=neighbours, queries=queries, ties=ties.value)
     with progress() as report:
         if codes and labels:
-            by_id = ties is Ties.by_id
-            found = external.evaluate_external(codes, labels, query_codes, query_labels, bits, queries, by_id, report)
+            found = external.evaluate_files(codes, labels, query_codes, query_labels, bits, queries, ties.value, report)
         else:
             found = run(table or "", version, beside, protocol, report)
     if as_json:

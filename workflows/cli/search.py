@@ -6,9 +6,8 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from .common import USAGE, AsJson, console, errors, progress, show
+from .common import AsJson, checked, console, progress, show
 
 app = typer.Typer()
 Table = Annotated[str, typer.Argument(help="A code table, such as mnist__itq32.")]
@@ -44,18 +43,11 @@ def search(
     Examples: `hashkiln search sample__itq32 --queries query --k 10 --out found.parquet`,
     `hashkiln search mnist__itq32 --queries mine.npy --k 10 --rerank 500 --out found.parquet`
     """
-    from pydantic import ValidationError
-
-    from ..search import Search
+    from ..reader import Search
     from ..search import search as run
 
-    try:
+    with checked():
         asked = Search(k=k, radius=radius, rerank=rerank, asymmetric=asymmetric)
-    except ValidationError as error:
-        for problem in error.errors():
-            place = "".join(f"{part}: " for part in problem["loc"])
-            errors.print(f"[red]{escape(place + problem['msg'].removeprefix('Value error, '))}")
-        raise typer.Exit(USAGE) from None
     with progress() as report:
         found = run(table, queries, out, asked, version, report)
     if as_json:

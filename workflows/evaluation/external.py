@@ -1,136 +1,175 @@
-"""Codes made elsewhere, in .npy files: scored as a version of a table is."""
+"""Codes made elsewhere: scored as a version of a table is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
-from hashing.bits import n_bytes, pack
-from hashing.evaluation.by_id import RankingById
-from hashing.evaluation.histograms import HammingHistogram
-from hashing.hamming.layout import pack_labels
-from hashing.mapreduce import Array, Batch, Data
+from hashing.mapreduce import Array, Batch, Data, Executor
 from hashing.statistics import Sample
-from infra.executors import Progress, connect, silent
+from infra.executors import InProcess, Progress, connect, silent
 from infra.settings import Settings
-from storage import datasets
 from storage.formats import npy
 
+from ..arrays import as_codes, as_labels, as_vectors, float32, packed, shards_of
 from ..records import Report
-from . import health, judge, metrics
+from . import health, metrics
 from .by_id import measured_by_id
-from .ground_truth import blocks
+from .ground_truth import exact_neighbours
+from .judge import TIES, Judge
 
-ROWS_PER_SHARD = 2**20
-BATCH_BYTES = 2**24
 SEED = 0
 
 
-@dataclass(frozen=True)
-class ArrayShard:
-    """A shard of consecutive rows, whose ids count from `first`. Iterating packs the codes and spreads the labels."""
+def evaluate(
+    codes: Any,
+    queries: Any = None,
+    *,
+    labels: Any = None,
+    query_labels: Any = None,
+    neighbours: int | None = None,
+    vectors: Any = None,
+    query_vectors: Any = None,
+    bits: int | None = None,
+    n_queries: int = 1000,
+    ties: Literal["expectation", "by-id"] = "expectation",
+    executor: Executor | None = None,
+) -> Report:
+    """Measure how well Hamming distances between codes find the rows that are relevant to each query.
 
-    codes: Array  # (n, B) uint8, packed | (n, n_bits) of bool, or of -1 and +1
-    labels: Array  # (n,) classes | (n, c) multi-hot
-    classes: Array | None  # (c,) distinct, of labels (n,)
-    first: int
+    Relevant are the rows that share a label with the query (`labels`), or else its nearest rows by Euclidean distance
+    (`neighbours` and `vectors`), which are found exactly.
 
-    def __iter__(self) -> Iterator[Batch]:
-        width = self.codes.shape[1] + (self.labels.shape[1] if self.classes is None else len(self.classes))
-        step = max(1, BATCH_BYTES // width)
-        for start in range(0, len(self.codes), step):
-            codes, labels = self.codes[start : start + step], self.labels[start : start + step]
-            y = labels if self.classes is None else labels[:, None] == self.classes
-            yield Batch(self.first + start + np.arange(len(codes)), _packed(codes), y.astype(np.uint8))
+    Parameters
+    ----------
+    codes : array-like
+        Codes of the database: (n, B) uint8, packed as `Hasher.encode` and Faiss pack them; or (n, n_bits) of bool, or
+        of -1 and +1 in any other dtype.
+    queries : array-like, optional
+        Codes of the queries, of the same form. If not given, `n_queries` rows are drawn, always the same ones, and a
+        query's own row is not ranked.
+    labels, query_labels : array-like, optional
+        Labels of the rows and of the queries: (n,) integer classes, or (n, c) multi-hot of 0 and 1.
+    neighbours : int, optional
+        How many nearest rows are relevant to a query.
+    vectors, query_vectors : array-like, optional
+        What the codes stand for, (n, d) and (q, d) numbers, compared as float32.
+    bits : int, optional
+        Number of bits of packed codes, if less than 8 B.
+    n_queries : int, default 1000
+        How many queries are drawn; all rows, if there are fewer.
+    ties : {"expectation", "by-id"}, default "expectation"
+        Rows at one distance count as in random order; or are ranked by position, for at most 10^6 rows.
+    executor : Executor, optional
+        Where the shards are visited; in this process, if not given.
+
+    Returns
+    -------
+    Report
+        `report.measured.metrics` maps the name of each metric to its mean over queries and 95 % bootstrap interval.
+        `curves` and `health` hold the precision and recall curves, and how evenly the bits are used.
+
+    Raises
+    ------
+    ValueError
+        If arguments are missing or superfluous, or types, shapes or values do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import hashkiln
+    >>> rng = np.random.default_rng(0)
+    >>> y = rng.integers(5, size=500)
+    >>> x = 3 * np.eye(5)[y] + rng.normal(size=(500, 5))
+    >>> codes = hashkiln.fit(x, method="lsh", bits=32).encode(x)
+    >>> report = hashkiln.evaluate(codes, labels=y)
+    >>> report.measured.metrics["map"].value > 0.5  # random codes have 0.2
+    True
+    >>> report = hashkiln.evaluate(codes[50:], codes[:50], neighbours=10, vectors=x[50:], query_vectors=x[:50])
+    >>> 0 < report.measured.metrics["recall_at_1000"].low <= 1
+    True
+    """
+    own = queries is not None
+    by_labels, by_vectors = ["labels", "query_labels"][: 1 + own], ["neighbours", "vectors", "query_vectors"][: 2 + own]
+    truth = {"labels": labels, "query_labels": query_labels, "neighbours": neighbours, "vectors": vectors,
+             "query_vectors": query_vectors}  # fmt: skip
+    given = [name for name, value in truth.items() if value is not None]
+    if given not in (by_labels, by_vectors):
+        of = "queries" if own else "no queries"
+        either = f"{' and '.join(by_labels)}, or {', '.join(by_vectors[:-1])} and {by_vectors[-1]}"
+        raise ValueError(f"with {of}: expected {either}, found {', '.join(given) or 'none of them'}")
+    if n_queries < 1 or (neighbours is not None and neighbours < 1):
+        raise ValueError(f"n_queries, neighbours: expected at least 1, found {n_queries} and {neighbours}")
+    if ties not in TIES:
+        raise ValueError(f"ties: expected one of {', '.join(TIES)}, found {ties!r}")
+    x, n_bits = as_codes("codes", codes, bits)
+    y = None if labels is None else as_labels("labels", labels, len(x))
+    asked, asked_y = x, y
+    if own:
+        asked, query_bits = as_codes("queries", queries, bits)
+        asked_y = None if labels is None else as_labels("query_labels", query_labels, len(asked))
+        if query_bits != n_bits:
+            raise ValueError(f"queries: expected codes of {n_bits} bits, as of the database, found {query_bits}")
+        if asked_y is not None and y is not None and asked_y.shape[1:] != y.shape[1:]:
+            raise ValueError(f"query_labels: expected labels like {y.shape}, found {asked_y.shape}")
+    classes = np.union1d(y, asked_y) if y is not None and asked_y is not None and y.ndim == 1 else None
+    data = Data(shards_of(x, y, classes, packed), executor or InProcess())
+    drawn = _whole(asked, asked_y, classes) if own else data.reduce(Sample(n_queries, SEED), "draw queries")
+    judge = Judge(drawn, not own, None, "")
+    if neighbours is not None:
+        nearest = _nearest(vectors, query_vectors, neighbours, judge, len(x), data.executor)
+        judge = Judge(drawn, not own, nearest, "")
+    histogram = judge.histogram_of(drawn.x, n_bits, list(data.shards), data.executor)
+    if ties == "by-id":
+        measured, curves = measured_by_id(judge.ranked(drawn.x), data.shards, histogram, SEED)
+    else:
+        measured, curves = metrics.measured(histogram, SEED), metrics.retrieval_curves(histogram)
+    relevant = f"the {neighbours} nearest rows by Euclidean distance" if neighbours else "rows that share a label"
+    origin = "of their own" if own else "drawn, own rows not ranked"
+    return Report(
+        protocol=f"relevant: {relevant}; {len(drawn.ids)} queries, {origin}; ties: {TIES[ties]}",
+        measured=measured,
+        curves=curves,
+        comparison=None,
+        health=health.code_health(data, n_bits),
+        overlap="not looked for: the codes have no ids" if own else "the queries are rows of the database",
+    )
 
 
-def evaluate_external(
+def _whole(x: Array, y: Array | None, classes: Array | None) -> Batch:
+    """All rows as one batch."""
+    batches = [batch for shard in shards_of(x, y, classes, packed) for batch in shard]
+    labels = None if y is None else np.concatenate([batch.y for batch in batches if batch.y is not None])
+    return Batch(np.arange(len(x)), np.concatenate([batch.x for batch in batches]), labels)
+
+
+def _nearest(vectors: Any, query_vectors: Any, k: int, judge: Judge, n: int, executor: Executor) -> Array:
+    """The ids (q, k) of the rows nearest to each query."""
+    x = as_vectors("vectors", vectors)
+    if len(x) != n:
+        raise ValueError(f"vectors: expected one for each of {n} codes, found {len(x)}")
+    asked = x[judge.queries.ids] if query_vectors is None else as_vectors("query_vectors", query_vectors, x.shape[1])
+    if len(asked) != len(judge.queries.ids):
+        raise ValueError(
+            f"query_vectors: expected one for each of {len(judge.queries.ids)} queries, found {len(asked)}"
+        )
+    return exact_neighbours(float32(asked), judge.own_rows, k, Data(shards_of(x, None, None, float32), executor))[0]
+
+
+def evaluate_files(
     codes: str,
     labels: str,
     query_codes: str | None = None,
     query_labels: str | None = None,
     bits: int | None = None,
-    queries: int = 1000,
-    by_id: bool = False,
+    n_queries: int = 1000,
+    ties: Literal["expectation", "by-id"] = "expectation",
     progress: Progress = silent,
 ) -> Report:
-    """Score the codes of .npy files, where rows that share a label are relevant to each other.
-
-    Codes: (n, B) uint8 is packed as in hashing.bits and in Faiss, 8 B bits unless `bits` says fewer; (n, n_bits) of
-    bool, or of -1 and +1 in any other dtype, is not. Labels: (n,) integer classes, or (n, c) multi-hot. Without queries
-    of their own so many rows are drawn, by keyed hash of the position, and each query's own row is not ranked.
-    Rows at one distance count as in random order, or are ranked by id, which is their position.
-    Raises ValueError where types, shapes or values do not fit.
-    """
-    if bool(query_codes) != bool(query_labels):
-        raise ValueError("expected both codes and labels of the queries, or neither, found one of them")
-    x, y, n_bits = _read(codes, labels, bits)
-    query_x, query_y = x, y
-    if query_codes and query_labels:
-        query_x, query_y, query_bits = _read(query_codes, query_labels, bits)
-        if query_bits != n_bits or query_y.shape[1:] != y.shape[1:]:
-            found = f"{query_bits} and labels {query_y.shape}, in {query_codes}"
-            raise ValueError(f"expected queries of {n_bits} bits with labels like {y.shape}, found {found}")
-    classes = np.union1d(y, query_y) if y.ndim == 1 else None
-    starts = range(0, len(x), ROWS_PER_SHARD)
-    shards = [ArrayShard(x[i : i + ROWS_PER_SHARD], y[i : i + ROWS_PER_SHARD], classes, i) for i in starts]
-    data = Data(shards, connect(Settings(), progress))
-    if query_codes:
-        batches = list(ArrayShard(query_x, query_y, classes, datasets.QUERY))  # ids that no row has
-        drawn, origin = Batch(*map(np.concatenate, zip(*batches, strict=True))), "of their own"
-    else:
-        drawn, origin = data.reduce(Sample(queries, SEED), "draw queries"), "drawn, own rows not ranked"
-    ids, words = drawn.ids, pack_labels(np.asarray(drawn.y))
-    histograms = [
-        data.reduce(HammingHistogram(drawn.x[i], n_bits, words[i], ids[i]), "evaluate")
-        for i in blocks(len(ids), 16 * (n_bits + 1))
-    ]
-    histogram = np.concatenate(histograms, axis=1)
-    ties = judge.TIES["by-id" if by_id else "expectation"]
-    if by_id:
-        measured, curves = measured_by_id(RankingById(drawn.x, ids, words), shards, histogram, SEED)
-    else:
-        measured, curves = metrics.measured(histogram, SEED), metrics.retrieval_curves(histogram)
-    return Report(
-        protocol=f"relevant: rows that share a label; {len(ids)} queries, {origin}; ties: {ties}",
-        measured=measured,
-        curves=curves,
-        comparison=None,
-        health=health.code_health(data, n_bits),
-        overlap="not looked for: the codes have no ids" if query_codes else "the queries are rows of the database",
-    )
-
-
-def _read(codes: str, labels: str, bits: int | None) -> tuple[Array, Array, int]:
-    """Codes, labels and n_bits, with the shapes and dtypes that `evaluate` names."""
-    x, y = npy.read_npy(codes), npy.read_npy(labels)
-    if x.ndim != 2 or not x.size or x.dtype.kind not in "biuf":
-        found = f"{x.shape} {x.dtype}, in {codes}"
-        raise ValueError(f"expected codes (n, B) uint8, or (n, n_bits) of bool, or of -1 and +1, found {found}")
-    packed = x.dtype == np.uint8
-    n_bits = bits or x.shape[1] * (8 if packed else 1)
-    if x.shape[1] != (n_bytes(n_bits) if packed else n_bits):
-        kind = "bytes of packed codes" if packed else "bits, unpacked"
-        raise ValueError(f"expected codes of {n_bits} bits, found {x.shape[1]} {kind} a row, in {codes}")
-    if y.shape == (len(y), 1):
-        y = y[:, 0]
-    if y.ndim not in (1, 2) or y.dtype.kind not in "biu" or len(y) != len(x):
-        found = f"{y.shape} {y.dtype}"
-        raise ValueError(f"expected integer labels ({len(x)},) or multi-hot ({len(x)}, c), found {found}, in {labels}")
-    if not y.size or int(y.max()) > np.iinfo(np.int64).max:  # as int64 they are compared with those of the queries
-        found = f"up to {y.max()}" if y.size else f"none, of shape {y.shape}"
-        raise ValueError(f"expected labels of int64, found {found}, in {labels}")
-    y = y.astype(np.int64) if y.ndim == 1 else y
-    if y.ndim == 2 and (y.min() < 0 or y.max() > 1):
-        raise ValueError(f"expected multi-hot labels of 0 and 1, found {y.min()} to {y.max()}, in {labels}")
-    return x, y, n_bits
-
-
-def _packed(codes: Array) -> Array:
-    if codes.dtype == np.uint8:
-        return codes
-    if codes.dtype != bool and (wrong := codes[(codes != 1) & (codes != -1)]).size:
-        raise ValueError(f"expected codes of -1 and +1, or bool, or packed uint8, found {wrong[0]} in {codes.dtype}")
-    return pack(codes > 0)
+    """Measure the codes of .npy files by their labels, as `evaluate` does; Ray visits the shards if settings say so."""
+    x, y, queries, query_y = (path and npy.read_npy(path) for path in (codes, labels, query_codes, query_labels))
+    return evaluate(
+        x, queries, labels=y, query_labels=query_y, bits=bits, n_queries=n_queries, ties=ties,
+        executor=connect(Settings(), progress),
+    )  # fmt: skip

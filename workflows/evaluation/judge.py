@@ -54,18 +54,25 @@ class Judge:
         """The id of each query's own row in the database; one that no row has where the queries are no rows of it."""
         return self.queries.ids if self.drawn else _NO_ROW + np.arange(len(self.queries.ids))
 
-    def ranked(self, function: HashFunction) -> RankingById:
-        """The queries as literal rankings take them."""
+    def codes(self, function: HashFunction) -> Array:
+        """Return the packed codes (q, B) of the queries."""
+        return pack(function.encode(self.queries.x))
+
+    def ranked(self, codes: Array) -> RankingById:
+        """Return the queries, of packed codes (q, B), as rankings by id take them."""
         labels = None if self.queries.y is None else pack_labels(self.queries.y)
-        return RankingById(pack(function.encode(self.queries.x)), self.own_rows, labels, self.neighbours)
+        return RankingById(codes, self.own_rows, labels, self.neighbours)
 
     def histogram(self, function: HashFunction, shards: list[Shard], executor: Executor) -> Array:
-        """(2, q, n_bits + 1) int64: all rows and relevant rows by distance.
+        """Return `histogram_of` the codes that a function gives the queries."""
+        return self.histogram_of(self.codes(function), function.n_bits, shards, executor)
+
+    def histogram_of(self, codes: Array, n_bits: int, shards: list[Shard], executor: Executor) -> Array:
+        """Return (2, q, n_bits + 1) int64 for queries of packed codes (q, B): all rows and relevant rows by distance.
 
         Graded, (2 + n_grades, q, n_bits + 1): then the rows that share 0, 1, … labels. By blocks of queries, so that no
         state is over 64 MiB.
         """
-        n_bits, codes = function.n_bits, pack(function.encode(self.queries.x))
         y = self.queries.y
         n_grades = int(y.sum(axis=1).max()) + 1 if self.graded and y is not None else 0
         if not shards:

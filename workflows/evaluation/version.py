@@ -32,7 +32,7 @@ def measure_version(
     found = compare_versions(counter, version, base, seed)
     if spec.protocol.ties == "by-id":
         shards = map(counter.shard, table.parts(version.snapshot_id).values())
-        ranked = judge.ranked(models.load_model(settings.warehouse_url, version.properties["model"]))
+        ranked = judge.ranked(judge.codes(models.load_model(settings.warehouse_url, version.properties["model"])))
         measured, curves = by_id.measured_by_id(ranked, shards, found.histogram, seed)
     else:
         measured, curves = metrics.measured(found.histogram, seed), metrics.retrieval_curves(found.histogram)

@@ -1,0 +1,197 @@
+"""Fit, encode and search with arrays in memory: no cluster is started, and nothing is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hashing.bits import n_bytes, pack
+from hashing.functions import HashFunction
+from hashing.hamming.scan import topk
+from hashing.mapreduce import Array, Data
+from hashing.methods import check_against, reads_labels
+from infra.executors import InProcess, connect
+from infra.settings import Settings
+from storage import models
+
+from .arrays import as_codes, as_labels, as_vectors, float32, packed, shards_of
+from .checks import check_run
+from .datasets import ingest
+from .reindex import fitting
+from .spec import MethodSpec, Number, Spec, valid
+
+ROWS = 2**16  # encoded at a time: their real values are 32 times as large as their codes
+
+
+@dataclass(frozen=True)
+class Hasher:
+    """A fitted hash function for arrays in memory.
+
+    `encode` is a method and no function of the module, as codes have no meaning without the function that made them.
+
+    Parameters
+    ----------
+    function : HashFunction
+        What a method of the catalogue fitted, or `hashkiln.open(table).function`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import hashkiln
+    >>> x = np.random.default_rng(0).normal(size=(200, 16))
+    >>> f = hashkiln.fit(x, method="pcah", bits=12)
+    >>> f.dim, f.n_bits, f.encode(x).shape
+    (16, 12, (200, 2))
+    >>> f.save("pcah12.safetensors")
+    >>> hashkiln.Hasher.load("pcah12.safetensors").encode(x).tolist() == f.encode(x).tolist()
+    True
+    """
+
+    function: HashFunction
+
+    @property
+    def n_bits(self) -> int:
+        """Length of the codes."""
+        return self.function.n_bits
+
+    @property
+    def dim(self) -> int:
+        """Dimension d of the vectors."""
+        return self.function.dim
+
+    def encode(self, x: Any) -> Array:
+        """Return the codes (n, ceil(n_bits / 8)) uint8 of vectors x (n, d).
+
+        Bit j of a row is byte j div 8, position j mod 8, as in Faiss; the padding is zero. A row's code depends on that
+        row alone. Raises ValueError if x is no array (n, d) of finite numbers.
+        """
+        x = as_vectors("x", x, self.dim)
+        blocks = [pack(self.function.encode(x[i : i + ROWS])) for i in range(0, len(x), ROWS)]
+        return np.concatenate([np.zeros((0, n_bytes(self.n_bits)), np.uint8), *blocks])
+
+    def project(self, x: Any) -> Array:
+        """Return the real values (n, n_bits) float32 whose signs are the bits: a bit is 1 where its value is >= 0.
+
+        Raises ValueError if x is no array (n, d) of finite numbers.
+        """
+        return self.function.project(as_vectors("x", x, self.dim))
+
+    def save(self, path: str | Path) -> None:
+        """Write the function to a file, or to an s3:// URL, as safetensors with a header in JSON."""
+        models.save_file(str(path), self.function)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Hasher:
+        """Return what `save` wrote. Raises ValueError if the file is anything else."""
+        return cls(models.load_file(str(path)))
+
+
+def fit(x: Any, y: Any = None, *, method: str = "itq", bits: int = 32, seed: int = 0, **parameters: Number) -> Hasher:
+    """Learn a hash function from vectors, or from a dataset.
+
+    Parameters
+    ----------
+    x : array-like or str
+        Vectors, (n, d) numbers, used as float32. Or the name of a dataset: one of `hashkiln datasets`, or one that was
+        ingested; it is then fitted as `hashkiln fit` does, and the model is kept in the warehouse.
+    y : array-like, optional
+        Labels of the vectors, for methods that learn from them: (n,) integer classes, or (n, c) multi-hot of 0 and 1.
+        Other methods ignore them.
+    method : str, default "itq"
+        A name of `hashkiln methods`.
+    bits : int, default 32
+        Length of the codes.
+    seed : int, default 0
+        Random seed.
+    **parameters
+        Hyper-parameters of the method, such as `n_iter=100`.
+
+    Returns
+    -------
+    Hasher
+
+    Raises
+    ------
+    ValueError
+        If the method or a hyper-parameter is unknown or out of range, if labels are missing, or if x or y has the wrong
+        shape, type or values.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import hashkiln
+    >>> rng = np.random.default_rng(0)
+    >>> x, y = rng.normal(size=(300, 16)), rng.integers(3, size=300)
+    >>> hashkiln.fit(x, method="itq", bits=8, n_iter=20).encode(x[:2]).dtype
+    dtype('uint8')
+    >>> hashkiln.fit(x, y, method="sdh", bits=8, n_anchors=50).n_bits
+    8
+    """
+    spec = valid(MethodSpec, method=method, bits=bits, seed=seed, parameters=parameters)
+    if isinstance(x, str):
+        if y is not None:
+            raise ValueError(f"y: expected none, as dataset {x} has its own labels")
+        return Hasher(_fit_dataset(x, spec))
+    x = as_vectors("x", x)
+    if not len(x):
+        raise ValueError(f"x: expected at least one row, found {x.shape}")
+    labels = None if y is None else as_labels("y", y, len(x))
+    built = spec.build()
+    if reads_labels(built) and labels is None:
+        raise ValueError(f"y: expected labels, from which {spec.method} learns, found none")
+    check_against(built, "vector", x.shape[1], labels is not None)
+    classes = np.unique(labels) if labels is not None and labels.ndim == 1 else None
+    return Hasher(built.fit(Data(shards_of(x, labels, classes, float32), InProcess())))
+
+
+def _fit_dataset(name: str, method: MethodSpec) -> HashFunction:
+    spec, settings = valid(Spec, dataset=name, method=method, refit="always"), Settings()
+    check_run(spec, settings)
+    ingest(spec, settings)
+    model = fitting.fit(spec, settings, connect(settings))
+    return models.load_model(settings.warehouse_url, model.digest)
+
+
+def search(codes: Any, queries: Any, k: int = 10) -> tuple[Array, Array]:
+    """Find the rows whose codes are nearest to each query, exactly.
+
+    Parameters
+    ----------
+    codes : array-like
+        Codes of the database: (n, B) uint8, packed as `Hasher.encode` and Faiss pack them; or (n, n_bits) of bool, or
+        of -1 and +1 in any other dtype.
+    queries : array-like
+        Codes of the queries, of the same form.
+    k : int, default 10
+        Rows for each query.
+
+    Returns
+    -------
+    distances : ndarray of int32, shape (q, min(k, n))
+        Hamming distances, in increasing order.
+    rows : ndarray of int64, shape (q, min(k, n))
+        Positions in `codes`; of rows at one distance the lower one comes first.
+
+    Raises
+    ------
+    ValueError
+        If k is less than 1, or the codes have another form or different lengths.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import hashkiln
+    >>> codes = np.array([[0b0000], [0b0001], [0b0111], [0b1000]], np.uint8)
+    >>> distances, rows = hashkiln.search(codes, codes[:1], k=3)
+    >>> distances, rows
+    (array([[0, 1, 1]], dtype=int32), array([[0, 1, 3]]))
+    """
+    x, n_bits = as_codes("codes", codes)
+    asked, query_bits = as_codes("queries", queries)
+    if query_bits != n_bits:
+        raise ValueError(f"queries: expected codes of {n_bits} bits, as of the database, found {query_bits}")
+    found: tuple[Array, Array] = topk(packed(asked), packed(x), k)
+    return found
