@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -73,3 +74,8 @@ def _absolute(path: str | Path) -> Path:
         return Path(path).expanduser().absolute()
     except RuntimeError as error:  # no such user
         raise ValueError(f"cannot expand ~ in {path}: {error}") from None
+
+
+def current_user() -> str:
+    """Return the name of the user who runs this process, or else the number."""
+    return os.environ.get("USER") or str(os.getuid())

@@ -7,6 +7,7 @@ import pytest
 from conftest import blobs
 from one_table import TABLE, D, hashkiln, reindex, rows_of, spec, write
 
+from infra.settings import current_user
 from workflows.reindex import publishing
 from workflows.tables import history
 
@@ -34,7 +35,7 @@ def test_history_diff_and_rollback_tell_one_story(settings, source):
         ("v1", "published", "now"), ("v2", "published", ""), ("rejected", "rejected", ""), ("v1", "rolled back", ""),
     ]  # fmt: skip
     assert "is under its floor of 0.9900" in events[2].note
-    assert (events[3].note, events[3].by) == ("from v2", history.who())
+    assert (events[3].note, events[3].by) == ("from v2", current_user())
     with pytest.raises(ValueError, match="expected a version of mine__code before v1, found none"):
         history.rollback(TABLE)
     _, output = hashkiln("history", TABLE, "--json")

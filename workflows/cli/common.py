@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial, wraps
+from inspect import Signature, signature
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -47,6 +49,7 @@ class Ties(StrEnum):
     by_id = "by-id"
 
 
+Specify = Callable[..., "Spec"]  # `specification` with the options that were given
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 DatasetName = Annotated[str, typer.Option("--dataset", help="A named dataset, or one that was ingested.")]
 From = Annotated[str | None, typer.Option("--from", help="Folder or URL of the raw files of a named dataset.")]
@@ -90,30 +93,64 @@ MaxDrift = Annotated[float, typer.Option("--max-drift", help="Deviations a bit m
 Queries = Annotated[int, typer.Option("--queries", help="Queries to draw where the dataset has none of its own.")]
 
 
-def specification(source: str | None = None, **values: Any) -> Spec:
-    """The Spec of some options. Wrong values end the command with exit 2 and one line each, and nothing is made.
+def specification(
+    dataset: DatasetName,
+    source: From = None,
+    method: MethodName = "itq",
+    bits: Bits = 32,
+    seed: Seed = 0,
+    parameters: Set = None,
+    pretrained: Pretrained = None,
+    code: Code = None,
+    refit: RefitPolicy = Refit.never,
+    bad_rows: BadRows = Bad.refuse,
+    **others: Any,
+) -> Spec:
+    """Return the Spec of the options that fit, encode and reindex share, and of other fields.
 
-    A file of pretrained parameters is brought into the warehouse.
+    Wrong values end the command with exit 2 and one line each, and nothing is made. A file of pretrained parameters is
+    brought into the warehouse.
     """
     from infra.settings import Settings
     from storage.models import keep_pretrained
 
-    from .. import checks, pretrained
+    from .. import checks
+    from .. import pretrained as files
     from ..spec import Spec
 
-    settings, file = Settings(), values.pop("pretrained", None)
-    method = {name: values.pop(name) for name in ("method", "bits", "seed")}
-    method["parameters"] = assigned(values.pop("parameters", None))
-    method["pretrained"] = "0" * 64 if file else ""  # of a file that is not read where the rest is refused
+    def made(digest: str) -> Spec:
+        given = {"method": method, "bits": bits, "seed": seed, "parameters": assigned(parameters), "pretrained": digest}
+        about = {"dataset": dataset, "source": source, "code": code, "refit": refit, "bad_rows": bad_rows}
+        return Spec(**about, method=given, **others)
+
+    settings = Settings()
     with checked():
-        spec = Spec(source=source, method=method, **values)
+        spec = made("0" * 64 if pretrained else "")  # a file is not read where the rest is refused
     checks.check_run(spec, settings)
-    if file:
-        found = pretrained.read(file)
+    if pretrained:
+        found = files.read(pretrained)
         checks.check_pretrained(spec.method, checks.schema_of(spec.dataset, settings), found.parameters)
-        method["pretrained"] = keep_pretrained(settings.warehouse_url, found.content)
-        spec = Spec(source=source, method=method, **values)
+        spec = made(keep_pretrained(settings.warehouse_url, found.content))
     return spec
+
+
+def takes_specification(command: Callable[..., None]) -> Callable[..., None]:
+    """Put the options of `specification` before those of a command, whose first parameter is that function with them.
+
+    typer reads options from a signature: this makes the one of both.
+    """
+    unneeded = {"Spec": Any}  # what is returned, and only imported for type checkers
+    options = signature(specification, eval_str=True, locals=unneeded).parameters.values()
+    shared = [option for option in options if option.kind != option.VAR_KEYWORD]
+    own = list(signature(command, eval_str=True).parameters.values())[1:]
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        command(partial(specification, **{option.name: given.pop(option.name) for option in shared}), **given)
+
+    run.__signature__ = Signature([*shared, *own])  # type: ignore[attr-defined]
+    run.__annotations__ = {option.name: option.annotation for option in (*shared, *own)}
+    return run
 
 
 def assigned(texts: list[str] | None) -> dict[str, Any]:

@@ -11,32 +11,21 @@ from rich.markup import escape
 from .common import (
     REJECTED,
     AsJson,
-    Bad,
-    BadRows,
-    Bits,
     By,
     Ceilings,
-    Code,
-    DatasetName,
     Floors,
-    From,
     K,
     Losses,
     MaxDrift,
-    MethodName,
-    Pretrained,
     Queries,
-    Refit,
-    RefitPolicy,
     Relevance,
-    Seed,
-    Set,
+    Specify,
     assigned,
     console,
     errors,
     progress,
     show,
-    specification,
+    takes_specification,
 )
 
 if TYPE_CHECKING:
@@ -47,17 +36,9 @@ app = typer.Typer()
 
 
 @app.command()
+@takes_specification
 def reindex(
-    dataset: DatasetName,
-    source: From = None,
-    method: MethodName = "itq",
-    bits: Bits = 32,
-    seed: Seed = 0,
-    parameters: Set = None,
-    pretrained: Pretrained = None,
-    code: Code = None,
-    refit: RefitPolicy = Refit.never,
-    bad_rows: BadRows = Bad.refuse,
+    specify: Specify,
     relevance: By = Relevance.auto,
     neighbours: K = 100,
     queries: Queries = 1000,
@@ -75,13 +56,11 @@ def reindex(
     `hashkiln reindex --dataset mnist --from ~/mnist --method itq --bits 32 --floor precision_radius_2=0.3`,
     `hashkiln reindex --dataset sample --refit drift --max-loss map=0.01 --ceiling health.constant_bits=0`
     """
-    spec = specification(
-        source, dataset=dataset, method=method, bits=bits, seed=seed, parameters=parameters, pretrained=pretrained,
-        code=code, refit=refit,
+    spec = specify(
         protocol={"relevance": relevance, "neighbours": neighbours, "queries": queries},
         gate={"floors": assigned(floor), "ceilings": assigned(ceiling), "max_loss": assigned(max_loss), "force": force},
-        max_drift=max_drift, bad_rows=bad_rows,
-    )  # fmt: skip
+        max_drift=max_drift,
+    )
     if dry_run:
         return _print_outlook(spec, as_json)
     from ..reindex.run import run

@@ -8,27 +8,16 @@ import typer
 
 from .common import (
     AsJson,
-    Bad,
-    BadRows,
-    Bits,
     By,
-    Code,
-    DatasetName,
-    From,
     K,
-    MethodName,
-    Pretrained,
     Queries,
-    Refit,
-    RefitPolicy,
     Relevance,
-    Seed,
-    Set,
+    Specify,
     Ties,
     checked,
     progress,
     show,
-    specification,
+    takes_specification,
 )
 
 if TYPE_CHECKING:
@@ -38,19 +27,8 @@ app = typer.Typer()
 
 
 @app.command()
-def fit(
-    dataset: DatasetName,
-    source: From = None,
-    method: MethodName = "itq",
-    bits: Bits = 32,
-    seed: Seed = 0,
-    parameters: Set = None,
-    pretrained: Pretrained = None,
-    code: Code = None,
-    refit: RefitPolicy = Refit.never,
-    bad_rows: BadRows = Bad.refuse,
-    as_json: AsJson = False,
-) -> None:
+@takes_specification
+def fit(specify: Specify, as_json: AsJson = False) -> None:
     """Fit a hash function, or find the one that was fitted before.
 
     Example: `hashkiln fit --dataset mnist --method itq --bits 64 --set n_iter=100`
@@ -60,10 +38,7 @@ def fit(
 
     from ..reports.run import trained
 
-    spec = specification(
-        source, dataset=dataset, method=method, bits=bits, seed=seed, parameters=parameters, pretrained=pretrained,
-        code=code, refit=refit, bad_rows=bad_rows,
-    )  # fmt: skip
+    spec = specify()
     model = _line(spec, "fit")
     epochs = models.training(Settings().warehouse_url, model.digest)
     training = {"training": epochs if as_json else trained(epochs)} if epochs else {}
@@ -71,27 +46,13 @@ def fit(
 
 
 @app.command()
-def encode(
-    dataset: DatasetName,
-    source: From = None,
-    method: MethodName = "itq",
-    bits: Bits = 32,
-    seed: Seed = 0,
-    parameters: Set = None,
-    pretrained: Pretrained = None,
-    code: Code = None,
-    refit: RefitPolicy = Refit.never,
-    bad_rows: BadRows = Bad.refuse,
-    as_json: AsJson = False,
-) -> None:
+@takes_specification
+def encode(specify: Specify, as_json: AsJson = False) -> None:
     """Fit and encode, and stage the codes on a branch. Nothing is published.
 
     Example: `hashkiln encode --dataset sample --method lsh --bits 64`
     """
-    spec = specification(
-        source, dataset=dataset, method=method, bits=bits, seed=seed, parameters=parameters, pretrained=pretrained,
-        code=code, refit=refit, bad_rows=bad_rows,
-    )  # fmt: skip
+    spec = specify()
     staged = _line(spec, "stage")
     name = staged.base if staged.unchanged else staged.branch
     found = {"table": staged.table, "version": name, "rows": staged.rows, "encoded": staged.encoded}

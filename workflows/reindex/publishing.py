@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from datetime import UTC, datetime
 
-from infra.settings import Settings
+from infra.settings import Settings, current_user
 
 from ..records import Report, RunOutcome, Staged, Verdict
 from ..spec import Spec
@@ -40,7 +39,7 @@ def publish(spec: Spec, settings: Settings, staged: Staged, report: Report, verd
         "dropped": str(staged.dropped),
         "encode_seconds": f"{staged.encode_seconds:.3f}",
         "drift": staged.drift.model_dump_json() if staged.drift else "",
-        "by": os.environ.get("USER") or str(os.getuid()),
+        "by": current_user(),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": json.dumps(environment()),
     }

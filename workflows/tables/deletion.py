@@ -13,7 +13,7 @@ import numpy as np
 
 from hashing.mapreduce import Array, Executor
 from infra.executors import Progress, connect, silent
-from infra.settings import Settings
+from infra.settings import Settings, current_user
 from storage import queries
 from storage.features import deletions, keys
 from storage.features.dataset import Dataset
@@ -26,7 +26,7 @@ from storage.tables.table import CodeTable, PublishConflict, Version
 from ..datasets import dataset_of
 from ..reindex.context import fingerprint
 from ..spec import Spec, Value, digest
-from .history import of_dataset, who
+from .history import of_dataset
 
 ATTEMPTS = 5
 ID = re.compile(r"-?[0-9]{1,19}")  # int() would take 1_000 and other scripts' digits too
@@ -105,7 +105,7 @@ def delete(
     earlier = source.deleted
     if len(new):
         told = {split: sorted(found) for split, found in located.files.items()}
-        deletions.add_deletion(deletions.folder_of(settings.warehouse_url, dataset), new, told, who())
+        deletions.add_deletion(deletions.folder_of(settings.warehouse_url, dataset), new, told, current_user())
     else:  # run again: what it was before this deletion
         earlier = tuple(note for note in earlier if not np.isin(deletions.deleted_ids((note,)), wanted).any())
     before = source.model_copy(update={"deleted": earlier}).shards("base")
@@ -171,7 +171,7 @@ def _publish(table: CodeTable, removal: Removal, executor: Executor) -> str | No
         base = table.refresh().version()
         if not (holders := _holders(table, removal.ids, executor)):
             return None
-        log.schedule_purge(table, holders, removal.due_ms, len(removal.ids), who())
+        log.schedule_purge(table, holders, removal.due_ms, len(removal.ids), current_user())
         if base.number == 0:  # nothing is published, and what is staged never will be
             return None
         rewritten = _rewritten(table, base, removal, executor)
@@ -182,7 +182,7 @@ def _publish(table: CodeTable, removal: Removal, executor: Executor) -> str | No
             "source": removal.source,
             "measured_at": base.properties.get("measured_at", base.name),  # the metrics are those of that version
             "deleted": str(len(removal.ids)),
-            "by": who(),
+            "by": current_user(),
             "at": log.utc_timestamp(),
         }
         branch = f"staged-delete-{digest(base.snapshot_id, removal.ids.tolist())[:12]}"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
-from infra.settings import Settings
+from infra.settings import Settings, current_user
 from storage.tables import iceberg, log
 from storage.tables.table import CodeTable, Version, load_table, table_names
 
@@ -70,11 +69,6 @@ class Alike(Value):
     codes: tuple[Codes, ...]
 
 
-def who() -> str:
-    """Who runs this."""
-    return os.environ.get("USER") or str(os.getuid())
-
-
 def rollback(table: str, to: str | None = None) -> str:
     """Move what readers see back to a published version, by default the one before: the name of it.
 
@@ -87,7 +81,7 @@ def rollback(table: str, to: str | None = None) -> str:
         if not earlier:
             raise ValueError(f"expected a version of {table} before {now.name}, found none")
         to = max(earlier, key=lambda version: version.number).name
-    return log.roll_back(opened, to, now.snapshot_id, who()).name
+    return log.roll_back(opened, to, now.snapshot_id, current_user()).name
 
 
 def history(table: str) -> list[Event]:
