@@ -23,7 +23,7 @@ DOCUMENTS = [
 ]
 EVERY = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 PACKAGES = "hashing|storage|infra|workflows"
-FILES = re.compile(rf"(?<![\w/-])(?:{PACKAGES}|tests|benchmarks|docs|\.ci|\.github)/[\w./-]++(?![<*…])")
+FILES = re.compile(rf"(?<![\w/.-])(?:{PACKAGES}|hashkiln|tests|benchmarks|docs|\.ci|\.github)/[\w./-]++(?![<*…])")
 NAMES = re.compile(rf"(?<![\w./-])(?:{PACKAGES})(?:\.\w+)+")
 LINKS = re.compile(r"\]\((?!\w+:)([^)#]*)#?([^)]*)\)")
 
