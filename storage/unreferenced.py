@@ -78,9 +78,13 @@ def uploads(warehouse: str, limit: float) -> list[Upload]:
 
 
 def strangers(warehouse: str, tables: Iterable[str]) -> list[str]:
-    """Folders among those of code tables that are of no table of this catalog."""
+    """Folders of tables that this catalog does not know. A folder without metadata never was a table's.
+
+    It holds what the first run of a table had encoded when it was killed.
+    """
     root = places.TABLES.url(warehouse)
-    found = {filesystem.relative_path(root, file.url).partition("/")[0] for file in filesystem.inventory(root)}
+    paths = (filesystem.relative_path(root, file.url) for file in filesystem.inventory(root))
+    found = {folder for folder, _, path in (path.partition("/") for path in paths) if path.startswith("metadata/")}
     return sorted(found - set(tables))
 
 

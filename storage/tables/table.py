@@ -11,7 +11,7 @@ from typing import NamedTuple
 from pyiceberg.catalog import Catalog
 from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, TableAlreadyExistsError
 from pyiceberg.manifest import DataFile
-from pyiceberg.table import Table
+from pyiceberg.table import CreateTableTransaction, Table
 from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.table.update import AssertRefSnapshotId, RemoveSnapshotRefUpdate, SetPropertiesUpdate
 
@@ -20,7 +20,16 @@ from .commits import PublishConflict, commit, retry_commit
 from .iceberg import FORMAT, NAMESPACE, PREFIX
 from .parts import CodeShard, Part
 
-__all__ = ["CodeTable", "PublishConflict", "Version", "create_table", "load_table", "table_name", "table_names"]
+__all__ = [
+    "CodeTable",
+    "PublishConflict",
+    "Version",
+    "create_table",
+    "future_folder",
+    "load_table",
+    "table_name",
+    "table_names",
+]
 
 VOCABULARY = PREFIX + "vocabulary"
 
@@ -51,27 +60,40 @@ def table_names(catalog: Catalog) -> list[str]:
     return sorted(name for _, name in catalog.list_tables(NAMESPACE))
 
 
-def load_table(catalog: Catalog, name: str) -> CodeTable:
-    """A code table. Raises LookupError, with the names there are, where there is none of that name."""
+def load_table(catalog: Catalog, name: str, n_bits: int | None = None) -> CodeTable:
+    """A code table, of some length of codes if that is given.
+
+    Raises LookupError, with the names there are, where there is none of that name, ValueError for another length.
+    """
     try:
-        return CodeTable(catalog.load_table(f"{NAMESPACE}.{name}"))
+        table = CodeTable(catalog.load_table(f"{NAMESPACE}.{name}"))
     except NoSuchTableError:
         known = ", ".join(table_names(catalog)) or "none yet"
         raise LookupError(f"expected the name of a code table, found {name!r}; there are: {known}") from None
+    if n_bits not in (None, table.n_bits):
+        raise ValueError(f"expected {table.n_bits} bits, as table {name} has, found {n_bits}: use another --code")
+    return table
 
 
 def create_table(catalog: Catalog, name: str, n_bits: int) -> CodeTable:
     """The code table of a name, made with an empty version 0 if need be. ValueError if it has another width."""
-    layout, spec, properties = iceberg.table_layout(n_bits)
     if name not in table_names(catalog):
-        new = catalog.create_table_transaction(f"{NAMESPACE}.{name}", layout, None, spec, properties=properties)
+        new = _new_table(catalog, name, n_bits)
         with suppress(TableAlreadyExistsError, CommitFailedException), new, new.update_snapshot().fast_append():
             pass  # table and version 0 in one commit: nobody finds the one without the other, whoever dies here
-    table = load_table(catalog, name)
-    if table.n_bits != n_bits:
-        raise ValueError(f"expected {table.n_bits} bits, as table {name} has, found {n_bits}: use another --code")
-    table.upgrade(properties)
+    table = load_table(catalog, name, n_bits)
+    table.upgrade(iceberg.table_layout(n_bits)[2])
     return table
+
+
+def future_folder(catalog: Catalog, name: str, n_bits: int) -> str:
+    """Return the folder that a table will have when it is created. Nothing is written."""
+    return _new_table(catalog, name, n_bits).table_metadata.location.removeprefix("file://")
+
+
+def _new_table(catalog: Catalog, name: str, n_bits: int) -> CreateTableTransaction:
+    layout, spec, properties = iceberg.table_layout(n_bits)
+    return catalog.create_table_transaction(f"{NAMESPACE}.{name}", layout, None, spec, properties=properties)
 
 
 class CodeTable:

@@ -1,23 +1,20 @@
-"""The code table of a run, the source as it is now, and what bits depend on."""
+"""The keys, labels and shards of a run's source, its staged version, and what bits depend on."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Iterable
-from dataclasses import replace
 from importlib.metadata import version as installed
 
 from hashing.mapreduce import Executor
-from infra.settings import Settings
 from storage.features import keys
 from storage.features.dataset import Dataset
 from storage.features.shard import FeatureShard
-from storage.tables import iceberg
-from storage.tables.table import CodeTable, PublishConflict, Version, create_table, table_name
+from storage.tables.table import CodeTable, PublishConflict, Version
 
 from ..datasets import labels_of
 from ..records import Staged
-from ..spec import Spec, digest
+from ..spec import digest
 
 LIBRARIES = ("hashkiln", "numpy", "scipy", "torch", "pyarrow", "pyiceberg", "ray", "prefect")
 
@@ -32,27 +29,23 @@ def staged_version(table: CodeTable, staged: Staged) -> Version:
     return table.version(staged.branch)
 
 
-def table_of(
-    spec: Spec, settings: Settings, executor: Executor, dataset: Dataset
-) -> tuple[CodeTable, dict[str, FeatureShard]]:
-    """The code table of the specification, made if need be, and the shards of the database by name.
+def places_of(dataset: Dataset, table: CodeTable | None, executor: Executor) -> tuple[str | int, ...]:
+    """Give new keys their ids, and return the vocabulary: the labels of the table, if it exists, and then new ones.
 
-    Keys and labels of all splits have their places then. Shards whose part is published had theirs before.
+    Shards whose part is published had their keys and labels before. The table itself is left as it is.
     """
-    catalog = iceberg.connect(settings.catalog_url, settings.warehouse_url)
-    table = create_table(catalog, table_name(dataset.name, spec.code_name), spec.method.bits)
-    base, shards = table.version(), dataset.shards("base")
-    if dataset.columns.keyed or dataset.columns.labels:
-        parts = table.parts(base.snapshot_id)
-        new = [s for s in shards if s.name not in parts or parts[s.name].version != s.version]
-        if base.properties.get("splits") != splits(dataset):
-            new += [shard for split in dataset.splits.keys() - {"base"} for shard in dataset.shards(split)]
-        if dataset.columns.keyed:
-            for found in executor.map(FeatureShard.row_keys, new, "keys"):
-                keys.assign(dataset.keys, found)
-        if dataset.columns.labels:
-            table.add_labels(labels_of(dataset, executor, new))
-    return table, {shard.name: replace(shard, vocabulary=table.vocabulary) for shard in shards}
+    known = table.vocabulary if table else ()
+    if not (dataset.columns.keyed or dataset.columns.labels):
+        return known
+    base = table.version() if table else None
+    parts = table.parts(base.snapshot_id) if table and base else {}
+    new = [s for s in dataset.shards("base") if s.name not in parts or parts[s.name].version != s.version]
+    if not base or base.properties.get("splits") != splits(dataset):
+        new += [shard for split in dataset.splits.keys() - {"base"} for shard in dataset.shards(split)]
+    if dataset.columns.keyed:
+        for found in executor.map(FeatureShard.row_keys, new, "keys"):
+            keys.assign(dataset.keys, found)
+    return tuple(dict.fromkeys((*known, *labels_of(dataset, executor, new))))
 
 
 def fingerprint(shards: Iterable[FeatureShard]) -> str:

@@ -21,7 +21,7 @@ from ..evaluation import judge
 from ..records import Model, Staged
 from ..spec import Spec, digest
 from ..tables.opening import known_table
-from .context import environment, fingerprint, table_of
+from .context import environment, fingerprint, places_of
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +39,10 @@ def fit(spec: Spec, settings: Settings, executor: Executor, because: str = "") -
     if published:
         return published
     excluded = np.zeros(0, np.int64)
-    if _draws(dataset) or dataset.columns.keyed:  # else a fit leaves no table behind
-        table, _ = table_of(spec, settings, executor, dataset)
+    if _draws(dataset) or dataset.columns.keyed:
+        vocabulary = places_of(dataset, known_table(spec, settings), executor)
     if _draws(dataset):
-        excluded = judge.draw_queries(spec, dataset, table.vocabulary, settings.warehouse_url, executor).ids
+        excluded = judge.draw_queries(spec, dataset, vocabulary, settings.warehouse_url, executor).ids
     identity, key = _identity(spec), _key(spec, dataset, excluded)
     if known := models.recall(settings.warehouse_url, key):
         logger.info("model %.12s was fitted before, from the same rows", known)

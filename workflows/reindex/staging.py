@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,17 +13,19 @@ from hashing.mapreduce import Array, Executor
 from infra.settings import Settings
 from storage import models
 from storage.features import deletions
+from storage.features.dataset import Dataset
 from storage.features.shard import FeatureShard, SourceChanged
-from storage.tables import integrity
+from storage.tables import iceberg, integrity
 from storage.tables.parts import Part, dropped_rows, encode_shard, read_ids
 from storage.tables.shared_ids import check_shared_ids
-from storage.tables.table import CodeTable
+from storage.tables.table import CodeTable, create_table, future_folder, table_name
 
 from ..datasets import dataset_of
 from ..records import Drift, Model, Staged
 from ..spec import Spec
 from ..tables import drift
-from .context import fingerprint, splits, table_of
+from ..tables.opening import known_table
+from .context import fingerprint, places_of, splits
 from .planning import branch_of, elsewhere, head_of, plan
 
 logger = logging.getLogger(__name__)
@@ -38,8 +41,14 @@ def stage(spec: Spec, settings: Settings, executor: Executor, model: Model, afte
     """
     start = time.monotonic()
     dataset = dataset_of(spec, settings)
-    table, shards = table_of(spec, settings, executor, dataset)
-    base = table.version()
+    try:
+        table, shards, first = _opened(spec, settings, executor, dataset, model)
+    except SourceChanged as error:
+        if after:
+            raise
+        logger.warning("planned anew, once: %s", error)
+        return stage(spec, settings, executor, model, "main")
+    first_seconds, base = time.monotonic() - start, table.version()
     source = fingerprint(shards.values())
     branch = branch_of(table, base, model.digest, source)
     known = {
@@ -56,7 +65,7 @@ def stage(spec: Spec, settings: Settings, executor: Executor, model: Model, afte
     present = table.parts(head.snapshot_id)
     todo = plan(present, shards, head.properties.get("model") == model.digest)
     found = elsewhere(table, head, model.digest, [shards[name] for name in todo.missing])
-    found = _usable(found, executor, table.n_bits, deletions.deleted_ids(dataset.deleted))
+    found = _usable(found, executor, table.n_bits, deletions.deleted_ids(dataset.deleted)) | first
     missing = [shards[name] for name in todo.missing if name not in found]
     leaving = present.keys() - set(todo.kept)
     properties = {
@@ -64,7 +73,7 @@ def stage(spec: Spec, settings: Settings, executor: Executor, model: Model, afte
         "spec": spec.model_dump_json(), "defaults_version": str(spec.method.defaults_version),
     }  # fmt: skip
     table.replace(branch, list(found.values()), leaving, properties)
-    logger.info("%s: %d shards, %d to encode, %d leave", branch, len(shards), len(missing), len(leaving))
+    logger.info("%s: %d shards, %d to encode, %d leave", branch, len(shards), len(missing) + len(first), len(leaving))
     encoding = time.monotonic()
     try:
         encoded = _encode(settings, executor, table, branch, missing, model, properties)
@@ -73,7 +82,8 @@ def stage(spec: Spec, settings: Settings, executor: Executor, model: Model, afte
             raise
         logger.warning("planned anew, once: %s", error)
         return stage(spec, settings, executor, model, branch)
-    encode_seconds = time.monotonic() - encoding
+    encoded += sum(part.rows for part in first.values())
+    encode_seconds = time.monotonic() - encoding + (first_seconds if first else 0)
     parts = table.parts(table.version(branch).snapshot_id)
     fresh = [part for name, part in parts.items() if published.get(name) != part]
     if problems := check_shared_ids(parts.values(), fresh, executor):
@@ -88,6 +98,29 @@ def stage(spec: Spec, settings: Settings, executor: Executor, model: Model, afte
         encode_seconds=encode_seconds,
         drift=_drift(spec, settings, model, fresh if same_model else list(parts.values()), same_model),
     )
+
+
+def _opened(
+    spec: Spec, settings: Settings, executor: Executor, dataset: Dataset, model: Model
+) -> tuple[CodeTable, dict[str, FeatureShard], dict[str, Part]]:
+    """Return the code table, the shards by name, and what is encoded already, by shard.
+
+    A table is created when its first shard is encoded: a run that fails before that leaves none behind.
+    """
+    catalog = iceberg.connect(settings.catalog_url, settings.warehouse_url)
+    name, n_bits = table_name(spec.dataset, spec.code_name), spec.method.bits
+    known = known_table(spec, settings)
+    vocabulary = places_of(dataset, known, executor)
+    shards = [replace(shard, vocabulary=vocabulary) for shard in dataset.shards("base")]
+    first: dict[str, Part] = {}
+    if not known:
+        function = models.load_model(settings.warehouse_url, model.digest)
+        encode = partial(encode_shard, function=function, folder=future_folder(catalog, name, n_bits))
+        first = {part.shard: part for part in executor.map(encode, shards[:1], "encode")}
+    table = create_table(catalog, name, n_bits)
+    if vocabulary and table.add_labels(vocabulary)[: len(vocabulary)] != vocabulary:
+        first = {}  # another run created it meanwhile, and gave labels other places
+    return table, {shard.name: replace(shard, vocabulary=table.vocabulary) for shard in shards}, first
 
 
 def _usable(found: dict[str, Part], executor: Executor, n_bits: int, deleted: Array) -> dict[str, Part]:

@@ -15,9 +15,12 @@ def open_table(settings: Settings, name: str) -> CodeTable:
 
 
 def known_table(spec: Spec, settings: Settings) -> CodeTable | None:
-    """The code table of the specification, if it was made. Nothing is made here, not even a catalog."""
+    """The code table of the specification, if it was made. Nothing is made here, not even a catalog.
+
+    Raises ValueError if it holds codes of another length.
+    """
     if not iceberg.catalog_exists(settings.catalog_url):
         return None
     catalog = iceberg.connect(settings.catalog_url, settings.warehouse_url)
     name = table_name(spec.dataset, spec.code_name)
-    return load_table(catalog, name) if name in table_names(catalog) else None
+    return load_table(catalog, name, spec.method.bits) if name in table_names(catalog) else None
