@@ -44,6 +44,12 @@ def later(warehouse, path, do):
     return before
 
 
+def test_a_folder_is_of_an_unknown_table_if_it_has_metadata(folder):
+    put(folder, f"codes/begun/data/{HEX}.parquet", f"codes/other/data/{HEX}.parquet", "codes/other/metadata/1.json")
+    put(folder, "codes/known/metadata/1.json")
+    assert unreferenced.strangers(folder, ["known"]) == ["other"]
+
+
 def test_what_can_be_made_again_goes_and_what_is_not_ours_stays(folder):
     gone = {
         "kept": put(folder, f"kept/{HEX}.npz"),

@@ -119,6 +119,7 @@ def test_fetch_says_whether_the_files_are_those_that_were_published(hashkiln):
             "seeds: Tuple should have",
         ),
         (("delete", "nothing", "--ids", ",".join(map(str, range(200))), "--yes"), 1, "expected a dataset 'nothing'"),
+        (("delete", "sample", "--ids", "1_000", "--yes"), 2, "such as 7 or -12, found '1_000'"),
         (("delete", "sample", "--ids", "7"), 2, "pass --yes to delete without asking"),
         (("nonsense",), 2, "No such command 'nonsense'"),
     ],

@@ -6,6 +6,7 @@ import logging
 import time
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,13 +43,13 @@ def stage(spec: Spec, settings: Settings, executor: Executor, model: Model, afte
     start = time.monotonic()
     dataset = dataset_of(spec, settings)
     try:
-        table, shards, first = _opened(spec, settings, executor, dataset, model)
+        table, shards, first, first_seconds = _opened(spec, settings, executor, dataset, model)
     except SourceChanged as error:
         if after:
             raise
         logger.warning("planned anew, once: %s", error)
         return stage(spec, settings, executor, model, "main")
-    first_seconds, base = time.monotonic() - start, table.version()
+    base = table.version()
     source = fingerprint(shards.values())
     branch = branch_of(table, base, model.digest, source)
     known = {
@@ -83,7 +84,7 @@ def stage(spec: Spec, settings: Settings, executor: Executor, model: Model, afte
         logger.warning("planned anew, once: %s", error)
         return stage(spec, settings, executor, model, branch)
     encoded += sum(part.rows for part in first.values())
-    encode_seconds = time.monotonic() - encoding + (first_seconds if first else 0)
+    encode_seconds = time.monotonic() - encoding + first_seconds
     parts = table.parts(table.version(branch).snapshot_id)
     fresh = [part for name, part in parts.items() if published.get(name) != part]
     if problems := check_shared_ids(parts.values(), fresh, executor):
@@ -100,12 +101,19 @@ def stage(spec: Spec, settings: Settings, executor: Executor, model: Model, afte
     )
 
 
-def _opened(
-    spec: Spec, settings: Settings, executor: Executor, dataset: Dataset, model: Model
-) -> tuple[CodeTable, dict[str, FeatureShard], dict[str, Part]]:
-    """Return the code table, the shards by name, and what is encoded already, by shard.
+class Opened(NamedTuple):
+    """The code table of a run and the source beside it."""
 
-    A table is created when its first shard is encoded: a run that fails before that leaves none behind.
+    table: CodeTable
+    shards: dict[str, FeatureShard]  # by name
+    first: dict[str, Part]  # encoded before the table was created
+    seconds: float  # what that took
+
+
+def _opened(spec: Spec, settings: Settings, executor: Executor, dataset: Dataset, model: Model) -> Opened:
+    """Open the code table, which is created when its first shard is encoded.
+
+    A run that fails before that leaves no table behind.
     """
     catalog = iceberg.connect(settings.catalog_url, settings.warehouse_url)
     name, n_bits = table_name(spec.dataset, spec.code_name), spec.method.bits
@@ -113,14 +121,16 @@ def _opened(
     vocabulary = places_of(dataset, known, executor)
     shards = [replace(shard, vocabulary=vocabulary) for shard in dataset.shards("base")]
     first: dict[str, Part] = {}
+    encoding = time.monotonic()
     if not known:
         function = models.load_model(settings.warehouse_url, model.digest)
         encode = partial(encode_shard, function=function, folder=future_folder(catalog, name, n_bits))
         first = {part.shard: part for part in executor.map(encode, shards[:1], "encode")}
+    seconds = time.monotonic() - encoding
     table = create_table(catalog, name, n_bits)
     if vocabulary and table.add_labels(vocabulary)[: len(vocabulary)] != vocabulary:
         first = {}  # another run created it meanwhile, and gave labels other places
-    return table, {shard.name: replace(shard, vocabulary=table.vocabulary) for shard in shards}, first
+    return Opened(table, {shard.name: replace(shard, vocabulary=table.vocabulary) for shard in shards}, first, seconds)
 
 
 def _usable(found: dict[str, Part], executor: Executor, n_bits: int, deleted: Array) -> dict[str, Part]:

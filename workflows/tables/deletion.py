@@ -23,6 +23,7 @@ from storage.tables import log
 from storage.tables.parts import Part, read_ids, without_rows
 from storage.tables.table import CodeTable, PublishConflict, Version
 
+from ..checks import UsageError
 from ..datasets import dataset_of
 from ..reindex.context import fingerprint
 from ..spec import Spec, Value, digest
@@ -153,7 +154,7 @@ def _ids(source: Dataset, names: Sequence[int] | Sequence[str]) -> Array:
         return keys.find(source.keys, map(str, names), f"the rows of {source.name} to delete")
     for name in names:
         if not ID.fullmatch(str(name)) or not -(2**63) <= int(name) < 2**63:
-            raise ValueError(
+            raise UsageError(
                 f"expected ids of {source.name}, whole numbers of 64 bits such as 7 or -12, found {name!r}"
             )
     return np.array([int(name) for name in names], np.int64)
