@@ -7,7 +7,7 @@ from typing import Any, Literal
 from infra.settings import Settings
 from storage.export import faiss, npy
 
-from .tables.opening import open_table
+from .context import open_table
 
 
 def export(table: str, folder: str, form: Literal["npy", "faiss"] = "npy", version: str = "main") -> dict[str, Any]:

@@ -22,9 +22,9 @@ from storage.features.dataset import Dataset
 from storage.tables.parts import CodeShard
 from storage.tables.table import Version
 
+from .context import open_table
 from .datasets import dataset_of
 from .spec import Spec, Value
-from .tables.opening import open_table
 
 
 class Search(Value):

@@ -31,6 +31,7 @@ from infra.executors import connect
 from infra.settings import Settings
 from storage.tables import iceberg
 from storage.tables.table import CodeTable, load_table
+from workflows.context import Context
 from workflows.reindex import fitting, gate, publishing, staging
 from workflows.spec import Spec
 
@@ -51,24 +52,24 @@ def reindex(pipe: Connection, environment: dict[str, str], spec: str, harm: Harm
     events = Events(harm.die_at)
     _hurt(harm)
     of, settings = Spec.model_validate_json(spec), Settings()
-    executor = connect(settings)
+    context = Context.of(of, settings, connect(settings))
 
     def begin(stage: str) -> None:
         pipe.send(("stage", stage))
 
     try:
         begin("fit")
-        model = fitting.fit(of, settings, executor)
+        model = fitting.fit(context)
         begin("stage")
-        staged = staging.stage(of, settings, executor, model)
+        staged = staging.stage(context, model)
         version = staged.base
         if not staged.unchanged:
             begin("evaluate")
-            report = gate.evaluate_staged(of, settings, executor, staged)
+            report = gate.evaluate_staged(context, staged)
             begin("gate")
-            verdict = gate.gate(of, settings, staged, report)
+            verdict = gate.gate(context, staged, report)
             begin("publish")
-            version = publishing.publish(of, settings, staged, report, verdict, "")
+            version = publishing.publish(context, staged, report, verdict, "")
     except Exception as error:
         pipe.send(("failed", f"{type(error).__name__}: {error}"))
         sys.exit(1)

@@ -17,7 +17,7 @@ from faulty_proxy import FaultyProxy
 from infra.settings import Settings
 from storage.files import filesystem
 from storage.files.filesystem import join
-from workflows.tables.opening import open_table
+from workflows.context import open_table
 
 D, TABLE = 16, "many__itq16"
 ASKED = ["--dataset", "many", "--bits", "16", "--queries", "20", "--relevance", "neighbours", "--neighbours", "5"]

@@ -16,9 +16,9 @@ from infra.settings import Settings
 from storage.features.shard import Columns
 from workflows import datasets
 from workflows.cli import app
+from workflows.context import Context, open_table
 from workflows.reindex import fitting, gate, publishing, staging
 from workflows.spec import Spec
-from workflows.tables import opening
 
 D, TABLE, DAY = 16, "mine__code", 86_400
 NAMES = [f"{i}.parquet" for i in range(4)]
@@ -66,16 +66,16 @@ def spec(bits=16, **changes):
 
 def reindex(settings, of=None):
     of = of or spec()
-    staged = staging.stage(of, settings, InProcess(), fitting.fit(of, settings, InProcess()))
+    staged = staging.stage(Context.of(of, settings, InProcess()), fitting.fit(Context.of(of, settings, InProcess())))
     if staged.unchanged:
         return staged.base
-    report = gate.evaluate_staged(of, settings, InProcess(), staged)
-    verdict = gate.gate(of, settings, staged, report)
-    return publishing.publish(of, settings, staged, report, verdict, "page")
+    report = gate.evaluate_staged(Context.of(of, settings, InProcess()), staged)
+    verdict = gate.gate(Context.of(of, settings, InProcess()), staged, report)
+    return publishing.publish(Context.of(of, settings, InProcess()), staged, report, verdict, "page")
 
 
 def table_of(settings, name=TABLE):
-    return opening.open_table(settings, name)
+    return open_table(settings, name)
 
 
 def rows_of(settings, version="main", name=TABLE):

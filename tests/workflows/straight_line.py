@@ -14,13 +14,12 @@ from hashing.mapreduce import Batch
 from infra.executors import InProcess
 from infra.settings import Settings
 from storage import models
-from storage.features.dataset import load_dataset
 from storage.features.shard import Columns
 from workflows import datasets
+from workflows.context import Context, open_table
 from workflows.evaluation.judge import judge_of
-from workflows.reindex import fitting, gate, publishing, staging
+from workflows.reindex import gate, pipeline, publishing
 from workflows.spec import Spec
-from workflows.tables import opening
 
 D, CLASSES = 32, ["ant", "bee", "cat", "dog", "elk", "fox"]
 
@@ -63,20 +62,17 @@ def spec(**changes):
 
 def reindex(settings, of, executor=None):
     """The flow's stages. What was staged, its report, and the version that readers then see."""
-    executor = executor or InProcess()
-    datasets.ingest(of, settings)
-    staged = staging.stage(of, settings, executor, fitting.fit(of, settings, executor))
-    if reason := fitting.refit_reason(of, staged):
-        staged = staging.stage(of, settings, executor, fitting.fit(of, settings, executor, reason))
+    context = pipeline.open_run(of, settings, executor or InProcess())
+    staged = pipeline.encode(context)
     if staged.unchanged:
         return staged, None, staged.base
-    report = gate.evaluate_staged(of, settings, executor, staged)
-    verdict = gate.gate(of, settings, staged, report)
-    return staged, report, publishing.publish(of, settings, staged, report, verdict, "page")
+    report = gate.evaluate_staged(context, staged)
+    verdict = gate.gate(context, staged, report)
+    return staged, report, publishing.publish(context, staged, report, verdict, "page")
 
 
 def table_of(settings, name="mine__itq16"):
-    return opening.open_table(settings, name)
+    return open_table(settings, name)
 
 
 def published_rows(settings, name="mine__itq16"):
@@ -109,7 +105,5 @@ def own_rows_of_most_queries(settings):
     """Each query's own row is not ranked: the rows ranked for most queries are one less, unless theirs have gone."""
     table = table_of(settings)
     ids = published_codes(settings).keys()
-    judge = judge_of(
-        spec(), load_dataset(settings.warehouse_url, "mine"), table.vocabulary, settings.warehouse_url, InProcess()
-    )
+    judge = judge_of(Context.of(spec(), settings, InProcess()), table.vocabulary)
     return [] if any(i not in ids for i in judge.queries.ids.tolist()) else [0]

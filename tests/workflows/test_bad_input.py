@@ -17,9 +17,9 @@ from storage.features.shard import Columns, SourceChanged
 from storage.files import filesystem
 from storage.tables.parts import CodeShard, dropped_rows, quarantine
 from workflows import datasets
+from workflows.context import Context, open_table
 from workflows.reindex import fitting, gate, publishing, staging
 from workflows.spec import Spec
-from workflows.tables import opening
 
 D, N = 4, 5000  # two batches of 4096 rows
 GOOD = blobs(N, D, first_id=10_000)
@@ -53,7 +53,7 @@ def source(tmp_path):
 def model(settings, source):
     """The model of the good shards, and a dataset that has them."""
     datasets.ingest_source("mine", str(source), settings, Columns(labels="labels"))
-    return fitting.fit(spec(), settings, InProcess())
+    return fitting.fit(Context.of(spec(), settings, InProcess()))
 
 
 def spec(**changes):
@@ -170,7 +170,7 @@ def test_bad_input_is_refused_in_one_line(settings, source, model, case):
     make, expected = CASES[case]
     make(source / "bad.parquet")
     with pytest.raises(ValueError, match=r"bad\.parquet") as refused:
-        staging.stage(spec(), settings, InProcess(), model)
+        staging.stage(Context.of(spec(), settings, InProcess()), model)
     line, expected = str(refused.value), expected.format(source / "bad.parquet")
     assert line == expected if not expected.endswith("*") else line.startswith(expected[:-1])
     assert "\n" not in line
@@ -182,7 +182,7 @@ def test_rows_that_are_no_vectors_can_be_dropped_and_are_told_of(settings, sourc
     values = {3: None, 4500: [np.nan] * D, 4501: [1.0], 4999: [None] * D}
     write(source / "bad.parquet", vector=vectors(values))
     dropping = spec(bad_rows="drop")
-    staged = staging.stage(dropping, settings, InProcess(), model)
+    staged = staging.stage(Context.of(dropping, settings, InProcess()), model)
     assert staged.rows == 200 + N - 4
     table = table_of(settings)
     parts = table.parts(table.version(staged.branch).snapshot_id)
@@ -199,34 +199,34 @@ def test_rows_that_are_no_vectors_can_be_dropped_and_are_told_of(settings, sourc
     good = np.setdiff1d(np.arange(N), list(values))
     np.testing.assert_array_equal(batch.ids, GOOD.ids[good])
     np.testing.assert_array_equal(batch.y, GOOD.y[good])
-    report = gate.evaluate_staged(dropping, settings, InProcess(), staged)
-    verdict = gate.gate(dropping, settings, staged, report)
+    report = gate.evaluate_staged(Context.of(dropping, settings, InProcess()), staged)
+    verdict = gate.gate(Context.of(dropping, settings, InProcess()), staged, report)
     assert verdict.passed, verdict.reasons
-    assert publishing.publish(dropping, settings, staged, report, verdict, "page") == "v1"
-    assert staging.stage(dropping, settings, InProcess(), model).unchanged
+    assert publishing.publish(Context.of(dropping, settings, InProcess()), staged, report, verdict, "page") == "v1"
+    assert staging.stage(Context.of(dropping, settings, InProcess()), model).unchanged
 
 
 def table_of(settings):
-    return opening.open_table(settings, "mine__lsh8")
+    return open_table(settings, "mine__lsh8")
 
 
 def test_shards_without_rows_are_done_once(settings, source, model):
     empty = blobs(0, D)
     for name in ("a_empty.parquet", "z_empty.parquet"):
         write(source / name, empty, vector=vectors({}).slice(0, 0), labels=pa.array([], pa.list_(pa.int64())))
-    staged = staging.stage(spec(), settings, InProcess(), model)
+    staged = staging.stage(Context.of(spec(), settings, InProcess()), model)
     assert (staged.rows, staged.encoded) == (200, 200)
     parts = table_of(settings).parts(table_of(settings).version(staged.branch).snapshot_id)
     assert {name: part.rows for name, part in parts.items() if "empty" in name} == {
         "a_empty.parquet": 0,
         "z_empty.parquet": 0,
     }
-    report = gate.evaluate_staged(spec(), settings, InProcess(), staged)
-    verdict = gate.gate(spec(), settings, staged, report)
-    assert publishing.publish(spec(), settings, staged, report, verdict, "page") == "v1"
-    assert staging.stage(spec(), settings, InProcess(), model).unchanged
+    report = gate.evaluate_staged(Context.of(spec(), settings, InProcess()), staged)
+    verdict = gate.gate(Context.of(spec(), settings, InProcess()), staged, report)
+    assert publishing.publish(Context.of(spec(), settings, InProcess()), staged, report, verdict, "page") == "v1"
+    assert staging.stage(Context.of(spec(), settings, InProcess()), model).unchanged
     (source / "z_empty.parquet").unlink()  # one of them leaves, the other stays
-    staged = staging.stage(spec(), settings, InProcess(), model)
+    staged = staging.stage(Context.of(spec(), settings, InProcess()), model)
     assert (staged.rows, staged.encoded, staged.removed) == (200, 0, 1)
     left = table_of(settings).parts(table_of(settings).version(staged.branch).snapshot_id)
     assert left.keys() == parts.keys() - {"z_empty.parquet"}
@@ -249,13 +249,13 @@ def meddle(monkeypatch, deed, times=1):
 def test_a_shard_that_changes_while_it_is_read_is_read_again(settings, source, model, monkeypatch):
     write(source / "mine.parquet")
     done = meddle(monkeypatch, lambda: write(source / "mine.parquet", blobs(N, D, seed=5, first_id=10_000)))
-    staged = staging.stage(spec(), settings, InProcess(), model)
+    staged = staging.stage(Context.of(spec(), settings, InProcess()), model)
     assert done
     assert staged.rows == 200 + N
     parts = table_of(settings).parts(table_of(settings).version(staged.branch).snapshot_id)
     assert staged.encoded == N  # what the first attempt encoded is kept
-    again = staging.stage(spec(code="again"), settings, InProcess(), model)
-    table = opening.open_table(settings, "mine__again")
+    again = staging.stage(Context.of(spec(code="again"), settings, InProcess()), model)
+    table = open_table(settings, "mine__again")
     assert table.parts(table.version(again.branch).snapshot_id).keys() == parts.keys()
     assert {p.url.rsplit("/")[-1] for p in table.parts(table.version(again.branch).snapshot_id).values()} == {
         p.url.rsplit("/")[-1] for p in parts.values()
@@ -265,7 +265,7 @@ def test_a_shard_that_changes_while_it_is_read_is_read_again(settings, source, m
 def test_a_shard_that_goes_while_it_is_read_leaves(settings, source, model, monkeypatch):
     write(source / "mine.parquet")
     meddle(monkeypatch, (source / "mine.parquet").unlink)
-    assert staging.stage(spec(), settings, InProcess(), model).rows == 200
+    assert staging.stage(Context.of(spec(), settings, InProcess()), model).rows == 200
 
 
 def test_a_shard_that_never_rests_is_refused(settings, source, model, monkeypatch):
@@ -273,7 +273,7 @@ def test_a_shard_that_never_rests_is_refused(settings, source, model, monkeypatc
     write(path)
     meddle(monkeypatch, lambda: os.utime(path, ns=(1, path.stat().st_mtime_ns + 1)), times=99)
     with pytest.raises(SourceChanged, match=r"expected .*mine\.parquet as it was listed \(.*\), found it changed"):
-        staging.stage(spec(), settings, InProcess(), model)
+        staging.stage(Context.of(spec(), settings, InProcess()), model)
     assert table_of(settings).version().name == "v0"
 
 
@@ -304,4 +304,4 @@ def test_tables_of_int32_ids_and_of_empty_first_shards_are_taken(settings, sourc
     write(source / "a.parquet", blobs(0, D), vector=vectors({}).slice(0, 0), labels=pa.array([], pa.list_(pa.int64())))
     write(source / "int32.parquet", id=pa.array(GOOD.ids, pa.int32()))
     assert datasets.ingest_source("mine2", str(source), settings, Columns()).dim == D
-    assert staging.stage(spec(), settings, InProcess(), model).rows == 200 + N
+    assert staging.stage(Context.of(spec(), settings, InProcess()), model).rows == 200 + N

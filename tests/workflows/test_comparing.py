@@ -20,6 +20,7 @@ from hashing.evaluation import metrics
 from infra.executors import InProcess
 from storage import models
 from storage.tables import parts
+from workflows.context import Context
 from workflows.evaluation import comparison, ground_truth
 from workflows.evaluation.judge import judge_of
 from workflows.evaluation.version import measure_version
@@ -41,7 +42,7 @@ def test_versions_are_compared_on_the_rows_that_both_have(settings, mine, source
     new = published_rows(settings)
     assert version == "v2"
     table = table_of(settings)
-    judge = judge_of(spec(), mine, table.vocabulary, settings.warehouse_url, InProcess())
+    judge = judge_of(Context.of(spec(), settings, InProcess()), table.vocabulary)
 
     def mean_precision(rows, name, keep):
         function = models.load_model(settings.warehouse_url, table.version(name).properties["model"])
@@ -69,16 +70,16 @@ def test_versions_are_compared_on_the_rows_that_both_have(settings, mine, source
 def test_drawn_queries_are_frozen_kept_from_training_and_not_ranked_themselves(settings, mine, source):
     reindex(settings, spec())
     table = table_of(settings)
-    judge = judge_of(spec(), mine, table.vocabulary, settings.warehouse_url, InProcess())
+    judge = judge_of(Context.of(spec(), settings, InProcess()), table.vocabulary)
     assert judge.drawn
     assert len(judge.queries.ids) == 50
     write_shard(source, "part4.parquet", blobs(400, D, seed=4, first_id=4000))
     reindex(settings, spec(protocol={"queries": 70}))
-    again = judge_of(spec(), mine, table_of(settings).vocabulary, settings.warehouse_url, InProcess())
+    again = judge_of(Context.of(spec(), settings, InProcess()), table_of(settings).vocabulary)
     for a, b in zip(judge.queries, again.queries, strict=True):
         np.testing.assert_array_equal(a, b)
-    drawn = judge_of(spec(protocol={"queries": 70, "new_queries": True}), mine, table_of(settings).vocabulary,
-                          settings.warehouse_url, InProcess())  # fmt: skip
+    seventy = spec(protocol={"queries": 70, "new_queries": True})
+    drawn = judge_of(Context.of(seventy, settings, InProcess()), table_of(settings).vocabulary)
     assert len(drawn.queries.ids) == 70
     histogram = judge.histogram(
         models.load_model(settings.warehouse_url, table.version().properties["model"]),
@@ -102,7 +103,7 @@ def test_neighbours_are_computed_once_and_kept(settings, mine):
     assert len(truth) == 1
     file = truth[0].stat().st_ino
     table = table_of(settings)
-    judge = judge_of(by_distance, mine, table.vocabulary, settings.warehouse_url, InProcess())
+    judge = judge_of(Context.of(by_distance, settings, InProcess()), table.vocabulary)
     assert truth[0].stat().st_ino == file  # used, and not written again
     batches = [batch for shard in mine.shards("base") for batch in shard]
     x, ids = (np.concatenate([getattr(batch, field) for batch in batches]) for field in ("x", "ids"))
@@ -137,7 +138,7 @@ def test_only_parts_that_changed_are_counted_and_the_counts_are_those_of_all(set
         file.unlink()
     read.clear()
     table = table_of(settings)
-    of = (spec(), settings, InProcess(), mine, table, table.version(), table.version("v2"))
+    of = (Context.of(spec(), settings, InProcess()), table, table.version(), table.version("v2"))
     assert measure_version(*of) == kept
     assert set(read) == set(table.parts(table.version().snapshot_id))
     for file in folder.iterdir():
@@ -153,9 +154,9 @@ def test_counts_of_another_model_or_other_queries_are_not_mixed_up(settings, min
     for file in (settings.home / "warehouse" / "kept").iterdir():
         file.unlink()
     drawn = spec(protocol={"queries": 60, "new_queries": True})
-    again = measure_version(spec(), settings, InProcess(), mine, table, table.version(), table.version("v1"))
+    again = measure_version(Context.of(spec(), settings, InProcess()), table, table.version(), table.version("v1"))
     assert again == report
-    other = measure_version(drawn, settings, InProcess(), mine, table, table.version(), table.version("v1"))
+    other = measure_version(Context.of(drawn, settings, InProcess()), table, table.version(), table.version("v1"))
     assert other.measured != report.measured
 
 
@@ -177,7 +178,7 @@ def test_neighbours_are_looked_for_among_the_rows_that_came(settings, mine, sour
     for file in [*(settings.home / "warehouse" / "kept").iterdir(), *(settings.home / "warehouse" / "truth").iterdir()]:
         file.unlink()
     table = table_of(settings)
-    anew = measure_version(by_distance, settings, InProcess(), mine, table, table.version(), table.version("v1"))
+    anew = measure_version(Context.of(by_distance, settings, InProcess()), table, table.version(), table.version("v1"))
     assert anew == report
     assert len(looked[-1]) == 5
 
@@ -213,7 +214,7 @@ def test_a_version_with_a_damaged_part_is_not_compared_with_and_holds_nobody_up(
     for folder in ("kept", "truth"):
         for file in (settings.home / "warehouse" / folder).glob("*"):
             file.unlink()
-    anew = measure_version(spec(protocol=by), settings, InProcess(), mine, table, table.version(), None)
+    anew = measure_version(Context.of(spec(protocol=by), settings, InProcess()), table, table.version(), None)
     assert (anew.measured, anew.health) == (report.measured, report.health)
 
 

@@ -22,6 +22,7 @@ from storage.features.shard import Columns
 from storage.files import filesystem
 from storage.tables import parts
 from workflows import datasets, reader
+from workflows.context import Context
 from workflows.evaluation.judge import judge_of
 from workflows.tables import deletion, gc, history, verify
 
@@ -60,7 +61,7 @@ def test_deleted_rows_leave_what_readers_see_at_once_and_every_file_by_the_time(
     assert 5 in reader.open(TABLE, "v1").search(x, 800)[1]
     assert reader.open(TABLE, "v2").search(x, 1, rerank=50)[1].tolist() == [[5]]
     assert 5 not in reader.open(TABLE).search(x, 800)[1]
-    judge = judge_of(spec(), dataset, table_of(settings).vocabulary, settings.warehouse_url, InProcess())
+    judge = judge_of(Context.of(spec(), settings, InProcess()), table_of(settings).vocabulary)
     assert not np.isin(judge.queries.ids, gone).any()
     with pytest.raises(ValueError, match="expected a version without deleted rows, found v1, which has some until"):
         history.rollback(TABLE, "v1")

@@ -11,6 +11,7 @@ from infra.executors import InProcess
 from storage import models
 from storage.files import npz
 from storage.tables.parts import projection_moments
+from workflows.context import Context
 from workflows.reindex import fitting, staging
 from workflows.tables import drift
 
@@ -80,7 +81,7 @@ def test_rows_from_elsewhere_have_the_model_refitted_and_every_shard_encoded_ane
     far = blobs(400, D, seed=4, first_id=4000)
     far = far._replace(x=far.x + 4 * np.random.default_rng(5).standard_normal(D).astype(np.float32))
     write_shard(source, "part4.parquet", far)
-    kept = staging.stage(spec(), settings, InProcess(), first.model)
+    kept = staging.stage(Context.of(spec(), settings, InProcess()), first.model)
     assert kept.drift.shows
     assert fitting.refit_reason(spec(), kept) == ""  # it is said, and nothing follows unless asked for
     staged, _, version = reindex(settings, spec(refit="drift", gate={"force": "to look at it"}))

@@ -18,8 +18,8 @@ from storage import models, queries
 from storage.features.shard import Columns
 from workflows import datasets
 from workflows.cli import app
+from workflows.context import Context, open_table
 from workflows.reindex import fitting
-from workflows.tables import opening
 
 SETTINGS = {"epochs": 3, "batch_size": 128, "lr": 0.01}
 DEEP = {"method": "dpsh", "bits": 16, "parameters": SETTINGS}
@@ -38,7 +38,7 @@ class Watching(InProcess):
 
 def test_the_epochs_of_a_fit_lie_beside_its_model_and_are_no_part_of_it(settings, mine):  # noqa: F811
     told = []
-    model = fitting.fit(spec(method=DEEP), settings, InProcess(on_epoch=told.append))
+    model = fitting.fit(Context.of(spec(method=DEEP), settings, InProcess(on_epoch=told.append)))
     epochs = models.training(settings.warehouse_url, model.digest)
     assert [len(so_far) for so_far in told] == [1, 2, 3]
     assert list(told[-1]) == epochs
@@ -51,14 +51,14 @@ def test_the_epochs_of_a_fit_lie_beside_its_model_and_are_no_part_of_it(settings
         == model.digest
     )
     assert models.training(settings.warehouse_url, model.digest) == epochs
-    again = fitting.fit(spec(method=DEEP, code="other"), settings, InProcess())
+    again = fitting.fit(Context.of(spec(method=DEEP, code="other"), settings, InProcess()))
     assert (again.digest, again.seconds) == (model.digest, 0)
-    assert models.training(settings.warehouse_url, fitting.fit(spec(), settings, InProcess()).digest) == []
+    assert models.training(settings.warehouse_url, fitting.fit(Context.of(spec(), settings, InProcess())).digest) == []
 
 
 def test_a_network_is_chosen_by_training_rows_and_never_by_queries(settings, mine):  # noqa: F811
     watching = Watching()
-    fitting.fit(spec(method=DEEP), settings, watching)
+    fitting.fit(Context.of(spec(method=DEEP), settings, watching))
     (given,) = watching.given
     asked = queries.frozen(settings.warehouse_url, "mine").ids
     seen = np.concatenate([batch.ids for shard in given["shards"] for batch in shard])
@@ -96,10 +96,10 @@ def test_a_method_of_another_package_is_fitted_again_when_its_code_changes(setti
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setitem(catalogue(), "theirs", importlib.import_module("theirs").Theirs)
     asked = spec(method={"method": "theirs", "bits": 8})
-    seconds = [fitting.fit(asked, settings, InProcess()).seconds for _ in range(2)]
+    seconds = [fitting.fit(Context.of(asked, settings, InProcess())).seconds for _ in range(2)]
     theirs.write_text(theirs.read_text() + "# another version\n")
     source_of.cache_clear()  # as in another process
-    seconds.append(fitting.fit(asked, settings, InProcess()).seconds)
+    seconds.append(fitting.fit(Context.of(asked, settings, InProcess())).seconds)
     assert [s > 0 for s in seconds] == [True, False, True]
 
 
@@ -138,7 +138,7 @@ def test_a_run_shows_epochs_as_they_end(executor, settings, mine, prefect, monke
         monkeypatch.setenv("HASHKILN_EXECUTOR", "ray")
     outcome = flow.reindex(spec(method=DEEP, code=executor))
     assert told == [1, 2, 3, 3]
-    digest = opening.open_table(settings, outcome.table).version().properties["model"]
+    digest = open_table(settings, outcome.table).version().properties["model"]
     epochs = models.training(settings.warehouse_url, digest)
     ((_, rows),) = artifacts(f"mine--{executor}-training")
     assert rows == epochs
@@ -173,5 +173,5 @@ def test_fit_prints_what_the_training_came_to(settings, source, tmp_path):  # no
 def test_a_method_that_learns_from_tags_where_they_weigh_something_is_given_them(settings, mine):  # noqa: F811
     thc = {"method": "thc", "bits": 8, "parameters": {"epochs": 1, "n_anchors": 50, "tags": 2.0}}
     plain = {**thc, "parameters": {**thc["parameters"], "tags": 0.0}}
-    fits = [fitting.fit(spec(method=method), settings, InProcess()).digest for method in (thc, plain)]
+    fits = [fitting.fit(Context.of(spec(method=method), settings, InProcess())).digest for method in (thc, plain)]
     assert fits[0] != fits[1]

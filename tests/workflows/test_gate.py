@@ -12,6 +12,7 @@ from infra.executors import InProcess
 from storage.features.shard import FeatureShard
 from storage.tables.table import PublishConflict
 from workflows import records
+from workflows.context import Context
 from workflows.evaluation.registry import HEALTH
 from workflows.records import Verdict
 from workflows.reindex import fitting, publishing, staging
@@ -53,21 +54,23 @@ def test_a_new_version_cannot_be_published_over_somebody_elses(settings, mine, s
     reindex(settings, spec())
     write_shard(source, "part4.parquet", blobs(50, D, seed=4, first_id=4000))
     slow = spec()
-    staged = staging.stage(slow, settings, executor, fitting.fit(slow, settings, executor))
-    report = gate_.evaluate_staged(slow, settings, executor, staged)
+    staged = staging.stage(Context.of(slow, settings, executor), fitting.fit(Context.of(slow, settings, executor)))
+    report = gate_.evaluate_staged(Context.of(slow, settings, InProcess()), staged)
     write_shard(source, "part5.parquet", blobs(50, D, seed=5, first_id=5000))
     assert reindex(settings, spec())[2] == "v2"
     with pytest.raises(PublishConflict, match="somebody else published"):
-        publishing.publish(slow, settings, staged, report, Verdict(passed=True, reasons=(), notes=()), "page")
+        publishing.publish(
+            Context.of(slow, settings, InProcess()), staged, report, Verdict(passed=True, reasons=(), notes=()), "page"
+        )
     assert table_of(settings).version().name == "v2"
 
 
 def test_a_source_that_changes_after_staging_is_not_fully_covered(settings, mine, source):
     executor = InProcess()
-    staged = staging.stage(spec(), settings, executor, fitting.fit(spec(), settings, executor))
+    staged = staging.stage(Context.of(spec(), settings, executor), fitting.fit(Context.of(spec(), settings, executor)))
     report = gate_.evaluate_staged(spec(), settings, executor, staged)
     write_shard(source, "part4.parquet", blobs(50, D, seed=4, first_id=4000))
-    verdict = gate_.gate(spec(), settings, staged, report)
+    verdict = gate_.gate(Context.of(spec(), settings, InProcess()), staged, report)
     assert not verdict.passed
     assert "1 of 5 source shards are not in it, such as part4.parquet" in verdict.reasons[0]
 
@@ -75,9 +78,11 @@ def test_a_source_that_changes_after_staging_is_not_fully_covered(settings, mine
 def judged(settings, of, staged=None, **changed):
     """(verdict, report) of a version that is staged and not published."""
     executor = InProcess()
-    staged = staged or staging.stage(of, settings, executor, fitting.fit(of, settings, executor))
-    report = gate_.evaluate_staged(of, settings, executor, staged).model_copy(update=changed)
-    return gate_.gate(of, settings, staged, report), report
+    staged = staged or staging.stage(
+        Context.of(of, settings, executor), fitting.fit(Context.of(of, settings, executor))
+    )
+    report = gate_.evaluate_staged(Context.of(of, settings, InProcess()), staged).model_copy(update=changed)
+    return gate_.gate(Context.of(of, settings, InProcess()), staged, report), report
 
 
 @pytest.mark.parametrize(
@@ -158,13 +163,17 @@ def test_each_run_keeps_its_report(settings, mine, source):
 
     def run(gate):
         of = spec(gate=gate)
-        staged = staging.stage(of, settings, InProcess(), fitting.fit(of, settings, InProcess()))
-        report = gate_.evaluate_staged(of, settings, InProcess(), staged)
-        verdict = gate_.gate(of, settings, staged, report)
-        page = write_report(of, settings, staged, report, verdict, [])
-        assert write_report(of, settings, staged, report, verdict, []) == page  # a task that is retried
+        staged = staging.stage(
+            Context.of(of, settings, InProcess()), fitting.fit(Context.of(of, settings, InProcess()))
+        )
+        report = gate_.evaluate_staged(Context.of(of, settings, InProcess()), staged)
+        verdict = gate_.gate(Context.of(of, settings, InProcess()), staged, report)
+        page = write_report(Context.of(of, settings, InProcess()), staged, report, verdict)
+        assert (
+            write_report(Context.of(of, settings, InProcess()), staged, report, verdict) == page
+        )  # a task that is retried
         with suppress(GateRejected):
-            publishing.publish(of, settings, staged, report, verdict, page)
+            publishing.publish(Context.of(of, settings, InProcess()), staged, report, verdict, page)
         return staged.branch, page
 
     runs = [run(gate) for gate in ({"floors": {"map": 0.99}}, {"floors": {"map": 0.98}}, {})]

@@ -8,6 +8,7 @@ from straight_line import mine, reindex, settings, source, spec, table_of  # noq
 from hashing.methods import catalogue
 from hashing.methods.itq import ITQ
 from infra.executors import InProcess
+from workflows.context import Context
 from workflows.reindex import fitting, planning, unchanged
 from workflows.spec import digest
 
@@ -29,18 +30,18 @@ class Changed(ITQ):
 
 
 def test_a_release_that_adds_a_hyper_parameter_keeps_the_models(settings, mine, monkeypatch):  # noqa: F811
-    first = fitting.fit(spec(), settings, InProcess())
+    first = fitting.fit(Context.of(spec(), settings, InProcess()))
     reindex(settings, spec())
     monkeypatch.setitem(catalogue(), "itq", Grown)
-    assert planning.outlook(spec(), settings).reason == "the model of v1 is used again"
-    assert unchanged.standing(spec(), settings).version == "v1"
+    assert planning.outlook(Context.of(spec(), settings, InProcess())).reason == "the model of v1 is used again"
+    assert unchanged.standing(Context.of(spec(), settings, InProcess())).version == "v1"
     assert reindex(settings, spec())[0].unchanged
-    again = fitting.fit(spec(code="other"), settings, InProcess())  # an earlier fit's, of the same rows
+    again = fitting.fit(Context.of(spec(code="other"), settings, InProcess()))  # an earlier fit's, of the same rows
     assert (again.digest, again.seconds) == (first.digest, 0)
     given = {"method": "itq", "bits": 16, "parameters": {"restarts": 2}}
     with pytest.raises(ValueError, match="found another method or other hyper-parameters: ask for --refit always"):
-        fitting.fit(spec(method=given), settings, InProcess())
-    assert fitting.fit(spec(method=given, code="other"), settings, InProcess()).seconds > 0
+        fitting.fit(Context.of(spec(method=given), settings, InProcess()))
+    assert fitting.fit(Context.of(spec(method=given, code="other"), settings, InProcess())).seconds > 0
 
 
 def test_a_release_with_another_default_asks_for_a_refit(settings, mine, monkeypatch):  # noqa: F811
@@ -49,13 +50,13 @@ def test_a_release_with_another_default_asks_for_a_refit(settings, mine, monkeyp
     with pytest.raises(
         ValueError, match="found other defaults of itq in this release of hashkiln: ask for --refit alw"
     ):
-        fitting.fit(spec(), settings, InProcess())
+        fitting.fit(Context.of(spec(), settings, InProcess()))
     with pytest.raises(ValueError, match="found other defaults of itq"):
-        planning.outlook(spec(), settings)
-    assert fitting.fit(spec(code="other"), settings, InProcess()).seconds > 0
+        planning.outlook(Context.of(spec(), settings, InProcess()))
+    assert fitting.fit(Context.of(spec(code="other"), settings, InProcess())).seconds > 0
     reindex(settings, spec(refit="always", gate={"force": "to look at it"}))
     assert table_of(settings).version().properties["defaults_version"] == "2"
-    assert planning.outlook(spec(), settings).reason == "the model of v2 is used again"
+    assert planning.outlook(Context.of(spec(), settings, InProcess())).reason == "the model of v2 is used again"
 
 
 @pytest.mark.parametrize("parameters", [{}, {"n_iter": 50}, {"n_iter": 7}])
@@ -70,9 +71,9 @@ def test_models_of_older_programs_are_known_by_their_specification(settings, min
     table.stage("staged-old", base.snapshot_id)
     table.replace("staged-old", [], set(), {**old, "fit": digest(every, "mine")})
     table.publish(table.version("staged-old"), base.snapshot_id)
-    assert unchanged.standing(spec(method=method), settings).version == "v2"
+    assert unchanged.standing(Context.of(spec(method=method), settings, InProcess())).version == "v2"
     assert reindex(settings, spec(method=method))[0].unchanged
     with pytest.raises(ValueError, match="found another method or other hyper-parameters"):
-        planning.outlook(spec(method={**method, "parameters": {"n_iter": 8}}), settings)
+        planning.outlook(Context.of(spec(method={**method, "parameters": {"n_iter": 8}}), settings, InProcess()))
     with pytest.raises(ValueError, match="found another method or other hyper-parameters"):
-        planning.outlook(spec(method={**method, "seed": 1}), settings)
+        planning.outlook(Context.of(spec(method={**method, "seed": 1}), settings, InProcess()))

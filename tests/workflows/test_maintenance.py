@@ -17,8 +17,9 @@ from infra.executors import InProcess
 from storage import models, queries
 from storage.files import filesystem
 from storage.tables.parts import Part, _parquet_bytes, _sound, _table, read_ids
-from workflows import datasets, reader
+from workflows import reader
 from workflows.cli.maintenance import duration
+from workflows.context import Context
 from workflows.evaluation import version
 from workflows.reindex import fitting
 from workflows.tables import gc, verify
@@ -164,7 +165,7 @@ def test_a_damaged_part_is_mended_by_encoding_its_shard_again(settings, source):
 
 def test_models_and_queries_go_when_nothing_names_them(settings, source):
     other = spec(refit="always", method={"method": "lsh", "bits": 16, "seed": 3})
-    orphan = fitting.fit(other, settings, InProcess()).digest  # fitted, never staged
+    orphan = fitting.fit(Context.of(other, settings, InProcess())).digest  # fitted, never staged
     used = table_of(settings).version().properties["model"]
     drawn = queries.current(settings.warehouse_url, "mine")
     ids = queries.frozen(settings.warehouse_url, "mine").ids
@@ -177,7 +178,7 @@ def test_models_and_queries_go_when_nothing_names_them(settings, source):
     assert drawn in gone
     assert {name.rsplit("/", 2)[-2] for name in gone} == {"mine", "fits", orphan}
     assert models.load_model(settings.warehouse_url, used).n_bits == 16
-    fitted = fitting.fit(other, settings, InProcess()).digest  # nothing remembers a model that is not there
+    fitted = fitting.fit(Context.of(other, settings, InProcess())).digest  # nothing remembers a model that is not there
     assert models.load_model(settings.warehouse_url, fitted).n_bits == 16
     assert verify.verify(TABLE, deep=True).problems == ()
 
@@ -200,8 +201,8 @@ def test_what_nobody_used_goes_and_is_made_again_when_it_is_wanted(settings, sou
     assert {(item.kind, item.name) for item in found.items if not item.table} == {
         (file.parent.name, str(file)) for file in unused
     }
-    dataset, table = datasets.dataset_of(near, settings), table_of(settings, "mine__near")
-    of = (near, settings, InProcess(), dataset, table, table.version(), table.version("v1"))
+    table = table_of(settings, "mine__near")
+    of = (Context.of(near, settings, InProcess()), table, table.version(), table.version("v1"))
     before = version.measure_version(*of)
     gc.gc(grace=7, clock=in_days(8))
     assert not [file for folder in ("kept", "truth") for file in (warehouse / folder).iterdir()]

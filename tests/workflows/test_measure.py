@@ -109,15 +109,16 @@ def test_leaks_are_looked_for_in_the_database_and_in_the_training_set(rows, tmp_
         return [Named(shard, f"{split}{i}", read) for i, shard in enumerate(shards(splits[split], 2))]
 
     dataset = SimpleNamespace(splits={"base": "mem://base", "learn": "mem://learn"}, shards=named)
-    found = query_overlap.overlap(judge, dataset, str(tmp_path), InProcess())
+    context = SimpleNamespace(dataset=dataset, warehouse=str(tmp_path), executor=InProcess())
+    found = query_overlap.overlap(judge, context)
     assert found == "database: 40 rows by id, 3 by content; training set: 1 rows by id, 5 by content"
-    assert query_overlap.overlap(judge, dataset, str(tmp_path), InProcess()) == found
+    assert query_overlap.overlap(judge, context) == found
     assert sorted(read) == ["base0", "base1", "learn0", "learn1"]  # each once
     splits["base"].x[299] = judge.queries.x[7]
-    more = query_overlap.overlap(judge, dataset, str(tmp_path), InProcess())
+    more = query_overlap.overlap(judge, context)
     assert more == found.replace("3 by content", "4 by content")
     assert read[4:] == ["base1"]
     del dataset.splits["learn"]
-    assert query_overlap.overlap(judge, dataset, str(tmp_path), InProcess()).endswith("; training set: the database")
-    own = query_overlap.overlap(judged(rows), dataset, str(tmp_path), InProcess())
+    assert query_overlap.overlap(judge, context).endswith("; training set: the database")
+    own = query_overlap.overlap(judged(rows), context)
     assert own.endswith("; training set: the database less its queries")

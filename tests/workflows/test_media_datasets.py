@@ -19,6 +19,7 @@ from infra.settings import Settings
 from storage.features.shard import Columns
 from workflows import datasets
 from workflows.checks import UsageError
+from workflows.context import Context
 from workflows.reindex import fitting, planning
 from workflows.spec import Spec
 
@@ -68,9 +69,9 @@ def test_texts_are_hashed_by_a_network_of_words_and_by_nothing_else(settings, tm
     assert (dataset.kind, dataset.dim) == ("text", 32)
     for wrong, found in ((spec("notes", "itq"), "ITQ, a method of vectors"), (spec("notes"), "DPSH, with network=mlp")):
         with pytest.raises(UsageError, match=f"with network=text for texts, found {found}, in dataset notes"):
-            fitting.fit(wrong, settings, InProcess())
+            fitting.fit(Context.of(wrong, settings, InProcess()))
         with pytest.raises(ValueError, match="expected a deep method with network=text"):
-            planning.outlook(wrong, settings)
+            planning.outlook(Context.of(wrong, settings, InProcess()))
     _, report, version = straight_line.reindex(settings, spec("notes", network="text", **{**DEEP, "lr": 0.01}))
     assert version == "v1"
     assert report.measured.metrics["map"].value > 0.9
@@ -82,8 +83,9 @@ def test_words_are_asked_for_of_texts_alone(settings, tmp_path):  # noqa: F811
     with pytest.raises(
         ValueError, match="expected texts for network=text, found rows of kind image, in dataset photos"
     ):
-        fitting.fit(spec("photos", network="text"), settings, InProcess())
-    fitting.fit(spec("photos", "lsh"), settings, InProcess())  # pixels are coordinates: any method hashes them
+        fitting.fit(Context.of(spec("photos", network="text"), settings, InProcess()))
+    pixels = Context.of(spec("photos", "lsh"), settings, InProcess())  # are coordinates: any method hashes them
+    fitting.fit(pixels)
     with pytest.raises(ValueError, match="expected --side for encoded pictures, found rows of kind text"):
         datasets.ingest_source("t", str(texts_folder(tmp_path)), settings, Columns(x="text"), side=24)
 

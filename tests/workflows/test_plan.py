@@ -11,9 +11,11 @@ from conftest import blobs
 from straight_line import SPEC, D, encoded_anew, published_codes, reindex, spec, table_of, write_shard
 from typer.testing import CliRunner
 
+from infra.executors import InProcess
 from storage.features.shard import Columns, FeatureShard
 from storage.tables.parts import Part
 from workflows import cli
+from workflows.context import Context
 from workflows.evaluation.registry import HEALTH
 from workflows.reindex import planning, publishing, unchanged
 from workflows.reindex.run import nothing_to_do
@@ -50,7 +52,7 @@ def everything(folder):
 
 def test_looking_writes_nothing_and_sees_what_the_run_then_does(settings, mine, source):
     before = everything(settings.home)
-    first = planning.outlook(spec(), settings)
+    first = planning.outlook(Context.of(spec(), settings, InProcess()))
     assert everything(settings.home) == before
     assert (first.base, first.rows, len(first.plan.added), first.seconds) == ("v0", 800, 4, None)
     assert first.bytes == sum(path.stat().st_size for path in source.iterdir())
@@ -60,7 +62,7 @@ def test_looking_writes_nothing_and_sees_what_the_run_then_does(settings, mine, 
     write_shard(source, "part9.parquet", blobs(70, D, seed=10, first_id=9000))
     (source / "part3.parquet").unlink()
     before = everything(settings.home)
-    found = planning.outlook(spec(), settings)
+    found = planning.outlook(Context.of(spec(), settings, InProcess()))
     assert everything(settings.home) == before
     assert found.plan.model_dump() == {
         "added": ("part9.parquet",), "changed": ("part1.parquet",), "stale": (), "removed": ("part3.parquet",),
@@ -70,7 +72,7 @@ def test_looking_writes_nothing_and_sees_what_the_run_then_does(settings, mine, 
     assert (found.fit, found.reason) == (False, "the model of v1 is used again")
     rate = 800 / float(table_of(settings).version().properties["encode_seconds"])
     assert found.seconds == pytest.approx(220 / rate)
-    always = planning.outlook(spec(refit="always"), settings)
+    always = planning.outlook(Context.of(spec(refit="always"), settings, InProcess()))
     assert (always.fit, always.reason, always.rows) == (True, "--refit always", 620)
     assert everything(settings.home) == before
     assert reindex(settings, spec())[0].encoded == found.rows
@@ -80,10 +82,10 @@ def test_what_an_earlier_attempt_left_is_not_planned_again(settings, mine, sourc
     reindex(settings, spec())
     write_shard(source, "part4.parquet", blobs(100, D, seed=4, first_id=4000))
     always = spec(refit="always", gate={"floors": {"map": 0.99}})
-    assert planning.outlook(always, settings).rows == 900
+    assert planning.outlook(Context.of(always, settings, InProcess())).rows == 900
     with pytest.raises(publishing.GateRejected):
         reindex(settings, always)
-    found = planning.outlook(always, settings)
+    found = planning.outlook(Context.of(always, settings, InProcess()))
     assert (found.rows, found.fit) == (0, False)
     assert found.reason == "--refit always; fitted before, of these rows"
 
@@ -92,7 +94,7 @@ def test_a_run_with_nothing_to_do_changes_no_file_of_the_warehouse(settings, min
     reindex(settings, spec())
     before = everything(settings.home)
     assert reindex(settings, spec())[0].unchanged
-    standing = unchanged.standing(spec(), settings)
+    standing = unchanged.standing(Context.of(spec(), settings, InProcess()))
     assert (standing.unchanged, standing.version, standing.rows, standing.report) == (True, "v1", 800, "page")
     assert everything(settings.home) == before
 
@@ -101,7 +103,7 @@ def test_the_command_prints_the_plan_and_answers_without_prefect_where_nothing_i
     run = CliRunner().invoke
     options = ["reindex", "--dataset", "mine", "--bits", "16", "--queries", "50"]
     found = json.loads(run(cli.app, [*options, "--dry-run", "--json"]).stdout)
-    assert found == planning.outlook(spec(), settings).model_dump(mode="json")
+    assert found == planning.outlook(Context.of(spec(), settings, InProcess())).model_dump(mode="json")
     reindex(settings, spec())
     write_shard(source, "part4.parquet", blobs(100, D, seed=4, first_id=4000))
     output = run(cli.app, [*options, "--dry-run"], env={"COLUMNS": "120"}).stdout
@@ -201,21 +203,21 @@ RUN = """
     from infra.executors import connect
     from infra.settings import Settings
     from storage.tables.commits import PublishConflict
-    from workflows.reindex import fitting, gate, publishing, staging
+    from workflows.reindex import gate, pipeline, publishing
     from workflows.spec import Spec
 
     spec, settings = Spec.model_validate(json.loads(sys.argv[1])), Settings()
     print("ready", flush=True)
     sys.stdin.readline()
-    executor = connect(settings)
+    context = pipeline.open_run(spec, settings, connect(settings))
     try:
-        staged = staging.stage(spec, settings, executor, fitting.fit(spec, settings, executor))
+        staged = pipeline.encode(context)
         if staged.unchanged:
             print("adopted", staged.base)
         else:
-            report = gate.evaluate_staged(spec, settings, executor, staged)
-            verdict = gate.gate(spec, settings, staged, report)
-            print("published", publishing.publish(spec, settings, staged, report, verdict, "page"))
+            report = gate.evaluate_staged(context, staged)
+            verdict = gate.gate(context, staged, report)
+            print("published", publishing.publish(context, staged, report, verdict, "page"))
     except PublishConflict as error:
         print("conflict", error)
 """

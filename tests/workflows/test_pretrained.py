@@ -18,6 +18,7 @@ from hashing.methods import METHODS
 from infra.executors import InProcess
 from storage import models
 from workflows import pretrained
+from workflows.context import Context
 from workflows.reindex import fitting
 from workflows.spec import MethodSpec
 
@@ -146,7 +147,7 @@ def test_other_parameters_are_another_fit(settings, mine, tmp_path):  # noqa: F8
     method = {"method": "dpsh", "bits": 8, "parameters": {"epochs": 1, "batch_size": 20}}
     plain, first, second = (spec(method={**method, "pretrained": d}, code="c") for d in ("", *digests))
     assert "pretrained" not in plain.method.identity()  # what was fitted before there was such a thing stays as it is
-    fits = [fitting.fit(each, settings, InProcess()) for each in (plain, first, second, first)]
+    fits = [fitting.fit(Context.of(each, settings, InProcess())) for each in (plain, first, second, first)]
     assert len({fit.digest for fit in fits}) == 3
     assert fits[3].digest == fits[1].digest
     assert len({fit.fit for fit in fits}) == 3

@@ -22,11 +22,12 @@ from infra.settings import Settings
 from storage import models
 from storage.features.shard import Columns
 from workflows import datasets, export, search
+from workflows.context import Context, open_table
 from workflows.evaluation import external
 from workflows.reader import Search
 from workflows.reindex import fitting, gate, publishing, staging
 from workflows.spec import Spec
-from workflows.tables import deletion, opening
+from workflows.tables import deletion
 
 D, BITS = 16, 16
 
@@ -42,10 +43,12 @@ def publish(settings, seed=0, bits=BITS):
     """Encode `mine` by a model of its own for each seed."""
     method = {"method": "lsh", "bits": bits, "seed": seed}
     spec = Spec(dataset="mine", method=method, code=f"code{bits}", refit="always", protocol={"queries": 20})
-    staged = staging.stage(spec, settings, InProcess(), fitting.fit(spec, settings, InProcess()))
-    report = gate.evaluate_staged(spec, settings, InProcess(), staged)
-    verdict = gate.gate(spec, settings, staged, report).model_copy(update={"passed": True})
-    return publishing.publish(spec, settings, staged, report, verdict, "page")
+    staged = staging.stage(
+        Context.of(spec, settings, InProcess()), fitting.fit(Context.of(spec, settings, InProcess()))
+    )
+    report = gate.evaluate_staged(Context.of(spec, settings, InProcess()), staged)
+    verdict = gate.gate(Context.of(spec, settings, InProcess()), staged, report).model_copy(update={"passed": True})
+    return publishing.publish(Context.of(spec, settings, InProcess()), staged, report, verdict, "page")
 
 
 @pytest.fixture
@@ -77,7 +80,7 @@ def queries(tmp_path, base):
 
 def hamming(settings, base, x, version="v1"):
     """Distances (q, n) under the model of a version."""
-    model = opening.open_table(settings, "mine__code16").version(version).properties["model"]
+    model = open_table(settings, "mine__code16").version(version).properties["model"]
     function = models.load_model(settings.warehouse_url, model)
     return (function.encode(x)[:, None] != function.encode(base.x)[None]).sum(axis=2)
 
@@ -232,7 +235,9 @@ def test_wrong_input_is_refused(settings, base, queries, tmp_path):
     with pytest.raises(LookupError, match="version of table mine__code16, found 'v9'"):
         hashkiln.open("mine__code16", "v9")
     spec = Spec(dataset="mine", method={"method": "lsh", "bits": 8}, protocol={"queries": 20})
-    staging.stage(spec, settings, InProcess(), fitting.fit(spec, settings, InProcess()))  # and not published
+    staging.stage(
+        Context.of(spec, settings, InProcess()), fitting.fit(Context.of(spec, settings, InProcess()))
+    )  # and not published
     with pytest.raises(LookupError, match="expected a version with rows, found v0 of mine__lsh8"):
         hashkiln.open("mine__lsh8")
     with pytest.raises(LookupError, match="expected a version with rows, found v0 of mine__lsh8"):
@@ -265,7 +270,7 @@ def test_exported_arrays_hold_the_version(settings, base, tmp_path):
 
 
 def test_an_export_that_fails_leaves_nothing(settings, base, tmp_path):
-    table = opening.open_table(settings, "mine__code16")
+    table = open_table(settings, "mine__code16")
     parts = table.parts(table.version().snapshot_id)
     Path(parts["3.parquet"].url).unlink()
     with pytest.raises(FileNotFoundError):

@@ -6,6 +6,7 @@ from straight_line import D, reindex, spec
 from infra.executors import InProcess
 from storage.features.shard import Columns
 from workflows import datasets
+from workflows.context import Context
 from workflows.reindex import fitting
 from workflows.spec import MethodSpec, Spec, digest
 
@@ -14,7 +15,7 @@ pytest_plugins = ["straight_line"]
 
 def test_what_does_not_fit_together_is_refused(settings, mine):
     with pytest.raises(LookupError, match=r"expected a dataset 'other' in .*: `hashkiln ingest` brings it"):
-        fitting.fit(spec(dataset="other"), settings, InProcess())
+        fitting.fit(Context.of(spec(dataset="other"), settings, InProcess()))
     with pytest.raises(ValueError, match="found 'other': did you mean"):
         reindex(settings, spec(dataset="other"))
     unlabelled = datasets.ingest_source("bare", mine.splits["base"], settings, Columns(id="key", x="embedding"))

@@ -26,6 +26,7 @@ from storage.features.shard import Columns
 from storage.files import filesystem
 from storage.tables.parts import CodeShard
 from workflows import datasets
+from workflows.context import Context
 from workflows.reindex import fitting, planning, publishing, staging
 from workflows.spec import Spec
 from workflows.tables import deletion, history
@@ -136,13 +137,13 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(settings, mine, source, mon
     batch.x[7, 3] = np.nan
     monkeypatch.setenv("HASHKILN_COMMIT_SHARDS", "1")
     settings = Settings()
-    model = fitting.fit(spec(), settings, InProcess())
+    model = fitting.fit(Context.of(spec(), settings, InProcess()))
     stamp = (source / "part2.parquet").stat()
     write_shard(source, "part2.parquet", batch)
     with pytest.raises(ValueError, match=r"NaN or infinity, in row 7 of .*part2\.parquet"):
-        staging.stage(spec(), settings, InProcess(), model)
+        staging.stage(Context.of(spec(), settings, InProcess()), model)
     with pytest.raises(ValueError, match=r"NaN or infinity, in row 7 of .*part2\.parquet"):
-        staging.stage(spec(), settings, InProcess(), model)
+        staging.stage(Context.of(spec(), settings, InProcess()), model)
     (branch,) = [v.name for v in table_of(settings).versions()]
     assert sorted(table_of(settings).parts(table_of(settings).version(branch).snapshot_id)) == [
         "part0.parquet",
@@ -164,12 +165,14 @@ def test_what_another_version_has_by_the_model_is_taken_over(settings, mine, sou
     write_shard(source, "part5.parquet", blobs(60, D, seed=5, first_id=5000))
     with pytest.raises(publishing.GateRejected):
         reindex(settings, spec(gate={"floors": {"map": 1.0}}))
-    assert planning.outlook(spec(), settings).rows == 0  # the same plan as that of the rejected version
+    assert (
+        planning.outlook(Context.of(spec(), settings, InProcess())).rows == 0
+    )  # the same plan as that of the rejected version
     write_shard(source, "part6.parquet", blobs(70, D, seed=6, first_id=6000))
-    model = fitting.fit(spec(), settings, InProcess())
-    assert staging.stage(spec(), settings, InProcess(), model).encoded == 70
+    model = fitting.fit(Context.of(spec(), settings, InProcess()))
+    assert staging.stage(Context.of(spec(), settings, InProcess()), model).encoded == 70
     (source / "part0.parquet").unlink()
-    found = planning.outlook(spec(), settings)
+    found = planning.outlook(Context.of(spec(), settings, InProcess()))
     assert found.plan.found == ("part4.parquet", "part5.parquet", "part6.parquet")
     assert (found.rows, found.plan.missing, found.plan.empty) == (0, [], False)
     (part,) = (p for v in table_of(settings).versions() for p in parts_of(settings, v) if p.shard == "part6.parquet")
@@ -192,7 +195,7 @@ def test_rows_that_were_deleted_do_not_come_back_with_an_old_part(settings, mine
     (source / "part4.parquet").rename(source / "aside")
     deletion.delete("mine", [4007])
     (source / "aside").rename(source / "part4.parquet")
-    assert planning.outlook(spec(), settings).plan.found == ("part4.parquet",)
+    assert planning.outlook(Context.of(spec(), settings, InProcess())).plan.found == ("part4.parquet",)
     staged, _, _ = reindex(settings, spec())
     assert (staged.encoded, staged.rows) == (49, 849)
     assert 4007 not in published_codes(settings)

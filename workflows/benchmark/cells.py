@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version as installed
 from typing import Literal
 
 import numpy as np
@@ -26,10 +24,12 @@ from storage.features.dataset import Dataset
 from storage.files import filesystem
 
 from .. import pretrained
+from ..context import Context
 from ..datasets import training_shards
 from ..evaluation.health import code_health
 from ..evaluation.judge import Judge, judge_of
 from ..evaluation.metrics import metric_values, retrieval_curves
+from ..reindex.source import environment
 from ..spec import MethodSpec, Protocol, Spec, digest
 from . import protocols
 from .grid import Grid, Row
@@ -76,13 +76,14 @@ class Bench:
         return row.model_copy(update={"protocol": self.grid.protocol, "tuned": tuned})
 
     def _key(self, spec: MethodSpec, *depends_on: object, **options: object) -> str:
-        return digest(spec.identity(), source(method(spec.method)), *depends_on, _versions(), *filter(None, [options]))
+        return digest(
+            spec.identity(), source(method(spec.method)), *depends_on, environment(LIBRARIES), *filter(None, [options])
+        )
 
     def _judge(self, protocol: Protocol) -> Judge:
         spec = Spec(dataset=self.dataset.name, protocol=protocol)
-        return judge_of(
-            spec, self.dataset, self.vocabulary, self.settings.warehouse_url, self.executor, self.grid.queries
-        )
+        context = Context(spec, self.settings, self.executor, self.dataset)
+        return judge_of(context, self.vocabulary, self.grid.queries)
 
     def _cross_validated(self, spec: MethodSpec) -> float:
         """Mean over folds of the training rows: the map of a fold's rows among those that were learned from."""
@@ -144,7 +145,7 @@ class Bench:
             health=health,
             fit_seconds=fitted - start,
             encode_rows_per_second=rows / (encoded - fitted),
-            versions=_versions(),
+            versions=environment(LIBRARIES),
             when=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
@@ -159,7 +160,3 @@ def _encode(batch: Batch, function: HashFunction) -> Batch:
 
 def _size(batch: Batch) -> tuple[int]:
     return (len(batch.ids),)
-
-
-def _versions() -> dict[str, str]:
-    return {"machine": platform.machine(), **{library: installed(library) for library in LIBRARIES}}

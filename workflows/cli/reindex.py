@@ -29,6 +29,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
+    from ..context import Context
     from ..records import RunOutcome
     from ..spec import Spec
 
@@ -92,12 +93,21 @@ def _print_published(outcome: RunOutcome) -> None:
     console.print(f"Report: {outcome.report}", soft_wrap=True)
 
 
-def _print_outlook(spec: Spec, as_json: bool) -> None:
+def _context(spec: Spec) -> Context:
+    from infra.executors import connect
     from infra.settings import Settings
+
+    from ..context import Context
+
+    settings = Settings()
+    return Context.of(spec, settings, connect(settings))
+
+
+def _print_outlook(spec: Spec, as_json: bool) -> None:
 
     from ..reindex.planning import outlook
 
-    found = outlook(spec, Settings())
+    found = outlook(_context(spec))
     if as_json:
         return show(found.model_dump(mode="json"), True)
     rows = {"table": f"{found.table}, after {found.base}"}
@@ -117,6 +127,6 @@ def _print_outlook(spec: Spec, as_json: bool) -> None:
 def _version_properties(table: str, version: str) -> dict[str, str]:
     from infra.settings import Settings
 
-    from ..tables.opening import open_table
+    from ..context import open_table
 
     return open_table(Settings(), table).version(version).properties

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +23,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
+    from ..context import Context
     from ..spec import Spec
 
 app = typer.Typer()
@@ -36,10 +39,12 @@ def fit(specify: Specify, as_json: AsJson = False) -> None:
     from infra.settings import Settings
     from storage import models
 
+    from ..reindex.fitting import fit as fit_model
     from ..reports.run import trained
 
     spec = specify()
-    model = _line(spec, "fit")
+    with _opened(spec) as context:
+        model = fit_model(context)
     epochs = models.training(Settings().warehouse_url, model.digest)
     training = {"training": epochs if as_json else trained(epochs)} if epochs else {}
     show({"model": model.digest, "seconds": round(model.seconds, 2), **training}, as_json, spec.code_name)
@@ -52,32 +57,27 @@ def encode(specify: Specify, as_json: AsJson = False) -> None:
 
     Example: `hashkiln encode --dataset sample --method lsh --bits 64`
     """
+    from ..reindex.pipeline import encode as encode_dataset
+
     spec = specify()
-    staged = _line(spec, "stage")
+    with _opened(spec) as context:
+        staged = encode_dataset(context)
     name = staged.base if staged.unchanged else staged.branch
     found = {"table": staged.table, "version": name, "rows": staged.rows, "encoded": staged.encoded}
     show(found, as_json, staged.table)
 
 
-def _line(spec: Spec, last: str) -> Any:
-    """The stages up to one, without a flow: what the last one gave."""
+@contextmanager
+def _opened(spec: Spec) -> Iterator[Context]:
+    """The context of a run outside a flow, with its progress shown."""
     from infra.executors import connect
     from infra.settings import Settings
 
-    from ..datasets import ingest as bring
-    from ..reindex import fitting, staging
+    from ..reindex.pipeline import open_run
 
     settings = Settings()
     with progress() as report:
-        bring(spec, settings, report)
-        executor = connect(settings, report)
-        model = fitting.fit(spec, settings, executor)
-        if last == "fit":
-            return model
-        staged = staging.stage(spec, settings, executor, model)
-        if reason := fitting.refit_reason(spec, staged):
-            staged = staging.stage(spec, settings, executor, fitting.fit(spec, settings, executor, reason))
-        return staged
+        yield open_run(spec, settings, connect(settings, report), report)
 
 
 @app.command()

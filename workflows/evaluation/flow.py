@@ -8,10 +8,9 @@ from infra.executors import Progress, connect, silent
 from infra.settings import Settings
 
 from ..checks import check_protocol, schema_of
-from ..datasets import dataset_of
+from ..context import Context, open_table
 from ..records import Report
 from ..spec import Protocol, Spec
-from ..tables import opening
 from .version import measure_version
 
 
@@ -20,7 +19,7 @@ def evaluate_version(
 ) -> Report:
     """Measure a version, with the specification it was made by and the protocol that is asked for."""
     settings = Settings()
-    opened = opening.open_table(settings, table)
+    opened = open_table(settings, table)
     found = opened.version(version)
     if "spec" not in found.properties:
         raise LookupError(f"expected a version with rows, found {found.name} of {table}, which is empty")
@@ -29,7 +28,7 @@ def evaluate_version(
         raise ValueError("expected ties as expectations, by which versions are compared, found ties by-id with another")
     check_protocol(protocol, schema_of(spec.dataset, settings))
     base = opened.version(beside) if beside else None
-    return measure_version(spec, settings, connect(settings, progress), dataset_of(spec, settings), opened, found, base)
+    return measure_version(Context.of(spec, settings, connect(settings, progress)), opened, found, base)
 
 
 @flow(name="evaluate")

@@ -21,7 +21,8 @@ from storage import queries as storage_queries
 from storage.features.dataset import Dataset
 from storage.tables.parts import Part
 
-from ..spec import Protocol, Spec, digest
+from ..context import Context
+from ..spec import Protocol, digest
 from . import incremental
 from .ground_truth import blocks, nearest
 
@@ -96,11 +97,8 @@ class Judge:
 
 
 def judge_of(
-    spec: Spec,
-    dataset: Dataset,
+    context: Context,
     vocabulary: tuple[str | int, ...],
-    warehouse: str,
-    executor: Executor,
     n_queries: int | None = None,
     published: Mapping[str, Part] = EMPTY,
 ) -> Judge:
@@ -108,10 +106,9 @@ def judge_of(
 
     Published parts tell which rows have left since.
     """
+    spec, dataset, warehouse = context.spec, context.dataset, context.warehouse
     drawn = "query" not in dataset.splits
-    queries = (
-        draw_queries(spec, dataset, vocabulary, warehouse, executor) if drawn else _read_queries(dataset, vocabulary)
-    )
+    queries = draw_queries(context, vocabulary) if drawn else _read_queries(dataset, vocabulary)
     queries = queries.take(slice(n_queries))
     by_labels = _by_labels(spec.protocol, vocabulary, dataset)
     k = spec.protocol.neighbours
@@ -130,19 +127,18 @@ def judge_of(
     truth = storage_queries.kept_neighbours(warehouse, key)
     if truth is None:
         lists = incremental.url(warehouse, "neighbours", *asked)
-        truth = nearest(queries.x, judge.own_rows, k, shards, published, executor, lists)
+        truth = nearest(queries.x, judge.own_rows, k, shards, published, context.executor, lists)
         storage_queries.keep_neighbours(warehouse, key, *truth)
     return replace(judge, neighbours=truth[0])
 
 
-def draw_queries(
-    spec: Spec, dataset: Dataset, vocabulary: tuple[str | int, ...], warehouse: str, executor: Executor
-) -> Batch:
+def draw_queries(context: Context, vocabulary: tuple[str | int, ...]) -> Batch:
     """The frozen queries of a dataset without a query split. The first call draws them, by keyed hash of the ids."""
+    spec, dataset, warehouse = context.spec, context.dataset, context.warehouse
     found = storage_queries.frozen(warehouse, dataset.name, vocabulary)
     if found is None or spec.protocol.new_queries:
         sample = Sample(spec.protocol.queries, spec.method.seed)
-        drawn = Data(dataset.shards("base", vocabulary), executor).reduce(sample, "draw queries")
+        drawn = Data(dataset.shards("base", vocabulary), context.executor).reduce(sample, "draw queries")
         if len(drawn.ids) < spec.protocol.queries:
             raise ValueError(
                 f"expected more than {spec.protocol.queries} rows in {dataset.name}, to draw so many queries from, "

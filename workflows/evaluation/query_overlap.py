@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from hashing.evaluation import query_overlap
-from hashing.mapreduce import Executor
-from storage.features.dataset import Dataset
 
+from ..context import Context
 from . import incremental
 from .judge import Judge
 
 
-def overlap(judge: Judge, dataset: Dataset, warehouse: str, executor: Executor) -> str:
+def overlap(judge: Judge, context: Context) -> str:
     """How many rows of the database, and of the training set, are queries by id or content: this flatters metrics."""
+    dataset = context.dataset
     statistic = query_overlap.QueryOverlap(judge.queries.ids, judge.queries.x)
 
     def found(split: str) -> str:
         asked = ["overlap", judge.queries.ids.tolist(), judge.queries.x.tobytes().hex(), dataset.splits[split]]
         by_id, by_content = incremental.by_shard(
-            statistic, incremental.url(warehouse, *asked), dataset.shards(split), executor, "overlap"
+            statistic, incremental.url(context.warehouse, *asked), dataset.shards(split), context.executor, "overlap"
         )
         return f"{by_id} rows by id, {by_content} by content"
 

@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-from hashing.mapreduce import Executor
-from infra.settings import Settings
 from storage import models
-from storage.features.dataset import Dataset
 from storage.tables.table import CodeTable, Version
 
+from ..context import Context
 from ..evaluation import by_id, metrics, query_overlap
 from ..records import Report
-from ..spec import Spec
 from .comparison import Counter, compare_versions
 from .judge import EMPTY, judge_of
 
 
-def measure_version(
-    spec: Spec,
-    settings: Settings,
-    executor: Executor,
-    dataset: Dataset,
-    table: CodeTable,
-    version: Version,
-    base: Version | None,
-) -> Report:
-    """Measure any version, beside another one if it is given and not empty."""
+def measure_version(context: Context, table: CodeTable, version: Version, base: Version | None = None) -> Report:
+    """Measure a version, beside another one if it is given and not empty."""
     before = table.parts(base.snapshot_id) if base else EMPTY
-    judge = judge_of(spec, dataset, table.vocabulary, settings.warehouse_url, executor, published=before)
-    seed = spec.method.seed
-    counter = Counter(judge, table, settings.warehouse_url, executor)
+    judge = judge_of(context, table.vocabulary, published=before)
+    seed = context.spec.method.seed
+    counter = Counter(judge, table, context.warehouse, context.executor)
     found = compare_versions(counter, version, base, seed)
-    if spec.protocol.ties == "by-id":
+    if context.spec.protocol.ties == "by-id":
         shards = map(counter.shard, table.parts(version.snapshot_id).values())
-        ranked = judge.ranked(judge.codes(models.load_model(settings.warehouse_url, version.properties["model"])))
+        ranked = judge.ranked(judge.codes(models.load_model(context.warehouse, version.properties["model"])))
         measured, curves = by_id.measured_by_id(ranked, shards, found.histogram, seed)
     else:
         measured, curves = metrics.measured(found.histogram, seed), metrics.retrieval_curves(found.histogram)
@@ -43,5 +32,5 @@ def measure_version(
         comparison=found.comparison,
         incomparable=found.incomparable,
         health=found.health,
-        overlap=query_overlap.overlap(judge, dataset, settings.warehouse_url, executor),
+        overlap=query_overlap.overlap(judge, context),
     )

@@ -7,54 +7,53 @@ import time
 
 import numpy as np
 
-from hashing.mapreduce import Array, Data, Executor
+from hashing.mapreduce import Array, Data
 from hashing.methods import METHODS, method
 from hashing.source import source
-from infra.settings import Settings
 from storage import models, queries
 from storage.features.dataset import Dataset
 
 from .. import pretrained
 from ..checks import check_method, check_training, schema_of
-from ..datasets import dataset_of, labels_of, training_shards
+from ..context import Context
+from ..datasets import labels_of, training_shards
 from ..evaluation import judge
 from ..records import Model, Staged
 from ..spec import Spec, digest
-from ..tables.opening import known_table
-from .context import environment, fingerprint, places_of
+from .source import environment, fingerprint, places_of
 
 logger = logging.getLogger(__name__)
 
 
-def fit(spec: Spec, settings: Settings, executor: Executor, because: str = "") -> Model:
+def fit(context: Context, because: str = "") -> Model:
     """The model of the specification: the published one if it is the same, an earlier fit's, or a new one.
 
     Given a reason, such as drift, the published one will not do.
     """
-    dataset = dataset_of(spec, settings)
-    model, _ = foreseen(spec, settings, dataset)
+    spec, dataset, warehouse = context.spec, context.dataset, context.warehouse
+    model, _ = foreseen(context)
     if model is None or because or spec.refit == "drift":  # may train
-        check_training(spec.method, executor)
-    published, reason = _published_model(spec, settings, because)
+        check_training(spec.method, context.executor)
+    published, reason = _published_model(context, because)
     if published:
         return published
     excluded = np.zeros(0, np.int64)
     if _draws(dataset) or dataset.columns.keyed:
-        vocabulary = places_of(dataset, known_table(spec, settings), executor)
+        vocabulary = places_of(dataset, context.known_table(), context.executor)
     if _draws(dataset):
-        excluded = judge.draw_queries(spec, dataset, vocabulary, settings.warehouse_url, executor).ids
+        excluded = judge.draw_queries(context, vocabulary).ids
     identity, key = _identity(spec), _key(spec, dataset, excluded)
-    if known := models.recall(settings.warehouse_url, key):
+    if known := models.recall(warehouse, key):
         logger.info("model %.12s was fitted before, from the same rows", known)
-        models.remember(settings.warehouse_url, key, known)  # in use again: a collector counts its age from now
+        models.remember(warehouse, key, known)  # in use again: a collector counts its age from now
         return Model(digest=known, fit=identity, seconds=0, reason=reason)
-    vocabulary = labels_of(dataset, executor) if spec.method.reads_labels else ()
+    vocabulary = labels_of(dataset, context.executor) if spec.method.reads_labels else ()
     start = time.monotonic()
     shards = training_shards(dataset, excluded, vocabulary)
-    start_from = pretrained.load(spec.method.pretrained, settings)
-    function = spec.method.build().fit(Data(shards, executor, start_from))
-    name = models.save_model(settings.warehouse_url, function)
-    models.remember(settings.warehouse_url, key, name)
+    start_from = pretrained.load(spec.method.pretrained, context.settings)
+    function = spec.method.build().fit(Data(shards, context.executor, start_from))
+    name = models.save_model(warehouse, function)
+    models.remember(warehouse, key, name)
     return Model(digest=name, fit=identity, seconds=time.monotonic() - start, reason=reason)
 
 
@@ -63,29 +62,30 @@ def refit_reason(spec: Spec, staged: Staged) -> str:
     return f"drift: {staged.drift}" if spec.refit == "drift" and staged.drift and staged.drift.shows else ""
 
 
-def foreseen(spec: Spec, settings: Settings, dataset: Dataset) -> tuple[Model | None, str]:
+def foreseen(context: Context) -> tuple[Model | None, str]:
     """The model that `fit` will give without fitting, or None; and why. Nothing is written."""
-    check_method(spec.method, schema_of(dataset.name, settings))
-    published, reason = _published_model(spec, settings)
+    spec, dataset, warehouse = context.spec, context.dataset, context.warehouse
+    check_method(spec.method, schema_of(dataset.name, context.settings))
+    published, reason = _published_model(context)
     if published:
         return published, reason
     excluded = np.zeros(0, np.int64)
     if _draws(dataset):
-        frozen = queries.frozen(settings.warehouse_url, dataset.name)
+        frozen = queries.frozen(warehouse, dataset.name)
         if frozen is None or spec.protocol.new_queries:
             return None, reason
         excluded = frozen.ids
-    if known := models.recall(settings.warehouse_url, _key(spec, dataset, excluded)):
+    if known := models.recall(warehouse, _key(spec, dataset, excluded)):
         return Model(digest=known, fit=_identity(spec), seconds=0), f"{reason}; fitted before, of these rows"
     return None, reason
 
 
-def _published_model(spec: Spec, settings: Settings, because: str = "") -> tuple[Model | None, str]:
+def _published_model(context: Context, because: str = "") -> tuple[Model | None, str]:
     """The published model, unless a new one is needed; and why it is, or is not.
 
     Raises ValueError where the published model is another method's, and no new one was asked for.
     """
-    table = known_table(spec, settings)
+    spec, table = context.spec, context.known_table()
     published = table.version() if table else None
     if not table or not published or "fit" not in published.properties:
         return None, "nothing is published yet"

@@ -4,59 +4,53 @@ from __future__ import annotations
 
 import math
 
-from hashing.mapreduce import Executor
-from infra.settings import Settings
 from storage.features.shard import FeatureShard
 from storage.tables.parts import Part, dropped_rows
 
-from ..datasets import dataset_of
+from ..context import Context
 from ..evaluation.registry import HEALTH
 from ..evaluation.version import measure_version
 from ..records import Comparison, Report, Staged, Verdict
-from ..spec import Gate, Spec
-from ..tables.opening import open_table
-from .context import staged_version
-from .planning import rows_of
+from ..spec import Gate
+from .planning import rows_of, staged_version
 
 
-def evaluate_staged(spec: Spec, settings: Settings, executor: Executor, staged: Staged) -> Report:
+def evaluate_staged(context: Context, staged: Staged) -> Report:
     """Measure the staged version by itself, and beside the published one on the rows that both have."""
-    dataset = dataset_of(spec, settings)
-    table = open_table(settings, staged.table)
+    table = context.open_table()
     base = table.version(staged.base) if staged.base != "v0" else None  # v0 has neither tag nor rows
-    return measure_version(spec, settings, executor, dataset, table, staged_version(table, staged), base)
+    return measure_version(context, table, staged_version(table, staged), base)
 
 
-def gate(spec: Spec, settings: Settings, staged: Staged, report: Report) -> Verdict:
+def gate(context: Context, staged: Staged, report: Report) -> Verdict:
     """Full coverage, finite metrics, floors and ceilings, and no loss beyond the bootstrap interval."""
-    dataset = dataset_of(spec, settings)
-    table = open_table(settings, staged.table)
+    rules, table = context.spec.gate, context.open_table()
     parts = table.parts(staged_version(table, staged).snapshot_id)
     before = table.parts(staged.base_snapshot)
-    shards = {shard.name: shard for shard in dataset.shards("base")}
+    shards = {shard.name: shard for shard in context.dataset.shards("base")}
     reasons, notes = _coverage(parts, before, shards), []
     found = {name: estimate.value for name, estimate in report.measured.metrics.items()}
     reasons += [f"{name} is not finite" for name, value in found.items() if not math.isfinite(value)]
     found |= {name: report.health[words] for name, words in HEALTH.items()}
-    reasons += [reason for holds, reason in (rule.judge(found) for rule in spec.gate.bounds) if not holds]
+    reasons += [reason for holds, reason in (rule.judge(found) for rule in rules.bounds) if not holds]
     if constant := int(found["health.constant_bits"]):
         notes.append(f"{constant} bits are constant over all rows, and tell them not apart")
     if report.comparison:
-        lost, told = _losses(spec.gate, report.comparison)
+        lost, told = _losses(rules, report.comparison)
         reasons, notes = reasons + lost, notes + told
     elif report.incomparable:
         notes.append(f"not comparable with {staged.base}: {report.incomparable}")
-        if spec.gate.max_loss:
-            reasons.append(f"the loss of {', '.join(spec.gate.max_loss)} cannot be told: {notes[-1]}")
+        if rules.max_loss:
+            reasons.append(f"the loss of {', '.join(rules.max_loss)} cannot be told: {notes[-1]}")
     else:
         notes.append("nothing published to compare with: only bounds, coverage and finite metrics hold")
     if staged.dropped:
         notes.append(f"{staged.dropped:,} rows of the source are no vectors: they were dropped, and are in quarantine")
     if staged.drift:
         notes.append(f"{'drift' if staged.drift.shows else 'no drift'}: {staged.drift}")
-    if reasons and spec.gate.force:
-        notes.append(f"published by force, for the reason: {spec.gate.force}")
-    return Verdict(passed=not reasons or bool(spec.gate.force), reasons=tuple(reasons), notes=tuple(notes))
+    if reasons and rules.force:
+        notes.append(f"published by force, for the reason: {rules.force}")
+    return Verdict(passed=not reasons or bool(rules.force), reasons=tuple(reasons), notes=tuple(notes))
 
 
 def _coverage(parts: dict[str, Part], before: dict[str, Part], shards: dict[str, FeatureShard]) -> list[str]:

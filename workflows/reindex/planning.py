@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from infra.settings import Settings
 from storage.features.shard import FeatureShard
 from storage.tables.parts import Part
-from storage.tables.table import CodeTable, Version, table_name
+from storage.tables.table import CodeTable, PublishConflict, Version
 
-from ..datasets import dataset_of
-from ..records import Model, Outlook, Plan
-from ..spec import Spec, digest
-from ..tables.opening import known_table
-from .context import fingerprint
+from ..context import Context
+from ..records import Model, Outlook, Plan, Staged
+from ..spec import digest
 from .fitting import foreseen
+from .source import fingerprint
 
 READERS = 16  # footers are read at once: it is the network that is waited for
 
@@ -58,12 +56,11 @@ class Look(NamedTuple):
     plan: Plan
 
 
-def look(spec: Spec, settings: Settings) -> Look:
+def look(context: Context) -> Look:
     """The plan of a run. Nothing is written, and no row is read."""
-    dataset = dataset_of(spec, settings)
-    shards = {shard.name: shard for shard in dataset.shards("base")}
-    table = known_table(spec, settings)
-    model, reason = foreseen(spec, settings, dataset)
+    shards = {shard.name: shard for shard in context.dataset.shards("base")}
+    table = context.known_table()
+    model, reason = foreseen(context)
     base = head = table.version() if table else None
     if table and base and model:
         head = table.version(head_of(table, branch_of(table, base, model.digest, fingerprint(shards.values()))))
@@ -76,14 +73,14 @@ def look(spec: Spec, settings: Settings) -> Look:
     return Look(shards, table, base, head, model, reason, difference)
 
 
-def outlook(spec: Spec, settings: Settings) -> Outlook:
+def outlook(context: Context) -> Outlook:
     """What `reindex` would do now, and how long it would take."""
-    found = look(spec, settings)
+    found = look(context)
     missing = [found.shards[name] for name in found.plan.missing]
     rows = sum(rows_of(missing))
     rate = _rate(found.table, found.model.fit if found.model else "") if found.table else 0.0
     return Outlook(
-        table=table_name(spec.dataset, spec.code_name),
+        table=context.table_name,
         base=found.base.name if found.base else "v0",
         plan=found.plan,
         rows=rows,
@@ -102,6 +99,16 @@ def branch_of(table: CodeTable, base: Version, model: str, source: str) -> str:
 def head_of(table: CodeTable, branch: str) -> str:
     """Where the plan of a branch begins: on itself, on the version that the gate refused of the same plan, on main."""
     return next((name for name in (branch, branch.replace("staged-", "rejected-")) if table.has_ref(name)), "main")
+
+
+def staged_version(table: CodeTable, staged: Staged) -> Version:
+    """The version on its branch. Raises PublishConflict where a run of the same plan ended the branch."""
+    if not table.has_ref(staged.branch):
+        raise PublishConflict(
+            f"expected branch {staged.branch} of table {table.name}, found that another run of the same plan ended it: "
+            "run again to see what it came to"
+        )
+    return table.version(staged.branch)
 
 
 def rows_of(shards: Sequence[FeatureShard]) -> list[int]:

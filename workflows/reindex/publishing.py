@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 
-from infra.settings import Settings, current_user
+from infra.settings import current_user
 
+from ..context import Context
 from ..records import Report, RunOutcome, Staged, Verdict
-from ..spec import Spec
-from ..tables.opening import open_table
-from .context import environment, staged_version
+from .planning import staged_version
+from .source import environment
 
 
 class GateRejected(RuntimeError):
@@ -19,16 +19,16 @@ class GateRejected(RuntimeError):
     outcome: RunOutcome | None = None
 
 
-def publish(spec: Spec, settings: Settings, staged: Staged, report: Report, verdict: Verdict, page: str) -> str:
+def publish(context: Context, staged: Staged, report: Report, verdict: Verdict, page: str) -> str:
     """Move main to the staged version, if it passed and main is still what staging started from. Its name: v<N>.
 
     Raises GateRejected after keeping the version as rejected-…, PublishConflict where somebody else published.
     """
-    table = open_table(settings, staged.table)
+    table = context.open_table()
     properties = {
         **staged_version(table, staged).properties,  # of staging: the model, the source, the splits
         "fitted": staged.model.reason,
-        "spec": spec.model_dump_json(),
+        "spec": context.spec.model_dump_json(),
         "protocol": report.protocol,
         "metrics": json.dumps({name: estimate.value for name, estimate in report.measured.metrics.items()}),
         "health": json.dumps(report.health),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from infra.executors import Progress, silent
+from infra.executors import Progress, connect, silent
 from infra.settings import Settings
 
 from ..checks import check_run
+from ..context import Context
 from ..datasets import known
 from ..embedded import prefect_home
 from ..records import RunOutcome
@@ -87,4 +88,4 @@ def nothing_to_do(spec: Spec) -> RunOutcome | None:
     settings = Settings()
     told = bool(os.environ.get("PREFECT_API_URL"))
     here = spec.dataset == "sample" or known(spec.dataset, settings)
-    return standing(spec, settings) if here and not told else None
+    return standing(Context.of(spec, settings, connect(settings))) if here and not told else None

@@ -11,28 +11,24 @@ from typing import NamedTuple
 import numpy as np
 
 from hashing.mapreduce import Array, Executor
-from infra.settings import Settings
 from storage import models
 from storage.features import deletions
-from storage.features.dataset import Dataset
 from storage.features.shard import FeatureShard, SourceChanged
 from storage.tables import iceberg, integrity
 from storage.tables.parts import Part, dropped_rows, encode_shard, read_ids
 from storage.tables.shared_ids import check_shared_ids
-from storage.tables.table import CodeTable, create_table, future_folder, table_name
+from storage.tables.table import CodeTable, create_table, future_folder
 
-from ..datasets import dataset_of
+from ..context import Context
 from ..records import Drift, Model, Staged
-from ..spec import Spec
 from ..tables import drift
-from ..tables.opening import known_table
-from .context import fingerprint, places_of, splits
 from .planning import branch_of, elsewhere, head_of, plan
+from .source import fingerprint, places_of, splits
 
 logger = logging.getLogger(__name__)
 
 
-def stage(spec: Spec, settings: Settings, executor: Executor, model: Model, after: str = "") -> Staged:
+def stage(context: Context, model: Model, after: str = "") -> Staged:
     """Encode the shards that the table lacks, and commit them to a branch as encoding goes on.
 
     The plan is a difference: the source's shards (name, version) less those on the branch, under one model. A rerun
@@ -41,14 +37,14 @@ def stage(spec: Spec, settings: Settings, executor: Executor, model: Model, afte
     (`after`) ended.
     """
     start = time.monotonic()
-    dataset = dataset_of(spec, settings)
+    spec, dataset, executor = context.spec, context.dataset, context.executor
     try:
-        table, shards, first, first_seconds = _opened(spec, settings, executor, dataset, model)
+        table, shards, first, first_seconds = _opened(context, model)
     except SourceChanged as error:
         if after:
             raise
         logger.warning("planned anew, once: %s", error)
-        return stage(spec, settings, executor, model, "main")
+        return stage(context, model, "main")
     base = table.version()
     source = fingerprint(shards.values())
     branch = branch_of(table, base, model.digest, source)
@@ -77,12 +73,12 @@ def stage(spec: Spec, settings: Settings, executor: Executor, model: Model, afte
     logger.info("%s: %d shards, %d to encode, %d leave", branch, len(shards), len(missing) + len(first), len(leaving))
     encoding = time.monotonic()
     try:
-        encoded = _encode(settings, executor, table, branch, missing, model, properties)
+        encoded = _encode(context, table, branch, missing, model, properties)
     except SourceChanged as error:
         if after:
             raise
         logger.warning("planned anew, once: %s", error)
-        return stage(spec, settings, executor, model, branch)
+        return stage(context, model, branch)
     encoded += sum(part.rows for part in first.values())
     encode_seconds = time.monotonic() - encoding + first_seconds
     parts = table.parts(table.version(branch).snapshot_id)
@@ -97,7 +93,7 @@ def stage(spec: Spec, settings: Settings, executor: Executor, model: Model, afte
         dropped=sum(dropped_rows(parts.values()).values()),
         seconds=time.monotonic() - start,
         encode_seconds=encode_seconds,
-        drift=_drift(spec, settings, model, fresh if same_model else list(parts.values()), same_model),
+        drift=_drift(context, model, fresh if same_model else list(parts.values()), same_model),
     )
 
 
@@ -110,22 +106,22 @@ class Opened(NamedTuple):
     seconds: float  # what that took
 
 
-def _opened(spec: Spec, settings: Settings, executor: Executor, dataset: Dataset, model: Model) -> Opened:
+def _opened(context: Context, model: Model) -> Opened:
     """Open the code table, which is created when its first shard is encoded.
 
     A run that fails before that leaves no table behind.
     """
-    catalog = iceberg.connect(settings.catalog_url, settings.warehouse_url)
-    name, n_bits = table_name(spec.dataset, spec.code_name), spec.method.bits
-    known = known_table(spec, settings)
-    vocabulary = places_of(dataset, known, executor)
-    shards = [replace(shard, vocabulary=vocabulary) for shard in dataset.shards("base")]
+    catalog = iceberg.connect(context.settings.catalog_url, context.warehouse)
+    name, n_bits = context.table_name, context.spec.method.bits
+    known = context.known_table()
+    vocabulary = places_of(context.dataset, known, context.executor)
+    shards = [replace(shard, vocabulary=vocabulary) for shard in context.dataset.shards("base")]
     first: dict[str, Part] = {}
     encoding = time.monotonic()
     if not known:
-        function = models.load_model(settings.warehouse_url, model.digest)
+        function = models.load_model(context.warehouse, model.digest)
         encode = partial(encode_shard, function=function, folder=future_folder(catalog, name, n_bits))
-        first = {part.shard: part for part in executor.map(encode, shards[:1], "encode")}
+        first = {part.shard: part for part in context.executor.map(encode, shards[:1], "encode")}
     seconds = time.monotonic() - encoding
     table = create_table(catalog, name, n_bits)
     if vocabulary and table.add_labels(vocabulary)[: len(vocabulary)] != vocabulary:
@@ -145,20 +141,19 @@ def _is_usable(part: Part, n_bits: int, deleted: Array) -> bool:
     return not integrity.check_part(part, n_bits) and not np.isin(read_ids(part.url), deleted).any()
 
 
-def _drift(spec: Spec, settings: Settings, model: Model, fresh: list[Part], used_before: bool) -> Drift | None:
+def _drift(context: Context, model: Model, fresh: list[Part], used_before: bool) -> Drift | None:
     """The drift of new rows from those that the model encoded first, which are those it was made for."""
     new = drift.moments(fresh)
-    own = drift.own(settings.warehouse_url, model.digest)
+    own = drift.own(context.warehouse, model.digest)
     if new is None:
         return None
     if own is None and not used_before:
-        drift.keep(settings.warehouse_url, model.digest, new)
-    return drift.between(own, new, spec.max_drift) if own is not None and used_before else None
+        drift.keep(context.warehouse, model.digest, new)
+    return drift.between(own, new, context.spec.max_drift) if own is not None and used_before else None
 
 
 def _encode(
-    settings: Settings,
-    executor: Executor,
+    context: Context,
     table: CodeTable,
     branch: str,
     missing: list[FeatureShard],
@@ -166,15 +161,16 @@ def _encode(
     properties: dict[str, str],
 ) -> int:
     """Encode shards and commit them in groups. Rows encoded."""
-    function = models.load_model(settings.warehouse_url, model.digest)
+    function = models.load_model(context.warehouse, model.digest)
     encode = partial(encode_shard, function=function, folder=table.folder)
     pending: list[Part] = []
     rows, last = 0, time.monotonic()
     try:
-        for part in executor.map(encode, missing, "encode"):
+        for part in context.executor.map(encode, missing, "encode"):
             pending.append(part)
             rows += part.rows
-            if len(pending) >= settings.commit_shards or time.monotonic() - last >= settings.commit_seconds:
+            waited = time.monotonic() - last
+            if len(pending) >= context.settings.commit_shards or waited >= context.settings.commit_seconds:
                 table.replace(branch, pending, set(), properties)
                 pending, last = [], time.monotonic()
     finally:  # what is encoded stays encoded, also where a later shard is refused

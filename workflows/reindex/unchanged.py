@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import time
 
-from infra.settings import Settings
 from storage.tables.table import CodeTable, Version
 
+from ..context import Context
 from ..evaluation.registry import HEALTH
 from ..records import RunOutcome, Verdict
 from ..spec import Spec
@@ -15,13 +15,13 @@ from .planning import look
 from .publishing import GateRejected
 
 
-def standing(spec: Spec, settings: Settings) -> RunOutcome | None:
+def standing(context: Context) -> RunOutcome | None:
     """Return the outcome of a run with nothing to do, found without running it; None if there is something to do."""
     start = time.monotonic()
-    found = look(spec, settings)
+    found = look(context)
     if not found.table or not found.base or found.head != found.base or not found.plan.empty:
         return None
-    return outcome_of(spec, found.table, found.base, time.monotonic() - start)
+    return outcome_of(context.spec, found.table, found.base, time.monotonic() - start)
 
 
 def outcome_of(spec: Spec, table: CodeTable, version: Version, seconds: float) -> RunOutcome:

@@ -7,25 +7,24 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hashing.mapreduce import Epoch
-from infra.settings import Settings
-from storage import warehouse
+from storage import models, warehouse
 from storage.files import filesystem
 
+from ..context import Context
 from ..records import Curves, Estimate, Measured, Report, Staged, Verdict
 from ..spec import Spec, digest
 
 BLUE, RED = "#1f5fbf", "#b3261e"
 
 
-def write_report(
-    spec: Spec, settings: Settings, staged: Staged, report: Report, verdict: Verdict, epochs: Sequence[Epoch]
-) -> str:
-    """Write the page of a staged version, whose model was trained in some epochs, if it was. Its URL.
+def write_report(context: Context, staged: Staged, report: Report, verdict: Verdict) -> str:
+    """Write the page of a staged version and return its URL.
 
     Each run has a page of its own: runs of one plan stage the same branch. The same run writes the same page again.
     """
+    spec, epochs = context.spec, models.training(context.warehouse, staged.model.digest)
     run = digest(*(value.model_dump(mode="json") for value in (spec, staged, report, verdict)))[:12]
-    url = warehouse.REPORT.url(settings.warehouse_url, table=staged.table, page=f"{staged.branch}-{run}")
+    url = warehouse.REPORT.url(context.warehouse, table=staged.table, page=f"{staged.branch}-{run}")
     filesystem.write_bytes(url, run_page(spec, staged, report, verdict, epochs).encode())
     return url
 

@@ -25,7 +25,7 @@ from storage.tables.table import CodeTable, PublishConflict, Version
 
 from ..checks import UsageError
 from ..datasets import dataset_of
-from ..reindex.context import fingerprint
+from ..reindex.source import fingerprint
 from ..spec import Spec, Value, digest
 from .history import of_dataset
 

@@ -9,9 +9,9 @@ from infra.settings import Settings, current_user
 from storage.tables import iceberg, log
 from storage.tables.table import CodeTable, Version, load_table, table_names
 
+from ..context import open_table
 from ..records import Verdict
 from ..spec import Spec, Value
-from .opening import open_table
 
 
 class Event(Value):

@@ -17,9 +17,9 @@ from storage.tables.parts import Part, encode_shard
 from storage.tables.shared_ids import check_shared_ids
 from storage.tables.table import CodeTable, Version, table_names
 
+from ..context import open_table
 from ..datasets import dataset_of
 from ..spec import Spec, Value
-from .opening import open_table
 
 
 class Unsound(RuntimeError):

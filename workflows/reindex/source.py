@@ -1,32 +1,21 @@
-"""The keys, labels and shards of a run's source, its staged version, and what bits depend on."""
+"""The source of a run: its shards with their keys and labels, and fingerprints of all that bits depend on."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version as installed
 
 from hashing.mapreduce import Executor
 from storage.features import keys
 from storage.features.dataset import Dataset
 from storage.features.shard import FeatureShard
-from storage.tables.table import CodeTable, PublishConflict, Version
+from storage.tables.table import CodeTable
 
 from ..datasets import labels_of
-from ..records import Staged
 from ..spec import digest
 
 LIBRARIES = ("hashkiln", "numpy", "scipy", "torch", "pyarrow", "pyiceberg", "ray", "prefect")
-
-
-def staged_version(table: CodeTable, staged: Staged) -> Version:
-    """The version on its branch. Raises PublishConflict where a run of the same plan ended the branch."""
-    if not table.has_ref(staged.branch):
-        raise PublishConflict(
-            f"expected branch {staged.branch} of table {table.name}, found that another run of the same plan ended it: "
-            "run again to see what it came to"
-        )
-    return table.version(staged.branch)
 
 
 def places_of(dataset: Dataset, table: CodeTable | None, executor: Executor) -> tuple[str | int, ...]:
@@ -58,6 +47,6 @@ def splits(dataset: Dataset) -> str:
     return digest([(split, fingerprint(dataset.shards(split))) for split in others])
 
 
-def environment() -> dict[str, str]:
-    """What bits may depend on beside the specification: the CPU's kind and the versions of the libraries."""
-    return {"machine": platform.machine(), **{library: installed(library) for library in LIBRARIES}}
+def environment(libraries: Sequence[str] = LIBRARIES) -> dict[str, str]:
+    """Return what bits may depend on besides the specification: the kind of CPU, and versions of libraries."""
+    return {"machine": platform.machine(), **{library: installed(library) for library in libraries}}

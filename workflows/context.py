@@ -1,0 +1,62 @@
+"""The context of a run: what all of its stages work with, looked up once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hashing.mapreduce import Executor
+from infra.settings import Settings
+from storage.features.dataset import Dataset
+from storage.tables import iceberg
+from storage.tables.table import CodeTable, load_table, table_name, table_names
+
+from .datasets import dataset_of
+from .spec import Spec
+
+
+@dataclass(frozen=True)
+class Context:
+    """A specification with its dataset, the settings, and the executor that visits shards."""
+
+    spec: Spec
+    settings: Settings
+    executor: Executor
+    dataset: Dataset
+
+    @classmethod
+    def of(cls, spec: Spec, settings: Settings, executor: Executor) -> Context:
+        """Return the context of an ingested dataset. Raises LookupError if it was not ingested."""
+        return cls(spec, settings, executor, dataset_of(spec, settings))
+
+    @property
+    def warehouse(self) -> str:
+        """URL of the warehouse."""
+        return self.settings.warehouse_url
+
+    @property
+    def table_name(self) -> str:
+        """Name of the code table."""
+        return table_name(self.dataset.name, self.spec.code_name)
+
+    def open_table(self) -> CodeTable:
+        """Return the code table as it is now. Raises LookupError if it does not exist."""
+        return open_table(self.settings, self.table_name)
+
+    def known_table(self) -> CodeTable | None:
+        """Return the code table as it is now, or None. Nothing is made, not even a catalog.
+
+        Raises ValueError if the table holds codes of another length.
+        """
+        if not iceberg.catalog_exists(self.settings.catalog_url):
+            return None
+        catalog = iceberg.connect(self.settings.catalog_url, self.settings.warehouse_url)
+        return (
+            load_table(catalog, self.table_name, self.spec.method.bits)
+            if self.table_name in table_names(catalog)
+            else None
+        )
+
+
+def open_table(settings: Settings, name: str) -> CodeTable:
+    """Return a code table of the catalog. Raises LookupError if there is none of that name."""
+    return load_table(iceberg.connect(settings.catalog_url, settings.warehouse_url), name)

@@ -1,0 +1,87 @@
+"""The pipeline: ingest, fit, stage, evaluate, gate, report, publish. Written once, for flows and the command line.
+
+Each stage is a function of the run's context and of what earlier stages returned. Each may run again after any
+failure: what is done is found in the warehouse and in the table, and is not done twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from hashing.mapreduce import Executor
+from infra.executors import Progress, silent
+from infra.settings import Settings
+
+from ..checks import check_run
+from ..context import Context
+from ..datasets import ingest
+from ..records import RunOutcome, Staged
+from ..reports.run import write_report
+from ..spec import Spec
+from . import unchanged
+from .fitting import fit, refit_reason
+from .gate import evaluate_staged, gate
+from .publishing import publish
+from .staging import stage
+
+T = TypeVar("T")
+
+
+class Runner(Protocol):
+    """How a stage runs: as a plain call, or as a task of an orchestrator that retries it."""
+
+    def __call__(self, stage: Callable[..., T], /, *args: object) -> T: ...
+
+
+def call(stage: Callable[..., T], /, *args: object) -> T:
+    """Run a stage as a plain call."""
+    return stage(*args)
+
+
+def open_run(
+    spec: Spec, settings: Settings, executor: Executor, progress: Progress = silent, run: Runner = call
+) -> Context:
+    """Check the specification, bring a named dataset in if it is not there yet, and return the context of the run.
+
+    Raises UsageError, before anything is made, for a run that cannot succeed.
+    """
+    check_run(spec, settings)
+    return Context(spec, settings, executor, run(ingest, spec, settings, progress))
+
+
+def encode(context: Context, run: Runner = call) -> Staged:
+    """Fit, and stage what changed. If the new rows have drifted and the policy is to refit on drift, do both again."""
+    staged = run(stage, context, run(fit, context))
+    if reason := refit_reason(context.spec, staged):
+        staged = run(stage, context, run(fit, context, reason))
+    return staged
+
+
+def reindex(context: Context, run: Runner = call) -> RunOutcome:
+    """Encode what changed, measure it beside the published version, and publish it if the gate passes.
+
+    Raises GateRejected if the gate refuses the version, or if nothing changed and the published version breaks a rule;
+    PublishConflict if another run published meanwhile.
+    """
+    start = time.monotonic()
+    staged = encode(context, run)
+    if staged.unchanged:
+        table = context.open_table()
+        version = table.version(staged.base)
+        return unchanged.held(unchanged.outcome_of(context.spec, table, version, time.monotonic() - start))
+    report = run(evaluate_staged, context, staged)
+    verdict = run(gate, context, staged, report)
+    page = run(write_report, context, staged, report, verdict)
+    version_name = run(publish, context, staged, report, verdict, page)
+    return RunOutcome(
+        table=staged.table,
+        version=version_name,
+        unchanged=False,
+        rows=staged.rows,
+        encoded=staged.encoded,
+        report=page,
+        verdict=verdict,
+        seconds=time.monotonic() - start,
+    )
