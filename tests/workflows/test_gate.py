@@ -68,7 +68,7 @@ def test_a_new_version_cannot_be_published_over_somebody_elses(settings, mine, s
 def test_a_source_that_changes_after_staging_is_not_fully_covered(settings, mine, source):
     executor = InProcess()
     staged = staging.stage(Context.of(spec(), settings, executor), fitting.fit(Context.of(spec(), settings, executor)))
-    report = gate_.evaluate_staged(spec(), settings, executor, staged)
+    report = gate_.evaluate_staged(Context.of(spec(), settings, InProcess()), staged)
     write_shard(source, "part4.parquet", blobs(50, D, seed=4, first_id=4000))
     verdict = gate_.gate(Context.of(spec(), settings, InProcess()), staged, report)
     assert not verdict.passed

@@ -27,7 +27,6 @@ from storage import models
 from storage.tables.table import PublishConflict, table_name
 
 from ..context import Context
-from ..datasets import ingest
 from ..records import Model, Report, RunOutcome, Staged, Verdict
 from ..reports.run import metric_rows, run_markdown, write_report
 from ..spec import Spec
@@ -41,7 +40,7 @@ TRANSIENT = (OSError, RuntimeError)  # a lost machine or network, a table that o
 FINAL = (FileNotFoundError, PermissionError, PublishConflict)  # for the user to resolve
 DELAYS: list[float] = [1, 10]  # seconds between tries
 NAMES: dict[Callable[..., Any], str] = {
-    ingest: "ingest",
+    pipeline.ingest: "ingest",
     fit: "fit",
     stage: "stage",
     evaluate_staged: "evaluate",
@@ -112,11 +111,13 @@ class TaskRunner:
         retries: dict[str, Any] = {"retries": 2, "retry_delay_seconds": DELAYS, "retry_condition_fn": _transient}
 
         def as_task() -> T:  # without parameters: Prefect would take the context apart to look for futures in it
-            result: T = shown.get(stage, stage)(*args)
-            return result
+            value: T = shown.get(stage, stage)(*args)
+            return value
 
-        options = {} if stage in (gate, publish) else retries
-        return task(name=NAMES[stage], cache_policy=NO_CACHE, **options)(as_task)()
+        options: dict[str, Any] = {} if stage in (gate, publish) else retries
+        decorated: Any = task(name=NAMES[stage], cache_policy=NO_CACHE, **options)(as_task)
+        result: T = decorated()
+        return result
 
     def _fit(self, context: Context, because: str = "") -> Model:
         model = fit(context, because)

@@ -14,9 +14,9 @@ from hashing.mapreduce import Executor
 from infra.executors import Progress, silent
 from infra.settings import Settings
 
+from .. import datasets
 from ..checks import check_run
 from ..context import Context
-from ..datasets import ingest
 from ..records import RunOutcome, Staged
 from ..reports.run import write_report
 from ..spec import Spec
@@ -40,6 +40,11 @@ def call(stage: Callable[..., T], /, *args: object) -> T:
     return stage(*args)
 
 
+def ingest(spec: Spec, settings: Settings, progress: Progress = silent) -> str:
+    """Bring a named dataset in if it is not there yet, and return its name: stages exchange references."""
+    return datasets.ingest(spec, settings, progress).name
+
+
 def open_run(
     spec: Spec, settings: Settings, executor: Executor, progress: Progress = silent, run: Runner = call
 ) -> Context:
@@ -48,7 +53,8 @@ def open_run(
     Raises UsageError, before anything is made, for a run that cannot succeed.
     """
     check_run(spec, settings)
-    return Context(spec, settings, executor, run(ingest, spec, settings, progress))
+    run(ingest, spec, settings, progress)
+    return Context.of(spec, settings, executor)
 
 
 def encode(context: Context, run: Runner = call) -> Staged:
