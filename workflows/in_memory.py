@@ -18,9 +18,7 @@ from infra.settings import Settings
 from storage import models
 
 from .arrays import as_codes, as_labels, as_vectors, float32, packed, shards_of
-from .checks import check_run
-from .datasets import ingest
-from .reindex import fitting
+from .reindex import fitting, pipeline
 from .spec import MethodSpec, Number, Spec, valid
 
 ROWS = 2**16  # encoded at a time: their real values are 32 times as large as their codes
@@ -149,9 +147,7 @@ def fit(x: Any, y: Any = None, *, method: str = "itq", bits: int = 32, seed: int
 
 def _fit_dataset(name: str, method: MethodSpec) -> HashFunction:
     spec, settings = valid(Spec, dataset=name, method=method, refit="always"), Settings()
-    check_run(spec, settings)
-    ingest(spec, settings)
-    model = fitting.fit(spec, settings, connect(settings))
+    model = fitting.fit(pipeline.open_run(spec, settings, connect(settings)))
     return models.load_model(settings.warehouse_url, model.digest)
 
 

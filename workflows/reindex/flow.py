@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
@@ -114,10 +115,10 @@ class TaskRunner:
             value: T = shown.get(stage, stage)(*args)
             return value
 
-        options: dict[str, Any] = {} if stage in (gate, publish) else retries
-        decorated: Any = task(name=NAMES[stage], cache_policy=NO_CACHE, **options)(as_task)
-        result: T = decorated()
-        return result
+        options = {} if stage in (gate, publish) else retries
+        prefect_task: Callable[[Callable[[], T]], Callable[[], T]]
+        prefect_task = partial(task, name=NAMES[stage], cache_policy=NO_CACHE, **options)
+        return prefect_task(as_task)()
 
     def _fit(self, context: Context, because: str = "") -> Model:
         model = fit(context, because)
