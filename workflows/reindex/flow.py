@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
@@ -116,9 +115,9 @@ class TaskRunner:
             return value
 
         options = {} if stage in (gate, publish) else retries
-        prefect_task: Callable[[Callable[[], T]], Callable[[], T]]
-        prefect_task = partial(task, name=NAMES[stage], cache_policy=NO_CACHE, **options)
-        return prefect_task(as_task)()
+        decorate: Any = task
+        result: T = decorate(as_task, name=NAMES[stage], cache_policy=NO_CACHE, **options)()
+        return result
 
     def _fit(self, context: Context, because: str = "") -> Model:
         model = fit(context, because)
