@@ -174,7 +174,7 @@ def test_bad_input_is_refused_in_one_line(settings, source, model, case):
     line, expected = str(refused.value), expected.format(source / "bad.parquet")
     assert line == expected if not expected.endswith("*") else line.startswith(expected[:-1])
     assert "\n" not in line
-    table = opening.known_table(spec(), settings)  # ids are compared between shards that are encoded
+    table = Context.of(spec(), settings, InProcess()).known_table()  # ids are compared between shards that are encoded
     assert (table.version().name if table else None) == ("v0" if case == "duplicate across" else None)
 
 

@@ -13,6 +13,7 @@ from infra.settings import Settings
 from storage.tables import iceberg
 from workflows.checks import UsageError, check_run, schema_of
 from workflows.cli import main
+from workflows.context import Context
 from workflows.reindex import fitting, flow
 from workflows.spec import Spec
 
@@ -159,5 +160,5 @@ def test_workers_for_which_the_cluster_has_no_place_are_refused_before_a_table_i
 
     deep = spec(method={"method": "dpsh", "bits": 16})
     with pytest.raises(UsageError, match="expected HASHKILN_TRAINERS of at most 2, the CPUs of the cluster, found 4"):
-        fitting.fit(deep, settings, replace(ray_executor, trainers=4))
+        fitting.fit(Context.of(deep, settings, replace(ray_executor, trainers=4)))
     assert not iceberg.catalog_exists(settings.catalog_url)

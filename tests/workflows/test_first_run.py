@@ -12,6 +12,7 @@ from storage.features.shard import Columns
 from storage.tables import iceberg
 from storage.tables.table import create_table, table_names
 from workflows import datasets
+from workflows.context import Context
 from workflows.reindex import fitting, staging
 
 pytest_plugins = ["straight_line"]
@@ -65,15 +66,15 @@ def test_a_fit_that_fails_leaves_no_table(settings, mine, changes, message):
 
 
 def test_a_fit_that_succeeds_leaves_no_table_either(settings, mine):
-    fitting.fit(spec(), settings, InProcess())
+    fitting.fit(Context.of(spec(), settings, InProcess()))
     assert tables(settings) == []
 
 
 def test_rows_that_are_refused_at_once_leave_no_table(settings, mine, source):
-    model = fitting.fit(spec(), settings, InProcess())
+    model = fitting.fit(Context.of(spec(), settings, InProcess()))
     write_shard(source, "part0.parquet", with_nan(200, 0))
     with pytest.raises(ValueError, match="finite"):
-        staging.stage(spec(), settings, InProcess(), model)
+        staging.stage(Context.of(spec(), settings, InProcess()), model)
     assert tables(settings) == []
     write_shard(source, "part0.parquet", blobs(200, D, first_id=0))
     assert reindex(settings, spec())[0].encoded == 800
@@ -81,10 +82,10 @@ def test_rows_that_are_refused_at_once_leave_no_table(settings, mine, source):
 
 
 def test_rows_that_are_refused_later_leave_what_was_encoded(settings, mine, source):
-    model = fitting.fit(spec(), settings, InProcess())
+    model = fitting.fit(Context.of(spec(), settings, InProcess()))
     write_shard(source, "part2.parquet", with_nan(200, 2000))
     with pytest.raises(ValueError, match="finite"):
-        staging.stage(spec(), settings, InProcess(), model)
+        staging.stage(Context.of(spec(), settings, InProcess()), model)
     (branch,) = table_of(settings).versions()
     assert sorted(table_of(settings).parts(branch.snapshot_id)) == ["part0.parquet", "part1.parquet"]
     write_shard(source, "part2.parquet", blobs(200, D, seed=2, first_id=2000))
@@ -96,7 +97,7 @@ def test_another_length_of_codes_is_refused_before_the_fit(settings, mine):
     reindex(settings, spec(code="c"))
     wide = spec(code="c", refit="always", method={"method": "lsh", "bits": 32})
     with pytest.raises(ValueError, match="expected 16 bits, as table mine__c has, found 32: use another --code"):
-        fitting.fit(wide, settings, InProcess())
+        fitting.fit(Context.of(wide, settings, InProcess()))
 
 
 def test_labels_keep_their_places_where_another_run_creates_the_table_meanwhile(settings, mine):

@@ -111,13 +111,14 @@ class TaskRunner:
         retries: dict[str, Any] = {"retries": 2, "retry_delay_seconds": DELAYS, "retry_condition_fn": _transient}
 
         def as_task() -> T:  # without parameters: Prefect would take the context apart to look for futures in it
-            value: T = shown.get(stage, stage)(*args)
-            return value
+            function: Any = shown.get(stage, stage)
+            result: T = function(*args)
+            return result
 
         options = {} if stage in (gate, publish) else retries
         decorate: Any = task
-        result: T = decorate(as_task, name=NAMES[stage], cache_policy=NO_CACHE, **options)()
-        return result
+        run: Callable[[], T] = decorate(as_task, name=NAMES[stage], cache_policy=NO_CACHE, **options)
+        return run()
 
     def _fit(self, context: Context, because: str = "") -> Model:
         model = fit(context, because)
