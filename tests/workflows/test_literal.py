@@ -5,9 +5,8 @@ import one_table
 import pytest
 from one_table import TABLE, hashkiln, rows_of, spec, table_of
 
-from hashing.evaluation import by_id, metrics
+from hashing.evaluation import metrics
 from storage import queries
-from workflows.evaluation import by_id as literal
 from workflows.evaluation.flow import evaluate_version
 from workflows.spec import Protocol
 
@@ -31,7 +30,7 @@ def ranked(settings, source):
 
 
 def test_a_version_is_measured_by_the_order_of_its_ids(ranked, monkeypatch):
-    monkeypatch.setattr(literal, "CELLS", 3000)  # several blocks of queries
+    monkeypatch.setattr("workflows.evaluation.by_id.CELLS", 3000)  # several blocks of queries
     report = evaluate_version(TABLE, "main", None, Protocol(ties="by-id", queries=30))
     assert report.protocol.endswith("ties: in order of id")
     precision = ranked.cumsum(axis=1) / np.arange(1, ranked.shape[1] + 1)
@@ -68,6 +67,6 @@ def test_where_versions_are_compared_ties_are_expectations(source, monkeypatch):
         evaluate_version(TABLE, "main", "v1", Protocol(ties="by-id"))
     with pytest.raises(ValueError, match="expected ties as expectations, by which versions are compared"):
         spec(protocol={"ties": "by-id"})
-    monkeypatch.setattr(by_id, "MAX_ROWS", 700)
+    monkeypatch.setattr("hashing.evaluation.by_id.MAX_ROWS", 700)
     with pytest.raises(ValueError, match="expected at most 700 rows to rank by id, found more"):
         hashkiln("evaluate", TABLE, "--ties", "by-id")
