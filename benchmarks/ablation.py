@@ -72,9 +72,9 @@ def fitted(settings: Settings, method: DHN, data: Data) -> HashFunction:
     from workflows.spec import digest
 
     key = digest("ablation", repr(method), version("torch"))
-    if not (name := models.recall(settings.warehouse_url, key)):
+    if not (name := models.recorded_fit(settings.warehouse_url, key)):
         name = models.save_model(settings.warehouse_url, method.fit(data))
-        models.remember(settings.warehouse_url, key, name)
+        models.record_fit(settings.warehouse_url, key, name)
     return models.load_model(settings.warehouse_url, name)
 
 

@@ -16,10 +16,10 @@ METADATA = "hashkiln"  # the key of the header in a single file
 
 
 def save_model(warehouse: str, function: HashFunction) -> str:
-    """Write a hash function to `models/<digest>/`, and return the digest. What is there already stays."""
+    """Write a hash function to `models/<digest>/` and return the digest, which is the same for the same function."""
     from safetensors.numpy import save as to_bytes
 
-    header, arrays = _parts(function)
+    header, arrays = _contents(function)
     tensors = to_bytes(arrays)
     digest = _digest(header.encode(), tensors)
     filesystem.write_bytes(places.MODEL_TENSORS.url(warehouse, digest=digest), tensors)
@@ -30,91 +30,121 @@ def save_model(warehouse: str, function: HashFunction) -> str:
 
 
 def load_model(warehouse: str, digest: str) -> HashFunction:
-    """The hash function of a digest. Raises ValueError where its content is not what was saved."""
+    """Return the hash function with a digest.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such model.
+    ValueError
+        If its content has another digest.
+    """
     from safetensors.numpy import load as from_bytes
 
     try:
         header = filesystem.read_bytes(places.MODEL_HEADER.url(warehouse, digest=digest))
         tensors = filesystem.read_bytes(places.MODEL_TENSORS.url(warehouse, digest=digest))
     except FileNotFoundError:
-        raise FileNotFoundError(f"expected model {digest} in {warehouse}/models, found none") from None
-    if (found := _digest(header, tensors)) != digest:
-        raise ValueError(f"expected model {digest}, found content of digest {found}: the files were changed")
+        raise FileNotFoundError(f"model {digest} is missing from {warehouse}/models") from None
+    if (actual := _digest(header, tensors)) != digest:
+        raise ValueError(f"model {digest} in {warehouse}/models was modified: its content has the digest {actual}")
     return _function(json.loads(header), from_bytes(tensors))
 
 
 def save_file(path: str, function: HashFunction) -> None:
-    """Write a hash function to one file of safetensors, outside any warehouse."""
+    """Write a hash function to one safetensors file, outside any warehouse."""
     from safetensors.numpy import save as to_bytes
 
-    header, arrays = _parts(function)
+    header, arrays = _contents(function)
     filesystem.write_bytes(filesystem.absolute(path), to_bytes(arrays, {METADATA: header}))
 
 
 def load_file(path: str) -> HashFunction:
-    """Return the hash function of a file. Raises ValueError for any other file."""
+    """Return the hash function in a file that `save_file` wrote. Raises ValueError for any other file."""
     content = filesystem.read_bytes(filesystem.absolute(path))
     try:
-        arrays = tensors(content)
+        arrays = read_safetensors(content)
         length = int.from_bytes(content[:8], "little")
         about = json.loads(content[8 : 8 + length])["__metadata__"][METADATA]
     except (ValueError, KeyError) as error:
-        raise ValueError(f"expected a file that Hasher.save wrote, found {path}: {error}") from None
+        raise ValueError(f"{path} is not a file that Hasher.save wrote: {error}") from None
     return _function(json.loads(about), arrays)
 
 
-def training(warehouse: str, digest: str) -> list[Epoch]:
-    """The epochs in which a model was trained; none if it was not. Of the fit, which is no part of the digest."""
+def training_epochs(warehouse: str, digest: str) -> list[Epoch]:
+    """Return the training history of a model; empty if it was not trained by epochs. No part of the digest."""
     url = places.MODEL_EPOCHS.url(warehouse, digest=digest)
     epochs: list[Epoch] = json.loads(filesystem.read_bytes(url)) if filesystem.exists(url) else []
     return epochs
 
 
-def remember(warehouse: str, fit: str, digest: str) -> None:
-    """Note which model a fit (the digest of its specification and data) gave, so that a rerun need not fit again."""
+def record_fit(warehouse: str, fit: str, digest: str) -> None:
+    """Record the model of a fit, so that the same fit need not run again.
+
+    Parameters
+    ----------
+    fit
+        Digest of the fit's specification and data.
+    digest
+        Digest of the model.
+    """
     filesystem.write_bytes(places.FIT.url(warehouse, digest=fit), digest.encode())
 
 
-def recall(warehouse: str, fit: str) -> str | None:
-    """The model of an earlier fit, if there was one."""
+def recorded_fit(warehouse: str, fit: str) -> str | None:
+    """Return the digest of the model that `record_fit` recorded, or None."""
     url = places.FIT.url(warehouse, digest=fit)
     return filesystem.read_bytes(url).decode() if filesystem.exists(url) else None
 
 
-def keep_pretrained(warehouse: str, content: bytes) -> str:
-    """Keep a file of parameters that networks may start from under its digest, which is returned."""
+def save_pretrained(warehouse: str, content: bytes) -> str:
+    """Write a file of pretrained network parameters and return its SHA-256, which names it."""
     digest = hashlib.sha256(content).hexdigest()
     filesystem.write_bytes(places.PRETRAINED.url(warehouse, digest=digest), content)
     return digest
 
 
-def pretrained(warehouse: str, digest: str) -> bytes:
-    """The file of parameters of a digest. Raises ValueError where its content is not what was kept."""
+def load_pretrained(warehouse: str, digest: str) -> bytes:
+    """Return the file of pretrained parameters with a digest.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    ValueError
+        If its content has another digest.
+    """
     url = places.PRETRAINED.url(warehouse, digest=digest)
     try:
         content = filesystem.read_bytes(url)
     except FileNotFoundError:
-        expected = f"pretrained parameters {digest} in {warehouse}/pretrained"
-        raise FileNotFoundError(f"expected {expected}, found none: --pretrained FILE brings them") from None
-    if (found := hashlib.sha256(content).hexdigest()) != digest:
-        raise ValueError(f"expected pretrained parameters {digest}, found content of digest {found} in {url}")
+        missing = f"pretrained parameters {digest} are missing from {warehouse}/pretrained"
+        raise FileNotFoundError(f"{missing}: pass the file again with --pretrained FILE") from None
+    if (actual := hashlib.sha256(content).hexdigest()) != digest:
+        raise ValueError(f"pretrained parameters {url} were modified: their content has the digest {actual}")
     return content
 
 
-def tensors(content: bytes) -> dict[str, Array]:
-    """The arrays of safetensors. Raises ValueError for what is none."""
+def read_safetensors(content: bytes) -> dict[str, Array]:
+    """Return the named arrays in the content of a safetensors file.
+
+    Raises
+    ------
+    ValueError
+        If the content is not safetensors, or has a type that numpy lacks, such as bfloat16.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import load as from_bytes
 
     try:
         arrays: dict[str, Array] = from_bytes(content)
         return arrays
-    except (SafetensorError, KeyError, TypeError) as error:  # of a type that numpy has not, such as bfloat16
-        raise ValueError(f"expected safetensors of numpy's types, found {error}") from None
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(f"cannot read safetensors of numpy types: {error}") from None
 
 
-def _parts(function: HashFunction) -> tuple[str, dict[str, Array]]:
-    """The header, JSON, and the arrays of a hash function."""
+def _contents(function: HashFunction) -> tuple[str, dict[str, Array]]:
+    """The JSON header and the arrays of a hash function."""
     family, arrays, numbers = to_arrays(function)
     header = {"format": 1, "family": family, "n_bits": function.n_bits, "numbers": numbers}
     return json.dumps(header, sort_keys=True), arrays

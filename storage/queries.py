@@ -1,4 +1,4 @@
-"""Query sets drawn once and frozen, and the exact neighbours that were computed for them."""
+"""Query sets, sampled once per dataset and then fixed, and their cached exact neighbours."""
 
 from __future__ import annotations
 
@@ -16,49 +16,57 @@ from .features import columns
 from .files import filesystem
 
 
-def frozen(warehouse: str, dataset: str, vocabulary: tuple[str | int, ...] = ()) -> Batch | None:
-    """The query set that was drawn for a dataset, if one was; y in the vocabulary."""
-    if not (url := current(warehouse, dataset)):
+def load_queries(warehouse: str, dataset: str, vocabulary: tuple[str | int, ...] = ()) -> Batch | None:
+    """Return the saved query set of a dataset, or None. Its y is multi-hot over the vocabulary, if one is given."""
+    if not (url := current_queries(warehouse, dataset)):
         return None
     table = _read(url)
     x = columns.vectors(table["vector"].combine_chunks(), table.schema.field("vector").type.list_size, url)
     y = None
     if vocabulary and "labels" in table.column_names:
-        places = {label: place for place, label in enumerate(vocabulary)}
+        column = {label: j for j, label in enumerate(vocabulary)}
         y = np.zeros((len(table), len(vocabulary)), np.uint8)
         for row, labels in zip(y, table["labels"].to_pylist(), strict=True):
-            row[[places[label] for label in labels if label in places]] = 1  # one that no row has matches nothing
+            row[[column[label] for label in labels if label in column]] = 1  # no row of the table has the others
     return Batch(table["id"].to_numpy(), x, y)
 
 
-def freeze(
+def save_queries(
     warehouse: str, dataset: str, queries: Batch, vocabulary: tuple[str | int, ...] = (), redraw: bool = False
 ) -> None:
-    """Keep a drawn query set. Of two runs that draw at once the first wins; only a redraw replaces."""
+    """Save a query set, unless the dataset has one. If two runs race, the first one wins.
+
+    Parameters
+    ----------
+    vocabulary
+        The labels that the columns of `queries.y` stand for.
+    redraw
+        Replace an existing query set.
+    """
     import pyarrow as pa
 
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(queries.x.reshape(-1)), queries.x.shape[1])
-    named = {"id": queries.ids, "vector": vectors}
-    if queries.y is not None:  # as the labels themselves: places are those of one table's vocabulary
-        named["labels"] = pa.array([[vocabulary[place] for place in np.flatnonzero(row)] for row in queries.y])
-    _keep(warehouse, dataset, pa.table(named), redraw)
+    arrays = {"id": queries.ids, "vector": vectors}
+    if queries.y is not None:  # the labels themselves, as each table has its own vocabulary
+        arrays["labels"] = pa.array([[vocabulary[j] for j in np.flatnonzero(row)] for row in queries.y])
+    _save(warehouse, dataset, pa.table(arrays), redraw)
 
 
-def leave_out(warehouse: str, dataset: str, ids: Array) -> int:
-    """Take the rows of some ids out of the query set that was drawn for a dataset. How many there were."""
+def remove_queries(warehouse: str, dataset: str, ids: Array) -> int:
+    """Remove queries by id from the saved query set of a dataset, and return how many it had."""
     import pyarrow as pa
 
-    if not (url := current(warehouse, dataset)):
+    if not (url := current_queries(warehouse, dataset)):
         return 0
     table = _read(url)
-    kept = ~np.isin(table["id"].to_numpy(), ids)
-    if not kept.all():
-        _keep(warehouse, dataset, table.filter(pa.array(kept)), True)
-    return int((~kept).sum())
+    removed = np.isin(table["id"].to_numpy(), ids)
+    if removed.any():
+        _save(warehouse, dataset, table.filter(pa.array(~removed)), True)
+    return int(removed.sum())
 
 
-def current(warehouse: str, dataset: str) -> str | None:
-    """The file of the query set that was drawn for a dataset, if one was."""
+def current_queries(warehouse: str, dataset: str) -> str | None:
+    """Return the URL of the saved query set of a dataset, or None."""
     pointer = places.CURRENT_QUERIES.url(warehouse, dataset=dataset)
     if not filesystem.exists(pointer):
         return None
@@ -66,8 +74,14 @@ def current(warehouse: str, dataset: str) -> str | None:
     return places.QUERIES.url(warehouse, dataset=dataset, digest=digest)
 
 
-def kept_neighbours(warehouse: str, digest: str) -> tuple[Array, Array] | None:
-    """(ids, squared distances) (q, k) kept under the digest of what they depend on, if they were computed."""
+def cached_neighbours(warehouse: str, digest: str) -> tuple[Array, Array] | None:
+    """Return cached exact neighbours, ids (q, k) and squared distances (q, k), or None.
+
+    Parameters
+    ----------
+    digest
+        Of everything that the neighbours depend on.
+    """
     url = places.GROUND_TRUTH.url(warehouse, digest=digest)
     if not filesystem.touch(url):
         return None
@@ -77,25 +91,24 @@ def kept_neighbours(warehouse: str, digest: str) -> tuple[Array, Array] | None:
     return ids.reshape(shape), distances.reshape(shape)
 
 
-def keep_neighbours(warehouse: str, digest: str, ids: Array, distances: Array) -> None:
-    """Keep exact neighbours (q, k) under the digest of what they depend on."""
+def cache_neighbours(warehouse: str, digest: str, ids: Array, distances: Array) -> None:
+    """Cache exact neighbours for `cached_neighbours`: ids (q, k) and squared distances (q, k)."""
     import pyarrow as pa
 
     lists = [pa.FixedSizeListArray.from_arrays(pa.array(np.ravel(a)), ids.shape[1]) for a in (ids, distances)]
-    filesystem.write_bytes(
-        places.GROUND_TRUTH.url(warehouse, digest=digest), _write(pa.table(lists, ["neighbours", "distances"]))
-    )
+    content = _parquet_bytes(pa.table(lists, ["neighbours", "distances"]))
+    filesystem.write_bytes(places.GROUND_TRUTH.url(warehouse, digest=digest), content)
 
 
-def _keep(warehouse: str, dataset: str, table: Any, replace: bool) -> None:
-    content = _write(table)
+def _save(warehouse: str, dataset: str, table: Any, replace: bool) -> None:
+    content = _parquet_bytes(table)
     digest = hashlib.sha256(content).hexdigest()
     filesystem.write_bytes(places.QUERIES.url(warehouse, dataset=dataset, digest=digest), content)
-    pointer, now = places.CURRENT_QUERIES.url(warehouse, dataset=dataset), json.dumps({"digest": digest}).encode()
+    pointer, target = places.CURRENT_QUERIES.url(warehouse, dataset=dataset), json.dumps({"digest": digest}).encode()
     if replace:
-        filesystem.write_bytes(pointer, now)
+        filesystem.write_bytes(pointer, target)
     else:
-        filesystem.create_exclusive(pointer, now)
+        filesystem.create_exclusive(pointer, target)
 
 
 def _read(url: str) -> Any:
@@ -104,7 +117,7 @@ def _read(url: str) -> Any:
     return pq.read_table(io.BytesIO(filesystem.read_bytes(url)))
 
 
-def _write(table: Any) -> bytes:
+def _parquet_bytes(table: Any) -> bytes:
     import pyarrow.parquet as pq
 
     file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Results as Parquet: what a search found, (query, rank, id, distance), and rows of any kind."""
+"""Results as Parquet: search results, and rows of any kind."""
 
 from __future__ import annotations
 
@@ -13,11 +13,21 @@ from hashing.mapreduce import Array
 from .files import filesystem
 
 
-def write_found(url: str, blocks: Iterable[tuple[Array, Array, Array]], about: Mapping[str, str]) -> int:
-    """Write blocks of (query, id, distance), each (m,) and sorted by query, whole or not at all. How many rows.
+def write_search_results(url: str, blocks: Iterable[tuple[Array, Array, Array]], about: Mapping[str, str]) -> int:
+    """Write search results atomically as columns query, rank, id, distance, and return the number of rows.
 
-    query and id are int64; rank is int32 and counts from 1 within a query, which never lies in two blocks; distance is
-    int32 or float64, as it comes. `about` goes into the file's metadata, as hashkiln.<name>.
+    Parameters
+    ----------
+    blocks
+        (query, id, distance), each (m,), sorted by query and distance: int64, int64, int32 or float64. The rows of
+        one query are in one block. rank, int32, counts from 1 within a query.
+    about
+        File metadata, stored as hashkiln.<name>.
+
+    Raises
+    ------
+    ValueError
+        If there is no block.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -32,7 +42,7 @@ def write_found(url: str, blocks: Iterable[tuple[Array, Array, Array]], about: M
             writer.write_table(table.replace_schema_metadata(writer.schema.metadata))
             rows += len(query)
         if writer is None:
-            raise ValueError(f"expected at least one block of results for {url}, found none")
+            raise ValueError(f"no search results to write to {url}")
         writer.close()
     return rows
 
@@ -44,12 +54,12 @@ def _ranks(query: Array) -> Array:
     return (np.arange(len(query)) - np.repeat(starts, lengths) + 1).astype(np.int32)
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Rows with the same fields, nested or not, as the content of a Parquet file. Empty fields are left out."""
+def to_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return rows of the same fields, nested or not, as the content of a Parquet file, without empty fields."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    found, file = pa.Table.from_pylist([dict(row) for row in rows]), io.BytesIO()
-    empty = [name for name in found.column_names if found.schema.field(name).type == pa.struct([])]
-    pq.write_table(found.drop_columns(empty), file, compression="zstd")
+    table, file = pa.Table.from_pylist([dict(row) for row in rows]), io.BytesIO()
+    empty = [name for name in table.column_names if table.schema.field(name).type == pa.struct([])]
+    pq.write_table(table.drop_columns(empty), file, compression="zstd")
     return file.getvalue()

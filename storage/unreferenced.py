@@ -1,9 +1,9 @@
-"""What lies in a warehouse beside its tables, and nothing needs any more.
+"""Find unreferenced files of a warehouse outside its tables.
 
-A version needs its model and the parameters that the model's network started from, a table the dataset that was drawn
-for it, a dataset its current queries. Nothing needs counts, neighbours and checkpoints: they are made again when they
-are wanted. What was used since a time stays, as whoever uses it makes it young (`filesystem.touch`); what belongs
-together stays, or goes, together.
+A version references its model and the pretrained parameters that the model started from; a table, the dataset that was
+sampled for it; a dataset, its current query set. Caches (counts, neighbours) and checkpoints are referenced by nothing,
+as they can be computed again. Files used recently stay, since each use renews their modification time
+(`filesystem.touch`). Files that belong together stay or go together.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .files import filesystem
 from .files.filesystem import StoredFile, Upload
 
 Kind = Literal["model", "pretrained", "dataset", "queries", "kept", "truth", "training", "file"]
-PLACES: dict[Kind, tuple[places.Place, ...]] = {  # the first field of a place names what its files belong to
+PLACES: dict[Kind, tuple[places.Place, ...]] = {  # the first field of a place groups the files that belong together
     "model": (places.MODEL_HEADER, places.MODEL_TENSORS, places.MODEL_EPOCHS, places.MODEL_MOMENTS),
     "pretrained": (places.PRETRAINED,),
     "dataset": (places.DRAWN_DATASET, places.DRAWN_SHARD),
@@ -27,42 +27,50 @@ PLACES: dict[Kind, tuple[places.Place, ...]] = {  # the first field of a place n
     "training": (places.CHECKPOINT,),
 }
 WHY: dict[Kind, str] = {
-    "file": "begun and never ended",
-    "model": "nothing names it",
-    "pretrained": "nothing names it",
-    "dataset": "was drawn for a benchmark, and not used within the grace",
-    "queries": "others were drawn",
-    "kept": "not used within the grace",
-    "truth": "not used within the grace",
-    "training": "no run went on with it within the grace",
+    "file": "incomplete: its writer was interrupted",
+    "model": "no version references it",
+    "pretrained": "no version references it",
+    "dataset": "sampled for a benchmark, and not used within the grace period",
+    "queries": "replaced by another query set",
+    "kept": "cache, not used within the grace period",
+    "truth": "cache, not used within the grace period",
+    "training": "checkpoint, not resumed within the grace period",
 }
 
 
 class Unreferenced(NamedTuple):
-    """Files that belong together, in the order in which they go: what leads to the others comes first."""
+    """Unreferenced files that belong together, in the order of deletion: a file that leads to others comes first."""
 
     kind: Kind
     files: tuple[StoredFile, ...]
 
 
 def find_unreferenced(
-    warehouse: str, named: Set[str] | None, tables: Collection[str], limit: float
+    warehouse: str, referenced: Set[str] | None, tables: Collection[str], limit: float
 ) -> Iterator[Unreferenced]:
-    """What nothing needs, and nobody wrote or used since a time.
+    """Yield the unreferenced files that were neither written nor used since a time.
 
-    `named` are the digests that versions of the tables name; None: there may be others, and what they may need stays.
+    Parameters
+    ----------
+    referenced
+        Digests that versions of the tables reference (`garbage.referenced_digests`). None if tables of another catalog
+        may reference more: then models, pretrained parameters and datasets stay.
+    tables
+        Names of all code tables.
+    limit
+        The time, in seconds since the epoch.
     """
 
     def needed(kind: Kind, name: str) -> bool:
         match kind:
             case "model" | "pretrained":
-                return named is None or name in named
+                return referenced is None or name in referenced
             case "dataset":
-                of_it = f"{name}__".replace("-", "_")
-                return named is None or any(table.startswith(of_it) for table in tables)
+                prefix = f"{name}__".replace("-", "_")
+                return referenced is None or any(table.startswith(prefix) for table in tables)
             case "queries":
-                found = places.QUERIES.pattern.fullmatch(name)
-                current = queries.current(warehouse, found["dataset"]) if found else None
+                match = places.QUERIES.pattern.fullmatch(name)
+                current = queries.current_queries(warehouse, match["dataset"]) if match else None
                 return current == filesystem.join(warehouse, name)
         return False
 
@@ -71,25 +79,25 @@ def find_unreferenced(
             yield Unreferenced(kind, tuple(files))
 
 
-def uploads(warehouse: str, limit: float) -> list[Upload]:
-    """The multipart uploads beside the tables that were begun before a time and never ended."""
+def incomplete_uploads(warehouse: str, limit: float) -> list[Upload]:
+    """Return the incomplete multipart uploads outside the tables that started before a time."""
     roots = (filesystem.join(warehouse, folder) for folder in places.BESIDE_TABLES)
     return [upload for root in roots for upload in filesystem.incomplete_uploads(root) if upload.started < limit]
 
 
-def strangers(warehouse: str, tables: Iterable[str]) -> list[str]:
-    """Folders of tables that this catalog does not know. A folder without metadata never was a table's.
+def unknown_tables(warehouse: str, tables: Iterable[str]) -> list[str]:
+    """Return the names of table folders in the warehouse that belong to none of the given tables.
 
-    It holds what the first run of a table had encoded when it was killed.
+    A folder without metadata is none: a first run that was killed left its parts there.
     """
     root = places.TABLES.url(warehouse)
     paths = (filesystem.relative_path(root, file.url) for file in filesystem.inventory(root))
-    found = {folder for folder, _, path in (path.partition("/") for path in paths) if path.startswith("metadata/")}
-    return sorted(found - set(tables))
+    folders = {folder for folder, _, path in (path.partition("/") for path in paths) if path.startswith("metadata/")}
+    return sorted(folders - set(tables))
 
 
 def _groups(warehouse: str) -> dict[tuple[Kind, str], list[StoredFile]]:
-    """The files that may go, by what they belong to. What remembers a model comes before its files."""
+    """Collectable files by (kind, name of the group). The fits that lead to a model come before its files."""
     groups: dict[tuple[Kind, str], list[StoredFile]] = {}
     roots = (filesystem.join(warehouse, folder) for folder in places.BESIDE_TABLES)
     for file in (file for root in roots for file in filesystem.inventory(root)):
@@ -99,7 +107,7 @@ def _groups(warehouse: str) -> dict[tuple[Kind, str], list[StoredFile]]:
         elif places.FIT.pattern.fullmatch(path):
             groups.setdefault(("model", filesystem.read_bytes(file.url).decode()), []).insert(0, file)
         else:
-            matches = ((kind, place.pattern.fullmatch(path)) for kind, found in PLACES.items() for place in found)
+            matches = ((kind, place.pattern.fullmatch(path)) for kind, owned in PLACES.items() for place in owned)
             for kind, match in matches:
                 if match:
                     groups.setdefault((kind, path if kind == "queries" else match[1]), []).append(file)

@@ -43,14 +43,14 @@ def read(source: str) -> Pretrained:
 
 def keep(source: str, settings: Settings) -> str:
     """Bring a file of parameters into the warehouse, and return its digest."""
-    return models.keep_pretrained(settings.warehouse_url, read(source).content)
+    return models.save_pretrained(settings.warehouse_url, read(source).content)
 
 
 def load(digest: str, settings: Settings) -> dict[str, Array]:
     """The parameters of a digest, in the order of the network's layers; none where it is empty."""
-    return _parameters(models.pretrained(settings.warehouse_url, digest)) if digest else {}
+    return _parameters(models.load_pretrained(settings.warehouse_url, digest)) if digest else {}
 
 
 def _parameters(content: bytes) -> dict[str, Array]:
     # safetensors: eight bytes that say how long the JSON is that follows
-    return in_order(models.tensors(content)) if content[8:9] == b"{" else torch_state(content)
+    return in_order(models.read_safetensors(content)) if content[8:9] == b"{" else torch_state(content)

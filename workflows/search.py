@@ -59,7 +59,7 @@ def search(
         "distance": asked.distance,
     }
     blocks = ((batch.ids[positions], ids, distances) for positions, ids, distances in opened.blocks(batch.x, asked))
-    rows = results.write_found(filesystem.absolute(out), blocks, about)
+    rows = results.write_search_results(filesystem.absolute(out), blocks, about)
     return SearchReport(
         table=opened.table,
         version=opened.version.name,

@@ -1,1 +1,1 @@
-"""Codes in the formats of other tools, one file per target."""
+"""Export codes to the formats of other tools, one module a target."""

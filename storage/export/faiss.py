@@ -1,4 +1,4 @@
-"""Codes as a Faiss binary index."""
+"""Export codes as a Faiss binary index."""
 
 from __future__ import annotations
 
@@ -14,17 +14,31 @@ from .folder import atomic_folder
 
 
 def to_faiss(shards: Sequence[CodeShard], folder: str, about: dict[str, Any]) -> int:
-    """Write index.faiss: an IndexBinaryFlat, inside an IndexBinaryIDMap2 unless the ids are 0, 1, … n - 1.
+    """Write index.faiss and export.json to a folder, and return the number of rows.
 
-    Faiss holds the whole index in memory. `about` becomes export.json. The rows written. Raises ValueError for codes
-    that fill no whole bytes, RuntimeError where Faiss is not installed, FileExistsError as to_npy does.
+    The index is an IndexBinaryFlat, inside an IndexBinaryIDMap2 unless the ids are 0, 1, … n - 1. Faiss holds all of it
+    in memory.
+
+    Parameters
+    ----------
+    about
+        The content of export.json.
+
+    Raises
+    ------
+    ValueError
+        If the number of bits is not a multiple of 8.
+    RuntimeError
+        If Faiss is not installed.
+    FileExistsError
+        If the folder exists and is not empty.
     """
     n_bits = shards[0].n_bits
     if n_bits % 8:
-        raise ValueError(f"expected codes of whole bytes for Faiss, found {n_bits} bits: export them as npy")
+        raise ValueError(f"Faiss needs a multiple of 8 bits, found {n_bits}: export as npy instead")
     if not find_spec("faiss"):
-        raise RuntimeError("expected the package faiss, to write a Faiss index, found none: pip install faiss-cpu")
-    faiss = import_module("faiss")  # by name: nothing else here needs it
+        raise RuntimeError("exporting to Faiss needs the package faiss: pip install faiss-cpu")
+    faiss = import_module("faiss")  # by name, as it is an optional dependency
     index = faiss.IndexBinaryFlat(n_bits)
     ids = np.concatenate([read_ids(shard.part.url) for shard in shards])
     mapped = None if np.array_equal(ids, np.arange(len(ids))) else faiss.IndexBinaryIDMap2(index)

@@ -1,4 +1,4 @@
-"""A folder of exported files that appears whole or not at all."""
+"""Write a folder of exported files atomically."""
 
 from __future__ import annotations
 
@@ -15,12 +15,27 @@ from ..files import filesystem
 
 @contextmanager
 def atomic_folder(folder: str, about: dict[str, Any]) -> Iterator[Path]:
-    """A hidden folder beside the wanted one. When the block ends it gets export.json and its name; else it vanishes."""
+    """Yield a hidden folder to write to, which gets export.json and its name when the block ends.
+
+    If the block fails, the hidden folder is deleted.
+
+    Parameters
+    ----------
+    about
+        The content of export.json.
+
+    Raises
+    ------
+    ValueError
+        If `folder` is a URL.
+    FileExistsError
+        If the folder exists and is not empty.
+    """
     if "://" in folder:
-        raise ValueError(f"expected a folder of this machine to export to, found {folder}")
+        raise ValueError(f"expected a local folder to export to, found {folder}")
     target = Path(folder).expanduser().absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"expected a new or an empty folder to export to, found {target} with something in it")
+        raise FileExistsError(f"{target} is not an empty folder: choose another one to export to")
     attempt = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     attempt.mkdir(parents=True)
     try:

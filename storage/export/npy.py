@@ -1,4 +1,4 @@
-"""Codes as .npy arrays."""
+"""Export codes as .npy arrays."""
 
 from __future__ import annotations
 
@@ -16,10 +16,20 @@ from .folder import atomic_folder
 
 
 def to_npy(shards: Sequence[CodeShard], folder: str, about: dict[str, Any]) -> int:
-    """Write codes.npy (n, B) uint8, ids.npy (n,) int64, of labelled rows also labels.npy (n, c) uint8, multi-hot.
+    """Write .npy files and export.json to a folder, and return the number of rows n.
 
-    Rows come in the order of the shards, one batch in memory at a time. `about` becomes export.json. The rows written.
-    Raises FileExistsError where the folder exists and is not empty.
+    The files are codes.npy (n, B) uint8, ids.npy (n,) int64 and, if the table has labels, labels.npy (n, c) uint8,
+    multi-hot. Rows have the order of the shards. One batch is in memory at a time.
+
+    Parameters
+    ----------
+    about
+        The content of export.json.
+
+    Raises
+    ------
+    FileExistsError
+        If the folder exists and is not empty.
     """
     rows, n_bits, n_classes = sum(shard.part.rows for shard in shards), shards[0].n_bits, shards[0].n_classes
     with atomic_folder(folder, about) as place, ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""The form of a code table in Iceberg: catalog, schema, partition, properties, and what it says of a part."""
+"""How a code table is stored in Iceberg: catalog, schema, partitions, properties, and the entry of a part."""
 
 from __future__ import annotations
 
@@ -26,37 +26,43 @@ from .parts import Part
 
 NAMESPACE = "codes"
 PREFIX = "hashkiln."
-OTHERS = re.compile("already exists|UNIQUE constraint|locked")  # what a catalog says where others came first
-FORMAT = 1  # of a code table; raise it with every change that an older program would misread
+LOST_RACE = re.compile("already exists|UNIQUE constraint|locked")  # errors of a catalog that others create as well
+FORMAT = 1  # version of the table format; increase it with every change that an older program would misread
 
 
 class AssertProperty(ValidatableTableRequirement):
-    """A property of the table must be what it was when it was read. Iceberg has no such requirement of its own."""
+    """Require that a table property is unchanged. Iceberg has no such requirement."""
 
     type: str = "hashkiln-assert-property"
     key: str
     value: str | None
 
-    def validate(self, base_metadata: TableMetadata | None) -> None:  # type: ignore[override]  # as Iceberg has it
-        found = base_metadata.properties.get(self.key) if base_metadata else None
-        if found != self.value:
-            raise CommitFailedException(f"expected {self.key} = {self.value}, found {found}")
+    def validate(self, base_metadata: TableMetadata | None) -> None:  # type: ignore[override]  # signature of pyiceberg
+        current = base_metadata.properties.get(self.key) if base_metadata else None
+        if current != self.value:
+            raise CommitFailedException(f"expected {self.key} = {self.value}, found {current}")
 
 
 class AssertRefs(ValidatableTableRequirement):
-    """The table must have the names it had when it was read, of the same snapshots, and no other."""
+    """Require that the table has exactly these branches and tags, at these snapshots."""
 
     type: str = "hashkiln-assert-refs"
     refs: dict[str, int]
 
-    def validate(self, base_metadata: TableMetadata | None) -> None:  # type: ignore[override]  # as Iceberg has it
-        found = {name: ref.snapshot_id for name, ref in base_metadata.refs.items()} if base_metadata else {}
-        if found != self.refs:
-            raise CommitFailedException(f"expected the names {sorted(self.refs)}, found {sorted(found)}, or moved")
+    def validate(self, base_metadata: TableMetadata | None) -> None:  # type: ignore[override]  # signature of pyiceberg
+        current = {name: ref.snapshot_id for name, ref in base_metadata.refs.items()} if base_metadata else {}
+        if current != self.refs:
+            raise CommitFailedException(f"expected branches and tags {self.refs}, found {current}")
 
 
 def connect(catalog_url: str, warehouse: str) -> Catalog:
-    """The Iceberg catalog at an SQLAlchemy URL."""
+    """Return the Iceberg catalog at an SQLAlchemy URL, created if it is missing.
+
+    Raises
+    ------
+    ConnectionError
+        If the database cannot be reached or refuses the connection.
+    """
     from pyiceberg.catalog.sql import SqlCatalog
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import DBAPIError
@@ -65,26 +71,26 @@ def connect(catalog_url: str, warehouse: str) -> Catalog:
         file.parent.mkdir(parents=True, exist_ok=True)
 
     def attempt() -> Catalog:
-        alive = {"pool_pre_ping": "true"}  # hours may lie between two commits, and the server may have hung up
-        catalog = SqlCatalog("hashkiln", uri=catalog_url, warehouse=warehouse, **alive, **s3.catalog_properties())
-        weakref.finalize(catalog, catalog.engine.dispose)  # Python 3.13 warns of SQLite connections left open
+        pool = {"pool_pre_ping": "true"}  # hours can pass between two commits, and the server can close connections
+        catalog = SqlCatalog("hashkiln", uri=catalog_url, warehouse=warehouse, **pool, **s3.catalog_properties())
+        weakref.finalize(catalog, catalog.engine.dispose)  # Python 3.13 warns about open SQLite connections
         catalog.create_namespace_if_not_exists(NAMESPACE)
         return catalog
 
-    others = 3  # times at most: once for each part of a new catalog, which they may make at the same time
+    retries = 3  # one for each part of a new catalog that another process can create at the same time
     while True:
         try:
             return attempt()
         except DBAPIError as error:
-            found = " ".join(str(error.orig).split())
-            if not (others and OTHERS.search(found)):
-                place = make_url(catalog_url).render_as_string()
-                raise ConnectionError(f"expected the Iceberg catalog at {place}, found: {found}") from error
-            others -= 1
+            reason = " ".join(str(error.orig).split())
+            if not (retries and LOST_RACE.search(reason)):
+                place = make_url(catalog_url).render_as_string()  # hides the password
+                raise ConnectionError(f"cannot connect to the Iceberg catalog at {place}: {reason}") from error
+            retries -= 1
 
 
 def catalog_exists(catalog_url: str) -> bool:
-    """Whether there is a catalog to connect to: an embedded one is made by the first `connect`."""
+    """Return whether the catalog exists. True for a server; `connect` creates an embedded one."""
     file = _file(catalog_url)
     return file is None or file.exists()
 
@@ -98,13 +104,13 @@ def _file(catalog_url: str) -> Path | None:
 
 
 def table_layout(n_bits: int) -> tuple[Schema, PartitionSpec, dict[str, str]]:
-    """Schema, partition and properties of a table of codes of n_bits."""
+    """Return schema, partitions and properties of a table of n_bits codes."""
     properties = {
         PREFIX + "format": str(FORMAT),
         PREFIX + "n_bits": str(n_bits),
         PREFIX + "bit_order": "bit j is byte j div 8, position j mod 8 (little); padding is zero",
         PREFIX + "columns": "id: row of the dataset; code: packed bits; labels: places in hashkiln.vocabulary",
-        "commit.retry.num-retries": "0",  # a conflict is re-planned here, never replayed blindly
+        "commit.retry.num-retries": "0",  # commits.retry_commit plans again instead of replaying
     }
     schema = Schema(
         NestedField(1, "id", LongType(), required=True),
@@ -116,13 +122,13 @@ def table_layout(n_bits: int) -> tuple[Schema, PartitionSpec, dict[str, str]]:
     spec = PartitionSpec(
         PartitionField(4, 1000, IdentityTransform(), "shard"), PartitionField(5, 1001, IdentityTransform(), "version")
     )
-    # shard and version are not in the files: readers take them from the partition
+    # shard and version are not in the files; readers take them from the partition
     properties["schema.name-mapping.default"] = schema.name_mapping.model_dump_json()
     return schema, spec, properties
 
 
 def to_data_file(part: Part, spec_id: int) -> DataFile:
-    """The table's entry for a part, made without opening the file."""
+    """Return the manifest entry of a part, without opening its file."""
     values: dict[str, Any] = {
         "content": DataFileContent.DATA,
         "file_path": part.url,
@@ -142,7 +148,7 @@ def to_data_file(part: Part, spec_id: int) -> DataFile:
 
 
 def to_part(file: DataFile) -> Part:
-    """The part that an entry stands for."""
+    """Return the part of a manifest entry."""
     low, high = (int(from_bytes(LongType(), bounds[1])) for bounds in (file.lower_bounds, file.upper_bounds))
     shard, version = file.partition[0], file.partition[1]
     return Part(file.file_path, shard, version, file.record_count, file.file_size_in_bytes, low, high)

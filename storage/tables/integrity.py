@@ -1,4 +1,4 @@
-"""Whether parts are what the table says, hold each id once, and are what their source shards still encode to."""
+"""Verify parts: against the entry in the table, and against their source shards, encoded again."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ from hashing.functions import HashFunction
 
 from ..features.shard import FeatureShard
 from ..files import filesystem
-from .parts import Part, code_array, digest_rows, read_part
+from .parts import Part, code_array, read_part, repeated_ids, update_digest
 
-MARGIN = 1e-4  # of a bit's scale, its mean |value - threshold|: on other machines values so near it may fall elsewhere
-EXAMPLES = 3
+MARGIN = 1e-4  # of a bit's mean |value - threshold|: bits of values nearer to it can differ between machines
 
 
-class Recheck(NamedTuple):
-    """A part beside its source shard, encoded again."""
+class SourceComparison(NamedTuple):
+    """A part compared with its source shard."""
 
     problems: list[str]
-    bits: int  # that were compared
-    near: int  # of these, differing ones whose value is at the threshold
+    bits: int  # number of bits compared
+    near: int  # differing bits whose value lies at the threshold; not a problem
 
 
 def check_part(part: Part, n_bits: int) -> list[str]:
-    """What is wrong with a part: its file, size, SHA-256, width, rows, ids. A line each."""
+    """Return the problems of a part, a line each: its file, size, SHA-256, code width, rows and ids."""
     try:
         if not filesystem.exists(part.url):
-            return [f"expected a file of {part.size} bytes, found none, at {part.url}"]
-        table = read_part(part.url, n_bits, part.size, anew=True)
+            return [f"part {part.url} of {part.size} bytes is missing"]
+        table = read_part(part.url, n_bits, part.size, verify=True)
     except (OSError, ValueError) as error:
         return [str(error)]
     problems, ids = [], table["id"].to_numpy()
@@ -40,49 +39,46 @@ def check_part(part: Part, n_bits: int) -> list[str]:
     low, high = (int(ids.min()), int(ids.max())) if len(ids) else (part.min_id, part.max_id)
     if (low, high) != (part.min_id, part.max_id):
         problems.append(f"expected ids from {part.min_id} to {part.max_id}, found {low} to {high}, in {part.url}")
-    unique, counts = np.unique(ids, return_counts=True)
-    if (twice := unique[counts > 1]).size:
-        problems.append(f"expected unique ids, found {twice.size} more than once ({_some(twice)}), in {part.url}")
+    if problem := repeated_ids(ids, part.url):
+        problems.append(problem)
     return problems
 
 
-def recheck(pair: tuple[Part, FeatureShard], function: HashFunction) -> Recheck:
-    """Encode a source shard again, and compare with its part: ids, codes bit by bit, the digest of what was read."""
+def compare_with_source(pair: tuple[Part, FeatureShard], function: HashFunction) -> SourceComparison:
+    """Encode a source shard again and compare ids, bits and the digest of its content with the part.
+
+    A part that cannot be read gives an empty comparison, as `check_part` reports it.
+    """
     part, shard = pair
     try:
         table = read_part(part.url, function.n_bits, part.size)
-    except (OSError, ValueError):  # told of by `check`
-        return Recheck([], 0, 0)
-    ids, stored = table["id"].to_numpy(), code_array(table["code"].combine_chunks(), function.n_bits)
+    except (OSError, ValueError):
+        return SourceComparison([], 0, 0)
+    ids, codes = table["id"].to_numpy(), code_array(table["code"].combine_chunks(), function.n_bits)
     row = wrong = near = 0
     content = hashlib.sha256()
     try:
         for batch, _, _ in shard.read():
             n = len(batch.ids)
             if not np.array_equal(batch.ids, ids[row : row + n]):
-                return Recheck(
-                    [f"expected the ids of {shard.url}, found others from row {row} on, in {part.url}"], 0, 0
-                )
-            digest_rows(content, batch)
-            theirs = bits.unpack(stored[row : row + n], function.n_bits)
-            if (differing := function.encode(batch.x) != theirs).any():
+                problem = f"the ids in {part.url} differ from those of {shard.url} from row {row} on"
+                return SourceComparison([problem], 0, 0)
+            update_digest(content, batch)
+            stored = bits.unpack(codes[row : row + n], function.n_bits)
+            if (differing := function.encode(batch.x) != stored).any():
                 values = np.abs(function.project(batch.x))
-                excused = differing & (values < MARGIN * values.mean(axis=0))
-                near, wrong = near + int(excused.sum()), wrong + int((differing & ~excused).sum())
+                at_threshold = differing & (values < MARGIN * values.mean(axis=0))
+                near, wrong = near + int(at_threshold.sum()), wrong + int((differing & ~at_threshold).sum())
             row += n
         shard.refuse_change()
     except (OSError, ValueError) as error:
-        return Recheck([f"{error}: {part.url} cannot be compared with it"], 0, 0)
+        return SourceComparison([f"cannot compare {part.url} with its source: {error}"], 0, 0)
     problems, compared = [], row * function.n_bits
     if row != len(ids):
-        problems.append(f"expected {row} rows, as {shard.url} has, found {len(ids)}, in {part.url}")
+        problems.append(f"expected {row} rows, as in {shard.url}, found {len(ids)}, in {part.url}")
     if wrong:
-        problems.append(f"expected the bits of {shard.url}, found {wrong} of {compared} others, in {part.url}")
-    told = (table.schema.metadata or {}).get(b"hashkiln.source_sha256")
-    if told and told.decode() != content.hexdigest():
-        problems.append(f"expected {shard.url} of content {told.decode()}, found {content.hexdigest()}")
-    return Recheck(problems, compared, near)
-
-
-def _some(ids: np.ndarray) -> str:
-    return ", ".join(map(str, ids[:EXAMPLES])) + (", …" if len(ids) > EXAMPLES else "")
+        problems.append(f"{wrong} of {compared} bits in {part.url} differ from the encoding of {shard.url}")
+    recorded, actual = (table.schema.metadata or {}).get(b"hashkiln.source_sha256"), content.hexdigest()
+    if recorded and recorded.decode() != actual:
+        problems.append(f"expected content of SHA-256 {recorded.decode()}, found {actual}, in {shard.url}")
+    return SourceComparison(problems, compared, near)

@@ -1,4 +1,4 @@
-"""What is noted of a code table beside its versions: rollbacks, and versions that must be gone by a time."""
+"""The log of a code table, in its properties: rollbacks, and deadlines of versions that hold deleted rows."""
 
 from __future__ import annotations
 
@@ -18,9 +18,21 @@ ROLLBACKS, PURGES = PREFIX + "rollbacks", PREFIX + "purges"
 
 
 def roll_back(table: CodeTable, to: str, seen: int, by: str) -> Version:
-    """Move main back to a published version, and note it: one commit, made only if main is still the snapshot seen.
+    """Move main back to a published version and log it, in one commit. Return the version.
 
-    Raises PublishConflict where it is not, ValueError where the version was never published, or is to be purged.
+    Parameters
+    ----------
+    seen
+        The snapshot that main must still be at.
+    by
+        Who rolls back, for the log.
+
+    Raises
+    ------
+    PublishConflict
+        If main is at another snapshot.
+    ValueError
+        If the version was never published, is the current one, or holds deleted rows.
     """
 
     def attempt() -> None:
@@ -28,60 +40,69 @@ def roll_back(table: CodeTable, to: str, seen: int, by: str) -> Version:
         if now.snapshot_id != seen:
             raise PublishConflict(
                 f"expected main of table {table.name} at snapshot {seen}, found {now.snapshot_id} ({now.name}): "
-                "somebody else moved it; look at the history, and decide again"
+                "another run published or rolled back; check the history and roll back again if still needed"
             )
         if target.number < 1 or target.snapshot_id == seen:
-            raise ValueError(f"expected another published version than {now.name}, found {to}")
+            raise ValueError(f"cannot roll back from {now.name} to {to}: choose another published version")
         if due := purge_deadlines(table).get(to):
-            raise ValueError(
-                f"expected a version without deleted rows, found {to}, which has some until {utc_timestamp(due)}"
-            )
-        unchanged, noted = _noting(table, ROLLBACKS, {"at": utc_timestamp(), "by": by, "from": now.name, "to": to})
+            raise ValueError(f"cannot roll back to {to}: it holds deleted rows, and is removed by {utc_timestamp(due)}")
+        entry = {"at": utc_timestamp(), "by": by, "from": now.name, "to": to}
+        unchanged, logged = _append_entry(table, ROLLBACKS, entry)
         guards = (
             AssertRefSnapshotId(ref="main", snapshot_id=seen),
             AssertRefSnapshotId(ref=to, snapshot_id=target.snapshot_id),
         )
-        commit(table.iceberg, (*guards, unchanged), (commits.set_branch("main", target.snapshot_id), noted))
+        commit(table.iceberg, (*guards, unchanged), (commits.set_branch("main", target.snapshot_id), logged))
 
     retry_commit(table.iceberg, attempt)
     return table.version()
 
 
 def rollbacks(table: CodeTable) -> list[dict[str, str]]:
-    """When main was moved back (at), by whom, from and to which version; oldest first."""
+    """Return the logged rollbacks, oldest first: at (ISO 8601), by (who), from and to (versions)."""
     return list(json.loads(table.iceberg.properties.get(ROLLBACKS, "[]")))
 
 
 def schedule_purge(table: CodeTable, versions: Sequence[str], due_ms: int, rows: int, by: str) -> None:
-    """Note that versions hold rows which were deleted, and must be gone by a time."""
+    """Log that versions hold deleted rows and must be removed by a deadline. An earlier deadline of a version stays.
+
+    Parameters
+    ----------
+    due_ms
+        The deadline, in milliseconds since the epoch.
+    rows
+        Number of deleted rows, for the log.
+    by
+        Who deleted them, for the log.
+    """
 
     def attempt() -> None:
-        known = purge_deadlines(table)
-        if new := [name for name in versions if known.get(name, due_ms + 1) > due_ms]:
+        deadlines = purge_deadlines(table)
+        if new := [name for name in versions if deadlines.get(name, due_ms + 1) > due_ms]:
             entry = {"at": utc_timestamp(), "by": by, "due_ms": due_ms, "rows": rows, "versions": new}
-            unchanged, noted = _noting(table, PURGES, entry)
-            commit(table.iceberg, (unchanged,), (noted,))
+            unchanged, logged = _append_entry(table, PURGES, entry)
+            commit(table.iceberg, (unchanged,), (logged,))
 
     retry_commit(table.iceberg, attempt)
 
 
 def purge_deadlines(table: CodeTable) -> dict[str, int]:
-    """Versions that hold deleted rows, and when (ms) they must be gone."""
-    due: dict[str, int] = {}
+    """Return the deadlines, in milliseconds since the epoch, of the table's versions that hold deleted rows."""
+    deadlines: dict[str, int] = {}
     for entry in json.loads(table.iceberg.properties.get(PURGES, "[]")):
         for name in filter(table.has_ref, entry["versions"]):
-            due[name] = min(entry["due_ms"], due.get(name, entry["due_ms"]))
-    return due
+            deadlines[name] = min(entry["due_ms"], deadlines.get(name, entry["due_ms"]))
+    return deadlines
 
 
 def utc_timestamp(ms: float | None = None) -> str:
-    """A time, by default now, as ISO 8601 in UTC."""
+    """Return a time in milliseconds since the epoch, by default now, as ISO 8601 in UTC."""
     when = datetime.now(UTC) if ms is None else datetime.fromtimestamp(ms / 1000, UTC)
     return when.isoformat(timespec="seconds")
 
 
-def _noting(table: CodeTable, key: str, entry: Mapping[str, Any]) -> tuple[AssertProperty, SetPropertiesUpdate]:
-    """What appends an entry to a list among the properties, and what that requires."""
+def _append_entry(table: CodeTable, key: str, entry: Mapping[str, Any]) -> tuple[AssertProperty, SetPropertiesUpdate]:
+    """The requirement and the update that append an entry to the JSON list in a table property."""
     content = table.iceberg.properties.get(key)
-    noted = json.dumps([*json.loads(content or "[]"), entry])
-    return AssertProperty(key=key, value=content), SetPropertiesUpdate(updates={key: noted})
+    appended = json.dumps([*json.loads(content or "[]"), entry])
+    return AssertProperty(key=key, value=content), SetPropertiesUpdate(updates={key: appended})

@@ -1,11 +1,11 @@
-"""The bit column: parts of (id, code, labels) in Parquet, one for each source shard, named by their own SHA-256."""
+"""Parts: the codes of one source shard as Parquet (id, code, labels), named by the SHA-256 of their content."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,57 +22,64 @@ from ..files import filesystem, parquet
 
 BATCH_ROWS = 2**16
 
+DroppedRow = tuple[str, int, int, str]  # file, row, id, reason
+
 
 class Part(NamedTuple):
-    """A file of codes. Its name is the SHA-256 of its content, so two attempts at a shard give one file."""
+    """A file of codes, named by its content: encoding a shard twice gives one file."""
 
     url: str
-    shard: str  # the source shard's name
-    version: str  # the source shard's version when it was encoded
+    shard: str  # name of the source shard
+    version: str  # of the source shard when it was encoded
     rows: int
     size: int  # bytes
-    min_id: int
-    max_id: int
+    min_id: int  # 0 if there are no rows
+    max_id: int  # -1 if there are no rows
 
 
 @dataclass(frozen=True)
 class CodeShard:
-    """A part as a Shard: batches of (ids, packed codes, multi-hot labels)."""
+    """A part as a Shard: batches of ids (n,), packed codes (n, B) uint8 and multi-hot labels (n, c) uint8."""
 
     part: Part
     n_bits: int
-    n_classes: int = 0
+    n_classes: int = 0  # 0: without labels
 
     def __iter__(self) -> Iterator[Batch]:
         table = read_part(self.part.url, self.n_bits, self.part.size)
         labelled = self.n_classes and "labels" in table.column_names
-        for part in table.to_batches(BATCH_ROWS):
-            y = columns.multi_hot(part["labels"], self.n_classes) if labelled else None
-            yield Batch(part["id"].to_numpy(), code_array(part["code"], self.n_bits), y)
+        for batch in table.to_batches(BATCH_ROWS):
+            y = columns.multi_hot(batch["labels"], self.n_classes) if labelled else None
+            yield Batch(batch["id"].to_numpy(), code_array(batch["code"], self.n_bits), y)
 
 
 @dataclass(frozen=True)
-class Common:
-    """The rows of a part whose ids are also in one of some other parts."""
+class CommonRows:
+    """The rows of a part whose ids also occur in other parts, as a Shard."""
 
     shard: CodeShard
     others: tuple[Part, ...]
 
     def __iter__(self) -> Iterator[Batch]:
-        ids = [read_ids(part.url) for part in self.others]
-        shared = np.concatenate(ids) if ids else np.zeros(0, np.int64)
+        ids = np.concatenate([np.zeros(0, np.int64), *(read_ids(part.url) for part in self.others)])
         for batch in self.shard:
-            yield batch.take(np.isin(batch.ids, shared))
+            yield batch.take(np.isin(batch.ids, ids))
 
 
 def encode_shard(shard: FeatureShard, function: HashFunction, folder: str) -> Part:
-    """Encode a source shard into a part below the folder. A shard without rows gives a part without rows.
+    """Encode a source shard into a part below the folder of a table.
 
-    Raises ValueError where a row cannot be encoded or an id comes twice, SourceChanged where the shard has changed
-    meanwhile. Rows that the shard drops are told of beside the part, see `quarantine`.
+    Rows that the shard drops are written beside the part, see `quarantine_url`.
+
+    Raises
+    ------
+    ValueError
+        If a row cannot be encoded, or an id occurs twice.
+    SourceChanged
+        If the source shard changes meanwhile.
     """
     ids, codes, labels, content = [], [], [], hashlib.sha256()
-    dropped: list[tuple[str, int, int, str]] = []
+    dropped: list[DroppedRow] = []
     moments = np.zeros((4, function.n_bits))
     try:
         for block in shard.read():
@@ -82,108 +89,139 @@ def encode_shard(shard: FeatureShard, function: HashFunction, folder: str) -> Pa
             moments += projection_moments(u)
             labels.append(block.labels)
             dropped += block.dropped
-            digest_rows(content, block.batch)
+            update_digest(content, block.batch)
     except (OSError, ValueError):
-        shard.refuse_change()  # what was read may be neither the old file nor the new one
+        shard.refuse_change()  # a mix of the old and the new file explains the error
         raise
     shard.refuse_change()
     all_ids = np.concatenate([np.zeros(0, np.int64), *ids])
     all_codes = np.concatenate([np.zeros((0, bits.n_bytes(function.n_bits)), np.uint8), *codes])
-    _refuse_duplicates(all_ids, shard.url)
+    if problem := repeated_ids(all_ids, shard.url):
+        raise ValueError(problem)
     table = _table(all_ids, all_codes, labels if labels and labels[0] is not None else None, function.n_bits)
     about = {
         "source_sha256": content.hexdigest(),
         "format": "1",
-        "shard": shard.name,
+        "shard": shard.name,  # so that two parts without rows are two files
         "moments": b64encode(moments.tobytes()).decode(),
-    }  # two empty shards have two parts
+    }
     if dropped:
         about["dropped_sha256"] = hashlib.sha256(repr(dropped).encode()).hexdigest()
-    table = table.replace_schema_metadata({f"hashkiln.{key}": value for key, value in about.items()})
-    data = _parquet_bytes(table)
+    return _write_part(table, about, folder, shard.version, dropped)
+
+
+def without_rows(part: Part, ids: Array, folder: str, version: str, n_bits: int) -> Part | None:
+    """Write a part without the rows of some ids, and return it; None if it has none of them.
+
+    The new part carries no source digest and no moments.
+    """
+    import pyarrow as pa
+
+    table = read_part(part.url, n_bits, part.size)
+    removed = np.isin(table["id"].to_numpy(), ids)
+    if not removed.any():
+        return None
+    rest = table.filter(pa.array(~removed)).combine_chunks()
+    return _write_part(rest, {"format": "1", "shard": part.shard}, folder, version)
+
+
+def _write_part(
+    table: Any, about: dict[str, str], folder: str, version: str, dropped: Sequence[DroppedRow] = ()
+) -> Part:
+    data = _parquet_bytes(table.replace_schema_metadata({f"hashkiln.{key}": value for key, value in about.items()}))
     url = places.PART.url(folder, digest=hashlib.sha256(data).hexdigest())
     if dropped:
-        filesystem.write_bytes(quarantine(url), _quarantined(dropped))
+        filesystem.write_bytes(quarantine_url(url), _quarantine_bytes(dropped))
     filesystem.write_bytes(url, data)
-    low, high = (int(all_ids.min()), int(all_ids.max())) if len(all_ids) else (0, -1)
-    return Part(url, shard.name, shard.version, len(all_ids), len(data), low, high)
+    ids = table["id"].to_numpy()
+    low, high = (int(ids.min()), int(ids.max())) if len(ids) else (0, -1)
+    return Part(url, about["shard"], version, len(ids), len(data), low, high)
 
 
-def digest_rows(content: Any, batch: Batch) -> None:
-    """Take rows into the digest of a source shard's content, as it was read."""
+def update_digest(content: Any, batch: Batch) -> None:
+    """Update a hashlib object with the ids and data of a source shard's rows."""
     content.update(np.ascontiguousarray(batch.ids).data)
     content.update(np.ascontiguousarray(batch.x).data)
 
 
-def quarantine(url: str) -> str:
-    """Where the rows that a part had to leave out are told of: (file, row, id, reason), beside the folder of parts."""
+def repeated_ids(ids: Array, url: str) -> str:
+    """Return a message with examples if ids (n,) occur more than once; empty otherwise."""
+    unique, counts = np.unique(ids, return_counts=True)
+    if len(unique) == len(ids):
+        return ""
+    repeated = unique[counts > 1]
+    examples = ", ".join(map(str, repeated[:3])) + (", …" if len(repeated) > 3 else "")
+    return f"expected unique ids, found {len(repeated)} more than once ({examples}), in {url}"
+
+
+def quarantine_url(url: str) -> str:
+    """Return the URL of the rows that a part's shard dropped: file, row, id, reason."""
     folder, _, name = url.rsplit("/", 2)
     return places.QUARANTINE.url(folder, digest=name.removesuffix(".parquet"))
 
 
 def dropped_rows(parts: Iterable[Part]) -> dict[str, int]:
-    """How many rows the parts had to leave out, by shard; those that left out none are not in it."""
+    """Return the number of rows dropped by shard, without the shards that dropped none."""
     import pyarrow.parquet as pq
 
-    wanted = {quarantine(part.url): part.shard for part in parts}
-    if not wanted:
+    shards = {quarantine_url(part.url): part.shard for part in parts}
+    if not shards:
         return {}
     try:
-        there = {file.url for file in filesystem.listing(next(iter(wanted)).rsplit("/", 1)[0])}
+        existing = {file.url for file in filesystem.listing(next(iter(shards)).rsplit("/", 1)[0])}
     except FileNotFoundError:
         return {}
-    found = {}
-    for url in sorted(there & wanted.keys()):
+    counts = {}
+    for url in sorted(existing & shards.keys()):
         fs, path = filesystem.arrow(url)
-        found[wanted[url]] = pq.read_metadata(path, filesystem=fs).num_rows
-    return found
+        counts[shards[url]] = pq.read_metadata(path, filesystem=fs).num_rows
+    return counts
 
 
 def projection_moments(u: Array) -> Array:
-    """u (n, n_bits) -> (4, n_bits) float64: n, ones, sum and sum of squares. They add up over batches and parts."""
+    """Return the statistics of projections u (n, n_bits) as (4, n_bits) float64, which add up over batches and parts.
+
+    The rows are n, the number of ones (u >= 0), the sum and the sum of squares.
+    """
     n = np.full(u.shape[1], float(len(u)))
     squares = np.einsum("ij,ij->j", u, u, dtype=np.float64)
     return np.stack([n, np.count_nonzero(u >= 0, axis=0), u.sum(axis=0, dtype=np.float64), squares])
 
 
 def read_moments(url: str) -> Array | None:
-    """The `projection_moments` of all rows of a part, from its footer; None of a part that was written without."""
-    told = parquet.open_parquet(url).metadata.metadata.get(b"hashkiln.moments")
-    try:
-        return None if told is None else np.frombuffer(b64decode(told, validate=True)).reshape(4, -1)
-    except ValueError as error:  # no checksum covers a footer
-        raise ValueError(f"expected the moments of projections in the footer, found: {error}, in {url}") from error
+    """Return the `projection_moments` of a part from its footer, (4, n_bits); None if it has none.
 
-
-def without_rows(part: Part, ids: Array, folder: str, version: str, n_bits: int) -> Part | None:
-    """A part less the rows of some ids, as another part below the folder, of that version; None where it has none.
-
-    Codes stay as they are. What was told of the rows that were read, their digest and their moments, is not told of it.
+    Raises
+    ------
+    ValueError
+        If the footer is damaged.
     """
-    import pyarrow as pa
-
-    table = read_part(part.url, n_bits, part.size)
-    kept = ~np.isin(table["id"].to_numpy(), ids)
-    if kept.all():
-        return None
-    rest = table.filter(pa.array(kept)).combine_chunks()
-    about = {"hashkiln.format": "1", "hashkiln.shard": part.shard}  # so that two parts without rows are two files
-    data = _parquet_bytes(rest.replace_schema_metadata(about))
-    url = places.PART.url(folder, digest=hashlib.sha256(data).hexdigest())
-    filesystem.write_bytes(url, data)
-    left = rest["id"].to_numpy()
-    low, high = (int(left.min()), int(left.max())) if len(left) else (0, -1)
-    return Part(url, part.shard, version, len(left), len(data), low, high)
+    encoded = parquet.open_parquet(url).metadata.metadata.get(b"hashkiln.moments")
+    try:
+        return None if encoded is None else np.frombuffer(b64decode(encoded, validate=True)).reshape(4, -1)
+    except ValueError as error:  # no checksum covers a footer
+        raise ValueError(f"damaged footer, moments of projections, in {url}: {error}") from error
 
 
-_sound: set[str] = set()  # parts that this process found to be what their name says
+_verified: set[str] = set()  # URLs of parts whose SHA-256 this process has checked
 
 
-def read_part(url: str, n_bits: int, size: int | None = None, anew: bool = False) -> Any:
-    """A part as an Arrow table. Raises ValueError where its codes are of another width, or it is not as it was written.
+def read_part(url: str, n_bits: int, size: int | None = None, verify: bool = False) -> Any:
+    """Return a part as an Arrow table.
 
-    Its size is looked at each time, where it is given; its SHA-256, which is its name, where this process reads it
-    first, or anew: 1.2 s a GB, where reading takes 1 s from memory, and counting the distances to 100 queries 4 s.
+    The SHA-256 takes 1.2 s a GB. Reading takes 1 s from memory, and counting the distances to 100 queries 4 s.
+
+    Parameters
+    ----------
+    size
+        Expected bytes, compared on each read.
+    verify
+        Compare the SHA-256, even if this process has done so before.
+
+    Raises
+    ------
+    ValueError
+        If the codes have another width, or the file is not what was written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -194,27 +232,26 @@ def read_part(url: str, n_bits: int, size: int | None = None, anew: bool = False
         content = file.read_buffer()
     if size not in (None, len(content)):
         raise ValueError(f"expected a part of {size} bytes, found {len(content)}, in {url}")
-    if anew or url not in _sound:
-        if (found := hashlib.sha256(content).hexdigest()) != (name := url.rpartition("/")[2].partition(".")[0]):
-            raise ValueError(f"expected a part of SHA-256 {name}, found {found}, in {url}: it was changed")
-        _sound.add(url)
+    if verify or url not in _verified:
+        if (actual := hashlib.sha256(content).hexdigest()) != (name := url.rpartition("/")[2].partition(".")[0]):
+            raise ValueError(f"expected a part of SHA-256 {name}, found {actual}, in {url}: the file was modified")
+        _verified.add(url)
     table = pq.read_table(pa.BufferReader(content), pre_buffer=False)
-    if table.schema.field("code").type != pa.binary(bits.n_bytes(n_bits)):
-        found = table.schema.field("code").type
-        raise ValueError(f"expected codes of {bits.n_bytes(n_bits)} bytes ({n_bits} bits), found {found}, in {url}")
+    width, found = bits.n_bytes(n_bits), table.schema.field("code").type
+    if found != pa.binary(width):
+        raise ValueError(f"expected codes of {width} bytes ({n_bits} bits), found {found}, in {url}")
     return table
 
 
 def read_ids(url: str) -> Array:
-    """The ids of a part, (n,) int64, without reading the rest. Raises ValueError where a page's checksum is wrong."""
-    ids: Array = np.concatenate(
-        [np.zeros(0, np.int64), *(b["id"].to_numpy() for b in parquet.read_batches(url, ["id"]))]
-    )
+    """Return the ids of a part, (n,) int64, without reading the rest. Raises ValueError if a page is damaged."""
+    batches = parquet.read_batches(url, ["id"])
+    ids: Array = np.concatenate([np.zeros(0, np.int64), *(batch["id"].to_numpy() for batch in batches)])
     return ids
 
 
 def code_array(column: Any, n_bits: int) -> Array:
-    """fixed_size_binary(B) without nulls -> (n, B) uint8, without a copy."""
+    """Return a column of fixed_size_binary(B) without nulls as (n, B) uint8, without a copy."""
     width = bits.n_bytes(n_bits)
     start = column.offset * width
     return np.frombuffer(column.buffers()[1], np.uint8)[start : start + len(column) * width].reshape(-1, width)
@@ -236,7 +273,7 @@ def _table(ids: Array, codes: Array, labels: list[Any] | None, n_bits: int) -> A
     return pa.table(arrays, schema=pa.schema(fields))
 
 
-def _quarantined(rows: list[tuple[str, int, int, str]]) -> bytes:
+def _quarantine_bytes(rows: Sequence[DroppedRow]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -247,7 +284,7 @@ def _quarantined(rows: list[tuple[str, int, int, str]]) -> bytes:
 
 
 def _parquet_bytes(table: Any) -> bytes:
-    """Codes as they are: compression, dictionaries and statistics buy nothing on balanced bits and cost the reader."""
+    """Codes uncompressed: on balanced bits, compression, dictionaries and statistics save nothing and slow readers."""
     import pyarrow.parquet as pq
 
     file = io.BytesIO()
@@ -262,11 +299,3 @@ def _parquet_bytes(table: Any) -> bytes:
         column_encoding={"id": "DELTA_BINARY_PACKED", "code": "PLAIN", "labels.list.element": "PLAIN"},
     )
     return file.getvalue()
-
-
-def _refuse_duplicates(ids: Array, url: str) -> None:
-    unique, counts = np.unique(ids, return_counts=True)
-    if len(unique) < len(ids):
-        twice = unique[counts > 1]
-        examples = ", ".join(map(str, twice[:3]))
-        raise ValueError(f"expected unique ids, found {len(twice)} of them more than once ({examples}), in {url}")

@@ -1,4 +1,4 @@
-"""Whether an id is in two parts: a table holds each id once."""
+"""Find ids that occur in more than one part: a table holds each id once."""
 
 from __future__ import annotations
 
@@ -15,35 +15,40 @@ from hashing.statistics import keyed_hash
 from .parts import Part, read_ids
 
 EXAMPLES = 3
-HELD = 2**24  # ids that a task holds, in 400 MB: twice, and in a table of up to 2**27 slots
-STREAMED = 2**27  # ids that it compares them with; more are another task
+HELD = 2**24  # ids that a task holds, in 400 MB: two copies, and a hash table of up to 2**27 slots
+STREAMED = 2**27  # ids that a task compares them with
 
 
 class Comparison(NamedTuple):
-    """Parts whose ids are held, and those they are compared with: with each other, if there are none."""
+    """One task: parts whose ids it holds, and the parts to compare them with; if none, compare them with each other."""
 
     held: tuple[Part, ...]
     others: tuple[Part, ...]
 
 
 class SharedIds(NamedTuple):
-    """Ids that are in two parts."""
+    """Ids that occur in two parts."""
 
     pairs: int
-    examples: tuple[tuple[int, str, str], ...]  # the EXAMPLES least: id, shard, shard
+    examples: tuple[tuple[int, str, str], ...]  # (id, shard, shard), the EXAMPLES smallest
 
 
 def check_shared_ids(
     parts: Iterable[Part], new: Iterable[Part], executor: Executor, skip_damaged: bool = False
 ) -> list[str]:
-    """Return a line that says which ids of new parts are also in another part; no line if there are none.
+    """Return a message if ids of new parts also occur in another part; an empty list otherwise.
 
     Only parts whose ranges of ids overlap are read. A task holds the ids of at most HELD rows, or of one part, and
-    reads the others one part at a time; the driver reads none. An id in three parts counts as three pairs.
+    reads the others one part at a time. The driver reads none. An id in three parts counts as three pairs.
 
     Parameters
     ----------
-    skip_damaged : leave out parts that cannot be read, which `integrity` reports, instead of raising their error.
+    parts
+        All parts of the table, the new ones included.
+    new
+        The parts to check against all others.
+    skip_damaged
+        Skip parts that cannot be read, which `integrity.check_part` reports, instead of raising their error.
     """
     if not (todo := list(comparisons(parts, set(new)))):
         return []
@@ -56,7 +61,7 @@ def check_shared_ids(
 
 
 def comparisons(parts: Iterable[Part], new: Set[Part]) -> Iterator[Comparison]:
-    """Return what to compare so that each new part meets every part whose range of ids it overlaps, once."""
+    """Yield tasks that compare each new part once with every part whose range of ids overlaps its own."""
     for group in _overlapping(parts):
         fresh, old = [part for part in group if part in new], [part for part in group if part not in new]
         for held in _packed(fresh, HELD):
@@ -70,7 +75,7 @@ def comparisons(parts: Iterable[Part], new: Set[Part]) -> Iterator[Comparison]:
 
 
 def _overlapping(parts: Iterable[Part]) -> list[list[Part]]:
-    """Return groups of parts whose ranges of ids overlap, directly or through others, each ordered by lowest id."""
+    """Groups of parts whose ranges of ids overlap, directly or through others, each sorted by lowest id."""
     groups: list[list[Part]] = []
     reach = 0
     for part in sorted((part for part in parts if part.rows), key=lambda part: part.min_id):
@@ -82,12 +87,12 @@ def _overlapping(parts: Iterable[Part]) -> list[list[Part]]:
     return [group for group in groups if len(group) > 1]
 
 
-def _packed(parts: Iterable[Part], most: int) -> Iterator[tuple[Part, ...]]:
-    """Return consecutive parts in packs of at most `most` rows, or of one part."""
+def _packed(parts: Iterable[Part], limit: int) -> Iterator[tuple[Part, ...]]:
+    """Consecutive parts in packs of at most `limit` rows, or of one part."""
     pack: list[Part] = []
     rows = 0
     for part in parts:
-        if pack and rows + part.rows > most:
+        if pack and rows + part.rows > limit:
             yield tuple(pack)
             pack, rows = [], 0
         pack.append(part)
@@ -106,26 +111,26 @@ def _compare(comparison: Comparison, skip_damaged: bool) -> SharedIds:
     if not comparison.others:
         twice, times = np.unique(known[1:][known[1:] == known[:-1]], return_counts=True)
         pairs = [(shared, a, b) for shared in twice[:EXAMPLES].tolist() for a, b in combinations(holders(shared), 2)]
-        return SharedIds(int((times * (times + 1) // 2).sum()), _least(pairs))
-    shift = np.uint64(62 - len(known).bit_length())  # at most one slot of four is taken
+        return SharedIds(int((times * (times + 1) // 2).sum()), _smallest(pairs))
+    shift = np.uint64(62 - len(known).bit_length())  # at most a quarter of the slots are taken
     taken = np.zeros(2 ** (64 - int(shift)), bool)
     taken[keyed_hash(known, 0) >> shift] = True
     found = SharedIds(0, ())
     for part in comparison.others:
         ids = _ids(part, skip_damaged)
-        ids = _distinct(ids[taken[keyed_hash(ids, 0) >> shift]])  # searching for all would take ten times as long
+        ids = _distinct(ids[taken[keyed_hash(ids, 0) >> shift]])  # ten times as fast as a search for all
         times = np.searchsorted(known, ids, "right") - np.searchsorted(known, ids)
         shared = ids[times > 0][:EXAMPLES].tolist()
         pairs = [(one, shard, part.shard) for one in shared for shard in holders(one)]
-        found = _merge(found, SharedIds(int(times.sum()), _least(pairs)))
+        found = _merge(found, SharedIds(int(times.sum()), _smallest(pairs)))
     return found
 
 
 def _merge(left: SharedIds, right: SharedIds) -> SharedIds:
-    return SharedIds(left.pairs + right.pairs, _least([*left.examples, *right.examples]))
+    return SharedIds(left.pairs + right.pairs, _smallest([*left.examples, *right.examples]))
 
 
-def _least(pairs: list[tuple[int, str, str]]) -> tuple[tuple[int, str, str], ...]:
+def _smallest(pairs: list[tuple[int, str, str]]) -> tuple[tuple[int, str, str], ...]:
     return tuple(sorted((shared, min(a, b), max(a, b)) for shared, a, b in pairs)[:EXAMPLES])
 
 
@@ -139,7 +144,7 @@ def _ids(part: Part, skip_damaged: bool) -> Array:
 
 
 def _distinct(ids: Array) -> Array:
-    """Return ids in order, each once; np.unique takes ten times as long."""
+    """Sorted distinct ids, ten times as fast as np.unique."""
     ids = np.sort(ids)
     distinct: Array = ids[np.diff(ids, prepend=ids[:1] - 1) != 0]
     return distinct

@@ -247,7 +247,7 @@ class World:
                 case ["models", model, _]:
                     needed = model in named
                 case ["queries", _, name]:
-                    needed = name == "current.json" or url == queries.current(warehouse, DATASET)
+                    needed = name == "current.json" or url == queries.current_queries(warehouse, DATASET)
                 case [folder, *_]:
                     needed = folder in ("codes", "datasets", "reports")
             left |= set() if needed else {url}

@@ -20,16 +20,16 @@ def test_models_are_named_by_their_content(folder):
     np.testing.assert_array_equal(loaded.weight, function(24).weight)
     assert models.save_model(folder, function(24)) == digest
     assert models.save_model(folder, function(25)) != digest
-    with pytest.raises(FileNotFoundError, match=r"expected model abc in .*, found none"):
+    with pytest.raises(FileNotFoundError, match=r"^model abc is missing from .*/models$"):
         models.load_model(folder, "abc")
     url = join(folder, "models", digest, "function.safetensors")
     content = filesystem.read_bytes(url)
     filesystem.write_bytes(url, content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(ValueError, match=f"expected model {digest}, found content of digest"):
+    with pytest.raises(ValueError, match=f"^model {digest} in .* was modified: its content has the digest"):
         models.load_model(folder, digest)
 
 
-def test_fits_are_remembered(folder):
-    assert models.recall(folder, "key") is None
-    models.remember(folder, "key", "digest")
-    assert models.recall(folder, "key") == "digest"
+def test_fits_are_recorded(folder):
+    assert models.recorded_fit(folder, "key") is None
+    models.record_fit(folder, "key", "digest")
+    assert models.recorded_fit(folder, "key") == "digest"

@@ -9,26 +9,26 @@ from storage import queries
 def test_a_query_set_is_frozen_once_and_redrawn_only_when_asked(folder):
     first, second = blobs(20, 8), blobs(30, 8, seed=1, first_id=100)
     names = tuple("abcdef")
-    assert queries.frozen(folder, "d") is None
-    queries.freeze(folder, "d", first, names)
-    queries.freeze(folder, "d", second, names)  # another run drew at the same time: the first holds
-    for field, found in zip(first, queries.frozen(folder, "d", names), strict=True):
+    assert queries.load_queries(folder, "d") is None
+    queries.save_queries(folder, "d", first, names)
+    queries.save_queries(folder, "d", second, names)  # another run drew at the same time: the first holds
+    for field, found in zip(first, queries.load_queries(folder, "d", names), strict=True):
         np.testing.assert_array_equal(field, found)
-    queries.freeze(folder, "d", second, names, redraw=True)
-    np.testing.assert_array_equal(queries.frozen(folder, "d").ids, second.ids)
+    queries.save_queries(folder, "d", second, names, redraw=True)
+    np.testing.assert_array_equal(queries.load_queries(folder, "d").ids, second.ids)
 
 
 def test_labels_take_their_places_in_any_vocabulary(folder):
     batch = blobs(20, 8)
-    queries.freeze(folder, "d", batch, tuple("abcdef"))
-    found = queries.frozen(folder, "d", ("x", "c", "a"))  # no row of that table has b, d, e or f any more
+    queries.save_queries(folder, "d", batch, tuple("abcdef"))
+    found = queries.load_queries(folder, "d", ("x", "c", "a"))  # no row of that table has b, d, e or f any more
     np.testing.assert_array_equal(found.y, np.column_stack([np.zeros(20), batch.y[:, 2], batch.y[:, 0]]))
-    assert queries.frozen(folder, "d").y is None
+    assert queries.load_queries(folder, "d").y is None
 
 
 def test_neighbours_come_back_as_they_were(folder):
     ids, distances = np.arange(12).reshape(3, 4), np.random.default_rng(0).random((3, 4))
-    assert queries.kept_neighbours(folder, "key") is None
-    queries.keep_neighbours(folder, "key", ids, distances)
-    for kept, found in zip((ids, distances), queries.kept_neighbours(folder, "key"), strict=True):
+    assert queries.cached_neighbours(folder, "key") is None
+    queries.cache_neighbours(folder, "key", ids, distances)
+    for kept, found in zip((ids, distances), queries.cached_neighbours(folder, "key"), strict=True):
         np.testing.assert_array_equal(kept, found)

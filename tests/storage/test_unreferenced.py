@@ -47,7 +47,7 @@ def later(warehouse, path, do):
 def test_a_folder_is_of_an_unknown_table_if_it_has_metadata(folder):
     put(folder, f"codes/begun/data/{HEX}.parquet", f"codes/other/data/{HEX}.parquet", "codes/other/metadata/1.json")
     put(folder, "codes/known/metadata/1.json")
-    assert unreferenced.strangers(folder, ["known"]) == ["other"]
+    assert unreferenced.unknown_tables(folder, ["known"]) == ["other"]
 
 
 def test_what_can_be_made_again_goes_and_what_is_not_ours_stays(folder):
@@ -74,8 +74,8 @@ def test_what_is_used_is_young_again_and_keeps_what_belongs_to_it(folder):
     before = later(folder, f"kept/{HEX}.npz", lambda: npz.read_arrays(url))
     assert found(folder, limit=before + 0.001) == {}
     np.testing.assert_array_equal(npz.read_arrays(url)["counts"], np.arange(3))
-    queries.keep_neighbours(folder, HEX, np.zeros((2, 3), int), np.zeros((2, 3)))
-    later(folder, f"truth/{HEX}.parquet", lambda: queries.kept_neighbours(folder, HEX))
+    queries.cache_neighbours(folder, HEX, np.zeros((2, 3), int), np.zeros((2, 3)))
+    later(folder, f"truth/{HEX}.parquet", lambda: queries.cached_neighbours(folder, HEX))
     run = put(folder, f"training/{HEX[:16]}/checkpoint_1/state.pt", f"training/{HEX[:16]}/manager.json")
     before = later(folder, run[0], lambda: put(folder, run[0]))
     assert "training" not in found(folder, limit=before + 0.001)  # although manager.json was written before
@@ -84,8 +84,8 @@ def test_what_is_used_is_young_again_and_keeps_what_belongs_to_it(folder):
 
 def test_models_and_what_they_started_from_stay_while_they_are_named(folder):
     function = LinearHash(np.eye(8), np.zeros(8))
-    model, start = models.save_model(folder, function), models.keep_pretrained(folder, b"parameters")
-    models.remember(folder, HEX, model)
+    model, start = models.save_model(folder, function), models.save_pretrained(folder, b"parameters")
+    models.record_fit(folder, HEX, model)
     npz.write_arrays(join(folder, "models", model, "moments.npz"), moments=np.zeros((4, 8)))
     files = [f"models/{model}/{name}" for name in ("function.json", "function.safetensors", "moments.npz")]
     both = {"model": [f"models/fits/{HEX}", *files], "pretrained": [f"pretrained/{start}"]}
@@ -93,7 +93,7 @@ def test_models_and_what_they_started_from_stay_while_they_are_named(folder):
     assert found(folder, named={model}) == {"pretrained": both["pretrained"]}
     assert found(folder, named={start}) == {"model": both["model"]}
     assert found(folder, named=None) == {}
-    before = later(folder, f"models/fits/{HEX}", lambda: models.remember(folder, HEX, model))
+    before = later(folder, f"models/fits/{HEX}", lambda: models.record_fit(folder, HEX, model))
     assert "model" not in found(folder, limit=before + 0.001)
 
 
@@ -102,11 +102,11 @@ def test_uploads_that_never_ended_are_found_beside_tables(s3, tmp_path):
     fs, path = filesystem._open(join(root, "truth", f"{HEX}.parquet"))
     bucket, _, key = path.partition("/")
     token = fs.call_s3("create_multipart_upload", Bucket=bucket, Key=key)["UploadId"]
-    assert unreferenced.uploads(root, time.time() - 60) == []
-    (upload,) = unreferenced.uploads(root, time.time() + 60)
+    assert unreferenced.incomplete_uploads(root, time.time() - 60) == []
+    (upload,) = unreferenced.incomplete_uploads(root, time.time() + 60)
     assert (upload.url, upload.upload_id) == (f"s3://{path}", token)
     filesystem.abort_upload(upload)
-    assert unreferenced.uploads(root, time.time() + 60) == []
+    assert unreferenced.incomplete_uploads(root, time.time() + 60) == []
 
 
 @pytest.mark.parametrize("name", ["d", "d-dhn-cafe"])

@@ -15,7 +15,7 @@ from storage.features import shard
 from storage.features.columns import NUMBERS
 from storage.features.shard import Columns, SourceChanged
 from storage.files import filesystem
-from storage.tables.parts import CodeShard, dropped_rows, quarantine
+from storage.tables.parts import CodeShard, dropped_rows, quarantine_url
 from workflows import datasets
 from workflows.context import Context, open_table
 from workflows.reindex import fitting, gate, publishing, staging
@@ -145,7 +145,7 @@ CASES = {
     "float ids": (columns(id=pa.array(GOOD.ids.astype(float))), "expected integer ids, found double, in {}"),
     "string ids": (columns(id=pa.array(GOOD.ids.astype(str))), "expected integer ids, found string, in {}"),
     "duplicate": (columns(id=ids({4999: 10_000, 4998: 10_001})),
-                  "expected unique ids, found 2 of them more than once (10000, 10001), in {}"),
+                  "expected unique ids, found 2 more than once (10000, 10001), in {}"),
     "duplicate across": (both(GOOD.take(slice(0, 100)), GOOD.take(slice(97, 200))),
                          "expected unique ids, found 3 in two shards: 10097 in bad.parquet and bad2.parquet, 1*"),
     "no id column": (columns(id=None), "expected the columns id, found vector, labels, in {}"),
@@ -187,7 +187,7 @@ def test_rows_that_are_no_vectors_can_be_dropped_and_are_told_of(settings, sourc
     table = table_of(settings)
     parts = table.parts(table.version(staged.branch).snapshot_id)
     assert dropped_rows(parts.values()) == {"bad.parquet": 4}
-    told = pq.read_table(quarantine(parts["bad.parquet"].url)).to_pylist()
+    told = pq.read_table(quarantine_url(parts["bad.parquet"].url)).to_pylist()
     assert [(row["row"], row["id"], row["reason"]) for row in told] == [
         (3, 10_003, "expected 4 finite numbers, found null"),
         (4500, 14_500, "expected 4 finite numbers, found NaN or infinity"),

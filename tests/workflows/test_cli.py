@@ -84,14 +84,14 @@ def test_fetch_says_whether_the_files_are_those_that_were_published(hashkiln):
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        (("history", "nothing"), 1, "expected the name of a code table, found 'nothing'; there are:"),
-        (("evaluate", "nothing"), 1, "expected the name of a code table, found 'nothing'"),
+        (("history", "nothing"), 1, "unknown code table 'nothing'; existing tables:"),
+        (("evaluate", "nothing"), 1, "unknown code table 'nothing'"),
         (("evaluate",), 2, "expected either TABLE, or --codes FILE with --labels FILE"),
         (("evaluate", "--codes", "/nowhere.npy", "--labels", "/nowhere.npy"), 1, "/nowhere.npy"),
-        (("search", "nothing", "--queries", "query", "--out", "x"), 1, "expected the name of a code table"),
+        (("search", "nothing", "--queries", "query", "--out", "x"), 1, "unknown code table"),
         (("search", "x", "--queries", "query", "--out", "x", "--k", "0"), 2, "k: Input should be greater than or"),
         (("search", "x", "--queries", "q", "--out", "x", "--radius", "1", "--rerank", "20"), 2, "a radius alone"),
-        (("export", "nothing", "--to", "/nowhere"), 1, "expected the name of a code table"),
+        (("export", "nothing", "--to", "/nowhere"), 1, "unknown code table"),
         (("fit", "--dataset", "nothing"), 1, "expected the name of a dataset, found 'nothing'"),
         (("fetch", "photosift"), 1, "photosift"),
         (("fetch", "mnist", "--from", "/nowhere"), 1, "/nowhere"),

@@ -199,7 +199,7 @@ def test_a_version_with_a_damaged_part_is_not_compared_with_and_holds_nobody_up(
     reindex(settings, spec(protocol=by))
     path = Path(part_of(settings, "part1.parquet").url)
     DAMAGES[damage](path)
-    parts._sound.clear()  # as in a new process
+    parts._verified.clear()  # as in a new process
     write_shard(source, "part1.parquet", blobs(150, D, seed=9, first_id=1100))
     line = rf"not comparable with v1: expected a .*{path.name}"
     with pytest.raises(GateRejected, match=f"the loss of recall_at_1000 cannot be told: {line}"):
@@ -223,7 +223,7 @@ def test_a_damaged_part_of_the_version_itself_is_told_of(settings, mine, source)
     reindex(settings, spec())
     path = Path(part_of(settings, "part2.parquet").url)
     DAMAGES["flipped"](path)
-    parts._sound.clear()
+    parts._verified.clear()
     for file in (settings.home / "warehouse" / "kept").iterdir():
         file.unlink()
     write_shard(source, "part1.parquet", blobs(150, D, seed=9, first_id=1100))

@@ -39,7 +39,7 @@ class Watching(InProcess):
 def test_the_epochs_of_a_fit_lie_beside_its_model_and_are_no_part_of_it(settings, mine):  # noqa: F811
     told = []
     model = fitting.fit(Context.of(spec(method=DEEP), settings, InProcess(on_epoch=told.append)))
-    epochs = models.training(settings.warehouse_url, model.digest)
+    epochs = models.training_epochs(settings.warehouse_url, model.digest)
     assert [len(so_far) for so_far in told] == [1, 2, 3]
     assert list(told[-1]) == epochs
     assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3]
@@ -50,17 +50,20 @@ def test_the_epochs_of_a_fit_lie_beside_its_model_and_are_no_part_of_it(settings
         models.save_model(settings.warehouse_url, models.load_model(settings.warehouse_url, model.digest))
         == model.digest
     )
-    assert models.training(settings.warehouse_url, model.digest) == epochs
+    assert models.training_epochs(settings.warehouse_url, model.digest) == epochs
     again = fitting.fit(Context.of(spec(method=DEEP, code="other"), settings, InProcess()))
     assert (again.digest, again.seconds) == (model.digest, 0)
-    assert models.training(settings.warehouse_url, fitting.fit(Context.of(spec(), settings, InProcess())).digest) == []
+    assert (
+        models.training_epochs(settings.warehouse_url, fitting.fit(Context.of(spec(), settings, InProcess())).digest)
+        == []
+    )
 
 
 def test_a_network_is_chosen_by_training_rows_and_never_by_queries(settings, mine):  # noqa: F811
     watching = Watching()
     fitting.fit(Context.of(spec(method=DEEP), settings, watching))
     (given,) = watching.given
-    asked = queries.frozen(settings.warehouse_url, "mine").ids
+    asked = queries.load_queries(settings.warehouse_url, "mine").ids
     seen = np.concatenate([batch.ids for shard in given["shards"] for batch in shard])
     judged_by = given["held_out"].ids
     assert len(asked) == 50
@@ -139,7 +142,7 @@ def test_a_run_shows_epochs_as_they_end(executor, settings, mine, prefect, monke
     outcome = flow.reindex(spec(method=DEEP, code=executor))
     assert told == [1, 2, 3, 3]
     digest = open_table(settings, outcome.table).version().properties["model"]
-    epochs = models.training(settings.warehouse_url, digest)
+    epochs = models.training_epochs(settings.warehouse_url, digest)
     ((_, rows),) = artifacts(f"mine--{executor}-training")
     assert rows == epochs
     kept = max(epochs, key=lambda epoch: epoch["score"])["epoch"]
@@ -166,7 +169,7 @@ def test_fit_prints_what_the_training_came_to(settings, source, tmp_path):  # no
     said = hashkiln("fit", "--dataset", "mine", "--method", "dpsh", "--bits", "16", *options)
     assert "3 epochs of 640 rows in" in " ".join(said.replace("│", " ").split())
     found = json.loads(hashkiln("fit", "--dataset", "mine", "--method", "dpsh", "--bits", "16", *options, "--json"))
-    assert found["training"] == models.training(settings.warehouse_url, found["model"])
+    assert found["training"] == models.training_epochs(settings.warehouse_url, found["model"])
     assert len(found["training"]) == 3
 
 

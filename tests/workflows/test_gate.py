@@ -58,7 +58,7 @@ def test_a_new_version_cannot_be_published_over_somebody_elses(settings, mine, s
     report = gate_.evaluate_staged(Context.of(slow, settings, InProcess()), staged)
     write_shard(source, "part5.parquet", blobs(50, D, seed=5, first_id=5000))
     assert reindex(settings, spec())[2] == "v2"
-    with pytest.raises(PublishConflict, match="somebody else published"):
+    with pytest.raises(PublishConflict, match="another run published"):
         publishing.publish(
             Context.of(slow, settings, InProcess()), staged, report, Verdict(passed=True, reasons=(), notes=()), "page"
         )

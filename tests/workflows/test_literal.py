@@ -17,7 +17,7 @@ settings, source = one_table.settings, one_table.source  # fixtures
 def ranked(settings, source):
     """For each frozen query of the published version, its ranking without its own row, as the rows' labels: (q, n)."""
     table, codes = table_of(settings), rows_of(settings)
-    frozen = queries.frozen(settings.warehouse_url, "mine", table.vocabulary)
+    frozen = queries.load_queries(settings.warehouse_url, "mine", table.vocabulary)
     ids, rows = np.array(sorted(codes)), np.array([codes[i] for i in sorted(codes)], np.uint8)
     labels = dict(pair for shard in table.shards(table.version("main").snapshot_id) for b in shard for pair in
                   zip(b.ids.tolist(), b.y.argmax(1).tolist(), strict=True))  # fmt: skip

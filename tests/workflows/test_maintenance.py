@@ -16,7 +16,7 @@ from hashing.bits import pack
 from infra.executors import InProcess
 from storage import models, queries
 from storage.files import filesystem
-from storage.tables.parts import Part, _parquet_bytes, _sound, _table, read_ids
+from storage.tables.parts import Part, _parquet_bytes, _table, _verified, read_ids
 from workflows import reader
 from workflows.cli.maintenance import duration
 from workflows.context import Context
@@ -47,7 +47,7 @@ def flip(path, at):
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda path: path.unlink(), "expected a file of {size} bytes, found none, at {url}"),
+        (lambda path: path.unlink(), "part {url} of {size} bytes is missing"),
         (lambda path: path.write_bytes(b"torn"), "expected a part of {size} bytes, found 4, in {url}"),
         (lambda path: flip(path, 600), "expected a part of SHA-256 {name}, found "),
         (lambda path: flip(path, -3), "expected a part of SHA-256 {name}, found "),
@@ -56,7 +56,7 @@ def flip(path, at):
 def test_a_part_that_is_not_what_was_written_is_found_and_never_read(settings, source, harm, message):
     part = part_of(settings, "2.parquet")
     harm(Path(part.url))
-    _sound.clear()  # as in a new process
+    _verified.clear()  # as in a new process
     (problem,) = verify.verify(TABLE).problems
     told = message.format(size=part.size, url=part.url, name=Path(part.url).stem)
     assert problem.startswith(told)
@@ -115,13 +115,13 @@ def test_deep_finds_wrong_bits_lost_rows_and_changed_content_and_excuses_what_is
     far = np.argwhere(values > 0.01)[:3]
     part = replaced(settings, "0.parquet", batch.ids, flipped(packed, far))
     (problem,) = verify.verify(TABLE, deep=True).problems
-    assert problem == f"expected the bits of {source / '0.parquet'}, found 3 of 3200 others, in {part.url}"
+    assert problem == f"3 of 3200 bits in {part.url} differ from the encoding of {source / '0.parquet'}"
     part = replaced(settings, "0.parquet", batch.ids[:-1], packed[:-1])
     (problem,) = verify.verify(TABLE, deep=True).problems
-    assert problem.startswith(f"expected the ids of {source / '0.parquet'}, found others from row 0 on, in {part.url}")
+    assert problem == f"the ids in {part.url} differ from those of {source / '0.parquet'} from row 0 on"
     replaced(settings, "0.parquet", batch.ids, packed, {"hashkiln.source_sha256": "0" * 64})
     (problem,) = verify.verify(TABLE, deep=True).problems
-    assert problem.startswith(f"expected {source / '0.parquet'} of content 000")
+    assert problem.startswith("expected content of SHA-256 000")
     write(source, "0.parquet", blobs(10, D))
     found = verify.verify(TABLE, deep=True)
     assert (found.rechecked, found.problems) == (3, ())
@@ -154,7 +154,7 @@ def replaced(settings, shard, ids, packed, about=None):
 def test_a_damaged_part_is_mended_by_encoding_its_shard_again(settings, source):
     part = part_of(settings, "2.parquet")
     flip(Path(part.url), 600)
-    _sound.clear()
+    _verified.clear()
     assert len(verify.verify(TABLE).problems) == 1
     assert hashkiln("verify", TABLE, "--mend")[0] == 0
     assert verify.verify(TABLE, deep=True).problems == ()
@@ -167,9 +167,9 @@ def test_models_and_queries_go_when_nothing_names_them(settings, source):
     other = spec(refit="always", method={"method": "lsh", "bits": 16, "seed": 3})
     orphan = fitting.fit(Context.of(other, settings, InProcess())).digest  # fitted, never staged
     used = table_of(settings).version().properties["model"]
-    drawn = queries.current(settings.warehouse_url, "mine")
-    ids = queries.frozen(settings.warehouse_url, "mine").ids
-    assert queries.leave_out(settings.warehouse_url, "mine", ids[:1]) == 1
+    drawn = queries.current_queries(settings.warehouse_url, "mine")
+    ids = queries.load_queries(settings.warehouse_url, "mine").ids
+    assert queries.remove_queries(settings.warehouse_url, "mine", ids[:1]) == 1
     assert [i for i in gc.gc(grace=7).items if i.kind in ("model", "queries")] == []
     would = gc.gc(grace=7, dry_run=True, clock=in_days(8))
     found = gc.gc(grace=7, clock=in_days(8))

@@ -126,7 +126,7 @@ def test_another_method_under_the_same_name_must_be_asked_for(settings, mine):
         reindex(settings, spec(**other))
     _, _, version = reindex(settings, spec(**other, refit="always", gate={"force": "test"}))
     assert version == "v2"
-    with pytest.raises(ValueError, match="expected 16 bits, as table mine__codes16 has, found 32"):
+    with pytest.raises(ValueError, match="table mine__codes16 has codes of 16 bits, not 32"):
         reindex(settings, spec(code="codes16", method={"method": "lsh", "bits": 32}, refit="always"))
 
 

@@ -107,7 +107,7 @@ def benchmark(
 def _with_pretrained(grid: Grid, file: str) -> Grid:
     """The grid with the parameters of a file, which are brought into the warehouse if all cells can take them."""
     from infra.settings import Settings
-    from storage.models import keep_pretrained
+    from storage.models import save_pretrained
 
     from ..benchmark.flow import check_cells
     from ..pretrained import read
@@ -117,7 +117,7 @@ def _with_pretrained(grid: Grid, file: str) -> Grid:
     found = read(file)
     grid = grid.model_copy(update={"pretrained": found.digest})
     check_cells(grid, settings, found.parameters)
-    keep_pretrained(settings.warehouse_url, found.content)
+    save_pretrained(settings.warehouse_url, found.content)
     return grid
 
 
@@ -158,7 +158,7 @@ def _write(outcome: GridOutcome, json_file: str | None, out: str | None) -> None
         return console.print(grid_markdown(outcome.rows), markup=False, soft_wrap=True)
     files: dict[str, Callable[[], bytes]] = {
         "rows.json": lambda: content,
-        "rows.parquet": lambda: results.table(rows),
+        "rows.parquet": lambda: results.to_parquet(rows),
         "tables.md": lambda: grid_markdown(outcome.rows).encode(),
         "plots.html": lambda: grid_page(outcome.rows).encode(),
     }

@@ -112,7 +112,7 @@ def specification(
     brought into the warehouse.
     """
     from infra.settings import Settings
-    from storage.models import keep_pretrained
+    from storage.models import save_pretrained
 
     from .. import checks
     from .. import pretrained as files
@@ -130,7 +130,7 @@ def specification(
     if pretrained:
         found = files.read(pretrained)
         checks.check_pretrained(spec.method, checks.schema_of(spec.dataset, settings), found.parameters)
-        spec = made(keep_pretrained(settings.warehouse_url, found.content))
+        spec = made(save_pretrained(settings.warehouse_url, found.content))
     return spec
 
 

@@ -45,7 +45,7 @@ def fit(specify: Specify, as_json: AsJson = False) -> None:
     spec = specify()
     with _opened(spec) as context:
         model = fit_model(context)
-    epochs = models.training(Settings().warehouse_url, model.digest)
+    epochs = models.training_epochs(Settings().warehouse_url, model.digest)
     training = {"training": epochs if as_json else trained(epochs)} if epochs else {}
     show({"model": model.digest, "seconds": round(model.seconds, 2), **training}, as_json, spec.code_name)
 

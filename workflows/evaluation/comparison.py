@@ -12,7 +12,7 @@ from hashing.functions import HashFunction
 from hashing.mapreduce import Array, Executor, Shard, fold
 from storage import models
 from storage.tables import integrity
-from storage.tables.parts import CodeShard, Common, Part
+from storage.tables.parts import CodeShard, CommonRows, Part
 from storage.tables.table import CodeTable, Version
 
 from ..records import Comparison
@@ -127,5 +127,5 @@ def _common(counter: Counter, side: Side, other: Side, whole: Array) -> Array:
     changed = incremental.ordered([part for name, part in side.parts.items() if name not in same])
     rest = [part for name, part in other.parts.items() if name not in same]
     overlapping = [(p, tuple(o for o in rest if o.min_id <= p.max_id and p.min_id <= o.max_id)) for p in changed]
-    picked: list[Shard] = [Common(counter.shard(part), others) for part, others in overlapping if others]
+    picked: list[Shard] = [CommonRows(counter.shard(part), others) for part, others in overlapping if others]
     return whole - side.counted(changed) + counter.judge.histogram(side.function, picked, counter.executor)

@@ -124,18 +124,18 @@ def judge_of(
     # "nearest": lists that were kept under "euclidean" may lack rows
     asked = [dataset.splits["base"], queries.ids.tolist(), queries.x.tobytes().hex(), "nearest", k, judge.drawn]
     key = digest(source, *asked)
-    truth = storage_queries.kept_neighbours(warehouse, key)
+    truth = storage_queries.cached_neighbours(warehouse, key)
     if truth is None:
         lists = incremental.url(warehouse, "neighbours", *asked)
         truth = nearest(queries.x, judge.own_rows, k, shards, published, context.executor, lists)
-        storage_queries.keep_neighbours(warehouse, key, *truth)
+        storage_queries.cache_neighbours(warehouse, key, *truth)
     return replace(judge, neighbours=truth[0])
 
 
 def draw_queries(context: Context, vocabulary: tuple[str | int, ...]) -> Batch:
     """The frozen queries of a dataset without a query split. The first call draws them, by keyed hash of the ids."""
     spec, dataset, warehouse = context.spec, context.dataset, context.warehouse
-    found = storage_queries.frozen(warehouse, dataset.name, vocabulary)
+    found = storage_queries.load_queries(warehouse, dataset.name, vocabulary)
     if found is None or spec.protocol.new_queries:
         sample = Sample(spec.protocol.queries, spec.method.seed)
         drawn = Data(dataset.shards("base", vocabulary), context.executor).reduce(sample, "draw queries")
@@ -144,8 +144,8 @@ def draw_queries(context: Context, vocabulary: tuple[str | int, ...]) -> Batch:
                 f"expected more than {spec.protocol.queries} rows in {dataset.name}, to draw so many queries from, "
                 f"found {len(drawn.ids)}: ask for fewer"
             )
-        storage_queries.freeze(warehouse, dataset.name, drawn, vocabulary, redraw=spec.protocol.new_queries)
-        found = storage_queries.frozen(warehouse, dataset.name, vocabulary) or drawn
+        storage_queries.save_queries(warehouse, dataset.name, drawn, vocabulary, redraw=spec.protocol.new_queries)
+        found = storage_queries.load_queries(warehouse, dataset.name, vocabulary) or drawn
     return found
 
 

@@ -43,9 +43,9 @@ def fit(context: Context, because: str = "") -> Model:
     if _draws(dataset):
         excluded = judge.draw_queries(context, vocabulary).ids
     identity, key = _identity(spec), _key(spec, dataset, excluded)
-    if known := models.recall(warehouse, key):
+    if known := models.recorded_fit(warehouse, key):
         logger.info("model %.12s was fitted before, from the same rows", known)
-        models.remember(warehouse, key, known)  # in use again: a collector counts its age from now
+        models.record_fit(warehouse, key, known)  # in use again: a collector counts its age from now
         return Model(digest=known, fit=identity, seconds=0, reason=reason)
     vocabulary = labels_of(dataset, context.executor) if spec.method.reads_labels else ()
     start = time.monotonic()
@@ -53,7 +53,7 @@ def fit(context: Context, because: str = "") -> Model:
     start_from = pretrained.load(spec.method.pretrained, context.settings)
     function = spec.method.build().fit(Data(shards, context.executor, start_from))
     name = models.save_model(warehouse, function)
-    models.remember(warehouse, key, name)
+    models.record_fit(warehouse, key, name)
     return Model(digest=name, fit=identity, seconds=time.monotonic() - start, reason=reason)
 
 
@@ -71,11 +71,11 @@ def foreseen(context: Context) -> tuple[Model | None, str]:
         return published, reason
     excluded = np.zeros(0, np.int64)
     if _draws(dataset):
-        frozen = queries.frozen(warehouse, dataset.name)
+        frozen = queries.load_queries(warehouse, dataset.name)
         if frozen is None or spec.protocol.new_queries:
             return None, reason
         excluded = frozen.ids
-    if known := models.recall(warehouse, _key(spec, dataset, excluded)):
+    if known := models.recorded_fit(warehouse, _key(spec, dataset, excluded)):
         return Model(digest=known, fit=_identity(spec), seconds=0), f"{reason}; fitted before, of these rows"
     return None, reason
 

@@ -87,7 +87,7 @@ def _transient(task: Any, run: Any, state: State[Any]) -> bool:
 
 def _report(context: Context, staged: Staged, report: Report, verdict: Verdict) -> str:
     url = write_report(context, staged, report, verdict)
-    epochs = models.training(context.warehouse, staged.model.digest)
+    epochs = models.training_epochs(context.warehouse, staged.model.digest)
     summary = run_markdown(context.spec, staged, report, verdict, epochs)
     Observer(_artifacts)(staged.table, metric_rows(report), report.protocol, summary, url)
     return url
@@ -122,7 +122,7 @@ class TaskRunner:
 
     def _fit(self, context: Context, because: str = "") -> Model:
         model = fit(context, because)
-        self.on_epochs(models.training(context.warehouse, model.digest))  # also of a model that is used again
+        self.on_epochs(models.training_epochs(context.warehouse, model.digest))  # also of a model that is used again
         return model
 
 

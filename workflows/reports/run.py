@@ -22,7 +22,7 @@ def write_report(context: Context, staged: Staged, report: Report, verdict: Verd
 
     Each run has a page of its own: runs of one plan stage the same branch. The same run writes the same page again.
     """
-    spec, epochs = context.spec, models.training(context.warehouse, staged.model.digest)
+    spec, epochs = context.spec, models.training_epochs(context.warehouse, staged.model.digest)
     run = digest(*(value.model_dump(mode="json") for value in (spec, staged, report, verdict)))[:12]
     url = warehouse.REPORT.url(context.warehouse, table=staged.table, page=f"{staged.branch}-{run}")
     filesystem.write_bytes(url, run_page(spec, staged, report, verdict, epochs).encode())

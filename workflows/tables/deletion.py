@@ -122,7 +122,7 @@ def delete(
         dataset=dataset,
         ids=len(wanted),
         rows=len(located.rows),
-        queries=queries.leave_out(settings.warehouse_url, dataset, wanted),
+        queries=queries.remove_queries(settings.warehouse_url, dataset, wanted),
         published={table.name: name for table in located.tables if (name := _publish(table, removal, executor))},
         gone_by=log.utc_timestamp(removal.due_ms),
     )

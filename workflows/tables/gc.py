@@ -76,16 +76,17 @@ def _beside(
     """What goes, or would go, of the warehouse beside its tables."""
     limit, names = clock() - grace * DAY, [table.name for table in known]
     items, notes = list[Item](), list[str]()
-    named: set[str] | None = set[str]().union(*(garbage.named(table, grace * DAY, clock) for table in known))
-    if strangers := unreferenced.strangers(warehouse, names):
-        named, may = None, f"{', '.join(strangers)} in the warehouse may need them, and is of no table known here"
+    digests = (garbage.referenced_digests(table, grace * DAY, clock) for table in known)
+    referenced: set[str] | None = set[str]().union(*digests)
+    if strangers := unreferenced.unknown_tables(warehouse, names):
+        referenced, may = None, f"{', '.join(strangers)} in the warehouse may need them, and is of no table known here"
         notes.append(f"models, what their networks started from, and drawn datasets stay: {may}")
-    for kind, files in unreferenced.find_unreferenced(warehouse, named, names, limit):
+    for kind, files in unreferenced.find_unreferenced(warehouse, referenced, names, limit):
         for file in files:
-            if not dry_run and not garbage.remove(file, limit):
+            if not dry_run and not garbage.remove_if_older(file, limit):
                 break  # it was written again, and leads to the others
             items.append(Item(table="", kind=kind, name=file.url, bytes=file.size, why=unreferenced.WHY[kind]))
-    for upload in unreferenced.uploads(warehouse, limit):
+    for upload in unreferenced.incomplete_uploads(warehouse, limit):
         if not dry_run:
             filesystem.abort_upload(upload)
         items.append(_upload("", upload))
@@ -108,7 +109,7 @@ def _items(table: str, found: garbage.Garbage) -> list[Item]:
 
 
 def _upload(table: str, upload: Upload) -> Item:
-    return Item(table=table, kind="upload", name=upload.url, bytes=0, why="begun and never ended")
+    return Item(table=table, kind="upload", name=upload.url, bytes=0, why="incomplete upload")
 
 
 @flow(name="gc")

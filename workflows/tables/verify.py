@@ -78,7 +78,7 @@ def verify(
         return Verified(**known, problems=tuple(problems), notes=())
     pairs, notes = _pairs(settings, opened, found, parts, sample)
     function = models.load_model(settings.warehouse_url, found.properties["model"])
-    again = list(executor.map(partial(integrity.recheck, function=function), pairs, "encode again"))
+    again = list(executor.map(partial(integrity.compare_with_source, function=function), pairs, "encode again"))
     known |= {"rechecked": len(pairs), "bits": sum(c.bits for c in again), "near": sum(c.near for c in again)}
     return Verified(**known, problems=(*problems, *_flat(c.problems for c in again)), notes=tuple(notes))
 

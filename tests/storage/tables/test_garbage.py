@@ -11,7 +11,7 @@ import pytest
 from storage.files import filesystem
 from storage.files.filesystem import join
 from storage.tables import garbage, iceberg, log
-from storage.tables.parts import Part, quarantine
+from storage.tables.parts import Part, quarantine_url
 from storage.tables.table import PublishConflict, create_table, load_table
 
 DAY = 86_400
@@ -75,7 +75,7 @@ def test_what_is_left_is_exactly_what_kept_versions_need(catalog, table):
     orphan = part(table, "never committed")
     torn = join(table.folder, "data", f".{'0' * 64}.parquet.{'1' * 32}")
     lost_race = join(table.iceberg.location(), "metadata", "00099-deadbeef.metadata.json")
-    told, untold = (quarantine(url) for url in (min(files_of(table, "main")), orphan.url))
+    told, untold = (quarantine_url(url) for url in (min(files_of(table, "main")), orphan.url))
     stranger = join(table.folder, "data", "notes.txt")
     for url in (torn, lost_race, told, untold, stranger):
         filesystem.write_bytes(url, b'{"format-version": 2, "torn')
@@ -124,11 +124,11 @@ def test_what_versions_name_is_named_for_a_grace_after_they_are_gone(catalog, ta
     for i, properties in enumerate(told):
         version = staged(table, f"staged-{i}", part(table, "a", i), properties=properties)
         table.publish(version, table.version().snapshot_id)
-    assert garbage.named(table, DAY) == {*models, *start}
+    assert garbage.referenced_digests(table, DAY) == {*models, *start}
     garbage.collect(table, DAY, keep=1)
     assert not table.has_ref("v1")
-    assert garbage.named(table, DAY) == {*models, *start}
-    assert garbage.named(table, DAY, clock=in_days(1.1)) == {models[1], *start}
+    assert garbage.referenced_digests(table, DAY) == {*models, *start}
+    assert garbage.referenced_digests(table, DAY, clock=in_days(1.1)) == {models[1], *start}
 
 
 @pytest.mark.parametrize("catalog", ["local"], indirect=True)
@@ -156,7 +156,7 @@ def test_a_staging_goes_when_it_is_old_and_began_at_another_version(table):
     assert garbage.collect(table, DAY).versions == {}
     assert late <= there(table)
     (why,) = garbage.collect(table, DAY, clock=in_days(2)).versions.values()
-    assert why == "staged from another version than is published, and older than the grace"
+    assert why == "its base is no longer published, and it is older than the grace period"
     assert late & there(table) == files_of(table, "v1")
 
 
@@ -167,7 +167,7 @@ def test_versions_with_deleted_rows_are_gone_when_it_is_due_and_what_readers_see
     publish(table, part(table, "a", 2))
     due = int((time.time() + 30 * DAY) * 1000)
     log.schedule_purge(table, ["v1", "v3"], due, 7, "me")
-    with pytest.raises(ValueError, match="expected a version without deleted rows, found v1, which has some until 20"):
+    with pytest.raises(ValueError, match="cannot roll back to v1: it holds deleted rows, and is removed by 20"):
         log.roll_back(table, "v1", table.version().snapshot_id, "me")
     log.schedule_purge(table, ["v1"], due + 1, 7, "me")  # not later than was said
     assert log.purge_deadlines(table) == {"v1": due, "v3": due}
@@ -201,7 +201,7 @@ def test_where_a_needed_file_is_lost_nothing_is_deleted(table):
     publish(table, part(table, "a"))
     orphan = part(table, "orphan")
     filesystem.remove(min(files_of(table, "v1")))
-    with pytest.raises(FileNotFoundError, match=r"nothing was deleted; `hashkiln verify` tells"):
+    with pytest.raises(FileNotFoundError, match=r"nothing was deleted; run `hashkiln verify t`"):
         garbage.collect(table, 0)
     assert orphan.url in there(table)
 
@@ -210,10 +210,10 @@ def test_where_a_needed_file_is_lost_nothing_is_deleted(table):
 def test_a_file_that_was_written_again_since_the_inventory_stays(table):
     part(table, "o")
     (listed,) = filesystem.inventory(table.folder + "/data")
-    assert not garbage.remove(listed, time.time() - DAY)
+    assert not garbage.remove_if_older(listed, time.time() - DAY)
     assert filesystem.exists(listed.url)
-    assert garbage.remove(listed, time.time() + DAY)
-    assert not garbage.remove(listed, time.time() + DAY)
+    assert garbage.remove_if_older(listed, time.time() + DAY)
+    assert not garbage.remove_if_older(listed, time.time() + DAY)
 
 
 def test_writers_and_collectors_at_once_lose_nothing(catalog, table):

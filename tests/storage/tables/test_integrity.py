@@ -14,7 +14,7 @@ from storage.files import filesystem
 from storage.files.filesystem import join
 from storage.formats import FeatureRows
 from storage.tables import integrity
-from storage.tables.parts import CodeShard, _sound, encode_shard, read_part, without_rows
+from storage.tables.parts import CodeShard, _verified, encode_shard, read_part, without_rows
 
 D, N_BITS = 8, 16
 FUNCTION = LinearHash(np.random.default_rng(0).standard_normal((D, N_BITS)), np.zeros(N_BITS))
@@ -39,9 +39,9 @@ def test_a_part_that_was_changed_is_refused_by_whoever_reads_it_first_and_a_torn
     filesystem.write_bytes(part.url, bytes(content))
     ids_of(part)  # this process has looked at its digest
     with pytest.raises(ValueError, match=f"expected a part of SHA-256 .*, found {hashlib.sha256(content).hexdigest()}"):
-        read_part(part.url, N_BITS, part.size, anew=True)
-    _sound.clear()
-    with pytest.raises(ValueError, match="it was changed"):
+        read_part(part.url, N_BITS, part.size, verify=True)
+    _verified.clear()
+    with pytest.raises(ValueError, match="the file was modified"):
         ids_of(part)
     assert [problem.partition(",")[0] for problem in integrity.check_part(part, N_BITS)] == [
         f"expected a part of SHA-256 {part.url.rpartition('/')[2].partition('.')[0]}"

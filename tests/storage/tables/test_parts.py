@@ -75,7 +75,7 @@ def test_the_moments_of_projections_are_noted_in_the_footer(folder):
 def test_moments_that_are_damaged_are_told_of_in_a_line(tmp_path, noted):
     table = pa.table({"id": np.arange(3)}).replace_schema_metadata({"hashkiln.moments": noted})
     pq.write_table(table, tmp_path / "part.parquet")
-    line = rf"^expected the moments of projections in the footer, found: .*, in {tmp_path}/part.parquet$"
+    line = rf"^damaged footer, moments of projections, in {tmp_path}/part.parquet: .*$"
     with pytest.raises(ValueError, match=line):
         parts.read_moments(str(tmp_path / "part.parquet"))
 
@@ -117,9 +117,9 @@ def test_a_part_of_another_width_is_refused(tmp_path):
 def test_rows_common_to_two_versions_are_found_by_id(tmp_path):
     a = parts.encode_shard(shard(str(tmp_path / "a"), blobs(100, D)), function(8), str(tmp_path / "data"))
     b = parts.encode_shard(shard(str(tmp_path / "b"), blobs(100, D, first_id=60)), function(8), str(tmp_path / "data"))
-    (common,) = parts.Common(parts.CodeShard(a, 8), (b,))
+    (common,) = parts.CommonRows(parts.CodeShard(a, 8), (b,))
     assert common.ids.tolist() == list(range(60, 100))
-    (none,) = parts.Common(parts.CodeShard(a, 8), ())
+    (none,) = parts.CommonRows(parts.CodeShard(a, 8), ())
     assert not len(none.ids)
 
 
@@ -147,7 +147,7 @@ def test_a_shard_that_changed_since_it_was_listed_is_refused(folder):
             {"id": [1, 2], "vector": [[1.0, None], [1.0, 2.0]]},
             "expected 2 finite numbers, found null among them, in row 0 of",
         ),
-        ({"id": [7, 7], "vector": [[1.0, 2.0]] * 2}, r"expected unique ids, found 1 of them more than once \(7\), in"),
+        ({"id": [7, 7], "vector": [[1.0, 2.0]] * 2}, r"expected unique ids, found 1 more than once \(7\), in"),
         ({"id": ["a", "b"], "vector": [[1.0, 2.0]] * 2}, "expected integer ids, found string, in"),
         ({"id": [1, 2], "vector": ["x", "y"]}, "expected vectors, lists of .*, found string, in"),
         ({"id": [1, 2]}, "expected the columns vector, found id, in"),

@@ -54,16 +54,16 @@ def test_the_server_may_lose_its_connections_between_two_commits(postgresql, tmp
 
 
 @pytest.mark.parametrize(
-    ("url", "found"),
+    ("url", "reason"),
     [
         ("postgresql+psycopg2:///nothing?host={host}&user=tests", 'database "nothing" does not exist'),
         ("postgresql+psycopg2://tests:secret@127.0.0.1:1/x", "Connection refused"),
     ],
 )
-def test_a_catalog_that_cannot_be_reached_is_told_of_in_one_line(postgresql, tmp_path, url, found):
+def test_a_catalog_that_cannot_be_reached_is_told_of_in_one_line(postgresql, tmp_path, url, reason):
     host = make_url(postgresql()).query["host"]
     with pytest.raises(
-        ConnectionError, match=f"^expected the Iceberg catalog at postgresql.*, found: .*{found}"
+        ConnectionError, match=f"^cannot connect to the Iceberg catalog at postgresql.*: .*{reason}"
     ) as line:
         iceberg.connect(url.format(host=host), str(tmp_path))
     assert "\n" not in str(line.value)

@@ -136,7 +136,7 @@ def test_publishing_is_refused_when_main_has_moved(catalog, parts):
     other = load_table(catalog, "t")
     assert other.publish(other.version("staged-a"), base.snapshot_id).name == "v2"
     with pytest.raises(
-        PublishConflict, match=r"expected main of table t at snapshot .*, found .*: somebody else published"
+        PublishConflict, match=r"expected main of table t at snapshot .*, found .*: another run published"
     ):
         table.publish(table.version("staged-b"), base.snapshot_id)
     assert shards_of(table.refresh()) == ["00000.parquet", "00001.parquet"]
@@ -248,15 +248,15 @@ def test_of_many_writers_of_labels_none_loses_its_own(catalog):
 
 def test_the_width_of_a_table_never_changes(catalog):
     create_table(catalog, "t", N_BITS)
-    with pytest.raises(ValueError, match="expected 16 bits, as table t has, found 32"):
+    with pytest.raises(ValueError, match="table t has codes of 16 bits, not 32"):
         create_table(catalog, "t", 32)
 
 
 def test_unknown_names_are_answered_with_the_known(catalog, parts):
     published(catalog, parts)
-    with pytest.raises(LookupError, match="expected the name of a code table, found 'u'; there are: t"):
+    with pytest.raises(LookupError, match=r"^unknown code table 'u'; existing tables: t$"):
         load_table(catalog, "u")
-    with pytest.raises(LookupError, match="expected a version of table t, found 'v9'; there are: v1"):
+    with pytest.raises(LookupError, match=r"^unknown version 'v9' of table t; existing versions: v1$"):
         load_table(catalog, "t").version("v9")
 
 
