@@ -1,17 +1,25 @@
-"""The inner loop of hashing.methods.bre, compiled by Numba on first use and kept in its cache."""
+"""The inner loop of hashing.methods.bre, compiled by Numba on first use and cached on disk."""
 
 import numpy as np
 from numba import njit
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc"})  # of whole numbers, so that sums are exact in any order
+@njit(nogil=True, cache=True, fastmath={"reassoc"})  # sums are of integers, so exact in any order
 def sweep(at, order, sign, starts, partners, gain):
-    """(shift s, how much lower the cost is there than at 0) of the best s, all shifts considered.
+    """Return the best shift over all real shifts, the first of equally good ones, and its decrease of the cost.
 
-    Row i of the n turns over at s = at[i], or never where that is infinite; order (n,) sorts these, sign (n,) float32
-    begins as the bits at s = -infinity, -1 or +1, and is used up. Row i is in pairs with others, the rows
-    partners[starts[i] : starts[i + 1]], so that each pair stands there twice; gain float32 is what it costs more where
-    its rows come apart. Of equal shifts the first is taken.
+    Parameters
+    ----------
+    at : (n,) float64
+        Shift at which the bit of each row flips; infinite if it never does.
+    order : (n,) int64
+        Order that sorts `at`.
+    sign : (n,) float32
+        Bits at shift -infinity, -1 or +1; overwritten.
+    starts, partners : (n + 1,) and (pairs,) int64
+        Row i is paired with the rows partners[starts[i] : starts[i + 1]]; each pair appears twice.
+    gain : (pairs,) float32
+        Increase of the cost if the bit differs between the rows of a pair.
     """
     cost = here = best = 0
     shift, n = at[order[0]] - 1, len(at)

@@ -14,11 +14,14 @@ from . import register
 @register
 @dataclass(frozen=True)
 class AGH:
-    """The signs of the smoothest functions on a graph in which rows are near if they are near the same anchors.
+    """Anchor graph hashing: signs of the smoothest eigenvectors of a graph that links rows through shared anchors.
 
-    With two layers half as many functions give two bits each: the second splits the positive rows at one threshold
-    and the negative rows at another, which cut the graph least for a balanced bit.
-    Additive: the counts and sums of k-means, then Z'1 and Z'Z, then three sums for the thresholds, over all rows.
+    The graph is A = Z diag(Z'1)^-1 Z', where Z holds the weights of each row's nearest anchors (k-means centres), and
+    the eigenvectors f minimise f'(I - A)f. With layers=2 each eigenvector gives two bits: the second bit splits its
+    positive rows at one threshold and its negative rows at another. These two thresholds minimise the graph cut of a
+    balanced bit.
+
+    Summed over all rows: the counts and sums of k-means, then Z'1 and Z'Z, then three sums for the thresholds.
 
     Reference: Liu, Wang, Kumar & Chang, Hashing with graphs, ICML 2011.
     """
@@ -27,7 +30,7 @@ class AGH:
     layers: int = 2
     n_anchors: int = 300
     n_nearest: int = 2
-    n_iter: int = 5  # of k-means
+    n_iter: int = 5  # iterations of k-means
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -49,7 +52,10 @@ class AGH:
 
 
 def _halves(batch, z, weight):
-    """Of each function y = Zw, the number of positive rows (k,), their sum of y (k,) and of z (k, m), and |y|'Z."""
+    """Return sums over the positive rows of each function y = Zw, and |y|'Z (k, m).
+
+    The sums over positive rows are their number (k,), the sum of y (k,) and the sum of z (k, m).
+    """
     z = z(batch.x.astype(np.float64))
     y = z @ weight
     positive = (y >= 0).astype(np.float64)
@@ -57,13 +63,13 @@ def _halves(batch, z, weight):
 
 
 def thresholds(n_positive, total, positive, absolute, mass):
-    """(upper, lower), (k,) each: of the balanced splits of y, |y| less its half's threshold, the smoothest.
+    """Return the thresholds (upper, lower), each (k,), of the second bit on positive and negative rows.
 
-    Smoothest is the least f'(I - A)f over f = y - upper on positive rows, f = lower - y on the others, for A the graph,
-    with the sum of f zero; one unknown is left, and its quadratic has this minimum (section 4).
+    They minimise f'(I - A)f, A the graph, where f = y - upper on positive rows and f = lower - y on the others,
+    subject to the sum of f being zero (section 4). The constraint leaves one unknown, so the minimum is in closed form.
     """
     n = mass.sum()
     n_negative = n - n_positive
-    crossing = n_positive - (positive**2 / mass).sum(axis=1)  # what the first bit cuts of the graph
+    crossing = n_positive - (positive**2 / mass).sum(axis=1)  # the weight of the edges cut by the first bit
     step = (total - (positive * absolute / mass).sum(axis=1)) / crossing
     return (2 * total + n_negative * step) / n, (n_positive * step - 2 * total) / n

@@ -15,14 +15,17 @@ from . import register
 
 
 def codes(x, b, encoder, decoder, bias, mu):
-    """B of a lower |X - BD - c|^2 + mu / 4 |B - sgn([X 1]A)|^2: exact for few bits, else the best of two descents."""
+    """Return codes B (n, n_bits) that lower |X - BD - c|^2 + mu / 4 |B - sgn([X 1]A)|^2.
+
+    Up to 8 bits the result is the minimum; beyond, the better of two coordinate descents.
+    """
     q, gram = (x - bias) @ decoder.T + mu / 4 * sgn(with_ones(x) @ encoder), decoder @ decoder.T
     if len(gram) <= 8:
         return best_codes(q, gram)
     relaxed = sgn(q @ np.linalg.pinv(gram))
-    ways = [discrete_descent(start, q, gram, 20) for start in (b, relaxed)]
-    first, second = (np.einsum("ij,ij->i", z @ gram - 2 * q, z) for z in ways)
-    return np.where((first <= second)[:, None], *ways)
+    descents = [discrete_descent(start, q, gram, 20) for start in (b, relaxed)]
+    first, second = (np.einsum("ij,ij->i", z @ gram - 2 * q, z) for z in descents)
+    return np.where((first <= second)[:, None], *descents)
 
 
 def _update(rows, **step):
@@ -34,14 +37,17 @@ def _differing(rows, encoder):
 
 
 def _hinge(rows, encoder):
-    """The squared hinges of [X 1]A against B, and the gradient by A."""
+    """Return the sum of the squared hinge losses of [X 1]A against B, and its gradient with respect to A."""
     margin = np.maximum(1 - rows.b * (rows.x @ encoder[:-1] + encoder[-1]), 0)
     pull = -2 * rows.b * margin
     return (margin**2).sum(), np.vstack([rows.x.T @ pull, pull.sum(axis=0)])
 
 
 def _machines(theta, rows, scale, cost):
-    """|A|^2 / 2 + cost sum hinge^2, and its gradient, in the unknowns A / scale, of which L-BFGS needs fewer steps."""
+    """Return |A|^2 / 2 + cost sum hinge^2 and its gradient, for the unknowns theta = A / scale.
+
+    In these units L-BFGS needs fewer steps.
+    """
     encoder = theta.reshape(len(scale), -1) * scale
     value, gradient = rows.reduce(Sum(partial(_hinge, encoder=encoder)), "encoder")
     weight = np.vstack([encoder[:-1], np.zeros((1, encoder.shape[1]))])
@@ -51,14 +57,18 @@ def _machines(theta, rows, scale, cost):
 @register
 @dataclass(frozen=True)
 class BA:
-    """Codes B from which a linear decoder restores the rows, and a linear encoder sgn([X 1]A) that predicts them:
-    |X - BD - c|^2 + mu / 4 |B - sgn([X 1]A)|^2, mu doubling until the two agree (method of auxiliary coordinates).
+    """Binary autoencoder: codes from which a linear decoder restores the rows, predicted by a linear encoder.
 
-    From the codes of ITQ, for each mu: D and c by least squares, A by a linear SVM a bit (L2, squared hinge, C = 100,
-    all bits in one L-BFGS), B row by row, by enumeration up to 8 bits, by bit flips beyond. The paper starts at
-    mu = 1e-5 and takes 30 steps or more, most of which leave B at its optimum without mu. No validation set.
+    Minimises |X - BD - c|^2 + mu / 4 |B - sgn([X 1]A)|^2 over codes B, decoder (D, c) and encoder A by the method of
+    auxiliary coordinates: mu is multiplied by `growth` after each step, until encoder and codes agree.
 
-    Additive: [B 1]'[B 1] and [B 1]'X, then gradients of A, over all rows. The codes B stay beside their shard.
+    B starts from the codes of ITQ. Each step solves D and c by least squares, A by a linear SVM per bit (L2 penalty,
+    squared hinge loss, C = `cost`, all bits in one run of L-BFGS), and B row by row: by enumeration up to 8 bits, by
+    flipping bits beyond. The paper starts at mu = 1e-5 and takes 30 steps or more, most of which leave B at its optimum
+    without the second term; it also stops early on a validation set, which is not used here.
+
+    Summed over all rows: [B 1]'[B 1] and [B 1]'X, then gradients with respect to A. The codes B are stored with their
+    shard.
 
     Reference: Carreira-Perpinan & Raziperchikolaei, Hashing with binary autoencoders, CVPR 2015, section 3.
     """

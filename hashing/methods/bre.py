@@ -13,37 +13,41 @@ from . import register
 
 
 def descend(u: Array, weight: Array, columns: Array, starts: Array, partners: Array, gain: Array) -> int:
-    """Set each weight (m,) of the bit [u >= 0], u = weight @ columns (m, n), to its best: how much lower the cost is.
+    """Set each weight of one bit to its best value in turn, in place, and return the decrease of the cost.
 
-    Row i is in pairs with partners[starts[i] : starts[i + 1]], which cost `gain` more where the bit tells them apart.
+    The bit is u >= 0, where u (n,) = weight (m,) @ columns (m, n). The pairs of row i are those with the rows
+    partners[starts[i] : starts[i + 1]]; a pair costs `gain` more if the bit differs between its rows.
     """
     from ._bre_sweep import sweep
 
-    lower = 0
+    decrease = 0
     for q, column in enumerate(columns):
         turns = np.abs(column) > 1e-12
-        at = np.divide(-u, column, out=np.full(len(u), np.inf), where=turns)  # the shifts at which rows turn over
-        first = np.where(np.where(turns, column < 0, u >= 0), np.float32(1), np.float32(-1))  # at -infinity
+        at = np.divide(-u, column, out=np.full(len(u), np.inf), where=turns)  # shifts at which bits flip
+        first = np.where(np.where(turns, column < 0, u >= 0), np.float32(1), np.float32(-1))  # bits at shift -infinity
         shift, gained = sweep(at, np.argsort(at), first, starts, partners, gain)
         if gained > 0:
             u += shift * column
             weight[q] += shift
-            lower += gained
-    return lower
+            decrease += gained
+    return decrease
 
 
 @register
 @dataclass(frozen=True)
 class BRE:
-    """Hamming distances that are those of the labels: 0 within a class, n_bits between classes, in least squares.
+    """Binary reconstructive embeddings: codes whose Hamming distances reconstruct the distances between labels.
 
-    A bit is the sign of a combination of centred Gaussian kernels of n_anchors rows, or a tenth of the sample if less,
-    whose width sigma is the mean distance of a row to its nearest anchor. One coefficient after another is set to its
-    best value, over all of them: the cost only steps where a row turns over. In the paper the kernel is
-    linear, each bit has anchors of its own, and passes go on; its targets without labels, Euclidean distances, are
-    left out.
+    Minimises the sum over pairs of (d_ij - t_ij)^2, where d is the Hamming distance and the target t is 0 within a
+    class and n_bits between classes. A bit is the sign of a combination of centred Gaussian kernels of n_anchors rows
+    (at most a tenth of the sample); the kernel width sigma is the mean distance of a row to its nearest anchor.
+    Coordinate descent sets one coefficient after another to its best value, which a sort finds exactly, as the
+    objective changes only where a row changes its bit.
 
-    Additive: a keyed sample of n_rows (the paper: 1,000) with n_pairs random partners each, and nothing else.
+    In the paper the kernel is linear, each bit has its own anchors, and passes run until convergence. Its unsupervised
+    targets, Euclidean distances, are not implemented.
+
+    Data read: a random sample of n_rows (the paper: 1,000), with n_pairs random partners for each.
 
     Reference: Kulis & Darrell, Learning to hash with binary reconstructive embeddings, NIPS 2009, section 3.
     """
@@ -67,21 +71,23 @@ class BRE:
         mean = phi.mean(axis=0)
         columns = np.ascontiguousarray((phi - mean).T)
         first = np.repeat(np.arange(n), self.n_pairs)
-        drawn = np.stack([first, (first + rng.integers(1, max(n, 2), len(first))) % n])  # never a row with itself
-        row, partners = np.concatenate([drawn, drawn[::-1]], axis=1)  # each pair, with both of its rows
+        pairs = np.stack(
+            [first, (first + rng.integers(1, max(n, 2), len(first))) % n]
+        )  # a row is never its own partner
+        row, partners = np.concatenate([pairs, pairs[::-1]], axis=1)  # each pair in both orders
         order = np.argsort(row, kind="stable")
         row, partners = row[order], partners[order]
         starts = np.searchsorted(row, np.arange(n + 1))
-        target = self.n_bits * (label[row] != label[partners])  # all in whole numbers, so that ties are exact
+        target = self.n_bits * (label[row] != label[partners])  # integers, so that ties are exact
         weight = 1e-3 * rng.standard_normal((self.n_bits, len(anchors)))
         u = np.stack([(w[:, None] * columns).sum(axis=0) for w in weight])  # (n_bits, n)
         error = target - sum((bit >= 0)[row] != (bit >= 0)[partners] for bit in u)
         for _ in range(self.n_iter):
-            lower, cost = 0, (error**2).sum() // 2
+            decrease, cost = 0, (error**2).sum() // 2
             for k in range(self.n_bits):
-                error += (u[k] >= 0)[row] != (u[k] >= 0)[partners]  # of the other bits
-                lower += descend(u[k], weight[k], columns, starts, partners, (1 - 2 * error).astype(np.float32))
+                error += (u[k] >= 0)[row] != (u[k] >= 0)[partners]  # residual of the other bits
+                decrease += descend(u[k], weight[k], columns, starts, partners, (1 - 2 * error).astype(np.float32))
                 error -= (u[k] >= 0)[row] != (u[k] >= 0)[partners]
-            if lower <= 1e-3 * cost:
+            if decrease <= 1e-3 * cost:
                 break
         return KernelHash(anchors, gamma, weight.T, weight @ mean)

@@ -1,4 +1,4 @@
-"""CNNH and CNNH+: codes first, by the similarity matrix alone; then a network that learns them."""
+"""CNNH and CNNH+: convolutional neural network hashing in two stages."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ from . import register
 @register
 @dataclass(frozen=True)
 class CNNH(Deep):
-    """Stage 1: H in [-1, 1] of the least |S - HH' / n_bits|^2, s_ij = 1 where rows share a label and -1 elsewhere.
-    Stage 2: mean |tanh(u) - h|^2, and for CNNH+ (classification > 0) cross-entropy of the classes besides.
+    """Convolutional neural network hashing: codes that factor the similarity matrix, then a network that learns them.
 
-    Rows of the same labels have the same row of S, and here the same h: the matrix to factor is one of label sets,
-    weighed by their numbers of rows, whatever n is. H falls entry by entry, by clipped Newton steps that are undone
-    where they do not lower the objective.
+    Stage 1 minimises |S - HH' / n_bits|^2 over H in [-1, 1], with s_ij = 1 where rows share a label and -1 elsewhere.
+    Stage 2 minimises the mean of |tanh(u) - sgn(h)|^2; CNNH+ (classification > 0) adds the cross-entropy of the
+    classes.
+
+    Rows with the same labels have the same row of S, and here also the same h. So the matrix to factor has one row per
+    distinct label set, weighted by its number of rows, and its size does not depend on n. H is updated entry by entry
+    with clipped Newton steps; a step that does not lower the objective is undone.
+
     Reference: Xia, Pan, Lai, Liu & Yan, Supervised hashing for image retrieval via image representation learning, AAAI
     2014.
     """
@@ -47,7 +51,10 @@ class CNNH(Deep):
 
 
 def factored(s: Array, weights: Array, n_bits: int, passes: int, seed: int) -> Array:
-    """H (m, n_bits) in [-1, 1] of a low sum_ij w_i w_j (s_ij - h_i'h_j / n_bits)^2, from uniform numbers."""
+    """Return H (m, n_bits) in [-1, 1] that lowers sum_ij w_i w_j (s_ij - h_i'h_j / n_bits)^2.
+
+    H starts from uniform random numbers.
+    """
     rng = np.random.default_rng(seed)
     h = rng.uniform(-1, 1, (len(s), n_bits))
     for _ in range(passes):
@@ -64,6 +71,6 @@ def factored(s: Array, weights: Array, n_bits: int, passes: int, seed: int) -> A
 
 
 def objective(h: Array, s: Array, weights: Array, i: int) -> float:
-    """The part of the objective in which h_i is, over w_i."""
+    """Return the terms of the objective that contain h_i, divided by w_i."""
     away = (h @ h[i] - h.shape[1] * s[i]) ** 2
     return float(2 * weights @ away - weights[i] * away[i])

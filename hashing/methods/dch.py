@@ -13,10 +13,12 @@ from . import register
 @register
 @dataclass(frozen=True)
 class DCH(Deep):
-    """Weighted Cauchy likelihood of s_ij given d_ij = n_bits / 2 (1 - cos(u_i, u_j)), and Cauchy quantization.
+    """Deep Cauchy hashing: weighted Cauchy likelihood of pair similarities, with Cauchy quantization.
 
-    The Cauchy probability gamma / (gamma + d) falls fastest at small d: similar rows are drawn into a small ball.
-    The quantization term compares |u| with a row of ones in the same distance.
+    The loss is the negative log-likelihood of s_ij given d_ij = n_bits / 2 (1 - cos(u_i, u_j)), plus `quantization`
+    times the same Cauchy loss of the distance between |u| and a vector of ones. The Cauchy probability gamma / (gamma +
+    d) falls fastest at small d, so similar rows are pulled into a small Hamming ball.
+
     Reference: Cao, Long, Liu & Wang, Deep Cauchy hashing for Hamming space retrieval, CVPR 2018.
     """
 

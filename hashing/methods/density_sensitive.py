@@ -14,24 +14,26 @@ from . import register
 @register
 @dataclass(frozen=True)
 class DensitySensitive:
-    """Planes halfway between adjacent groups of rows, so that no dense region is cut; of these the most balanced.
+    """Density sensitive hashing: the most balanced planes halfway between adjacent groups of rows.
 
-    Groups come from a few rounds of k-means, and each is adjacent to its n_nearest nearest ones. Of two bins, the more
-    equal ones have the larger entropy, the paper's measure.
-    Additive: the counts and sums of the groups, over all rows.
+    Groups come from a few iterations of k-means. Two groups are adjacent if one is among the n_nearest nearest of the
+    other; the plane between them avoids cutting dense regions. The n_bits planes that split the rows most evenly are
+    selected, which are those of the largest entropy, the paper's criterion.
 
-    Reference: Jin, Li, Lin & Cai, Density sensitive hashing, IEEE Transactions on Cybernetics 2014. The defaults
-    are those of the authors' code.
+    Summed over all rows: the counts and sums of the groups.
+
+    Reference: Jin, Li, Lin & Cai, Density sensitive hashing, IEEE Transactions on Cybernetics 2014. The defaults are
+    those of the authors' code.
     """
 
     n_bits: int
-    alpha: float = 1.5  # groups a bit
+    alpha: float = 1.5  # groups per bit
     n_nearest: int = 3
     n_iter: int = 3
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not isfinite(self.alpha):  # refused as all numbers that are not
+        if not isfinite(self.alpha):  # check_hyperparameters raises the error
             return
         pairs = min(self._groups * self.n_nearest, self._groups * (self._groups - 1) // 2)
         if pairs < self.n_bits:
@@ -46,10 +48,12 @@ class DensitySensitive:
 
     def fit(self, data: Data) -> LinearHash:
         centres, counts = kmeans(data, self._groups, self.n_iter, self.seed)
-        centres, counts = centres[counts > 0], counts[counts > 0]  # a lost one may lie upon another
+        centres, counts = centres[counts > 0], counts[counts > 0]  # an empty group may coincide with another
         a, b = _adjacent(centres, self.n_nearest)
         if len(a) < self.n_bits:
-            raise ValueError(f"expected at least n_bits = {self.n_bits} pairs of adjacent groups, found {len(a)}")
+            raise ValueError(
+                f"expected at least n_bits = {self.n_bits} pairs of adjacent groups, found {len(a)}: raise alpha"
+            )
         weight = (centres[a] - centres[b]).T  # (d, pairs)
         threshold = (weight * (centres[a] + centres[b]).T / 2).sum(axis=0)
         mass = counts @ (centres @ weight > threshold) / counts.sum()
@@ -58,7 +62,7 @@ class DensitySensitive:
 
 
 def _adjacent(centres, n_nearest):
-    """The pairs a < b of centres of which one is among the n_nearest nearest to the other."""
+    """Return the pairs a < b of adjacent centres: one is among the n_nearest nearest of the other."""
     distances = squared_centre_distances(centres, centres)
     np.fill_diagonal(distances, np.inf)
     near = np.argsort(distances, axis=1, kind="stable")[:, :n_nearest]

@@ -23,13 +23,18 @@ class GraphRows(NamedTuple):
 @register
 @dataclass(frozen=True)
 class DGH:
-    """Largest tr(B'AB) + rho tr(B'Y): codes B smooth on the anchor graph A and near to a balanced, uncorrelated Y.
+    """Discrete graph hashing: binary codes that are smooth on an anchor graph, balanced and uncorrelated.
 
-    From a rotation of the graph's eigenvectors, B moves by B <- sgn(2AB + rho Y) until it rests, then Y is solved;
-    neither lowers the objective. A new row's bits are the signs of its anchors' mean codes, by the paper as recalled.
-    Additive: Z'Z, Z'1, the sums of the rotation, then Z'B, 1'[B Y] and [B Y]'[B Y], over all rows; Z and Y stay there.
+    Maximises tr(B'AB) + rho tr(B'Y) over codes B in {-1, +1} and Y with Y'1 = 0 and Y'Y = nI, where A is the anchor
+    graph. Starting from a rotation of the eigenvectors of A, B is updated by B <- sgn(2AB + rho Y) until it no longer
+    changes, then Y is solved; neither step lowers the objective. The bits of a new row are the signs of its anchors'
+    mean codes; this extension follows the paper from memory.
 
-    Reference: Liu, Mu, Kumar & Chang, Discrete graph hashing, NIPS 2014, with the start DGH-R; n_rotate = 0: DGH-I.
+    Summed over all rows: Z'Z, Z'1, the sums of the rotation, then Z'B, 1'[B Y] and [B Y]'[B Y]. Z and Y are stored with
+    their shard.
+
+    Reference: Liu, Mu, Kumar & Chang, Discrete graph hashing, NIPS 2014; the initialisation is DGH-R, or DGH-I with
+    n_rotate = 0.
     """
 
     n_bits: int
@@ -39,7 +44,7 @@ class DGH:
     n_kmeans: int = 5
     n_rotate: int = field(default=100, metadata={"least": 0})
     n_iter: int = 20
-    n_inner: int = 300  # moves of B at most, in each iteration
+    n_inner: int = 300  # at most this many updates of B per iteration
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -69,7 +74,10 @@ def _rotated(rows, rotation):
 
 
 def improved(rows, p, mass, rho, n_inner, label):
-    """The rows with the best Y for a B that rests after at most n_inner moves, and P (m, n_bits) of that B."""
+    """Update B at most n_inner times, then solve Y.
+
+    Returns the rows with the new Y, and P (m, n_bits), the mean codes of the anchors.
+    """
     for _ in range(n_inner):
         before, (sums, total, gram) = p, rows.reduce(Sum(partial(_sums, p=p, rho=rho)), label)
         p = sums / mass[:, None]  # 2AB = 2ZP
@@ -79,7 +87,7 @@ def improved(rows, p, mass, rho, n_inner, label):
     return rows.map_rows(partial(_with_y, p=before, rho=rho, mean=total / mass.sum(), mix=mix), "Y"), p
 
 
-def _b_and_y(rows, p, rho):  # p (m, n_bits): P, the anchors' mean codes of the B before
+def _b_and_y(rows, p, rho):  # p (m, n_bits): the anchors' mean codes before this update
     return np.hstack([sgn(2 * (rows.z @ p) + rho * rows.x), rows.x])
 
 

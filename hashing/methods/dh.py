@@ -13,15 +13,18 @@ from . import register
 @register
 @dataclass(frozen=True)
 class DH:
-    """Outputs H of a tanh network near their own signs and of large variance, with orthogonal weights:
-    |sgn(H) - H|^2 / 2n - variance / 2n |H - mean|^2 + orthogonal / 2 sum |W'W - I|^2 + decay / 2 sum (|W|^2 + |c|^2).
+    """Deep hashing: a tanh network with outputs near their signs and of large variance, and orthogonal weights.
 
-    The network starts from principal directions and learns by L-BFGS, with the signs of its own outputs. In the paper
-    the first term is a sum and the second, of weight 100, a mean, whose balance would hang on n: here both are means.
-    Its variance is not centred, which constant bits serve best: here it is.
-    The layers are 60-30-16, 80-50-32 and 100-80-64, as it is told of the paper, and between these in between.
+    Minimises |sgn(H) - H|^2 / 2n - variance / 2n |H - mean|^2 + orthogonal / 2 sum |W'W - I|^2 + decay / 2 sum (|W|^2 +
+    |c|^2) over the weights W and biases c of all layers; H are the outputs. The network starts from principal
+    directions and is trained by L-BFGS.
 
-    Additive: H'H, H'1 and the sum of |H|, then the gradient, in each evaluation, over all rows.
+    In the paper the first term is a sum and the second, of weight 100, a mean, so their balance depends on n; here both
+    are means. The paper's variance is not centred, so constant bits would maximise it; here it is centred. The layers
+    are 60-30-16, 80-50-32 and 100-80-64 for 16, 32 and 64 bits, as the paper is reported to use, and interpolated for
+    other lengths.
+
+    Summed over all rows: H'H, H'1 and the sum of |H|, then the gradient, in each evaluation.
 
     Reference: Liong, Lu, Wang, Moulin & Zhou, Deep hashing for compact binary codes learning, CVPR 2015, section 3.2.
     """

@@ -13,10 +13,12 @@ from . import register
 @register
 @dataclass(frozen=True)
 class DHLN(Deep):
-    """Cross-entropy of the classes given n_bits sigmoid units - spread their variance around 0.5.
+    """Deep hashing learning network: cross-entropy of the classes given sigmoid units, spread away from 0.5.
 
-    The paper's losses could not be verified: a compact sigmoid layer before the loss layer and thresholds of 0.5 are
-    what its abstract says. That units are pushed off 0.5 is assumed here; without it this is DLBHC.
+    The loss is the cross-entropy given n_bits units sigmoid(u), minus `spread` times the mean of (sigmoid(u) - 0.5)^2.
+    The paper's losses could not be verified: its abstract states a compact sigmoid layer before the loss layer, and
+    thresholds of 0.5. The second term is our assumption; without it the method is DLBHC.
+
     Reference: Zhong, Yang, Wang & Dong, A deep hashing learning network, arXiv 1507.04437, 2015.
     """
 

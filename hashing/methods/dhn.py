@@ -13,15 +13,17 @@ from . import register
 @register
 @dataclass(frozen=True)
 class DHN(Deep):
-    """-sum log p(s_ij | z_i'z_j) + quantization sum log cosh(|z| - 1), z = tanh(u), over the pairs of a batch.
+    """Deep hashing network: pairwise likelihood of inner products, with log-cosh quantization.
 
-    DHN-Q of the paper is quantization = 0, DHN-E is squared = True: (z_i'z_j / n_bits - s_ij)^2 in place of the
-    likelihood, with s in {-1, +1}. DHN-B ranks by the real z = tanh(u), u what `project` gives.
-    The paper chooses the weight by cross-validation among 1e-5 to 1e2.
+    Minimises the mean over the pairs of a batch of -log p(s_ij | z_i'z_j), plus `quantization` times the mean of log
+    cosh(|z| - 1), z = tanh(u). The paper's variants: DHN-Q has quantization = 0; DHN-E has squared = True, which
+    replaces the likelihood by (z_i'z_j / n_bits - s_ij)^2 with s in {-1, +1}; DHN-B ranks by the real-valued z =
+    tanh(u), where u is the result of `project`. The paper selects the weight by cross-validation among 1e-5 to 1e2.
+
     Reference: Zhu, Long, Wang & Cao, Deep hashing network for efficient similarity retrieval, AAAI 2016.
     """
 
-    optimizer: str = "sgd"  # the likelihood has a saddle at u = 0, to which Adam falls
+    optimizer: str = "sgd"  # Adam converges to the saddle of the likelihood at u = 0
     lr: float = 0.05
     quantization: float = 0.1
     squared: bool = False

@@ -1,4 +1,4 @@
-"""DLBHC: deep learning of binary hash codes, by a latent layer before the classes."""
+"""DLBHC: deep learning of binary hash codes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from . import register
 @register
 @dataclass(frozen=True)
 class DLBHC(Deep):
-    """Softmax cross-entropy of the classes given n_bits sigmoid units; a bit is 1 where its unit is at least 0.5.
+    """Deep learning of binary hash codes: softmax cross-entropy of the classes given a layer of n_bits sigmoid units.
+
+    A bit is 1 where its unit is at least 0.5.
 
     Reference: Lin, Yang, Hsiao & Chen, Deep learning of binary hash codes for fast image retrieval, CVPRW 2015.
     """

@@ -14,13 +14,16 @@ from . import register
 @register
 @dataclass(frozen=True)
 class DMHOR(Deep):
-    """Both views of a row reconstructed from the code of both, and from the code of either one alone; orthogonal
-    weights of the hash layers; no labels.
+    """Deep multimodal hashing with orthogonal regularization: an autoencoder of two views with one shared code.
 
-    |x - d(s(F + G))|^2 + alone (|x - d(s(F))|^2 + |x - d(s(G))|^2) + orthogonal |W'W - I|^2, s the sigmoid, d a linear
-    decoder, |.|^2 the mean over a view's dimensions, of both views together: else the wider view is all that a code
-    tells. That a code of one view tells the other is what makes views comparable. Coefficients are assumed, and layers
-    start at random, not from restricted Boltzmann machines.
+    Minimises |x - d(s(F + G))|^2 + alone (|x - d(s(F))|^2 + |x - d(s(G))|^2) + orthogonal |W'W - I|^2 + eta
+    (quantization of F and G), where F and G are the outputs for the two views, s is the sigmoid, d a linear decoder of
+    both views, and W the weights of the hash layers. No labels are used.
+
+    Reconstructing both views from the code of either one makes the views comparable. Each |.|^2 is averaged over the
+    dimensions of each view, so that the wider view does not dominate. The coefficients are assumed, and layers start at
+    random instead of from restricted Boltzmann machines.
+
     Reference: Wang, Cui, Ou & Zhu, Deep multimodal hashing with orthogonal regularization, IJCAI 2015.
     """
 
@@ -41,5 +44,5 @@ class DMHOR(Deep):
         errors = [(x - out.head(code.sigmoid())) ** 2 for code in (f + g, f, g)]
         away = [sum(view.mean() for view in out.network.halves(error)) for error in errors]
         weights = sum(soft_orthogonality(view.hash.weight) for view in out.network.views)
-        drawn = self.eta * (quantization(f) + quantization(g))
-        return away[0] + self.alone * (away[1] + away[2]) + self.orthogonal * weights / self.n_bits + drawn
+        quantized = self.eta * (quantization(f) + quantization(g))
+        return away[0] + self.alone * (away[1] + away[2]) + self.orthogonal * weights / self.n_bits + quantized

@@ -14,10 +14,13 @@ from . import register
 @register
 @dataclass(frozen=True)
 class DMVH(Deep):
-    """Contrastive loss of the rows' shared code F + G, two encoders of a view each, and quantization.
+    """Deep multi-view hashing: a contrastive loss of one code, shared by the encoders of two views.
 
-    The paper's objective could not be verified. What is known: hidden nodes of each view beside shared ones, of which
-    the code is made, trained to preserve similarity. Here each view has its own encoder, and they share the code.
+    The code is F + G, the sum of the outputs for the two views. The loss is the contrastive loss of its squared
+    distances over the pairs of a batch, plus `eta` times its quantization error. The paper's objective could not be
+    verified. It is known that the network has hidden nodes of each view and shared ones, which give the code, trained
+    to preserve similarity.
+
     Reference: Kang, Kim & Choi, Deep learning to hash with multiple representations, ICDM 2012.
     """
 

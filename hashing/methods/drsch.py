@@ -13,11 +13,15 @@ from . import register
 @register
 @dataclass(frozen=True)
 class DRSCH(Deep):
-    """max(0, margin + |v - v+|^2 - |v - v-|^2) + beta s_ij |v_i - v_j|^2, v = w * sigmoid(u), w learned for each bit.
+    """Deep regularized similarity comparison hashing: triplet hinge loss of weighted bits, with a Laplacian term.
 
-    The second term is tr(VLV') of the batch's graph of shared labels. Bits of small |w| are those to leave out where
-    shorter codes are asked for; the paper weighs Hamming distances by w^2, here they count alike. Its threshold of -5,
-    slowly lowered, is a fixed margin, a share of n_bits.
+    The loss is the mean over triplets of max(0, margin n_bits + |v - v+|^2 - |v - v-|^2), plus `beta` times the mean
+    over pairs of s_ij |v_i - v_j|^2, where v = w * sigmoid(u) and w is a learned weight per bit. The second term is
+    tr(VLV'), with L the Laplacian of the graph that links the rows of a batch that share a label.
+
+    Bits of small |w| can be dropped to shorten codes. The paper weights Hamming distances by w^2; here all bits count
+    alike. Its threshold of -5, lowered slowly, is here a fixed margin, given as a fraction of n_bits.
+
     Reference: Zhang, Lin, Zhang, Zuo & Zhang, Bit-scalable deep hashing with regularized similarity learning, IEEE TIP
     2015.
     """

@@ -13,14 +13,17 @@ from . import register
 @register
 @dataclass(frozen=True)
 class DSDH(Deep):
-    """Likelihood of the pairs + mu |y - W'b|^2 + nu |W|^2 + eta |b - u|^2, b in {-1, +1}: the codes also classify.
+    """Deep supervised discrete hashing: pairwise likelihood, with discrete codes that also classify linearly.
 
-    As in the authors' code, W and the codes B are solved for each batch: W by ridge regression, B by discrete cyclic
-    coordinate descent on the last three terms, from sgn(u); the network then steps towards B. Means in place of sums.
+    Minimises -sum log p(s_ij | u_i'u_j / 2) + mu |y - W'b|^2 + nu |W|^2 + eta |b - u|^2 over the network, W, and codes
+    b in {-1, +1}, with means instead of sums. As in the authors' code, W and the codes B are solved for each batch: W
+    by ridge regression, then B by discrete cyclic coordinate descent on the second and last terms, starting from
+    sgn(u). The network then takes a gradient step towards B.
+
     Reference: Li, Sun, He & Tan, Deep supervised discrete hashing, NIPS 2017.
     """
 
-    optimizer: str = "sgd"  # the likelihood has a saddle at u = 0, to which Adam falls
+    optimizer: str = "sgd"  # Adam converges to the saddle of the likelihood at u = 0
     lr: float = 0.05
     mu: float = field(default=1.0, metadata={"above": 0})
     nu: float = 0.1
@@ -33,7 +36,7 @@ class DSDH(Deep):
         return over_pairs(likelihood(theta, similarity(out.y))) + self.eta * away
 
     def codes(self, u: Tensor, y: Tensor) -> Tensor:
-        """B (n, n_bits) in {-1, +1} of a lower mu |Y - BW|^2 + eta |B - U|^2, and W (n_bits, c) beside it."""
+        """Return codes B (n, n_bits) in {-1, +1} that lower mu |Y - BW|^2 + eta |B - U|^2, with W solved for sgn(U)."""
         b = sgn(u)
         gram = b.T @ b
         gram.diagonal().add_(self.nu / self.mu)

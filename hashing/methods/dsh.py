@@ -13,11 +13,12 @@ from . import register
 @register
 @dataclass(frozen=True)
 class DSH(Deep):
-    """|u_i - u_j|^2 / 2 of similar pairs, max(m - |u_i - u_j|^2, 0) / 2 of others, and alpha | |u| - 1 |_1 of both rows
-    of a pair.
+    """Deep supervised hashing: contrastive loss of the outputs, with an L1 penalty that pulls them to -1 and +1.
 
-    The margin m is 2 n_bits: codes of other rows differ in half of their bits. No tanh: the penalty alone draws u to
-    -1 and +1. Not Density Sensitive Hashing, which has the same acronym.
+    The loss of a pair is |u_i - u_j|^2 / 2 if it is similar and max(m - |u_i - u_j|^2, 0) / 2 otherwise, plus alpha |
+    |u| - 1 |_1 of both rows. The margin m is 2 n_bits, at which the codes of dissimilar rows differ in half of their
+    bits. There is no tanh. This is not density sensitive hashing, which has the same acronym.
+
     Reference: Liu, Wang, Shan & Chen, Deep supervised hashing for fast image retrieval, CVPR 2016.
     """
 

@@ -13,9 +13,12 @@ from . import register
 @register
 @dataclass(frozen=True)
 class DTSH(Deep):
-    """-log sigmoid(theta_qp - theta_qn - margin) over the triplets of a batch + eta |u - sgn(u)|^2, theta = u'u / 2.
+    """Deep supervised hashing with triplet labels: triplet likelihood of inner products, with quantization.
 
-    The paper's margin is n_bits / 2, said here as a share of n_bits.
+    Minimises the mean over the triplets of a batch of -log sigmoid(theta_qp - theta_qn - margin n_bits), plus `eta`
+    times the mean of |u - sgn(u)|^2, with theta_ij = u_i'u_j / 2. The paper's margin is n_bits / 2; here it is given as
+    a fraction of n_bits.
+
     Reference: Wang, Shi & Kitani, Deep supervised hashing with triplet labels, ACCV 2016.
     """
 

@@ -13,10 +13,13 @@ from . import register
 @register
 @dataclass(frozen=True)
 class HashNet(Deep):
-    """Weighted likelihood of s_ij given alpha g_i'g_j, g = tanh(beta u), where beta grows until tanh is nearly sgn.
+    """HashNet: weighted pairwise likelihood of tanh(beta u), where beta grows until tanh is close to the sign.
 
-    Similar pairs weigh |S| / |S1|, others |S| / |S0|, times the share of their labels that two rows have in common.
-    beta = sqrt(1 + growth * progress); in the released code 1 + 0.005 t over 10,000 steps. alpha = 10 / n_bits.
+    Minimises the weighted mean over the pairs of a batch of -log p(s_ij | alpha g_i'g_j), with g = tanh(beta u) and
+    alpha = 10 / n_bits. Similar pairs have weight |S| / |S1|, the others |S| / |S0|, times the fraction of their labels
+    that the two rows share. beta is sqrt(1 + growth * progress), with progress from 0 to 1 over the training; the
+    released code uses 1 + 0.005 t over 10,000 steps t.
+
     Reference: Cao, Long, Wang & Yu, HashNet: deep learning to hash by continuation, ICCV 2017.
     """
 

@@ -13,11 +13,13 @@ from . import register
 @register
 @dataclass(frozen=True)
 class ITDH(Deep):
-    """Cross-entropy of the classes given u, a pairwise term that carries similarity over, and quantization.
+    """Inductive transfer deep hashing: cross-entropy of the classes, pairwise likelihood and quantization.
 
-    Only the paper's idea is known here: features learned elsewhere, on labelled source data, are carried into the
-    target's hashing by a pairwise similarity. The features are those of a pretrained network; the form of the terms
-    is assumed.
+    The loss is the cross-entropy given u, plus `transfer` times the mean of -log p(s_ij | u_i'u_j / 2) over pairs, plus
+    `eta` times the quantization error. Only the idea of the paper is known here: features learned on labelled source
+    data are transferred to the target's hash functions by a pairwise similarity. The features are those of a pretrained
+    network; the form of the terms is assumed.
+
     Reference: Ou, Yan, Ling, Liu & Liu, Inductive transfer deep hashing for image retrieval, ACM MM 2014.
     """
 

@@ -13,16 +13,19 @@ from . import register
 
 
 def _project(batch, mean, basis):
-    """V, the centred rows on the principal directions."""
+    """Return the centred rows on the principal directions, V (n, n_bits)."""
     return Batch(batch.ids, ((batch.x - mean) @ basis).astype(np.float32))
 
 
 @register
 @dataclass(frozen=True)
 class ITQ:
-    """PCA, then the rotation R that minimises |B - VR|_F, by alternating B = sgn(VR) and Procrustes.
+    """Iterative quantization: PCA, then the rotation that brings the projected rows closest to their codes.
 
-    Additive: the moments, then B'V in each iteration, over all rows; V stays beside its shard.
+    Minimises |B - VR|_F over codes B in {-1, +1} and rotations R, where V are the centred rows on the first n_bits
+    principal directions, by alternating B = sgn(VR) with the orthogonal Procrustes solution for R.
+
+    Summed over all rows: the moments, then B'V in each iteration. V is stored with its shard.
 
     Reference: Gong & Lazebnik, Iterative quantization: a Procrustean approach to learning binary codes, CVPR 2011.
     """

@@ -1,4 +1,4 @@
-"""Iterative quantization of canonical directions."""
+"""Iterative quantization with canonical correlation analysis."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -16,11 +16,13 @@ from . import register
 @register
 @dataclass(frozen=True)
 class ITQCCA:
-    """The directions of the vectors that correlate most with the labels, then the rotation of ITQ.
+    """Iterative quantization with CCA: the directions most correlated with the labels, then the rotation of ITQ.
 
-    Each direction is scaled by its correlation. Labels of c classes give c directions at most; the rotation spreads
-    them over the bits. A row may have any number of labels.
-    Additive: the covariance of vectors and labels together, then B'V in each iteration, over all rows.
+    Canonical correlation analysis solves C_xx^-1 C_xy C_yy^-1 C_yx w = r^2 w; each direction w is scaled by its
+    correlation r, and the rotation R minimises |B - VR|_F for the projected rows V, as in ITQ. Labels of c classes give
+    at most c directions; the rotation spreads them over the bits. A row may have any number of labels.
+
+    Summed over all rows: the joint covariance of vectors and labels, then B'V in each iteration.
 
     Reference: Gong & Lazebnik, Iterative quantization: a Procrustean approach to learning binary codes, CVPR 2011,
     section 4.
@@ -37,14 +39,14 @@ class ITQCCA:
         cross, both, counts = data.reduce(Sum(partial(_label_sums, mean=mean)), "labels")
         cov_y = both / n - np.outer(counts, counts) / n**2
         basis = _canonical(cov, cross / n, cov_y, self.rho)[:, : self.n_bits]
-        basis = np.pad(basis, ((0, 0), (0, self.n_bits - basis.shape[1])))  # what is left correlates with nothing
+        basis = np.pad(basis, ((0, 0), (0, self.n_bits - basis.shape[1])))  # further bits have no correlated direction
         projected = data.map_rows(partial(_project, mean=mean, basis=basis), "projected rows")
         weight = basis @ quantizing_rotation(projected, self.n_bits, self.n_iter, self.seed)
         return LinearHash(weight, mean @ weight)
 
 
 def _label_sums(batch, mean):
-    """X'Y of the centred rows, Y'Y, and Y'1."""
+    """Return X'Y for the centred rows X, Y'Y, and Y'1."""
     if batch.y is None:
         raise ValueError("expected rows with labels, which a supervised method learns from, found rows without")
     y = batch.y.astype(np.float64)
@@ -52,9 +54,10 @@ def _label_sums(batch, mean):
 
 
 def _canonical(cov, cross, cov_y, rho):
-    """(d, c), the solutions w of C_xx^-1 C_xy C_yy^-1 C_yx w = r^2 w with w'C_xx w = r^2, by falling r.
+    """Return the solutions w (d, c) of C_xx^-1 C_xy C_yy^-1 C_yx w = r^2 w with w'C_xx w = r^2, by decreasing r.
 
-    With U'C_yy U = I, an eigenvector z of (C_xy U)' C_xx^-1 (C_xy U), which is only (c, c), gives w = C_xx^-1 C_xy U z.
+    With U'C_yy U = I, an eigenvector z of (C_xy U)' C_xx^-1 (C_xy U), a matrix of only (c, c), gives
+    w = C_xx^-1 C_xy U z.
     """
     with one_blas_thread():
         whitened = np.linalg.solve(np.linalg.cholesky(cov_y + rho * np.eye(len(cov_y))), cross.T).T  # C_xy U

@@ -18,20 +18,23 @@ from . import register
 @register
 @dataclass(frozen=True)
 class KMH:
-    """K-means whose centres lie as far apart as their codes: least |x - c|^2 + lam (|c_i - c_j| - d_h(i, j))^2.
+    """K-means hashing: k-means whose centres are as far apart as their codes.
 
-    A centre's index is its code, d_h the scaled root of the Hamming distance; principal directions are dealt out to
-    parts of n_part bits and equal spread. The paper moves centre by centre, here a part's move at once by majorization.
-    Additive: the moments and |v|, then the counts and sums of the cells in each iteration, over all rows.
+    Minimises sum |x - c|^2 + lam sum_ij (|c_i - c_j| - d_h(i, j))^2 over the centres c; the index of a centre is its
+    code, and d_h is the scaled square root of the Hamming distance of two codes. The bits are split into parts of
+    n_part bits, and the principal directions are distributed over the parts so that their variances are balanced. The
+    paper updates centre by centre; here all centres of a part are updated at once, by majorization.
+
+    Summed over all rows: the moments and |v|, then the counts and sums of the cells in each iteration.
 
     Reference: He, Wen & Sun, K-means hashing, CVPR 2013; for the parts Ge et al., Optimized product quantization, 2013.
     """
 
     n_bits: int
-    n_part: int = 0  # bits a part, a divisor of n_bits; 0: the largest of 8, 4, 2, 1
+    n_part: int = 0  # bits per part, a divisor of n_bits; 0: the largest of 8, 4, 2, 1 that divides
     lam: float = 10.0
     n_iter: int = 50
-    n_inner: int = 4  # moves of the centres in each iteration
+    n_inner: int = 4  # updates of the centres per iteration
 
     check_dim = bits_within_dim
 
@@ -46,10 +49,10 @@ class KMH:
         n, mean, cov = moments(data)
         basis = top_eigenvectors(cov, len(cov))
         values = np.einsum("ij,ij->j", basis, cov @ basis)
-        dealt = balanced_partition(values[values > 1e-9 * values[0]], self.n_bits // b)
-        if (width := dealt.shape[1]) < b:
+        parts = balanced_partition(values[values > 1e-9 * values[0]], self.n_bits // b)
+        if (width := parts.shape[1]) < b:
             raise ValueError(f"expected n_bits <= the directions in which rows vary, found {width} for {b} bits")
-        rotation = basis[:, dealt.ravel()]
+        rotation = basis[:, parts.ravel()]
         projected = data.map_rows(partial(_project, mean=mean, rotation=rotation), "projected rows")
         spread = projected.reduce(Sum(_spread), "scale")[0].reshape(-1, width)
         scale = spread[:, :b].mean(axis=1)[:, None, None] / n
@@ -72,7 +75,7 @@ def _spread(batch):
 
 
 def _cells(batch, centres):
-    """Of the nearest centres (parts, k, width) of the rows: how many rows each has, and their sum."""
+    """Return the number and the sum of the rows nearest to each centre; centres are (parts, k, width)."""
     counts, sums = np.zeros(centres.shape[:2]), np.zeros_like(centres)
     for part, x in enumerate(np.split(batch.x, len(centres), axis=1)):
         nearest = ((centres[part] ** 2).sum(axis=1) / 2 - x @ centres[part].T).argmin(axis=1)
@@ -82,10 +85,11 @@ def _cells(batch, centres):
 
 
 def moved(centres, counts, sums, target, lam, n_inner):
-    """Centres (k, width) of a lower objective, for rows that are centred and cells that stay.
+    """Return centres (k, width) that lower the objective for centred rows and fixed cells.
 
-    |c_i - c_j| is no less than its tangent at the present centres, which leaves a quadratic whose minimum is at
-    (mean_i + 2 lam sum_j p_j d_h(i, j) u_ij) / (1 + 2 lam): p_j are the shares of rows, u_ij unit vectors or 0 for 0.
+    |c_i - c_j| is bounded below by its tangent at the current centres. This leaves a quadratic with the minimum
+    (mean_i + 2 lam sum_j p_j d_h(i, j) u_ij) / (1 + 2 lam), where p_j is the fraction of rows in cell j and u_ij the
+    unit vector of c_i - c_j, or 0 for equal centres.
     """
     means = np.divide(sums, counts[:, None], out=centres.copy(), where=counts[:, None] > 0)
     with one_blas_thread():

@@ -21,13 +21,16 @@ def _kernel_sums(batch, anchors, gamma):
 
 
 def _features(batch, anchors, gamma, mean, white):
-    """Beside each shard: x = phi (n, m), centred and white, and y = Z, the columns Y, 1 and then the bits so far."""
+    """Return x = phi (n, m), centred and whitened, and y = Z, with the columns of Y, a 1, and later the bits so far."""
     z = np.pad(one_hot(batch), ((0, 0), (0, 1)), constant_values=1)
     return Batch(batch.ids, (rbf(batch.x.astype(np.float64), anchors, gamma) - mean) @ white, z)
 
 
 def cost(rows, d, a):
-    """-y'Ry and its gradient at a (m,), for y = tanh(phi a / 2) and R = Z diag(d) Z': nothing is n by n."""
+    """Return -y'Ry and its gradient at a (m,), for y = tanh(phi a / 2).
+
+    R = Z diag(d) Z' is never formed, so nothing has n x n entries.
+    """
     zy, slopes = rows.reduce(Sum(partial(_smooth, a=a)), "gradient")
     return -float(d @ zy**2), -slopes @ (d * zy)
 
@@ -48,13 +51,18 @@ def _bit_sums(rows, a):
 @register
 @dataclass(frozen=True)
 class KSH:
-    """Codes whose inner products are the labels' similarity S: |BB' / n_bits - S|^2, one bit after another.
+    """Supervised hashing with kernels: codes whose inner products match the similarity of the labels.
 
-    Each bit h is the sign of a combination of Gaussian kernels of n_anchors rows and maximises h'Rh, where R is what
-    the bits before it left of n_bits S: from the top eigenvector of phi'R phi, n_iter steps of L-BFGS (the paper's are
-    of accelerated gradient) with h smoothed to tanh, and the better of start and end. phi is whitened for the steps.
+    Minimises |BB' / n_bits - S|^2 over codes B, one bit after another, with S +1 within a class and -1 between classes.
+    Each bit h is the sign of a combination of Gaussian kernels phi of n_anchors rows and maximises h'Rh, where R is the
+    residual of n_bits S after the previous bits.
 
-    Additive: all sums, as S is 2YY' - 11' of one-hot labels Y. The paper takes 2,000 rows and their S; here all count.
+    The coefficients start from the top eigenvector of phi'R phi and are refined by n_iter steps of L-BFGS (the paper:
+    accelerated gradient) with h smoothed to tanh; the better of start and end is selected. The features phi are
+    whitened first.
+
+    Summed over all rows: all statistics, as S = 2YY' - 11' for one-hot labels Y is never formed. The paper takes 2,000
+    rows and their S; here all rows are used.
 
     Reference: Liu, Wang, Ji, Jiang & Chang, Supervised hashing with kernels, CVPR 2012, section 3.
     """
@@ -67,9 +75,11 @@ class KSH:
 
     def fit(self, data: Data) -> KernelHash:
         anchors = data.reduce(Sample(self.n_anchors, self.seed), "anchors").x.astype(np.float64)
-        anchor_width(anchors)  # which refuses rows that are all the same
+        anchor_width(anchors)  # raises ValueError if all rows are the same
         n, mean, cov = moments(data)
-        gamma = 1 / (2 * float(cov.trace() + ((anchors - mean) ** 2).sum(axis=1).mean()))  # the mean squared distance
+        gamma = 1 / (
+            2 * float(cov.trace() + ((anchors - mean) ** 2).sum(axis=1).mean())
+        )  # mean squared distance of rows to anchors
         n, total, gram = data.reduce(Sum(partial(_kernel_sums, anchors=anchors, gamma=gamma)), "kernel moments")
         mean = total / n
         cov = gram / n - np.outer(mean, mean)

@@ -30,7 +30,7 @@ class SH:
         basis = top_eigenvectors(cov, min(self.n_bits, len(mean)))
         low, high = data.reduce(Range(basis), "ranges")
         if not (high > low).any():
-            raise ValueError("expected rows that differ, found equal ones")
+            raise ValueError("expected rows that differ, found identical rows")
         side, mode = _slowest(high - low, self.n_bits)
         frequency = mode * np.pi / (high - low)[side]
         return CosineHash(basis[:, side] * frequency, -low[side] * frequency, np.zeros(self.n_bits))

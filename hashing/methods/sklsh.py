@@ -43,5 +43,5 @@ def _scale(data, sample):
     _, squared = data.reduce(NearestNeighbours(sample.x, sample.ids, NEIGHBOURS), "neighbours")
     scale = np.sqrt(np.where(np.isfinite(squared), squared, 0).max(axis=1)).mean()
     if not scale:
-        raise ValueError(f"expected rows that differ from their {NEIGHBOURS} nearest, found copies: set gamma")
+        raise ValueError(f"cannot estimate gamma: rows equal their {NEIGHBOURS} nearest neighbours; set gamma")
     return scale

@@ -33,12 +33,11 @@ class SuBiC(Deep):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.units and self.n_bits % self.units:
-            raise ValueError(f"expected n_bits in blocks of units={self.units}, found n_bits={self.n_bits}")
+            raise ValueError(f"expected n_bits divisible by units={self.units}, found n_bits={self.n_bits}")
         if losses.OF_OUTPUTS.keys() & losses.regularizers(self.regularizers).keys():
-            found = (
-                f"expected regularizers of weights, as bits of a block are one of several, found {self.regularizers!r}"
+            raise ValueError(
+                f"expected regularizers of weights, as bits are one-hot in each block, found {self.regularizers!r}"
             )
-            raise ValueError(found)
 
     @property
     def hash_layer(self) -> str:

@@ -27,7 +27,7 @@ class SuperBit:
 
     def check_dim(self, dim: int) -> None:
         if not 0 <= self.depth <= dim:
-            raise ValueError(f"expected a depth from 1 to d, or 0, found depth = {self.depth}, d = {dim}")
+            raise ValueError(f"expected depth from 0 to d = {dim}, found depth = {self.depth}")
 
     def fit(self, data: Data) -> LinearHash:
         mean = moments(data).mean

@@ -84,5 +84,5 @@ def _features(batch: Batch, weights: tuple[Array, ...], tags: float) -> Batch:
     """Texts in the space of topics, other rows as they are; their labels beside them."""
     x = unit_rows(tf_idf(word_counts(batch.x), weights[0]) @ weights[1]) if weights else batch.x
     if tags and batch.y is None:
-        raise ValueError("expected labels for tags that are not 0, found rows without")
+        raise ValueError("expected rows with labels for tags > 0, found rows without")
     return batch._replace(x=np.hstack([x, tags * batch.y]) if tags else x)

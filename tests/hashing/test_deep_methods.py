@@ -235,7 +235,7 @@ def test_tags_make_thc_split_rows_by_their_labels(in_process):
     codes = smooth.project(np.hstack([rows.x, 2 * rows.y]).astype(np.float32)) >= median
     distances, same = (codes[:, None] != codes).sum(axis=2), rows.y @ rows.y.T > 0
     assert distances[same].mean() < 2 < 4 < distances[~same].mean()
-    with pytest.raises(ValueError, match="expected labels for tags that are not 0, found rows without"):
+    with pytest.raises(ValueError, match="expected rows with labels for tags > 0, found rows without"):
         method.prepare(Data([[rows._replace(y=None)]], in_process))
 
 

@@ -25,7 +25,7 @@ from hashing.methods import METHODS, check_against
         ("thc", {"n_bits": 8, "network": "text", "n_topics": 2049}, "expected n_topics of at most 2048, found 2049"),
         ("kmh", {"n_bits": 10, "n_part": 4}, "from 1 to 12 that divides n_bits, found n_part=4, n_bits=10"),
         ("kmh", {"n_bits": 26, "n_part": 13}, "found n_part=13, n_bits=26"),
-        ("subic", {"n_bits": 32, "units": 5}, "expected n_bits in blocks of units=5, found n_bits=32"),
+        ("subic", {"n_bits": 32, "units": 5}, "expected n_bits divisible by units=5, found n_bits=32"),
         ("density_sensitive", {"n_bits": 64, "alpha": 0.1}, "each of 64 bits, found at most 15 with alpha=0.1"),
         ("density_sensitive", {"n_bits": 64, "alpha": 0.5, "n_nearest": 1}, "found at most 32 with .*n_nearest=1"),
         ("dpsh", {"network": "mpl"}, r"expected a network among mlp, .*text, found network='mpl'$"),
@@ -77,7 +77,7 @@ def test_an_unknown_hash_layer_makes_no_method():
     [
         *((name, {"n_bits": 64}, ("vector", 32, True), "expected n_bits <= d, .*, found n_bits = 64, d = 32")
           for name in ("itq", "pcah", "pca_rr", "kmh", "ba", "dh", "supervised_dh", "uh_bdnn", "sh_bdnn")),
-        ("super_bit", {"depth": 33}, ("vector", 32, True), "a depth from 1 to d, or 0, found depth = 33, d = 32"),
+        ("super_bit", {"depth": 33}, ("vector", 32, True), "depth from 0 to d = 32, found depth = 33"),
         ("ksh", {}, ("vector", 32, False), "KSH learns from labels, and the rows have none"),
         ("dpsh", {}, ("vector", 32, False), "DPSH learns from labels"),
         ("thc", {"tags": 2.0}, ("vector", 32, False), "THC learns from labels"),
@@ -85,7 +85,7 @@ def test_an_unknown_hash_layer_makes_no_method():
         ("dpsh", {"network": "cnn_skip"}, ("vector", 64, True), "at least 16 x 16 for network=cnn_skip, found d = 64"),
         ("prdh", {"first_view": 32}, ("vector", 32, True), "expected first_view from 1 to 31, .* 32 dimensions, found"),
         ("prdh", {"network": "cnn+mlp", "first_view": 250}, ("vector", 300, True), "square pictures, .* d = 250"),
-        ("itq", {}, ("text", 32, True), "network=text for texts, found ITQ, a method of vectors"),
+        ("itq", {}, ("text", 32, True), "network=text for texts, found ITQ, which reads vectors"),
         ("dpsh", {}, ("text", 32, True), "network=text for texts, found DPSH, with network=mlp"),
         ("dpsh", {"network": "text"}, ("image", 3072, True), "for network=text, found rows of kind image"),
     ],

@@ -67,7 +67,7 @@ def test_encoded_pictures_are_hashed_by_a_network_and_published(settings, tmp_pa
 def test_texts_are_hashed_by_a_network_of_words_and_by_nothing_else(settings, tmp_path):  # noqa: F811
     dataset = texts(tmp_path / "notes")
     assert (dataset.kind, dataset.dim) == ("text", 32)
-    for wrong, found in ((spec("notes", "itq"), "ITQ, a method of vectors"), (spec("notes"), "DPSH, with network=mlp")):
+    for wrong, found in ((spec("notes", "itq"), "ITQ, which reads vectors"), (spec("notes"), "DPSH, with network=mlp")):
         with pytest.raises(UsageError, match=f"with network=text for texts, found {found}, in dataset notes"):
             fitting.fit(Context.of(wrong, settings, InProcess()))
         with pytest.raises(ValueError, match="expected a deep method with network=text"):
