@@ -38,9 +38,9 @@ def main():
         for shard in range(options.shards):
             column = keys_of(shard, n, options.rewritten)
             start = time.perf_counter()
-            keys.assign(folder, column)
+            keys.assign_ids(folder, column)
             middle = time.perf_counter()
-            keys.ids_of(folder, column, "here")
+            keys.column_ids(folder, column, "here")
             costs.append((middle - start, time.perf_counter() - middle))
             own, resident = max(own, memory("RssAnon")), max(resident, memory("VmHWM"))
             if (shard + 1) * 10 % options.shards < 10:
@@ -68,7 +68,7 @@ def names(shard, n):
 
 def look_up(folder, n):
     start = time.perf_counter()
-    keys.find(folder, names(0, n).to_pylist()[-100:], "here")
+    keys.find_ids(folder, names(0, n).to_pylist()[-100:], "here")
     return time.perf_counter() - start
 
 

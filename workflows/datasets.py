@@ -22,12 +22,12 @@ from storage.features.dataset import (
     Dataset,
     dataset_exists,
     dataset_url,
-    describe,
+    kind_and_dim,
     load_dataset,
     save_dataset,
     write_split,
 )
-from storage.features.shard import Columns, FeatureShard, Without
+from storage.features.shard import Columns, FeatureShard, WithoutRows
 from storage.files import filesystem
 from storage.formats import FeatureRows, hdf5, vecs
 
@@ -40,7 +40,7 @@ VECTOR_FILES = (".fvecs", ".bvecs")
 def dataset_of(spec: Spec, settings: Settings) -> Dataset:
     """The dataset of a specification. Raises LookupError where it was not ingested."""
     dataset = _shipped() if spec.dataset == "sample" else load_dataset(settings.warehouse_url, spec.dataset)
-    deleted = deletions.deletion_notes(deletions.folder_of(settings.warehouse_url, dataset.name))
+    deleted = deletions.deletion_files(deletions.deletions_folder(settings.warehouse_url, dataset.name))
     return dataset.model_copy(update={"bad_rows": spec.bad_rows, "deleted": deleted})
 
 
@@ -49,7 +49,7 @@ def training_shards(dataset: Dataset, excluded: Array, vocabulary: tuple[str | i
     if "learn" in dataset.splits:
         return list(dataset.shards("learn", vocabulary))
     shards = dataset.shards("base", vocabulary)
-    return [Without(shard, excluded) for shard in shards] if len(excluded) else list(shards)
+    return [WithoutRows(shard, excluded) for shard in shards] if len(excluded) else list(shards)
 
 
 def labels_of(dataset: Dataset, executor: Executor, shards: list[FeatureShard] | None = None) -> tuple[str | int, ...]:
@@ -58,7 +58,7 @@ def labels_of(dataset: Dataset, executor: Executor, shards: list[FeatureShard] |
         return ()
     if shards is None:
         shards = [shard for split in dataset.splits for shard in dataset.shards(split)]
-    labels: set[str | int] = set().union(*executor.map(FeatureShard.labels, shards, "labels"))
+    labels: set[str | int] = set().union(*executor.map(FeatureShard.distinct_labels, shards, "labels"))
     return tuple(sorted(labels, key=lambda label: (isinstance(label, str), label)))
 
 
@@ -125,7 +125,7 @@ def ingest_source(
         if filesystem.listing_includes(url, settings.warehouse_url):
             found = f"the warehouse {settings.warehouse_url} in {url}"
             raise ValueError(f"expected a source without our own outputs, found {found}")
-    kind, dim = describe((file.url for file in filesystem.listing(source, ".parquet")), columns)
+    kind, dim = kind_and_dim((file.url for file in filesystem.listing(source, ".parquet")), columns)
     folder = warehouse.DATASET_KEYS.url(settings.warehouse_url, dataset=name) if columns.keyed else ""
     about = f"{source}, in place"
     dim = _dim(kind, dim, side)

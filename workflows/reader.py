@@ -166,7 +166,7 @@ class Reader:
             shard
             for shard in self.dataset.model_copy(update={"deleted": ()}).shards("base")
             if (part := encoded.get(shard.name))
-            and (part.version == now[shard.name] or deletions.unmarked(part.version) == shard.version)
+            and (part.version == now[shard.name] or deletions.without_suffix(part.version) == shard.version)
             and np.searchsorted(sought, part.min_id) < np.searchsorted(sought, part.max_id, "right")
         ]
         distances = np.full(candidates.shape, np.inf)

@@ -1,4 +1,4 @@
-"""Tiny source files are encoded in bundles: a task, a part and an entry of the table for a dozen or two of them."""
+"""Bundles of tiny source files: one task encodes each bundle into one part, with one entry in the table."""
 
 from __future__ import annotations
 
@@ -11,50 +11,50 @@ import numpy as np
 
 from ..files.filesystem import FileVersion
 
-TINY = 2**20  # bytes: what is larger is worth a task of its own
+TINY = 2**20  # bytes: a file of this size or more is a task of its own
 BUNDLE_BYTES = 2**25
-REACH = 8  # a bundle has more files than this, and twice as many on average; fewer are no burden, and stay alone
+REACH = 8  # a bundle has more than REACH files, and 2 * REACH on average; smaller groups are not bundled
 
 
-def bundled(files: Mapping[str, FileVersion]) -> list[list[str]]:
-    """The names of some files, each alone or with its bundle, by name.
+def group_files(files: Mapping[str, FileVersion]) -> list[list[str]]:
+    """Return the names of files in groups, sorted: a file alone, or the files of a bundle.
 
-    A bundle begins at a name whose hash is the least for some places around: a file that comes, goes or changes is felt
-    by its own bundle and by those beside it at most.
+    A bundle starts at a name whose hash is the smallest within REACH names on either side. So an added, removed or
+    changed file affects only its own bundle and the adjacent ones.
     """
     groups = [[name] for name in files if files[name].size >= TINY]
     tiny = sorted(name for name in files if files[name].size < TINY)
-    starts = [0, *_least(tiny), len(tiny)]
+    starts = [0, *_local_minima(tiny), len(tiny)]
     for start, stop in pairwise(starts):
-        for group in _filled(tiny[start:stop], files):
+        for group in _split_by_size(tiny[start:stop], files):
             groups += [group] if len(group) > REACH else [[name] for name in group]
     return sorted(groups)
 
 
-def version(versions: Mapping[str, str]) -> str:
-    """A file's own version, or that of a bundle: of the names and versions of all that are in it."""
+def group_version(versions: Mapping[str, str]) -> str:
+    """Return the version of a group of files: the file's own, or a hash of all names and versions of a bundle."""
     if len(versions) == 1:
         return next(iter(versions.values()))
     return hashlib.sha256(json.dumps(versions).encode()).hexdigest()
 
 
-def _least(names: Sequence[str]) -> list[int]:
-    """The places of names whose hash is the least of all within reach on both sides."""
+def _local_minima(names: Sequence[str]) -> list[int]:
+    """Return the positions of names whose hash is the smallest within REACH names on either side."""
     hashes = np.array([int.from_bytes(hashlib.blake2b(n.encode(), digest_size=8).digest(), "big") for n in names], "u8")
     if len(hashes) <= 2 * REACH:
         return []
     windows = np.lib.stride_tricks.sliding_window_view(hashes, 2 * REACH + 1)
-    return [int(place) + REACH for place in np.flatnonzero(windows.argmin(1) == REACH)]
+    return [int(start) + REACH for start in np.flatnonzero(windows.argmin(1) == REACH)]
 
 
-def _filled(names: Sequence[str], files: Mapping[str, FileVersion]) -> list[list[str]]:
-    """Names in groups that are no larger than a bundle may be."""
+def _split_by_size(names: Sequence[str], files: Mapping[str, FileVersion]) -> list[list[str]]:
+    """Return consecutive names in groups of at most BUNDLE_BYTES."""
     groups: list[list[str]] = []
-    held = BUNDLE_BYTES + 1
+    size = BUNDLE_BYTES + 1
     for name in names:
-        held += files[name].size
-        if held > BUNDLE_BYTES:
+        size += files[name].size
+        if size > BUNDLE_BYTES:
             groups.append([])
-            held = files[name].size
+            size = files[name].size
         groups[-1].append(name)
     return groups

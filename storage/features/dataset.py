@@ -1,4 +1,4 @@
-"""Feature datasets: Parquet shards of (id, vector | image | text, labels), written here or used where they are."""
+"""Feature datasets: Parquet shards of (id, vector | image | text, labels), in the warehouse or in place."""
 
 from __future__ import annotations
 
@@ -18,102 +18,132 @@ BadRows = Literal["refuse", "drop"]
 
 
 class Dataset(BaseModel):
-    """A named dataset as it lies in the warehouse: `datasets/<name>/dataset.json`, written last."""
+    """An ingested dataset, as stored in `datasets/<name>/dataset.json`. The file is written last."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[1] = 1
     name: str
     kind: Kind = "vector"
-    queries_in_base: bool = False  # a query of the same id as a row of the database is that row, and not ranked
-    dim: int  # d, of vectors; the numbers that a picture or a text is read as
+    queries_in_base: bool = False  # a query with the id of a base row is that row, and is not ranked for itself
+    dim: int  # d of vectors; of pictures and texts, the numbers that each is read as
     splits: dict[str, str]  # split -> URL of its folder
     columns: Columns = Columns()
-    keys: str = ""  # URL of the folder of the map from key to id, where rows are keyed
-    source: str  # where it came from, and what it was
-    # of a run, which sets them, and of no file:
-    bad_rows: BadRows = Field("refuse", exclude=True)  # what is done with rows that are no vectors
-    deleted: tuple[str, ...] = Field((), exclude=True)  # storage.tombstones.notes, of rows that are left out
+    keys: str = ""  # URL of the folder that maps keys to ids, if rows have keys
+    source: str  # origin, and original format
+    # Set by a run, and not stored:
+    bad_rows: BadRows = Field("refuse", exclude=True)  # whether to refuse or to drop rows that cannot be read
+    deleted: tuple[str, ...] = Field((), exclude=True)  # deletion files, whose rows are skipped
 
     def shards(self, split: str, vocabulary: tuple[str | int, ...] = ()) -> list[FeatureShard]:
-        """The shards of a split as they are now, by name. Raises FileNotFoundError where there are none."""
+        """Return the present shards of a split, sorted by name.
+
+        With a vocabulary, a shard yields labels as positions in it. Raises FileNotFoundError if there are no files.
+        """
         root = self.splits[split]
         files = {filesystem.relative_path(root, file.url): file for file in filesystem.listing(root, ".parquet")}
-        marks = deletions.marks(self.deleted, split)
+        suffixes = deletions.version_suffixes(self.deleted, split)
         return [
             FeatureShard(
                 url=files[names[0]].url,
                 name=names[0] if len(names) == 1 else f"{names[0]}+",
-                version=bundles.version({name: files[name].version + marks.get(name, "") for name in names}),
+                version=bundles.group_version({name: files[name].version + suffixes.get(name, "") for name in names}),
                 dim=self.dim,
                 kind=self.kind,
                 columns=self.columns,
                 vocabulary=vocabulary,
                 keys=self.keys,
                 files=tuple(files[name] for name in names),
-                drop=self.bad_rows == "drop",
+                drop_bad_rows=self.bad_rows == "drop",
                 deleted=self.deleted,
             )
-            for names in bundles.bundled(files)
+            for names in bundles.group_files(files)
         ]
 
 
 def dataset_url(warehouse: str, name: str) -> str:
+    """Return the URL of a dataset's folder."""
     return places.DATASET_FOLDER.url(warehouse, dataset=name)
 
 
 def dataset_exists(warehouse: str, name: str) -> bool:
-    """Whether a dataset of that name was ingested."""
+    """Return whether a dataset of that name was ingested."""
     return filesystem.exists(places.DATASET.url(warehouse, dataset=name))
 
 
 def load_dataset(warehouse: str, name: str) -> Dataset:
-    """The dataset of a name. Raises LookupError where none was ingested."""
+    """Return an ingested dataset. Raises LookupError if there is none of that name."""
     if not dataset_exists(warehouse, name):
-        raise LookupError(f"expected a dataset {name!r} in {warehouse}, found none: `hashkiln ingest` brings it")
+        raise LookupError(f"no dataset {name!r} in {warehouse}: add it with `hashkiln ingest`")
     content = filesystem.read_bytes(places.DATASET.url(warehouse, dataset=name))
     return Dataset.model_validate_json(content)
 
 
 def save_dataset(warehouse: str, dataset: Dataset) -> None:
+    """Write a dataset's `dataset.json`, which makes the dataset exist."""
     content = dataset.model_dump_json(indent=2).encode()
     filesystem.write_bytes(places.DATASET.url(warehouse, dataset=dataset.name), content)
 
 
-def describe(urls: Iterable[str], named: Columns) -> tuple[Kind, int]:
-    """Kind and dimension of the rows of Parquet files. Raises ValueError where columns, or rows, are not there."""
-    for url in urls:  # the first ones may be empty
+def kind_and_dim(urls: Iterable[str], names: Columns) -> tuple[Kind, int]:
+    """Return kind and dimension of the rows in Parquet files, from the schema and the first vector.
+
+    Parameters
+    ----------
+    urls
+        The files in order; the first ones may be empty.
+    names
+        Their columns.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing or has an unsupported type, or if no file has a row.
+    """
+    for url in urls:
         schema = parquet.open_parquet(url).schema_arrow
-        for name in filter(None, (named.id, named.x, named.labels)):
+        for name in filter(None, (names.id, names.x, names.labels)):
             if name not in schema.names:
                 raise ValueError(f"expected a column {name}, found {', '.join(schema.names)}, in {url}")
-        found = media.kind(schema.field(named.x).type)
-        for name in filter(None, (None if found else named.x, named.labels)):
+        kind = media.kind(schema.field(names.x).type)
+        for name in filter(None, (None if kind else names.x, names.labels)):
             if not hasattr(schema.field(name).type, "value_type"):
-                what = "numbers" if name == named.x else "labels"
+                items = "numbers" if name == names.x else "labels"
                 raise ValueError(
-                    f"expected lists of {what} in column {name}, found {schema.field(name).type}, in {url}"
+                    f"expected lists of {items} in column {name}, found {schema.field(name).type}, in {url}"
                 )
-        for part in parquet.read_batches(url, [named.x], 64):
-            if found and len(part):
-                return found, media.dim(found)
-            lengths = [len(x) for x in part[0].to_pylist() if x is not None]
+        for batch in parquet.read_batches(url, [names.x], 64):
+            if kind and len(batch):
+                return kind, media.dim(kind)
+            lengths = [len(x) for x in batch[0].to_pylist() if x is not None]
             if lengths:
                 return "vector", lengths[0]
     raise ValueError(f"expected rows, found none, in {url}")
 
 
-def write_split(url: str, rows: Iterable[FeatureRows], rows_per_shard: int | None = None) -> splits.SplitShape:
-    """Write rows as shards 00000.parquet, 00001.parquet, … of a folder, each whole or not at all.
+def write_split(url: str, blocks: Iterable[FeatureRows], rows_per_shard: int | None = None) -> splits.SplitShape:
+    """Write rows as shards 00000.parquet, 00001.parquet, … of a folder, each of them atomically.
 
-    A shard has so many rows; by default as many as splits.ROWS and splits.BYTES allow.
+    Parameters
+    ----------
+    url
+        The folder.
+    blocks
+        Rows in order, of one kind and dimension.
+    rows_per_shard
+        Rows in each shard but the last; by default as many as splits.SHARD_ROWS and splits.SHARD_BYTES allow.
+
+    Raises
+    ------
+    ValueError
+        If there are no rows, if rows differ in kind, dimension or in having labels, and for values that are not finite.
     """
-    found: splits.SplitShape | None = None
-    for number, blocks in enumerate(splits.groups(rows, rows_per_shard)):
-        seen = splits.write_shard(filesystem.join(url, f"{number:05}.parquet"), blocks, found.rows if found else 0)
-        if found and seen[:3] != found[:3]:
-            raise ValueError(f"expected rows like those before, {found[:3]}, found {seen[:3]} at row {found.rows}")
-        found = seen._replace(rows=seen.rows + (found.rows if found else 0))
-    if not found:
+    total: splits.SplitShape | None = None
+    for number, rows in enumerate(splits.cut_into_shards(blocks, rows_per_shard)):
+        shape = splits.write_shard(filesystem.join(url, f"{number:05}.parquet"), rows, total.rows if total else 0)
+        if total and shape[:3] != total[:3]:
+            raise ValueError(f"expected rows like those before, {total[:3]}, found {shape[:3]} at row {total.rows}")
+        total = shape._replace(rows=shape.rows + (total.rows if total else 0))
+    if not total:
         raise ValueError(f"expected rows to write to {url}, found none")
-    return found
+    return total

@@ -1,5 +1,8 @@
-"""Rows deleted by id: `datasets/<name>/deleted/<digest>.parquet`, only ever added to. Whoever reads the dataset leaves
-them out, and a shard has another version from then on."""
+"""Rows deleted by id, recorded in `datasets/<name>/deleted/<digest>.parquet`.
+
+Deletion files are only ever added. Readers of the dataset skip the deleted rows, and the version of each source file
+that held one changes.
+"""
 
 from __future__ import annotations
 
@@ -16,28 +19,37 @@ from hashing.mapreduce import Array
 from .. import warehouse as places
 from ..files import filesystem
 
-NONE = np.zeros(0, np.int64)
+
+def deletions_folder(warehouse: str, dataset: str) -> str:
+    """Return the URL of the folder of a dataset's deletion files."""
+    return places.DELETIONS.url(warehouse, dataset=dataset)
 
 
 def add_deletion(folder: str, ids: Array, files: Mapping[str, Sequence[str]], by: str) -> str:
-    """Note ids (sorted, distinct) as deleted, and the files of each split that have rows of theirs. The note's URL."""
+    """Record ids (m,) int64, sorted and distinct, as deleted, and return the URL of the deletion file.
+
+    Parameters
+    ----------
+    folder
+        The dataset's `deletions_folder`.
+    files
+        Split -> names of the source files that hold rows with these ids.
+    by
+        The user who deletes them.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    about = {"hashkiln.files": json.dumps(files), "hashkiln.by": by}
+    metadata = {"hashkiln.files": json.dumps(files), "hashkiln.by": by}
     content = io.BytesIO()
-    pq.write_table(pa.table({"id": ids}).replace_schema_metadata(about), content, compression="zstd")
+    pq.write_table(pa.table({"id": ids}).replace_schema_metadata(metadata), content, compression="zstd")
     url = filesystem.join(folder, f"{hashlib.sha256(np.ascontiguousarray(ids).data).hexdigest()}.parquet")
     filesystem.create_exclusive(url, content.getvalue())
     return url
 
 
-def folder_of(warehouse: str, dataset: str) -> str:
-    return places.DELETIONS.url(warehouse, dataset=dataset)
-
-
-def deletion_notes(folder: str) -> tuple[str, ...]:
-    """The notes that there are, by name."""
+def deletion_files(folder: str) -> tuple[str, ...]:
+    """Return the URLs of the deletion files in a folder, sorted; none if the folder does not exist."""
     try:
         return tuple(entry.url for entry in filesystem.listing(folder, ".parquet"))
     except FileNotFoundError:
@@ -45,28 +57,28 @@ def deletion_notes(folder: str) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=8)
-def deleted_ids(notes: tuple[str, ...]) -> Array:
-    """All ids of some notes, sorted."""
-    return np.unique(np.concatenate([NONE, *(_read(url)[0] for url in notes)]))
+def deleted_ids(urls: tuple[str, ...]) -> Array:
+    """Return the ids (m,) int64 in all given deletion files, sorted and distinct."""
+    return np.unique(np.concatenate([np.zeros(0, np.int64), *(_read_deletion(url)[0] for url in urls)]))
 
 
-def marks(notes: Iterable[str], split: str) -> dict[str, str]:
-    """What the version of a file of a split has at its end, where rows of it are deleted."""
-    touching: dict[str, str] = {}
-    for url in sorted(notes):
-        for name in _read(url)[1].get(split, ()):
-            touching[name] = hashlib.sha256(f"{touching.get(name, '')}{url.rpartition('/')[2]}".encode()).hexdigest()
-    return {name: f"~{digest[:12]}" for name, digest in touching.items()}
+def version_suffixes(urls: Iterable[str], split: str) -> dict[str, str]:
+    """Return the suffix that deletions add to the version of each affected source file of a split, by file name."""
+    digests: dict[str, str] = {}
+    for url in sorted(urls):
+        for name in _read_deletion(url)[1].get(split, ()):
+            digests[name] = hashlib.sha256(f"{digests.get(name, '')}{url.rpartition('/')[2]}".encode()).hexdigest()
+    return {name: f"~{digest[:12]}" for name, digest in digests.items()}
 
 
-def unmarked(version: str) -> str:
-    """The version of a shard before any row of it was deleted: where it is the same, so are the vectors."""
+def without_suffix(version: str) -> str:
+    """Return the version of a source file without its deletions: equal versions mean equal vectors."""
     return version.partition("~")[0]
 
 
 @lru_cache(maxsize=1024)
-def _read(url: str) -> tuple[Array, dict[str, list[str]]]:
-    """The ids of a note, and the files that had rows of theirs; neither ever changes."""
+def _read_deletion(url: str) -> tuple[Array, dict[str, list[str]]]:
+    """Return the ids of a deletion file, and its source files by split. Deletion files never change."""
     import pyarrow.parquet as pq
 
     table = pq.read_table(io.BytesIO(filesystem.read_bytes(url)))

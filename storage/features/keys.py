@@ -1,9 +1,9 @@
-"""Rows named by strings: the map from key to id, an append-only list in which a key's place is its id.
+"""Keys: the map from key to id, an append-only list of keys in which the position of a key is its id.
 
-The list lies in parts 00000.parquet, 00001.parquet, …. So that a search costs the same however many there are, MERGED
-consecutive parts have one index file, MERGED of these a larger one, and so on: `index/00000-00255.u64`, rows (hash,
-hash, id) ordered by the first, which are mapped into memory. Index files follow from the parts, and whoever misses one
-makes it.
+The list is stored in parts 00000.parquet, 00001.parquet, …. To keep lookups fast with many parts, MERGED consecutive
+parts share an index file, MERGED of these share a larger one, and so on: `index/00000-00255.u64` holds rows (hash,
+hash, id), sorted by the first hash, and is mapped into memory. Index files are derived from the parts: a reader that
+needs a missing one creates it.
 """
 
 from __future__ import annotations
@@ -24,16 +24,19 @@ from hashing.mapreduce import Array
 from ..files import filesystem
 from ..warehouse import KEY_INDEX, KEY_PART
 
-MERGED = 16  # parts, or index files, that have an index file in common
-SORTED = 2**20  # rows of an index file that are sorted at once, on average: 24 MB
-HASHED = 2**16  # keys that are Python objects at once
-NONE = -1  # the id of a key that has none
+MERGED = 16  # parts, or index files, that share an index file
+SORTED = 2**20  # rows of an index file to sort at a time, on average: 24 MB
+HASHED = 2**16  # keys to hold as Python objects at a time
+NONE = -1  # in place of the id of a key that has none
 
-_seen: dict[str, int] = {}  # folder -> parts that this process has seen
+_seen: dict[str, int] = {}  # folder -> number of parts seen by this process
 
 
-def assign(folder: str, keys: Any) -> None:
-    """Give each key (an Arrow array) that has no id yet the next one. Ids never change, whoever else assigns."""
+def assign_ids(folder: str, keys: Any) -> None:
+    """Give each key in an Arrow array that has no id the next free one.
+
+    Ids never change. Safe to call from several processes: the one that loses a race tries again.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -51,44 +54,48 @@ def assign(folder: str, keys: Any) -> None:
             return
 
 
-def ids_of(folder: str, column: Any, where: str, first_row: int = 0) -> Array:
-    """Return the ids (n,) int64 of a column of keys. Raises ValueError for a null, and for a key that has no id."""
+def column_ids(folder: str, column: Any, where: str, first_row: int = 0) -> Array:
+    """Return the ids (n,) int64 of an Arrow column of keys.
+
+    Raises ValueError, with `where`, for a null and for a key without an id. `first_row` is the number of the column's
+    first row, for messages.
+    """
     if column.null_count:
         row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
         raise ValueError(f"expected a key in every row, found null in row {first_row + row} of {where}")
     ids = _search(folder, _count(folder), _hashes(_plain(column)))
     if len(unknown := np.flatnonzero(ids == NONE)):
-        raise ValueError(f"expected keys with an id, found {column[int(unknown[0])].as_py()!r}, in {where}")
+        raise ValueError(f"unknown key {column[int(unknown[0])].as_py()!r}, in {where}")
     return ids
 
 
-def find(folder: str, wanted: Iterable[str], where: str) -> Array:
-    """Return the ids (n,) int64 of some keys. Raises ValueError for a key that has none."""
+def find_ids(folder: str, keys: Iterable[str], where: str) -> Array:
+    """Return the ids (n,) int64 of keys. Raises ValueError, with `where`, for a key without an id."""
     import pyarrow as pa
 
-    return ids_of(folder, pa.array(wanted, pa.string()), where)
+    return column_ids(folder, pa.array(keys, pa.string()), where)
 
 
-def distinct(columns: Iterable[Any]) -> Any:
-    """Return the keys of some columns, each once, as an Arrow array."""
+def distinct_keys(columns: Iterable[Any]) -> Any:
+    """Return the distinct keys in some columns as an Arrow array, without null."""
     import pyarrow as pa
 
-    found = [_plain(column).unique() for column in columns] or [pa.array([], pa.string())]
-    return pa.chunked_array(found).unique().drop_null()
+    keys = [_plain(column).unique() for column in columns] or [pa.array([], pa.string())]
+    return pa.chunked_array(keys).unique().drop_null()
 
 
 def _search(folder: str, parts: int, hashes: Array) -> Array:
-    """Return the ids (n,) int64 of hashes (n, 2) in the first parts, NONE where there is none."""
+    """Return the ids (n,) int64 of hashes (n, 2) in the first `parts` parts, NONE for an unknown key."""
     ids = np.full(len(hashes), NONE)
-    left = np.argsort(hashes[:, 0])  # in order, so that neighbouring pages are read one after the other
+    left = np.argsort(hashes[:, 0])  # sorted, so that pages are read in order
     for first, size in _blocks(parts):
         index = _index(folder, first, size)
         rows, at = left, np.searchsorted(index[:, 0], hashes[left, 0])
-        while len(rows):  # once, unless two keys have the same first hash
-            near = at < len(index)
-            rows, at = rows[near], at[near]
-            near = index[at, 0] == hashes[rows, 0]
-            rows, at = rows[near], at[near]
+        while len(rows):  # once, unless two keys share the first hash
+            inside = at < len(index)
+            rows, at = rows[inside], at[inside]
+            candidate = index[at, 0] == hashes[rows, 0]
+            rows, at = rows[candidate], at[candidate]
             same = index[at, 1] == hashes[rows, 1]
             ids[rows[same]] = index[at[same], 2]
             rows, at = rows[~same], at[~same] + 1
@@ -97,9 +104,9 @@ def _search(folder: str, parts: int, hashes: Array) -> Array:
 
 
 def _count(folder: str) -> int:
-    """Return how many parts there are: by name, never by listing, which may lag behind."""
+    """Return the number of parts. Tests names for existence, because a listing of the store may be out of date."""
     low, step = _seen.get(folder, 0), 1
-    if low and not filesystem.exists(_part(folder, low - 1)):  # the dataset was deleted, and may be made again
+    if low and not filesystem.exists(_part(folder, low - 1)):  # the dataset was deleted, and possibly created again
         low = 0
         _index.cache_clear()
     while filesystem.exists(_part(folder, low + step - 1)):
@@ -110,7 +117,7 @@ def _count(folder: str) -> int:
 
 
 def _blocks(parts: int) -> Iterator[tuple[int, int]]:
-    """Return the fewest blocks (first part, size) of 1, MERGED, MERGED^2, … parts that make up the first parts."""
+    """Yield the fewest blocks (first part, size) of 1, MERGED, MERGED^2, … parts that cover the first `parts` parts."""
     first, size = 0, MERGED**8
     while first < parts:
         while first + size > parts:
@@ -121,9 +128,9 @@ def _blocks(parts: int) -> Iterator[tuple[int, int]]:
 
 @lru_cache(maxsize=64)
 def _index(folder: str, first: int, size: int) -> Array:
-    """Return rows (n, 3) uint64 of a block of parts, none of which ever changes: two hashes of a key, and its id."""
+    """Return the index rows (n, 3) uint64 of a block of parts: two hashes of a key, and its id. Parts never change."""
     if size == 1:
-        return _read(_part(folder, first))
+        return _read_part(_part(folder, first))
     url = KEY_INDEX.url(folder, part=f"{first:05}", last=f"{first + size - 1:05}")
     if not filesystem.exists(url):
         step = size // MERGED
@@ -133,7 +140,7 @@ def _index(folder: str, first: int, size: int) -> Array:
     return _mapped(url)
 
 
-def _read(url: str) -> Array:
+def _read_part(url: str) -> Array:
     """Return the index rows of one part."""
     import pyarrow.parquet as pq
 
@@ -142,7 +149,7 @@ def _read(url: str) -> Array:
 
 
 def _merged(indices: list[Array]) -> Iterator[Array]:
-    """Return the rows of several indices in order. Hashes are uniform, so cuts at equal distances give equal pieces."""
+    """Yield the rows of several indices, sorted, in pieces. Evenly spaced cuts of uniform hashes give equal pieces."""
     pieces = -(-sum(map(len, indices)) // SORTED)
     cuts = np.array([2**64 * i // pieces for i in range(1, pieces)], np.uint64)
     bounds = [[0, *np.searchsorted(index[:, 0], cuts), len(index)] for index in indices]
@@ -156,7 +163,7 @@ def _sorted(rows: Array) -> Array:
 
 
 def _mapped(url: str) -> Array:
-    """Return the rows of an index file; one of a remote store is copied to a temporary file."""
+    """Map the rows of an index file into memory. A file in a remote store is first copied to a temporary file."""
     import pyarrow.fs as pafs
 
     fs, path = filesystem.arrow(url)
@@ -169,7 +176,7 @@ def _mapped(url: str) -> Array:
 
 
 def _plain(column: Any) -> Any:
-    """Return a column of keys as strings, or as bytes where it holds bytes."""
+    """Return a column of keys as bytes if it holds bytes, else as strings."""
     import pyarrow as pa
     from pyarrow import types
 
@@ -184,13 +191,13 @@ def _plain(column: Any) -> Any:
 
 
 def _hashes(keys: Any) -> Array:
-    """Return the 128 bits (n, 2) uint64 of BLAKE2b of each key: that two keys share them is out of the question."""
+    """Return 128 bits (n, 2) uint64 of the BLAKE2b hash of each key: enough to rule out collisions."""
     import pyarrow as pa
 
     hashes = np.empty((len(keys), 2), "<u8")
     for row in range(0, len(keys), HASHED):
-        some = keys.slice(row, HASHED).cast(pa.binary()).to_pylist()
-        digests = b"".join(hashlib.blake2b(key, digest_size=16).digest() for key in some)
+        contents = keys.slice(row, HASHED).cast(pa.binary()).to_pylist()
+        digests = b"".join(hashlib.blake2b(key, digest_size=16).digest() for key in contents)
         hashes[row : row + HASHED] = np.frombuffer(digests, "<u8").reshape(-1, 2)
     return hashes
 

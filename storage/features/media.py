@@ -67,7 +67,7 @@ def word_number(word: str) -> int:
     return 1 + int.from_bytes(blake2b(word.encode(), digest_size=8).digest(), "little") % (WORDS - 1)
 
 
-def usable(column: Any, dim: int) -> tuple[Array, dict[int, str]]:
+def usable_media(column: Any, dim: int) -> tuple[Array, dict[int, str]]:
     """(m, dim) float32 of the rows of a binary or string column that can be read, and what is wrong with each other."""
     rows, faults = [], {}
     for row, value in enumerate(column.to_pylist()):

@@ -1,4 +1,4 @@
-"""Shards of a feature dataset: Parquet files read in batches, each value checked."""
+"""Shards of a feature dataset: Parquet files, read in batches, with a check of every value."""
 
 from __future__ import annotations
 
@@ -20,132 +20,134 @@ BATCH_BYTES = 2**24
 
 
 class SourceChanged(ValueError):
-    """A shard is no longer as it was listed."""
+    """A file of a shard changed or disappeared after it was listed."""
 
 
 class Columns(BaseModel):
-    """The names of the columns of a dataset."""
+    """Column names of a dataset."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str = "id"
-    keyed: bool = False  # the id column holds strings, whose ids lie in `datasets/<name>/keys/`
+    keyed: bool = False  # the id column holds keys, which `datasets/<name>/keys/` maps to ids
     x: str = "vector"
     labels: str | None = None
 
 
-class Block(NamedTuple):
-    """Consecutive rows of a shard as they are encoded."""
+class FeatureBlock(NamedTuple):
+    """Consecutive rows of a shard, as read for encoding."""
 
     batch: Batch
-    labels: Any  # list<int32>: the places of their labels in the vocabulary; None where there are none
-    dropped: list[tuple[str, int, int, str]]  # rows that are not in the batch: (file, row, id, what is wrong)
+    labels: Any  # Arrow list<int32>, positions in the vocabulary; None without labels
+    dropped: list[tuple[str, int, int, str]]  # rows left out of the batch: (file, row, id, error)
 
 
 @dataclass(frozen=True)
 class FeatureShard:
-    """One Parquet file of a dataset, or a bundle of tiny ones. Iterating reads it anew, and checks every value."""
+    """One Parquet file of a dataset, or a bundle of tiny ones. Each iteration reads and checks the rows again."""
 
-    url: str  # of the file, or of the first
-    name: str  # the path below its split, with a + where others follow: the shard's identity
-    version: str  # size and time, or size and ETag, and which rows were deleted: what tells that it has changed
+    url: str  # of the file, or of the first file of a bundle
+    name: str  # identity of the shard: the path below the folder of its split, followed by + for a bundle
+    version: str  # size and time, or size and ETag, and the deletions: changes when the rows may have changed
     dim: int
     columns: Columns
     vocabulary: tuple[str | int, ...] = ()
     keys: str = ""
-    files: tuple[FileVersion, ...] = ()  # all of them, as they were listed; the one at url, if none
+    files: tuple[FileVersion, ...] = ()  # all files, as listed; if empty, the one at url
     kind: Kind = "vector"
-    drop: bool = False  # leave out rows that are no vectors, instead of refusing the shard
-    deleted: tuple[str, ...] = ()  # notes of rows to leave out
+    drop_bad_rows: bool = False  # drop rows that cannot be read, instead of refusing the shard
+    deleted: tuple[str, ...] = ()  # URLs of deletion files, whose rows are skipped
 
     @property
     def rows(self) -> int:
-        """From footers alone, where no row of the dataset is deleted; else from the ids."""
+        """Number of rows, read from the footers; with deletions, from the id columns."""
         if not self.deleted:
             return sum(int(parquet.open_parquet(url).metadata.num_rows) for url in self._urls)
-        gone = deletions.deleted_ids(self.deleted)
-        return sum(int((~np.isin(self.ids(url), gone)).sum()) for url in self._urls)
+        deleted = deletions.deleted_ids(self.deleted)
+        return sum(int((~np.isin(self.ids(url), deleted)).sum()) for url in self._urls)
 
     def ids(self, url: str) -> Array:
-        """The ids of a file's rows, deleted ones too, from their column alone."""
+        """Return the ids (n,) int64 of a file, deleted rows included. Reads only the id column."""
         return self._ids(parquet.read_column(url, self.columns.id), url)
 
-    def holding(self, wanted: Array) -> dict[str, Array]:
-        """Return which of some ids each file has rows of, by its URL; files that have none are left out."""
-        found = {url: ids[np.isin(ids, wanted)] for url, ids in ((url, self.ids(url)) for url in self._urls)}
-        return {url: ids for url, ids in found.items() if len(ids)}
+    def ids_by_file(self, wanted: Array) -> dict[str, Array]:
+        """Return the wanted ids that each file holds, by its URL. Files that hold none are left out."""
+        held = {url: ids[np.isin(ids, wanted)] for url, ids in ((url, self.ids(url)) for url in self._urls)}
+        return {url: ids for url, ids in held.items() if len(ids)}
 
     @property
     def _urls(self) -> tuple[str, ...]:
         return tuple(file.url for file in self.files) or (self.url,)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch, labels, _ in self.read():
+        for batch, labels, _ in self.read_blocks():
             y = columns.multi_hot(labels, len(self.vocabulary)) if labels is not None else None
             yield Batch(batch.ids, batch.x, y)
 
-    def read(self) -> Iterator[Block]:
-        """The rows with their labels, and what was dropped. ValueError, with file and row, for what is refused."""
-        for url in self._urls:
-            yield from self._read(url)
+    def read_blocks(self) -> Iterator[FeatureBlock]:
+        """Yield the rows in blocks, with labels and with the rows that were dropped.
 
-    def _read(self, url: str) -> Iterator[Block]:
-        wanted = [self.columns.id, self.columns.x]
+        Raises ValueError, with file and row, for a value that cannot be read. With `drop_bad_rows` such a vector,
+        picture or text is dropped instead; ids and labels must be valid in any case.
+        """
+        for url in self._urls:
+            yield from self._read_file(url)
+
+    def _read_file(self, url: str) -> Iterator[FeatureBlock]:
+        names = [self.columns.id, self.columns.x]
         if self.columns.labels and self.vocabulary:
-            wanted.append(self.columns.labels)
-        row, gone = 0, deletions.deleted_ids(self.deleted)
-        for part in parquet.read_batches(url, wanted, batch_rows(self.dim)):
-            ids = self._ids(part[wanted[0]], url, row)
-            x, faults = columns.usable(part[wanted[1]], self.dim, url, self.kind)
-            kept = ~np.isin(ids, gone)
-            if not kept.all():
-                x = x[np.delete(kept, list(faults))]
-                faults = {i: what for i, what in faults.items() if kept[i]}
-            if faults and not self.drop:
-                columns.refuse(faults, url, row)
+            names.append(self.columns.labels)
+        row, deleted = 0, deletions.deleted_ids(self.deleted)
+        for part in parquet.read_batches(url, names, batch_rows(self.dim)):
+            ids = self._ids(part[names[0]], url, row)
+            x, errors = columns.usable_rows(part[names[1]], self.dim, url, self.kind)
+            keep = ~np.isin(ids, deleted)
+            if not keep.all():
+                x = x[np.delete(keep, list(errors))]
+                errors = {i: error for i, error in errors.items() if keep[i]}
+            if errors and not self.drop_bad_rows:
+                columns.refuse_row(errors, url, row)
             labels = None
-            if len(wanted) == 3:
-                labels = columns.label_indices(part[wanted[2]], self.vocabulary, url)
-            dropped = [(url, row + i, int(ids[i]), what) for i, what in sorted(faults.items())]
-            kept[list(faults)] = False
-            if not kept.all():
-                ids, labels = ids[kept], None if labels is None else labels.take(np.flatnonzero(kept))
-            yield Block(Batch(ids, x), labels, dropped)
+            if len(names) == 3:
+                labels = columns.label_indices(part[names[2]], self.vocabulary, url)
+            dropped = [(url, row + i, int(ids[i]), error) for i, error in sorted(errors.items())]
+            keep[list(errors)] = False
+            if not keep.all():
+                ids, labels = ids[keep], None if labels is None else labels.take(np.flatnonzero(keep))
+            yield FeatureBlock(Batch(ids, x), labels, dropped)
             row += len(part)
 
     def refuse_change(self) -> None:
-        """Raises SourceChanged where a file is no longer as it was listed."""
+        """Raise SourceChanged if a file changed or disappeared since it was listed."""
         for file in self.files or (FileVersion(self.url, 0, self.version),):
             try:
-                found = filesystem.stat(file.url).version
+                version = filesystem.stat(file.url).version
             except FileNotFoundError:
-                raise SourceChanged(f"expected {file.url} as it was listed, found it gone") from None
-            if found != file.version:
-                raise SourceChanged(
-                    f"expected {file.url} as it was listed ({file.version}), found it changed ({found})"
-                )
+                raise SourceChanged(f"{file.url} was removed after it was listed") from None
+            if version != file.version:
+                raise SourceChanged(f"{file.url} changed after it was listed: from {file.version} to {version}")
 
-    def labels(self) -> set[str | int]:
-        """The distinct labels, from the label column alone."""
+    def distinct_labels(self) -> set[str | int]:
+        """Return the distinct labels. Reads only the label column."""
         if not (name := self.columns.labels):
             return set()
         parts = (part for url in self._urls for part in parquet.read_batches(url, [name]))
         return set().union(*(columns.distinct_labels(part[name], self.url) for part in parts))
 
-    def row_keys(self) -> Any:
-        """Return the distinct keys of the rows, an Arrow array, from their column alone."""
+    def distinct_keys(self) -> Any:
+        """Return the distinct keys as an Arrow array. Reads only the key column."""
         parts = (part for url in self._urls for part in parquet.read_batches(url, [self.columns.id]))
-        return keys.distinct(part[0] for part in parts)
+        return keys.distinct_keys(part[0] for part in parts)
 
     def _ids(self, column: Any, url: str, first_row: int = 0) -> Array:
         if self.columns.keyed:
-            return keys.ids_of(self.keys, column, url, first_row)
+            return keys.column_ids(self.keys, column, url, first_row)
         return columns.ids(column, url, first_row)
 
 
 @dataclass(frozen=True)
-class Without:
-    """A shard less the rows of some ids: training data without the frozen queries."""
+class WithoutRows:
+    """A shard without the rows of some ids, such as training data without the frozen queries."""
 
     shard: Shard
     ids: Array  # (m,) int64
@@ -156,6 +158,9 @@ class Without:
 
 
 def batch_rows(dim: int) -> int:
-    """Rows of a batch: some 16 MB of float32, a multiple of the rows that are encoded at a time, of pictures 128."""
+    """Return the number of rows in a batch: about 16 MB of float32, and a multiple of the rows encoded at a time.
+
+    The multiple is 4096 rows, or 128 rows of pictures.
+    """
     rows = BATCH_BYTES // (4 * dim)
     return max(1, rows // 4096) * 4096 if dim <= 2**13 else max(1, 4 * rows // 128) * 128

@@ -1,4 +1,4 @@
-"""Splits written as shards: rows cut into groups, each a Parquet file that is there whole or not at all."""
+"""Splits as shards: rows are cut into groups, and each group is written to one Parquet file, atomically."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ import numpy as np
 from ..files import filesystem
 from ..formats import FeatureRows
 
-ROWS, BYTES = 125_000, 2**25  # of a shard at most, vectors as float32: few wide rows busy several workers
+SHARD_ROWS, SHARD_BYTES = 125_000, 2**25  # limits of a shard, with float32 vectors: wide rows still fill several shards
 Kind = Literal["vector", "image", "text"]
 
 
 class SplitShape(NamedTuple):
-    """What an ingest saw."""
+    """Kind, dimension and size of rows that were written."""
 
     kind: Kind
-    dim: int | None
+    dim: int | None  # None for pictures and texts
     labelled: bool
     rows: int
 
 
-def groups(blocks: Iterable[FeatureRows], n: int | None) -> Iterator[list[FeatureRows]]:
-    """The rows of some blocks in groups of n, the last one shorter."""
-    held: list[FeatureRows] = []
+def cut_into_shards(blocks: Iterable[FeatureRows], n: int | None) -> Iterator[list[FeatureRows]]:
+    """Yield the rows of blocks in groups of n, the last one shorter. Without n, apply SHARD_ROWS and SHARD_BYTES."""
+    group: list[FeatureRows] = []
     count = 0
     for block in blocks:
         if not n:
-            n = min(ROWS, max(1, BYTES // _width(block)))
+            n = min(SHARD_ROWS, max(1, SHARD_BYTES // _row_bytes(block)))
         while count + len(block.ids) >= n:
-            yield [*held, _slice(block, 0, n - count)]
-            block, held, count = _slice(block, n - count, len(block.ids)), [], 0
+            yield [*group, _slice(block, 0, n - count)]
+            block, group, count = _slice(block, n - count, len(block.ids)), [], 0
         if len(block.ids):
-            held.append(block)
+            group.append(block)
             count += len(block.ids)
-    if held:
-        yield held
+    if group:
+        yield group
 
 
-def _width(rows: FeatureRows) -> int:
-    """Bytes of a row, of a picture or a text as many as the longest has."""
+def _row_bytes(rows: FeatureRows) -> int:
+    """Return the bytes of a row; for pictures and texts, those of the longest one."""
     if isinstance(rows.x, np.ndarray):
         return 4 * rows.x[0].size if len(rows.x) else 1
     return max((len(x) for x in rows.x), default=0) or 1
@@ -53,15 +53,16 @@ def _slice(rows: FeatureRows, start: int, stop: int) -> FeatureRows:
 
 
 def write_shard(url: str, blocks: list[FeatureRows], first_row: int) -> SplitShape:
+    """Write one shard atomically. `first_row` is the number of its first row in the split, for messages."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.concat_tables([_table(block, url, first_row) for block in blocks])
+    starts = first_row + np.cumsum([0, *(len(block.ids) for block in blocks)])
+    table = pa.concat_tables([_table(block, url, int(row)) for block, row in zip(blocks, starts, strict=False)])
     kind: Any = table.schema.names[1]
-    listed = pa.types.is_fixed_size_list(table.schema.types[1])
     with filesystem.create(url) as file:
         pq.write_table(table, file, row_group_size=2**15, compression="zstd", use_dictionary=["labels"])
-    dim = table.schema.types[1].list_size if listed else None
+    dim = table.schema.types[1].list_size if kind == "vector" else None
     return SplitShape(kind, dim, "labels" in table.schema.names, len(table))
 
 
@@ -72,7 +73,7 @@ def _table(rows: FeatureRows, url: str, first_row: int) -> Any:
         x = np.ascontiguousarray(rows.x)
         if x.dtype.kind == "f" and not np.isfinite(x).all():
             row = first_row + int(np.flatnonzero(~np.isfinite(x).all(1))[0])
-            raise ValueError(f"expected finite numbers, found NaN or infinity, in row {row} on the way to {url}")
+            raise ValueError(f"cannot write row {row} to {url}: expected finite numbers, found NaN or infinity")
         values = pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), x.shape[1])
         name = "vector"
     else:

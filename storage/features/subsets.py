@@ -1,4 +1,4 @@
-"""Rows of a dataset drawn anew into splits, and written as a dataset of their own: each row as it was, by its id."""
+"""Subsets of a dataset: rows selected by id, written unchanged as the splits of a new dataset."""
 
 from __future__ import annotations
 
@@ -17,55 +17,67 @@ from .dataset import Dataset, dataset_url, save_dataset, write_split
 from .shard import Columns, FeatureShard, batch_rows
 
 
-def labelled(shard: FeatureShard) -> tuple[Array, Array]:
-    """(n,) ids and (n, c) multi-hot labels of a shard, without its rows. Its vocabulary says what the columns are."""
+def ids_and_labels(shard: FeatureShard) -> tuple[Array, Array]:
+    """Return ids (n,) int64 and multi-hot labels (n, c) uint8 of a shard, c the size of its vocabulary.
+
+    Reads only the id and label columns. Deleted rows are left out.
+    """
     ids, y = [np.zeros(0, np.int64)], [np.zeros((0, len(shard.vocabulary)), np.uint8)]
     for file in shard.files:
-        wanted = [str(shard.columns.labels)]
-        batches = parquet.read_batches(file.url, wanted)
-        places = (columns.label_indices(batch[0], shard.vocabulary, file.url) for batch in batches)
+        batches = parquet.read_batches(file.url, [str(shard.columns.labels)])
+        positions = (columns.label_indices(batch[0], shard.vocabulary, file.url) for batch in batches)
         ids.append(shard.ids(file.url))
-        y += [columns.multi_hot(part, len(shard.vocabulary)) for part in places]
-    found = np.concatenate(ids)
-    kept = ~np.isin(found, deletions.deleted_ids(shard.deleted))
-    return found[kept], np.concatenate(y)[kept]
+        y += [columns.multi_hot(labels, len(shard.vocabulary)) for labels in positions]
+    all_ids = np.concatenate(ids)
+    keep = ~np.isin(all_ids, deletions.deleted_ids(shard.deleted))
+    return all_ids[keep], np.concatenate(y)[keep]
 
 
 def write_subset(
     warehouse: str, name: str, dataset: Dataset, ids: Mapping[str, Array], sources: Sequence[str]
 ) -> Dataset:
-    """The dataset of a name whose splits are rows of some ids, from some splits of another."""
+    """Write and return a dataset whose splits are rows of another dataset.
+
+    Parameters
+    ----------
+    name
+        Of the new dataset.
+    dataset
+        The dataset to read, with labels.
+    ids
+        New split -> ids (m,) int64 of its rows.
+    sources
+        The splits of `dataset` to take rows from.
+    """
     shards = [shard for source in sources for shard in dataset.shards(source)]
     root = filesystem.join(dataset_url(warehouse, name), "drawn")
     urls = {split: filesystem.join(root, split) for split in ids}
     for split, wanted in ids.items():
-        write_split(urls[split], _rows(shards, wanted))
-    drawn = Dataset(
+        write_split(urls[split], _select(shards, wanted))
+    subset = Dataset(
         name=name, kind=dataset.kind, dim=dataset.dim, splits=urls,
         columns=Columns(x=dataset.kind, labels="labels"), source=f"drawn from {dataset.name}: {dataset.source}",
     )  # fmt: skip
-    save_dataset(warehouse, drawn)
-    return drawn
+    save_dataset(warehouse, subset)
+    return subset
 
 
-def _rows(shards: Sequence[FeatureShard], wanted: Array) -> Iterator[FeatureRows]:
+def _select(shards: Sequence[FeatureShard], wanted: Array) -> Iterator[FeatureRows]:
     for shard in shards:
         for file in shard.files:
             ids, row = shard.ids(file.url), 0
             names = [shard.columns.x, str(shard.columns.labels)]
             for part in parquet.read_batches(file.url, names, batch_rows(shard.dim)):
-                mine = ids[row : row + len(part)]
-                kept = np.isin(mine, wanted)
-                if kept.any():
-                    labels = list(compress(part[1].to_pylist(), kept))
-                    yield FeatureRows(
-                        mine[kept], _as_they_are(part[0].take(np.flatnonzero(kept)), shard.dim, file.url), labels
-                    )
+                part_ids = ids[row : row + len(part)]
+                keep = np.isin(part_ids, wanted)
+                if keep.any():
+                    x = _values(part[0].take(np.flatnonzero(keep)), shard.dim, file.url)
+                    yield FeatureRows(part_ids[keep], x, list(compress(part[1].to_pylist(), keep)))
                 row += len(part)
 
 
-def _as_they_are(column: Any, dim: int, where: str) -> Any:
-    """Encoded pictures and texts as they are, vectors (n, dim) in the type they have."""
+def _values(column: Any, dim: int, where: str) -> Any:
+    """Return encoded pictures and texts as lists, vectors as (n, dim) uint8 if the column holds uint8, else float32."""
     if not hasattr(column.type, "value_type"):
         return column.to_pylist()
     x = columns.vectors(column, dim, where)

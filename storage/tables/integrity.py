@@ -58,7 +58,7 @@ def compare_with_source(pair: tuple[Part, FeatureShard], function: HashFunction)
     row = wrong = near = 0
     content = hashlib.sha256()
     try:
-        for batch, _, _ in shard.read():
+        for batch, _, _ in shard.read_blocks():
             n = len(batch.ids)
             if not np.array_equal(batch.ids, ids[row : row + n]):
                 problem = f"the ids in {part.url} differ from those of {shard.url} from row {row} on"

@@ -82,7 +82,7 @@ def encode_shard(shard: FeatureShard, function: HashFunction, folder: str) -> Pa
     dropped: list[DroppedRow] = []
     moments = np.zeros((4, function.n_bits))
     try:
-        for block in shard.read():
+        for block in shard.read_blocks():
             ids.append(block.batch.ids)
             u = function.project(block.batch.x)
             codes.append(bits.pack(u >= 0))

@@ -141,9 +141,10 @@ CASES = {
     "beyond int64": (columns(id=ids({4700: 2**63 + 5}, pa.uint64())),
                      "expected ids of int64, found 9223372036854775813, in row 4700 of {}"),
     "no id": (columns(id=ids({4800: -1})),
-              "expected ids other than -1, which fills up lists of neighbours, found it in row 4800 of {}"),
+              "expected ids other than -1, which stands for a missing neighbour, found it in row 4800 of {}"),
     "float ids": (columns(id=pa.array(GOOD.ids.astype(float))), "expected integer ids, found double, in {}"),
-    "string ids": (columns(id=pa.array(GOOD.ids.astype(str))), "expected integer ids, found string, in {}"),
+    "string ids": (columns(id=pa.array(GOOD.ids.astype(str))),
+                   "expected integer ids, found string, in {}; --key-column reads strings as keys"),
     "duplicate": (columns(id=ids({4999: 10_000, 4998: 10_001})),
                   "expected unique ids, found 2 more than once (10000, 10001), in {}"),
     "duplicate across": (both(GOOD.take(slice(0, 100)), GOOD.take(slice(97, 200))),
@@ -234,7 +235,7 @@ def test_shards_without_rows_are_done_once(settings, source, model):
 
 def meddle(monkeypatch, deed, times=1):
     """Do something to the source after the first batch of a shard was read."""
-    usable, done = feature_columns.usable, []
+    usable, done = feature_columns.usable_rows, []
 
     def read(column, dim, where, kind):
         if len(done) < times and where.endswith("mine.parquet"):
@@ -242,7 +243,7 @@ def meddle(monkeypatch, deed, times=1):
             deed()
         return usable(column, dim, where, kind)
 
-    monkeypatch.setattr(feature_columns, "usable", read)
+    monkeypatch.setattr(feature_columns, "usable_rows", read)
     return done
 
 
@@ -272,7 +273,7 @@ def test_a_shard_that_never_rests_is_refused(settings, source, model, monkeypatc
     path = source / "mine.parquet"
     write(path)
     meddle(monkeypatch, lambda: os.utime(path, ns=(1, path.stat().st_mtime_ns + 1)), times=99)
-    with pytest.raises(SourceChanged, match=r"expected .*mine\.parquet as it was listed \(.*\), found it changed"):
+    with pytest.raises(SourceChanged, match=r"mine\.parquet changed after it was listed: from .* to "):
         staging.stage(Context.of(spec(), settings, InProcess()), model)
     assert table_of(settings).version().name == "v0"
 

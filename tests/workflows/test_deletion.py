@@ -107,7 +107,7 @@ def test_a_row_that_comes_back_in_another_file_stays_deleted(settings, source):
 def test_a_deletion_that_was_cut_off_is_finished_by_another_and_twice_is_once(settings, source):
     dataset = datasets.dataset_of(spec(), settings)
     ids = np.array([3, 4])
-    folder = deletions.folder_of(settings.warehouse_url, "mine")
+    folder = deletions.deletions_folder(settings.warehouse_url, "mine")
     deletions.add_deletion(folder, ids, {"base": ["0.parquet"]}, "me")  # and then the machine died
     assert reindexed_version(settings, dataset, "0.parquet") != part_of(settings, "0.parquet").version
     found = deletion.delete("mine", ids)
@@ -116,7 +116,7 @@ def test_a_deletion_that_was_cut_off_is_finished_by_another_and_twice_is_once(se
     again = deletion.delete("mine", ids)
     assert again.published == {TABLE: "v3"}  # v1 still has them, so that the time is noted; nothing is rewritten
     assert part_of(settings, "0.parquet", "v3") == part_of(settings, "0.parquet", "v2")
-    assert len(deletions.deletion_notes(folder)) == 1
+    assert len(deletions.deletion_files(folder)) == 1
 
 
 def reindexed_version(settings, dataset, name):
@@ -134,7 +134,7 @@ def test_all_rows_of_a_shard_can_go(settings, source):
 def test_ids_of_no_row_are_refused_and_nothing_is_written(settings, source, tmp_path):
     with pytest.raises(ValueError, match=r"expected ids of rows of mine, found none of 2, such as \[77777\]"):
         deletion.delete("mine", [77777, 88888])
-    assert deletions.deletion_notes(deletions.folder_of(settings.warehouse_url, "mine")) == ()
+    assert deletions.deletion_files(deletions.deletions_folder(settings.warehouse_url, "mine")) == ()
     for wrong in ("1;2", str(10**20), str(2**63), "1_000", "+1", "1 0", "１", "٣", "0x1", "--1", "", "1.0", 1.0, True):
         with pytest.raises(
             ValueError, match=f"whole numbers of 64 bits such as 7 or -12, found {re.escape(repr(wrong))}"
@@ -144,7 +144,7 @@ def test_ids_of_no_row_are_refused_and_nothing_is_written(settings, source, tmp_
         (tmp_path / "wrong.txt").write_text(text)
         with pytest.raises(ValueError, match="found '1_000'"):
             hashkiln("delete", "mine", "--ids", str(tmp_path / "wrong.txt"), "--yes")
-    assert deletions.deletion_notes(deletions.folder_of(settings.warehouse_url, "mine")) == ()
+    assert deletions.deletion_files(deletions.deletions_folder(settings.warehouse_url, "mine")) == ()
     (tmp_path / "ids.txt").write_text("1\n2\n")
     for ids in ("1,2", str(tmp_path / "ids.txt")):
         found = json.loads(hashkiln("delete", "mine", "--ids", ids, "--purge-after", "14d", "--yes", "--json")[1])
@@ -163,17 +163,17 @@ def asked(answer, ids):
 
 
 def test_a_deletion_is_confirmed(settings, source):
-    folder = deletions.folder_of(settings.warehouse_url, "mine")
+    folder = deletions.deletions_folder(settings.warehouse_url, "mine")
     assert hashkiln("delete", "mine", "--ids", "7,12")[0] == 2  # nobody to ask
     code, output = asked("n\n", "7,12,77777")
-    assert (code, deletions.deletion_notes(folder)) == (1, ())
+    assert (code, deletions.deletion_files(folder)) == (1, ())
     assert "2 rows in the files of mine, for 3 ids: 7, 12, …" in output
     assert "Delete for good, from every version? [y/N]" in output
     code, output = asked("\n", ",".join(map(str, range(100))))
-    assert (code, deletions.deletion_notes(folder)) == (1, ())
+    assert (code, deletions.deletion_files(folder)) == (1, ())
     assert "100 rows in the files of mine, for 100 ids: 0, 1, 2, 3, 4, …" in output
     code, output = asked("y\n", "7,12")
-    assert (code, len(deletions.deletion_notes(folder)), table_of(settings).version().name) == (0, 1, "v2")
+    assert (code, len(deletions.deletion_files(folder)), table_of(settings).version().name) == (0, 1, "v2")
     assert "Published mine__code v2 without them" in output
 
 
@@ -191,7 +191,7 @@ def test_rows_named_by_keys_are_deleted_by_key(settings, tmp_path):
     assert reindex(settings) == "v2"
     preview = deletion.preview("mine", ["row 9", "row 7", "row 101"])  # the files still have row 7
     assert (preview.rows, preview.examples) == (3, ("row 9", "row 7", "row 101"))
-    with pytest.raises(ValueError, match="expected keys with an id, found 'row 500', in the rows of mine to delete"):
+    with pytest.raises(ValueError, match="unknown key 'row 500', in the rows of mine to delete"):
         deletion.delete("mine", ["row 500"])
 
 

@@ -135,14 +135,14 @@ def test_every_metric_may_have_a_greatest_loss(settings, mine, source):
 
 def test_a_part_that_lacks_rows_is_refused(settings, mine, monkeypatch):
     """Whatever the encoder says: the rows of the source are counted by its footers."""
-    read = FeatureShard.read
+    read = FeatureShard.read_blocks
 
     def lossy(shard):
         for block in read(shard):
             lost = 3 if shard.name == "part2.parquet" else 0
             yield block._replace(batch=block.batch.take(slice(lost, None)), labels=block.labels and block.labels[lost:])
 
-    monkeypatch.setattr(FeatureShard, "read", lossy)
+    monkeypatch.setattr(FeatureShard, "read_blocks", lossy)
     with pytest.raises(GateRejected, match=r"expected 200 rows of part2.parquet, as the source has, found 197"):
         reindex(settings, spec())
 

@@ -142,7 +142,7 @@ def test_verify_finds_every_part_sound(table):
 @EACH
 def test_deleted_rows_are_in_no_new_version_and_in_no_shard(settings, table):
     dataset = dataset_of(spec(table), settings)
-    gone = set(keys.find(dataset.keys, ["p007", "p103"], "the test").tolist())
+    gone = set(keys.find_ids(dataset.keys, ["p007", "p103"], "the test").tolist())
     assert gone <= rows_of(settings, "v2", table).keys()
     assert not gone & rows_of(settings, "v3", table).keys()
     assert not gone & {i for shard in dataset.shards("base") for batch in shard for i in batch.ids.tolist()}

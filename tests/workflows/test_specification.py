@@ -14,7 +14,7 @@ pytest_plugins = ["straight_line"]
 
 
 def test_what_does_not_fit_together_is_refused(settings, mine):
-    with pytest.raises(LookupError, match=r"expected a dataset 'other' in .*: `hashkiln ingest` brings it"):
+    with pytest.raises(LookupError, match=r"no dataset 'other' in .*: add it with `hashkiln ingest`"):
         fitting.fit(Context.of(spec(dataset="other"), settings, InProcess()))
     with pytest.raises(ValueError, match="found 'other': did you mean"):
         reindex(settings, spec(dataset="other"))

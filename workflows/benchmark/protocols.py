@@ -17,7 +17,7 @@ from hashing.statistics import keyed_hash
 from infra.settings import Settings
 from storage.features import subsets
 from storage.features.dataset import Dataset, dataset_exists, load_dataset, save_dataset
-from storage.features.shard import Without
+from storage.features.shard import WithoutRows
 
 from ..spec import MethodSpec, Number, Value, digest
 
@@ -61,7 +61,7 @@ def dataset_of(
         known = load_dataset(settings.warehouse_url, name)
         save_dataset(settings.warehouse_url, known)  # in use again: a collector counts its age from now
         return known
-    found = list(executor.map(subsets.labelled, shards, "labels"))
+    found = list(executor.map(subsets.ids_and_labels, shards, "labels"))
     ids, y = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
     if len(ids) > len(np.unique(ids)):
         repeated = len(ids) - len(np.unique(ids))
@@ -101,7 +101,7 @@ def draw_by_class(
 def without_training(dataset: Dataset, base: Sequence[Shard]) -> list[Shard]:
     """The database without the rows that are learned from."""
     learned = [shard.ids(file.url) for shard in dataset.shards("learn") for file in shard.files]
-    return [Without(shard, np.concatenate(learned)) for shard in base]
+    return [WithoutRows(shard, np.concatenate(learned)) for shard in base]
 
 
 def average_precision(histogram: Array, ranks: int | None) -> dict[str, float]:

@@ -32,8 +32,8 @@ def places_of(dataset: Dataset, table: CodeTable | None, executor: Executor) -> 
     if not base or base.properties.get("splits") != splits(dataset):
         new += [shard for split in dataset.splits.keys() - {"base"} for shard in dataset.shards(split)]
     if dataset.columns.keyed:
-        for found in executor.map(FeatureShard.row_keys, new, "keys"):
-            keys.assign(dataset.keys, found)
+        for found in executor.map(FeatureShard.distinct_keys, new, "keys"):
+            keys.assign_ids(dataset.keys, found)
     return tuple(dict.fromkeys((*known, *labels_of(dataset, executor, new))))
 
 

@@ -64,7 +64,8 @@ class Located(NamedTuple):
     @property
     def rows(self) -> Array:
         """The ids of all rows found in the source's files."""
-        return np.concatenate([deletions.NONE, *(ids for found in self.files.values() for ids in found.values())])
+        ids = [ids for files in self.files.values() for ids in files.values()]
+        return np.concatenate([np.zeros(0, np.int64), *ids])
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def delete(
     earlier = source.deleted
     if len(new):
         told = {split: sorted(found) for split, found in located.files.items()}
-        deletions.add_deletion(deletions.folder_of(settings.warehouse_url, dataset), new, told, current_user())
+        deletions.add_deletion(deletions.deletions_folder(settings.warehouse_url, dataset), new, told, current_user())
     else:  # run again: what it was before this deletion
         earlier = tuple(note for note in earlier if not np.isin(deletions.deleted_ids((note,)), wanted).any())
     before = source.model_copy(update={"deleted": earlier}).shards("base")
@@ -151,7 +152,7 @@ def _locate(dataset: str, names: Sequence[int] | Sequence[str], settings: Settin
 def _ids(source: Dataset, names: Sequence[int] | Sequence[str]) -> Array:
     """Return the id of each name."""
     if source.columns.keyed:
-        return keys.find(source.keys, map(str, names), f"the rows of {source.name} to delete")
+        return keys.find_ids(source.keys, map(str, names), f"the rows of {source.name} to delete")
     for name in names:
         if not ID.fullmatch(str(name)) or not -(2**63) <= int(name) < 2**63:
             raise UsageError(
@@ -162,7 +163,7 @@ def _ids(source: Dataset, names: Sequence[int] | Sequence[str]) -> Array:
 
 def _files(source: Dataset, split: str, wanted: Array, executor: Executor) -> dict[str, Array]:
     """The files of a split that have rows of the ids, by their names below it, and the ids of these rows."""
-    found = executor.map(partial(FeatureShard.holding, wanted=wanted), source.shards(split), f"find in {split}")
+    found = executor.map(partial(FeatureShard.ids_by_file, wanted=wanted), source.shards(split), f"find in {split}")
     return {filesystem.relative_path(source.splits[split], url): ids for one in found for url, ids in one.items()}
 
 

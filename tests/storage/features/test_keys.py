@@ -40,33 +40,33 @@ def test_ids_are_places_in_the_list_and_never_change(folder, small):
     expected = {}
     for _ in range(30):
         drawn = [f"key {i}" for i in rng.integers(600, size=rng.integers(60))]
-        keys.assign(folder, pa.array(drawn, pa.string()))
+        keys.assign_ids(folder, pa.array(drawn, pa.string()))
         for key in sorted(set(drawn) - expected.keys()):
             expected[key] = len(expected)
         some = rng.permutation(list(expected))
-        assert keys.find(folder, some, "here").tolist() == [expected[key] for key in some]
+        assert keys.find_ids(folder, some, "here").tolist() == [expected[key] for key in some]
     names = {filesystem.relative_path(folder, file.url) for file in filesystem.listing(folder, ".u64")}
     assert {"index/00000-00002.u64", "index/00000-00008.u64", "index/00000-00026.u64"} <= names
     forget()
-    assert keys.find(folder, expected, "here").tolist() == list(expected.values())
+    assert keys.find_ids(folder, expected, "here").tolist() == list(expected.values())
 
 
 def test_index_files_are_made_again_where_they_are_missing(tmp_path, small):
     for i in range(11):
-        keys.assign(str(tmp_path), pa.array([f"{i} {j}" for j in range(9)]))
+        keys.assign_ids(str(tmp_path), pa.array([f"{i} {j}" for j in range(9)]))
     made = {path: path.read_bytes() for path in (tmp_path / "index").iterdir()}
     for path in made:
         path.unlink()
     forget()
-    assert keys.find(str(tmp_path), ["10 8", "0 0", "5 3"], "here").tolist() == [98, 0, 48]
+    assert keys.find_ids(str(tmp_path), ["10 8", "0 0", "5 3"], "here").tolist() == [98, 0, 48]
     assert {path: path.read_bytes() for path in (tmp_path / "index").iterdir()} == made
 
 
 def test_a_map_that_was_deleted_begins_again(tmp_path, small):
     for word in ("old", "new"):
         for i in range(4):
-            keys.assign(str(tmp_path / "keys"), pa.array([f"{word} {i}"]))
-        assert keys.find(str(tmp_path / "keys"), [f"{word} {i}" for i in range(4)], "here").tolist() == [0, 1, 2, 3]
+            keys.assign_ids(str(tmp_path / "keys"), pa.array([f"{word} {i}"]))
+        assert keys.find_ids(str(tmp_path / "keys"), [f"{word} {i}" for i in range(4)], "here").tolist() == [0, 1, 2, 3]
         shutil.rmtree(tmp_path / "keys")
 
 
@@ -78,12 +78,12 @@ def test_what_is_asked_of_the_store_does_not_grow_with_the_parts(tmp_path, monke
     costs = []
     for i in range(100):
         asked.clear()
-        keys.assign(str(tmp_path), pa.array([f"key {i}"]))
+        keys.assign_ids(str(tmp_path), pa.array([f"key {i}"]))
         costs.append(len(asked))
     assert max(costs) <= 6  # for the last part, the next one and an index file, and reading the last part
     asked.clear()
     forget()
-    assert keys.find(str(tmp_path), ["key 70"], "here").tolist() == [70]
+    assert keys.find_ids(str(tmp_path), ["key 70"], "here").tolist() == [70]
     assert len(asked) <= 2 * 7 + 100 // 16 + 100 % 16
 
 
@@ -92,17 +92,17 @@ def test_keys_of_one_first_hash_are_told_apart(tmp_path, small, monkeypatch):
     monkeypatch.setattr(keys, "_hashes", lambda column: hashes(column) % np.array([3, 2**64 - 1], np.uint64))
     names = [f"key {i}" for i in range(40)]
     for i in range(0, 40, 4):
-        keys.assign(str(tmp_path), pa.array(names[i : i + 4]))
-    assert keys.find(str(tmp_path), names, "here").tolist() == [
+        keys.assign_ids(str(tmp_path), pa.array(names[i : i + 4]))
+    assert keys.find_ids(str(tmp_path), names, "here").tolist() == [
         key for part in parts_of(tmp_path) for key in map(names.index, part)
     ]
-    with pytest.raises(ValueError, match="expected keys with an id, found 'key 40', in here"):
-        keys.find(str(tmp_path), ["key 3", "key 40"], "here")
+    with pytest.raises(ValueError, match="unknown key 'key 40', in here"):
+        keys.find_ids(str(tmp_path), ["key 3", "key 40"], "here")
 
 
 def assign_many(folder, first):
     for i in range(first, first + 200, 20):
-        keys.assign(folder, pa.array([f"key {j}" for j in range(i, i + 30)]))
+        keys.assign_ids(folder, pa.array([f"key {j}" for j in range(i, i + 30)]))
 
 
 def test_of_writers_at_the_same_time_none_gives_an_id_twice(tmp_path):
@@ -111,7 +111,7 @@ def test_of_writers_at_the_same_time_none_gives_an_id_twice(tmp_path):
             done.result()
     given = [key for part in parts_of(tmp_path) for key in part]
     assert sorted(given) == sorted(f"key {i}" for i in range(330))
-    assert keys.find(str(tmp_path), given, "here").tolist() == list(range(330))
+    assert keys.find_ids(str(tmp_path), given, "here").tolist() == list(range(330))
 
 
 @pytest.mark.parametrize(
@@ -126,8 +126,8 @@ def test_of_writers_at_the_same_time_none_gives_an_id_twice(tmp_path):
 )
 def test_parts_of_all_types_that_were_written_before_are_read(part, column, ids, tmp_path):
     pq.write_table(pa.table({"id": np.arange(len(part)), "key": part}), tmp_path / "00000.parquet", compression="zstd")
-    assert keys.ids_of(str(tmp_path), column, "here").tolist() == ids
-    keys.assign(str(tmp_path), column)
+    assert keys.column_ids(str(tmp_path), column, "here").tolist() == ids
+    keys.assign_ids(str(tmp_path), column)
     assert not (tmp_path / "00001.parquet").exists()
 
 
@@ -142,10 +142,10 @@ def test_a_shard_gives_its_rows_the_ids_of_their_keys(tmp_path):
         return FeatureShard(str(tmp_path / f"{name}.parquet"), name, "v", 2, columns, keys=str(tmp_path / "keys"))
 
     for name in ("full", "null", "none"):
-        keys.assign(str(tmp_path / "keys"), shard(name).row_keys())
+        keys.assign_ids(str(tmp_path / "keys"), shard(name).distinct_keys())
     assert [batch.ids.tolist() for batch in shard("full")] == [[1, 0]]
-    assert shard("full").holding(np.array([1])) == {str(tmp_path / "full.parquet"): 1}
+    assert shard("full").ids_by_file(np.array([1])) == {str(tmp_path / "full.parquet"): 1}
     assert list(shard("none")) == []
-    assert shard("none").holding(np.array([1])) == {}
+    assert shard("none").ids_by_file(np.array([1])) == {}
     with pytest.raises(ValueError, match=r"expected a key in every row, found null in row 1 of .*null\.parquet"):
         list(shard("null"))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from hashing.statistics import WORDS
 from storage.features import media
-from storage.features.dataset import Dataset, describe, write_split
+from storage.features.dataset import Dataset, kind_and_dim, write_split
 from storage.features.shard import Columns
 from storage.formats import FeatureRows
 
@@ -62,7 +62,7 @@ def written(folder, column, values):
     ids = pa.array(range(10, 10 + len(values)), pa.int64())
     pq.write_table(pa.table({"id": ids, column: values}), folder / "a.parquet")
     url = str(folder / "a.parquet")
-    return url, describe([url], Columns(x=column))
+    return url, kind_and_dim([url], Columns(x=column))
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
@@ -90,7 +90,7 @@ def test_bad_pictures_and_texts_are_refused_with_file_and_row_or_dropped_and_tol
         )
         with pytest.raises(ValueError, match=f"{what}.*, in row 1 of .*a.parquet"):
             list(dataset.shards("base")[0])
-        (block,) = dataset.model_copy(update={"bad_rows": "drop"}).shards("base")[0].read()
+        (block,) = dataset.model_copy(update={"bad_rows": "drop"}).shards("base")[0].read_blocks()
         assert block.batch.ids.tolist() == [10, 13]
         assert block.batch.x.shape == (2, dim)
         assert [(file, row, id) for file, row, id, _ in block.dropped] == [(url, 1, 11), (url, 2, 12)]
@@ -99,7 +99,7 @@ def test_bad_pictures_and_texts_are_refused_with_file_and_row_or_dropped_and_tol
 def test_shards_of_pictures_are_cut_by_their_bytes(tmp_path, monkeypatch):
     from storage.features import splits
 
-    monkeypatch.setattr(splits, "BYTES", 10_000)
+    monkeypatch.setattr(splits, "SHARD_BYTES", 10_000)
     rows = FeatureRows(np.arange(10), [bytes(3000)] * 10, [[]] * 9 + [[2]])
     found = write_split(str(tmp_path), [rows])
     sizes = [len(pq.read_table(path)) for path in sorted(tmp_path.glob("*.parquet"))]
