@@ -1,7 +1,7 @@
-"""Signs and bits: the one place that says what a bit is and where it lies.
+"""Signs and packed bits: the only module that defines the value and the position of a bit.
 
-Bit j of a row is 1 where its value is >= 0 (so sgn(0) = +1), and lies in byte j div 8 at position j mod 8, as in Faiss.
-The padding of the last byte is zero.
+Bit j of a row is 1 where its value is >= 0, so sgn(0) = +1. It is stored in byte j // 8 at position j % 8 (least
+significant bit first), as in Faiss. The unused bits of the last byte are zero.
 """
 
 import numpy as np
@@ -10,25 +10,58 @@ from .mapreduce import Array
 
 
 def sgn(u: Array) -> Array:
-    """-1 or +1, of the shape and dtype of u; sgn(0) = +1."""
+    """Return -1 or +1 for each value of u, in the shape and dtype of u; sgn(0) = +1.
+
+    >>> sgn(np.array([-0.5, 0.0, 2.0]))
+    array([-1.,  1.,  1.])
+    """
     one = u.dtype.type(1)
-    return np.where(u >= 0, one, -one)
+    signs: Array = np.where(u >= 0, one, -one)
+    return signs
 
 
 def n_bytes(n_bits: int) -> int:
-    """B, the bytes of a packed code."""
+    """Return B, the number of bytes of a packed code.
+
+    >>> n_bytes(12)
+    2
+    """
     return -(-n_bits // 8)
 
 
 def pack(bits: Array) -> Array:
-    """(n, n_bits) bool -> (n, B) uint8."""
+    """Pack bits (n, n_bits) bool into codes (n, B) uint8.
+
+    Raises
+    ------
+    ValueError
+        If bits does not have two dimensions.
+
+    Examples
+    --------
+    >>> pack(np.array([[True, False, True], [False, False, True]]))
+    array([[5],
+           [4]], dtype=uint8)
+    """
     if bits.ndim != 2:
         raise ValueError(f"expected bits of shape (n, n_bits), found {bits.shape}")
     return np.packbits(bits, axis=1, bitorder="little")
 
 
 def unpack(codes: Array, n_bits: int) -> Array:
-    """(n, B) uint8 -> (n, n_bits) bool."""
+    """Unpack codes (n, B) uint8 into bits (n, n_bits) bool.
+
+    Raises
+    ------
+    ValueError
+        If codes does not have the shape (n, n_bytes(n_bits)).
+
+    Examples
+    --------
+    >>> unpack(np.array([[5], [4]], np.uint8), 3)
+    array([[ True, False,  True],
+           [False, False,  True]])
+    """
     if codes.ndim != 2 or codes.shape[1] != n_bytes(n_bits):
         raise ValueError(f"expected codes of shape (n, {n_bytes(n_bits)}) for {n_bits} bits, found {codes.shape}")
     return np.unpackbits(codes, axis=1, count=n_bits, bitorder="little").astype(bool)

@@ -1,4 +1,8 @@
-"""One map-reduce: fold each shard where it lies, then merge the small states in shard order."""
+"""Map-reduce over shards: reduce each shard to a small state on its worker, then merge the states in shard order.
+
+`Statistic`, `Executor` and `Worker` are protocols. Statistics and functions given to an executor run in other threads
+and processes, so they must be picklable and safe to call from several threads.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +27,14 @@ FAN_IN = 8
 
 
 class Batch(NamedTuple):
-    """n consecutive rows of a shard."""
+    """Consecutive rows of a shard; n is their number and may be 0."""
 
     ids: Array  # (n,) int64
-    x: Array  # (n, d) float32 vectors | (n, h, w, c) uint8 pictures | (n,) text | (n, B) uint8 packed codes
+    x: Array  # (n, d) float32 vectors | (n, h, w, c) uint8 images | (n,) text | (n, B) uint8 packed codes
     y: Array | None = None  # (n, c) uint8, multi-hot labels
 
     def take(self, rows: Any) -> Batch:
-        """Some rows: a slice, a mask or positions."""
+        """Return the selected rows; `rows` is a slice, a boolean mask (n,) or an array of positions."""
         return Batch(self.ids[rows], self.x[rows], None if self.y is None else self.y[rows])
 
 
@@ -38,68 +42,111 @@ Shard = Iterable[Batch]  # picklable, and iterable more than once
 
 
 class Executor(Protocol):
-    """Where shards are visited. Every task holds one BLAS thread, so that all executors give the same bits."""
+    """Runs functions over shards, in this process or on other machines.
+
+    An implementation must return results in the order of the items, give each call one BLAS thread (see
+    `one_blas_thread`) and merge in the tree of `merge_tree`, so that all executors produce the same bits. Functions and
+    items must be picklable, and functions pure: an executor may run them in any order, in several threads at once, and
+    again after a failure. `label` names the step in logs and progress.
+
+    A minimal `map` and `reduce` in one thread::
+
+        def map(self, fn, items, label=""):
+            for item in items:
+                with one_blas_thread():
+                    result = fn(item)
+                yield result
+
+        def reduce(self, fn, merge, items, label=""):
+            return merge_tree(self.map(fn, items, label), lambda states: functools.reduce(merge, states))
+    """
 
     def map(self, fn: Callable[[T], R], items: Sequence[T], label: str = "") -> Iterator[R]:
-        """fn of each item, in the order of the items. fn is pure, so a retry is harmless."""
+        """Yield fn(item) for each item, in the order of the items."""
 
     def reduce(self, fn: Callable[[T], S], merge: Callable[[S, S], S], items: Sequence[T], label: str = "") -> S:
-        """fn of each item, merged in the tree of `merge_tree`. At least one item."""
+        """Return the results of fn for all items (at least one), merged in the tree of `merge_tree`."""
 
     def keep(self, fn: Callable[[T], R], items: Sequence[T], label: str = "") -> Sequence[R]:
-        """fn of each item, left where it was made: items for another call of this executor, and for nothing else."""
+        """Return handles to fn(item) for each item; the results stay on the workers that computed them.
+
+        Handles are valid only as items of later calls of the same executor.
+        """
 
     def train(self, loop: Callable[[Worker], None], name: str) -> bytes:
-        """Run a training loop on every worker, and give the state last reported.
+        """Run a training loop on every worker and return the state last reported.
 
-        A run of the same name that was cut off goes on from its last report: a name says all that the loop does.
+        An interrupted run resumes from its last report when it is started again under the same name. The name must
+        therefore identify everything that the loop depends on.
         """
 
     def training_workers(self) -> int:
-        """Return how many workers `train` starts. Raises ValueError where the machines have no place for them."""
+        """Return the number of workers that `train` starts.
+
+        Raises
+        ------
+        ValueError
+            If the cluster does not have the resources for them.
+        """
 
 
 class Epoch(TypedDict):
-    """How a pass over the training rows went. Plain values: it is shown, kept as JSON, and part of checkpoints."""
+    """Metrics of one pass over the training rows: plain values, stored as JSON and in checkpoints."""
 
-    epoch: int  # from 1
-    loss: float  # mean of the batches
-    score: float | None  # of the rows held out; None where there are none
-    lr: float  # of the last batch
+    epoch: int  # starts at 1
+    loss: float  # mean over the batches
+    score: float | None  # on the validation rows; None without any
+    lr: float  # learning rate of the last batch
     seconds: float
     rows: int
 
 
 class Worker(Protocol):
-    """One process of a training run."""
+    """One process of a distributed training run, as the training loop sees it."""
 
     @property
     def rank(self) -> int:
-        """0 to world - 1."""
+        """Return the rank of this worker, 0 to world - 1."""
 
     @property
     def world(self) -> int:
-        """Workers in all; if more than one, torch.distributed is up."""
+        """Return the number of workers. With more than one, torch.distributed is initialized."""
 
     @property
     def device(self) -> str:
-        """cpu or cuda."""
+        """Return "cpu" or "cuda"."""
 
     @property
     def threads(self) -> int:
-        """CPU threads of this worker."""
+        """Return the number of CPU threads that this worker may use."""
 
     def latest(self) -> bytes | None:
-        """The state last reported before the run was cut off."""
+        """Return the state reported last before the run was interrupted; None in a new run."""
 
     def report(self, epochs: Sequence[Epoch], most: int, state: bytes) -> None:
-        """Tell of the epochs so far, of so many at most. All workers do at the same steps; rank 0's state is kept."""
+        """Report the finished epochs and the planned maximum, and save the state.
+
+        All workers must call it at the same steps. The state of rank 0 is saved.
+        """
 
 
 class Statistic(Protocol[S, Result]):
-    """A commutative monoid over batches: merge is associative and zero is its identity.
+    """A quantity computed from all rows: a commutative monoid over batches.
 
-    `update` may write into its state, which is not used again. `merge` may not: states may lie in shared memory.
+    An implementation must be picklable, deterministic and without side effects. `merge` must be associative and
+    commutative up to rounding, with `zero()` as its identity; `merge(state, update(zero(), batch))` must equal
+    `update(state, batch)`. `update` may modify and return its state argument. `merge` must not modify its arguments,
+    which may lie in read-only shared memory.
+
+    A minimal implementation, which counts rows::
+
+        class Count:
+            def zero(self): return 0
+            def update(self, state, batch): return state + len(batch.ids)
+            def merge(self, left, right): return left + right
+            def finish(self, state): return state
+
+        n_rows = data.reduce(Count())
     """
 
     def zero(self) -> S: ...
@@ -110,9 +157,13 @@ class Statistic(Protocol[S, Result]):
 
 @dataclass(frozen=True)
 class Sum:
-    """The statistic whose state is a tuple of float64 arrays, and whose merge is addition."""
+    """Statistic: the sums over all rows of the terms of each batch, as a tuple of float64 arrays.
 
-    terms: Callable[[Batch], tuple[Any, ...]]
+    `terms` is a pure, picklable function that returns numbers or arrays, of the same shapes for each batch. Raises
+    ValueError where no shard has a batch.
+    """
+
+    terms: Callable[[Any], tuple[Any, ...]]  # of a Batch, or of what `Data.map_rows` made of it
 
     def zero(self) -> tuple[Array, ...]:
         return ()
@@ -125,31 +176,42 @@ class Sum:
 
     def finish(self, state: tuple[Array, ...]) -> tuple[Array, ...]:
         if not state:
-            raise ValueError("expected at least one row, found none in all shards together")
+            raise ValueError("expected at least one row, found none in any shard")
         return state
 
 
 @dataclass(frozen=True)
 class Data:
-    """Shards, the executor that visits them, and parameters that a network may start from."""
+    """The rows that a method learns from, and the executor that computes over them."""
 
     shards: Sequence[Shard]
     executor: Executor
-    pretrained: Mapping[str, Array] = field(default_factory=dict)
+    pretrained: Mapping[str, Array] = field(default_factory=dict)  # initial parameters of a network, by name
 
     def reduce(self, statistic: Statistic[S, R], label: str = "") -> R:
+        """Return a statistic of all rows; `label` names the step in logs, by default the statistic's class.
+
+        Raises
+        ------
+        ValueError
+            If there are no shards.
+        """
         if not self.shards:
             raise ValueError("expected at least one shard, found none")
         label = label or type(statistic).__name__
         return statistic.finish(self.executor.reduce(partial(fold, statistic), statistic.merge, self.shards, label))
 
-    def map_rows(self, fn: Callable[[Batch], Batch], label: str = "") -> Data:
-        """fn of every batch, kept beside its shard on the workers' side, and made again there after a loss."""
+    def map_rows(self, fn: Callable[[Any], Any], label: str = "") -> Data:
+        """Return the data with fn (pure and picklable) applied to every batch, without the pretrained parameters.
+
+        The results stay on the workers, and are computed again if they are lost. fn may return another NamedTuple than
+        Batch; the statistics of the new data then receive that.
+        """
         return Data(self.executor.keep(partial(_map_shard, fn), self.shards, label), self.executor)
 
 
 def fold(statistic: Statistic[S, Any], shard: Shard) -> S:
-    """The state of one shard."""
+    """Return the state of a statistic after all batches of one shard."""
     return reduce(statistic.update, shard, statistic.zero())
 
 
@@ -158,10 +220,18 @@ def _map_shard(fn: Callable[[Batch], Batch], shard: Shard) -> list[Batch]:
 
 
 def merge_tree(states: Iterable[S], merge: Callable[[Sequence[S]], S]) -> S:
-    """Merge contiguous groups of FAN_IN states, then groups of those, until one is left.
+    """Merge contiguous groups of FAN_IN states, then groups of the results, until one state is left.
 
-    The shape depends on the number of states alone, never on which came first, and only FAN_IN states a level are
-    held at a time. S may stand for a state or for a reference to one.
+    The shape of the tree depends only on the number of states, not on the order in which they arrive, and at most
+    FAN_IN states per level are in memory. S may be a state or a reference to one.
+
+    >>> merge_tree(map(str, range(10)), lambda states: "(" + " ".join(states) + ")")
+    '((0 1 2 3 4 5 6 7) (8 9))'
+
+    Raises
+    ------
+    ValueError
+        If there are no states.
     """
     levels: list[list[S]] = [[]]
     for state in states:
@@ -183,8 +253,8 @@ def merge_tree(states: Iterable[S], merge: Callable[[Sequence[S]], S]) -> S:
 
 
 _lock = Lock()
-_callers = 0  # that are in one_blas_thread now
-_before: list[int] = []  # threads of each of _shared_pools before the first of them
+_callers = 0  # number of threads inside one_blas_thread
+_before: list[int] = []  # thread counts of _shared_pools before the first caller entered
 
 
 @cache
@@ -200,7 +270,7 @@ def _shared_pools() -> list[OpenBLASController]:
 
 
 def _limit(threads: list[int]) -> None:
-    OpenBLASController.clear_controlling_thread(force=True)  # else limits of all threads but one are ignored
+    OpenBLASController.clear_controlling_thread(force=True)  # otherwise OpenBLAS ignores limits set by other threads
     for pool, n in zip(_shared_pools(), threads, strict=True):
         pool.set_num_threads(n)
     OpenBLASController.clear_controlling_thread(force=True)
@@ -208,9 +278,10 @@ def _limit(threads: list[int]) -> None:
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Inside, BLAS uses one thread: with more, the bits of a product depend on the machine's load and cores.
+    """Limit BLAS to one thread inside the context, so that products do not depend on the machine's load and cores.
 
-    Threads may overlap here: where BLAS has one pool for all of them, the last one to leave lifts the limit.
+    Several threads may be inside at once. Where BLAS has one pool for the whole process, the last to leave lifts the
+    limit.
     """
     global _callers, _before
     with _lock:

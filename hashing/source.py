@@ -1,4 +1,4 @@
-"""The code that results depend on: it is part of what training runs, fits and measured cells are named by."""
+"""Digests of the code that results depend on. Training runs, fits and benchmark cells use them as keys."""
 
 from __future__ import annotations
 
@@ -10,14 +10,24 @@ from pathlib import Path
 ROOT = Path(__file__).parent
 
 
-@cache  # the code that this process has loaded, whatever happens to its files later
+@cache  # files may change later, but the process keeps running the code that it has loaded
 def source(method: type) -> str:
-    """Return the SHA-256 of the Python files that a method consists of: its own, and all that methods share.
+    """Return the SHA-256 of the Python files that a method depends on: its own file and the files all methods share.
 
-    Sub-packages are included. A method of another package depends on all files of that package. A file counts by its
-    content and its path below its package: the digest is the same wherever the package is installed.
+    A method of another package depends on all files of that package, including its sub-packages. Each file counts by
+    its content and its path below its package, so the digest does not depend on where the package is installed.
+
+    Raises
+    ------
+    ValueError
+        If the class was defined in an interactive session and so has no file.
     """
-    own = Path(inspect.getfile(method))
+    try:
+        own = Path(inspect.getfile(method))
+    except (OSError, TypeError) as error:
+        raise ValueError(
+            f"method {method.__name__} has no source file: define it in a .py file and import it"
+        ) from error
     package = own.parent
     while (package.parent / "__init__.py").exists():
         package = package.parent

@@ -1,9 +1,11 @@
 """Documents match the code: generated pages are current; paths, names, links and commands in documents exist."""
 
+import doctest
 import re
 import shlex
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,14 @@ def test_every_derivation_that_code_refers_to_has_its_heading():
     links = re.findall(r'# Derivation: (\S+), "(.*)"', "\n".join(code))
     assert links
     assert [(page, title) for page, title in links if title not in headings(ROOT / page)] == []
+
+
+WITH_EXAMPLES = [path for path in sorted((ROOT / "hashing").rglob("*.py")) if ">>> " in path.read_text()]
+
+
+@pytest.mark.parametrize("path", WITH_EXAMPLES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_examples_of_docstrings_hold(path):  # tests/hashkiln/test_public_api.py runs those of hashkiln
+    module = import_module(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+    result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert result.attempted
+    assert not result.failed

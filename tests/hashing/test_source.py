@@ -2,6 +2,7 @@
 
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
+from types import ModuleType
 
 import pytest
 
@@ -96,3 +97,12 @@ def test_a_running_process_keeps_the_digest_of_what_it_loaded(changes, tmp_path,
     before = source.source(method)
     (tmp_path / "hashing" / "bits.py").write_text("")
     assert source.source(method) == before
+
+
+@pytest.mark.parametrize("module", ["__main__", "no_module"])
+def test_a_class_of_an_interactive_session_is_refused_in_one_line(module, monkeypatch):
+    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))  # as in a notebook: it has no file
+    scope = {"__name__": module}
+    exec("class Typed: ...", scope)  # noqa: S102
+    with pytest.raises(ValueError, match=r"^method Typed has no source file: define it in a \.py file and import it$"):
+        source.source.__wrapped__(scope["Typed"])
