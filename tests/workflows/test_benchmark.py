@@ -137,11 +137,11 @@ def test_datasets_are_looked_for_before_any_is_measured(home):
     [
         ({"methods": ["itk"]}, "did you mean itq"),
         ({"bits": [0]}, "greater than or equal to 1"),
-        ({"parameters": {"sh": {"n_iter": 1}}}, "expected parameters of methods of the grid, found sh"),
+        ({"parameters": {"sh": {"n_iter": 1}}}, "expected parameters for methods of the grid only, found sh"),
         ({"parameters": {"lsh": {"n_iter": 1}}}, "expected parameters of lsh"),
         ({"protocol": "knn"}, "'bdnn', 'labels', 'graded', 'neighbours' or 'dhn'"),
-        ({"methods": ["lsh", "LSH"]}, "expected each once, found again lsh"),
-        ({"bits": [8, 16, 8]}, "expected each once, found again 8"),
+        ({"methods": ["lsh", "LSH"]}, "expected distinct values, found repeated lsh"),
+        ({"bits": [8, 16, 8]}, "expected distinct values, found repeated 8"),
         ({"seeds": []}, "at least 1 item"),
         ({"queries": 0}, "greater than or equal to 1"),
         ({"methods": ["itq"], "parameters": {"itq": {"n_iter": 0}}}, "expected ITQ's n_iter of at least 1, found 0"),
@@ -168,7 +168,7 @@ def test_tables_show_mean_deviation_and_the_published_figure(rows):
     assert "| itq | 6.00 ± 1.41 (5.87) | 2 |" in table(like, BDNN.metric)
     text = grid_markdown(rows)
     assert "## sample, protocol neighbours" in text
-    assert "40,000 rows, 5,000 to learn from; relevant: the 100 nearest rows" in text
+    assert "40,000 rows, 5,000 training rows; relevant: the 100 nearest rows" in text
     assert "(" not in table(rows, BDNN.metric)  # nothing was published for the sample
 
 
@@ -178,7 +178,7 @@ def test_figures_of_the_dhn_protocol_stand_beside_its_own_metric(rows):
     text = grid_markdown([row])
     assert "| dhn | 60.00 (62.10) | 1 |" in text
     assert text.count("(62.10)") == 1  # and beside no other metric
-    assert "Chosen by cross-validation of the training rows: dhn lr" in text
+    assert "Chosen by cross-validation on the training rows: dhn lr" in text
     assert "map_dhn" not in grid_markdown(rows)
     for dataset, average in {"nus-wide": 16.30, "cifar-10": 25.78, "flickr25k": 12.70}.items():  # what the paper says
         ours, ksh = (np.mean(list(DHN.figures[dataset][name].values())) for name in ("dhn", "ksh"))

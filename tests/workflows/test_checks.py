@@ -78,7 +78,7 @@ MISTAKES = {  # the command, and what its line names
     "relevance": (["reindex", *method("lsh", dataset="sample"), "--relevance", "graded"], "for relevance by labels"),
     "dry run": (["reindex", *method("itq", 129, dataset="sample"), "--dry-run"], "n_bits = 129, d = 128"),
     "one cell of a grid": (grid("sample", "lsh,itq", "--bits", "8,256"), "sample, itq, 256 bits: expected n_bits"),
-    "some cells": (grid("sample", "ksh,sdh,lsh"), "8 cells cannot be measured, of the methods ksh, sdh: leave"),
+    "some cells": (grid("sample", "ksh,sdh,lsh"), "8 cells cannot be measured; leave out the methods ksh, sdh"),
     "a method of a grid": (grid("mnist", "lsh,agh", "--bits", "8,9"), "layers=2, n_bits=9"),
     "labels of a grid": (grid("sample", "lsh", "--protocol", "labels"), "sample, lsh, 8 bits: expected labels"),
     "labels to draw by": (grid("sample", "lsh", "--protocol", "dhn"), "expected labels"),

@@ -112,7 +112,11 @@ def test_fetch_says_whether_the_files_are_those_that_were_published(hashkiln):
             "neighbours: Input should be greater",
         ),
         (("evaluate", "--codes", "x", "--labels", "y", "--bits", "0"), 2, "Invalid value for '--bits'"),
-        (("benchmark", "--dataset", "sample, sample", "--methods", "lsh"), 2, "expected each once, found again sample"),
+        (
+            ("benchmark", "--dataset", "sample, sample", "--methods", "lsh"),
+            2,
+            "expected distinct values, found repeated sample",
+        ),
         (
             ("benchmark", "--dataset", "sample", "--methods", "lsh", "--seeds", "0"),
             2,

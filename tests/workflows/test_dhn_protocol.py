@@ -184,17 +184,17 @@ def test_the_best_candidate_is_chosen_and_one_that_fails_is_not():
         return spec.parameters["lr"]
 
     assert protocols.choose(specs, score).parameters == {"lr": 0.2, "squared": False}
-    with pytest.raises(ValueError, match="expected one of 1 candidates to be fitted, found that none was: expected a"):
+    with pytest.raises(ValueError, match="none of 1 candidates could be fitted; the first failed with: expected a"):
         protocols.choose(specs[2:], score)
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"tune": {"dhn": {"lr": [0.1]}}}, "expected parameters of methods of the grid, found dhn"),
+        ({"tune": {"dhn": {"lr": [0.1]}}}, "expected parameters for methods of the grid only, found dhn"),
         ({"tune": {"itq": {"n_iter": [5, "x"]}}}, "expected a int for itq's n_iter, found 'x'"),
         ({"tune": {"itq": {"eta": [5]}}}, "expected parameters of itq among"),
-        ({"tune": {"itq": {"n_iter": [5]}}, "protocol": "labels"}, "expected protocol dhn, which alone chooses"),
+        ({"tune": {"itq": {"n_iter": [5]}}, "protocol": "labels"}, "tune needs protocol dhn"),
         ({"parameters": {"itq": {"n_iter": True}}}, "expected a int for itq's n_iter, found True"),
         ({"draw": {"folds": 1}}, "greater than or equal to 2"),
     ],
@@ -222,7 +222,9 @@ def test_the_command_and_too_few_rows(tmp_path):
     lines = [f"{i}.png {' '.join('1' if i % 3 == label else '0' for label in range(3))}" for i in range(30)]
     (tmp_path / "p" / "database.txt").write_text("\n".join(lines))
     datasets.ingest_source("p", str(tmp_path / "p"), Settings(), None, side=16)
-    few = r"expected 100 \+ 500 rows of each class, found 10 of class 0, 10 left .*, in dataset p: --class-queries"
+    few = (
+        r"expected 100 \+ 500 rows of each class, found 10 of class 0, 10 left .*, in dataset p: lower --class-queries"
+    )
     with pytest.raises(ValueError, match=few):
         benchmark(grid("", datasets=["p"], draw={}))
     args = [HASHKILN, "benchmark", "--dataset", "p", "--methods", "dpsh,ksh", "--bits", "8", "--protocol", "dhn"]

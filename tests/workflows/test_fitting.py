@@ -146,7 +146,7 @@ def test_a_run_shows_epochs_as_they_end(executor, settings, mine, prefect, monke
     ((_, rows),) = artifacts(f"mine--{executor}-training")
     assert rows == epochs
     kept = max(epochs, key=lambda epoch: epoch["score"])["epoch"]
-    assert f"kept is epoch {kept}, the best on the rows held out" in Path(outcome.report).read_text()
+    assert f"selected epoch {kept}, the best on held-out rows" in Path(outcome.report).read_text()
     outcome = flow.reindex(spec(method=DEEP, code=f"{executor}-again"))  # with the model that is there
     assert told == [1, 2, 3, 3, 3]
     ((_, rows),) = artifacts(f"mine--{executor}-again-training")

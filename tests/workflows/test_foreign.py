@@ -75,7 +75,7 @@ def test_codes_made_elsewhere_are_scored(tmp_path, monkeypatch):
     assert literal.measured.metrics["map"].value == pytest.approx(sorted_by_position(bits, y), abs=1e-12)
     assert literal.measured.metrics["map"].value != pytest.approx(expected, abs=1e-4)
     drawn = external.evaluate_files(at["bool"], at["y_hot"], n_queries=50)
-    assert "50 queries, drawn, own rows not ranked" in drawn.protocol
+    assert "50 queries, sampled from the rows, own rows not ranked" in drawn.protocol
 
 
 @dataclass

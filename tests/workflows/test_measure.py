@@ -121,4 +121,4 @@ def test_leaks_are_looked_for_in_the_database_and_in_the_training_set(rows, tmp_
     del dataset.splits["learn"]
     assert query_overlap.overlap(judge, context).endswith("; training set: the database")
     own = query_overlap.overlap(judged(rows), context)
-    assert own.endswith("; training set: the database less its queries")
+    assert own.endswith("; training set: the database without the queries")

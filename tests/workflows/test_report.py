@@ -60,10 +60,10 @@ def test_the_page_holds_what_was_found_and_nothing_from_elsewhere(run):
     assert "coverage: 1 of 5" in page
     assert "v3, common rows" in page
     assert str(run[2].measured.metrics["map"]) in page
-    assert "Rows that are queries as well: 0 rows by id" in page
+    assert "Query overlap: 0 rows by id" in page
     assert str(run[2].comparison.differences["map"]) in page
     assert "bit 3 moved by 0.75 deviations in 45 new rows (0.30 of its bits are ones, 0.50 were)" in page
-    assert "12,345, of which 45 encoded" in page
+    assert "12,345; this run encoded 45 in" in page
     assert EVIL not in page
     markup = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
     assert "src=" not in markup
@@ -81,7 +81,7 @@ def test_the_epochs_of_training_are_drawn_and_said(run):
     assert page.index(trained(EPOCHS)) < page.rindex("Plotly.newPlot(")
     for trace, name in zip(drawn(page), ("loss", "score", "lr"), strict=True):
         assert (trace["x"], trace["y"]) == ([1, 2, 3], [epoch[name] for epoch in EPOCHS])
-    said = "3 epochs of 60,000 rows in 4.5 s, loss 0.2500; kept is epoch 2, the best on the rows held out (map 0.8750)"
+    said = "3 epochs of 60,000 rows in 4.5 s, loss 0.2500; selected epoch 2, the best on held-out rows (map 0.8750)"
     assert trained(EPOCHS) == said
     assert f"Training: {said}." in run_markdown(*run)
     unjudged = [{**epoch, "score": None} for epoch in EPOCHS]
@@ -108,7 +108,7 @@ def test_the_curves_by_rank_are_drawn(run):
 def test_the_summary_says_what_the_gate_said(run):
     text = run_markdown(*run)
     assert text.startswith("# t__itq16: **rejected**")
-    assert "- against: coverage: 1 of 5" in text
+    assert "- failed check: coverage: 1 of 5" in text
 
 
 def test_a_browser_draws_the_page(run, tmp_path):

@@ -43,7 +43,7 @@ def check_cells(grid: Grid, settings: Settings, parameters: Mapping[str, Array] 
     if problems:
         cell, (_, problem) = next(iter(problems.items()))
         names = sorted({method for method, _ in problems.values()})
-        more = f"; {len(problems)} cells cannot be measured, of the methods {', '.join(names)}: leave them out"
+        more = f"; {len(problems)} cells cannot be measured; leave out the methods {', '.join(names)}"
         raise checks.UsageError(f"{cell}: {problem}" + more * (len(problems) > 1))
 
 

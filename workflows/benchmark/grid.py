@@ -25,12 +25,16 @@ class Grid(Value):
     protocol: Literal["bdnn", "labels", "graded", "neighbours", "dhn"] = "bdnn"
     draw: protocols.Draw = protocols.Draw()  # of protocol dhn
     tune: dict[str, dict[str, tuple[Number, ...]]] | None = Field(
-        None, description="of protocol dhn, what cross-validation chooses among, by method; None: what dhn.tuned says"
+        None, description="values that cross-validation tries, by method (protocol dhn); None: the default values"
     )
-    pretrained: str = Field("", description="digest of parameters that networks start from")
-    queries: int | None = Field(None, ge=1, description="of the dataset's own the first so many; all, if None")
+    pretrained: str = Field("", description="digest of the pretrained parameters of networks")
+    queries: int | None = Field(
+        None, ge=1, description="number of the dataset's queries to use, from the first; None: all"
+    )
     source: str | None = None  # where named datasets' raw files are
-    parameters: dict[str, dict[str, Number]] = Field({}, description="of a method: what differs from its defaults")
+    parameters: dict[str, dict[str, Number]] = Field(
+        {}, description="hyper-parameters that differ from the defaults, by method"
+    )
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -42,7 +46,7 @@ class Grid(Value):
     @classmethod
     def _once(cls, given: tuple[Any, ...]) -> tuple[Any, ...]:
         if again := sorted({str(value) for value in given if given.count(value) > 1}):
-            raise ValueError(f"expected each once, found again {', '.join(again)}")
+            raise ValueError(f"expected distinct values, found repeated {', '.join(again)}")
         return given
 
     @model_validator(mode="after")
@@ -50,9 +54,9 @@ class Grid(Value):
         for spec in self.specs():
             spec.build()
         if strangers := (self.parameters.keys() | (self.tune or {}).keys()) - set(self.methods):
-            raise ValueError(f"expected parameters of methods of the grid, found {', '.join(sorted(strangers))}")
+            raise ValueError(f"expected parameters for methods of the grid only, found {', '.join(sorted(strangers))}")
         if self.tune and self.protocol != "dhn":
-            raise ValueError(f"expected protocol dhn, which alone chooses parameters, found {self.protocol}")
+            raise ValueError(f"tune needs protocol dhn, found protocol {self.protocol}")
         for spec in self.specs():
             protocols.candidates(spec, (self.tune or {}).get(spec.method, {}))
         return self

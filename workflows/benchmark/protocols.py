@@ -30,11 +30,11 @@ WEIGHTS = {"dhn": "quantization", "dpsh": "eta", "dsdh": "eta", "dch": "quantiza
 class Draw(Value):
     """What is drawn of each class, what is ranked, and how hyper-parameters are chosen."""
 
-    class_queries: int = Field(100, ge=1, description="rows of each class that ask")
-    class_training: int = Field(500, ge=1, description="rows of each class to learn from")
-    training_in_database: bool = Field(True, description="whether rows to learn from are ranked too, as in the paper")
-    cutoff: int | None = Field(None, ge=1, description="ranks that MAP counts; the dataset's, if None")
-    folds: int = Field(3, ge=2, description="of the training rows, in cross-validation")
+    class_queries: int = Field(100, ge=1, description="queries sampled from each class")
+    class_training: int = Field(500, ge=1, description="training rows sampled from each class")
+    training_in_database: bool = Field(True, description="whether training rows are ranked too, as in the paper")
+    cutoff: int | None = Field(None, ge=1, description="number of ranks in MAP; None: the default of the dataset")
+    folds: int = Field(3, ge=2, description="folds of cross-validation on the training rows")
 
     def ranks(self, dataset: str) -> int | None:
         """The ranks that MAP counts; None: all."""
@@ -50,7 +50,7 @@ def dataset_of(
     of each class are drawn, by keyed hash of the ids, and the splits are kept as a dataset `<name>-dhn-<digest>`.
     """
     if not vocabulary:
-        raise ValueError(f"expected labels, for protocol dhn, found none in dataset {dataset.name}")
+        raise ValueError(f"protocol dhn needs labels: dataset {dataset.name} has none")
     if "learn" in dataset.splits and "query" in dataset.splits:
         return dataset
     shards = [shard for split in sorted(dataset.splits) for shard in dataset.shards(split, vocabulary)]
@@ -69,7 +69,7 @@ def dataset_of(
     try:
         queries, training = draw_by_class(ids, y, vocabulary, *drawn)
     except ValueError as error:
-        way = "--class-queries and --class-training ask for fewer"
+        way = "lower --class-queries or --class-training"
         raise ValueError(f"{error}, in dataset {dataset.name}: {way}") from None
     splits = {"learn": training, "query": queries, "base": np.setdiff1d(ids, queries)}
     return subsets.write_subset(settings.warehouse_url, name, dataset, splits, sorted(dataset.splits))
@@ -90,7 +90,7 @@ def draw_by_class(
         for label in np.argsort(y.sum(axis=0), kind="stable"):
             mine = order[(y[order, label] > 0) & free[order]][:n]
             if len(mine) < n:
-                has = f"{int((y[:, label] > 0).sum())} of class {classes[label]!r}, {len(mine)} left for the last {n}"
+                has = f"{int((y[:, label] > 0).sum())} of class {classes[label]!r}, {len(mine)} left for {n}"
                 raise ValueError(f"expected {n_queries} + {n_training} rows of each class, found {has}")
             free[mine] = False
             rows.append(mine)
@@ -164,7 +164,7 @@ def choose(specs: Sequence[MethodSpec], score: Callable[[MethodSpec], float]) ->
         if found > most:
             best, most = spec, found
     if best is None:
-        raise ValueError(f"expected one of {len(specs)} candidates to be fitted, found that none was: {failures[0]}")
+        raise ValueError(f"none of {len(specs)} candidates could be fitted; the first failed with: {failures[0]}")
     return best
 
 
@@ -172,7 +172,7 @@ def asking(shards: Sequence[Shard]) -> Batch:
     """The rows of a fold that ask, those of the smallest hashes."""
     parts = [batch for shard in shards for batch in shard if len(batch.ids)]
     if not parts:
-        raise ValueError("expected training rows in every fold, found none in one: ask for fewer folds")
+        raise ValueError("expected training rows in every fold, found a fold without any: lower folds")
     y = [part.y for part in parts if part.y is not None]
     rows = Batch(np.concatenate([p.ids for p in parts]), np.concatenate([p.x for p in parts]), np.concatenate(y))
     return rows.take(np.argsort(keyed_hash(rows.ids, 0), kind="stable")[:ASKING])

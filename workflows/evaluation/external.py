@@ -96,9 +96,9 @@ def evaluate(
              "query_vectors": query_vectors}  # fmt: skip
     given = [name for name, value in truth.items() if value is not None]
     if given not in (by_labels, by_vectors):
-        of = "queries" if own else "no queries"
+        case = "queries" if own else "no queries"
         either = f"{' and '.join(by_labels)}, or {', '.join(by_vectors[:-1])} and {by_vectors[-1]}"
-        raise ValueError(f"with {of}: expected {either}, found {', '.join(given) or 'none of them'}")
+        raise ValueError(f"with {case}: expected {either}, found {', '.join(given) or 'none of them'}")
     if n_queries < 1 or (neighbours is not None and neighbours < 1):
         raise ValueError(f"n_queries, neighbours: expected at least 1, found {n_queries} and {neighbours}")
     if ties not in TIES:
@@ -110,12 +110,12 @@ def evaluate(
         asked, query_bits = as_codes("queries", queries, bits)
         asked_y = None if labels is None else as_labels("query_labels", query_labels, len(asked))
         if query_bits != n_bits:
-            raise ValueError(f"queries: expected codes of {n_bits} bits, as of the database, found {query_bits}")
+            raise ValueError(f"queries: expected codes of {n_bits} bits like the database, found {query_bits} bits")
         if asked_y is not None and y is not None and asked_y.shape[1:] != y.shape[1:]:
             raise ValueError(f"query_labels: expected labels like {y.shape}, found {asked_y.shape}")
     classes = np.union1d(y, asked_y) if y is not None and asked_y is not None and y.ndim == 1 else None
     data = Data(shards_of(x, y, classes, packed), executor or InProcess())
-    drawn = _whole(asked, asked_y, classes) if own else data.reduce(Sample(n_queries, SEED), "draw queries")
+    drawn = _whole(asked, asked_y, classes) if own else data.reduce(Sample(n_queries, SEED), "sample queries")
     judge = Judge(drawn, not own, None, "")
     if neighbours is not None:
         nearest = _nearest(vectors, query_vectors, neighbours, judge, len(x), data.executor)
@@ -126,14 +126,14 @@ def evaluate(
     else:
         measured, curves = metrics.measured(histogram, SEED), metrics.retrieval_curves(histogram)
     relevant = f"the {neighbours} nearest rows by Euclidean distance" if neighbours else "rows that share a label"
-    origin = "of their own" if own else "drawn, own rows not ranked"
+    origin = "given separately" if own else "sampled from the rows, own rows not ranked"
     return Report(
         protocol=f"relevant: {relevant}; {len(drawn.ids)} queries, {origin}; ties: {TIES[ties]}",
         measured=measured,
         curves=curves,
         comparison=None,
         health=health.code_health(data, n_bits),
-        overlap="not looked for: the codes have no ids" if own else "the queries are rows of the database",
+        overlap="not computed: the codes have no ids" if own else "the queries are rows of the database",
     )
 
 

@@ -25,7 +25,9 @@ def evaluate_version(
         raise LookupError(f"expected a version with rows, found {found.name} of {table}, which is empty")
     spec = Spec.stored(found.properties["spec"]).model_copy(update={"protocol": protocol})
     if beside and protocol.ties == "by-id":
-        raise ValueError("expected ties as expectations, by which versions are compared, found ties by-id with another")
+        raise ValueError(
+            "ties by-id cannot be compared with another version: use ties expectation, or leave out the other version"
+        )
     check_protocol(protocol, schema_of(spec.dataset, settings))
     base = opened.version(beside) if beside else None
     return measure_version(Context.of(spec, settings, connect(settings, progress)), opened, found, base)

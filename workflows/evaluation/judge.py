@@ -138,11 +138,11 @@ def draw_queries(context: Context, vocabulary: tuple[str | int, ...]) -> Batch:
     found = storage_queries.load_queries(warehouse, dataset.name, vocabulary)
     if found is None or spec.protocol.new_queries:
         sample = Sample(spec.protocol.queries, spec.method.seed)
-        drawn = Data(dataset.shards("base", vocabulary), context.executor).reduce(sample, "draw queries")
+        drawn = Data(dataset.shards("base", vocabulary), context.executor).reduce(sample, "sample queries")
         if len(drawn.ids) < spec.protocol.queries:
             raise ValueError(
-                f"expected more than {spec.protocol.queries} rows in {dataset.name}, to draw so many queries from, "
-                f"found {len(drawn.ids)}: ask for fewer"
+                f"expected more than {spec.protocol.queries} rows in {dataset.name}, to sample that many queries, "
+                f"found {len(drawn.ids)}: ask for fewer queries"
             )
         storage_queries.save_queries(warehouse, dataset.name, drawn, vocabulary, redraw=spec.protocol.new_queries)
         found = storage_queries.load_queries(warehouse, dataset.name, vocabulary) or drawn

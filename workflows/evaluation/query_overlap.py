@@ -21,6 +21,6 @@ def overlap(judge: Judge, context: Context) -> str:
         )
         return f"{by_id} rows by id, {by_content} by content"
 
-    drawn = "; the queries are rows of it, and their own rows are not ranked" if judge.drawn else ""
-    training = found("learn") if "learn" in dataset.splits else "the database" + " less its queries" * judge.drawn
+    drawn = ", which contains the queries (a query's own row is not ranked)" if judge.drawn else ""
+    training = found("learn") if "learn" in dataset.splits else "the database" + " without the queries" * judge.drawn
     return f"database: {found('base')}{drawn}; training set: {training}"

@@ -27,7 +27,7 @@ class Rule:
         if self.kind == "loss":
             if metric.needs == "codes":
                 raise ValueError(
-                    f"{self.name} is not compared with the published version: give it a floor or a ceiling"
+                    f"{self.name} is not compared with the published version: set a floor or a ceiling instead"
                 )
             metric = metric._replace(low=0.0, high=metric.high - metric.low)
         if not metric.low <= self.bound <= metric.high:  # nan is refused too

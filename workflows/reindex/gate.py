@@ -43,7 +43,7 @@ def gate(context: Context, staged: Staged, report: Report) -> Verdict:
         if rules.max_loss:
             reasons.append(f"the loss of {', '.join(rules.max_loss)} cannot be told: {notes[-1]}")
     else:
-        notes.append("nothing published to compare with: only bounds, coverage and finite metrics hold")
+        notes.append("First version: checked floors, coverage and finite values only")
     if staged.dropped:
         notes.append(f"{staged.dropped:,} rows of the source are no vectors: they were dropped, and are in quarantine")
     if staged.drift:

@@ -1,4 +1,4 @@
-"""A grid's rows as a page: tables beside the published figures, and plots."""
+"""The report of a benchmark: Markdown tables with the published figures, and plots as an HTML page."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from ..benchmark.grid import Row
 from ..benchmark.published import BDNN, LIKE, PUBLISHED
 from ..evaluation.registry import METRICS
 
-TABLES = ("precision_radius_2", "map_dhn", "map", "ndcg_at_100", "map_trapezoid")  # one of each metric
+TABLES = ("precision_radius_2", "map_dhn", "map", "ndcg_at_100", "map_trapezoid")  # one table for each of these metrics
 
 
 def grid_markdown(rows: Sequence[Row]) -> str:
-    """All tables: one for each dataset, protocol and metric, and what they were measured with."""
+    """Return the report in Markdown: library versions, then one table per dataset, protocol and metric."""
     lines = [f"Measured with {_list(sorted({_versions(row) for row in rows}))}."]
     for dataset, protocol, relevance in _distinct((row.dataset, row.protocol, row.relevance) for row in rows):
         mine = [row for row in rows if (row.dataset, row.protocol, row.relevance) == (dataset, protocol, relevance)]
         learned = _list(f"{n:,}" for n in sorted({row.training_rows for row in mine}))
-        lines += [f"## {dataset}, protocol {protocol}", f"{mine[0].rows:,} rows, {learned} to learn from; {relevance}."]
+        lines += [f"## {dataset}, protocol {protocol}", f"{mine[0].rows:,} rows, {learned} training rows; {relevance}."]
         for metric in TABLES:
             if metric in mine[0].metrics:
                 lines += [f"### {METRICS[metric].about}, %", table(mine, metric)]
-        lines += ["### seconds of a fit", table(mine, "fit_seconds")]
+        lines += ["### Fit time, seconds", table(mine, "fit_seconds")]
         if changed := _distinct((row.method, _parameters(row)) for row in mine if row.parameters):
             lines.append("Hyper-parameters that differ from the defaults: " + _list(f"{m} {p}" for m, p in changed))
         if tuned := _distinct((row.method, _list(sorted(row.tuned))) for row in mine if row.tuned):
-            lines.append("Chosen by cross-validation of the training rows: " + _list(f"{m} {p}" for m, p in tuned))
+            lines.append("Chosen by cross-validation on the training rows: " + _list(f"{m} {p}" for m, p in tuned))
         lines += order(mine)
     return "\n\n".join(lines) + "\n"
 
 
 def table(rows: Sequence[Row], metric: str) -> str:
-    """Methods by bits: mean, deviation where there are several seeds, their number, and the published figure."""
+    """Return a Markdown table, methods by bits: mean over seeds, standard deviation, published figure."""
     bits = sorted({row.bits for row in rows})
     methods = _distinct((row.method,) for row in rows)
     lines = ["| method | " + " | ".join(f"{b} bits" for b in bits) + " | seeds |", "|---" * (len(bits) + 2) + "|"]
@@ -64,14 +64,14 @@ def _cell(rows: Sequence[Row], name: str, bits: int, metric: str) -> str:
 
 
 def order(rows: Sequence[Row]) -> list[str]:
-    """How the methods' order agrees with that of a published set of the same kind."""
+    """Return how the ranking of the methods agrees with the published one on a dataset of the same kind."""
     from scipy.stats import kendalltau
 
     like = LIKE.get(rows[0].dataset)
     if not like or rows[0].protocol != "bdnn":
         return []
     figures = BDNN.figures[like]
-    lines = [f"### Order of the methods by {BDNN.metric}, beside that published for {like}"]
+    lines = [f"### Ranking of the methods by {BDNN.metric}, compared with the published one for {like}"]
     for bits in sorted({row.bits for row in rows}):
         ours = {name: _values(rows, name, bits, BDNN.metric) for name in figures}
         known = {name: found.mean() for name, found in ours.items() if len(found) and bits in figures[name]}
@@ -88,7 +88,7 @@ def order(rows: Sequence[Row]) -> list[str]:
 
 
 def grid_page(rows: Sequence[Row]) -> str:
-    """The plots, as one HTML page with its own script: map by bits, precision-recall, precision of the first N."""
+    """Return one HTML page that includes plotly.js: map by bits, precision-recall, precision at the first N ranks."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
@@ -99,7 +99,7 @@ def grid_page(rows: Sequence[Row]) -> str:
         titles = (
             "map by bits",
             f"precision against recall, {longest} bits",
-            f"precision of the first N, {longest} bits",
+            f"precision at the first N ranks, {longest} bits",
         )
         figure = make_subplots(1, 3, subplot_titles=titles)
         for (name,) in _distinct((row.method,) for row in mine):
@@ -126,7 +126,7 @@ def _mean(values: Any) -> Any:
 
 
 def _distinct(items: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """In the order of their first appearance."""
+    """Return the distinct items in order of first appearance."""
     return list(dict.fromkeys(items))
 
 

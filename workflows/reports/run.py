@@ -1,4 +1,4 @@
-"""One self-contained HTML page a run: what was measured, beside what is published, and what the gate said."""
+"""The report of a run, as one self-contained HTML page and as Markdown: metrics, comparison, verdict of the gate."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ BLUE, RED = "#1f5fbf", "#b3261e"
 
 
 def write_report(context: Context, staged: Staged, report: Report, verdict: Verdict) -> str:
-    """Write the page of a staged version and return its URL.
+    """Write the report of a staged version and return its URL.
 
-    Each run has a page of its own: runs of one plan stage the same branch. The same run writes the same page again.
+    Two runs with the same plan stage the same branch, so the file name contains a digest of the run. Repeating a run
+    overwrites its own page.
     """
     spec, epochs = context.spec, models.training_epochs(context.warehouse, staged.model.digest)
     run = digest(*(value.model_dump(mode="json") for value in (spec, staged, report, verdict)))[:12]
@@ -30,7 +31,7 @@ def write_report(context: Context, staged: Staged, report: Report, verdict: Verd
 
 
 def run_page(spec: Spec, staged: Staged, report: Report, verdict: Verdict, epochs: Sequence[Epoch]) -> str:
-    """The page as HTML, with all it needs inside."""
+    """Return the report as an HTML page without external resources."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(loader=PackageLoader("workflows.reports"), autoescape=True, undefined=StrictUndefined)
@@ -48,7 +49,7 @@ def run_page(spec: Spec, staged: Staged, report: Report, verdict: Verdict, epoch
 
 
 def metric_rows(report: Report) -> list[dict[str, Any]]:
-    """The table of metrics: of all rows, and of the rows that the published version has too."""
+    """Return the table of metrics: over all rows, and over the rows shared with the published version."""
     comparison = report.comparison
     table = []
     for name, estimate in report.measured.metrics.items():
@@ -62,12 +63,12 @@ def metric_rows(report: Report) -> list[dict[str, Any]]:
 
 
 def _value(measured: Measured, name: str) -> str:
-    found: Estimate = measured.metrics[name]
-    return f"{found.value:.4f}"
+    estimate: Estimate = measured.metrics[name]
+    return f"{estimate.value:.4f}"
 
 
 def run_markdown(spec: Spec, staged: Staged, report: Report, verdict: Verdict, epochs: Sequence[Epoch]) -> str:
-    """The run in a few lines."""
+    """Return a short summary of the run in Markdown."""
     word = "passed" if verdict.passed else "**rejected**"
     lines = [
         f"# {staged.table}: {word}",
@@ -75,37 +76,37 @@ def run_markdown(spec: Spec, staged: Staged, report: Report, verdict: Verdict, e
         f"({staged.model.reason}), published before: {staged.base}.",
         *([f"Training: {trained(epochs)}."] if epochs else []),
         f"Protocol: {report.protocol}.",
-        f"Rows that are queries as well: {report.overlap}.",
-        *(f"- against: {reason}" for reason in verdict.reasons),
+        f"Query overlap: {report.overlap}.",
+        *(f"- failed check: {reason}" for reason in verdict.reasons),
         *(f"- {note}" for note in verdict.notes),
     ]
     return "\n\n".join(lines)
 
 
 def trained(epochs: Sequence[Epoch]) -> str:
-    """Epochs in a few words; none where there are none."""
+    """Return a one-line summary of training, empty if there are no epochs."""
     if not epochs:
         return ""
     last, seconds = epochs[-1], sum(epoch["seconds"] for epoch in epochs)
-    said = f"{len(epochs)} epochs of {last['rows']:,} rows in {seconds:,.1f} s, loss {last['loss']:.4f}"
+    summary = f"{len(epochs)} epochs of {last['rows']:,} rows in {seconds:,.1f} s, loss {last['loss']:.4f}"
     if (best := _best(epochs)) is None:
-        return said
-    return f"{said}; kept is epoch {best['epoch']}, the best on the rows held out (map {best['score']:.4f})"
+        return summary
+    return f"{summary}; selected epoch {best['epoch']}, the best on held-out rows (map {best['score']:.4f})"
 
 
 def _best(epochs: Sequence[Epoch]) -> Epoch | None:
-    """The epoch whose network is kept: the first of the best score. None where rows were not held out to judge by."""
+    """Return the selected epoch, the first with the best score; None if no rows were held out."""
     scored = [epoch for epoch in epochs if epoch["score"] is not None]
     return max(scored, key=lambda epoch: epoch["score"] or 0) if scored else None
 
 
 def training_plot(epochs: Sequence[Epoch]) -> str:
-    """Loss, score and rate by epoch, as HTML that needs the script of `plot` before it."""
+    """Return plots of loss, score and learning rate by epoch as HTML; `plot` must come first for plotly.js."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
     best = _best(epochs)
-    titles = {"loss": "loss of the batches", "score": "map of the rows held out", "lr": "learning rate"}
+    titles = {"loss": "training loss", "score": "map on held-out rows", "lr": "learning rate"}
     if not best:
         del titles["score"]
     figure = make_subplots(1, len(titles), subplot_titles=tuple(titles.values()))
@@ -122,11 +123,11 @@ def training_plot(epochs: Sequence[Epoch]) -> str:
 
 
 def plot(curves: Curves) -> str:
-    """Precision against recall, and both by radius and by rank, as HTML with its own script."""
+    """Return precision-recall plots, also by radius and by rank, as HTML that includes plotly.js."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    titles = ("precision against recall, by Hamming radius", "within a radius", "of the first N ranks")
+    titles = ("precision against recall, by Hamming radius", "within a Hamming radius", "at the first N ranks")
     figure = make_subplots(1, 3, subplot_titles=titles)
     radii = list(range(len(curves.precision)))
     both = {"x": curves.recall, "y": curves.precision, "text": [f"radius {radius}" for radius in radii]}
