@@ -275,7 +275,8 @@ class DeepHash(SignFunction):
     def values(self, x: Array) -> Array:
         from .deep import networks
 
-        return networks.evaluated(networks.network_of(self), x)
+        architecture = self.network, self.d, self.length, self.views, self.split, self.hash_layer
+        return networks.evaluated(networks.shared_network(self.digest, self.parameters, *architecture), x)
 
 
 FAMILIES: dict[str, type] = {family.__name__: family for family in SignFunction.__subclasses__()}

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,15 @@ def test_storage_and_infra_see_only_the_types_of_hashing(path):
     if path.relative_to(ROOT).parts[0] in ("storage", "infra"):
         seen = {name.split(".")[1] for name in imports(path) if name.startswith("hashing.")}
         assert seen <= SEEN_BY_STORAGE_AND_INFRA
+
+
+def test_no_import_cycle_between_files():
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
+    graph = {
+        module: {name if name in modules else name.rpartition(".")[0] for name in imports(path)} - {module}
+        for module, path in modules.items()
+    }
+    list(TopologicalSorter(graph).static_order())  # raises CycleError, with the files of a cycle
 
 
 @EVERY

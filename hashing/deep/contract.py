@@ -1,32 +1,58 @@
-"""The contract between deep methods and training: what a loss and a network are given."""
+"""The contract between deep methods and training: the types that both use. Importing it needs no torch."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from ..mapreduce import Array
 
-Tensor = Any  # torch.Tensor: importing a method needs no torch
-APART = 2**32  # added to the seed: rows are also drawn by the seed itself, as queries are, and those are not here
+Tensor = Any  # torch.Tensor
+APART = 2**32  # added to the seed: the seed itself also samples rows, such as queries, which must be independent
 
 
 class Outputs(NamedTuple):
-    """What a loss may know of one batch, of all workers together. The gradient flows through u and head."""
+    """The input of a loss: one batch of all workers together. Gradients flow through u and head."""
 
-    u: Tensor  # (n, n_bits); of two views (n, 2 n_bits)
+    u: Tensor  # (n, n_bits); (n, 2 n_bits) for two views
     y: Tensor  # (n, c) multi-hot labels
-    x: Tensor  # (n, d) the rows, as they were before augmentation
+    x: Tensor  # (n, d) rows before augmentation
     ids: Array  # (n,) int64
-    progress: float  # share of the training that is done, 0 to 1
-    network: Any  # nn.Module that made u
-    head: Any  # nn.Module that the method asked for, or None
-    prepared: Any  # what `prepare` gave
+    progress: float  # finished share of the training, 0 to 1
+    network: Any  # nn.Module that computed u
+    head: Any  # nn.Module returned by the method's `head`, or None
+    prepared: Any  # value returned by the method's `prepare`
 
 
 class Facts(NamedTuple):
-    """What a network must know of the training rows."""
+    """Statistics of the training rows, without the held-out ones."""
 
     rows: int
     mean: Array  # (d,)
     variance: Array  # (d,)
     n_classes: int
+
+
+@dataclass(frozen=True)
+class Trainable(Protocol):
+    """The part of a deep method that SGD uses; `hashing.deep.method.Deep` documents the fields."""
+
+    n_bits: int
+    network: str
+    epochs: int
+    patience: int
+    batch_size: int
+    optimizer: str
+    lr: float
+    hash_rate: float
+    weight_decay: float
+    augment: bool
+    seed: int
+    views: ClassVar[int]
+    hash_layer: ClassVar[str]
+
+    @property
+    def split(self) -> int: ...
+    def head(self, dim: int, n_classes: int) -> Any: ...
+    def objective(self, out: Outputs) -> Tensor: ...
+    def held_out(self, ids: Array) -> Array: ...

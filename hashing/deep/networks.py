@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,6 @@ from torch.nn import functional as F
 from ..mapreduce import Array
 from .architectures import PICTURES, network_names, picture_shape, view_dims
 from .backbones import BODIES, STANDARD, Scale
-
-if TYPE_CHECKING:
-    from ..functions import DeepHash
 
 _lock = Lock()
 _latest: dict[str, nn.Module] = {}  # DeepHash.digest -> its network
@@ -190,16 +187,25 @@ def with_parameters(network: nn.Module, parameters: tuple[Array, ...]) -> nn.Mod
     return network.eval()
 
 
-def network_of(function: DeepHash) -> nn.Module:
-    """Return the network of a function, built once for all its copies in this process. Only the latest is kept."""
+def shared_network(digest: str, parameters: tuple[Array, ...], *architecture: Any) -> HashNetwork | TwoViews:
+    """Return the network of a function in evaluation mode, shared by all copies of the function in this process.
+
+    Only the most recent network is cached.
+
+    Parameters
+    ----------
+    digest : of the function, the key of the cache
+    parameters : values of the network's state, in order
+    architecture : positional arguments of `build`
+
+    """
     with _lock:
-        if function.digest not in _latest:
+        if digest not in _latest:
             _latest.clear()
-            parts = (function.network, function.d, function.length, function.views, function.split)
-            with torch.random.fork_rng(devices=[]):  # layers start from random numbers, which parameters replace
-                network = build(*parts, function.hash_layer)
-            _latest[function.digest] = with_parameters(network, function.parameters)
-        return _latest[function.digest]
+            with torch.random.fork_rng(devices=[]):  # initial values are random, and the parameters replace them
+                network = build(*architecture)
+            _latest[digest] = with_parameters(network, parameters)
+        return _latest[digest]
 
 
 def evaluated(network: nn.Module, x: Array) -> Array:

@@ -26,8 +26,7 @@ from ..hamming.layout import pack_labels
 from ..mapreduce import Array, Batch, Epoch, Shard, Worker
 from ..statistics import keyed_hash
 from . import networks
-from .contract import APART, Facts, Outputs
-from .method import Deep
+from .contract import APART, Facts, Outputs, Trainable
 
 WINDOW = 2**28  # bytes of rows that are shuffled together
 CHECKPOINT_STEPS = 500
@@ -35,7 +34,7 @@ CHECKPOINT_STEPS = 500
 
 def train(
     worker: Worker,
-    method: Deep,
+    method: Trainable,
     shards: Sequence[Shard],
     known: Facts,
     prepared: Any,
@@ -95,7 +94,7 @@ class Run:
     """The state of a training run on one worker, between two steps."""
 
     def __init__(
-        self, worker: Worker, method: Deep, known: Facts, prepared: Any, pretrained: Mapping[str, Array]
+        self, worker: Worker, method: Trainable, known: Facts, prepared: Any, pretrained: Mapping[str, Array]
     ) -> None:
         self.worker, self.method, self.prepared = worker, method, prepared
         _seed(worker, method.seed)
@@ -198,7 +197,7 @@ def outcome(state: bytes) -> tuple[tuple[Array, ...], tuple[Epoch, ...]]:
     return parameters, content["history"]
 
 
-def batches(shards: Sequence[Shard], method: Deep, epoch: int) -> Iterator[Batch]:
+def batches(shards: Sequence[Shard], method: Trainable, epoch: int) -> Iterator[Batch]:
     """The batches of an epoch: shards in keyed order, rows in keyed order within as many of them as fill a window.
 
     Rows that fit into one window give the same batches for any cut into shards. Those left over at the end wait for
@@ -234,7 +233,7 @@ def _shuffled(held: list[Batch], seed: int, size: int) -> Generator[Batch, None,
     return rows.take(order[whole:])
 
 
-def _score(network: nn.Module, held_out: Batch | None, method: Deep, device: str) -> float | None:
+def _score(network: nn.Module, held_out: Batch | None, method: Trainable, device: str) -> float | None:
     """Mean average precision of the held-out rows' codes among themselves."""
     if held_out is None:
         return None
@@ -248,7 +247,7 @@ def _score(network: nn.Module, held_out: Batch | None, method: Deep, device: str
     return float(average_precision(statistic.finish(state)).mean())
 
 
-def _optimizer(method: Deep, network: nn.Module, head: nn.Module | None) -> torch.optim.Optimizer:
+def _optimizer(method: Trainable, network: nn.Module, head: nn.Module | None) -> torch.optim.Optimizer:
     fast = [p for name, p in network.named_parameters() if "hash" in name.split(".")]
     slow = [p for name, p in network.named_parameters() if "hash" not in name.split(".")]
     slow += list(head.parameters()) if head else []
