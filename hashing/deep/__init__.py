@@ -1,1 +1,1 @@
-"""Deep hashing: the contract of a deep method, SGD, losses, networks and their backbones."""
+"""Deep hashing: base class of deep methods, SGD, losses, networks and backbones."""

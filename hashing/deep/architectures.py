@@ -1,18 +1,18 @@
-"""The names of networks, optimizers and hash layers, and the rows that each network takes: known without torch."""
+"""Names of networks, optimizers and hash layers, and checks of their input shapes. Importing it needs no torch."""
 
 from __future__ import annotations
 
 from math import isqrt
 
-PICTURES = ("cnn", "cnn_skip", "cnn_f", "alexnet", "vgg16", "resnet18", "resnet50")  # take rows of pixels
+PICTURES = ("cnn", "cnn_skip", "cnn_f", "alexnet", "vgg16", "resnet18", "resnet50")  # take images, as rows of pixels
 NETWORKS = ("mlp", "linear", *PICTURES, "text")
 OPTIMIZERS = ("adam", "sgd")
 HASH_LAYERS = ("linear", "divide", "blocks")
-LEAST_SIDE = {"cnn": 16, "cnn_skip": 16}  # pixels, below which nothing is left after the convolutions
+LEAST_SIDE = {"cnn": 16, "cnn_skip": 16}  # pixels; smaller images leave no output after the convolutions
 
 
 def network_names(network: str, views: int) -> tuple[str, ...]:
-    """Return the name of each view's network: A+B names two, A alone stands for all. ValueError for an unknown one."""
+    """Return the network name of each view: A+B names two, A alone applies to all. Raises ValueError if unknown."""
     names = tuple(network.split("+"))
     if len(names) not in (1, views) or not set(names) <= set(NETWORKS):
         pair = ", or two joined by a +" if views == 2 else ""
@@ -21,9 +21,19 @@ def network_names(network: str, views: int) -> tuple[str, ...]:
 
 
 def view_dims(dim: int, views: int, first: int) -> tuple[int, ...]:
-    """Return the dimensions of each view of rows (n, dim). first: those of the first of two views, 0 for half.
+    """Return the number of dimensions of each view of rows (n, dim).
 
-    Raises ValueError where a view would be empty.
+    Parameters
+    ----------
+    dim : dimensions of a row
+    views : 1 or 2
+    first : dimensions of the first of two views; 0 for half of them
+
+    Raises
+    ------
+    ValueError
+        A view would be empty.
+
     """
     if views == 1:
         return (dim,)
@@ -34,17 +44,20 @@ def view_dims(dim: int, views: int, first: int) -> tuple[int, ...]:
 
 
 def picture_shape(dim: int) -> tuple[int, int]:
-    """Return side and channels of square pictures of dim numbers. Raises ValueError where there are none such."""
+    """Return the side and the channels of square images of dim values. Raises ValueError if dim fits none.
+
+    >>> picture_shape(784), picture_shape(3072)
+    ((28, 1), (32, 3))
+    """
     for channels in (1, 3):
         if isqrt(dim // channels) ** 2 * channels == dim:
             return isqrt(dim // channels), channels
-    raise ValueError(f"expected square pictures, d = s * s or 3 * s * s, found d = {dim}: ask for network=mlp")
+    raise ValueError(f"expected square images, d = s * s or 3 * s * s, found d = {dim}: use network=mlp")
 
 
 def check_dim(network: str, dim: int) -> None:
-    """Raise ValueError where a network cannot take rows of dim dimensions."""
+    """Raise ValueError if a network cannot take rows of dim dimensions."""
     if network in PICTURES and picture_shape(dim)[0] < (least := LEAST_SIDE.get(network, 1)):
         raise ValueError(
-            f"expected pictures of at least {least} x {least} for network={network}, found d = {dim}: ask for "
-            "network=mlp"
+            f"expected images of at least {least} x {least} for network={network}, found d = {dim}: use network=mlp"
         )

@@ -1,7 +1,7 @@
-"""Networks that make features of rows: of vectors, of pictures, of texts.
+"""Backbones: networks that compute features of vectors, images and texts, all given as rows (n, d).
 
-A row is a vector (d,). A picture is its pixels (h, w, c) in a row, h = w and c of 1 or 3, so that d says the shape. A
-text is the numbers of its words in a row, 0 where there is none.
+An image is a row of its pixels in the order (h, w, c), with h = w and c of 1 or 3, so d determines the shape. A text
+is a row of word ids, padded with 0. Each backbone function takes d and returns a module and the width of its features.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from ..statistics import WORDS
 from .architectures import NETWORKS, check_dim, picture_shape
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's red, green and blue
-
-
 TEXT_WIDTH = 64
 
 
 class Scale(nn.Module):
-    """(x - mean) / deviation: the mean of each dimension and one deviation for all, of the training rows."""
+    """(x - mean) / deviation, with one mean for each dimension and one deviation for all of them."""
+
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -45,7 +46,10 @@ class Pixels(nn.Module):
 
 
 class Picture(Pixels):
-    """Rows of pixels 0..255 (n, d) -> (n, 3, 224, 224) in ImageNet's mean and deviation, as pretrained weights ask."""
+    """Rows of pixels 0..255 (n, d) -> (n, 3, 224, 224), normalized by ImageNet's mean and deviation."""
+
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim)
@@ -58,17 +62,17 @@ class Picture(Pixels):
 
 
 def mlp(dim: int) -> tuple[nn.Module, int]:
-    """Two hidden layers of 512, for vectors of any kind."""
+    """Return two hidden layers of 512 units."""
     return nn.Sequential(nn.Linear(dim, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU()), 512
 
 
 def linear(dim: int) -> tuple[nn.Module, int]:
-    """The vectors themselves: the hash layer is all there is."""
+    """Return the identity: the hash layer alone is trained."""
     return nn.Identity(), dim
 
 
 def cnn(dim: int) -> tuple[nn.Module, int]:
-    """Two or, from 48 pixels on, three 5 x 5 convolutions and a layer of 500: LeNet, widened as DSH's pictures ask."""
+    """Return 5 x 5 convolutions, two or, from 48 x 48 pixels, three, and a layer of 500: LeNet, as wide as in DSH."""
     check_dim("cnn", dim)
     side, channels = picture_shape(dim)
     layers: list[nn.Module] = [Pixels(dim)]
@@ -79,7 +83,7 @@ def cnn(dim: int) -> tuple[nn.Module, int]:
 
 
 class Skip(nn.Module):
-    """[a(x) b(a(x))]."""
+    """Concatenation [a(x) b(a(x))]."""
 
     def __init__(self, a: nn.Module, b: nn.Module) -> None:
         super().__init__()
@@ -91,13 +95,13 @@ class Skip(nn.Module):
 
 
 def cnn_skip(dim: int) -> tuple[nn.Module, int]:
-    """The convolutions of cnn and two layers of 500, of which the hash layer sees both, as in DSRH."""
+    """Return `cnn` with a second layer of 500; the hash layer takes both, as in DSRH."""
     body, width = cnn(dim)
     return Skip(body, nn.Sequential(nn.Linear(width, width), nn.ReLU())), 2 * width
 
 
 def cnn_f(dim: int) -> tuple[nn.Module, int]:
-    """CNN-F (VGG-F), Chatfield et al., BMVC 2014, table 1."""
+    """Return CNN-F (VGG-F). Source: Chatfield et al., BMVC 2014, table 1."""
     return nn.Sequential(
         Picture(dim),
         *_convolution(3, 64, 11, stride=4), nn.LocalResponseNorm(5), nn.MaxPool2d(3, 2, ceil_mode=True),
@@ -109,7 +113,7 @@ def cnn_f(dim: int) -> tuple[nn.Module, int]:
 
 
 def alexnet(dim: int) -> tuple[nn.Module, int]:
-    """AlexNet on one machine, Krizhevsky, arXiv 1404.5997; names and shapes as torchvision's `features.*`, in order."""
+    """Return AlexNet with one tower, parameters in torchvision's order. Source: Krizhevsky, arXiv 1404.5997."""
     return nn.Sequential(
         Picture(dim),
         *_convolution(3, 64, 11, stride=4, padding=2), nn.MaxPool2d(3, 2),
@@ -121,7 +125,7 @@ def alexnet(dim: int) -> tuple[nn.Module, int]:
 
 
 def vgg16(dim: int) -> tuple[nn.Module, int]:
-    """VGG-16, Simonyan & Zisserman, ICLR 2015, configuration D."""
+    """Return VGG-16. Source: Simonyan & Zisserman, ICLR 2015, configuration D."""
     layers: list[nn.Module] = [Picture(dim)]
     channels = 3
     for width, count in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
@@ -132,17 +136,17 @@ def vgg16(dim: int) -> tuple[nn.Module, int]:
     return nn.Sequential(*layers, nn.Flatten(), *_dense(512 * 49)), 4096
 
 
-def _convolution(channels: int, width: int, size: int, **geometry: int) -> list[nn.Module]:
-    return [nn.Conv2d(channels, width, size, **geometry), nn.ReLU()]  # type: ignore[arg-type]
+def _convolution(channels: int, width: int, size: int, stride: int = 1, padding: int = 0) -> list[nn.Module]:
+    return [nn.Conv2d(channels, width, size, stride, padding), nn.ReLU()]
 
 
 def _dense(width: int) -> list[nn.Module]:
-    """fc6 and fc7."""
+    """Return the layers fc6 and fc7."""
     return [nn.Dropout(), nn.Linear(width, 4096), nn.ReLU(), nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU()]
 
 
 class Residual(nn.Module):
-    """y = relu(f(x) + x): two 3 x 3 convolutions, or 1 x 1, 3 x 3, 1 x 1. He et al., CVPR 2016, figure 5."""
+    """relu(f(x) + x), f two 3 x 3 convolutions, or 1 x 1, 3 x 3, 1 x 1. Source: He et al., CVPR 2016, figure 5."""
 
     def __init__(self, channels: int, width: int, stride: int, bottleneck: bool) -> None:
         super().__init__()
@@ -175,19 +179,19 @@ def _resnet(dim: int, counts: tuple[int, ...], bottleneck: bool) -> tuple[nn.Mod
 
 
 def resnet18(dim: int) -> tuple[nn.Module, int]:
-    """ResNet-18, He et al., CVPR 2016, table 1."""
+    """Return ResNet-18. Source: He et al., CVPR 2016, table 1."""
     return _resnet(dim, (2, 2, 2, 2), bottleneck=False)
 
 
 def resnet50(dim: int) -> tuple[nn.Module, int]:
-    """ResNet-50, He et al., CVPR 2016, table 1; the stride is in the 3 x 3 convolution, as in torchvision's weights."""
+    """Return ResNet-50, strides in the 3 x 3 convolutions as in torchvision. Source: He et al., CVPR 2016, table 1."""
     return _resnet(dim, (3, 4, 6, 3), bottleneck=True)
 
 
 class TextCNN(nn.Module):
-    """Convolutions over 1, 2 and 3 words, each filter's two largest values kept in their order, beside the word means.
+    """Convolutions over 1, 2 and 3 words with 2-max pooling, concatenated to the scaled sum of word embeddings.
 
-    Source: Kalchbrenner et al., ACL 2014 (k-max pooling); the explicit words beside it: Xu et al., IJCAI 2015, fig. 1.
+    Sources: Kalchbrenner et al., ACL 2014 (k-max pooling); Xu et al., IJCAI 2015, figure 1 (explicit word features).
     """
 
     def __init__(self, dim: int, width: int = TEXT_WIDTH) -> None:
@@ -200,23 +204,23 @@ class TextCNN(nn.Module):
         e = self.words(words)
         mean = e.sum(1) / (words > 0).sum(1, keepdim=True).clamp(min=1).sqrt()
         sequence = e.transpose(1, 2)
-        found = [F.relu(layer(sequence)) for layer in self.convolutions]
-        return torch.cat([mean, *(_largest(values, 2).flatten(1) for values in found)], 1)
+        maps = [F.relu(layer(sequence)) for layer in self.convolutions]
+        return torch.cat([mean, *(_largest(values, 2).flatten(1) for values in maps)], 1)
 
 
 def _largest(x: Tensor, k: int) -> Tensor:
-    """The k largest values (n, c, k) along the last axis, in the order in which they stand."""
-    places = x.topk(k, dim=2).indices.sort(dim=2).values
-    return x.gather(2, places)
+    """Return the k largest values (n, c, k) along the last axis, in their original order."""
+    positions = x.topk(k, dim=2).indices.sort(dim=2).values
+    return x.gather(2, positions)
 
 
 def text(dim: int) -> tuple[nn.Module, int]:
-    """The convolutional network for rows of word numbers."""
+    """Return the convolutional network for rows of word ids."""
     return TextCNN(dim), 7 * TEXT_WIDTH
 
 
 BODIES: dict[str, Callable[[int], tuple[nn.Module, int]]] = {
-    name: globals()[name]  # the function of that name above
+    name: globals()[name]  # the function of that name in this file
     for name in NETWORKS
 }
-STANDARD = ("mlp", "linear", "cnn", "cnn_skip")  # bodies that are given rows of mean 0 and deviation 1
+STANDARD = ("mlp", "linear", "cnn", "cnn_skip")  # take rows scaled to mean 0 and deviation 1

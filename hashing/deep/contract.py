@@ -33,7 +33,7 @@ class Facts(NamedTuple):
     n_classes: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, match_args=False)  # frozen: the protocol requires readable fields only
 class Trainable(Protocol):
     """The part of a deep method that SGD uses; `hashing.deep.method.Deep` documents the fields."""
 

@@ -1,4 +1,4 @@
-"""What deep methods share: hyper-parameters of their training, and the hooks that make each what it is."""
+"""Base class of deep methods: hyper-parameters of the training, and the hooks that a method overrides."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from ..statistics import Sample, keyed_hash
 from . import architectures, losses
 from .contract import APART, Facts, Outputs, Tensor
 
-HELD_OUT = 2000  # rows at most, by which epochs are judged
-JUDGES = 10  # of these at least must have a similar one: the score of fewer is mostly noise
+HELD_OUT = 2000  # rows at most, which score the epochs
+JUDGES = 10  # held-out rows, at least, must have a similar one; the score of fewer is mostly noise
 
 
 @dataclass(frozen=True)
 class Deep:
     """A method that learns a network by SGD on batches.
 
-    A subclass says its `loss`, and if need be the `head` that it trains beside the network and what it must `prepare`.
-    The network is one of hashing.networks. A supervised method holds out a share of the training rows, to choose the
-    best epoch by; others learn from all rows in all epochs, and keep the last.
+    A subclass defines `loss` and, if needed, `head` and `prepare`. A supervised method holds out a share of the
+    training rows and selects the epoch with the best score on them. Other methods train on all rows and use the last
+    epoch.
     """
 
     n_bits: int
-    network: str = "mlp"  # of architectures.NETWORKS; of two views A+B
+    network: str = "mlp"  # of architectures.NETWORKS; A+B for two views
     epochs: int = 20  # at most
-    patience: int = 5  # epochs without a better score on the rows held out, after which training ends
-    batch_size: int = 128  # of all workers together
+    patience: int = 5  # training ends after this number of epochs without a better score
+    batch_size: int = 128  # rows of all workers together
     optimizer: str = "adam"  # adam, or sgd with momentum 0.9
-    lr: float = field(default=1e-3, metadata={"above": 0})  # falls to 0 along half a cosine
-    hash_rate: float = 1.0  # times lr, in the hash layer: 10 where the rest is pretrained (DHN, section 4)
+    lr: float = field(default=1e-3, metadata={"above": 0})  # decays to 0 by a cosine schedule
+    hash_rate: float = 1.0  # factor on lr in the hash layer: 10 if the rest is pretrained (DHN, section 4)
     weight_decay: float = 0.0
-    validation: float = field(default=0.05, metadata={"below": 1})  # share of the training rows that is held out
-    augment: bool = False  # mirror and shift pictures at random
-    regularizers: str = ""  # added to the loss, by name and weight, such as decov:0.1+so:0.01: hashing.losses has them
+    validation: float = field(default=0.05, metadata={"below": 1})  # held-out share of the training rows
+    augment: bool = False  # mirror and shift images at random
+    regularizers: str = ""  # added to the loss, such as decov:0.1+so:0.01; see losses.regularizers
     seed: int = 0
 
     supervised: ClassVar[bool] = True
@@ -49,10 +49,12 @@ class Deep:
     hash_layer: ClassVar[str] = "linear"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained: ValueError."""
+        """Raise ValueError for hyper-parameters that cannot be trained."""
         names = architectures.network_names(self.network, self.views)
         if self.augment and not set(names) & set(architectures.PICTURES):
-            raise ValueError(f"expected a network of pictures for augment, found network={self.network}")
+            raise ValueError(
+                f"augment needs a network among {', '.join(architectures.PICTURES)}, found network={self.network}"
+            )
         if self.optimizer not in architectures.OPTIMIZERS:
             known = " or ".join(architectures.OPTIMIZERS)
             raise ValueError(f"expected the optimizer {known}, found optimizer={self.optimizer!r}")
@@ -62,53 +64,53 @@ class Deep:
         losses.regularizers(self.regularizers)
 
     def loss(self, out: Outputs) -> Tensor:
-        """The method's own objective of one batch, a scalar."""
+        """Return the objective of one batch, a scalar, without regularizers."""
         raise NotImplementedError
 
     def objective(self, out: Outputs) -> Tensor:
-        """The loss of one batch and what `regularizers` add to it."""
+        """Return the loss of one batch plus the regularizers."""
         added = losses.regularization(
             losses.regularizers(self.regularizers), out.u.chunk(self.views, dim=1), out.network
         )
         return self.loss(out) + added
 
     def head(self, dim: int, n_classes: int) -> Any:
-        """What is trained beside the network, an nn.Module, or None."""
+        """Return an nn.Module to train together with the network, or None."""
         return None
 
     def prepare(self, data: Data) -> Any:
-        """What must be known before the network learns, made of all rows."""
+        """Return any value computed from all rows before training; losses find it in `Outputs.prepared`."""
         return None
 
     def fit(self, data: Data) -> HashFunction:
-        """Train on the executor's workers. A run that was cut off goes on from its last checkpoint."""
+        """Train on the executor's workers. An interrupted run resumes from its last checkpoint."""
         from . import sgd
 
-        known = facts(data, self)
-        loop = partial(sgd.train, method=self, shards=data.shards, known=known, prepared=self.prepare(data),
+        training_rows = facts(data, self)
+        loop = partial(sgd.train, method=self, shards=data.shards, facts=training_rows, prepared=self.prepare(data),
                        held_out=held_out(data, self), pretrained=data.pretrained)  # fmt: skip
         arrays, epochs = sgd.outcome(data.executor.train(loop, self.name_of_run(data)))
-        shape = len(known.mean), self.n_bits, self.views, self.split
+        shape = len(training_rows.mean), self.n_bits, self.views, self.split
         return DeepHash(arrays, self.network, *shape, self.hash_layer, epochs=epochs)
 
     @property
     def split(self) -> int:
-        """Dimensions of the first of two views; 0: half of them."""
+        """Dimensions of the first of two views; 0 for half of them."""
         return int(getattr(self, "first_view", 0))
 
     def check_dim(self, dim: int) -> None:
-        """Raise ValueError where the network cannot take rows of dim dimensions."""
+        """Raise ValueError if the network cannot take rows of dim dimensions."""
         names = architectures.network_names(self.network, self.views)
         for name, width in zip(names, architectures.view_dims(dim, self.views, self.split), strict=True):
             architectures.check_dim(name, width)
 
     def held_out(self, ids: Array) -> Array:
-        """Which rows (n,) are held out: none where no labels may be used to judge."""
+        """Return a mask (n,) of the held-out rows; an unsupervised method holds out none."""
         share: Array = keyed_hash(ids, APART + self.seed) < np.uint64(int(self.validation * (2**64 - 1)))
         return share & self.supervised
 
     def name_of_run(self, data: Data) -> str:
-        """The digest of all that a training run depends on: a run of this name goes on, and is never another one."""
+        """Return a digest of everything that the training depends on: a run resumes one of the same name."""
         digest = hashlib.sha256(pickle.dumps((type(self).__name__, asdict(self), data.shards)))
         digest.update(source(type(self)).encode())  # type: ignore[arg-type]  # reads Deep.__hash__ as that of its type
         for name, array in data.pretrained.items():
@@ -117,37 +119,37 @@ class Deep:
 
 
 def facts(data: Data, method: Deep) -> Facts:
-    """One pass over the training rows."""
+    """Return the statistics of the training rows. Raises ValueError without rows or, if supervised, without labels."""
     n, total, squares, labels = data.reduce(Sum(partial(_sums, method=method)), "training rows")
     if not n:
-        raise ValueError("expected at least one row, found none in all shards together")
+        raise ValueError("expected at least one training row, found none in all shards")
     if method.supervised and not np.any(labels):
-        raise ValueError(f"expected labels for {type(method).__name__}, found rows without")
+        raise ValueError(f"expected labels for {type(method).__name__}, found rows without labels")
     mean = total / n
     return Facts(int(n), mean, np.maximum(squares / n - mean**2, 0), len(np.atleast_1d(labels)))
 
 
 def _sums(batch: Batch, method: Deep) -> tuple[Any, ...]:
     if method.supervised and batch.y is None and len(batch.ids):
-        raise ValueError(f"expected labels for {type(method).__name__}, found rows without")
+        raise ValueError(f"expected labels for {type(method).__name__}, found rows without labels")
     x = batch.x[~method.held_out(batch.ids)].astype(np.float64)
     labels = np.zeros(1) if batch.y is None else batch.y.sum(axis=0, dtype=np.float64)
     return len(x), x.sum(axis=0), (x * x).sum(axis=0), labels
 
 
 def held_out(data: Data, method: Deep) -> Batch | None:
-    """The rows held out, those of the smallest hashes: no cut matters. None where hardly any has one like itself."""
+    """Return at most HELD_OUT held-out rows, the same for any shards; None if fewer than JUDGES have a similar one."""
     if not method.supervised:
         return None
     rows = data.reduce(Sample(HELD_OUT, APART + method.seed), "rows held out")
     rows = rows.take(method.held_out(rows.ids))
     labels = rows.y.astype(np.float32)
-    paired = ((labels @ labels.sum(axis=0)) > labels.sum(axis=1)).sum()  # share a label with another one
+    paired = ((labels @ labels.sum(axis=0)) > labels.sum(axis=1)).sum()  # rows that share a label with another row
     return rows if paired >= JUDGES else None
 
 
 def linear(n_in: int, n_out: int) -> Any:
-    """A linear layer: the head of most methods."""
+    """Return a linear layer, the head of most methods."""
     from torch import nn
 
     return nn.Linear(n_in, n_out)

@@ -1,11 +1,11 @@
-"""Networks that hash, in torch: a body that makes features of rows, and a hash layer that makes u of them."""
+"""Hashing networks in torch: a body computes features of rows, and a hash layer computes u from the features."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,15 @@ from ..mapreduce import Array
 from .architectures import PICTURES, network_names, picture_shape, view_dims
 from .backbones import BODIES, STANDARD, Scale
 
+Network = TypeVar("Network", bound=nn.Module)
 _lock = Lock()
-_latest: dict[str, nn.Module] = {}  # DeepHash.digest -> its network
-_callers = _threads = 0  # that are in _one_thread, and torch's threads before the first of them
+_latest: dict[str, HashNetwork | TwoViews] = {}  # at most one: DeepHash.digest -> its network
+_callers = 0  # now inside _one_thread
+_threads = 0  # of torch, before the first caller entered _one_thread
 
 
 class Divide(nn.Module):
-    """Divide and encode: bit k sees the k-th slice of the features alone. Source: NINH, Lai et al., CVPR 2015, 3.2."""
+    """Divide and encode: bit k depends on slice k of the features only. Source: NINH, Lai et al., CVPR 2015, 3.2."""
 
     def __init__(self, width: int, n_bits: int) -> None:
         super().__init__()
@@ -29,18 +31,19 @@ class Divide(nn.Module):
         self.slices = nn.Conv1d(n_bits, n_bits, 50, groups=n_bits)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.slices(F.relu(self.spread(x)).view(len(x), -1, 50)).squeeze(2)
+        u: Tensor = self.slices(F.relu(self.spread(x)).view(len(x), -1, 50))
+        return u.squeeze(2)
 
 
 class Blocks(nn.Linear):
-    """Blocks of units, of which the code has the greatest set. Source: SuBiC, Jain et al., ICCV 2017, section 3."""
+    """Blocks of units; the code sets the largest of each block. Source: SuBiC, Jain et al., ICCV 2017, section 3."""
 
     def __init__(self, width: int, n_bits: int, units: int) -> None:
         super().__init__(width, n_bits)
         self.units = units
 
     def codes(self, u: Tensor) -> Tensor:
-        """Each unit less the greatest other of its block: not negative where it is the greatest."""
+        """Return each unit minus the largest other unit of its block: not negative for the largest unit."""
         blocks = u.view(len(u), -1, self.units)
         largest = blocks.topk(2, dim=2).values
         other = torch.where(blocks == largest[:, :, :1], largest[:, :, 1:], largest[:, :, :1])
@@ -48,7 +51,7 @@ class Blocks(nn.Linear):
 
 
 def hash_layer(name: str, width: int, n_bits: int) -> nn.Module:
-    """The layer of a name: linear, divide, or blocks:<units>."""
+    """Return a new hash layer. name: linear, divide, or blocks:<units>."""
     kind, _, units = name.partition(":")
     layers: dict[str, Callable[..., nn.Module]] = {"linear": nn.Linear, "divide": Divide, "blocks": Blocks}
     return layers[kind](width, n_bits, *([int(units)] if units else []))
@@ -69,28 +72,29 @@ class HashNetwork(nn.Module):
         return u
 
     def codes(self, x: Tensor) -> Tensor:
-        """u whose signs are the bits."""
+        """Return u (n, n_bits), whose signs are the bits."""
         u: Tensor = self(x)
         return self.hash.codes(u) if isinstance(self.hash, Blocks) else u
 
     def scale(self, mean: Tensor, variance: Tensor) -> None:
-        """Tell the network the training rows' mean and variance (d,)."""
+        """Set the mean and the variance (d,) of the training rows."""
         self.standard.mean.copy_(mean)
         self.standard.deviation.fill_(float(variance.mean()) ** 0.5 or 1.0)
 
     def scaled(self, x: Tensor) -> Tensor:
-        """Rows of mean 0 and deviation 1: what is to be reconstructed."""
-        return self.standard(x)
+        """Return rows of mean 0 and deviation 1: the target of a reconstruction loss."""
+        scaled: Tensor = self.standard(x)
+        return scaled
 
     def augmented(self, x: Tensor) -> Tensor:
-        """Pictures, mirrored and shifted at random; other rows as they are."""
+        """Return images mirrored and shifted at random, and other rows unchanged."""
         return augmented(x) if self.sees_pictures else x
 
 
 class TwoViews(nn.Module):
-    """Rows of two views side by side, such as picture and text -> [F G] (n, 2 n_bits), one half of each view.
+    """Rows of two concatenated views, such as image and text (n, d) -> [F G] (n, 2 n_bits), one half for each view.
 
-    A view of zeros is missing, and its half is 0. Codes are the signs of F + G.
+    A view of zeros counts as missing, and its half is 0. Codes are the signs of F + G.
     """
 
     def __init__(self, bodies: str, dim: int, n_bits: int, first: int, layer: str = "linear") -> None:
@@ -98,12 +102,13 @@ class TwoViews(nn.Module):
         widths = view_dims(dim, 2, first)
         self.first = widths[0]
         sides = zip(network_names(bodies, 2), widths, strict=True)
-        self.views = nn.ModuleList(HashNetwork(body, width, n_bits, layer) for body, width in sides)
+        self.views: Iterable[HashNetwork]
+        self.views = nn.ModuleList(HashNetwork(body, width, n_bits, layer) for body, width in sides)  # type: ignore[assignment]  # typed as modules only
 
     @property
-    def body(self) -> Any:
-        """Of the first view: the one that may start from pretrained parameters."""
-        return self.views[0].body
+    def body(self) -> nn.Module:
+        """The body of the first view, which can start from pretrained parameters."""
+        return next(iter(self.views)).body
 
     def halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x[:, : self.first], x[:, self.first :]
@@ -124,20 +129,39 @@ class TwoViews(nn.Module):
         return torch.cat([view(half) * (half != 0).any(1, keepdim=True) for view, half in views], 1)
 
     def codes(self, x: Tensor) -> Tensor:
-        """F + G (n, n_bits)."""
-        f, g = self(x).chunk(2, dim=1)
+        """Return F + G (n, n_bits), whose signs are the bits."""
+        u: Tensor = self(x)
+        f, g = u.chunk(2, dim=1)
         return f + g
 
 
-def build(network: str, dim: int, n_bits: int, views: int = 1, first: int = 0, layer: str = "linear") -> Any:
-    """The network of a name for rows of dim dimensions; of one view, or of two, the first of `first` dimensions."""
+def build(
+    network: str, dim: int, n_bits: int, views: int = 1, first: int = 0, layer: str = "linear"
+) -> HashNetwork | TwoViews:
+    """Return a new network with random parameters.
+
+    Parameters
+    ----------
+    network : a name of `architectures.NETWORKS`, or two joined by a + for two views
+    dim : dimensions of a row
+    n_bits : length of a code
+    views : 1 or 2
+    first : dimensions of the first of two views; 0 for half of them
+    layer : hash layer, see `hash_layer`
+
+    Raises
+    ------
+    ValueError
+        The network is unknown or cannot take rows of dim dimensions.
+
+    """
     if views == 2:
         return TwoViews(network, dim, n_bits, first, layer)
-    return HashNetwork(*network_names(network, 1), dim, n_bits, layer)
+    return HashNetwork(network_names(network, 1)[0], dim, n_bits, layer)
 
 
 def augmented(x: Tensor) -> Tensor:
-    """Rows of pixels, each mirrored or not, and shifted by up to an eighth of its side, at random."""
+    """Return rows of pixels, each randomly mirrored and shifted by up to an eighth of its side."""
     side, channels = picture_shape(x.shape[1])
     pictures = x.view(-1, side, side, channels)
     reach = side // 8
@@ -151,17 +175,15 @@ def augmented(x: Tensor) -> Tensor:
 
 
 def load_pretrained(body: nn.Module, arrays: Mapping[str, Array]) -> None:
-    """Put pretrained parameters into a body, in the order in which both name them, as far as there are layers for them.
+    """Copy pretrained parameters into a body, matched by order and not by name.
 
-    torchvision's state of the same architecture fits: its last, classifying layer is left over. Raises ValueError where
-    a shape does not fit.
+    Parameters at the end of arrays that the body has no layer for are ignored, such as the classifier of a torchvision
+    model of the same architecture. Raises ValueError if a shape differs, or if there are too few parameters.
     """
     own = [(name, value) for name, value in body.state_dict().items() if not name.endswith("num_batches_tracked")]
     given = [(name, value) for name, value in arrays.items() if not name.endswith("num_batches_tracked")]
     if not own:
-        raise ValueError(
-            "expected a network with layers that pretrained parameters are for, found none: linear has none"
-        )
+        raise ValueError("network=linear has no layers that could start from pretrained parameters")
     if len(given) < len(own):
         raise ValueError(f"expected pretrained parameters for {len(own)} tensors, found {len(given)}")
     for (name, value), (other, array) in zip(own, given, strict=False):
@@ -171,16 +193,16 @@ def load_pretrained(body: nn.Module, arrays: Mapping[str, Array]) -> None:
 
 
 def check_pretrained(network: str, dim: int, arrays: Mapping[str, Array]) -> None:
-    """Raise ValueError where `load_pretrained` would, for the network of a name. No memory is taken for it."""
+    """Raise ValueError if `load_pretrained` would for this network. Allocates no parameters."""
     with torch.device("meta"):
         load_pretrained(build(network, dim, 1).body, arrays)
 
 
-def with_parameters(network: nn.Module, parameters: tuple[Array, ...]) -> nn.Module:
-    """The network with the values of its state, in order, in evaluation mode. ValueError where a shape does not fit."""
-    state = {name: value for name, value in network.state_dict().items() if value.dim()}  # a count of steps is no part
+def with_parameters(network: Network, parameters: tuple[Array, ...]) -> Network:
+    """Set the state of a network, in order, and return it in evaluation mode. Raises ValueError if a shape differs."""
+    state = {name: value for name, value in network.state_dict().items() if value.dim()}  # a scalar is a step counter
     if [tuple(value.shape) for value in state.values()] != [part.shape for part in parameters]:
-        raise ValueError("expected parameters of the network's shapes, found others: another version wrote them")
+        raise ValueError("the parameters do not fit the shapes of the network: another version of Hashkiln saved them")
     network.load_state_dict(
         {name: torch.tensor(part) for name, part in zip(state, parameters, strict=True)}, strict=False
     )
@@ -208,20 +230,20 @@ def shared_network(digest: str, parameters: tuple[Array, ...], *architecture: An
         return _latest[digest]
 
 
-def evaluated(network: nn.Module, x: Array) -> Array:
-    """u (n, n_bits) of rows x (n, d), on one thread: with more, the last digits would depend on their number."""
+def evaluated(network: HashNetwork | TwoViews, x: Array) -> Array:
+    """Return u (n, n_bits) of rows x (n, d). Uses one thread: the last digits of u depend on the number of threads."""
     with _one_thread(), torch.inference_mode():
-        u: Array = network.codes(torch.tensor(x)).numpy()  # a copy: arrays that Ray shipped are read-only
+        u: Array = network.codes(torch.tensor(x)).numpy()  # tensor() copies: arrays from Ray are read-only
     return u
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Inside, torch uses one CPU thread. Afterwards as many as the first of the callers that overlap here found."""
+    """Run torch on one CPU thread in the block. Overlapping blocks restore the number found by the first of them."""
     global _callers, _threads
     with _lock:
-        found = torch.get_num_threads()  # always called: at the first call a thread takes over the process's number
-        _threads = _threads if _callers else found
+        threads = torch.get_num_threads()  # always called: a thread's first call adopts the number of the process
+        _threads = _threads if _callers else threads
         _callers += 1
     torch.set_num_threads(1)
     try:

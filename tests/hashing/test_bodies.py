@@ -39,9 +39,9 @@ def test_the_number_of_pixels_says_the_shape(dim, shape):
 
 
 def test_wrong_shapes_and_names_are_refused_in_one_line():
-    with pytest.raises(ValueError, match=r"^expected square pictures, .*, found d = 50.*$"):
+    with pytest.raises(ValueError, match=r"^expected square images, .*, found d = 50.*$"):
         build("cnn", 50, BITS)
-    with pytest.raises(ValueError, match=r"^expected pictures of at least 16 x 16 for network=cnn, found d = 64.*$"):
+    with pytest.raises(ValueError, match=r"^expected images of at least 16 x 16 for network=cnn, found d = 64.*$"):
         build("cnn", 64, BITS)
     with pytest.raises(ValueError, match=r"^expected a network among mlp, .*, found network='resnet19'$"):
         build("resnet19", 784, BITS)
@@ -175,7 +175,7 @@ def test_of_two_views_the_pictures_are_augmented_and_the_rest_stays():
 
 
 def test_parameters_without_a_place_are_refused():
-    with pytest.raises(ValueError, match=r"^expected a network with layers .*, found none: linear has none$"):
+    with pytest.raises(ValueError, match=r"^network=linear has no layers that could start from pretrained parameters$"):
         load_pretrained(build("linear", 8, 4).body, {"0.weight": np.zeros((4, 8), np.float32)})
 
 
@@ -212,7 +212,7 @@ def test_codes_do_not_depend_on_the_batch(body):
 def test_parameters_of_another_network_are_refused():
     network = build("mlp", 32, BITS)
     parameters = tuple(value.numpy() for value in network.state_dict().values() if value.dim())
-    with pytest.raises(ValueError, match="expected parameters of the network's shapes, found others"):
+    with pytest.raises(ValueError, match="the parameters do not fit the shapes of the network"):
         DeepHash(parameters, "linear", 32, BITS).project(blobs(3).x)
 
 

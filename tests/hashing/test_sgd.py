@@ -256,9 +256,9 @@ def test_without_labels_the_last_epoch_is_the_best():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"network": "cnn"}, r"^expected square pictures, .*, found d = 32: ask for network=mlp$"),
+        ({"network": "cnn"}, r"^expected square images, .*, found d = 32: use network=mlp$"),
         ({"epochs": 0}, r"^expected epochs and patience of at least 1, found 0 and 3$"),
-        ({"lr": 1e30}, r"^expected a finite loss, found nan in step \d+: try a smaller lr$"),
+        ({"lr": 1e30}, r"^expected a finite loss, found nan in step \d+: use a smaller lr$"),
     ],
 )
 def test_a_mistake_is_answered_in_one_line(settings, said):
@@ -268,14 +268,14 @@ def test_a_mistake_is_answered_in_one_line(settings, said):
 
 def test_a_supervised_method_asks_for_labels():
     for rows in ([ROWS._replace(y=None)], [ROWS._replace(y=0 * ROWS.y)], [ROWS, ROWS._replace(y=None)]):
-        with pytest.raises(ValueError, match=r"^expected labels for DPSH, found rows without$"):
+        with pytest.raises(ValueError, match=r"^expected labels for DPSH, found rows without labels$"):
             METHOD.fit(Data([rows], InProcess()))
 
 
 def test_workers_must_share_a_batch_evenly():
     worker = Reporter()
     worker.world = 3
-    with pytest.raises(ValueError, match=r"^expected workers that divide the batch of 64, found 3$"):
+    with pytest.raises(ValueError, match=r"^expected a number of workers that divides batch_size=64, found 3$"):
         run(worker)
 
 

@@ -66,7 +66,7 @@ MISTAKES = {  # the command, and what its line names
     "depth": (["reindex", *method("super_bit", 16, "depth=785")], "depth = 785, d = 784"),
     "bits": (["reindex", *method("itq", 129, dataset="sample")], "n_bits = 129, d = 128"),
     "bits, not ingested": (["reindex", *method("pcah", 26, dataset="glove-25-angular")], "n_bits = 26, d = 25"),
-    "pictures": (["fit", *method("sgh", 16, "network=cnn", dataset="sample")], "d = 128: ask for network=mlp"),
+    "pictures": (["fit", *method("sgh", 16, "network=cnn", dataset="sample")], "d = 128: use network=mlp"),
     "small pictures": (["fit", *method("sgh", 16, "network=cnn", dataset="glove-25-angular")], "network=cnn, found"),
     "view": (["fit", *method("prdh", 16, "first_view=784")], "expected first_view from 1 to 783"),
     "pictures of a view": (["fit", *method("prdh", 16, "network=cnn+mlp", "first_view=700")], "found d = 700"),

@@ -121,12 +121,12 @@ def test_a_fit_starts_from_a_file_of_any_form(settings, tmp_path, form):  # noqa
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "expected safetensors or a state that torch.save wrote, found"),
-        (b"no weights at all", "expected safetensors or a state that torch.save wrote, found"),
+        (b"", "expected safetensors or a state dict saved by torch.save: "),
+        (b"no weights at all", "expected safetensors or a state dict saved by torch.save: "),
         (bytes([200, 0, 0, 0, 0, 0, 0, 0]) + b'{"a": 1}', "cannot read safetensors of numpy types: "),
-        (as_torch([1, 2]), "expected a state of tensors by name, found list"),
-        (as_torch({"weight": torch.ones(2), "epoch": 3}), "expected a state of tensors by name, found dict"),
-        (as_torch({"weight": MethodSpec}), "expected safetensors or a state that torch.save wrote, found"),  # code
+        (as_torch([1, 2]), "expected a state dict of tensors, found list"),
+        (as_torch({"weight": torch.ones(2), "epoch": 3}), "expected a state dict of tensors, found int in epoch"),
+        (as_torch({"weight": MethodSpec}), "expected safetensors or a state dict saved by torch.save: "),  # code
     ],
 )
 def test_what_is_no_file_of_parameters_is_refused_with_its_name(settings, tmp_path, content, message):  # noqa: F811
