@@ -71,7 +71,7 @@ class RandomCodes:
 
 def mnist(split: str, settings: Settings) -> Batch:
     dataset = datasets.get("mnist")
-    blocks = list(datasets.rows(dataset, split, datasets.locate_or_fetch(dataset, settings.data_folder)))
+    blocks = list(datasets.read_split(dataset, split, datasets.locate_or_fetch(dataset, settings.data_folder)))
     labels = np.concatenate([block.labels for block in blocks])[:, 0]
     x = np.concatenate([block.x for block in blocks]).astype(np.float32)
     return Batch(np.concatenate([block.ids for block in blocks]), x, np.eye(10, dtype=np.uint8)[labels])

@@ -52,9 +52,9 @@ def photosift(n_bits: int) -> list[np.ndarray]:
     """Return the codes of the queries and of the base by ITQ, fitted on the learn split."""
     dataset = datasets.get("photosift")
     files = datasets.locate_or_fetch(dataset, Settings().data_folder)
-    learn = [Batch(block.ids, block.x.astype(np.float32)) for block in datasets.rows(dataset, "learn", files)]
+    learn = [Batch(block.ids, block.x.astype(np.float32)) for block in datasets.read_split(dataset, "learn", files)]
     function = ITQ(n_bits).fit(Data([learn], InProcess()))
-    splits = (datasets.rows(dataset, split, files) for split in ("query", "base"))
+    splits = (datasets.read_split(dataset, split, files) for split in ("query", "base"))
     return [np.concatenate([pack(function.encode(block.x)) for block in split]) for split in splits]
 
 

@@ -28,7 +28,7 @@ BATCH, TILE = 32768, 1024  # rows per batch, as in storage.features; rows and qu
 
 
 def read(files: dict, split: str) -> np.ndarray:
-    return np.concatenate([block.x for block in datasets.rows(datasets.get("photosift"), split, files)])
+    return np.concatenate([block.x for block in datasets.read_split(datasets.get("photosift"), split, files)])
 
 
 def cut(x: np.ndarray, n_shards: int) -> list[list[Batch]]:
@@ -61,7 +61,7 @@ def main() -> None:
     photosift = datasets.get("photosift")
     files = datasets.locate_or_fetch(photosift, Settings().data_folder)
     base, queries = read(files, "base"), read(files, "query")[: options.queries].astype(np.float32)
-    truth = datasets.groundtruth(photosift, files)[: options.queries]
+    truth = datasets.read_groundtruth(photosift, files)[: options.queries]
     data, k = Data(cut(base, options.shards), InProcess()), truth.shape[1]
     statistic = NearestNeighbours(queries, np.arange(-len(queries), 0), k)
     index = faiss.IndexFlatL2(base.shape[1])

@@ -25,7 +25,7 @@ from storage import datasets
 
 def read(split: str) -> Batch:
     dataset = datasets.get("mnist")
-    blocks = list(datasets.rows(dataset, split, datasets.locate_or_fetch(dataset, Settings().data_folder)))
+    blocks = list(datasets.read_split(dataset, split, datasets.locate_or_fetch(dataset, Settings().data_folder)))
     ids, x = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("ids", "x"))
     labels = np.concatenate([block.labels for block in blocks])[:, 0]
     return Batch(ids, x.astype(np.float32), np.eye(10, dtype=np.uint8)[labels])

@@ -82,7 +82,7 @@ def ingest_named(
         return _shipped()
     named = datasets.get(name)
     files = fetch(name, settings, source, progress)
-    splits = {split: datasets.rows(named, split, files) for split in named.splits}
+    splits = {split: datasets.read_split(named, split, files) for split in named.splits}
     about = f"{named.about} ({named.licence})"
     return _write(settings, name, splits, about, progress, side, queries_in_base=named.format == "lists")
 
@@ -111,8 +111,8 @@ def ingest_source(
     """A dataset of the user's own: Parquet in place; .fvecs, .bvecs, HDF5 and lists of pictures are converted."""
     check_name(name)
     source, query = filesystem.absolute(source), filesystem.absolute(query) if query else None
-    if lists := datasets.lists_of(source):
-        return _write(settings, name, datasets.picture_lists(lists), source, progress, side, queries_in_base=True)
+    if lists := datasets.find_lists(source):
+        return _write(settings, name, datasets.read_picture_lists(lists), source, progress, side, queries_in_base=True)
     sources = {"base": source} | ({"query": query} if query else {})
     if _suffix(source) == ".hdf5":
         keys = {"base": "train", "query": "test"}

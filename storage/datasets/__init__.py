@@ -1,37 +1,38 @@
-"""The named datasets: where each comes from, how it is split, and its rows as its files hold them."""
+"""Named datasets: a catalogue of their sources and splits, and functions that find, download and read their files."""
 
 import difflib
 
-from .catalogue import DATASETS, LEARN, QUERY, File, NamedDataset, Split
+from .catalogue import DATASETS, LEARN, QUERY, NamedDataset, PublishedFile, Split
 from .locate import SAMPLE, locate_or_fetch, provenance
-from .reading import groundtruth, lists_of, picture_lists, rows
+from .reading import find_lists, number_rows, read_groundtruth, read_picture_lists, read_split
 
 __all__ = [
     "DATASETS",
     "LEARN",
     "QUERY",
     "SAMPLE",
-    "Dataset",
-    "File",
+    "NamedDataset",
+    "PublishedFile",
     "Split",
+    "find_lists",
     "get",
-    "groundtruth",
-    "lists_of",
     "locate_or_fetch",
     "names",
-    "picture_lists",
+    "number_rows",
     "provenance",
-    "rows",
+    "read_groundtruth",
+    "read_picture_lists",
+    "read_split",
 ]
 
 
 def names() -> list[str]:
-    """All names, sorted."""
+    """Return the names of all datasets, sorted."""
     return sorted(DATASETS)
 
 
 def get(name: str) -> NamedDataset:
-    """The dataset of that name; ValueError, with the closest names, where there is none."""
+    """Return the dataset of that name. Raises ValueError, with the closest names, if there is none."""
     if name not in DATASETS:
         close = difflib.get_close_matches(name.lower(), DATASETS, n=4, cutoff=0.4) or names()
         raise ValueError(f"expected the name of a dataset, found {name!r}: did you mean {' or '.join(close)}?")

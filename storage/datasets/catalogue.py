@@ -1,4 +1,4 @@
-"""Every named dataset as data: its source, size, checksum, licence and splits."""
+"""The catalogue of named datasets: source, size, checksum, licence and splits of each."""
 
 from __future__ import annotations
 
@@ -8,61 +8,64 @@ from typing import Literal
 
 from ..formats import lists
 
-LEARN, QUERY = 1 << 40, 1 << 41  # first ids of learn and query rows that have none of their own; base = position
+LEARN, QUERY = 1 << 40, 1 << 41  # first ids of learn and query rows in files without ids; base rows start at 0
 
 
 @dataclass(frozen=True)
-class File:
-    """A file as it is published."""
+class PublishedFile:
+    """A file as published."""
 
     name: str  # X, X.gz, or a .tar.gz with the dataset's files as members
-    urls: tuple[str, ...]  # the same file, in the order to try them; none: it is had locally alone
+    urls: tuple[str, ...]  # mirrors, in the order to try them; empty for a file that cannot be downloaded
     size: int | None = None  # bytes
-    checksum: str | None = None  # "md5:<hex>" or "sha256:<hex>"; None: none is published
-    folder: str = ""  # of its members, where that is not its name
+    checksum: str | None = None  # "md5:<hex>" or "sha256:<hex>"; None if none is published
+    folder: str = ""  # folder in the archive that holds its members, if not the archive's name
 
 
 @dataclass(frozen=True)
 class Split:
-    """n rows of a file."""
+    """Rows of a file, or of several."""
 
-    file: str  # its name when unpacked; of the sample, a folder of shards
-    n: int  # 0: as many as the file has
+    file: str  # name when unpacked; for the sample, a folder of shards
+    n: int  # number of rows; 0 for as many as the file has
     d: int | None = None  # of vectors
     first_id: int = 0
     array: str = ""  # the array of an HDF5 file, or the column of a Parquet file
     labels: str = ""  # the file (idx) or the column (parquet) of the labels
-    hashed: str = ""  # base | query: this part of the file, by a keyed hash of the ids
-    view: str = ""  # of storage.datasets.views: what is made of a row in place of its array
-    more: tuple[str, ...] = ()  # files that follow the first
-    classes: tuple[int, ...] = ()  # how many each byte of labels tells apart (cifar)
+    hash_part: str = ""  # base | query: only the rows that a keyed hash of their ids assigns to this part
+    modality: str = ""  # tfidf | both | picture | text: compute these rows (multimodal.modality_rows), not `array`
+    more_files: tuple[str, ...] = ()  # files that follow the first
+    classes: tuple[int, ...] = ()  # number of classes for each label byte of a row (cifar)
 
 
 @dataclass(frozen=True)
 class NamedDataset:
-    """A named dataset. Its splits are base, query, and learn where it has rows for training alone."""
+    """A named dataset. Its splits are base, query, and learn if it has rows for training only."""
 
     name: str
     about: str
     licence: str
     kind: Literal["vector", "image", "text"]
-    metric: Literal["euclidean", "angular", "labels"]  # what makes a base row relevant to a query
+    metric: Literal["euclidean", "angular", "labels"]  # what decides whether a base row is relevant to a query
     format: Literal["vecs", "idx", "hdf5", "parquet", "cifar", "lists"]
     splits: Mapping[str, Split]
-    files: tuple[File, ...] = ()  # none: shipped
-    truth: str = ""  # the file of the nearest base rows of each query, where there is one
-    folder: str = ""  # where its files are looked for; its name, if none is said
+    files: tuple[PublishedFile, ...] = ()  # empty for the sample, which is shipped
+    groundtruth: str = ""  # the file of the nearest base rows of each query, if there is one
+    folder: str = ""  # folder of its files below the data folder; by default the name
 
     def required(self) -> set[str]:
-        """The files, by unpacked name, that the splits are read from."""
-        files = {file for split in self.splits.values() for file in (split.file, *split.more)}
+        """Return the unpacked names of the files that the splits are read from."""
+        files = {file for split in self.splits.values() for file in (split.file, *split.more_files)}
         return files | {split.labels for split in self.splits.values() if self.format == "idx"}
 
 
-def _texmex(name: str, folder: str, about: str, d: int, sizes: tuple[int, int, int], archive: File) -> NamedDataset:
+def _texmex(
+    name: str, folder: str, about: str, d: int, sizes: tuple[int, int, int], archive: PublishedFile
+) -> NamedDataset:
     splits = _base_learn_query(f"{folder}_%s.fvecs", d, sizes)
-    truth = f"{folder}_groundtruth.ivecs"
-    return NamedDataset(name, about, "CC0", "vector", "euclidean", "vecs", splits, (archive,), truth)
+    return NamedDataset(
+        name, about, "CC0", "vector", "euclidean", "vecs", splits, (archive,), f"{folder}_groundtruth.ivecs"
+    )
 
 
 def _base_learn_query(file: str, d: int, sizes: tuple[int, int, int]) -> Mapping[str, Split]:
@@ -70,13 +73,13 @@ def _base_learn_query(file: str, d: int, sizes: tuple[int, int, int]) -> Mapping
     return {name: Split(file % name, n, d, first[name]) for name, n in zip(first, sizes, strict=True)}
 
 
-def _texmex_archive(name: str, size: int, md5: str) -> File:
-    # TEXMEX publishes sizes and MD5SUM beside the files, and serves them by FTP alone.
-    return File(name, (f"ftp://ftp.irisa.fr/local/texmex/corpus/{name}",), size, f"md5:{md5}")
+def _texmex_archive(name: str, size: int, md5: str) -> PublishedFile:
+    # TEXMEX publishes sizes and MD5SUM next to the files, and serves them only by FTP.
+    return PublishedFile(name, (f"ftp://ftp.irisa.fr/local/texmex/corpus/{name}",), size, f"md5:{md5}")
 
 
-def _local(name: str, size: int, sha256: str) -> File:
-    return File(name, (), size, f"sha256:{sha256}")
+def _local(name: str, size: int, sha256: str) -> PublishedFile:
+    return PublishedFile(name, (), size, f"sha256:{sha256}")
 
 
 def _idx(
@@ -87,8 +90,8 @@ def _idx(
         for split, part, n, first in (("base", "train", 60_000, 0), ("query", "t10k", 10_000, QUERY))
     }
     files = tuple(
-        File(file, tuple(f"{url}/{file}" for url in mirrors), size, f"md5:{md5}")
-        for file, (size, md5) in ((f"{stem}-ubyte.gz", facts) for stem, facts in published.items())
+        PublishedFile(file, tuple(f"{url}/{file}" for url in mirrors), size, f"md5:{md5}")
+        for file, (size, md5) in ((f"{stem}-ubyte.gz", entry) for stem, entry in published.items())
     )
     return NamedDataset(name, about, licence, "vector", "labels", "idx", splits, files)
 
@@ -97,19 +100,19 @@ def _cifar(
     name: str, batches: tuple[str, ...], query: str, classes: tuple[int, ...], size: int, md5: str, folder: str
 ) -> NamedDataset:
     splits = {
-        "base": Split(batches[0], 50_000, 3072, more=batches[1:], classes=classes),
+        "base": Split(batches[0], 50_000, 3072, more_files=batches[1:], classes=classes),
         "query": Split(query, 10_000, 3072, QUERY, classes=classes),
     }
     archive = f"{name}-binary.tar.gz"
-    file = File(archive, (f"https://www.cs.toronto.edu/~kriz/{archive}",), size, f"md5:{md5}", folder)
+    file = PublishedFile(archive, (f"https://www.cs.toronto.edu/~kriz/{archive}",), size, f"md5:{md5}", folder)
     about = f"{name.upper()}: pictures of 32 x 32 in {classes[-1]} classes, as rows of pixels"
     return NamedDataset(name, about, "of its author, A. Krizhevsky", "vector", "labels", "cifar", splits, (file,))
 
 
 def _lists(name: str, about: str) -> NamedDataset:
     splits = {split: Split(file, 0) for split, file in lists.FILES.items()}
-    files = tuple(File(file, ()) for file in lists.FILES.values())
-    about += "; local only: HashNet's lists train.txt, test.txt, database.txt, and the pictures below"
+    files = tuple(PublishedFile(file, ()) for file in lists.FILES.values())
+    about += "; local only: HashNet's lists train.txt, test.txt and database.txt, and the pictures, in the same folder"
     return NamedDataset(name, about, "of the pictures", "image", "labels", "lists", splits, files)
 
 
@@ -119,29 +122,29 @@ def _ann_benchmarks(
     file = f"{name}.hdf5"
     splits = {"base": Split(file, n, d, array="train"), "query": Split(file, queries, d, QUERY, array="test")}
     about = f"{name} of ann-benchmarks, with 100 neighbours"
-    files = (File(file, (f"https://ann-benchmarks.com/{file}",), size),)
-    return NamedDataset(name, about, "of the original data", "vector", metric, "hdf5", splits, files, truth=file)
+    files = (PublishedFile(file, (f"https://ann-benchmarks.com/{file}",), size),)
+    return NamedDataset(name, about, "of the original data", "vector", metric, "hdf5", splits, files, groundtruth=file)
 
 
 def _cross(base: str, query: str) -> Mapping[str, Split]:
-    """openclipart with both views of a row to learn from, and one each to be found and to ask with."""
+    """Return the splits of openclipart for cross-modal retrieval: base and query have one modality, learn has both."""
     sizes = {"learn": (4_293, "base", "both"), "base": (4_293, "base", base), "query": (447, "query", query)}
     return {
-        split: Split("openclipart.parquet", n, 4096, {"learn": LEARN}.get(split, 0), "image", "labels", part, view)
-        for split, (n, part, view) in sizes.items()
+        split: Split("openclipart.parquet", n, 4096, {"learn": LEARN}.get(split, 0), "image", "labels", part, modality)
+        for split, (n, part, modality) in sizes.items()
     }
 
 
 def _hashed(file: str, queries: int, n: int, column: str, labels: str) -> Mapping[str, Split]:
     sizes = {"base": n - queries, "query": queries}
-    return {part: Split(file, size, array=column, labels=labels, hashed=part) for part, size in sizes.items()}
+    return {part: Split(file, size, array=column, labels=labels, hash_part=part) for part, size in sizes.items()}
 
 
 _ALL = (
     NamedDataset(
         "sample",
-        "45,500 SIFT descriptors drawn from photosift; shipped",
-        "of the pictures, see ATTRIBUTION.md beside it",
+        "45,500 SIFT descriptors, a sample of photosift; shipped",
+        "of the pictures, see ATTRIBUTION.md in storage/sample",
         "vector",
         "euclidean",
         "parquet",
@@ -150,7 +153,7 @@ _ALL = (
             "learn": Split("learn", 5_000, 128, LEARN, array="vector"),
             "query": Split("query", 500, 128, QUERY, array="vector"),
         },
-        truth="groundtruth.parquet",
+        groundtruth="groundtruth.parquet",
     ),
     _texmex(
         "sift1m",
@@ -163,7 +166,7 @@ _ALL = (
     _texmex(
         "siftsmall",
         "siftsmall",
-        "ANN_SIFT10K of TEXMEX: a small SIFT1M",
+        "ANN_SIFT10K of TEXMEX: SIFT descriptors, a small set in the form of SIFT1M",
         128,
         (10_000, 25_000, 100),
         _texmex_archive("siftsmall.tar.gz", 5_305_734, "0b8324a7a82d7f2663d7dcbd57642df7"),
@@ -251,7 +254,7 @@ _ALL = (
     ),
     NamedDataset(
         "openclipart",
-        "drawings of 64 x 64, each with 1 to n of 56 labels; local only",
+        "drawings of 64 x 64, each with one or more of 56 labels; local only",
         "public domain",
         "image",
         "labels",
@@ -275,7 +278,7 @@ _ALL += (
     replace(
         _OPENCLIPART,
         name="openclipart-i2t",
-        about="openclipart: 32 x 32 pixels (3,072 numbers) ask for TF-IDF of title and keywords (1,024)",
+        about="openclipart: queries of 32 x 32 pixels (3,072 numbers), base of TF-IDF of title and keywords (1,024)",
         kind="vector",
         folder="openclipart",
         splits=_cross(base="text", query="picture"),
@@ -283,7 +286,7 @@ _ALL += (
     replace(
         _OPENCLIPART,
         name="openclipart-t2i",
-        about="openclipart: TF-IDF of title and keywords (1,024 numbers) asks for 32 x 32 pixels (3,072)",
+        about="openclipart: queries of TF-IDF of title and keywords (1,024 numbers), base of 32 x 32 pixels (3,072)",
         kind="vector",
         folder="openclipart",
         splits=_cross(base="picture", query="text"),
@@ -291,10 +294,10 @@ _ALL += (
     replace(
         _WORDNET,
         name="wordnet-tfidf",
-        about="wordnet: TF-IDF of the definitions, words folded into 1,024 numbers",
+        about="wordnet: TF-IDF of the definitions, words hashed to 1,024 dimensions",
         kind="vector",
         folder="wordnet",
-        splits={part: replace(split, d=1024, view="tfidf") for part, split in _WORDNET.splits.items()},
+        splits={part: replace(split, d=1024, modality="tfidf") for part, split in _WORDNET.splits.items()},
     ),
 )
 DATASETS = {dataset.name: dataset for dataset in _ALL}

@@ -1,4 +1,4 @@
-"""Where the files of a named dataset lie: found here, or downloaded."""
+"""The files of a named dataset: find them on disk, or download them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..files.download import Progress, download, file_digest, recorded_checksum
-from .catalogue import File, NamedDataset
+from .catalogue import NamedDataset, PublishedFile
 
 log = logging.getLogger(__name__)
 
@@ -17,19 +17,32 @@ SAMPLE = Path(__file__).parent.parent / "sample"
 def locate_or_fetch(
     dataset: NamedDataset, data_dir: Path, source: str | Path | None = None, progress: Progress | None = None
 ) -> dict[str, Path]:
-    """Where each file is, by unpacked name: plain, .gz, or the .tar.gz that holds it.
+    """Return the path of each file by its unpacked name: the file itself, its .gz, or the .tar.gz that holds it.
 
-    source is a folder, with the files in it or in <folder>/<name>/, where they then must be; or the URL of a folder
-    that mirrors the published files. Without a folder they are looked for in <data_dir>/<name>/, and downloaded to
-    there. Raises ValueError where files are not found and cannot be downloaded, OSError where no server gives them.
+    Parameters
+    ----------
+    data_dir
+        Files are searched in <data_dir>/<name>/, and downloaded to it.
+    source
+        A folder, which must hold the files directly or in <folder>/<name>/; or the URL of a folder that mirrors the
+        published files.
+    progress
+        Called with the bytes downloaded so far and the total.
+
+    Raises
+    ------
+    ValueError
+        If files are missing and cannot be downloaded, or differ from the published ones.
+    OSError
+        If all downloads fail.
     """
     if dataset.name == "sample":
-        return {file: SAMPLE / file for file in dataset.required() | {dataset.truth}}
+        return {file: SAMPLE / file for file in dataset.required() | {dataset.groundtruth}}
     mirror = str(source) if source is not None and "://" in str(source) else None
     home = data_dir / (dataset.folder or dataset.name)
     local = Path(source).expanduser().absolute() if source is not None and not mirror else None
     folders = [local / dataset.name, local] if local else [home]
-    wanted = dataset.required() | ({dataset.truth} - {""})
+    wanted = dataset.required() | ({dataset.groundtruth} - {""})
     found = {file: path for file in sorted(wanted) if (path := _find(dataset, file, folders))}
     missing = sorted(wanted - found.keys())
     if dataset.required() <= found.keys():
@@ -37,7 +50,7 @@ def locate_or_fetch(
     if local or not (mirror or all(file.urls for file in dataset.files)):
         names = " or ".join(_names(dataset, next(file for file in missing if file in dataset.required())))
         where = " or ".join(str(folder) for folder in folders)
-        raise ValueError(f"{dataset.name}: expected {names} in {where}, found none, and nowhere to download it from")
+        raise ValueError(f"{dataset.name}: no {names} in {where}, and no URL to download it: pass --from FOLDER")
     for file in missing:
         published = next(f for f in dataset.files if f.name in _names(dataset, file))
         found[file] = home / published.name
@@ -47,16 +60,17 @@ def locate_or_fetch(
 
 
 def _names(dataset: NamedDataset, file: str) -> list[str]:
+    """Return the names of the files on disk that may hold a file."""
     return [file, f"{file}.gz", *(f.name for f in dataset.files if f.name.endswith(".tar.gz"))]
 
 
 def _find(dataset: NamedDataset, file: str, folders: list[Path]) -> Path | None:
     unpacked = [f.folder or f.name.removesuffix(".tar.gz") for f in dataset.files if f.name.endswith(".tar.gz")]
-    places = [place for folder in folders for place in (folder, *(folder / name for name in unpacked))]
-    return next((p / name for p in places for name in _names(dataset, file) if (p / name).is_file()), None)
+    places = [path for folder in folders for path in (folder, *(folder / name for name in unpacked))]
+    return next((path / name for path in places for name in _names(dataset, file) if (path / name).is_file()), None)
 
 
-def _fetch(file: File, home: Path, mirror: str | None, progress: Progress | None) -> None:
+def _fetch(file: PublishedFile, home: Path, mirror: str | None, progress: Progress | None) -> None:
     urls = (f"{mirror.rstrip('/')}/{file.name}",) if mirror else file.urls
     for url in urls:
         try:
@@ -69,9 +83,9 @@ def _fetch(file: File, home: Path, mirror: str | None, progress: Progress | None
 
 
 def provenance(dataset: NamedDataset, files: Mapping[str, Path]) -> dict[Path, str]:
-    """What is known of each file: "verified, ..." where it is the published one, else "unverified, ..." and why.
+    """Return for each file "verified, …" if its checksum is the published one, else "unverified, …" and the reason.
 
-    Reads the files that have a checksum to compare with. An unverified file can be used: its rows are checked as read.
+    Reads every file whose checksum is known. An unverified file can be used: its rows are checked when they are read.
     """
     return {path: _provenance(dataset, path) for path in sorted(set(files.values()))}
 

@@ -1,4 +1,4 @@
-"""What can be made of a row of a picture or text dataset at ingest: pixels, TF-IDF, and the two side by side."""
+"""Vectors computed from pictures and texts at ingest: pixels, TF-IDF, or both concatenated."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hashing.statistics import inverse_frequency, tf_idf
 from ..features import media
 from ..formats import FeatureRows
 
-PIXELS, FOLDED = 3 * 32**2, 1024
-COLUMNS = dict.fromkeys(("both", "text", "picture"), ("title", "keywords"))  # beside the split's own
+PIXELS, FOLDED = 3 * 32**2, 1024  # dimensions of a 32 x 32 picture, and of a TF-IDF vector: words are hashed to them
+COLUMNS = dict.fromkeys(("both", "text", "picture"), ("title", "keywords"))  # columns to read in addition
 
 
-def rarities(texts: Iterable[str]) -> Array:
-    """Return the inverse frequency of each folded word number, (FOLDED,)."""
+def idf_weights(texts: Iterable[str]) -> Array:
+    """Return the inverse document frequency (FOLDED,) of hashed words."""
     containing, n = np.zeros(FOLDED), 0
     for text in texts:
         containing += _word_counts([text])[0] > 0
@@ -27,28 +27,38 @@ def rarities(texts: Iterable[str]) -> Array:
 
 
 def texts(batch: Any) -> list[str]:
-    """What is said of each row: its title and keywords, or its text."""
+    """Return the text of each row of a record batch: title and keywords, or the column `text`."""
     if "title" not in batch.schema.names:
         return [str(text) for text in batch["text"].to_pylist()]
     titles, keywords = batch["title"].to_pylist(), batch["keywords"].to_pylist()
     return [" ".join([title or "", *(words or ())]) for title, words in zip(titles, keywords, strict=True)]
 
 
-def viewed(batch: Any, view: str, rarity: Array, labels: list[Any]) -> FeatureRows:
-    """Rows of a view: tfidf (FOLDED,); both, picture or text (PIXELS + FOLDED,), with zeros for what is left out.
+def modality_rows(batch: Any, modality: str, idf: Array, labels: list[Any]) -> FeatureRows:
+    """Return the rows of a record batch as float32 vectors.
 
-    Pixels are 0 to 255, TF-IDF vectors of length 1: what reads both together gives each view a scale of its own.
+    Parameters
+    ----------
+    batch
+        With the columns id; image and title and keywords, or text.
+    modality
+        "tfidf": TF-IDF, (n, FOLDED). "both": pixels from 0 to 255, then TF-IDF of norm 1, (n, PIXELS + FOLDED): the two
+        parts have different scales. "picture", "text": the same, with zeros in place of the other modality.
+    idf
+        (FOLDED,), as `idf_weights` returns.
+    labels
+        Of each row.
     """
-    said = tf_idf(_word_counts(texts(batch)), rarity).astype(np.float32)
-    if view == "tfidf":
-        return FeatureRows(batch["id"].to_numpy(), said, labels)
-    seen = np.array([media.pixels(data, PIXELS) for data in batch["image"].to_pylist()], np.float32)
-    x = np.hstack([seen.reshape(len(batch), PIXELS) * (view != "text"), said * (view != "picture")])
+    tfidf = tf_idf(_word_counts(texts(batch)), idf).astype(np.float32)
+    if modality == "tfidf":
+        return FeatureRows(batch["id"].to_numpy(), tfidf, labels)
+    pixels = np.array([media.pixels(data, PIXELS) for data in batch["image"].to_pylist()], np.float32)
+    x = np.hstack([pixels.reshape(len(batch), PIXELS) * (modality != "text"), tfidf * (modality != "picture")])
     return FeatureRows(batch["id"].to_numpy(), x, labels)
 
 
 def _word_counts(texts: Sequence[str]) -> Array:
-    """Return how often each folded word number occurs in each text, (n, FOLDED)."""
+    """Return the counts (n, FOLDED) of hashed words in each text."""
     counts = np.zeros((len(texts), FOLDED))
     for row, text in zip(counts, texts, strict=True):
         np.add.at(row, media.word_numbers(text) % FOLDED, 1)

@@ -1,4 +1,4 @@
-"""The rows of a located dataset, checked against what the catalogue says of them."""
+"""Rows of a named dataset, read from its files and checked against the catalogue."""
 
 from __future__ import annotations
 
@@ -16,48 +16,60 @@ from ..formats import FeatureRows, cifar, hdf5, idx, lists, vecs
 from . import multimodal
 from .catalogue import LEARN, QUERY, NamedDataset, Split
 
-SEED = 0  # of the keyed hash that makes one row in ten a query
+SEED = 0  # of the keyed hash that selects one row in ten as a query
 PARQUET_ROWS = 4096
 
 
-def rows(dataset: NamedDataset, split: str, files: Mapping[str, Path]) -> Iterator[FeatureRows]:
-    """The rows of a split, in blocks of a few MB. files: what locate_or_fetch returned.
+def read_split(dataset: NamedDataset, split: str, files: Mapping[str, Path]) -> Iterator[FeatureRows]:
+    """Return the rows of a split, in blocks of a few MB.
 
-    Raises ValueError for an unknown split and for files that are damaged or have other rows than they should.
+    Parameters
+    ----------
+    files
+        The paths that `locate_or_fetch` returned.
+
+    Raises
+    ------
+    ValueError
+        For an unknown split; on iteration, for damaged files and for rows that differ from the catalogue.
     """
     if split not in dataset.splits:
         raise ValueError(f"{dataset.name}: expected a split of {', '.join(dataset.splits)}, found {split!r}")
     return _checked(dataset, split, _READERS[dataset.format](dataset.splits[split], files))
 
 
-def groundtruth(dataset: NamedDataset, files: Mapping[str, Path]) -> Array | None:
-    """(q, k) int64 ids of the nearest base rows of each query, nearest first; None where the dataset has none."""
-    if dataset.truth not in files:
+def read_groundtruth(dataset: NamedDataset, files: Mapping[str, Path]) -> Array | None:
+    """Return ids (q, k) int64 of the nearest base rows of each query, nearest first; None if the dataset has none.
+
+    Raises ValueError for damaged files, and for neighbours of other queries or among other rows than the catalogue's.
+    """
+    if dataset.groundtruth not in files:
         return None
-    path, query, n = files[dataset.truth], dataset.splits["query"], dataset.splits["base"].n
+    path, query, n = files[dataset.groundtruth], dataset.splits["query"], dataset.splits["base"].n
     if dataset.format == "vecs":
-        blocks = vecs.read_vecs(path, _member(path, dataset.truth))
+        blocks = vecs.read_vecs(path, _member(path, dataset.groundtruth))
     elif dataset.format == "hdf5":
-        if (metric := hdf5.metric(path)) not in (None, dataset.metric):
-            raise ValueError(f"{path}: expected neighbours of distance {dataset.metric}, found {metric}")
+        if (metric := hdf5.stored_metric(path)) not in (None, dataset.metric):
+            raise ValueError(f"{path}: expected neighbours by {dataset.metric} distance, found {metric}")
         blocks = hdf5.read_hdf5(path, "neighbors")
     else:
-        shards = _parquet(Split(dataset.truth, query.n, array="neighbours"), files)
+        shards = _parquet(Split(dataset.groundtruth, query.n, array="neighbours"), files)
         blocks = (np.asarray(block.x) for block in shards)
     ids = np.concatenate(list(blocks)).astype(np.int64)
     if len(ids) != query.n or ids.min() < 0 or ids.max() >= n:
-        found = f"{len(ids)} rows of {ids.min()}..{ids.max()}"
+        found = f"{len(ids)} rows of ids {ids.min()}..{ids.max()}"
         raise ValueError(f"{path}: expected the neighbours of {query.n} queries among ids 0..{n - 1}, found {found}")
     return ids
 
 
 def _checked(dataset: NamedDataset, split: str, blocks: Iterator[FeatureRows]) -> Iterator[FeatureRows]:
+    """Yield blocks; raise ValueError if dimension or number of rows differ from the catalogue."""
     expected, n = dataset.splits[split], 0
     where = f"{dataset.name}, split {split} ({expected.file})"
     for block in blocks:
-        found = block.x.shape[1:] if isinstance(block.x, np.ndarray) else None
-        if expected.d and found != (expected.d,):
-            raise ValueError(f"{where}: expected vectors of dimension {expected.d}, found {found} in row {n}")
+        shape = block.x.shape[1:] if isinstance(block.x, np.ndarray) else None
+        if expected.d and shape != (expected.d,):
+            raise ValueError(f"{where}: expected vectors of dimension {expected.d}, found {shape} in row {n}")
         n += len(block.ids)
         if n > expected.n > 0:
             break
@@ -66,7 +78,8 @@ def _checked(dataset: NamedDataset, split: str, blocks: Iterator[FeatureRows]) -
         raise ValueError(f"{where}: expected {expected.n} rows, found {'more' if n > expected.n else n}")
 
 
-def _numbered(blocks: Iterator[Array], first: int) -> Iterator[FeatureRows]:
+def number_rows(blocks: Iterator[Array], first: int) -> Iterator[FeatureRows]:
+    """Yield blocks (n, d) of vectors as rows with consecutive ids, starting at `first`."""
     for x in blocks:
         yield FeatureRows(np.arange(first, first + len(x)), x)
         first += len(x)
@@ -78,11 +91,11 @@ def _member(path: Path, file: str) -> str | None:
 
 def _vecs(split: Split, files: Mapping[str, Path]) -> Iterator[FeatureRows]:
     path = files[split.file]
-    return _numbered(vecs.read_vecs(path, _member(path, split.file)), split.first_id)
+    return number_rows(vecs.read_vecs(path, _member(path, split.file)), split.first_id)
 
 
 def _hdf5(split: Split, files: Mapping[str, Path]) -> Iterator[FeatureRows]:
-    return _numbered(hdf5.read_hdf5(files[split.file], split.array), split.first_id)
+    return number_rows(hdf5.read_hdf5(files[split.file], split.array), split.first_id)
 
 
 def _idx(split: Split, files: Mapping[str, Path]) -> Iterator[FeatureRows]:
@@ -90,34 +103,34 @@ def _idx(split: Split, files: Mapping[str, Path]) -> Iterator[FeatureRows]:
     if labels.shape != (split.n,):
         raise ValueError(f"{files[split.labels]}: expected {split.n} labels, found sizes {labels.shape}")
     pictures = (x.reshape(len(x), -1) for x in idx.read_idx(files[split.file]))
-    for ids, x, _ in _numbered(pictures, split.first_id):
+    for ids, x, _ in number_rows(pictures, split.first_id):
         at = ids[0] - split.first_id
         yield FeatureRows(ids, x, labels[at : at + len(x), None].tolist())
 
 
 def _cifar(split: Split, files: Mapping[str, Path]) -> Iterator[FeatureRows]:
     first = split.first_id
-    for file in (split.file, *split.more):
+    for file in (split.file, *split.more_files):
         for block in cifar.read_cifar(files[file], _member(files[file], file), split.classes):
             yield block._replace(ids=first + block.ids)
         first += int(block.ids[-1]) + 1
 
 
 def _lists(split: Split, files: Mapping[str, Path]) -> Iterator[FeatureRows]:
-    return picture_lists({name: files[file] for name, file in lists.FILES.items()})[_SPLIT[split.file]]
+    return read_picture_lists({name: files[file] for name, file in lists.FILES.items()})[_SPLIT[split.file]]
 
 
-def lists_of(folder: str) -> dict[str, Path]:
-    """The lists of pictures that a local folder holds, by split; none where there is no database.txt."""
-    found = {split: Path(folder) / file for split, file in lists.FILES.items()}
-    return {split: path for split, path in found.items() if path.is_file()} if found["base"].is_file() else {}
+def find_lists(folder: str) -> dict[str, Path]:
+    """Return the lists of pictures in a local folder, by split; empty if it has no database.txt."""
+    paths = {split: Path(folder) / file for split, file in lists.FILES.items()}
+    return {split: path for split, path in paths.items() if path.is_file()} if paths["base"].is_file() else {}
 
 
-def picture_lists(paths: Mapping[str, Path]) -> dict[str, Iterator[FeatureRows]]:
-    """The rows of each split, of the lists of a folder: base, and learn and query where there are any."""
-    lines = {split: lists.entries(path) for split, path in paths.items()}
-    known = lists.ids(lines, {"base": 0, "learn": LEARN, "query": QUERY})
-    return {split: lists.read_pictures(path, lines[split], known) for split, path in paths.items()}
+def read_picture_lists(paths: Mapping[str, Path]) -> dict[str, Iterator[FeatureRows]]:
+    """Return the rows of each split, given its list: base, and learn and query if they exist."""
+    entries = {split: lists.read_entries(path) for split, path in paths.items()}
+    ids = lists.assign_ids(entries, {"base": 0, "learn": LEARN, "query": QUERY})
+    return {split: lists.read_pictures(path, entries[split], ids) for split, path in paths.items()}
 
 
 def _parquet(split: Split, files: Mapping[str, Path]) -> Iterator[FeatureRows]:
@@ -125,8 +138,8 @@ def _parquet(split: Split, files: Mapping[str, Path]) -> Iterator[FeatureRows]:
     import pyarrow.parquet as pq
 
     path = files[split.file]
-    columns = [name for name in ("id", split.array, split.labels, *multimodal.COLUMNS.get(split.view, ())) if name]
-    rarity = multimodal.rarities(_said(path, columns)) if split.view else np.zeros(0)
+    columns = [name for name in ("id", split.array, split.labels, *multimodal.COLUMNS.get(split.modality, ())) if name]
+    idf = multimodal.idf_weights(_base_texts(path, columns)) if split.modality else np.zeros(0)
     for shard in sorted(path.glob("*.parquet")) if path.is_dir() else [path]:
         try:
             with pq.ParquetFile(shard) as file:
@@ -134,52 +147,52 @@ def _parquet(split: Split, files: Mapping[str, Path]) -> Iterator[FeatureRows]:
                     found = ", ".join(file.schema_arrow.names)
                     raise ValueError(f"{shard}: expected the columns {', '.join(sorted(missing))}, found {found}")
                 for batch in file.iter_batches(PARQUET_ROWS, columns=columns):
-                    block = _part(_rows(batch, split, rarity), split)
+                    block = _select_part(_batch_rows(batch, split, idf), split)
                     if len(block.ids):
                         yield block
         except pa.ArrowInvalid as error:
             raise ValueError(f"{shard}: expected a Parquet file, found {error}") from None
 
 
-def _said(path: Path, columns: list[str]) -> Iterator[str]:
-    """What is said of each row of the base part: queries do not tell which words are rare."""
+def _base_texts(path: Path, columns: list[str]) -> Iterator[str]:
+    """Yield the text of each base row. Queries do not count towards the document frequency of words."""
     import pyarrow.parquet as pq
 
     for batch in pq.ParquetFile(path).iter_batches(PARQUET_ROWS, columns=[c for c in columns if c != "image"]):
-        base = ~_of_queries(batch["id"].to_numpy())
+        base = ~_is_query(batch["id"].to_numpy())
         yield from compress(multimodal.texts(batch), base)
 
 
-def _rows(batch: Any, split: Split, rarity: Array) -> FeatureRows:
-    """A record batch: lists of numbers become an (n, d) array, a single label a list of one."""
-    labels = label_lists(batch[split.labels]) if split.labels else None
-    if split.view:
-        return multimodal.viewed(batch, split.view, rarity, labels or [])
+def _batch_rows(batch: Any, split: Split, idf: Array) -> FeatureRows:
+    """Convert an Arrow record batch."""
+    labels = _label_lists(batch[split.labels]) if split.labels else None
+    if split.modality:
+        return multimodal.modality_rows(batch, split.modality, idf, labels or [])
     x = batch[split.array]
     vectors = hasattr(x.type, "list_size")
     values = x.flatten().to_numpy().reshape(len(x), x.type.list_size) if vectors else x.to_pylist()
     return FeatureRows(batch["id"].to_numpy(), values, labels)
 
 
-def label_lists(column: Any) -> list[Any]:
-    """The labels of each row; a single one is a list of one."""
+def _label_lists(column: Any) -> list[Any]:
+    """Return a list of labels for each row of a column of lists, or of single labels."""
     labels: list[Any] = column.to_pylist()
     return [[label] for label in labels] if labels and isinstance(labels[0], str) else labels
 
 
-def _part(block: FeatureRows, split: Split) -> FeatureRows:
-    """The rows that a keyed hash of their ids puts into the split's part; all where no part is named."""
-    if not split.hashed:
+def _select_part(block: FeatureRows, split: Split) -> FeatureRows:
+    """Return the rows that the keyed hash of their ids assigns to the split's part; all rows without a part."""
+    if not split.hash_part:
         return block
-    keep = _of_queries(block.ids) == (split.hashed == "query")
+    keep = _is_query(block.ids) == (split.hash_part == "query")
     x: Any = block.x[keep] if isinstance(block.x, np.ndarray) else list(compress(block.x, keep))
     labels: Any = list(compress(block.labels or (), keep)) or None
     return FeatureRows(block.ids[keep] + split.first_id, x, labels)
 
 
-def _of_queries(ids: Array) -> Array:
-    chosen: Array = keyed_hash(ids, SEED) < (1 << 64) // 10
-    return chosen
+def _is_query(ids: Array) -> Array:
+    selected: Array = keyed_hash(ids, SEED) < (1 << 64) // 10
+    return selected
 
 
 _SPLIT = {file: split for split, file in lists.FILES.items()}

@@ -1,4 +1,4 @@
-"""File formats read as blocks of rows: one file a format, bounded memory, bad files refused where they go wrong."""
+"""Readers of file formats, one module each: blocks of rows in bounded memory. Errors name the place in the file."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from typing import NamedTuple, Protocol
 
 from hashing.mapreduce import Array
 
-BLOCK_BYTES = 4 << 20  # of one block of rows
+BLOCK_BYTES = 4 << 20  # size of a block of rows
 
 
 class FeatureRows(NamedTuple):
-    """n consecutive rows as a file holds them."""
+    """n consecutive rows of a file."""
 
     ids: Array  # (n,) int64
     x: Array | list[bytes] | list[str]  # (n, d) float32 | uint8 vectors, n encoded pictures, or n texts
-    labels: list[list[int]] | list[list[str]] | None = None  # the labels of each row
+    labels: list[list[int]] | list[list[str]] | None = None  # labels of each row
 
 
 class Stream(Protocol):
-    """What bytes are read from."""
+    """A source of bytes."""
 
     def read(self, size: int, /) -> bytes: ...
 
 
 @contextmanager
-def opened(path: Path, member: str | None = None) -> Iterator[Stream]:
-    """The bytes of a plain file, of a .gz, or of one member of a .tar.gz, streamed.
+def open_stream(path: Path, member: str | None = None) -> Iterator[Stream]:
+    """Open a plain file, a .gz, or one member of a .tar.gz as a stream of bytes.
 
-    A member is named by its whole path in the archive or by the end of it. Raises ValueError, also from within, for
-    damaged or truncated compression and for a member that is not there.
+    A member is named by its path in the archive, or by the end of that path. Raises ValueError if the member is
+    missing and, also while reading, if the compressed data is damaged or truncated.
     """
     try:
         with open(path, "rb") as raw:
@@ -53,18 +53,18 @@ def opened(path: Path, member: str | None = None) -> Iterator[Stream]:
 
 
 def _member(archive: tarfile.TarFile, member: str, path: Path) -> Stream:
-    seen = []
+    names = []
     for entry in archive:
         if f"/{entry.name}".endswith(f"/{member}") and entry.isreg():
             stream = archive.extractfile(entry)
             if stream is not None:
                 return stream
-        seen.append(entry.name)
-    raise ValueError(f"{path}: expected a member {member}, found {', '.join(seen[:10]) or 'an empty archive'}")
+        names.append(entry.name)
+    raise ValueError(f"{path}: expected a member {member}, found {', '.join(names[:10]) or 'an empty archive'}")
 
 
 def read_exactly(stream: Stream, size: int) -> bytes:
-    """size bytes, or fewer at the end of the stream only."""
+    """Return `size` bytes, or fewer only at the end of the stream."""
     parts = []
     while size and (part := stream.read(size)):
         parts.append(part)

@@ -1,6 +1,7 @@
-"""CIFAR's binary version: rows of one or two bytes of labels, then 32 x 32 pixels of red, of green and of blue.
+"""The binary version of CIFAR: rows of one or two label bytes, then 32 x 32 bytes each of red, green and blue.
 
-Source: A. Krizhevsky, https://www.cs.toronto.edu/~kriz/cifar.html. The pickled version is not read: a pickle is code.
+Source: A. Krizhevsky, https://www.cs.toronto.edu/~kriz/cifar.html. The pickled version is not supported, because
+unpickling can run code.
 """
 
 from __future__ import annotations
@@ -10,22 +11,31 @@ from pathlib import Path
 
 import numpy as np
 
-from . import BLOCK_BYTES, FeatureRows, opened, read_exactly
+from . import BLOCK_BYTES, FeatureRows, open_stream, read_exactly
 
 SIDE, CHANNELS = 32, 3
 PIXELS = CHANNELS * SIDE**2
 
 
 def read_cifar(path: str | Path, member: str | None = None, classes: tuple[int, ...] = (10,)) -> Iterator[FeatureRows]:
-    """Blocks of rows: ids from 0 on, (n, 3072) uint8 pixels as (h, w, c), and the last label.
+    """Yield blocks of rows: ids from 0 on, pixels (n, 3072) uint8 in the order (h, w, c), and the last label.
 
-    classes: how many each byte of labels tells apart; (20, 100) of CIFAR-100, coarse and fine. path is plain, .gz, or a
-    .tar.gz of which a member is read. Raises ValueError for an empty or truncated file, and for labels of no class.
+    Parameters
+    ----------
+    path
+        A plain file, a .gz, or, with a member, a .tar.gz.
+    classes
+        The number of classes for each label byte of a row; (20, 100) for CIFAR-100, coarse and fine.
+
+    Raises
+    ------
+    ValueError
+        For an empty or truncated file, and for a label that is not below its number of classes.
     """
     where = f"{path}, {member}" if member else f"{path}"
     width = len(classes) + PIXELS
     row = 0
-    with opened(Path(path), member) as stream:
+    with open_stream(Path(path), member) as stream:
         while data := read_exactly(stream, BLOCK_BYTES // width * width):
             if len(data) % width:
                 row += len(data) // width
@@ -33,8 +43,8 @@ def read_cifar(path: str | Path, member: str | None = None, classes: tuple[int, 
             block = np.frombuffer(data, np.uint8).reshape(-1, width)
             labels = block[:, : len(classes)]
             if len(wrong := np.flatnonzero((labels >= classes).any(axis=1))):
-                found, at = labels[wrong[0]].tolist(), row + wrong[0]
-                raise ValueError(f"{where}: expected labels below {classes}, found {found} in row {at}")
+                label = labels[wrong[0]].tolist()
+                raise ValueError(f"{where}: expected labels below {classes}, found {label} in row {row + wrong[0]}")
             planes = block[:, len(classes) :].reshape(-1, CHANNELS, SIDE, SIDE)
             pixels = planes.transpose(0, 2, 3, 1).reshape(-1, PIXELS)
             yield FeatureRows(np.arange(row, row + len(block)), pixels, labels[:, -1:].tolist())

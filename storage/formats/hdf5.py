@@ -1,4 +1,4 @@
-"""The HDF5 files of ann-benchmarks: train, test, and the neighbors of each test row in train.
+"""HDF5 files of ann-benchmarks: the arrays train, test, and the neighbors of each test row in train.
 
 Source: M. Aumueller, E. Bernhardsson, A. Faithfull, ANN-Benchmarks, https://ann-benchmarks.com.
 """
@@ -16,9 +16,10 @@ DTYPES = {"train": "float32", "test": "float32", "neighbors": "int32", "distance
 
 
 def read_hdf5(path: str | Path, key: str) -> Iterator[Array]:
-    """Blocks (n, d) of train, test or distances (float32), or of neighbors (int32: positions in train).
+    """Yield blocks (n, d) of train, test or distances (float32), or of neighbors (int32: positions in train).
 
-    Raises ValueError where the file is not HDF5, lacks one of the four arrays, or the array is not a matrix of numbers.
+    Raises ValueError if the file is not HDF5 or lacks one of the four arrays, or if the array is not a matrix of
+    numbers.
     """
     import h5py
 
@@ -29,7 +30,7 @@ def read_hdf5(path: str | Path, key: str) -> Iterator[Array]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise ValueError(f"{path}: expected an HDF5 file, found one that does not open: {error}") from None
+        raise ValueError(f"{path}: expected an HDF5 file, found something else: {error}") from None
     with file:
         missing = [name for name in DTYPES if not isinstance(file.get(name), h5py.Dataset)]
         if missing:
@@ -46,8 +47,8 @@ def read_hdf5(path: str | Path, key: str) -> Iterator[Array]:
                 raise ValueError(f"{path}: expected to read {key} from row {row} on, found {error}") from None
 
 
-def metric(path: str | Path) -> str | None:
-    """The attribute `distance` of the file: euclidean, angular, ...; None where there is none."""
+def stored_metric(path: str | Path) -> str | None:
+    """Return the file's attribute `distance`, such as euclidean or angular; None if it has none."""
     import h5py
 
     with h5py.File(path, "r") as file:

@@ -1,4 +1,4 @@
-"""IDX, the format of MNIST: a magic number that names type and rank, the sizes, then big-endian values.
+"""IDX, the format of MNIST: a magic number with type and rank, the sizes, then big-endian values.
 
 Source: Y. LeCun, C. Cortes, C. Burges, http://yann.lecun.com/exdb/mnist.
 """
@@ -13,19 +13,19 @@ import numpy as np
 
 from hashing.mapreduce import Array
 
-from . import BLOCK_BYTES, opened, read_exactly
+from . import BLOCK_BYTES, open_stream, read_exactly
 
 DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
 def read_idx(path: str | Path) -> Iterator[Array]:
-    """Blocks (n, ...) of consecutive items, in the machine's byte order: (n, 28, 28) uint8 pictures, (n,) uint8 labels.
+    """Yield blocks (n, ...) of consecutive items in native byte order, such as pictures (n, 28, 28) or labels (n,).
 
-    path is plain or .gz. Raises ValueError where magic number or sizes are not IDX's, and where the file holds more
-    or fewer bytes than its sizes say.
+    The file is plain or .gz. Raises ValueError for an invalid magic number or size, and if the file holds more or fewer
+    bytes than its sizes require.
     """
     path = Path(path)
-    with opened(path) as stream:
+    with open_stream(path) as stream:
         magic = read_exactly(stream, 4)
         if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in DTYPES or not magic[3]:
             raise ValueError(

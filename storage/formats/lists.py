@@ -1,7 +1,7 @@
-"""Lists of pictures, as published with HashNet (Cao et al., ICCV 2017): `path l1 l2 ... lc` a line, l in {0, 1}.
+"""Lists of pictures, as published with HashNet (Cao et al., ICCV 2017): lines `path l1 l2 ... lc`, each l 0 or 1.
 
-A folder holds database.txt, and train.txt and test.txt where there are rows to learn from and to ask with. A picture
-that stands in several lists has one id, its line in the database's, so that a query is known in the database.
+A folder holds database.txt and, for training rows and queries, train.txt and test.txt. A picture in several lists has
+one id, its position in database.txt, so that a query is recognized in the database.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from . import FeatureRows
 
 FILES = {"base": "database.txt", "learn": "train.txt", "query": "test.txt"}
-ROWS = 256  # of a block
+BLOCK_ROWS = 256
 
 
 class Entry(NamedTuple):
@@ -23,12 +23,12 @@ class Entry(NamedTuple):
 
     path: str
     labels: list[int]
-    line: int  # from 1 on
+    line: int  # counted from 1
 
 
-def entries(path: str | Path) -> list[Entry]:
-    """The lines of a list. Raises ValueError where one has no path, other labels than 0 and 1, or another number."""
-    found: list[Entry] = []
+def read_entries(path: str | Path) -> list[Entry]:
+    """Return the lines of a list. Raises ValueError for labels other than 0 and 1, and for lines of unequal length."""
+    entries: list[Entry] = []
     width = 0
     with open(path, encoding="utf-8") as file:
         for line, text in enumerate(file, 1):
@@ -39,42 +39,42 @@ def entries(path: str | Path) -> list[Entry]:
             if not values or set(values) - {"0", "1"} or len(values) != width:
                 expected = f"a path and {width or 'some'} labels of 0 or 1"
                 raise ValueError(f"{path}: expected {expected}, found {text.strip()[:80]!r} in line {line}")
-            found.append(Entry(name, [place for place, value in enumerate(values) if value == "1"], line))
-    if not found:
+            entries.append(Entry(name, [label for label, value in enumerate(values) if value == "1"], line))
+    if not entries:
         raise ValueError(f"{path}: expected lines of a path and labels, found none")
-    return found
+    return entries
 
 
-def ids(lists: Mapping[str, list[Entry]], first: Mapping[str, int]) -> dict[str, int]:
-    """The id of each path: its place in the first list that has it, counted from that list's first id."""
-    known: dict[str, int] = {}
-    for split, lines in lists.items():
-        for place, entry in enumerate(lines):
-            known.setdefault(entry.path, first[split] + place)
-    return known
+def assign_ids(lists: Mapping[str, list[Entry]], first: Mapping[str, int]) -> dict[str, int]:
+    """Return the id of each path: its position in the first list that holds it, plus the first id of that list."""
+    ids: dict[str, int] = {}
+    for split, entries in lists.items():
+        for position, entry in enumerate(entries):
+            ids.setdefault(entry.path, first[split] + position)
+    return ids
 
 
-def read_pictures(path: str | Path, lines: list[Entry], known: Mapping[str, int]) -> Iterator[FeatureRows]:
-    """The rows of a list. Raises ValueError where a picture is not there, or is there twice.
+def read_pictures(path: str | Path, entries: list[Entry], ids: Mapping[str, int]) -> Iterator[FeatureRows]:
+    """Yield the rows of a list, in blocks. Raises ValueError for a picture that is missing or listed twice.
 
-    Pictures are looked for beside the list, and below: of a path that leads elsewhere, such as that of the machine on
-    which a list was made, the longest end that is there counts.
+    Pictures are searched in the folder of the list. If a path leads elsewhere, for example to a folder of the machine
+    on which the list was made, its longest ending that exists in the folder of the list is used.
     """
     root, seen = Path(path).parent, set[str]()
-    for start in range(0, len(lines), ROWS):
-        block = lines[start : start + ROWS]
+    for start in range(0, len(entries), BLOCK_ROWS):
+        block = entries[start : start + BLOCK_ROWS]
         pictures = []
         for entry in block:
             if entry.path in seen:
                 raise ValueError(f"{path}: expected each picture once, found {entry.path} again in line {entry.line}")
             seen.add(entry.path)
-            if (place := _find(root, entry.path)) is None:
+            if (file := _find_picture(root, entry.path)) is None:
                 raise ValueError(f"{path}: expected {entry.path} below {root}, found none, in line {entry.line}")
-            pictures.append(place.read_bytes())
-        yield FeatureRows(np.array([known[entry.path] for entry in block]), pictures, [entry.labels for entry in block])
+            pictures.append(file.read_bytes())
+        yield FeatureRows(np.array([ids[entry.path] for entry in block]), pictures, [entry.labels for entry in block])
 
 
-def _find(root: Path, path: str) -> Path | None:
+def _find_picture(root: Path, path: str) -> Path | None:
     parts = [part for part in PurePosixPath(path).parts if part not in ("/", "..")]
-    places = (root.joinpath(*parts[skipped:]) for skipped in range(len(parts)))
-    return next((place for place in places if place.is_file()), None)
+    candidates = (root.joinpath(*parts[skipped:]) for skipped in range(len(parts)))
+    return next((file for file in candidates if file.is_file()), None)

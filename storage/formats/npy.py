@@ -1,4 +1,4 @@
-"""NumPy's .npy: one array a file, mapped into memory and never unpickled."""
+"""The .npy format of NumPy: one array per file, mapped into memory and never unpickled."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hashing.mapreduce import Array
 
 
 def read_npy(path: str | Path) -> Array:
-    """The array of a file, read as it is used. Raises ValueError for anything else, also for arrays of objects."""
+    """Map the array of a file into memory. Raises ValueError for other files, and for arrays of objects."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:

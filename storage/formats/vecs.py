@@ -1,6 +1,6 @@
-"""fvecs, bvecs and ivecs: every row is its dimension as a little-endian int32, then its values.
+"""fvecs, bvecs and ivecs: each row is its dimension as a little-endian int32, then its values.
 
-Source: http://corpus-texmex.irisa.fr (TEXMEX, INRIA). Files put together with cat are one file.
+Source: http://corpus-texmex.irisa.fr (TEXMEX, INRIA). Files concatenated with cat are a valid file.
 """
 
 from __future__ import annotations
@@ -13,29 +13,30 @@ import numpy as np
 
 from hashing.mapreduce import Array
 
-from . import BLOCK_BYTES, opened, read_exactly
+from . import BLOCK_BYTES, open_stream, read_exactly
 
 DTYPES: dict[str, np.dtype[Any]] = {".fvecs": np.dtype("<f4"), ".bvecs": np.dtype("u1"), ".ivecs": np.dtype("<i4")}
 MAX_DIMENSION = 1 << 20
 
 
 def read_vecs(path: str | Path, member: str | None = None) -> Iterator[Array]:
-    """Blocks (n, d) of consecutive rows: float32 of .fvecs, uint8 of .bvecs, int32 of .ivecs.
+    """Return an iterator over blocks (n, d) of rows: float32 for .fvecs, uint8 for .bvecs, int32 for .ivecs.
 
-    path is plain, .gz, or, with a member, a .tar.gz. Raises ValueError, with row and byte offset, where the dimension
-    is not little-endian, not in 1..2^20 or not that of row 0, and where the file ends inside a row.
+    The file is plain, .gz, or, with a member, a .tar.gz. Raises ValueError for another suffix and, on iteration and
+    with row and byte offset, if a dimension is big-endian, outside 1..2^20 or not that of row 0, or if the file ends
+    inside a row.
     """
     path = Path(path)
     name = member or path.name.removesuffix(".gz")
     dtype = DTYPES.get(Path(name).suffix)
     if dtype is None:
         raise ValueError(f"{path}: expected a name that ends in {', '.join(DTYPES)} (or .gz of these), found {name}")
-    return _read(path, member, dtype)
+    return _blocks(path, member, dtype)
 
 
-def _read(path: Path, member: str | None, dtype: np.dtype[Any]) -> Iterator[Array]:
+def _blocks(path: Path, member: str | None, dtype: np.dtype[Any]) -> Iterator[Array]:
     where = f"{path}({member})" if member else str(path)
-    with opened(path, member) as stream:
+    with open_stream(path, member) as stream:
         head = read_exactly(stream, 4)
         d = _dimension(head, where)
         width = 4 + d * dtype.itemsize
@@ -43,7 +44,7 @@ def _read(path: Path, member: str | None, dtype: np.dtype[Any]) -> Iterator[Arra
         while data := head + read_exactly(stream, block * width - len(head)):
             n = len(data) // width
             records = np.frombuffer(data, np.uint8, n * width).reshape(n, width)
-            _check(records[:, :4], data[n * width :], d, width, row, where)
+            _check_block(records[:, :4], data[n * width :], d, width, row, where)
             yield np.ascontiguousarray(records[:, 4:]).view(dtype).astype(dtype.newbyteorder("="), copy=False)
             head, row = b"", row + n
 
@@ -60,8 +61,8 @@ def _dimension(head: bytes, where: str) -> int:
     )
 
 
-def _check(heads: Array, rest: bytes, d: int, width: int, first: int, where: str) -> None:
-    """heads (n, 4) uint8: the dimensions of whole rows; rest: what follows them, less than a row."""
+def _check_block(heads: Array, rest: bytes, d: int, width: int, first: int, where: str) -> None:
+    """Check heads (n, 4) uint8, the dimensions of whole rows, and rest, the bytes after them, less than a row."""
     raw = heads.tobytes() + (rest[:4] if len(rest) >= 4 else b"")
     wrong = np.flatnonzero(np.frombuffer(raw, "<i4") != d)
     if len(wrong):

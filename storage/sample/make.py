@@ -1,7 +1,7 @@
-"""Draw the shipped sample from photosift: python -m storage.sample.make PHOTOSIFT_DIR [OUT_DIR].
+"""Create the shipped sample from photosift: python -m storage.sample.make PHOTOSIFT_DIR [OUT_DIR].
 
-Rows are drawn, and ordered, by a keyed hash of their position, so every shard is a uniform draw over all pictures.
-The neighbours are recomputed within the sample: squared distances in float64, exact for uint8, ties to the lower id.
+Rows are selected and sorted by a keyed hash of their position, so every shard is a uniform sample of all pictures.
+Neighbours are computed within the sample: squared distances in float64, exact for uint8; ties go to the lower id.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ SHARD_ROWS = 5_000
 NEIGHBOURS = 100
 
 
-def draw(path: Path, n: int) -> Array:
-    """n rows (n, d) of a vecs file: those whose position hashes lowest, in the order of their hashes."""
+def sample_rows(path: Path, n: int) -> Array:
+    """Return the n rows (n, d) of a vecs file whose positions have the lowest hashes, sorted by hash."""
     x = np.concatenate(list(vecs.read_vecs(path)))
     return x[np.argsort(keyed_hash(np.arange(len(x)), SEED), kind="stable")[:n]]
 
 
 def neighbours(queries: Array, base: Array, k: int) -> Array:
-    """(q, k) int32 positions in base, by increasing (Euclidean distance, position)."""
+    """Return positions (q, k) int32 in base, sorted by (Euclidean distance, position)."""
     b = base.astype(np.float64)
     norms = (b * b).sum(1)
     nearest = []
     for start in range(0, len(queries), 50):
         q = queries[start : start + 50].astype(np.float64)
-        squared = (q * q).sum(1)[:, None] + norms - 2 * (q @ b.T)  # (50, n) whole numbers below 2^24
+        squared = (q * q).sum(1)[:, None] + norms - 2 * (q @ b.T)  # (50, n) integers below 2^24
         nearest.append(np.argsort(squared, axis=1, kind="stable")[:, :k].astype(np.int32))
     return np.concatenate(nearest)
 
 
 def _write(path: Path, ids: Array, name: str, rows: Array) -> None:
-    """One Parquet file of the columns id and name, rows (n, d) being the values of the second."""
+    """Write one Parquet file with the columns id and `name`, the second of vectors (n, d)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     values = pa.array(rows.reshape(-1))
     schema = pa.schema(
@@ -60,7 +60,7 @@ def _write(path: Path, ids: Array, name: str, rows: Array) -> None:
 
 def make(photosift: Path, out: Path) -> None:
     """Write base/, learn/, query/ and groundtruth.parquet under out."""
-    x = {split: draw(photosift / f"{split}.bvecs.gz", n) for split, n in SIZES.items()}
+    x = {split: sample_rows(photosift / f"{split}.bvecs.gz", n) for split, n in SIZES.items()}
     for split, rows in x.items():
         ids = FIRST_ID[split] + np.arange(len(rows))
         for shard, start in enumerate(range(0, len(rows), SHARD_ROWS)):

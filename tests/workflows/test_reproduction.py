@@ -21,7 +21,7 @@ def mnist(real_data):
     files = datasets.locate_or_fetch(named, real_data)
 
     def split(name):
-        blocks = list(datasets.rows(named, name, files))
+        blocks = list(datasets.read_split(named, name, files))
         return Batch(*(np.concatenate([getattr(block, field) for block in blocks]) for field in ("ids", "x")))
 
     base, queries = split("base"), split("query")

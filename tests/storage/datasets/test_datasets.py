@@ -21,7 +21,7 @@ import pytest
 
 from hashing.statistics import keyed_hash
 from storage import datasets
-from storage.datasets import DATASETS, LEARN, QUERY, File, Split
+from storage.datasets import DATASETS, LEARN, QUERY, PublishedFile, Split
 
 rng = np.random.default_rng(0)
 
@@ -31,7 +31,7 @@ def vecs_bytes(x):
 
 
 def read(dataset, split, files):
-    blocks = list(datasets.rows(dataset, split, files))
+    blocks = list(datasets.read_split(dataset, split, files))
     assert all(isinstance(block.ids, np.ndarray) and block.ids.dtype == np.int64 for block in blocks)
     x = [block.x for block in blocks]
     labels = [label for block in blocks for label in block.labels or ()]
@@ -56,7 +56,7 @@ def tiny_texmex(folder, name="siftsmall"):
     first = {"base": 0, "learn": LEARN, "query": QUERY}
     splits = {s: Split(f"siftsmall_{s}.fvecs", *shape, first[s]) for s, shape in TINY.items()}
     md5 = hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
-    files = (File(archive.name, (), archive.stat().st_size, f"md5:{md5}"),)
+    files = (PublishedFile(archive.name, (), archive.stat().st_size, f"md5:{md5}"),)
     return replace(DATASETS["siftsmall"], name=name, splits=splits, files=files), arrays
 
 
@@ -127,7 +127,7 @@ def test_found_in_a_folder_flat_or_by_name_packed_or_not(tmp_path, monkeypatch):
             np.testing.assert_array_equal(x, arrays[f"siftsmall_{split}.fvecs"])
             np.testing.assert_array_equal(ids, first + np.arange(len(x)))
             assert labels is None
-        truth = datasets.groundtruth(dataset, files)
+        truth = datasets.read_groundtruth(dataset, files)
         assert truth.dtype == np.int64
         np.testing.assert_array_equal(truth, arrays["siftsmall_groundtruth.ivecs"])
     assert not (tmp_path / "nowhere").exists()
@@ -144,19 +144,21 @@ def test_rows_can_be_read_without_the_groundtruth(tmp_path):
     (tmp_path / "siftsmall.tar.gz").unlink()
     for file, x in arrays.items():
         (tmp_path / file).write_bytes(vecs_bytes(x))
-    (tmp_path / dataset.truth).unlink()
+    (tmp_path / dataset.groundtruth).unlink()
     files = datasets.locate_or_fetch(dataset, tmp_path / "data", tmp_path)
-    assert datasets.groundtruth(dataset, files) is None
+    assert datasets.read_groundtruth(dataset, files) is None
     assert len(read(dataset, "base", files)[0]) == 40
 
 
 def test_not_found_says_what_was_looked_for_and_where(tmp_path):
     dataset, _ = tiny_texmex(tmp_path / "data" / "siftsmall")
     where = f"{tmp_path / 'siftsmall'} or {tmp_path}"
-    expected = "siftsmall: expected siftsmall_base.fvecs or siftsmall_base.fvecs.gz or siftsmall.tar.gz in " + where
-    with pytest.raises(ValueError, match=re.escape(expected) + ", found none"):
+    expected = "siftsmall: no siftsmall_base.fvecs or siftsmall_base.fvecs.gz or siftsmall.tar.gz in " + where
+    with pytest.raises(ValueError, match=re.escape(expected) + ", and no URL to download it: pass --from FOLDER"):
         datasets.locate_or_fetch(dataset, tmp_path / "data", tmp_path)
-    with pytest.raises(ValueError, match=r"photosift: expected base\.bvecs or base\.bvecs\.gz in .*, found none"):
+    with pytest.raises(
+        ValueError, match=r"photosift: no base\.bvecs or base\.bvecs\.gz in .*, and no URL to download it"
+    ):
         datasets.locate_or_fetch(DATASETS["photosift"], tmp_path)
 
 
@@ -206,7 +208,7 @@ def test_separate_files_are_downloaded_each(tmp_path):
     mnist = DATASETS["mnist"]
     splits = {name: replace(split, n=n) for (name, split), n in zip(mnist.splits.items(), (6, 2), strict=True)}
     with serving(tmp_path / "server") as url:
-        files = tuple(File(f.name, (f"{url}/{f.name}",)) for f in mnist.files)
+        files = tuple(PublishedFile(f.name, (f"{url}/{f.name}",)) for f in mnist.files)
         dataset = replace(mnist, splits=splits, files=files)
         found = datasets.locate_or_fetch(dataset, tmp_path)
     for split, stem, first in (("base", "train", 0), ("query", "t10k", QUERY)):
@@ -215,7 +217,7 @@ def test_separate_files_are_downloaded_each(tmp_path):
         np.testing.assert_array_equal(x, arrays[f"{stem}-images-idx3"].reshape(-1, 784))
         assert labels == [[int(label)] for label in arrays[f"{stem}-labels-idx1"]]
         assert type(labels[0][0]) is int
-    assert datasets.groundtruth(dataset, found) is None
+    assert datasets.read_groundtruth(dataset, found) is None
     assert all("as first downloaded" in said for said in datasets.provenance(dataset, found).values())
     with pytest.raises(ValueError, match="expected 60000 labels, found sizes"):
         read(mnist, "base", found)
@@ -242,9 +244,9 @@ def test_hdf5_of_ann_benchmarks(tmp_path):
         np.testing.assert_array_equal(ids, QUERY + np.arange(7))
         np.testing.assert_array_equal(x, test)
         if metric == "angular":
-            np.testing.assert_array_equal(datasets.groundtruth(dataset, files), neighbors)
-    with pytest.raises(ValueError, match="expected neighbours of distance angular, found euclidean"):
-        datasets.groundtruth(dataset, files)
+            np.testing.assert_array_equal(datasets.read_groundtruth(dataset, files), neighbors)
+    with pytest.raises(ValueError, match="expected neighbours by angular distance, found euclidean"):
+        datasets.read_groundtruth(dataset, files)
 
 
 def test_parquet_split_by_a_keyed_hash(tmp_path):
@@ -285,12 +287,12 @@ def test_rows_that_are_not_the_dataset_are_refused(tmp_path):
         with pytest.raises(ValueError, match=message):
             read(other, "base", files)
     with pytest.raises(ValueError, match="siftsmall: expected a split of base, learn, query, found 'test'"):
-        datasets.rows(dataset, "test", files)
+        datasets.read_split(dataset, "test", files)
     for change in ({"n": 6}, {"n": 4}):
         other = replace(dataset, splits=dict(dataset.splits) | {"query": replace(dataset.splits["query"], **change)})
-        with pytest.raises(ValueError, match=r"expected the neighbours of . queries among ids 0\.\.39, found 5 rows"):
-            datasets.groundtruth(other, files)
-    largest = int(datasets.groundtruth(dataset, files).max())
+        with pytest.raises(ValueError, match=r"neighbours of . queries among ids 0\.\.39, found 5 rows of ids"):
+            datasets.read_groundtruth(other, files)
+    largest = int(datasets.read_groundtruth(dataset, files).max())
     other = replace(dataset, splits=dict(dataset.splits) | {"base": replace(base, n=largest)})
-    with pytest.raises(ValueError, match=rf"among ids 0\.\.{largest - 1}, found 5 rows of .*\.\.{largest}"):
-        datasets.groundtruth(other, files)
+    with pytest.raises(ValueError, match=rf"among ids 0\.\.{largest - 1}, found 5 rows of ids .*\.\.{largest}"):
+        datasets.read_groundtruth(other, files)

@@ -26,15 +26,15 @@ def counts(texts):
 
 
 def test_tfidf_is_scikit_learns_with_the_logarithm_of_1_plus_count():
-    rarity = multimodal.rarities(SAID)
+    rarity = multimodal.idf_weights(SAID)
     batch = pa.record_batch({"id": pa.array(range(5)), "text": SAID})
-    found = multimodal.viewed(batch, "tfidf", rarity, [["a"]] * 5)
+    found = multimodal.modality_rows(batch, "tfidf", rarity, [["a"]] * 5)
     reference = TfidfTransformer().fit(counts(SAID))  # smooth, log((1 + n) / (1 + df)) + 1
     expected = np.log1p(counts(SAID)) * reference.idf_
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(found.x, expected, atol=1e-6)
     assert found.x.dtype == np.float32
-    empty = multimodal.viewed(pa.record_batch({"id": [1], "text": ["!"]}), "tfidf", rarity, [["a"]])
+    empty = multimodal.modality_rows(pa.record_batch({"id": [1], "text": ["!"]}), "tfidf", rarity, [["a"]])
     assert not empty.x.any()
 
 
@@ -56,7 +56,7 @@ def drawings(tmp_path):
         splits = {part: replace(split, n=sizes[part]) for part, split in dataset.splits.items()}
         dataset = replace(dataset, splits=splits)
         files = datasets.locate_or_fetch(dataset, tmp_path)
-        return {part: next(datasets.rows(dataset, part, files)) for part in splits}
+        return {part: next(datasets.read_split(dataset, part, files)) for part in splits}
 
     return ids, asked, few
 

@@ -19,7 +19,7 @@ def needs(name):
 
 
 def read(dataset, split, files):
-    blocks = list(datasets.rows(dataset, split, files))
+    blocks = list(datasets.read_split(dataset, split, files))
     x = [block.x for block in blocks]
     labels = [label for block in blocks for label in block.labels or ()]
     joined = np.concatenate(x) if isinstance(x[0], np.ndarray) else list(itertools.chain(*x))
@@ -48,7 +48,7 @@ def test_real_photosift_and_its_groundtruth():
     assert all(said.startswith("verified, sha256:") for said in datasets.provenance(dataset, files).values())
     _, base, _ = read(dataset, "base", files)
     ids, queries, _ = read(dataset, "query", files)
-    truth = datasets.groundtruth(dataset, files)
+    truth = datasets.read_groundtruth(dataset, files)
     assert (base.shape, base.dtype, truth.shape) == ((1_000_000, 128), np.uint8, (10_000, 100))
     assert ids[0] == QUERY
     for i in (0, 4321, 9999):

@@ -18,7 +18,7 @@ FILES = datasets.locate_or_fetch(SAMPLED, Path("/nonexistent"))
 
 
 def read(split):
-    blocks = list(datasets.rows(SAMPLED, split, FILES))
+    blocks = list(datasets.read_split(SAMPLED, split, FILES))
     return np.concatenate([block.ids for block in blocks]), np.concatenate([block.x for block in blocks])
 
 
@@ -66,7 +66,7 @@ def test_splits_do_not_overlap():
 
 
 def test_neighbours_by_brute_force():
-    truth, base, queries = datasets.groundtruth(SAMPLED, FILES), read("base")[1].astype(np.int32), read("query")[1]
+    truth, base, queries = datasets.read_groundtruth(SAMPLED, FILES), read("base")[1].astype(np.int32), read("query")[1]
     assert truth.shape == (500, 100)
     np.testing.assert_array_equal(pq.read_table(SAMPLE / "groundtruth.parquet")["id"].to_numpy(), read("query")[0])
     for i in range(0, 500, 25):

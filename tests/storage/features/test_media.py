@@ -45,11 +45,11 @@ def test_a_picture_of_absurd_size_is_refused_before_it_is_decoded(monkeypatch):
 
 
 def test_words_are_the_same_numbers_in_every_run():
-    assert media.words("The cat, the CAT and 7 mice", 8).tolist()[:4] == [
+    assert media.text_row("The cat, the CAT and 7 mice", 8).tolist()[:4] == [
         media.word_number(word) for word in ("the", "cat", "the", "cat")
     ]
-    assert media.words("", 4).tolist() == [0, 0, 0, 0]
-    assert media.words("a b c d e", 3).shape == (3,)
+    assert media.text_row("", 4).tolist() == [0, 0, 0, 0]
+    assert media.text_row("a b c d e", 3).shape == (3,)
     assert (media.word_number("cat"), media.word_number("dog")) == (29602, 1)  # as rows were read before
     numbers = {media.word_number(f"w{i}") for i in range(2000)}
     assert min(numbers) >= 1

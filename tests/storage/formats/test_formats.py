@@ -238,7 +238,7 @@ def test_hdf5(tmp_path):
         assert (len(blocks) > 1) == (name == "train")
         assert blocks[0].dtype == x.dtype
         np.testing.assert_array_equal(whole(blocks), x)
-    assert hdf5.metric(path) == "euclidean"
+    assert hdf5.stored_metric(path) == "euclidean"
     write_hdf5(path, train=np.ones((3, 2)))
     assert next(hdf5.read_hdf5(path, "train")).dtype == np.float32
 

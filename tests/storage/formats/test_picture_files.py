@@ -57,7 +57,7 @@ def test_what_is_not_cifar_is_refused(tmp_path, content, classes, message):
 def tiny_cifar(name="cifar-10", batches=(12, 7)):
     """cifar-10 with few rows in two batches."""
     dataset = DATASETS[name]
-    base = replace(dataset.splits["base"], n=sum(batches), more=("data_batch_2.bin",))
+    base = replace(dataset.splits["base"], n=sum(batches), more_files=("data_batch_2.bin",))
     return replace(dataset, splits={"base": base, "query": replace(dataset.splits["query"], n=5)})
 
 
@@ -75,21 +75,23 @@ def test_cifar_10_from_its_archive_and_unpacked(tmp_path):
             archive.addfile(entry, io.BytesIO(data))
     for source in ("packed", "flat"):
         files = datasets.locate_or_fetch(dataset, tmp_path / "nowhere", tmp_path / source)
-        base = list(datasets.rows(dataset, "base", files))
+        base = list(datasets.read_split(dataset, "base", files))
         np.testing.assert_array_equal(np.concatenate([block.ids for block in base]), np.arange(19))
         assert [label for block in base for label in block.labels] == [[i % 10] for i in range(12)] + [[5]] * 7
-        (query,) = datasets.rows(dataset, "query", files)
+        (query,) = datasets.read_split(dataset, "query", files)
         np.testing.assert_array_equal(query.ids, QUERY + np.arange(5))
         np.testing.assert_array_equal(query.x[1], pixels(8, 1).ravel())
     whole = replace(dataset, splits={**dataset.splits, "base": replace(dataset.splits["base"], n=50_000)})
     with pytest.raises(ValueError, match="expected 50000 rows, found 19"):
-        list(datasets.rows(whole, "base", files))
+        list(datasets.read_split(whole, "base", files))
 
 
 @pytest.mark.parametrize("prefix", ["", "/home/somebody/nuswide/", "../../data/"])
 def test_a_picture_in_several_lists_has_one_id(tmp_path, prefix):
     write_lists(tmp_path, prefix=prefix)
-    found = {split: next(rows) for split, rows in datasets.picture_lists(datasets.lists_of(str(tmp_path))).items()}
+    found = {
+        split: next(rows) for split, rows in datasets.read_picture_lists(datasets.find_lists(str(tmp_path))).items()
+    }
     np.testing.assert_array_equal(found["base"].ids, np.arange(6))
     np.testing.assert_array_equal(found["learn"].ids, LEARN + np.arange(2))
     np.testing.assert_array_equal(found["query"].ids, [4, 5])
@@ -113,17 +115,17 @@ def test_a_wrong_list_is_refused_with_its_line(tmp_path, text, message):
     write_lists(tmp_path)
     (tmp_path / "database.txt").write_text(text)
     with pytest.raises(ValueError, match=r"database\.txt: " + message):
-        list(datasets.picture_lists(datasets.lists_of(str(tmp_path)))["base"])
+        list(datasets.read_picture_lists(datasets.find_lists(str(tmp_path)))["base"])
 
 
 def test_list_datasets_take_a_folder_of_the_users_own(tmp_path):
-    with pytest.raises(ValueError, match=r"nus-wide: expected database\.txt .*found none, and nowhere to download"):
+    with pytest.raises(ValueError, match=r"nus-wide: no database\.txt .*, and no URL .*: pass --from FOLDER"):
         datasets.locate_or_fetch(DATASETS["nus-wide"], tmp_path)
     write_lists(tmp_path / "nus-wide")
     files = datasets.locate_or_fetch(DATASETS["nus-wide"], tmp_path)
-    (block,) = datasets.rows(DATASETS["nus-wide"], "query", files)
+    (block,) = datasets.read_split(DATASETS["nus-wide"], "query", files)
     np.testing.assert_array_equal(block.ids, [4, 5])
-    assert datasets.lists_of(str(tmp_path)) == {}
+    assert datasets.find_lists(str(tmp_path)) == {}
     assert set(lists.FILES) == set(DATASETS["coco"].splits)
     assert re.search("local only", DATASETS["coco"].about)
     assert isinstance(files["test.txt"], Path)
