@@ -1,5 +1,6 @@
 """Anchor graph hashing."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from ..anchors import anchor_eigenvectors, anchor_graph, anchor_weights, check_anchors
 from ..functions import AnchorGraphHash
-from ..mapreduce import Data, Sum
+from ..mapreduce import Array, Batch, Data, Sum
 from . import register
 
 
@@ -47,22 +48,22 @@ class AGH:
         if self.layers == 2:
             z = partial(anchor_weights, anchors=anchors, sigma=sigma, n_nearest=self.n_nearest)
             sums = data.reduce(Sum(partial(_halves, z=z, weight=weight)), "second layer")
-            split = np.stack(thresholds(*sums, mass=mass))
+            split = np.stack(thresholds(*sums, mass))
         return AnchorGraphHash(anchors, sigma, self.n_nearest, weight, split)
 
 
-def _halves(batch, z, weight):
+def _halves(batch: Batch, z: Callable[[Array], Array], weight: Array) -> tuple[Array, Array, Array, Array]:
     """Return sums over the positive rows of each function y = Zw, and |y|'Z (k, m).
 
     The sums over positive rows are their number (k,), the sum of y (k,) and the sum of z (k, m).
     """
-    z = z(batch.x.astype(np.float64))
-    y = z @ weight
+    weights = z(batch.x.astype(np.float64))
+    y = weights @ weight
     positive = (y >= 0).astype(np.float64)
-    return positive.sum(axis=0), (positive * y).sum(axis=0), positive.T @ z, np.abs(y).T @ z
+    return positive.sum(axis=0), (positive * y).sum(axis=0), positive.T @ weights, np.abs(y).T @ weights
 
 
-def thresholds(n_positive, total, positive, absolute, mass):
+def thresholds(n_positive: Array, total: Array, positive: Array, absolute: Array, mass: Array) -> tuple[Array, Array]:
     """Return the thresholds (upper, lower), each (k,), of the second bit on positive and negative rows.
 
     They minimise f'(I - A)f, A the graph, where f = y - upper on positive rows and f = lower - y on the others,

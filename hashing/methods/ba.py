@@ -2,19 +2,20 @@
 
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from ..bits import sgn
 from ..functions import LinearHash
-from ..mapreduce import Data, Sum
-from ..perceptrons import principal_rows, reconstruction_moments, with_itq_codes, with_ones
+from ..mapreduce import Array, Data, Sum
+from ..perceptrons import CodedRows, principal_rows, reconstruction_moments, with_itq_codes, with_ones
 from ..solvers import best_codes, bits_within_dim, discrete_descent, lbfgs, ridge
 from ..statistics import moments
 from . import register
 
 
-def codes(x, b, encoder, decoder, bias, mu):
+def codes(x: Array, b: Array, encoder: Array, decoder: Array, bias: Array, mu: float) -> Array:
     """Return codes B (n, n_bits) that lower |X - BD - c|^2 + mu / 4 |B - sgn([X 1]A)|^2.
 
     Up to 8 bits the result is the minimum; beyond, the better of two coordinate descents.
@@ -28,22 +29,22 @@ def codes(x, b, encoder, decoder, bias, mu):
     return np.where((first <= second)[:, None], *descents)
 
 
-def _update(rows, **step):
+def _update(rows: CodedRows, **step: Any) -> CodedRows:
     return rows._replace(b=codes(rows.x, rows.b, **step).astype(np.int8))
 
 
-def _differing(rows, encoder):
+def _differing(rows: CodedRows, encoder: Array) -> tuple[int]:
     return ((sgn(with_ones(rows.x) @ encoder) != rows.b).sum(),)
 
 
-def _hinge(rows, encoder):
+def _hinge(rows: CodedRows, encoder: Array) -> tuple[float, Array]:
     """Return the sum of the squared hinge losses of [X 1]A against B, and its gradient with respect to A."""
     margin = np.maximum(1 - rows.b * (rows.x @ encoder[:-1] + encoder[-1]), 0)
     pull = -2 * rows.b * margin
     return (margin**2).sum(), np.vstack([rows.x.T @ pull, pull.sum(axis=0)])
 
 
-def _machines(theta, rows, scale, cost):
+def _machines(theta: Array, rows: Data, scale: Array, cost: float) -> tuple[float, Array]:
     """Return |A|^2 / 2 + cost sum hinge^2 and its gradient, for the unknowns theta = A / scale.
 
     In these units L-BFGS needs fewer steps.

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..anchors import kmeans, squared_centre_distances
 from ..functions import LinearHash
-from ..mapreduce import Data
+from ..mapreduce import Array, Data
 from . import register
 
 
@@ -61,7 +61,7 @@ class DensitySensitive:
         return LinearHash(weight[:, best], threshold[best])
 
 
-def _adjacent(centres, n_nearest):
+def _adjacent(centres: Array, n_nearest: int) -> tuple[Array, ...]:
     """Return the pairs a < b of adjacent centres: one is among the n_nearest nearest of the other."""
     distances = squared_centre_distances(centres, centres)
     np.fill_diagonal(distances, np.inf)

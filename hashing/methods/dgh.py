@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 from ..anchors import anchor_eigenvectors, anchor_graph, anchor_weights, check_anchors
 from ..bits import sgn
 from ..functions import AnchorGraphHash
-from ..mapreduce import Array, Data, Sum
+from ..mapreduce import Array, Batch, Data, Sum
 from ..solvers import nearest_balanced, quantizing_rotation
 from . import register
 
@@ -64,16 +64,16 @@ class DGH:
         return AnchorGraphHash(anchors, sigma, self.n_nearest, p, np.zeros((2, 0)))
 
 
-def _on_the_graph(weight, anchors, sigma, n_nearest, batch):
+def _on_the_graph(weight: Array, anchors: Array, sigma: float, n_nearest: int, batch: Batch) -> GraphRows:
     z = csr_array(anchor_weights(batch.x.astype(np.float64), anchors, sigma, n_nearest))
     return GraphRows(z, z @ weight)
 
 
-def _rotated(rows, rotation):
+def _rotated(rows: GraphRows, rotation: Array) -> GraphRows:
     return rows._replace(x=rows.x @ rotation)
 
 
-def improved(rows, p, mass, rho, n_inner, label):
+def improved(rows: Data, p: Array, mass: Array, rho: float, n_inner: int, label: str) -> tuple[Data, Array]:
     """Update B at most n_inner times, then solve Y.
 
     Returns the rows with the new Y, and P (m, n_bits), the mean codes of the anchors.
@@ -87,14 +87,16 @@ def improved(rows, p, mass, rho, n_inner, label):
     return rows.map_rows(partial(_with_y, p=before, rho=rho, mean=total / mass.sum(), mix=mix), "Y"), p
 
 
-def _b_and_y(rows, p, rho):  # p (m, n_bits): the anchors' mean codes before this update
+def _b_and_y(
+    rows: GraphRows, p: Array, rho: float
+) -> Array:  # p (m, n_bits): the anchors' mean codes before this update
     return np.hstack([sgn(2 * (rows.z @ p) + rho * rows.x), rows.x])
 
 
-def _sums(rows, p, rho):
+def _sums(rows: GraphRows, p: Array, rho: float) -> tuple[Array, Array, Array]:
     both = _b_and_y(rows, p, rho)
     return rows.z.T @ both[:, : p.shape[1]], both.sum(axis=0), both.T @ both
 
 
-def _with_y(rows, p, rho, mean, mix):
+def _with_y(rows: GraphRows, p: Array, rho: float, mean: Array, mix: Array) -> GraphRows:
     return rows._replace(x=(_b_and_y(rows, p, rho) - mean) @ mix)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..anchors import anchor_width, rbf
 from ..functions import KernelHash
-from ..mapreduce import Array, Data, Sum, one_blas_thread
+from ..mapreduce import Array, Batch, Data, Sum, one_blas_thread
 from ..statistics import Sample, one_hot
 from . import register
 
@@ -21,7 +21,7 @@ def label_codes(n_classes: int, n_bits: int, seed: int) -> Array:
     """
     order = 1 << (max(n_classes, n_bits) - 1).bit_length()
     rows = np.random.default_rng(seed).permutation(order)[:n_classes]  # its first rows alone have many equal columns
-    columns = 1.0 - 2.0 * (np.bitwise_count(rows[:, None] & np.arange(order)) & 1)  # Sylvester's construction
+    columns: Array = 1.0 - 2.0 * (np.bitwise_count(rows[:, None] & np.arange(order)) & 1)  # Sylvester's construction
     chosen: list[int] = []
     for _ in range(n_bits):
         alike = columns[:, chosen] @ columns[:, chosen].T
@@ -30,10 +30,11 @@ def label_codes(n_classes: int, n_bits: int, seed: int) -> Array:
         score = np.einsum("ik,ik->k", columns, pull @ columns)
         score[chosen] = np.inf
         chosen.append(int(score.round(9).argmin()))
-    return columns[:, chosen]
+    codes: Array = columns[:, chosen]
+    return codes
 
 
-def _normal_equations(batch, anchors, gamma):
+def _normal_equations(batch: Batch, anchors: Array, gamma: float) -> tuple[Array, Array]:
     """Return phi'phi (m + 1, m + 1) and phi'Y (m + 1, c), where phi is the kernel features and a 1."""
     phi = np.pad(rbf(batch.x.astype(np.float64), anchors, gamma), ((0, 0), (0, 1)), constant_values=1)
     return phi.T @ phi, phi.T @ one_hot(batch)

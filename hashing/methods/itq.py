@@ -6,13 +6,13 @@ from functools import partial
 import numpy as np
 
 from ..functions import LinearHash
-from ..mapreduce import Batch, Data
+from ..mapreduce import Array, Batch, Data
 from ..solvers import bits_within_dim, quantizing_rotation, top_eigenvectors
 from ..statistics import moments
 from . import register
 
 
-def _project(batch, mean, basis):
+def _project(batch: Batch, mean: Array, basis: Array) -> Batch:
     """Return the centred rows on the principal directions, V (n, n_bits)."""
     return Batch(batch.ids, ((batch.x - mean) @ basis).astype(np.float32))
 

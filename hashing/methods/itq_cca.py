@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..functions import LinearHash
-from ..mapreduce import Batch, Data, Sum, one_blas_thread
+from ..mapreduce import Array, Batch, Data, Sum, one_blas_thread
 from ..solvers import quantizing_rotation, top_eigenvectors
 from ..statistics import moments
 from . import register
@@ -45,7 +45,7 @@ class ITQCCA:
         return LinearHash(weight, mean @ weight)
 
 
-def _label_sums(batch, mean):
+def _label_sums(batch: Batch, mean: Array) -> tuple[Array, Array, Array]:
     """Return X'Y for the centred rows X, Y'Y, and Y'1."""
     if batch.y is None:
         raise ValueError("expected rows with labels, which a supervised method learns from, found rows without")
@@ -53,7 +53,7 @@ def _label_sums(batch, mean):
     return (batch.x - mean).T @ y, y.T @ y, y.sum(axis=0)
 
 
-def _canonical(cov, cross, cov_y, rho):
+def _canonical(cov: Array, cross: Array, cov_y: Array, rho: float) -> Array:
     """Return the solutions w (d, c) of C_xx^-1 C_xy C_yy^-1 C_yx w = r^2 w with w'C_xx w = r^2, by decreasing r.
 
     With U'C_yy U = I, an eigenvector z of (C_xy U)' C_xx^-1 (C_xy U), a matrix of only (c, c), gives
@@ -62,8 +62,9 @@ def _canonical(cov, cross, cov_y, rho):
     with one_blas_thread():
         whitened = np.linalg.solve(np.linalg.cholesky(cov_y + rho * np.eye(len(cov_y))), cross.T).T  # C_xy U
         regression = np.linalg.solve(cov + rho * np.eye(len(cov)), whitened)
-        return regression @ top_eigenvectors(whitened.T @ regression, len(cov_y))
+        directions: Array = regression @ top_eigenvectors(whitened.T @ regression, len(cov_y))
+    return directions
 
 
-def _project(batch, mean, basis):
+def _project(batch: Batch, mean: Array, basis: Array) -> Batch:
     return Batch(batch.ids, (batch.x - mean) @ basis)

@@ -9,7 +9,7 @@ from scipy.sparse import csr_array
 
 from ..anchors import squared_centre_distances
 from ..functions import ProductHash
-from ..mapreduce import Batch, Data, Sum, one_blas_thread
+from ..mapreduce import Array, Batch, Data, Sum, one_blas_thread
 from ..solvers import balanced_partition, bits_within_dim, top_eigenvectors
 from ..statistics import moments
 from . import register
@@ -66,15 +66,15 @@ class KMH:
         return ProductHash(mean, rotation, centres)
 
 
-def _project(batch, mean, rotation):
+def _project(batch: Batch, mean: Array, rotation: Array) -> Batch:
     return Batch(batch.ids, (batch.x - mean) @ rotation)
 
 
-def _spread(batch):
+def _spread(batch: Batch) -> tuple[Array]:
     return (np.abs(batch.x).sum(axis=0),)
 
 
-def _cells(batch, centres):
+def _cells(batch: Batch, centres: Array) -> tuple[Array, Array]:
     """Return the number and the sum of the rows nearest to each centre; centres are (parts, k, width)."""
     counts, sums = np.zeros(centres.shape[:2]), np.zeros_like(centres)
     for part, x in enumerate(np.split(batch.x, len(centres), axis=1)):
@@ -84,7 +84,7 @@ def _cells(batch, centres):
     return counts, sums
 
 
-def moved(centres, counts, sums, target, lam, n_inner):
+def moved(centres: Array, counts: Array, sums: Array, target: Array, lam: float, n_inner: int) -> Array:
     """Return centres (k, width) that lower the objective for centred rows and fixed cells.
 
     |c_i - c_j| is bounded below by its tangent at the current centres. This leaves a quadratic with the minimum

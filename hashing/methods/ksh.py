@@ -9,24 +9,24 @@ import numpy as np
 from ..anchors import anchor_width, rbf
 from ..bits import sgn
 from ..functions import KernelHash
-from ..mapreduce import Batch, Data, Sum, one_blas_thread
+from ..mapreduce import Array, Batch, Data, Sum, one_blas_thread
 from ..solvers import lbfgs, top_eigenvectors
 from ..statistics import Sample, moments, one_hot
 from . import register
 
 
-def _kernel_sums(batch, anchors, gamma):
+def _kernel_sums(batch: Batch, anchors: Array, gamma: float) -> tuple[int, Array, Array]:
     phi = rbf(batch.x.astype(np.float64), anchors, gamma)
     return len(phi), phi.sum(axis=0), phi.T @ phi
 
 
-def _features(batch, anchors, gamma, mean, white):
+def _features(batch: Batch, anchors: Array, gamma: float, mean: Array, white: Array) -> Batch:
     """Return x = phi (n, m), centred and whitened, and y = Z, with the columns of Y, a 1, and later the bits so far."""
     z = np.pad(one_hot(batch), ((0, 0), (0, 1)), constant_values=1)
     return Batch(batch.ids, (rbf(batch.x.astype(np.float64), anchors, gamma) - mean) @ white, z)
 
 
-def cost(rows, d, a):
+def cost(rows: Data, d: Array, a: Array) -> tuple[float, Array]:
     """Return -y'Ry and its gradient at a (m,), for y = tanh(phi a / 2).
 
     R = Z diag(d) Z' is never formed, so nothing has n x n entries.
@@ -35,16 +35,16 @@ def cost(rows, d, a):
     return -float(d @ zy**2), -slopes @ (d * zy)
 
 
-def _smooth(rows, a):
+def _smooth(rows: Batch, a: Array) -> tuple[Array, Array]:
     y = np.tanh(rows.x @ a / 2)
     return rows.y.T @ y, rows.x.T @ ((1 - y**2)[:, None] * rows.y)
 
 
-def _add_bit(rows, a):
+def _add_bit(rows: Batch, a: Array) -> Batch:
     return rows._replace(y=np.column_stack([rows.y, sgn(rows.x @ a)]))
 
 
-def _bit_sums(rows, a):
+def _bit_sums(rows: Batch, a: Array) -> tuple[Array]:
     return (rows.y.T @ sgn(rows.x @ a),)
 
 

@@ -14,7 +14,7 @@ from . import register
 
 
 class LatentRows(NamedTuple):
-    """What stays beside a shard."""
+    """The rows of a shard with their latent factors."""
 
     ids: Array  # (n,)
     x: Array  # (n, d)
@@ -22,43 +22,49 @@ class LatentRows(NamedTuple):
     u: Array  # (n, n_bits) latent factors
 
 
-def _rows(batch, n_bits, seed):
+def _rows(batch: Batch, n_bits: int, seed: int) -> LatentRows:
     if batch.y is None:
         raise ValueError("expected rows with labels, which a supervised method learns from, found rows without")
     y = batch.y.astype(np.float64)
     return LatentRows(batch.ids, batch.x, y, keyed_signs(batch.ids, n_bits, seed))
 
 
-def _factors(rows):
+def _factors(rows: LatentRows) -> Batch:
     return Batch(rows.ids, rows.u, rows.y)
 
 
-def gradient(u, y, columns, beta):
-    """Of sum_j (s_ij theta_ij - log(1 + exp theta_ij)) - |u_i|^2 / (2 beta), theta_ij = u_i'u_j / 2, j the columns."""
+def gradient(u: Array, y: Array, columns: Batch, beta: float) -> Array:
+    """Return the gradient (n, n_bits) of the log posterior with respect to u.
+
+    The log posterior is sum_j (s_ij theta_ij - log(1 + exp theta_ij)) - |u_i|^2 / (2 beta), where
+    theta_ij = u_i'u_j / 2 and j runs over the columns.
+    """
     similar = y @ columns.y.T > 0
     return (similar - expit(u @ columns.x.T / 2)) @ columns.x / 2 - u / beta
 
 
-def _step(rows, columns, beta):
-    """One Newton step of each row, the Hessian replaced by its lower bound: the likelihood never falls."""
+def _step(rows: LatentRows, columns: Batch, beta: float) -> LatentRows:
+    """Take one Newton step for each row, with a lower bound of the Hessian, so the objective never decreases."""
     bound = columns.x.T @ columns.x / 16 + np.eye(columns.x.shape[1]) / beta
     return rows._replace(u=rows.u + np.linalg.solve(bound, gradient(rows.u, rows.y, columns, beta).T).T)
 
 
-def _cross(rows, mean):
+def _cross(rows: LatentRows, mean: Array) -> tuple[Array]:
     return ((rows.x - mean).T @ rows.u,)
 
 
 @register
 @dataclass(frozen=True)
 class LFH:
-    """Latent factors u under which labels are likely: P(i and j share a label) = sigmoid(u_i'u_j / 2), |u|^2 penalized.
+    """Latent factor hashing: latent factors whose inner products make the labels likely, then a linear regression.
 
-    Each step draws n_columns rows and moves all rows uphill on their pairs with those. The hash function is the ridge
-    regression from x to u. A row may have several labels. The paper draws n_bits columns; its beta and number of steps
-    are assumed.
+    Maximises sum_ij log P(s_ij | u_i, u_j) - sum_i |u_i|^2 / (2 beta), where rows i and j share a label (s_ij = 1) with
+    probability sigmoid(u_i'u_j / 2). Each step samples n_columns rows and updates all rows on their pairs with these.
+    The hash function is the ridge regression from x to u. A row may have several labels. The paper samples n_bits
+    columns per step; the values of its beta and number of steps are assumed.
 
-    Additive: u stays beside its shard; the steps need the drawn rows' u and labels, the regression x'x and x'u.
+    Summed over all rows: x'x and x'u for the regression. The factors u are stored with their shard; a step reads the
+    factors and labels of the sampled rows.
 
     Reference: Zhang, Zhang, Li & Guo, Supervised hashing with latent factor models, SIGIR 2014, sections 3.2 to 3.4.
     """

@@ -13,9 +13,10 @@ from . import register
 @register
 @dataclass(frozen=True)
 class LSH:
-    """Random hyperplanes through the mean: two rows differ in a bit with probability angle / pi.
+    """Locality-sensitive hashing: random hyperplanes through the mean of the rows.
 
-    The data are asked for their mean only; without it, non-negative data fall on one side of most planes.
+    Two rows differ in a bit with probability angle / pi, the angle being seen from the mean. Only the mean is estimated
+    from the data. Without it, non-negative data would fall on one side of most planes.
 
     Reference: Charikar, Similarity estimation techniques from rounding algorithms, STOC 2002, section 3.
     """

@@ -1,4 +1,4 @@
-"""NINH (DNNH): network-in-network hashing by triplets, divide and encode."""
+"""NINH, also known as DNNH: network-in-network hashing."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from . import register
 @register
 @dataclass(frozen=True)
 class NINH(Deep):
-    """max(0, margin + |F - F+|^2 - |F - F-|^2) over the triplets of a batch, F = p(sigmoid(u)) in [0, 1].
+    """Network-in-network hashing: triplet hinge loss of bits that each read their own slice of the features.
 
-    Each bit sees its own slice of the features (divide and encode), and p is the paper's piece-wise threshold: 0 below
-    0.5 - eps, 1 above 0.5 + eps, here a straight line between. A slope of `leak` is left outside, so that a triplet
-    that is wrong and saturated learns too. The paper leaves eps open; its margin is 1.
+    Minimises the mean over the triplets of a batch of max(0, margin + |F - F+|^2 - |F - F-|^2), F = p(sigmoid(u)). Each
+    bit reads its own slice of the features (divide and encode), and p is the paper's piecewise threshold: 0 below 0.5 -
+    eps, 1 above 0.5 + eps, and here linear in between. Outside this interval p has the slope `leak`, so that saturated
+    triplets in the wrong order still have a gradient. The paper does not give eps; its margin is 1.
+
     Reference: Lai, Pan, Liu & Yan, Simultaneous feature learning and hash coding with deep networks, CVPR 2015.
     """
 
@@ -29,7 +31,7 @@ class NINH(Deep):
 
     def loss(self, out: Outputs) -> Tensor:
         f = out.u.sigmoid()
-        steep = f.clamp(0.5 - self.eps, 0.5 + self.eps)
-        f = (steep - 0.5) / (2 * self.eps) + 0.5 + self.leak * (f - steep)
+        middle = f.clamp(0.5 - self.eps, 0.5 + self.eps)
+        f = (middle - 0.5) / (2 * self.eps) + 0.5 + self.leak * (f - middle)
         gaps = labelled_triplets(squared_output_distances(f), similarity(out.y))
         return average((self.margin + gaps).clamp(min=0))

@@ -14,9 +14,12 @@ from . import register
 @register
 @dataclass(frozen=True)
 class PCARR:
-    """The directions of largest variance, turned by a random rotation, which spreads the variance over all bits.
+    """PCA hashing with a random rotation, which spreads the variance evenly over the bits.
 
-    What ITQ starts from, and for long codes often as good. Additive: the moments, one pass over all rows.
+    The bits are the signs of the centred rows on the n_bits directions of largest variance, after a random rotation.
+    ITQ starts from this solution, which for long codes is often as good. There is no objective.
+
+    Summed over all rows: the moments, in one pass.
 
     Reference: Gong & Lazebnik, Iterative quantization: a Procrustean approach to learning binary codes, CVPR 2011,
     section 2.2, after Jégou, Douze, Schmid & Pérez, CVPR 2010.

@@ -12,10 +12,12 @@ from . import register
 @register
 @dataclass(frozen=True)
 class PCAH:
-    """The signs of the n_bits directions of largest variance.
+    """PCA hashing: signs of the projections on the n_bits directions of largest variance.
 
-    Variance falls from bit to bit while each bit counts the same, so more bits may be worse: what ITQ repairs.
-    Additive: the moments, one pass over all rows.
+    Maximises the variance tr(W'CW) over orthonormal W, for the covariance C. The variance decreases from bit to bit
+    while all bits count alike in the Hamming distance, so more bits can make results worse; ITQ avoids this.
+
+    Summed over all rows: the moments, in one pass.
 
     Reference: Wang, Kumar & Chang, Semi-supervised hashing for scalable image retrieval, CVPR 2010, section 3.2.
     """

@@ -1,4 +1,4 @@
-"""PRDH: pairwise relationship guided deep hashing, of two views."""
+"""PRDH: pairwise relationship guided deep hashing of two views."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from . import register
 @register
 @dataclass(frozen=True)
 class PRDH(Deep):
-    """Likelihoods of s_ij given F_i'G_j, F_i'F_j and G_i'G_j (all / 2), F and G the outputs for the two views of a row,
-    + decorrelated (DeCov of F and of G) + gamma (|B - F|^2 + |B - G|^2 + balance of both), B = sgn(F + G).
+    """Pairwise relationship guided deep hashing: pairwise likelihoods within and between two views of a row.
 
-    A row is its two views side by side, the first of `first_view` dimensions (0: half); a view of zeros is missing.
-    Means in place of sums.
+    F and G are the outputs for the two views. The loss is the negative log-likelihood of s_ij given F_i'G_j / 2,
+    F_i'F_j / 2 and G_i'G_j / 2, plus `decorrelated` times the DeCov penalties of F and of G, plus `gamma` times (|B -
+    F|^2 + |B - G|^2 + balance of both), with B = sgn(F + G). Terms are means instead of sums.
+
+    A row holds its two views side by side, the first of `first_view` dimensions (0: half of them). A missing view is
+    all zeros.
+
     Reference: Yang, Deng, Liu, Liu, Tao & Gao, Pairwise relationship guided deep hashing for cross-modal retrieval,
     AAAI 2017.
     """

@@ -8,37 +8,37 @@ import numpy as np
 
 from ..anchors import anchor_width, rbf
 from ..functions import KernelHash
-from ..mapreduce import Array, Data, Sum, one_blas_thread
+from ..mapreduce import Array, Batch, Data, Sum, one_blas_thread
 from ..solvers import discrete_descent
 from ..statistics import Sample, keyed_signs, one_hot
 from . import register
 
 
 class AnchoredRows(NamedTuple):
-    """What stays beside a shard."""
+    """The kernel features, labels and codes of a shard."""
 
     phi: Array  # (n, m + 1) float32, kernel features and a 1
     y: Array  # (n, c) one-hot
     b: Array  # (n, n_bits) codes
 
 
-def _rows(batch, anchors, gamma, n_bits, seed):
+def _rows(batch: Batch, anchors: Array, gamma: float, n_bits: int, seed: int) -> AnchoredRows:
     phi = np.pad(rbf(batch.x.astype(np.float64), anchors, gamma), ((0, 0), (0, 1)), constant_values=1)
     return AnchoredRows(phi.astype(np.float32), one_hot(batch), keyed_signs(batch.ids, n_bits, seed))
 
 
-def _gram(rows):
+def _gram(rows: AnchoredRows) -> tuple[Array]:
     phi = rows.phi.astype(np.float64)
     return (phi.T @ phi,)
 
 
-def _moments(rows):
-    """B'B, B'Y and phi'B."""
+def _moments(rows: AnchoredRows) -> tuple[Array, Array, Array]:
+    """Return B'B, B'Y and phi'B."""
     return rows.b.T @ rows.b, rows.b.T @ rows.y, rows.phi.T @ rows.b
 
 
-def _codes(rows, weight, projection, nu, sweeps):
-    """The B-step: the codes of a lower |Y - BW|^2 + nu |B - F(X)|^2."""
+def _codes(rows: AnchoredRows, weight: Array, projection: Array, nu: float, sweeps: int) -> AnchoredRows:
+    """Update the codes B, by descent on |Y - BW|^2 + nu |B - F(X)|^2."""
     q = rows.y @ weight.T + nu * (rows.phi @ projection)
     return rows._replace(b=discrete_descent(rows.b, q, weight @ weight.T, sweeps))
 
@@ -46,13 +46,17 @@ def _codes(rows, weight, projection, nu, sweeps):
 @register
 @dataclass(frozen=True)
 class SDH:
-    """Codes B from which the classes can be regressed: |Y - BW|^2 + lam |W|^2 + nu |B - F(X)|^2, with B kept discrete.
+    """Supervised discrete hashing: discrete codes from which a linear classifier predicts the labels.
 
-    F is a ridge regression from Gaussian kernels of n_anchors rows, whose width sigma is the mean distance of a row to
-    its nearest anchor, times `width`. W, F and B are solved in turn, B bit by bit, and F is the hash function. The
-    signs that B starts from decide the code of each class: in few bits those of two classes may be close, see FSDH.
+    Minimises |Y - BW|^2 + lam |W|^2 + nu |B - F(X)|^2 over B in {-1, +1}, W and F. F is a ridge regression on Gaussian
+    kernels of n_anchors rows, whose width sigma is `width` times the mean distance of a row to its nearest anchor; it
+    becomes the hash function. W, F and B are solved in turn, B bit by bit.
 
-    Additive: phi'phi once, then B'B, B'Y and phi'B in each iteration, over all rows; phi and B stay beside their shard.
+    The random initial signs of B determine the code of each class. With few bits the codes of two classes may be close;
+    FSDH avoids this.
+
+    Summed over all rows: phi'phi once, then B'B, B'Y and phi'B in each iteration. phi and B are stored with their
+    shard.
 
     Reference: Shen, Shen, Liu & Shen, Supervised discrete hashing, CVPR 2015, section 3.
     """

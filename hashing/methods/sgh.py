@@ -13,11 +13,15 @@ from . import register
 @register
 @dataclass(frozen=True)
 class SGH(Deep):
-    """The description length |x - bU|^2 / 2 + alpha log q(b | x) + decay, b drawn from sigmoid(Wx + c).
+    """Stochastic generative hashing: a stochastic binary autoencoder of minimum description length.
 
-    The encoder is linear by default, as in the paper. b is 1 where sigmoid(u) is above a uniform number; its gradient
-    is p (1 - p) times that by b, the paper's distributional derivative. x is centred and of unit deviation. No labels.
-    Not Scalable Graph Hashing, which has the same acronym.
+    Minimises |x - bU|^2 / 2 + alpha log q(b | x) + decay, with each bit of b sampled from q(b | x) = sigmoid(Wx + c).
+    No labels are used; x is standardized.
+
+    The encoder is linear by default, as in the paper. b is 1 where p = sigmoid(u) is at least a uniform random number;
+    the gradient with respect to u is p (1 - p) times the gradient with respect to b, the paper's distributional
+    derivative. This is not scalable graph hashing, which has the same acronym.
+
     Reference: Dai, Guo, Kumar, He & Song, Stochastic generative hashing, ICML 2017.
     """
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..functions import CosineHash
-from ..mapreduce import Data
+from ..mapreduce import Array, Data
 from ..solvers import top_eigenvectors
 from ..statistics import Range, moments
 from . import register
@@ -14,11 +14,13 @@ from . import register
 @register
 @dataclass(frozen=True)
 class SH:
-    """The n_bits slowest waves along the principal directions: neighbours agree, and the bits are uncorrelated.
+    """Spectral hashing: signs of the n_bits slowest sine waves along the principal directions.
 
-    For rows uniform in a box of sides r, the smoothest functions of a row are cos(m pi (v - a) / r), each along one
-    side from a, with the eigenvalue (m pi / r)^2; a bit is the sign of one. A longer side is cut more often.
-    Additive: the moments, then the least and the largest coordinate, over all rows.
+    Minimises the mean distance of the codes of similar rows, subject to balanced and uncorrelated bits, relaxed to real
+    values. For rows uniform in a box with sides r, the solutions are cos(m pi (v - a) / r), each along one side that
+    starts at a, with eigenvalue (m pi / r)^2. A bit is the sign of one of these, so longer sides get more bits.
+
+    Summed over all rows: the moments; then the minimum and maximum of each coordinate.
 
     Reference: Weiss, Torralba & Fergus, Spectral hashing, NIPS 2008, section 2.
     """
@@ -36,13 +38,13 @@ class SH:
         return CosineHash(basis[:, side] * frequency, -low[side] * frequency, np.zeros(self.n_bits))
 
 
-def _slowest(ranges, n_bits):
-    """Sides and modes m of the smallest m / r, smallest first; of equal ones the earlier side, then the lower m.
+def _slowest(ranges: Array, n_bits: int) -> tuple[Array, Array]:
+    """Return the sides and modes m of the n_bits smallest m / r, smallest first; ties go to the earlier side.
 
-    The longest side alone has n_bits candidates as slow as any that is kept. Rounding makes ties of what differs only
-    in the last digits, as it does from one cut of the rows to another.
+    The longest side alone has n_bits candidates, so higher modes are never needed. Ranges differ in their last digits
+    if the rows are sharded differently; rounding makes such values equal, so that their order is the same.
     """
     relative = np.divide(ranges.max(), ranges, out=np.full_like(ranges, np.inf), where=ranges > 0)
     slowness = np.outer(relative, np.arange(1, n_bits + 1)).round(9)
-    side, place = np.divmod(np.argsort(slowness, axis=None, kind="stable")[:n_bits], n_bits)
-    return side, place + 1
+    side, index = np.divmod(np.argsort(slowness, axis=None, kind="stable")[:n_bits], n_bits)
+    return side, index + 1

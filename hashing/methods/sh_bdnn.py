@@ -24,11 +24,16 @@ from ..solvers import bits_within_dim
 from ..statistics import moments
 from . import register
 
-REACH = 2.0  # the deviation of a unit's input at the start: far below it hardly bends, far above it is flat
+REACH = 2.0  # initial standard deviation of the input of a unit: much less is nearly linear, much more saturates
 
 
-def similarity_loss(sums: Outputs, similarity: float, fidelity: float, independence: float, balance: float):
-    """similarity / 2n |HH' / n_bits - S|^2 + binary_loss, by S = 2YY' - 11': no matrix of n x n is ever made."""
+def similarity_loss(
+    sums: Outputs, similarity: float, fidelity: float, independence: float, balance: float
+) -> tuple[float, Outputs]:
+    """Return similarity / 2n |HH' / n_bits - S|^2 + binary_loss, and its derivatives by the sums.
+
+    S = 2YY' - 11', so that no n x n matrix is formed.
+    """
     value, by = binary_loss(sums, fidelity, independence, balance)
     n, k = sums.n, len(sums.gram)
     same = 2 * (sums.classes**2).sum() - (sums.total**2).sum()  # tr(H'SH)
@@ -44,19 +49,23 @@ def similarity_loss(sums: Outputs, similarity: float, fidelity: float, independe
 @register
 @dataclass(frozen=True)
 class SHBDNN:
-    """Outputs H of a network d-h1-h2-n_bits whose inner products spell the classes, and which are near codes B,
-    independent and balanced: similarity / 2n |HH' / n_bits - S|^2 + fidelity / 2n |H - B|^2 + independence / 2
-    |H'H / n - I|^2 + balance / 2n |H'1|^2 + decay / 2 sum |W|^2, with S +1 in a class and -1 between two.
+    """Supervised binary deep neural network: outputs near binary codes, whose inner products give the classes.
 
-    From the codes of ITQ it alternates the network (L-BFGS on exact gradients over all rows), a rotation of H, which
-    is not in the paper and changes nothing but |H - B|, and B = sgn(H). The paper's code holds S, 30,000 x 30,000,
-    and runs 20 rounds of 400 iterations, until the map of held-out rows falls. Here few rounds, at most one iteration
-    for 20 rows in all, and a decay far above the code's 1e-5 keep it from overfitting: it is said for 60,000 rows, and
-    is in proportion to them, as the first term is. Units are tanh, sigmoids centred
-    at 0: the same functions, learned in fewer iterations. The rest is the code's.
+    Minimises similarity / 2n |HH' / n_bits - S|^2 + fidelity / 2n |H - B|^2 + independence / 2 |H'H / n - I|^2 +
+    balance / 2n |H'1|^2 + decay / 2 sum |W|^2, where H are the outputs of a network d-h1-h2-n_bits, B its codes, and S
+    is +1 within a class and -1 between classes. Each row has one class.
 
-    Additive: H'H, H'1, H'Y, <H, B>, then the gradient, in each evaluation, over all rows. The codes B stay beside
-    their shard. Each row has one class.
+    B starts from the codes of ITQ. The fit alternates the network (L-BFGS on exact gradients over all rows), a rotation
+    of H, and B = sgn(H). The rotation is not in the paper; it changes only |H - B|.
+
+    The authors' code stores S, 30,000 x 30,000, and runs 20 rounds of 400 iterations until the mean average precision
+    on held-out rows falls. Here overfitting is limited by few rounds, at most one iteration per 20 rows in total, and a
+    decay far above the 1e-5 of that code. `decay` applies to 60,000 rows and is scaled in proportion to n, as the first
+    term grows with n. Units are tanh, which is a sigmoid centred at 0: it represents the same functions and needs fewer
+    iterations. All other values are those of the authors' code.
+
+    Summed over all rows: H'H, H'1, H'Y and <H, B>, then the gradient, in each evaluation. The codes B are stored with
+    their shard.
 
     Reference: Do, Doan & Cheung, Learning to hash with binary deep neural network, ECCV 2016, section 4.
     """

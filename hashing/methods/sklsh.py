@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..functions import CosineHash
-from ..mapreduce import Data
+from ..mapreduce import Batch, Data
 from ..neighbours.exact import NearestNeighbours
 from ..statistics import Sample
 from . import register
@@ -16,11 +16,13 @@ QUERIES, NEIGHBOURS = 500, 50
 @register
 @dataclass(frozen=True)
 class SKLSH:
-    """Random waves: the distance of two codes tends to a function of the kernel exp(-gamma |x - y|^2 / 2) alone.
+    """Locality-sensitive binary codes from shift-invariant kernels: signs of random cosine waves.
 
-    With too large a gamma all bits are noise, with too small a one they are constant. Gamma 0 stands for an estimate:
-    1 over the square of the mean distance from a row to its 50th neighbour.
-    Additive: the 50 nearest of all rows to 500 rows drawn by key; nothing else is asked of the data.
+    The expected Hamming distance of two codes depends only on the kernel exp(-gamma |x - y|^2 / 2). If gamma is too
+    large all bits are noise, and if it is too small they are constant. gamma = 0 estimates it as 1 / s^2, where s is
+    the mean distance of a row to its 50th nearest neighbour.
+
+    Data read: for the estimate, the 50 nearest of all rows to a random sample of 500 rows.
 
     Reference: Raginsky & Lazebnik, Locality-sensitive binary codes from shift-invariant kernels, NIPS 2009.
     """
@@ -38,10 +40,10 @@ class SKLSH:
         return CosineHash(weight, phase, rng.uniform(-1, 1, self.n_bits))
 
 
-def _scale(data, sample):
-    """The mean distance from a row of the sample to its 50th neighbour, or to its last one where there are fewer."""
+def _scale(data: Data, sample: Batch) -> float:
+    """Return the mean distance from a row of the sample to its 50th nearest neighbour, or its last if it has fewer."""
     _, squared = data.reduce(NearestNeighbours(sample.x, sample.ids, NEIGHBOURS), "neighbours")
-    scale = np.sqrt(np.where(np.isfinite(squared), squared, 0).max(axis=1)).mean()
+    scale = float(np.sqrt(np.where(np.isfinite(squared), squared, 0).max(axis=1)).mean())
     if not scale:
         raise ValueError(f"cannot estimate gamma: rows equal their {NEIGHBOURS} nearest neighbours; set gamma")
     return scale

@@ -15,14 +15,18 @@ from . import register
 @register
 @dataclass(frozen=True)
 class SuBiC(Deep):
-    """Cross-entropy of classes given block-wise softmax of u + sharp mean entropy - spread entropy of the mean.
+    """Supervised structured binary codes: classification from one-hot blocks, with entropies that sharpen them.
 
-    A code is blocks of `units` bits, of which one is set: n_bits / units blocks tell apart units^blocks codes, so
-    that n_bits stored bits hold n_bits / units log2(units) bits of SuBiC's own count. Two blocks differ in 2 bits or
-    in none: Hamming distances are twice the number of blocks that differ. The paper ranks by real-valued queries, and
-    weighs both entropies 1, for large blocks behind a trained network. Behind one that is not, as much makes blocks
-    sharp before they tell the classes apart, and some classes then share all blocks but one. The softmax is of u as it
-    is, where the paper's network has a rectifier before it.
+    The loss is the cross-entropy of the classes given p, the softmax of each block of u, plus `sharp` times the mean
+    entropy of p, minus `spread` times the entropy of the mean of p. A block has `units` bits, of which one is set. So a
+    code has n_bits / units blocks and units^blocks values, and n_bits stored bits carry n_bits / units log2(units) bits
+    of information, the paper's count. Two blocks differ in 2 bits or in none, so the Hamming distance is twice the
+    number of different blocks.
+
+    The paper ranks by real-valued queries and weights both entropies by 1, for large blocks on top of a trained
+    network. Without a trained network, this weight sharpens blocks before they separate the classes, and some classes
+    end up sharing all blocks but one. The softmax is of u itself; the paper's network has a rectifier before it.
+
     Reference: Jain, Zepeda, Perez & Gribonval, SuBiC: a supervised, structured binary code, ICCV 2017.
     """
 
@@ -40,7 +44,7 @@ class SuBiC(Deep):
             )
 
     @property
-    def hash_layer(self) -> str:
+    def hash_layer(self) -> str:  # type: ignore[override]  # a constant in Deep, here it depends on units
         return f"blocks:{self.units}"
 
     def head(self, dim: int, n_classes: int) -> Tensor:
@@ -50,7 +54,7 @@ class SuBiC(Deep):
 
     def loss(self, out: Outputs) -> Tensor:
         p = out.u.view(len(out.u), -1, self.units).softmax(2)
-        most = p.shape[1] * log2(self.units)
+        most = p.shape[1] * log2(self.units)  # the largest entropy of a code, in bits
         sharp, spread = bit_entropy(p).sum(1).mean() / most, bit_entropy(p.mean(0)).sum() / most
         classes = cross_entropy(out.head(p.flatten(1)), out.y) / log(max(2, out.y.shape[1]))
         return classes + self.sharp * sharp - self.spread * spread

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..functions import LinearHash
-from ..mapreduce import Data, one_blas_thread
+from ..mapreduce import Array, Data, one_blas_thread
 from ..statistics import moments
 from . import register
 
@@ -13,10 +13,13 @@ from . import register
 @register
 @dataclass(frozen=True)
 class SuperBit:
-    """Random hyperplanes in batches of `depth` orthogonal ones: angle / pi again, of a lower variance than LSH.
+    """Super-bit locality-sensitive hashing: random hyperplanes, orthogonal within batches of `depth`.
 
-    Depth 0 stands for the deepest there is, min(n_bits, d); the last batch may be cut short.
-    Additive: the mean, which the planes go through as in LSH; the paper takes the angle from the origin.
+    As in LSH, two rows differ in a bit with probability angle / pi, but the Hamming distance has a lower variance.
+    depth = 0 is the largest depth, min(n_bits, d). The last batch may be smaller.
+
+    Summed over all rows: the mean, through which the planes pass, as in LSH; the paper's planes pass through the
+    origin.
 
     Reference: Ji, Li, Yan, Zhang & Tian, Super-bit locality-sensitive hashing, NIPS 2012.
     """
@@ -39,8 +42,9 @@ class SuperBit:
         return LinearHash(weight, mean @ weight)
 
 
-def _orthonormal(gaussian):
-    """What Gram-Schmidt makes of the columns; LAPACK's are the same but for signs."""
+def _orthonormal(gaussian: Array) -> Array:
+    """Return the Gram-Schmidt basis of the columns; LAPACK computes the same up to signs."""
     with one_blas_thread():
         q, r = np.linalg.qr(gaussian)
-    return q * np.sign(np.diag(r))
+    basis: Array = q * np.sign(np.diag(r))
+    return basis

@@ -22,9 +22,11 @@ from . import register
 
 
 def class_loss(sums: Outputs, variance: float, separation: float) -> tuple[float, Outputs]:
-    """spread_loss - variance / 2 separation tr(S_B - S_W): S_B, S_W are the mean scatters (h_i - h_j)(h_i - h_j)' of
-    pairs from two classes and from one. Pairs are never enumerated: those of one class sum to 2 n_c q_c - 2 |s_c|^2,
-    with s_c the sum of h and q_c that of |h|^2, and all pairs likewise.
+    """Return spread_loss - variance / 2 separation tr(S_B - S_W), and its derivatives by the sums.
+
+    S_B and S_W are the mean scatters (h_i - h_j)(h_i - h_j)' of pairs from two classes and from one class. Pairs are
+    not enumerated: the traces of those of one class sum to 2 n_c q_c - 2 |s_c|^2, where s_c is the sum of h and q_c
+    the sum of |h|^2 over the class, and likewise for all pairs.
     """
     value, by = spread_loss(sums, variance)
     n, counts = sums.n, sums.counts
@@ -45,14 +47,17 @@ def class_loss(sums: Outputs, variance: float, separation: float) -> tuple[float
 @register
 @dataclass(frozen=True)
 class SupervisedDH:
-    """DH (outputs H of a tanh network near their own signs, of large variance, orthogonal weights), whose variance
-    also counts the scatter of rows from two classes, and takes off that of rows from one.
+    """Supervised deep hashing: DH with a variance term that separates the classes.
 
-    The network starts from principal directions and learns by L-BFGS. As in DH here, each term is a mean. Each row has
-    one class. The paper's own weights are not known for certain: `separation` is 1, as it is told.
+    DH is a tanh network with outputs H near their signs and of large variance, and orthogonal weights. Here its loss is
+    reduced by variance / 2 separation tr(S_B - S_W), where S_B and S_W are the mean scatters of pairs of rows from two
+    classes and from one class. Each row has one class.
 
-    Additive: H'H, H'1, the sum of |H|, and of each class n, the sum of h and of |h|^2, then the gradient, in each
-    evaluation, over all rows.
+    The network starts from principal directions and is trained by L-BFGS. As in DH, each term is a mean. The paper's
+    own weights are not known for certain; `separation` is 1, as reported.
+
+    Summed over all rows: H'H, H'1, the sum of |H|, and for each class n, the sum of h and of |h|^2, then the gradient,
+    in each evaluation.
 
     Reference: Liong, Lu, Wang, Moulin & Zhou, Deep hashing for compact binary codes learning, CVPR 2015, section 3.3.
     """

@@ -21,15 +21,21 @@ from . import register
 @register
 @dataclass(frozen=True)
 class THC(Deep):
-    """Stage 1: codes of the rows' neighbourhood graph, each bit split at its median.
-    Stage 2: the binary cross-entropy of each of these bits given u.
+    """Text hashing by a convolutional network: codes of a neighbourhood graph, learned by the network.
 
-    The graph is that of TF-IDF vectors where rows are texts (network=text), of the rows themselves elsewhere. Short
-    texts share hardly a word, so that anchors are all as far from them: neighbours are sought among the n_topics
-    singular directions of the TF-IDF vectors (latent semantic analysis), in length 1. The paper solves the Laplacian of
-    all rows' nearest neighbours; here an anchor graph stands for it, as in AGH, which adds over shards. Labels are used
-    where `tags` is not 0: as so much longer coordinates of the graph's rows, where the paper's variants multiply its
-    weights. The network is `text`'s, which puts the words themselves beside what its convolutions find.
+    Stage 1 maps the rows to the smoothest eigenvectors of their neighbourhood graph, and splits each at its median into
+    a bit. Stage 2 minimises the mean binary cross-entropy of these bits given u.
+
+    For texts (network=text) the graph is that of TF-IDF vectors, otherwise that of the rows. Short texts share few
+    words, so all anchors are at about the same distance; neighbours are therefore found among the n_topics singular
+    directions of the TF-IDF vectors (latent semantic analysis), scaled to length 1. The paper solves the Laplacian of
+    the nearest neighbours of all rows; here an anchor graph approximates it, as in AGH, because it can be summed over
+    shards.
+
+    With tags > 0 the labels, times `tags`, become further coordinates of the rows of the graph; the paper's variants
+    multiply the weights of the graph instead. The network `text` passes the words to the hash layer together with the
+    features of its convolutions.
+
     Reference: Xu, Wang, Tian, Xu, Zhao, Wang & Hao, Convolutional neural networks for text hashing, IJCAI 2015.
     """
 
@@ -53,8 +59,8 @@ class THC(Deep):
     def prepare(self, data: Data) -> tuple[AnchorGraphHash, tuple[Array, ...], Array]:
         weights: tuple[Array, ...] = ()
         if self.network == "text":
-            n, used = data.reduce(Sum(_used_words), "words")
-            rarity = inverse_frequency(n, used)
+            n_rows, n_containing = data.reduce(Sum(_used_words), "words")
+            rarity = inverse_frequency(int(n_rows), n_containing)
             (gram,) = data.reduce(Sum(partial(_gram, rarity=rarity)), "topics")
             weights = rarity, top_eigenvectors(gram, self.n_topics)
         rows = data.map_rows(partial(_features, weights=weights, tags=self.tags), "features")
@@ -81,8 +87,10 @@ def _gram(batch: Batch, rarity: Array) -> tuple[Array]:
 
 
 def _features(batch: Batch, weights: tuple[Array, ...], tags: float) -> Batch:
-    """Texts in the space of topics, other rows as they are; their labels beside them."""
+    """Return texts as topic vectors and other rows unchanged, with `tags` times their labels as further columns."""
     x = unit_rows(tf_idf(word_counts(batch.x), weights[0]) @ weights[1]) if weights else batch.x
-    if tags and batch.y is None:
+    if not tags:
+        return batch._replace(x=x)
+    if batch.y is None:
         raise ValueError("expected rows with labels for tags > 0, found rows without")
-    return batch._replace(x=np.hstack([x, tags * batch.y]) if tags else x)
+    return batch._replace(x=np.hstack([x, tags * batch.y]))

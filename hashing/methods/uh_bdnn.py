@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from ..functions import NetworkHash
-from ..mapreduce import Data, Sum
+from ..mapreduce import Array, Data, Sum
 from ..perceptrons import (
+    CodedRows,
     binary_loss,
     decay,
     hidden_widths,
@@ -21,24 +22,27 @@ from ..solvers import bits_within_dim, discrete_descent, ridge
 from . import register
 
 
-def restoring(rows, h, weight, bias, fidelity):
-    """The codes of a lower |X - BW - c|^2 + fidelity |H - B|^2, by 10 sweeps from those there are."""
+def restoring(rows: CodedRows, h: Array, weight: Array, bias: Array, fidelity: float) -> Array:
+    """Return codes that lower |X - BW - c|^2 + fidelity |H - B|^2, by 10 sweeps from the current codes."""
     return discrete_descent(rows.b, (rows.x - bias) @ weight.T + fidelity * h, weight @ weight.T, 10)
 
 
 @register
 @dataclass(frozen=True)
 class UHBDNN:
-    """Codes B from which a linear layer restores the rows, and a network d-h1-h2-n_bits whose outputs H are near B,
-    independent and balanced: |X - BW - c|^2 / 2n + fidelity / 2n |H - B|^2 + independence / 2 |H'H / n - I|^2
-    + balance / 2n |H'1|^2 + decay / 2 sum |W|^2.
+    """Unsupervised binary deep neural network: codes from which a linear layer restores the rows.
 
-    From the codes of ITQ it alternates W and c (solved exactly), B (discrete cyclic descent) and the network (L-BFGS
-    on exact gradients over all rows). The paper runs 20 rounds of 400 iterations and may stop earlier on a validation
-    set; here the defaults take minutes, and there is no validation set. `share` of the variance is kept of the input.
+    Minimises |X - BW - c|^2 / 2n + fidelity / 2n |H - B|^2 + independence / 2 |H'H / n - I|^2 + balance / 2n |H'1|^2 +
+    decay / 2 sum |W|^2, where H are the outputs of a network d-h1-h2-n_bits and B in {-1, +1} its codes, so that the
+    outputs are near the codes, independent and balanced.
 
-    Additive: [B 1]'[B 1] and [B 1]'X a round; H'H, H'1, <H, B>, then the gradient in each evaluation, over all rows.
-    The codes B stay beside their shard.
+    B starts from the codes of ITQ. The fit alternates W and c (solved exactly), B (discrete cyclic coordinate descent)
+    and the network (L-BFGS on exact gradients over all rows). The paper runs 20 rounds of 400 iterations and may stop
+    earlier on a validation set; here the defaults take minutes, and there is no validation set. The input is projected
+    on the principal directions that hold `share` of the variance.
+
+    Summed over all rows: [B 1]'[B 1] and [B 1]'X per round; H'H, H'1 and <H, B>, then the gradient, in each evaluation.
+    The codes B are stored with their shard.
 
     Reference: Do, Doan & Cheung, Learning to hash with binary deep neural network, ECCV 2016, section 3.
     """
