@@ -47,8 +47,10 @@ class AGH:
         split = np.zeros((2, 0))
         if self.layers == 2:
             z = partial(anchor_weights, anchors=anchors, sigma=sigma, n_nearest=self.n_nearest)
-            sums = data.reduce(Sum(partial(_halves, z=z, weight=weight)), "second layer")
-            split = np.stack(thresholds(*sums, mass))
+            n_positive, total, positive, absolute = data.reduce(
+                Sum(partial(_halves, z=z, weight=weight)), "second layer"
+            )
+            split = np.stack(thresholds(n_positive, total, positive, absolute, mass))
         return AnchorGraphHash(anchors, sigma, self.n_nearest, weight, split)
 
 
