@@ -96,7 +96,7 @@ def test_rows_that_are_refused_later_leave_what_was_encoded(settings, mine, sour
 def test_another_length_of_codes_is_refused_before_the_fit(settings, mine):
     reindex(settings, spec(code="c"))
     wide = spec(code="c", refit="always", method={"method": "lsh", "bits": 32})
-    with pytest.raises(ValueError, match="expected 16 bits, as table mine__c has, found 32: use another --code"):
+    with pytest.raises(ValueError, match="table mine__c has codes of 16 bits, not 32: choose another --code"):
         fitting.fit(Context.of(wide, settings, InProcess()))
 
 
