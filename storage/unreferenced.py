@@ -20,7 +20,7 @@ Kind = Literal["model", "pretrained", "dataset", "queries", "kept", "truth", "tr
 PLACES: dict[Kind, tuple[places.Place, ...]] = {  # the first field of a place groups the files that belong together
     "model": (places.MODEL_HEADER, places.MODEL_TENSORS, places.MODEL_EPOCHS, places.MODEL_MOMENTS),
     "pretrained": (places.PRETRAINED,),
-    "dataset": (places.DRAWN_DATASET, places.DRAWN_SHARD),
+    "dataset": (places.SUBSET, places.SUBSET_SHARD),
     "queries": (places.QUERIES,),
     "kept": (places.CACHE,),
     "truth": (places.GROUND_TRUTH,),
@@ -81,7 +81,7 @@ def find_unreferenced(
 
 def incomplete_uploads(warehouse: str, limit: float) -> list[Upload]:
     """Return the incomplete multipart uploads outside the tables that started before a time."""
-    roots = (filesystem.join(warehouse, folder) for folder in places.BESIDE_TABLES)
+    roots = (filesystem.join(warehouse, folder) for folder in places.FOLDERS)
     return [upload for root in roots for upload in filesystem.incomplete_uploads(root) if upload.started < limit]
 
 
@@ -99,10 +99,10 @@ def unknown_tables(warehouse: str, tables: Iterable[str]) -> list[str]:
 def _groups(warehouse: str) -> dict[tuple[Kind, str], list[StoredFile]]:
     """Collectable files by (kind, name of the group). The fits that lead to a model come before its files."""
     groups: dict[tuple[Kind, str], list[StoredFile]] = {}
-    roots = (filesystem.join(warehouse, folder) for folder in places.BESIDE_TABLES)
+    roots = (filesystem.join(warehouse, folder) for folder in places.FOLDERS)
     for file in (file for root in roots for file in filesystem.inventory(root)):
         path = filesystem.relative_path(warehouse, file.url)
-        if places.ATTEMPT.fullmatch(path):
+        if places.TEMPORARY.fullmatch(path):
             groups[("file", path)] = [file]
         elif places.FIT.pattern.fullmatch(path):
             groups.setdefault(("model", filesystem.read_bytes(file.url).decode()), []).insert(0, file)

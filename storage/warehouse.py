@@ -1,7 +1,7 @@
-"""Every path of the warehouse, and the pattern by which garbage collection recognises it. Nothing else spells one out.
+"""Every path of the warehouse, and the pattern by which garbage collection recognises it. No other module repeats one.
 
-Folder names are part of the format: warehouses of any release are read alike. Where a name in code is newer than its
-folder (caches of counts lie in `kept/`, ground truth in `truth/`), the folder stays.
+Folder names are part of the format and stay when names in the code change, so that older warehouses can be read. Thus
+cached counts are in `kept/` and ground truth in `truth/`.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ FIELDS = {
     "digest": "[0-9a-f]{64}",  # SHA-256
     "run": "[0-9a-f]{16}",  # of a training run
     "dataset": "[^/]+",
-    "drawn": r"[^/]+-dhn-[0-9a-f]{8}",  # a dataset drawn from another one for a benchmark
+    "subset": r"[^/]+-dhn-[0-9a-f]{8}",  # a dataset sampled from another one for a benchmark
     "table": "[^/]+",
     "page": "[^/]+",
-    "part": "[0-9]{5,}",  # of the map from key to id
+    "part": "[0-9]{5,}",  # number of a part of the map from keys to ids
     "last": "[0-9]{5,}",
     "path": ".+",
 }
-ATTEMPT = re.compile(r"(?P<path>(?:.+/)?\.[^/]+\.[0-9a-f]{32})")  # begun by filesystem.create and never finished
+TEMPORARY = re.compile(r"(?P<path>(?:.+/)?\.[^/]+\.[0-9a-f]{32})")  # a temporary file of filesystem.create
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where files of one kind lie below a folder, such as `queries/{dataset}/{digest}.parquet`."""
+    """The path of one kind of file below a folder, such as `queries/{dataset}/{digest}.parquet`."""
 
     template: str
 
     def url(self, folder: str, **fields: str) -> str:
-        """Return the URL of one file; fields are those of the template."""
+        """Return the URL of a file, given the fields of the template."""
         return join(folder, self.template.format(**fields))
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
-        """Match a path below the folder; groups are the fields of the template."""
+        """The regular expression for paths below the folder, with the fields of the template as groups."""
         literal = re.split(r"\{(\w+)\}", self.template)
         named = [f"(?P<{part}>{FIELDS[part]})" if i % 2 else re.escape(part) for i, part in enumerate(literal)]
         return re.compile("".join(named))
@@ -49,14 +49,14 @@ MODEL_HEADER = Place("models/{digest}/function.json")
 MODEL_TENSORS = Place("models/{digest}/function.safetensors")
 MODEL_EPOCHS = Place("models/{digest}/training.json")
 MODEL_MOMENTS = Place("models/{digest}/moments.npz")
-FIT = Place("models/fits/{digest}")  # holds the digest of the model that a fit gave
+FIT = Place("models/fits/{digest}")  # contains the digest of the fitted model
 PRETRAINED = Place("pretrained/{digest}")
 DATASET = Place("datasets/{dataset}/dataset.json")
 DATASET_FOLDER = Place("datasets/{dataset}")
 DATASET_KEYS = Place("datasets/{dataset}/keys")
 DELETIONS = Place("datasets/{dataset}/deleted")
-DRAWN_DATASET = Place("datasets/{drawn}/dataset.json")
-DRAWN_SHARD = Place("datasets/{drawn}/drawn/{path}.parquet")
+SUBSET = Place("datasets/{subset}/dataset.json")
+SUBSET_SHARD = Place("datasets/{subset}/drawn/{path}.parquet")
 QUERIES = Place("queries/{dataset}/{digest}.parquet")
 CURRENT_QUERIES = Place("queries/{dataset}/current.json")
 CACHE = Place("kept/{digest}.npz")
@@ -67,7 +67,8 @@ REPORT = Place("reports/{table}/{page}.html")
 CELL = Place("benchmark/{digest}.json")
 FOLD = Place("benchmark/folds/{digest}.json")
 TABLES = Place("codes")
-BESIDE_TABLES = ("models", "pretrained", "datasets", "queries", "kept", "truth", "training", "reports", "benchmark")
+# Folders of the warehouse besides that of the tables.
+FOLDERS = ("models", "pretrained", "datasets", "queries", "kept", "truth", "training", "reports", "benchmark")
 
 # Below the folder of a dataset's keys.
 KEY_PART = Place("{part}.parquet")

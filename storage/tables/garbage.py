@@ -89,7 +89,7 @@ def collect(
 
 def _is_own(path: str) -> bool:
     """Whether a path below a table's folder is a name that hashkiln gives."""
-    incomplete = warehouse.ATTEMPT.fullmatch(path)
+    incomplete = warehouse.TEMPORARY.fullmatch(path)
     final = re.sub(r"\.([^/]+)\.[0-9a-f]{32}$", r"\1", path) if incomplete else path
     patterns = (warehouse.PART.pattern, warehouse.QUARANTINE.pattern, warehouse.ICEBERG_FILES)
     return any(pattern.fullmatch(final) for pattern in patterns)

@@ -52,12 +52,12 @@ def check_shared_ids(
     """
     if not (todo := list(comparisons(parts, set(new)))):
         return []
-    found = executor.reduce(partial(_compare, skip_damaged=skip_damaged), _merge, todo, "ids")
-    if not found.pairs:
+    shared = executor.reduce(partial(_compare, skip_damaged=skip_damaged), _merge, todo, "ids")
+    if not shared.pairs:
         return []
-    examples = ", ".join(f"{shared} in {a} and {b}" for shared, a, b in found.examples)
-    more = ", …" if found.pairs > EXAMPLES else ""
-    return [f"expected unique ids, found {found.pairs} in two shards: {examples}{more}"]
+    examples = ", ".join(f"{one} in {a} and {b}" for one, a, b in shared.examples)
+    more = ", …" if shared.pairs > EXAMPLES else ""
+    return [f"expected unique ids, found {shared.pairs} in two shards: {examples}{more}"]
 
 
 def comparisons(parts: Iterable[Part], new: Set[Part]) -> Iterator[Comparison]:
@@ -103,27 +103,28 @@ def _packed(parts: Iterable[Part], limit: int) -> Iterator[tuple[Part, ...]]:
 
 def _compare(comparison: Comparison, skip_damaged: bool) -> SharedIds:
     held = [(part.shard, _distinct(_ids(part, skip_damaged))) for part in comparison.held]
-    known = np.sort(np.concatenate([ids for _, ids in held]))
+    held_ids = np.sort(np.concatenate([ids for _, ids in held]))
 
     def holders(shared: int) -> list[str]:
         return [shard for shard, ids in held if np.searchsorted(ids, shared) < np.searchsorted(ids, shared, "right")]
 
     if not comparison.others:
-        twice, times = np.unique(known[1:][known[1:] == known[:-1]], return_counts=True)
+        repeats = held_ids[1:][held_ids[1:] == held_ids[:-1]]
+        twice, times = np.unique(repeats, return_counts=True)
         pairs = [(shared, a, b) for shared in twice[:EXAMPLES].tolist() for a, b in combinations(holders(shared), 2)]
         return SharedIds(int((times * (times + 1) // 2).sum()), _smallest(pairs))
-    shift = np.uint64(62 - len(known).bit_length())  # at most a quarter of the slots are taken
+    shift = np.uint64(62 - len(held_ids).bit_length())  # at most a quarter of the slots are taken
     taken = np.zeros(2 ** (64 - int(shift)), bool)
-    taken[keyed_hash(known, 0) >> shift] = True
-    found = SharedIds(0, ())
+    taken[keyed_hash(held_ids, 0) >> shift] = True
+    result = SharedIds(0, ())
     for part in comparison.others:
         ids = _ids(part, skip_damaged)
         ids = _distinct(ids[taken[keyed_hash(ids, 0) >> shift]])  # ten times as fast as a search for all
-        times = np.searchsorted(known, ids, "right") - np.searchsorted(known, ids)
+        times = np.searchsorted(held_ids, ids, "right") - np.searchsorted(held_ids, ids)
         shared = ids[times > 0][:EXAMPLES].tolist()
         pairs = [(one, shard, part.shard) for one in shared for shard in holders(one)]
-        found = _merge(found, SharedIds(int(times.sum()), _smallest(pairs)))
-    return found
+        result = _merge(result, SharedIds(int(times.sum()), _smallest(pairs)))
+    return result
 
 
 def _merge(left: SharedIds, right: SharedIds) -> SharedIds:

@@ -1,4 +1,4 @@
-"""Query sets are frozen once, and neighbours kept, on every filesystem."""
+"""Saved query sets and cached neighbours, on every filesystem."""
 
 import numpy as np
 from conftest import blobs
@@ -6,27 +6,27 @@ from conftest import blobs
 from storage import queries
 
 
-def test_a_query_set_is_frozen_once_and_redrawn_only_when_asked(folder):
+def test_a_query_set_is_saved_once_and_replaced_only_on_request(folder):
     first, second = blobs(20, 8), blobs(30, 8, seed=1, first_id=100)
     names = tuple("abcdef")
     assert queries.load_queries(folder, "d") is None
     queries.save_queries(folder, "d", first, names)
-    queries.save_queries(folder, "d", second, names)  # another run drew at the same time: the first holds
+    queries.save_queries(folder, "d", second, names)  # a concurrent run: the first one wins
     for field, found in zip(first, queries.load_queries(folder, "d", names), strict=True):
         np.testing.assert_array_equal(field, found)
     queries.save_queries(folder, "d", second, names, redraw=True)
     np.testing.assert_array_equal(queries.load_queries(folder, "d").ids, second.ids)
 
 
-def test_labels_take_their_places_in_any_vocabulary(folder):
+def test_labels_are_indexed_by_any_vocabulary(folder):
     batch = blobs(20, 8)
     queries.save_queries(folder, "d", batch, tuple("abcdef"))
-    found = queries.load_queries(folder, "d", ("x", "c", "a"))  # no row of that table has b, d, e or f any more
+    found = queries.load_queries(folder, "d", ("x", "c", "a"))  # without b, d, e and f, and with a new label
     np.testing.assert_array_equal(found.y, np.column_stack([np.zeros(20), batch.y[:, 2], batch.y[:, 0]]))
     assert queries.load_queries(folder, "d").y is None
 
 
-def test_neighbours_come_back_as_they_were(folder):
+def test_cached_neighbours_are_read_back(folder):
     ids, distances = np.arange(12).reshape(3, 4), np.random.default_rng(0).random((3, 4))
     assert queries.cached_neighbours(folder, "key") is None
     queries.cache_neighbours(folder, "key", ids, distances)

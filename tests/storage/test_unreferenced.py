@@ -1,4 +1,4 @@
-"""What is collected beside tables, on every filesystem: what nothing needs and nobody used, a group as a whole."""
+"""Unreferenced files outside the tables, on every filesystem: unused groups of files are found as a whole."""
 
 import hashlib
 import time
@@ -16,7 +16,7 @@ PATIENCE = 10  # seconds
 
 
 def found(warehouse, named=frozenset(), tables=(), limit=None):
-    """kind -> paths of what goes, in the order in which it goes."""
+    """The paths of unreferenced files by kind, in the order of deletion."""
     gone = {}
     for kind, files in unreferenced.find_unreferenced(
         warehouse, named, tables, time.time() + 60 if limit is None else limit
@@ -36,10 +36,10 @@ def written(warehouse, path):
 
 
 def later(warehouse, path, do):
-    """Do something until a file is younger than it was: a store may count in seconds."""
+    """Repeat an action until a file is younger; the clock of a store can have a resolution of seconds."""
     before, deadline = written(warehouse, path), time.monotonic() + PATIENCE
     while written(warehouse, path) <= before:
-        assert time.monotonic() < deadline, f"{path} is as old as it was"
+        assert time.monotonic() < deadline, f"{path} has not become younger"
         do()
     return before
 
@@ -50,7 +50,7 @@ def test_a_folder_is_of_an_unknown_table_if_it_has_metadata(folder):
     assert unreferenced.unknown_tables(folder, ["known"]) == ["other"]
 
 
-def test_what_can_be_made_again_goes_and_what_is_not_ours_stays(folder):
+def test_caches_are_unreferenced_and_files_of_others_stay(folder):
     gone = {
         "kept": put(folder, f"kept/{HEX}.npz"),
         "truth": put(folder, f"truth/{HEX}.parquet"),
@@ -68,7 +68,7 @@ def test_what_can_be_made_again_goes_and_what_is_not_ours_stays(folder):
     assert found(folder, named=None) == {kind: gone[kind] for kind in ("kept", "truth", "training", "file")}
 
 
-def test_what_is_used_is_young_again_and_keeps_what_belongs_to_it(folder):
+def test_using_a_file_renews_its_time_and_keeps_its_group(folder):
     url = join(folder, "kept", f"{HEX}.npz")
     npz.write_arrays(url, counts=np.arange(3))
     before = later(folder, f"kept/{HEX}.npz", lambda: npz.read_arrays(url))
@@ -78,11 +78,11 @@ def test_what_is_used_is_young_again_and_keeps_what_belongs_to_it(folder):
     later(folder, f"truth/{HEX}.parquet", lambda: queries.cached_neighbours(folder, HEX))
     run = put(folder, f"training/{HEX[:16]}/checkpoint_1/state.pt", f"training/{HEX[:16]}/manager.json")
     before = later(folder, run[0], lambda: put(folder, run[0]))
-    assert "training" not in found(folder, limit=before + 0.001)  # although manager.json was written before
+    assert "training" not in found(folder, limit=before + 0.001)  # even though manager.json is older
     assert not filesystem.touch(join(folder, "nothing"))
 
 
-def test_models_and_what_they_started_from_stay_while_they_are_named(folder):
+def test_models_and_pretrained_parameters_stay_while_they_are_referenced(folder):
     function = LinearHash(np.eye(8), np.zeros(8))
     model, start = models.save_model(folder, function), models.save_pretrained(folder, b"parameters")
     models.record_fit(folder, HEX, model)
@@ -97,7 +97,7 @@ def test_models_and_what_they_started_from_stay_while_they_are_named(folder):
     assert "model" not in found(folder, limit=before + 0.001)
 
 
-def test_uploads_that_never_ended_are_found_beside_tables(s3, tmp_path):
+def test_incomplete_uploads_are_found_outside_the_tables(s3, tmp_path):
     root = f"{s3}/{tmp_path.name}"
     fs, path = filesystem._open(join(root, "truth", f"{HEX}.parquet"))
     bucket, _, key = path.partition("/")
@@ -110,6 +110,6 @@ def test_uploads_that_never_ended_are_found_beside_tables(s3, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["d", "d-dhn-cafe"])
-def test_a_dataset_of_the_users_never_goes(tmp_path, name):
+def test_a_dataset_of_the_user_is_never_unreferenced(tmp_path, name):
     put(str(tmp_path), f"datasets/{name}/dataset.json", f"datasets/{name}/drawn/base/00000.parquet")
     assert found(str(tmp_path)) == {}

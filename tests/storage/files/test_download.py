@@ -20,13 +20,13 @@ FAST = (0.0, 0.0)
 
 
 class Files(http.server.BaseHTTPRequestHandler):
-    """Serves CONTENT, with Range and If-Range; what the server's attributes say it does wrong."""
+    """Serves CONTENT, with Range and If-Range. Attributes of the server choose its faults."""
 
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
         server = self.server
-        server.asked.append(self.headers.get("Range"))
+        server.requested.append(self.headers.get("Range"))
         if server.failures and (status := server.failures.pop(0)):
             return self.send_error(status)
         start, content = 0, server.content
@@ -57,9 +57,9 @@ class Files(http.server.BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(handler, **behaviour):
-    """A server in a thread; asked: the ranges of its requests."""
+    """A server in a thread; `requested` holds the ranges of its requests."""
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads, server.asked = True, []
+        server.daemon_threads, server.requested = True, []
         server.content, server.tag, server.ranges, server.shift = CONTENT, '"v1"', True, 0
         server.cuts, server.failures = [], []
         vars(server).update(behaviour)
@@ -75,7 +75,7 @@ def serving(handler, **behaviour):
 
 
 class Ftp(socketserver.StreamRequestHandler):
-    """As much of FTP as a download asks for (RFC 959, RFC 3659)."""
+    """The part of FTP that a download needs (RFC 959, RFC 3659)."""
 
     def handle(self):
         self.say("220 ready")
@@ -93,7 +93,7 @@ class Ftp(socketserver.StreamRequestHandler):
                 start = int(argument)
                 self.say("350 ok")
             elif verb == "RETR":
-                self.server.asked.append(start)
+                self.server.requested.append(start)
                 self.say("150 here it comes")
                 content = self.server.content[start:]
                 with connection:
@@ -138,7 +138,7 @@ def test_whole_with_progress_and_checksum(target):
     assert file_digest(target, "sha256") == SHA256.removeprefix("sha256:")
 
 
-def test_without_a_published_checksum_the_first_is_recorded_and_holds(target, caplog):
+def test_without_a_published_checksum_the_first_one_is_recorded_and_enforced(target, caplog):
     caplog.set_level(logging.INFO)
     with serving(Files) as server:
         download(server.url, target)
@@ -153,13 +153,13 @@ def test_without_a_published_checksum_the_first_is_recorded_and_holds(target, ca
 
 
 @pytest.mark.parametrize("handler", [Files, Ftp])
-def test_a_connection_that_breaks_is_resumed_where_it_broke(target, handler):
-    cuts = [1_500_000, 700_000, 0, 0, 300_000, 0, 1]  # more than the tries, never more without progress
+def test_a_broken_connection_is_resumed_where_it_broke(target, handler):
+    cuts = [1_500_000, 700_000, 0, 0, 300_000, 0, 1]  # more failures than retries, but fewer in a row without progress
     tag = '"v1"' if handler is Files else "213 20100101"
     done = []
     with serving(handler, cuts=list(cuts), tag=tag) as server:
         download(server.url, target, len(CONTENT), SHA256, lambda n, _: done.append(n), FAST)
-        starts = [int((str(r) if r else "0").removeprefix("bytes=").removesuffix("-")) for r in server.asked]
+        starts = [int((str(r) if r else "0").removeprefix("bytes=").removesuffix("-")) for r in server.requested]
     assert starts == [sum(cuts[:i]) for i in range(len(cuts) + 1)]
     assert target.read_bytes() == CONTENT
     assert done == sorted(done)
@@ -174,8 +174,8 @@ def test_a_later_call_resumes_an_earlier_one(target, handler):
             download(server.url, target, waits=())
         assert names(target) == ["x.bin.part", "x.bin.part.version"]
         download(server.url, target)
-        assert len(server.asked) == 3
-        assert str(server.asked[2]).strip("bytes=-") == "2000000"
+        assert len(server.requested) == 3
+        assert str(server.requested[2]).strip("bytes=-") == "2000000"
     assert target.read_bytes() == CONTENT
 
 
@@ -188,16 +188,16 @@ def test_a_later_call_resumes_an_earlier_one(target, handler):
         {"handler": Ftp, "tag": "502 MDTM is not known here"},
     ],
 )
-def test_a_server_that_cannot_resume_is_asked_for_all_of_it(target, behaviour):
+def test_a_server_that_cannot_resume_sends_the_whole_file(target, behaviour):
     with serving(**({"handler": Files, "cuts": [2_000_000]} | behaviour)) as server:
         download(server.url, target, checksum=MD5, waits=FAST)
-        assert len(server.asked) == 2
-        assert not server.asked[1] or not server.ranges
+        assert len(server.requested) == 2
+        assert not server.requested[1] or not server.ranges
     assert target.read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("handler", [Files, Ftp])
-def test_a_file_that_changed_meanwhile_is_begun_anew(target, handler):
+def test_a_file_that_changed_meanwhile_is_downloaded_from_the_start(target, handler):
     old, new = ('"v1"', '"v2"') if handler is Files else ("213 20100101", "213 20200101")
     with serving(handler, cuts=[2_000_000, 0], tag=old) as server:
         with pytest.raises(OSError, match="closed after 2000000"):
@@ -207,24 +207,24 @@ def test_a_file_that_changed_meanwhile_is_begun_anew(target, handler):
     assert target.read_bytes() == CONTENT[::-1][:3_000_000]
 
 
-def test_a_server_that_sends_another_range_is_not_believed(target):
+def test_a_server_that_sends_another_range_is_refused(target):
     with serving(Files, cuts=[2_000_000, 0], shift=7) as server, pytest.raises(OSError, match="bytes from 2000000 on"):
         download(server.url, target, waits=FAST)
     assert not target.exists()
 
 
-def test_a_part_that_was_whole_already_is_not_fetched_again(target):
+def test_a_complete_part_file_is_not_downloaded_again(target):
     with serving(Files) as server:
         target.parent.mkdir()
         (target.parent / "x.bin.part").write_bytes(CONTENT)
         (target.parent / "x.bin.part.version").write_text('"v1"')
         download(server.url, target, len(CONTENT), MD5)
-        assert server.asked == [f"bytes={len(CONTENT)}-"]
+        assert server.requested == [f"bytes={len(CONTENT)}-"]
     assert target.read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("handler", [Files, Ftp])
-def test_wrong_bytes_never_get_the_name_and_are_removed(target, handler):
+def test_wrong_bytes_never_get_the_name_and_are_deleted(target, handler):
     wrong = CONTENT[:1000] + b"\0" + CONTENT[1001:]
     with serving(handler, content=wrong, tag="213 1") as server:
         with pytest.raises(ValueError, match=f"expected {len(wrong)} bytes with {MD5}, found {len(wrong)} with md5:"):
@@ -235,13 +235,13 @@ def test_wrong_bytes_never_get_the_name_and_are_removed(target, handler):
     assert target.read_bytes() == CONTENT
 
 
-def test_a_wrong_size_is_seen_before_the_bytes_are_fetched(target):
+def test_a_wrong_size_is_refused_before_the_download(target):
     with serving(Files) as server, pytest.raises(ValueError, match=r"expected 99 bytes, but the server has 3500000"):
         download(server.url, target, size=99)
     assert names(target) == []
 
 
-def test_errors_that_pass_are_tried_again_and_others_not(target):
+def test_temporary_errors_are_retried_and_others_are_not(target):
     with serving(Files, failures=[503, 429]) as server:
         download(server.url, target, checksum=MD5, waits=FAST)
     assert target.read_bytes() == CONTENT
@@ -254,7 +254,7 @@ def test_errors_that_pass_are_tried_again_and_others_not(target):
         with serving(Files, failures=failures) as server:
             with pytest.raises(OSError, match=f"^cannot download {server.url}: {message}"):
                 download(server.url, target, waits=FAST)
-            assert len(server.asked) == tries
+            assert len(server.requested) == tries
         assert names(target) == []
 
 
@@ -287,7 +287,7 @@ def test_two_downloads_of_one_file_do_not_mix(target):
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(OSError, match="another process is downloading"):
             download(server.url, target)
-        assert server.asked == []
+        assert server.requested == []
         fcntl.flock(other, fcntl.LOCK_UN)
         download(server.url, target)
     assert target.read_bytes() == CONTENT

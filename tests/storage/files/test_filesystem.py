@@ -1,4 +1,4 @@
-"""One conformance suite over every filesystem: local disk and a real S3 server."""
+"""One conformance suite for every filesystem: local disk and a real S3 server."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def test_what_is_written_is_read_listed_and_replaced(folder):
     assert filesystem.stat(url).version != first.version
 
 
-def test_what_is_not_there_is_an_error(folder):
+def test_a_missing_file_is_an_error(folder):
     with pytest.raises(FileNotFoundError):
         filesystem.read_bytes(join(folder, "nothing"))
     with pytest.raises(FileNotFoundError):
@@ -44,7 +44,7 @@ def test_what_is_not_there_is_an_error(folder):
 
 
 @pytest.mark.parametrize("size", [10, 12 * 2**20])
-def test_a_write_that_fails_leaves_what_was_there(folder, size):
+def test_a_failed_write_leaves_the_existing_file(folder, size):
     url = join(folder, "file")
 
     def fail():
@@ -62,7 +62,7 @@ def test_a_write_that_fails_leaves_what_was_there(folder, size):
     assert [entry.url for entry in filesystem.listing(folder)] == [url]
 
 
-def test_large_files_arrive_whole(folder):
+def test_large_files_are_written_completely(folder):
     content = os.urandom(20 * 2**20)
     with filesystem.create(join(folder, "large")) as file:
         for start in range(0, len(content), 2**20):
@@ -70,7 +70,7 @@ def test_large_files_arrive_whole(folder):
     assert filesystem.read_bytes(join(folder, "large")) == content
 
 
-def test_of_many_exclusive_writers_one_wins(folder):
+def test_one_of_many_exclusive_writers_wins(folder):
     for race in range(10):
         url = join(folder, f"race{race}")
         with ThreadPoolExecutor(8) as pool:

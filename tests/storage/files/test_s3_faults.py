@@ -1,4 +1,4 @@
-"""S3 that fails: a real server behind a proxy that throttles, resets, tears and stalls; and one that says no."""
+"""S3 that fails: a real server behind a proxy that throttles, resets, truncates and stalls; denied requests."""
 
 import os
 from urllib.parse import urlsplit
@@ -25,7 +25,7 @@ from storage.tables.table import create_table
 
 @pytest.fixture
 def through(s3, monkeypatch):
-    """Start a proxy before the S3 server, and send every client there."""
+    """Start a proxy in front of the S3 server and redirect every client to it."""
     server, proxies = urlsplit(os.environ["AWS_ENDPOINT_URL"]).netloc, []
 
     def start(**schedule):
@@ -41,19 +41,19 @@ def through(s3, monkeypatch):
 
 @pytest.fixture
 def key(s3, monkeypatch):
-    """Be somebody else."""
+    """Switch to other credentials."""
 
     def become(name, secret):
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", name)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
-        s3fs.S3FileSystem.clear_instance_cache()  # which holds connections of the key before
+        s3fs.S3FileSystem.clear_instance_cache()  # it holds connections with the previous key
 
     yield become
     s3fs.S3FileSystem.clear_instance_cache()
 
 
 def use(folder):
-    """Each thing that is asked of a filesystem, by each of its clients."""
+    """Use every operation of a filesystem, through each of its clients."""
     content = os.urandom(100_000)
     filesystem.write_bytes(join(folder, "a"), b"old")
     filesystem.write_bytes(join(folder, "a"), content)
@@ -74,7 +74,7 @@ def use(folder):
     assert not filesystem.exists(join(folder, "b"))
 
 
-def test_what_fails_for_a_while_is_tried_again(s3, through):
+def test_temporary_failures_are_retried(s3, through):
     proxy = through(failing=0.8, attempts=1, stall=1.5, seed=1)
     use(f"{s3}/for-a-while")  # the name is part of the schedule's key
     assert proxy.faults.keys() == set(KINDS)
@@ -82,14 +82,14 @@ def test_what_fails_for_a_while_is_tried_again(s3, through):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_request_may_fail_twice(s3, through, tmp_path, kind):
+def test_every_request_can_fail_twice(s3, through, tmp_path, kind):
     proxy = through(failing=1, attempts=2, kinds=(kind,), stall=1.5)
     use(f"{s3}/{tmp_path.name}")
     assert proxy.faults[kind] > 20
 
 
 @pytest.mark.parametrize("kind", ["slow down", "internal error", "reset"])
-def test_what_fails_for_ever_is_given_up_in_one_line(s3, through, monkeypatch, kind):
+def test_permanent_failures_end_with_one_line(s3, through, monkeypatch, kind):
     monkeypatch.setattr(s3_clients, "ATTEMPTS", 2)
     filesystem.write_bytes(f"{s3}/there", b"x")
     proxy = through(failing=1, attempts=10**6, kinds=(kind,))
@@ -111,7 +111,7 @@ def test_what_fails_for_ever_is_given_up_in_one_line(s3, through, monkeypatch, k
 
 @pytest.mark.slow
 def test_a_table_is_written_and_read_through_faults(s3, through, tmp_path):
-    """Source shards, parts, the commits of Iceberg: all that a run asks of S3, and each thing once."""
+    """Source shards, parts and Iceberg commits: every S3 operation of a run, once each."""
     folder, batch = f"{s3}/{tmp_path.name}", blobs(300, 8)
     write_split(join(folder, "base"), [FeatureRows(batch.ids, batch.x, None)], 100)
     proxy = through(failing=0.4, attempts=2, stall=1.5, seed=2)
@@ -138,7 +138,7 @@ def test_a_table_is_written_and_read_through_faults(s3, through, tmp_path):
         ("reader", "reader-secret", "Access Denied"),
     ],
 )
-def test_a_denied_request_says_who_asked(s3, key, name, secret, reason):
+def test_a_denied_request_names_the_operation_and_the_key(s3, key, name, secret, reason):
     filesystem.write_bytes(f"{s3}/there", b"x")
     key(name, secret)
     line = rf"^permission denied: cannot write {s3}/mine: {reason}.* \(AWS_ACCESS_KEY_ID is {name}\)$"
@@ -154,7 +154,7 @@ def test_a_denied_request_says_who_asked(s3, key, name, secret, reason):
                 action(f"{s3}/there")
 
 
-def test_a_bucket_that_is_missing_is_named(s3):
+def test_a_missing_bucket_is_named(s3):
     line = r"^bucket missing does not exist at http://.*: create it, or correct s3://missing/x$"
     for action in (filesystem.exists, filesystem.read_bytes, filesystem.stat, filesystem.listing):
         with pytest.raises(FileNotFoundError, match=line):

@@ -1,4 +1,4 @@
-"""What a collection leaves is what kept versions need, found here by opening each of them; readers are never broken."""
+"""A collection leaves exactly the files that versions need, and never breaks readers."""
 
 import hashlib
 import os
@@ -28,7 +28,7 @@ def in_days(days):
 
 
 def part(table, shard, seed=0):
-    """A file of the folder of parts. What is in it matters to no collector."""
+    """A file in the folder of parts. Its content does not matter to a collection."""
     content = f"{shard} {seed}".encode() * 9
     url = join(table.folder, "data", f"{hashlib.sha256(content).hexdigest()}.parquet")
     filesystem.write_bytes(url, content)
@@ -52,7 +52,7 @@ def files_of(table, name):
 
 
 def needed(catalog, name="t"):
-    """Every file that some snapshot of the table leads to, and the metadata log."""
+    """Every file that a snapshot of the table references, and the metadata log."""
     table = catalog.load_table(f"codes.{name}")
     found = {table.metadata_location} | {entry.metadata_file for entry in table.metadata.metadata_log}
     for snapshot in table.snapshots():
@@ -65,52 +65,52 @@ def there(table):
     return {file.url for file in filesystem.inventory(table.iceberg.location())}
 
 
-def test_what_is_left_is_exactly_what_kept_versions_need(catalog, table):
+def test_exactly_the_files_that_versions_need_are_left(catalog, table):
     publish(table, part(table, "a"), part(table, "b"))
     publish(table, part(table, "b", 1), part(table, "c"))
     publish(table, part(table, "d"), remove=["a"])
     publish(table, part(table, "d", 1), part(table, "e"))
     table.reject(staged(table, "staged-no", part(table, "f")))
     staged(table, "staged-live", part(table, "g"), part(table, "h"))
-    orphan = part(table, "never committed")
-    torn = join(table.folder, "data", f".{'0' * 64}.parquet.{'1' * 32}")
+    uncommitted = part(table, "never committed")
+    partial = join(table.folder, "data", f".{'0' * 64}.parquet.{'1' * 32}")
     lost_race = join(table.iceberg.location(), "metadata", "00099-deadbeef.metadata.json")
-    told, untold = (quarantine_url(url) for url in (min(files_of(table, "main")), orphan.url))
-    stranger = join(table.folder, "data", "notes.txt")
-    for url in (torn, lost_race, told, untold, stranger):
-        filesystem.write_bytes(url, b'{"format-version": 2, "torn')
+    referenced, unreferenced = (quarantine_url(url) for url in (min(files_of(table, "main")), uncommitted.url))
+    foreign = join(table.folder, "data", "notes.txt")
+    for url in (partial, lost_race, referenced, unreferenced, foreign):
+        filesystem.write_bytes(url, b'{"format-version": 2, "partial')
     planned = garbage.collect(table, 0, keep=2, dry_run=True)
-    assert needed(catalog) | {orphan.url, torn, lost_race, told, untold, stranger} <= there(table)
+    assert needed(catalog) | {uncommitted.url, partial, lost_race, referenced, unreferenced, foreign} <= there(table)
     found = garbage.collect(table, 0, keep=2)
     assert found.versions.keys() == planned.versions.keys() == {"v1", "v2", "rejected-no"}
     assert {file.url for file in planned.files} == {file.url for file in found.files}
-    assert {orphan.url, torn, lost_race, untold} < {file.url for file in found.files}
-    assert there(table) == needed(catalog) | {told, stranger}
+    assert {uncommitted.url, partial, lost_race, unreferenced} < {file.url for file in found.files}
+    assert there(table) == needed(catalog) | {referenced, foreign}
     assert {version.name for version in table.versions()} == {"v3", "v4", "staged-live"}
     held = {snapshot.snapshot_id for snapshot in table.iceberg.metadata.snapshots}
     steps = held - {ref.snapshot_id for ref in table.iceberg.refs().values()}
-    assert steps == {table.iceberg.snapshot_by_name("staged-live").parent_snapshot_id}  # one of two, from main on
+    assert steps == {table.iceberg.snapshot_by_name("staged-live").parent_snapshot_id}  # the first of its two commits
     again = garbage.collect(table, 0, keep=2)
     assert (again.versions, again.snapshots) == ({}, ())
-    assert there(table) == needed(catalog) | {told, stranger}
+    assert there(table) == needed(catalog) | {referenced, foreign}
     assert garbage.collect(table, 0, keep=2).files == ()
     assert publish(table, part(table, "z")).name == "v5"
 
 
-def test_whoever_opened_a_version_within_the_grace_finds_its_files(tmp_path):
-    """However old they are: it is when the version lost its name that counts."""
+def test_readers_that_opened_a_version_within_the_grace_period_find_its_files(tmp_path):
+    """However old the files are: the period starts when the version loses its name."""
     catalog = iceberg.connect(f"sqlite:///{tmp_path / 'catalog.db'}", str(tmp_path))
     table = create_table(catalog, "t", 16)
     publish(table, part(table, "a"))
     publish(table, part(table, "a", 1))
     reader = load_table(catalog, "t")
     pinned = files_of(reader, "v1")
-    for url in there(table):  # which can be done on the local disk alone
+    for url in there(table):  # only possible on the local disk
         os.utime(url, (time.time() - 30 * DAY,) * 2)
     garbage.collect(table, DAY, keep=1)
     assert not table.has_ref("v1")
     assert pinned <= there(table)
-    assert files_of(reader, "v1") == pinned  # its metadata are there as well
+    assert files_of(reader, "v1") == pinned  # its metadata exists as well
     garbage.collect(table, DAY, keep=1, clock=in_days(0.9))
     assert pinned <= there(table)
     garbage.collect(table, DAY, keep=1, clock=in_days(1.1))
@@ -118,10 +118,10 @@ def test_whoever_opened_a_version_within_the_grace_finds_its_files(tmp_path):
     assert there(table) == needed(catalog)
 
 
-def test_what_versions_name_is_named_for_a_grace_after_they_are_gone(catalog, table):
+def test_digests_of_versions_stay_referenced_for_a_grace_period_after_they_are_dropped(catalog, table):
     models, start = ([letter * 64 for letter in letters] for letters in ("ab", "c"))
-    told = [{"model": models[0], "spec": "{}"}, {"model": models[1], "spec": f'{{"pretrained": "{start[0]}"}}'}]
-    for i, properties in enumerate(told):
+    summaries = [{"model": models[0], "spec": "{}"}, {"model": models[1], "spec": f'{{"pretrained": "{start[0]}"}}'}]
+    for i, properties in enumerate(summaries):
         version = staged(table, f"staged-{i}", part(table, "a", i), properties=properties)
         table.publish(version, table.version().snapshot_id)
     assert garbage.referenced_digests(table, DAY) == {*models, *start}
@@ -132,23 +132,23 @@ def test_what_versions_name_is_named_for_a_grace_after_they_are_gone(catalog, ta
 
 
 @pytest.mark.parametrize("catalog", ["local"], indirect=True)
-def test_a_collection_beside_a_reindex_leaves_its_parts(catalog, table):
+def test_a_collection_during_a_reindex_leaves_its_parts(catalog, table):
     publish(table, part(table, "a"))
     base = table.version().snapshot_id
     staged(table, "staged-run", part(table, "b"), part(table, "c"))
-    written = part(table, "d")  # and not committed yet
+    written = part(table, "d")  # not committed yet
     assert garbage.collect(table, 3600).versions == {}
     assert written.url in there(table)
     run = load_table(catalog, "t")
     run.replace("staged-run", [written], set(), MODEL)
-    garbage.collect(table, DAY, clock=in_days(8))  # old, and yet it began at what is published: the next run adopts it
+    garbage.collect(table, DAY, clock=in_days(8))  # old, but its base is still published: the next run adopts it
     assert run.publish(run.refresh().version("staged-run"), base).name == "v2"
     assert files_of(run, "v2") <= there(table)
     assert len(files_of(run, "v2")) == 4
 
 
 @pytest.mark.parametrize("catalog", ["local"], indirect=True)
-def test_a_staging_goes_when_it_is_old_and_began_at_another_version(table):
+def test_an_old_staged_version_is_dropped_if_its_base_is_no_longer_published(table):
     publish(table, part(table, "a"))
     staged(table, "staged-late", part(table, "b"), part(table, "c"))
     late = files_of(table, "staged-late")
@@ -161,7 +161,7 @@ def test_a_staging_goes_when_it_is_old_and_began_at_another_version(table):
 
 
 @pytest.mark.parametrize("catalog", ["local"], indirect=True)
-def test_versions_with_deleted_rows_are_gone_when_it_is_due_and_what_readers_see_stays(catalog, table):
+def test_versions_with_deleted_rows_are_dropped_by_their_deadline_and_the_current_one_stays(catalog, table):
     publish(table, part(table, "a"))
     publish(table, part(table, "a", 1))
     publish(table, part(table, "a", 2))
@@ -169,7 +169,7 @@ def test_versions_with_deleted_rows_are_gone_when_it_is_due_and_what_readers_see
     log.schedule_purge(table, ["v1", "v3"], due, 7, "me")
     with pytest.raises(ValueError, match="cannot roll back to v1: it holds deleted rows, and is removed by 20"):
         log.roll_back(table, "v1", table.version().snapshot_id, "me")
-    log.schedule_purge(table, ["v1"], due + 1, 7, "me")  # not later than was said
+    log.schedule_purge(table, ["v1"], due + 1, 7, "me")  # the earlier deadline stays
     assert log.purge_deadlines(table) == {"v1": due, "v3": due}
     assert garbage.collect(table, 7 * DAY, clock=in_days(22)).versions == {}
     found = garbage.collect(table, 7 * DAY, clock=in_days(23.1))
@@ -180,7 +180,7 @@ def test_versions_with_deleted_rows_are_gone_when_it_is_due_and_what_readers_see
 
 
 @pytest.mark.parametrize("catalog", ["local", "s3"], indirect=True)
-def test_uploads_that_never_ended_are_aborted_when_they_are_old(table):
+def test_old_incomplete_uploads_are_aborted(table):
     if "://" not in table.folder + "/data":
         assert filesystem.incomplete_uploads(table.folder + "/data") == []
         return
@@ -197,17 +197,17 @@ def test_uploads_that_never_ended_are_aborted_when_they_are_old(table):
 
 
 @pytest.mark.parametrize("catalog", ["local", "s3"], indirect=True)
-def test_where_a_needed_file_is_lost_nothing_is_deleted(table):
+def test_nothing_is_deleted_if_a_needed_file_is_missing(table):
     publish(table, part(table, "a"))
-    orphan = part(table, "orphan")
+    uncommitted = part(table, "uncommitted")
     filesystem.remove(min(files_of(table, "v1")))
     with pytest.raises(FileNotFoundError, match=r"nothing was deleted; run `hashkiln verify t`"):
         garbage.collect(table, 0)
-    assert orphan.url in there(table)
+    assert uncommitted.url in there(table)
 
 
 @pytest.mark.parametrize("catalog", ["local", "s3"], indirect=True)
-def test_a_file_that_was_written_again_since_the_inventory_stays(table):
+def test_a_file_written_again_since_the_inventory_stays(table):
     part(table, "o")
     (listed,) = filesystem.inventory(table.folder + "/data")
     assert not garbage.remove_if_older(listed, time.time() - DAY)
@@ -216,7 +216,7 @@ def test_a_file_that_was_written_again_since_the_inventory_stays(table):
     assert not garbage.remove_if_older(listed, time.time() + DAY)
 
 
-def test_writers_and_collectors_at_once_lose_nothing(catalog, table):
+def test_concurrent_writers_and_collectors_lose_nothing(catalog, table):
     publish(table, part(table, "a"))
     done = threading.Event()
 
@@ -225,7 +225,7 @@ def test_writers_and_collectors_at_once_lose_nothing(catalog, table):
         while not done.is_set() or not rounds:
             try:
                 garbage.collect(mine, 3600, keep=1)
-            except PublishConflict:  # eight writers came first: it looks again
+            except PublishConflict:  # other writers came first in all attempts
                 continue
             rounds += 1
         return rounds

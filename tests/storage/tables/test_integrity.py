@@ -1,4 +1,4 @@
-"""Parts that were changed are noticed when they are read, on every filesystem; and parts without deleted rows."""
+"""Modified parts are noticed on read, on every filesystem; parts without deleted rows."""
 
 import hashlib
 
@@ -32,12 +32,12 @@ def ids_of(part):
     return np.concatenate([batch.ids for batch in CodeShard(part, N_BITS)])
 
 
-def test_a_part_that_was_changed_is_refused_by_whoever_reads_it_first_and_a_torn_one_by_all(part):
+def test_a_modified_part_is_refused_on_the_first_read_of_a_process_and_a_truncated_one_on_every_read(part):
     assert len(ids_of(part)) == 300
     content = bytearray(filesystem.read_bytes(part.url))
     content[500] ^= 1
     filesystem.write_bytes(part.url, bytes(content))
-    ids_of(part)  # this process has looked at its digest
+    ids_of(part)  # this process has checked its digest before
     with pytest.raises(ValueError, match=f"expected a part of SHA-256 .*, found {hashlib.sha256(content).hexdigest()}"):
         read_part(part.url, N_BITS, part.size, verify=True)
     _verified.clear()

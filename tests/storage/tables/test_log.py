@@ -1,4 +1,4 @@
-"""Rollbacks, and formats of tables: each one commit, and of two that move main at once exactly one does."""
+"""Rollbacks and table formats: one commit each; of two concurrent moves of main, exactly one succeeds."""
 
 import json
 import threading
@@ -31,14 +31,14 @@ def seen(table, name="main"):
     return [part.version for part in table.parts(table.version(name).snapshot_id).values()]
 
 
-def test_a_rollback_is_one_commit_and_noted_and_the_next_version_numbers_on(catalog, table):
+def test_a_rollback_is_one_logged_commit_and_version_numbers_continue(catalog, table):
     commits_before = len(table.iceberg.metadata.metadata_log)
     assert log.roll_back(table, "v1", table.version().snapshot_id, "me").name == "v1"
     assert len(table.iceberg.metadata.metadata_log) == commits_before + 1
     reader = load_table(catalog, "t")
     assert (reader.version().name, seen(reader)) == ("v1", ["0"])
-    (noted,) = log.rollbacks(reader)
-    assert (noted["from"], noted["to"], noted["by"], len(noted["at"])) == ("v3", "v1", "me", 25)
+    (logged,) = log.rollbacks(reader)
+    assert (logged["from"], logged["to"], logged["by"], len(logged["at"])) == ("v3", "v1", "me", 25)
     stage(table, "staged-new", 7)
     assert table.publish(table.version("staged-new"), table.version().snapshot_id).name == "v4"
     log.roll_back(table, "v3", table.version().snapshot_id, "you")
@@ -47,7 +47,7 @@ def test_a_rollback_is_one_commit_and_noted_and_the_next_version_numbers_on(cata
 
 
 @pytest.mark.parametrize("catalog", ["local"], indirect=True)
-def test_a_rollback_is_refused_where_main_is_not_what_was_seen_or_the_target_is_no_version(table):
+def test_a_rollback_is_refused_if_main_has_moved_or_the_target_was_never_published(table):
     before, main = table.version("v2").snapshot_id, table.version().snapshot_id
     with pytest.raises(
         PublishConflict, match=rf"at snapshot {before}, found {main} \(v3\): another run published or rolled back"
@@ -63,7 +63,7 @@ def test_a_rollback_is_refused_where_main_is_not_what_was_seen_or_the_target_is_
 
 
 @pytest.mark.parametrize("attempt", range(2))
-def test_of_a_publish_and_a_rollback_at_once_exactly_one_wins(catalog, table, attempt):
+def test_of_concurrent_publishes_and_rollbacks_exactly_one_wins(catalog, table, attempt):
     base = table.version().snapshot_id
     stage(table, "staged-new", 7)
     barrier = threading.Barrier(3)
@@ -99,7 +99,7 @@ def test_a_table_of_a_newer_format_is_refused(catalog, table):
         load_table(catalog, "t")
 
 
-def test_an_older_format_is_read_as_it_is_and_upgraded_in_one_commit_when_it_is_written(catalog, table):
+def test_an_older_format_is_read_unchanged_and_upgraded_in_one_commit_on_write(catalog, table):
     old = RemovePropertiesUpdate(removals=["hashkiln.format", "hashkiln.columns"])
     commits.commit(table.iceberg, (), (old,))
     reader = load_table(catalog, "t")
@@ -115,7 +115,7 @@ def test_an_older_format_is_read_as_it_is_and_upgraded_in_one_commit_when_it_is_
 
 
 @pytest.mark.parametrize("catalog", ["local"], indirect=True)
-def test_the_empty_version_is_v0_although_a_staging_begins_at_it(catalog):
+def test_the_empty_version_is_v0_even_if_a_branch_starts_at_it(catalog):
     empty = create_table(catalog, "empty", 16)
     empty.stage("staged-x", empty.version().snapshot_id)
     assert empty.version().name == "v0"

@@ -1,4 +1,4 @@
-"""What is PostgreSQL's own: several machines' catalog. The tables' own tests run on it too, by `catalog_url`."""
+"""A catalog on PostgreSQL, shared by several machines. `catalog_url` runs the tests of tables on it too."""
 
 import json
 import subprocess
@@ -32,14 +32,14 @@ def test_writers_of_several_processes_lose_nothing(postgresql, tmp_path):
     arguments = {name: [*command, name, url, str(tmp_path)] for name in "ab"}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     writers = [subprocess.Popen(arguments[name], **pipes) for name in arguments]
-    assert [writer.stdout.readline() for writer in writers] == ["ready\n"] * 2  # a new catalog, made by all at once
+    assert [writer.stdout.readline() for writer in writers] == ["ready\n"] * 2  # a new catalog, created by both at once
     seen = [json.loads(writer.communicate("go\n")[0]) for writer in writers]
     final = load_table(iceberg.connect(url, str(tmp_path)), "t").vocabulary
     assert sorted(final) == sorted(["common", *(f"{name}{i}" for name in "ab" for i in range(5))])
     assert all(final[: len(vocabulary)] == tuple(vocabulary) for vocabulary in seen)
 
 
-def test_the_server_may_lose_its_connections_between_two_commits(postgresql, tmp_path):
+def test_the_server_can_close_connections_between_two_commits(postgresql, tmp_path):
     url = postgresql()
     table = create_table(iceberg.connect(url, str(tmp_path)), "t", 16)
     place = make_url(url)
@@ -60,7 +60,7 @@ def test_the_server_may_lose_its_connections_between_two_commits(postgresql, tmp
         ("postgresql+psycopg2://tests:secret@127.0.0.1:1/x", "Connection refused"),
     ],
 )
-def test_a_catalog_that_cannot_be_reached_is_told_of_in_one_line(postgresql, tmp_path, url, reason):
+def test_an_unreachable_catalog_is_reported_in_one_line(postgresql, tmp_path, url, reason):
     host = make_url(postgresql()).query["host"]
     with pytest.raises(
         ConnectionError, match=f"^cannot connect to the Iceberg catalog at postgresql.*: .*{reason}"
@@ -70,7 +70,7 @@ def test_a_catalog_that_cannot_be_reached_is_told_of_in_one_line(postgresql, tmp
     assert "secret" not in str(line.value)
 
 
-def test_it_is_named_by_the_environment(postgresql, tmp_path, monkeypatch):
+def test_the_environment_chooses_the_catalog(postgresql, tmp_path, monkeypatch):
     monkeypatch.setenv("HASHKILN_CATALOG", postgresql())
     monkeypatch.setenv("HASHKILN_HOME", str(tmp_path))
     settings = Settings()

@@ -1,4 +1,4 @@
-"""Versions of code tables, on every filesystem: staged on a branch, published by one move of main."""
+"""Versions of code tables, on every filesystem: staged on a branch, published by moving main."""
 
 import gc
 from concurrent.futures import ThreadPoolExecutor
@@ -57,7 +57,7 @@ def shards_of(table, name="main"):
     return sorted(table.parts(table.version(name).snapshot_id))
 
 
-def test_a_catalog_of_sqlite_is_there_once_its_file_is(tmp_path):
+def test_an_sqlite_catalog_exists_once_its_file_does(tmp_path):
     url = f"sqlite:///{tmp_path}/new/tables.db?timeout=30"
     assert not iceberg.catalog_exists(url)
     iceberg.connect(url, str(tmp_path))
@@ -65,7 +65,7 @@ def test_a_catalog_of_sqlite_is_there_once_its_file_is(tmp_path):
     assert iceberg.catalog_exists("postgresql+psycopg2://127.0.0.1:1/none")
 
 
-def test_a_new_table_is_empty_and_says_so(catalog):
+def test_a_new_table_is_empty(catalog):
     table = create_table(catalog, "t", N_BITS)
     assert table.version().name == "v0"
     assert table.version().number == 0
@@ -76,7 +76,7 @@ def test_a_new_table_is_empty_and_says_so(catalog):
     assert again.version().snapshot_id == table.version().snapshot_id
 
 
-def test_staged_parts_are_seen_by_no_reader_until_main_moves(catalog, parts):
+def test_readers_do_not_see_staged_parts_until_main_moves(catalog, parts):
     table = create_table(catalog, "t", N_BITS)
     reader = load_table(catalog, "t")
     base = table.version()
@@ -118,9 +118,9 @@ def test_parts_are_replaced_and_removed_in_one_snapshot(catalog, parts):
     table.replace("staged-y", [changed], {"00002.parquet", "not there"}, MODEL)
     assert table.parts(table.version("staged-y").snapshot_id) == {changed.shard: changed, parts[1].shard: parts[1]}
     head = table.version("staged-y").snapshot_id
-    table.replace("staged-y", [changed], {"00002.parquet"}, MODEL)  # nothing is left to do: no commit
+    table.replace("staged-y", [changed], {"00002.parquet"}, MODEL)  # nothing to do: no commit
     assert table.version("staged-y").snapshot_id == head
-    table.replace("staged-y", [], set(), {**MODEL, "metrics": "{}"})  # what is said of a version is a commit
+    table.replace("staged-y", [], set(), {**MODEL, "metrics": "{}"})  # new properties need a commit
     assert table.version("staged-y").properties == {**MODEL, "metrics": "{}"}
     assert table.parts(table.version("staged-y").snapshot_id).keys() == {changed.shard, parts[1].shard}
     assert shards_of(table) == ["00000.parquet", "00001.parquet", "00002.parquet"]
@@ -143,7 +143,7 @@ def test_publishing_is_refused_when_main_has_moved(catalog, parts):
     assert table.has_ref("staged-b")
 
 
-def test_a_rejected_version_is_kept_where_no_reader_looks(catalog, parts):
+def test_a_rejected_version_is_kept_out_of_sight_of_readers(catalog, parts):
     table = published(catalog, parts[:1])
     table.stage("staged-a", table.version().snapshot_id)
     table.replace("staged-a", parts[1:], set(), MODEL)
@@ -175,8 +175,8 @@ def test_two_runs_that_adopt_one_branch_add_no_part_twice(catalog, parts):
     assert sorted(files) == sorted(part.url for part in parts)
 
 
-def test_what_other_versions_have_is_found_where_it_was_added(catalog, parts, monkeypatch):
-    """Published, staged or rejected. A manifest that only carries on what others added is not read."""
+def test_parts_of_other_versions_are_read_from_the_manifests_that_added_them(catalog, parts, monkeypatch):
+    """Published, staged or rejected. Manifests that only carry over existing parts are not read."""
     first, second, third = parts
     table = published(catalog, [first])
     v1 = table.version()
@@ -197,13 +197,13 @@ def test_what_other_versions_have_is_found_where_it_was_added(catalog, parts, mo
     assert list(table.added_parts(staged.snapshot_id, [v1])) == []
     assert list(table.added_parts(rejected.snapshot_id, [v1, staged])) == [second]
     assert list(table.added_parts(v1.snapshot_id, [])) == []
-    table.replace("staged-a", [], {first.shard}, MODEL)  # what is left of a manifest of its parts is written anew
+    table.replace("staged-a", [], {first.shard}, MODEL)  # rewrites the manifest with the remaining parts
     opened.clear()
     assert list(table.added_parts(v1.snapshot_id, [table.version("staged-a")])) == [second]
     assert len(opened) == 1
 
 
-def test_of_two_publishers_one_wins(catalog, parts):
+def test_one_of_several_publishers_wins(catalog, parts):
     table = create_table(catalog, "t", N_BITS)
     base = table.version().snapshot_id
     for i in range(4):
@@ -229,11 +229,11 @@ def test_the_vocabulary_only_grows(catalog):
     assert table.vocabulary == ()
     assert table.add_labels(["b", "a"]) == ("b", "a")
     assert load_table(catalog, "t").add_labels(["a", "c"]) == ("b", "a", "c")
-    assert table.add_labels(["d"]) == ("b", "a", "c", "d")  # although another writer came first
+    assert table.add_labels(["d"]) == ("b", "a", "c", "d")  # even if another writer came first
     assert load_table(catalog, "t").vocabulary == ("b", "a", "c", "d")
 
 
-def test_of_many_writers_of_labels_none_loses_its_own(catalog):
+def test_concurrent_writers_lose_no_labels(catalog):
     create_table(catalog, "t", N_BITS)
 
     def add(i):
@@ -252,7 +252,7 @@ def test_the_width_of_a_table_never_changes(catalog):
         create_table(catalog, "t", 32)
 
 
-def test_unknown_names_are_answered_with_the_known(catalog, parts):
+def test_unknown_names_list_the_existing_ones(catalog, parts):
     published(catalog, parts)
     with pytest.raises(LookupError, match=r"^unknown code table 'u'; existing tables: t$"):
         load_table(catalog, "u")
@@ -267,7 +267,7 @@ def test_table_names_are_plain(name):
         table_name(name, "itq32")
 
 
-def test_the_format_is_said_in_the_table(catalog, parts):
+def test_the_table_records_its_format(catalog, parts):
     published(catalog, parts)
     properties = catalog.load_table("codes.t").properties
     assert properties["hashkiln.format"] == "1"
