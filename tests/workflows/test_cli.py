@@ -86,7 +86,7 @@ def test_fetch_says_whether_the_files_are_those_that_were_published(hashkiln):
     [
         (("history", "nothing"), 1, "unknown code table 'nothing'; existing tables:"),
         (("evaluate", "nothing"), 1, "unknown code table 'nothing'"),
-        (("evaluate",), 2, "expected either TABLE, or --codes FILE with --labels FILE"),
+        (("evaluate",), 2, "pass either TABLE, or --codes FILE with --labels FILE"),
         (("evaluate", "--codes", "/nowhere.npy", "--labels", "/nowhere.npy"), 1, "/nowhere.npy"),
         (("search", "nothing", "--queries", "query", "--out", "x"), 1, "unknown code table"),
         (("search", "x", "--queries", "query", "--out", "x", "--k", "0"), 2, "k: Input should be greater than or"),
@@ -101,11 +101,11 @@ def test_fetch_says_whether_the_files_are_those_that_were_published(hashkiln):
         (("reindex", "--dataset", "sample", "--set", "n_iter"), 2, "expected NAME=VALUE, found 'n_iter'"),
         (("reindex", "--dataset", "sample", "--refit", "often"), 2, "often"),
         (("reindex",), 2, "Missing option"),
-        (("ingest", "/nowhere/x"), 2, "expected --name NAME for /nowhere/x"),
+        (("ingest", "/nowhere/x"), 2, "/nowhere/x is not a named dataset: pass --name NAME"),
         (("ingest", "/nowhere", "--name", "x"), 1, "no .parquet files in /nowhere"),
-        (("evaluate", "--codes", "x", "--labels", "y", "--beside", "v1"), 2, "found them with --codes"),
-        (("evaluate", "--codes", "x", "--labels", "y", "--neighbours", "5"), 2, "found them with --codes"),
-        (("evaluate", "sample__lsh64", "--bits", "8"), 2, "found them with TABLE"),
+        (("evaluate", "--codes", "x", "--labels", "y", "--beside", "v1"), 2, "need a TABLE, not --codes"),
+        (("evaluate", "--codes", "x", "--labels", "y", "--neighbours", "5"), 2, "need a TABLE, not --codes"),
+        (("evaluate", "sample__lsh64", "--bits", "8"), 2, "need --codes, not a TABLE"),
         (
             ("evaluate", "sample__lsh64", "--neighbours", "0"),
             2,
@@ -124,7 +124,7 @@ def test_fetch_says_whether_the_files_are_those_that_were_published(hashkiln):
         ),
         (("delete", "nothing", "--ids", ",".join(map(str, range(200))), "--yes"), 1, "expected a dataset 'nothing'"),
         (("delete", "sample", "--ids", "1_000", "--yes"), 2, "such as 7 or -12, found '1_000'"),
-        (("delete", "sample", "--ids", "7"), 2, "pass --yes to delete without asking"),
+        (("delete", "sample", "--ids", "7"), 2, "pass --yes to delete without confirmation"),
         (("nonsense",), 2, "No such command 'nonsense'"),
     ],
 )

@@ -168,13 +168,13 @@ def test_a_deletion_is_confirmed(settings, source):
     code, output = asked("n\n", "7,12,77777")
     assert (code, deletions.deletion_files(folder)) == (1, ())
     assert "2 rows in the files of mine, for 3 ids: 7, 12, …" in output
-    assert "Delete for good, from every version? [y/N]" in output
+    assert "Delete permanently, from every version? [y/N]" in output
     code, output = asked("\n", ",".join(map(str, range(100))))
     assert (code, deletions.deletion_files(folder)) == (1, ())
     assert "100 rows in the files of mine, for 100 ids: 0, 1, 2, 3, 4, …" in output
     code, output = asked("y\n", "7,12")
     assert (code, len(deletions.deletion_files(folder)), table_of(settings).version().name) == (0, 1, "v2")
-    assert "Published mine__code v2 without them" in output
+    assert "Published mine__code v2 without the deleted rows" in output
 
 
 def test_rows_named_by_keys_are_deleted_by_key(settings, tmp_path):

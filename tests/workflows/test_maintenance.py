@@ -239,6 +239,6 @@ def test_a_short_grace_must_be_forced_and_durations_are_read(settings, source):
         gc.gc(grace=0.5 / 24)
     assert hashkiln("gc", "--grace", "1m", "--force", "--dry-run")[0] == 0
     code, output = hashkiln("gc", TABLE, "--grace", "1h")
-    assert (code, output) == (0, "Gone: snapshot: 3; 0 bytes\n")
+    assert (code, output) == (0, "Deleted: snapshot: 3; 0 bytes\n")
     assert hashkiln("gc", TABLE, "--grace", "soon")[0] == 2
     assert [duration(text) for text in ("90m", "36h", "7d")] == [0.0625, 1.5, 7]

@@ -113,7 +113,7 @@ def test_the_command_prints_the_plan_and_answers_without_prefect_where_nothing_i
     assert "no: the model of v1 is used again" in output
     reindex(settings, spec())
     before = everything(settings.home)
-    assert "Nothing to do: mine__itq16 v2 holds" in " ".join(run(cli.app, options).stdout.split())
+    assert "Nothing to do: mine__itq16 v2 is up to date" in " ".join(run(cli.app, options).stdout.split())
     assert everything(settings.home) == before
 
 
@@ -133,7 +133,7 @@ def test_new_rules_are_checked_on_an_unchanged_version(settings, mine):
         return plain.exit_code, " ".join((plain.stdout + plain.stderr).split()), json.loads(as_json.stdout)["verdict"]
 
     nothing = {"passed": True, "reasons": [], "notes": []}
-    assert run() == (0, "Nothing to do: mine__itq16 v1 holds the codes of all rows.", nothing)
+    assert run() == (0, "Nothing to do: mine__itq16 v1 is up to date.", nothing)
     code, output, verdict = run("--floor", "map=0.1", "--ceiling", "health.entropy=1", "--max-loss", "map=0.1")
     held = [
         f"map {found['map']:.4f} is within its floor of 0.1000",

@@ -57,7 +57,7 @@ def test_tables_measured_unlike_never_share_a_column(settings, source):
     assert "rows that share a label" in labels.protocol
     assert "the 5 nearest rows" in neighbours.protocol
     output = hashkiln("compare", "mine")[1]
-    assert "2 protocols: figures of different tables above are not comparable" in output
+    assert "2 protocols: metrics are not comparable between the tables above" in output
     assert len(json.loads(hashkiln("compare", "mine", "--json")[1])) == 2
     with pytest.raises(LookupError, match="expected a dataset with published codes, found none of yours"):
         history.compare_tables("yours")

@@ -1,4 +1,4 @@
-"""The `hashkiln` command. What is heavy is imported where it is used, so that --help answers at once."""
+"""The `hashkiln` command. Heavy modules are imported where they are used, so that --help answers at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from . import benchmark, catalogue, maintenance, reindex, run, search
 from .common import FAILED, REJECTED, USAGE, errors
 
 app = typer.Typer(
-    help="Learn binary codes, encode whole datasets into versioned Parquet bit columns, and prove how good they are.",
+    help="Learn binary codes, encode whole datasets into versioned Parquet bit columns, and measure their quality.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -28,13 +28,13 @@ app.add_typer(maintenance.app)
 
 
 def prepare() -> None:
-    """The environment of a run: Prefect's home is ours, nothing is reported to anybody, logs are our own lines."""
+    """Set up the environment of a run: Prefect's home folder, no telemetry, and our own log lines."""
     from ..embedded import environment
 
     environment()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     for name in ("hashing", "storage", "infra", "workflows"):
-        logging.getLogger(name).setLevel(logging.INFO)  # which cluster was joined, which files are unverified
+        logging.getLogger(name).setLevel(logging.INFO)  # such as the Ray cluster in use and unverified files
 
 
 def main() -> None:

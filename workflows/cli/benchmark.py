@@ -27,44 +27,54 @@ class ProtocolName(StrEnum):
 
 @app.command()
 def benchmark(
-    dataset: Annotated[str, typer.Option(help="Datasets, between commas.")],
-    methods: Annotated[str, typer.Option(help="Names of `hashkiln methods`, between commas, or all.")],
-    bits: Annotated[str, typer.Option(help="Lengths of codes, between commas.")] = "8,16,24,32",
-    seeds: Annotated[int, typer.Option(help="How many seeds, from 0 on.")] = 1,
-    protocol: Annotated[ProtocolName, typer.Option(help="What is relevant to a query.")] = ProtocolName.bdnn,
-    queries: Annotated[int | None, typer.Option(help="Only the first so many queries.")] = None,
+    dataset: Annotated[str, typer.Option(help="Datasets, separated by commas.")],
+    methods: Annotated[str, typer.Option(help="Methods listed by `hashkiln methods`, separated by commas, or all.")],
+    bits: Annotated[str, typer.Option(help="Code lengths in bits, separated by commas.")] = "8,16,24,32",
+    seeds: Annotated[int, typer.Option(help="Number of random seeds: 0, 1, …")] = 1,
+    protocol: Annotated[ProtocolName, typer.Option(help="Evaluation protocol, described above.")] = ProtocolName.bdnn,
+    queries: Annotated[
+        int | None, typer.Option(help="Use only the first N queries.  [default: all]", metavar="N")
+    ] = None,
     source: From = None,
     parameters: Annotated[
-        list[str] | None, typer.Option("--set", metavar="METHOD.NAME=VALUE", help="A hyper-parameter. Repeatable.")
+        list[str] | None, typer.Option("--set", metavar="METHOD.NAME=VALUE", help="Set a hyper-parameter. Repeatable.")
     ] = None,
     pretrained: Pretrained = None,
     tune: Annotated[
         list[str] | None,
         typer.Option(
             metavar="METHOD.NAME=V,V,…",
-            help="dhn: choose a hyper-parameter by cross-validation. Repeatable; none: choose nothing.  [default: the "
-            "weight and lr of the methods that have one]",
+            help="dhn: choose a hyper-parameter by cross-validation. Repeatable; `none` turns this off.  [default: the "
+            "loss weight and lr of each method that has them]",
         ),
     ] = None,
-    class_queries: Annotated[int, typer.Option(help="dhn: rows of each class that ask.")] = 100,
-    class_training: Annotated[int, typer.Option(help="dhn: rows of each class to learn from.")] = 500,
+    class_queries: Annotated[int, typer.Option(help="dhn: query rows per class.")] = 100,
+    class_training: Annotated[int, typer.Option(help="dhn: training rows per class.")] = 500,
     without_training: Annotated[
-        bool, typer.Option("--without-training", help="dhn: do not rank the rows that are learned from.")
+        bool, typer.Option("--without-training", help="dhn: leave the training rows out of the database.")
     ] = False,
     cutoff: Annotated[
-        int | None, typer.Option(help="dhn: ranks that MAP counts.  [default: 5,000 of nus-wide and coco, else all]")
+        int | None,
+        typer.Option(
+            help="dhn: compute MAP over the first ranks only.  [default: 5,000 for nus-wide and coco, else all ranks]"
+        ),
     ] = None,
-    folds: Annotated[int, typer.Option(help="dhn: of cross-validation.")] = 3,
-    json_file: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write the rows as JSON.")] = None,
+    folds: Annotated[int, typer.Option(help="dhn: number of cross-validation folds.")] = 3,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write the results to a JSON file.")
+    ] = None,
     out: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Write rows.json, rows.parquet, tables.md and plots.html.")
+        str | None,
+        typer.Option(metavar="FOLDER", help="Write rows.json, rows.parquet, tables.md and plots.html to a folder."),
     ] = None,
 ) -> None:
-    """Measure methods beside their published figures. What was measured before is not measured again.
+    """Measure methods and compare them with their published figures. Earlier results are reused.
 
-    bdnn: precision at radius 2 as in Do et al., ECCV 2016: 50 nearest neighbours (10,000 of SIFT1M's size), labels
-    for supervised methods. labels: rows that share a label. neighbours: the 100 nearest. dhn: MAP as in Zhu et al.,
-    AAAI 2016: so many queries and training rows are drawn of each class, and weights chosen by cross-validation.
+    Protocols say which rows are relevant to a query. bdnn: as in Do et al., ECCV 2016, with precision at radius 2: the
+    50 nearest neighbours (10,000 for datasets of SIFT1M's size), or rows that share a label for supervised methods.
+    labels: rows that share a label. graded: the same, with NDCG by the number of shared labels. neighbours: the 100
+    nearest rows. dhn: MAP as in Zhu et al., AAAI 2016, with a fixed number of query and training rows per class, and
+    loss weights chosen by cross-validation.
 
     Examples: `hashkiln benchmark --dataset mnist --methods itq,sh --bits 8,16,24,32 --seeds 3 --json rows.json`,
     `hashkiln benchmark --dataset cifar-10 --methods dhn,ksh --bits 12,24,32,48 --protocol dhn
@@ -98,14 +108,14 @@ def benchmark(
     with progress() as report:
         outcome = run(grid, report)
     _write(outcome, json_file, out)
-    for cell, why in outcome.failed.items():
-        errors.print(f"[red]{escape(f'{cell}: {why}')}")
+    for cell, error in outcome.failed.items():
+        errors.print(f"[red]{escape(f'{cell}: {error}')}")
     if outcome.failed:
         raise typer.Exit(FAILED)
 
 
 def _with_pretrained(grid: Grid, file: str) -> Grid:
-    """The grid with the parameters of a file, which are brought into the warehouse if all cells can take them."""
+    """Return the grid with pretrained parameters, which are copied to the warehouse if they fit every cell."""
     from infra.settings import Settings
     from storage.models import save_pretrained
 
@@ -126,7 +136,7 @@ def _names(text: str) -> list[str]:
 
 
 def _tuning(texts: list[str] | None) -> dict[str, dict[str, list[object]]] | None:
-    """method -> hyper-parameter -> values; nothing where none was asked for."""
+    """Return method -> hyper-parameter -> values; None without --tune."""
     if not texts:
         return None
     found: dict[str, dict[str, list[object]]] = {}
@@ -134,13 +144,13 @@ def _tuning(texts: list[str] | None) -> dict[str, dict[str, list[object]]] | Non
         place, _, values = text.partition("=")
         method, dot, name = place.partition(".")
         if not (dot and name and values):
-            raise typer.BadParameter(f"expected METHOD.NAME=VALUE,VALUE,… or none, found {text!r}")
+            raise typer.BadParameter(f"expected --tune METHOD.NAME=VALUE,VALUE,… or --tune none, found {text!r}")
         found.setdefault(method, {})[name] = [assignment(f"{name}={value}")[1] for value in values.split(",")]
     return found
 
 
 def _write(outcome: GridOutcome, json_file: str | None, out: str | None) -> None:
-    """To files, or the tables to the terminal."""
+    """Write the results to files, or print tables if no folder is given."""
     import json
 
     from storage import results
@@ -149,7 +159,7 @@ def _write(outcome: GridOutcome, json_file: str | None, out: str | None) -> None
     from ..reports.benchmark import grid_markdown, grid_page
 
     rows = [row.model_dump(mode="json") for row in outcome.rows]
-    content = ("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n").encode()  # a row a line
+    content = ("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n").encode()  # one row per line
     if json_file:
         filesystem.write_bytes(json_file, content)
     if not outcome.rows:

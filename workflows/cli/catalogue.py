@@ -1,4 +1,4 @@
-"""Commands about what there is: methods, datasets, and the machine."""
+"""Commands that list methods and datasets, bring datasets in, and check the machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ app = typer.Typer()
 
 @app.command()
 def methods(as_json: AsJson = False) -> None:
-    """The methods of the catalogue.
+    """List the hashing methods and their hyper-parameters.
 
     Example: `hashkiln methods`
     """
@@ -36,7 +36,7 @@ def methods(as_json: AsJson = False) -> None:
 
 @app.command()
 def datasets(as_json: AsJson = False) -> None:
-    """The named datasets, and where each comes from.
+    """List the named datasets and their sources.
 
     Example: `hashkiln datasets --json`
     """
@@ -59,7 +59,7 @@ def datasets(as_json: AsJson = False) -> None:
 
 @app.command()
 def fetch(name: str, source: From = None, as_json: AsJson = False) -> None:
-    """Find a named dataset's files, or download them, and say whether their checksums hold.
+    """Find or download the files of a named dataset, and verify their checksums.
 
     Examples: `hashkiln fetch siftsmall`, `hashkiln fetch mnist --from ~/mnist`
     """
@@ -77,29 +77,31 @@ def ingest(
     source: Annotated[
         str,
         typer.Argument(
-            help="A named dataset; or Parquet (used in place), .fvecs, .bvecs, .hdf5, or a folder of HashNet's lists."
+            help="A named dataset, Parquet (used in place), .fvecs, .bvecs, .hdf5, or a folder with HashNet lists."
         ),
     ],
-    name: Annotated[str | None, typer.Option(help="Name of the dataset.  [default: that of the named one]")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name for the dataset.  [default: SOURCE, if it is a named dataset]")
+    ] = None,
     where: From = None,
-    query: Annotated[str | None, typer.Option(help="Where its own queries are, if it has any.")] = None,
-    id_column: Annotated[str, typer.Option(help="Column of the int64 ids.")] = "id",
-    key_column: Annotated[
-        str | None, typer.Option(help="Column of strings that name the rows, where there are no int64 ids.")
-    ] = None,
-    vector_column: Annotated[str, typer.Option(help="Column of vectors, encoded pictures, or texts.")] = "vector",
-    label_column: Annotated[str | None, typer.Option(help="Column of lists of labels.")] = None,
+    query: Annotated[str | None, typer.Option(help="File or folder of a separate query set, if there is one.")] = None,
+    id_column: Annotated[str, typer.Option(help="Column of int64 row ids.")] = "id",
+    key_column: Annotated[str | None, typer.Option(help="Column of string keys, for rows without int64 ids.")] = None,
+    vector_column: Annotated[str, typer.Option(help="Column of vectors, encoded images, or texts.")] = "vector",
+    label_column: Annotated[str | None, typer.Option(help="Column of label lists.")] = None,
     side: Annotated[
-        int | None, typer.Option(min=8, max=1024, help="Read pictures at so many pixels a side.  [default: 64]")
+        int | None,
+        typer.Option(min=8, max=1024, help="Side length, in pixels, to which images are resized.  [default: 64]"),
     ] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Read it again although it was ingested.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the dataset if it already exists.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Bring a dataset in.
+    """Bring a dataset into the warehouse.
 
     Examples: `hashkiln ingest mnist --from ~/mnist`,
     `hashkiln ingest s3://bucket/vectors --name products --key-column sku --vector-column embedding`,
-    `hashkiln ingest ~/nuswide --name nus-wide-224 --side 224` (train.txt, test.txt, database.txt, pictures below)
+    `hashkiln ingest ~/nuswide --name nus-wide-224 --side 224` (train.txt, test.txt, database.txt and
+    the images below that folder)
     """
     from infra.settings import Settings
     from storage.datasets import DATASETS
@@ -112,10 +114,10 @@ def ingest(
         Columns(id=key_column or id_column, keyed=key_column is not None, x=vector_column, labels=label_column),
     )
     if name is None and source not in DATASETS:
-        raise typer.BadParameter(f"expected --name NAME for {source}, which is no named dataset")
+        raise typer.BadParameter(f"{source} is not a named dataset: pass --name NAME to name it")
     with progress() as report:
         if not replace and stage.known(name or source, settings):
-            raise ValueError(f"expected a new dataset, found {name or source} ingested already: use --replace")
+            raise ValueError(f"dataset {name or source} already exists: pass --replace to read it again")
         if source in DATASETS and name in (None, source):
             dataset = stage.ingest_named(source, settings, where, report, side)
         else:
@@ -125,7 +127,7 @@ def ingest(
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Check that everything a run needs is there. Exit 1 if something is not.
+    """Check that the machine has everything a run needs. Exits with 1 if a check fails.
 
     Example: `RAY_ADDRESS=10.0.0.1:6379 hashkiln doctor`
     """

@@ -1,4 +1,4 @@
-"""What commands share: options, the specification they make, progress and output."""
+"""Parts that commands share: options, the specification built from them, progress and output."""
 
 from __future__ import annotations
 
@@ -49,36 +49,56 @@ class Ties(StrEnum):
     by_id = "by-id"
 
 
-Specify = Callable[..., "Spec"]  # `specification` with the options that were given
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-DatasetName = Annotated[str, typer.Option("--dataset", help="A named dataset, or one that was ingested.")]
-From = Annotated[str | None, typer.Option("--from", help="Folder or URL of the raw files of a named dataset.")]
-MethodName = Annotated[str, typer.Option("--method", help="A name of `hashkiln methods`.")]
-Bits = Annotated[int, typer.Option("--bits", help="Length of the codes, 1 to 4096.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of all that is random.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A hyper-parameter. Repeatable.")]
+Specify = Callable[..., "Spec"]  # `specification` with the shared options filled in
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DatasetName = Annotated[str, typer.Option("--dataset", help="A named dataset, or the name of an ingested one.")]
+From = Annotated[str | None, typer.Option("--from", help="Folder or URL with the raw files of a named dataset.")]
+MethodName = Annotated[str, typer.Option("--method", help="A method listed by `hashkiln methods`.")]
+Bits = Annotated[int, typer.Option("--bits", help="Code length in bits, 1 to 4096.")]
+Seed = Annotated[int, typer.Option("--seed", help="Random seed.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set a hyper-parameter. Repeatable.")
+]
 Pretrained = Annotated[
     str | None,
-    typer.Option("--pretrained", metavar="FILE", help="Parameters a network starts from: safetensors, .pth; or a URL."),
+    typer.Option(
+        "--pretrained", metavar="FILE", help="Initial parameters of a network: a safetensors or .pth file, or a URL."
+    ),
 ]
-Code = Annotated[str | None, typer.Option("--code", help="Name of the codes.  [default: method and bits]")]
+Code = Annotated[
+    str | None, typer.Option("--code", help="Name of the codes.  [default: method and bits, such as itq32]")
+]
 RefitPolicy = Annotated[
     Refit,
-    typer.Option("--refit", help="Keep the model, fit anew, or fit anew if rows drift."),
+    typer.Option("--refit", help="When to fit a new model: never, always, or if new rows have drifted."),
 ]
-BadRows = Annotated[Bad, typer.Option("--bad-rows", help="Rows that are no vectors: refuse, or drop and count them.")]
-By = Annotated[Relevance, typer.Option("--relevance", help="What is relevant to a query.")]
-K = Annotated[int, typer.Option("--neighbours", help="Exact neighbours a query, where they are what is relevant.")]
+BadRows = Annotated[
+    Bad,
+    typer.Option(
+        "--bad-rows", help="For invalid rows, such as NaN or a wrong length: refuse the shard, or drop and count them."
+    ),
+]
+By = Annotated[
+    Relevance,
+    typer.Option(
+        "--relevance", help="Rows that count as relevant to a query; auto: labels if there are any, else neighbours."
+    ),
+]
+K = Annotated[int, typer.Option("--neighbours", help="Nearest neighbours per query, for relevance by neighbours.")]
 Floors = Annotated[
     list[str] | None,
     typer.Option(
-        "--floor", metavar="METRIC=VALUE", help=f"Least value of a metric. Repeatable. Metrics: {', '.join(GATED)}."
+        "--floor",
+        metavar="METRIC=VALUE",
+        help=f"Smallest allowed value of a metric. Repeatable. Metrics: {', '.join(GATED)}.",
     ),
 ]
 Ceilings = Annotated[
     list[str] | None,
     typer.Option(
-        "--ceiling", metavar="METRIC=VALUE", help="Greatest value of a metric: health.constant_bits=0. Repeatable."
+        "--ceiling",
+        metavar="METRIC=VALUE",
+        help="Largest allowed value of a metric, such as health.constant_bits=0. Repeatable.",
     ),
 ]
 Losses = Annotated[
@@ -89,8 +109,10 @@ Losses = Annotated[
         help="Largest allowed drop in a metric, beyond its confidence interval. Repeatable.",
     ),
 ]
-MaxDrift = Annotated[float, typer.Option("--max-drift", help="Deviations a bit may move before it is drift.")]
-Queries = Annotated[int, typer.Option("--queries", help="Queries to draw where the dataset has none of its own.")]
+MaxDrift = Annotated[float, typer.Option("--max-drift", help="Drift threshold, in standard deviations.")]
+Queries = Annotated[
+    int, typer.Option("--queries", help="Number of queries to sample if the dataset has no query split.")
+]
 
 
 def specification(
@@ -106,10 +128,10 @@ def specification(
     bad_rows: BadRows = Bad.refuse,
     **others: Any,
 ) -> Spec:
-    """Return the Spec of the options that fit, encode and reindex share, and of other fields.
+    """Return the Spec built from the options that fit, encode and reindex share, and from other fields.
 
-    Wrong values end the command with exit 2 and one line each, and nothing is made. A file of pretrained parameters is
-    brought into the warehouse.
+    Invalid values end the command with exit code 2 and one line each, before anything is written. A file of pretrained
+    parameters is copied to the warehouse.
     """
     from infra.settings import Settings
     from storage.models import save_pretrained
@@ -118,28 +140,29 @@ def specification(
     from .. import pretrained as files
     from ..spec import Spec
 
-    def made(digest: str) -> Spec:
+    def build(digest: str) -> Spec:
         given = {"method": method, "bits": bits, "seed": seed, "parameters": assigned(parameters), "pretrained": digest}
         about = {"dataset": dataset, "source": source, "code": code, "refit": refit, "bad_rows": bad_rows}
         return Spec(**about, method=given, **others)
 
     settings = Settings()
     with checked():
-        spec = made("0" * 64 if pretrained else "")  # a file is not read where the rest is refused
+        spec = build("0" * 64 if pretrained else "")  # the file is read only if all other options are valid
     checks.check_run(spec, settings)
     if pretrained:
         found = files.read(pretrained)
         checks.check_pretrained(spec.method, checks.schema_of(spec.dataset, settings), found.parameters)
-        spec = made(save_pretrained(settings.warehouse_url, found.content))
+        spec = build(save_pretrained(settings.warehouse_url, found.content))
     return spec
 
 
 def takes_specification(command: Callable[..., None]) -> Callable[..., None]:
-    """Put the options of `specification` before those of a command, whose first parameter is that function with them.
+    """Prepend the options of `specification` to those of a command.
 
-    typer reads options from a signature: this makes the one of both.
+    The first parameter of the command receives `specification` with these options filled in. Typer reads options from
+    the signature, so the returned function has the signature of both.
     """
-    unneeded = {"Spec": Any}  # what is returned, and only imported for type checkers
+    unneeded = {"Spec": Any}  # the return type, imported for type checkers only
     options = signature(specification, eval_str=True, locals=unneeded).parameters.values()
     shared = [option for option in options if option.kind != option.VAR_KEYWORD]
     own = list(signature(command, eval_str=True).parameters.values())[1:]
@@ -159,7 +182,7 @@ def assigned(texts: list[str] | None) -> dict[str, Any]:
 
 @contextmanager
 def checked() -> Iterator[None]:
-    """What pydantic refuses inside ends the command with exit 2 and one line for each wrong value."""
+    """Report validation errors of the block, one line per invalid value, and end the command with exit code 2."""
     from pydantic import ValidationError
 
     from ..spec import problems
@@ -184,7 +207,7 @@ def assignment(text: str) -> tuple[str, Any]:
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """A bar on a terminal, nothing elsewhere."""
+    """Yield an observer that draws a progress bar on a terminal, and nothing elsewhere."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from infra.observability import Observer
@@ -200,7 +223,7 @@ def progress() -> Iterator[Progress]:
 
 
 def show(value: Any, as_json: bool, title: str = "") -> None:
-    """Rows (dicts) as a table, one dict as two columns, or either as JSON."""
+    """Print rows (dicts) as a table, one dict as two columns, or either as JSON."""
     if as_json:
         print(json.dumps(value, indent=2, default=str))
         return

@@ -1,4 +1,4 @@
-"""Commands for the life of a table: history, rollback, diff, compare, verify, gc, delete."""
+"""Commands that inspect and maintain tables: history, rollback, diff, compare, verify, gc, delete."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNITS = {"m": 1 / 1440, "h": 1 / 24, "d": 1.0}  # days
 
 
 def duration(text: str) -> float:
-    """Days of 90m, 36h or 7d."""
+    """Return the number of days in a duration such as 90m, 36h or 7d."""
     if not (found := re.fullmatch(r"(\d+(?:\.\d+)?)([mhd])", text)):
         raise typer.BadParameter(f"expected a duration such as 90m, 36h or 7d, found {text!r}")
     return float(found[1]) * UNITS[found[2]]
@@ -30,7 +30,7 @@ def duration(text: str) -> float:
 
 @app.command()
 def history(table: Table, as_json: AsJson = False) -> None:
-    """All that happened to a table: versions published, staged and rejected and why, and rollbacks.
+    """List the history of a table: published, staged and rejected versions with reasons, and rollbacks.
 
     Example: `hashkiln history sample__itq32`
     """
@@ -61,10 +61,12 @@ def history(table: Table, as_json: AsJson = False) -> None:
 @app.command()
 def rollback(
     table: Table,
-    to: Annotated[str | None, typer.Option(metavar="vN", help="Which.  [default: the one before]")] = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="vN", help="Version to restore.  [default: the previous one]")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let readers see an earlier version again. It is noted in the history; the next one is numbered on.
+    """Publish an earlier version again. The history records it; version numbers go on from the highest.
 
     Examples: `hashkiln rollback sample__itq32`, `hashkiln rollback sample__itq32 --to v3`
     """
@@ -79,11 +81,11 @@ def rollback(
 @app.command()
 def diff(
     table: Table,
-    a: Annotated[str, typer.Argument(help="v3, staged-…, rejected-…, main")],
-    b: Annotated[str, typer.Argument(help="Another version.")],
+    a: Annotated[str, typer.Argument(help="A version: main, v3, staged-… or rejected-…")],
+    b: Annotated[str, typer.Argument(help="The version to compare it with.")],
     as_json: AsJson = False,
 ) -> None:
-    """What makes version B other than version A: shards, rows, models, and what both measured.
+    """Compare two versions of a table: shards, rows, models and metrics.
 
     Example: `hashkiln diff sample__itq32 v1 v2`
     """
@@ -92,21 +94,21 @@ def diff(
     found = run(table, a, b)
     if as_json:
         return show(found.model_dump(mode="json"), True)
-    show(_rows_of(found), False, f"{table}: {found.a} and {found.b}")
-    for what in ("added", "changed", "removed"):
-        names: tuple[str, ...] = getattr(found, what)
+    show(_diff_rows(found), False, f"{table}: {found.a} and {found.b}")
+    for kind in ("added", "changed", "removed"):
+        names: tuple[str, ...] = getattr(found, kind)
         shown = f": {', '.join(names[:5])}{', …' if len(names) > 5 else ''}" if names else ""
-        console.print(f"shards {what}: {len(names)}{escape(shown)}", soft_wrap=True)
+        console.print(f"shards {kind}: {len(names)}{escape(shown)}", soft_wrap=True)
     for version, measured in zip((found.a, found.b), found.measured_at, strict=True):
         if version != measured:
             console.print(f"{version} was not measured: its metrics are those of {measured}")
     if not found.comparable:
-        console.print("Metrics were measured by unlike protocols, and are not comparable:")
+        console.print("Metrics are not comparable, because the protocols differ:")
         for version, protocol in zip((found.a, found.b), found.protocols, strict=True):
             console.print(f"  {version}: {escape(protocol or 'not measured')}", soft_wrap=True)
 
 
-def _rows_of(found: Difference) -> list[dict[str, str]]:
+def _diff_rows(found: Difference) -> list[dict[str, str]]:
     rows = {"rows": tuple(f"{rows:,}" for rows in found.rows), "model": tuple(model[:12] for model in found.models)}
     if found.comparable:
         rows |= {
@@ -118,12 +120,12 @@ def _rows_of(found: Difference) -> list[dict[str, str]]:
 
 @app.command()
 def compare(
-    dataset: Annotated[str, typer.Argument(help="A dataset of which there are code tables.")],
+    dataset: Annotated[str, typer.Argument(help="A dataset with code tables.")],
     as_json: AsJson = False,
 ) -> None:
-    """The code tables of a dataset side by side: several methods, several lengths.
+    """Compare the code tables of a dataset across methods and code lengths.
 
-    Codes that were measured by unlike protocols are never put beside each other: each protocol has a table of its own.
+    Metrics are comparable only within one protocol, so each protocol gets its own table.
 
     Example: `hashkiln compare mnist`
     """
@@ -133,13 +135,13 @@ def compare(
     if as_json:
         return show([group.model_dump(mode="json") for group in groups], True)
     for group in groups:
-        show(_rows_beside(group), False, group.protocol or "not measured")
+        show(_comparison_rows(group), False, group.protocol or "not measured")
     if len(groups) > 1:
-        console.print(f"{len(groups)} protocols: figures of different tables above are not comparable.")
+        console.print(f"{len(groups)} protocols: metrics are not comparable between the tables above.")
 
 
-def _rows_beside(group: Alike) -> list[dict[str, str]]:
-    """A row for each thing known, a column for each table."""
+def _comparison_rows(group: Alike) -> list[dict[str, str]]:
+    """Return one row per property or metric, with one column per table."""
     columns = {}
     for codes in group.codes:
         same = codes.version == codes.measured_at
@@ -158,20 +160,27 @@ def _rows_beside(group: Alike) -> list[dict[str, str]]:
 @app.command()
 def verify(
     table: Table,
-    version: Annotated[str, typer.Option(help="main, v3, staged-…, rejected-…")] = "main",
-    deep: Annotated[bool, typer.Option("--deep", help="Also encode the source again, and compare every bit.")] = False,
-    sample: Annotated[int | None, typer.Option(min=1, help="Of the source only so many shards.")] = None,
-    mend: Annotated[bool, typer.Option("--mend", help="Encode the shards of damaged parts again.")] = False,
+    version: Annotated[
+        str, typer.Option(help="A version: main (the published one), v3, staged-… or rejected-…")
+    ] = "main",
+    deep: Annotated[bool, typer.Option("--deep", help="Also encode the source again and compare every bit.")] = False,
+    sample: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --deep, encode a sample of N source shards.  [default: all]", metavar="N"),
+    ] = None,
+    mend: Annotated[
+        bool, typer.Option("--mend", help="Repair damaged parts by encoding their source shards again.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look at every part of a version: file, size, SHA-256, rows, ids. A line for each problem, and exit 1 if any.
+    """Check every part of a version: file, size, SHA-256, rows and ids. Prints problems and exits with 1 if any.
 
     Examples: `hashkiln verify sample__itq32`, `hashkiln verify sample__itq32 --version v1 --deep --sample 100`
     """
     from ..tables.verify import verify as run
 
     if sample and not deep:
-        raise typer.BadParameter("expected --sample with --deep, found it alone")
+        raise typer.BadParameter("--sample needs --deep")
     with progress() as report:
         found = run(table, version, deep, sample, mend, report)
     if as_json:
@@ -194,17 +203,25 @@ def verify(
 
 @app.command()
 def gc(
-    table: Annotated[str | None, typer.Argument(help="A code table.  [default: all, and beside them]")] = None,
-    grace: Annotated[str, typer.Option(help="How long what nothing names stays: 36h, 7d.")] = "7d",
-    keep: Annotated[int | None, typer.Option(min=1, help="Published versions to keep.  [default: all]")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would go. Nothing does.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Allow a grace under an hour. Only if nothing runs.")] = False,
+    table: Annotated[
+        str | None, typer.Argument(help="A code table.  [default: all tables and the rest of the warehouse]")
+    ] = None,
+    grace: Annotated[
+        str, typer.Option(help="Minimum age of unreferenced files before deletion, such as 36h or 7d.")
+    ] = "7d",
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="Number of published versions to keep.  [default: all]")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be deleted, and delete nothing.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Allow a grace under an hour. Safe only while no run is active.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete what nothing names any more: files that no version needs, old rejected and superseded stagings; without a
-    table also what lies beside them and nobody used within the grace.
+    """Delete unreferenced files, and old versions that were rejected or superseded.
 
-    What readers see, and what anybody opened within the grace, stays. So does every file that is not understood.
+    Without a table, also delete models, query sets and other files of the warehouse that were not used within the
+    grace. The published version, versions used within the grace, and files of unknown kind are never deleted.
 
     Examples: `hashkiln gc --dry-run`, `hashkiln gc sample__itq32 --keep 10 --grace 7d`
     """
@@ -227,22 +244,24 @@ def _print_collected(found: Collected) -> None:
     counts: dict[str, int] = {}
     for item in found.items:
         counts[item.kind] = counts.get(item.kind, 0) + 1
-    told = ", ".join(f"{kind}: {count:,}" for kind, count in counts.items()) or "nothing"
-    console.print(f"{'Would go' if found.dry_run else 'Gone'}: {told}; {found.bytes:,} bytes")
+    summary = ", ".join(f"{kind}: {count:,}" for kind, count in counts.items()) or "nothing"
+    console.print(f"{'Would delete' if found.dry_run else 'Deleted'}: {summary}; {found.bytes:,} bytes")
 
 
 @app.command()
 def delete(
-    dataset: Annotated[str, typer.Argument(help="The dataset of the rows.")],
-    ids: Annotated[str, typer.Option(help="Ids, or keys, with commas between them, or a file of one a line.")],
-    purge_after: Annotated[str, typer.Option(help="When no version may hold the rows any more: 30d.")] = "30d",
-    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking, as a script must.")] = False,
+    dataset: Annotated[str, typer.Argument(help="The dataset that holds the rows.")],
+    ids: Annotated[str, typer.Option(help="Ids or keys separated by commas, or a file with one per line.")],
+    purge_after: Annotated[
+        str, typer.Option(help="Time after which no version may hold the rows, such as 30d.")
+    ] = "30d",
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without confirmation; required in scripts.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete rows by id: at once from what readers see, and by a time, through `gc`, from all versions.
+    """Delete rows by id: from the published versions at once, and from all versions, through `gc`, by a deadline.
 
-    Files of the source stay as they are; what reads them leaves the rows out from now on. This cannot be undone: on a
-    terminal the rows are counted and confirmed first.
+    The source files do not change, but later runs skip the rows. This cannot be undone: on a terminal, the command
+    shows the number of rows and asks for confirmation first.
 
     Examples: `hashkiln delete mnist --ids 7,12`, `hashkiln delete mine --ids ids.txt --purge-after 14d --yes`
     """
@@ -250,7 +269,7 @@ def delete(
 
     days = duration(purge_after)
     if not yes and not sys.stdin.isatty():
-        raise typer.BadParameter("no terminal to confirm the deletion on: pass --yes to delete without asking")
+        raise typer.BadParameter("no terminal to confirm the deletion: pass --yes to delete without confirmation")
     from_file = "," not in ids and Path(ids).is_file()
     given = Path(ids).read_text().split("\n") if from_file else ids.split(",")
     names = [name.strip() for name in given if name.strip()]
@@ -260,15 +279,15 @@ def delete(
         found = run(dataset, names, days, report)
     if as_json:
         return show(found.model_dump(mode="json"), True)
-    left_out = f"{found.rows:,} rows of {found.dataset}, {found.queries:,} of them drawn queries, are left out now"
-    console.print(left_out, soft_wrap=True)
+    queries = f" ({found.queries:,} sampled queries)" if found.queries else ""
+    console.print(f"Deleted {found.rows:,} rows of {found.dataset}{queries}", soft_wrap=True)
     for table, version in found.published.items():
-        console.print(f"Published {table} {version} without them")
-    console.print(f"Run `hashkiln gc` daily, and every version with them is gone by {found.gone_by}", soft_wrap=True)
+        console.print(f"Published {table} {version} without the deleted rows")
+    console.print(f"Run `hashkiln gc` daily to remove them from every version by {found.gone_by}", soft_wrap=True)
 
 
 def _confirm(dataset: str, names: list[str]) -> None:
-    """Show what would be deleted, and ask. Exit 1 unless the answer is yes."""
+    """Show the rows to delete and ask for confirmation. Exits with 1 unless the answer is yes."""
     from ..tables.deletion import preview
 
     with progress() as report:
@@ -276,4 +295,4 @@ def _confirm(dataset: str, names: list[str]) -> None:
     rows = f"{found.rows:,} row{'s' * (found.rows != 1)} in the files of {dataset}, for {len(names):,} ids"
     more = ", …" if len(found.examples) < max(found.rows, len(names)) else ""
     errors.print(escape(f"{rows}: {', '.join(found.examples)}{more}"), soft_wrap=True)
-    typer.confirm("Delete for good, from every version?", abort=True, err=True)
+    typer.confirm("Delete permanently, from every version?", abort=True, err=True)

@@ -1,4 +1,4 @@
-"""The command `reindex`: the whole pipeline."""
+"""The command `reindex`, which runs the whole pipeline."""
 
 from __future__ import annotations
 
@@ -47,11 +47,13 @@ def reindex(
     ceiling: Ceilings = None,
     max_loss: Losses = None,
     max_drift: MaxDrift = 0.5,
-    force: Annotated[str, typer.Option(metavar="REASON", help="Publish whatever the gate says, for this reason.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done. Nothing is written.")] = False,
+    force: Annotated[
+        str, typer.Option(metavar="REASON", help="Publish even if the gate refuses; the history records the reason.")
+    ] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Encode what changed, measure it beside what is published, and publish it if it is good enough.
+    """Encode new and changed rows, compare the new version with the published one, and publish it if the gate passes.
 
     Examples: `hashkiln reindex --dataset sample`, `hashkiln reindex --dataset sample --dry-run`,
     `hashkiln reindex --dataset mnist --from ~/mnist --method itq --bits 32 --floor precision_radius_2=0.3`,
@@ -79,7 +81,7 @@ def reindex(
 
 
 def _print_unchanged(outcome: RunOutcome) -> None:
-    console.print(f"Nothing to do: {outcome.table} {outcome.version} holds the codes of all rows.")
+    console.print(f"Nothing to do: {outcome.table} {outcome.version} is up to date.")
     for note in outcome.verdict.notes:
         console.print(escape(note), soft_wrap=True)
     for reason in outcome.verdict.reasons:
@@ -104,18 +106,18 @@ def _context(spec: Spec) -> Context:
 
 
 def _print_outlook(spec: Spec, as_json: bool) -> None:
-
     from ..reindex.planning import outlook
 
     found = outlook(_context(spec))
     if as_json:
         return show(found.model_dump(mode="json"), True)
-    rows = {"table": f"{found.table}, after {found.base}"}
-    for name in ("added", "changed", "stale", "removed", "found"):
-        names = getattr(found.plan, name)
-        rows[f"shards {name}"] = f"{len(names):,}" + (f": {', '.join(names[:3])}" if names else "")
+    rows = {"table": f"{found.table}, based on {found.base}"}
+    labels = {"added": "added", "changed": "changed", "stale": "of another model", "removed": "removed"}
+    for field, label in (labels | {"found": "encoded before"}).items():
+        names = getattr(found.plan, field)
+        rows[f"shards {label}"] = f"{len(names):,}" + (f": {', '.join(names[:3])}" if names else "")
     rows |= {
-        "shards kept": f"{len(found.plan.kept):,}",
+        "shards unchanged": f"{len(found.plan.kept):,}",
         "rows to encode": f"{found.rows:,}",
         "bytes to encode": f"{found.bytes:,}",
         "time to encode": "no estimate yet" if found.seconds is None else f"{found.seconds:,.1f} s",

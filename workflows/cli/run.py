@@ -1,4 +1,4 @@
-"""Commands that run a part of the pipeline: fit, encode, evaluate."""
+"""Commands that run one stage of the pipeline: fit, encode, evaluate."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ app = typer.Typer()
 @app.command()
 @takes_specification
 def fit(specify: Specify, as_json: AsJson = False) -> None:
-    """Fit a hash function, or find the one that was fitted before.
+    """Fit a hash function, or reuse an earlier fit of the same rows and options.
 
     Example: `hashkiln fit --dataset mnist --method itq --bits 64 --set n_iter=100`
     """
@@ -53,7 +53,7 @@ def fit(specify: Specify, as_json: AsJson = False) -> None:
 @app.command()
 @takes_specification
 def encode(specify: Specify, as_json: AsJson = False) -> None:
-    """Fit and encode, and stage the codes on a branch. Nothing is published.
+    """Fit a hash function and encode the dataset to a branch, without publishing it.
 
     Example: `hashkiln encode --dataset sample --method lsh --bits 64`
     """
@@ -69,7 +69,7 @@ def encode(specify: Specify, as_json: AsJson = False) -> None:
 
 @contextmanager
 def _opened(spec: Spec) -> Iterator[Context]:
-    """The context of a run outside a flow, with its progress shown."""
+    """Yield the context of a run outside a flow, and show its progress."""
     from infra.executors import connect
     from infra.settings import Settings
 
@@ -83,22 +83,34 @@ def _opened(spec: Spec) -> Iterator[Context]:
 @app.command()
 def evaluate(
     table: Annotated[str | None, typer.Argument(help="A code table, such as mnist__itq32.")] = None,
-    version: Annotated[str, typer.Option(help="main, v3, staged-…, rejected-…")] = "main",
-    beside: Annotated[str | None, typer.Option(help="Another version, on the rows that both have.")] = None,
+    version: Annotated[
+        str, typer.Option(help="A version: main (the published one), v3, staged-… or rejected-…")
+    ] = "main",
+    beside: Annotated[
+        str | None, typer.Option(help="Also measure another version, on the rows that both have.")
+    ] = None,
     relevance: By = Relevance.auto,
     neighbours: K = 100,
     queries: Queries = 1000,
-    codes: Annotated[str | None, typer.Option(help="No table: codes made elsewhere, .npy, packed uint8 or ±1.")] = None,
-    labels: Annotated[str | None, typer.Option(help="Their labels, .npy: (n,) classes or (n, c) multi-hot.")] = None,
-    query_codes: Annotated[str | None, typer.Option(help="Codes of the queries; rows are drawn without.")] = None,
-    query_labels: Annotated[str | None, typer.Option(help="Labels of the queries.")] = None,
-    bits: Annotated[int | None, typer.Option(min=1, help="Bits of packed codes, if less than their bytes.")] = None,
-    ties: Annotated[Ties, typer.Option(help="Rows at one distance: in any order alike, or in that of ids.")] = (
-        Ties.expectation
-    ),
+    codes: Annotated[
+        str | None, typer.Option(help="Instead of a table: codes from another tool, as .npy of packed uint8 or ±1.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Labels of --codes, as .npy: (n,) classes or (n, c) multi-hot.")
+    ] = None,
+    query_codes: Annotated[
+        str | None, typer.Option(help="Query codes, as .npy.  [default: sampled rows of --codes]")
+    ] = None,
+    query_labels: Annotated[str | None, typer.Option(help="Labels of --query-codes, as .npy.")] = None,
+    bits: Annotated[
+        int | None, typer.Option(min=1, help="Code length in bits, if packed codes have padding bits.")
+    ] = None,
+    ties: Annotated[
+        Ties, typer.Option(help="Order of rows at equal distance: the expectation over all orders, or by id.")
+    ] = (Ties.expectation),
     as_json: AsJson = False,
 ) -> None:
-    """Measure a version of a code table, or codes made elsewhere.
+    """Measure a version of a code table, or codes from another tool.
 
     Examples: `hashkiln evaluate sample__itq32`, `hashkiln evaluate mnist__itq32 --version v2 --beside v1`,
     `hashkiln evaluate --codes codes.npy --labels labels.npy`, `hashkiln evaluate mnist__itq32 --ties by-id`
@@ -109,16 +121,14 @@ def evaluate(
     from ..spec import Protocol
 
     if bool(table) == bool(codes) or bool(codes) != bool(labels):
-        raise typer.BadParameter("expected either TABLE, or --codes FILE with --labels FILE")
+        raise typer.BadParameter("pass either TABLE, or --codes FILE with --labels FILE")
     of_table = beside or version != "main" or neighbours != 100
     if codes and (of_table or relevance in (Relevance.neighbours, Relevance.graded)):
         raise typer.BadParameter(
-            "expected --version, --beside, --neighbours and --relevance with a TABLE, found them with --codes"
+            "--version, --beside, --neighbours and --relevance neighbours or graded need a TABLE, not --codes"
         )
     if table and (query_codes or query_labels or bits):
-        raise typer.BadParameter(
-            "expected --query-codes, --query-labels and --bits with --codes, found them with TABLE"
-        )
+        raise typer.BadParameter("--query-codes, --query-labels and --bits need --codes, not a TABLE")
     with checked():
         protocol = Protocol(relevance=relevance.value, neighbours=neighbours, queries=queries, ties=ties.value)
     with progress() as report:

@@ -1,4 +1,4 @@
-"""Commands for those who use a table: search and export."""
+"""Commands that read a table: search and export."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .common import AsJson, checked, console, progress, show
 
 app = typer.Typer()
 Table = Annotated[str, typer.Argument(help="A code table, such as mnist__itq32.")]
-Name = Annotated[str, typer.Option("--version", help="main, v3, staged-…, rejected-…")]
+Name = Annotated[str, typer.Option("--version", help="A version: main (the published one), v3, staged-… or rejected-…")]
 
 
 class Format(StrEnum):
@@ -24,21 +24,31 @@ def search(
     table: Table,
     queries: Annotated[
         str,
-        typer.Option(help="A split of the table's dataset, or .fvecs, .bvecs, .npy, or Parquet with its columns."),
+        typer.Option(
+            help="A split of the dataset, or a file: .fvecs, .bvecs, .npy, or Parquet with the dataset's columns."
+        ),
     ],
-    out: Annotated[str, typer.Option(help="Parquet file to write: query, rank (from 1), id, distance.")],
-    k: Annotated[int, typer.Option(help="Rows a query.")] = 10,
-    radius: Annotated[int | None, typer.Option(help="Instead: all rows within this Hamming distance.")] = None,
+    out: Annotated[
+        str, typer.Option(help="Parquet file to write, with columns query, rank (from 1), id and distance.")
+    ],
+    k: Annotated[int, typer.Option(help="Number of rows per query.")] = 10,
+    radius: Annotated[
+        int | None, typer.Option(help="Find all rows within this Hamming distance, instead of the k nearest.")
+    ] = None,
     rerank: Annotated[
-        int, typer.Option(help="Rank so many nearest codes again, by Euclidean distance of the vectors.")
+        int,
+        typer.Option(help="Rerank the N nearest codes by Euclidean distance of their vectors; 0: off.", metavar="N"),
     ] = 0,
-    asymmetric: Annotated[bool, typer.Option("--asymmetric", help="Keep the queries real-valued.")] = False,
+    asymmetric: Annotated[
+        bool, typer.Option("--asymmetric", help="Compare real-valued queries with binary codes.")
+    ] = False,
     version: Name = "main",
     as_json: AsJson = False,
 ) -> None:
-    """Find the rows nearest to each query. The version is pinned while it runs.
+    """Find the rows nearest to each query.
 
-    No row is left out: a query that is itself a row of the table finds itself. Euclidean distances are squared.
+    A query that is also a row of the table finds itself. Euclidean distances are squared. All queries are answered
+    from one version, even if another is published meanwhile.
 
     Examples: `hashkiln search sample__itq32 --queries query --k 10 --out found.parquet`,
     `hashkiln search mnist__itq32 --queries mine.npy --k 10 --rerank 500 --out found.parquet`
@@ -47,9 +57,9 @@ def search(
     from ..search import search as run
 
     with checked():
-        asked = Search(k=k, radius=radius, rerank=rerank, asymmetric=asymmetric)
+        options = Search(k=k, radius=radius, rerank=rerank, asymmetric=asymmetric)
     with progress() as report:
-        found = run(table, queries, out, asked, version, report)
+        found = run(table, queries, out, options, version, report)
     if as_json:
         return show(found.model_dump(mode="json"), True)
     console.print(
@@ -62,12 +72,12 @@ def search(
 @app.command()
 def export(
     table: Table,
-    to: Annotated[str, typer.Option(help="Folder to make. It appears whole or not at all.")],
-    form: Annotated[Format, typer.Option("--format", help="Arrays, or a Faiss binary index.")] = Format.npy,
+    to: Annotated[str, typer.Option(help="New folder to write to. It appears only when complete.")],
+    form: Annotated[Format, typer.Option("--format", help="npy: arrays; faiss: a Faiss binary index.")] = Format.npy,
     version: Name = "main",
     as_json: AsJson = False,
 ) -> None:
-    """Write a version for other tools: codes.npy, ids.npy and labels.npy, or index.faiss; and export.json.
+    """Export a version for other tools: codes.npy, ids.npy and labels.npy, or index.faiss; and export.json.
 
     Examples: `hashkiln export sample__itq32 --to exported`, `hashkiln export sample__itq32 --to index --format faiss`
     """
