@@ -169,7 +169,7 @@ def test_the_gate_has_an_exit_code_of_its_own(hashkiln, here, prefect_server):
     options = ("--dataset", "sample", "--method", "pcah", "--bits", "16", "--floor")
     code, _, error = hashkiln("reindex", *options, "map=0.99", PREFECT_API_URL=prefect_server.url)
     assert code == 3
-    assert "is not published: map 0." in error
+    assert "was not published: map 0." in error
     assert "is under its floor of 0.9900" in error
     (version,) = json.loads(here("history", "sample__pcah16", "--json")[1])
     assert version["version"].startswith("rejected-")

@@ -95,7 +95,7 @@ def test_rows_from_elsewhere_have_the_model_refitted_and_every_shard_encoded_ane
     strict = spec(refit="drift", max_drift=9)
     write_shard(source, "part5.parquet", far._replace(ids=far.ids + 1000))
     assert reindex(settings, strict)[0].model == staged.model.model_copy(
-        update={"reason": "the model of v2 is used again", "seconds": 0}
+        update={"reason": "reuses the model of v2", "seconds": 0}
     )
 
 

@@ -33,13 +33,13 @@ def test_a_release_that_adds_a_hyper_parameter_keeps_the_models(settings, mine, 
     first = fitting.fit(Context.of(spec(), settings, InProcess()))
     reindex(settings, spec())
     monkeypatch.setitem(catalogue(), "itq", Grown)
-    assert planning.outlook(Context.of(spec(), settings, InProcess())).reason == "the model of v1 is used again"
+    assert planning.outlook(Context.of(spec(), settings, InProcess())).reason == "reuses the model of v1"
     assert unchanged.standing(Context.of(spec(), settings, InProcess())).version == "v1"
     assert reindex(settings, spec())[0].unchanged
     again = fitting.fit(Context.of(spec(code="other"), settings, InProcess()))  # an earlier fit's, of the same rows
     assert (again.digest, again.seconds) == (first.digest, 0)
     given = {"method": "itq", "bits": 16, "parameters": {"restarts": 2}}
-    with pytest.raises(ValueError, match="found another method or other hyper-parameters: ask for --refit always"):
+    with pytest.raises(ValueError, match="this run has another method or other hyper-parameters: pass --refit always"):
         fitting.fit(Context.of(spec(method=given), settings, InProcess()))
     assert fitting.fit(Context.of(spec(method=given, code="other"), settings, InProcess())).seconds > 0
 
@@ -48,15 +48,15 @@ def test_a_release_with_another_default_asks_for_a_refit(settings, mine, monkeyp
     reindex(settings, spec())
     monkeypatch.setitem(catalogue(), "itq", Changed)
     with pytest.raises(
-        ValueError, match="found other defaults of itq in this release of hashkiln: ask for --refit alw"
+        ValueError, match="this run has new defaults of itq in this release of hashkiln: pass --refit alw"
     ):
         fitting.fit(Context.of(spec(), settings, InProcess()))
-    with pytest.raises(ValueError, match="found other defaults of itq"):
+    with pytest.raises(ValueError, match="this run has new defaults of itq"):
         planning.outlook(Context.of(spec(), settings, InProcess()))
     assert fitting.fit(Context.of(spec(code="other"), settings, InProcess())).seconds > 0
     reindex(settings, spec(refit="always", gate={"force": "to look at it"}))
     assert table_of(settings).version().properties["defaults_version"] == "2"
-    assert planning.outlook(Context.of(spec(), settings, InProcess())).reason == "the model of v2 is used again"
+    assert planning.outlook(Context.of(spec(), settings, InProcess())).reason == "reuses the model of v2"
 
 
 @pytest.mark.parametrize("parameters", [{}, {"n_iter": 50}, {"n_iter": 7}])
@@ -73,7 +73,7 @@ def test_models_of_older_programs_are_known_by_their_specification(settings, min
     table.publish(table.version("staged-old"), base.snapshot_id)
     assert unchanged.standing(Context.of(spec(method=method), settings, InProcess())).version == "v2"
     assert reindex(settings, spec(method=method))[0].unchanged
-    with pytest.raises(ValueError, match="found another method or other hyper-parameters"):
+    with pytest.raises(ValueError, match="this run has another method or other hyper-parameters"):
         planning.outlook(Context.of(spec(method={**method, "parameters": {"n_iter": 8}}), settings, InProcess()))
-    with pytest.raises(ValueError, match="found another method or other hyper-parameters"):
+    with pytest.raises(ValueError, match="this run has another method or other hyper-parameters"):
         planning.outlook(Context.of(spec(method={**method, "seed": 1}), settings, InProcess()))

@@ -69,7 +69,7 @@ def test_looking_writes_nothing_and_sees_what_the_run_then_does(settings, mine, 
         "kept": ("part0.parquet", "part2.parquet"), "found": (),
     }  # fmt: skip
     assert (found.base, found.rows) == ("v1", 220)
-    assert (found.fit, found.reason) == (False, "the model of v1 is used again")
+    assert (found.fit, found.reason) == (False, "reuses the model of v1")
     rate = 800 / float(table_of(settings).version().properties["encode_seconds"])
     assert found.seconds == pytest.approx(220 / rate)
     always = planning.outlook(Context.of(spec(refit="always"), settings, InProcess()))
@@ -87,7 +87,7 @@ def test_what_an_earlier_attempt_left_is_not_planned_again(settings, mine, sourc
         reindex(settings, always)
     found = planning.outlook(Context.of(always, settings, InProcess()))
     assert (found.rows, found.fit) == (0, False)
-    assert found.reason == "--refit always; fitted before, of these rows"
+    assert found.reason == "--refit always; fitted earlier on the same rows"
 
 
 def test_a_run_with_nothing_to_do_changes_no_file_of_the_warehouse(settings, mine):
@@ -110,7 +110,7 @@ def test_the_command_prints_the_plan_and_answers_without_prefect_where_nothing_i
     assert "mine__itq16, after v1" in output
     assert "shards added" in output
     assert "1: part4.parquet" in output
-    assert "no: the model of v1 is used again" in output
+    assert "no: reuses the model of v1" in output
     reindex(settings, spec())
     before = everything(settings.home)
     assert "Nothing to do: mine__itq16 v2 is up to date" in " ".join(run(cli.app, options).stdout.split())
@@ -149,7 +149,7 @@ def test_new_rules_are_checked_on_an_unchanged_version(settings, mine):
     assert table_of(settings).version().name == "v1"
     code, output, verdict = run("--floor", "precision_radius_2=1", "--force", "the boss says so")
     assert (code, verdict["reasons"]) == (0, [broken])
-    assert "stays published by force, for the reason: the boss says so" in output
+    assert "stays published by force, reason: the boss says so" in output
     # what was not stored is said, and holds nothing up that does not ask for it
     code, _, verdict = run("--relevance", "graded", "--floor", "ndcg=0.1", "--floor", "health.entropy=0.1")
     assert (code, verdict["reasons"]) == (3, ["ndcg was not measured: its floor of 0.1000 cannot be checked"])

@@ -1,4 +1,4 @@
-"""Fit: the model of a specification."""
+"""Fit the model of a specification, or reuse an earlier fit."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ logger = logging.getLogger(__name__)
 
 
 def fit(context: Context, because: str = "") -> Model:
-    """The model of the specification: the published one if it is the same, an earlier fit's, or a new one.
+    """Return the model of the specification: the published one, that of an earlier fit, or a new one.
 
-    Given a reason, such as drift, the published one will not do.
+    `because` is a reason, such as drift, not to reuse the published model.
     """
     spec, dataset, warehouse = context.spec, context.dataset, context.warehouse
     model, _ = foreseen(context)
@@ -44,8 +44,8 @@ def fit(context: Context, because: str = "") -> Model:
         excluded = judge.draw_queries(context, vocabulary).ids
     identity, key = _identity(spec), _key(spec, dataset, excluded)
     if known := models.recorded_fit(warehouse, key):
-        logger.info("model %.12s was fitted before, from the same rows", known)
-        models.record_fit(warehouse, key, known)  # in use again: a collector counts its age from now
+        logger.info("reusing model %.12s, fitted earlier on the same rows", known)
+        models.record_fit(warehouse, key, known)  # renews its age, so that gc keeps it
         return Model(digest=known, fit=identity, seconds=0, reason=reason)
     vocabulary = labels_of(dataset, context.executor) if spec.method.reads_labels else ()
     start = time.monotonic()
@@ -58,12 +58,12 @@ def fit(context: Context, because: str = "") -> Model:
 
 
 def refit_reason(spec: Spec, staged: Staged) -> str:
-    """Why the model that rows were staged with should be replaced; empty where it need not."""
+    """Return why the model should be fitted again, or an empty string."""
     return f"drift: {staged.drift}" if spec.refit == "drift" and staged.drift and staged.drift.shows else ""
 
 
 def foreseen(context: Context) -> tuple[Model | None, str]:
-    """The model that `fit` will give without fitting, or None; and why. Nothing is written."""
+    """Return the model that `fit` would reuse, or None, and the reason. Writes nothing."""
     spec, dataset, warehouse = context.spec, context.dataset, context.warehouse
     check_method(spec.method, schema_of(dataset.name, context.settings))
     published, reason = _published_model(context)
@@ -76,14 +76,14 @@ def foreseen(context: Context) -> tuple[Model | None, str]:
             return None, reason
         excluded = frozen.ids
     if known := models.recorded_fit(warehouse, _key(spec, dataset, excluded)):
-        return Model(digest=known, fit=_identity(spec), seconds=0), f"{reason}; fitted before, of these rows"
+        return Model(digest=known, fit=_identity(spec), seconds=0), f"{reason}; fitted earlier on the same rows"
     return None, reason
 
 
 def _published_model(context: Context, because: str = "") -> tuple[Model | None, str]:
-    """The published model, unless a new one is needed; and why it is, or is not.
+    """Return the published model, or None if a new one is needed, and the reason.
 
-    Raises ValueError where the published model is another method's, and no new one was asked for.
+    Raises ValueError if the published model has another specification and the policy is not to refit.
     """
     spec, table = context.spec, context.known_table()
     published = table.version() if table else None
@@ -96,12 +96,12 @@ def _published_model(context: Context, because: str = "") -> tuple[Model | None,
     if _identity(stored, fitted_by) != identity:
         found = "another method or other hyper-parameters"
         if _identity(stored, spec.method.defaults_version) == identity:
-            found = f"other defaults of {spec.method.method} in this release of hashkiln"
+            found = f"new defaults of {spec.method.method} in this release of hashkiln"
         raise ValueError(
-            f"expected table {table.name} to stay with its model, fitted as {properties['spec']}, found {found}: "
-            "ask for --refit always, or use another --code"
+            f"table {table.name} has a model fitted as {properties['spec']}, but this run has {found}: "
+            "pass --refit always to fit a new model, or --code NAME to use another table"
         )
-    reason = f"the model of {published.name} is used again"
+    reason = f"reuses the model of {published.name}"
     return Model(digest=properties["model"], fit=identity, seconds=0, reason=reason), reason
 
 
@@ -110,18 +110,18 @@ def _identity(spec: Spec, defaults_version: int | None = None) -> str:
 
 
 def _split(dataset: Dataset) -> str:
-    """The rows to learn from."""
+    """Return the name of the training split."""
     return "learn" if "learn" in dataset.splits else "base"
 
 
 def _draws(dataset: Dataset) -> bool:
-    """Whether the queries come from the rows to learn from, and are left out of them."""
+    """Return whether queries are sampled from the training rows, and so excluded from training."""
     return _split(dataset) == "base" and "query" not in dataset.splits
 
 
 def _key(spec: Spec, dataset: Dataset, excluded: Array) -> str:
-    """All that a fit depends on."""
+    """Return the digest of everything that a fit depends on."""
     split = _split(dataset)
     shards, name = dataset.shards(split), spec.method.method
-    code = [] if name in METHODS else [source(method(name))]  # ours is named by the version of hashkiln
+    code = [] if name in METHODS else [source(method(name))]  # built-in methods are covered by the version of hashkiln
     return digest(_identity(spec), split, excluded.tolist(), fingerprint(shards), environment(), *code)

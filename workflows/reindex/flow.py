@@ -1,7 +1,7 @@
 """The flow `reindex`: the pipeline with one Prefect task per stage, and Ray tasks inside.
 
-Stages that wait for machines and networks are retried. The gate's verdict and the move of main are not: a second try
-could only hide that somebody else published.
+Stages that depend on machines and networks are retried. The gate and publishing are not, because a retry could hide a
+conflict with another run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .gate import evaluate_staged, gate
 from .publishing import publish
 from .staging import stage
 
-TRANSIENT = (OSError, RuntimeError)  # a lost machine or network, a table that others wrote to
+TRANSIENT = (OSError, RuntimeError)  # a lost machine or network, a concurrent write to the table
 FINAL = (FileNotFoundError, PermissionError, PublishConflict)  # for the user to resolve
 DELAYS: list[float] = [1, 10]  # seconds between tries
 NAMES: dict[Callable[..., Any], str] = {
@@ -72,7 +72,7 @@ class TrainingTable:
                 client.update_artifact(self.artifact, ArtifactUpdate(data=json.dumps(rows)))
         elif rows:
             made = create_table_artifact(rows, key=_key(self.table, "training"), description="training")
-            self.artifact = cast(UUID, made)  # in an event loop it would be a coroutine
+            self.artifact = cast(UUID, made)  # a coroutine only inside an event loop
 
 
 def _key(table: str, kind: str) -> str:
@@ -94,7 +94,7 @@ def _report(context: Context, staged: Staged, report: Report, verdict: Verdict) 
 
 
 def _artifacts(table: str, metrics: list[dict[str, Any]], protocol: str, summary: str, url: str) -> None:
-    """Show the report as artifacts of the run."""
+    """Publish the report as Prefect artifacts."""
     create_table_artifact(metrics, key=_key(table, "metrics"), description=protocol)
     create_markdown_artifact(summary, key=_key(table, "summary"))
     create_link_artifact(url if "://" in url else f"file://{url}", "report", key=_key(table, "report"))
@@ -102,7 +102,7 @@ def _artifacts(table: str, metrics: list[dict[str, Any]], protocol: str, summary
 
 @dataclass(frozen=True)
 class TaskRunner:
-    """Runs each stage of the pipeline as a Prefect task, with what Prefect shows of it."""
+    """Run each stage of the pipeline as a Prefect task, with its artifacts."""
 
     on_epochs: Callable[[Sequence[Epoch]], None]
 
@@ -110,7 +110,7 @@ class TaskRunner:
         shown: dict[Callable[..., Any], Callable[..., Any]] = {fit: self._fit, write_report: _report}
         retries: dict[str, Any] = {"retries": 2, "retry_delay_seconds": DELAYS, "retry_condition_fn": _transient}
 
-        def as_task() -> T:  # without parameters: Prefect would take the context apart to look for futures in it
+        def as_task() -> T:  # without parameters, because Prefect would search the context for futures
             function: Any = shown.get(stage, stage)
             result: T = function(*args)
             return result
@@ -122,13 +122,13 @@ class TaskRunner:
 
     def _fit(self, context: Context, because: str = "") -> Model:
         model = fit(context, because)
-        self.on_epochs(models.training_epochs(context.warehouse, model.digest))  # also of a model that is used again
+        self.on_epochs(models.training_epochs(context.warehouse, model.digest))  # also for a reused model
         return model
 
 
 @flow(name="reindex", validate_parameters=True)
 def reindex(spec: Spec) -> RunOutcome:
-    """Encode what changed, measure it beside the published version, and publish it if it is good enough."""
+    """Encode new and changed rows, compare the version with the published one, and publish it if the gate passes."""
     settings = Settings()
     on_epochs = Observer(TrainingTable(table_name(spec.dataset, spec.code_name)))
     run = TaskRunner(on_epochs)

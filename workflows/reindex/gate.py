@@ -1,4 +1,4 @@
-"""Evaluate and gate: what a staged version is worth, and whether readers get it."""
+"""Evaluate a staged version, and decide whether it may be published."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ from .planning import rows_of, staged_version
 
 
 def evaluate_staged(context: Context, staged: Staged) -> Report:
-    """Measure the staged version by itself, and beside the published one on the rows that both have."""
+    """Measure the staged version, and compare it with the published one on their common rows."""
     table = context.open_table()
     base = table.version(staged.base) if staged.base != "v0" else None  # v0 has neither tag nor rows
     return measure_version(context, table, staged_version(table, staged), base)
 
 
 def gate(context: Context, staged: Staged, report: Report) -> Verdict:
-    """Full coverage, finite metrics, floors and ceilings, and no loss beyond the bootstrap interval."""
+    """Return the verdict on a staged version.
+
+    Checks that every source row is encoded once, that metrics are finite and within floors and ceilings, and that no
+    metric has dropped by more than its limit, beyond the bootstrap interval.
+    """
     rules, table = context.spec.gate, context.open_table()
     parts = table.parts(staged_version(table, staged).snapshot_id)
     before = table.parts(staged.base_snapshot)
@@ -34,50 +38,53 @@ def gate(context: Context, staged: Staged, report: Report) -> Verdict:
     found |= {name: report.health[words] for name, words in HEALTH.items()}
     reasons += [reason for holds, reason in (rule.judge(found) for rule in rules.bounds) if not holds]
     if constant := int(found["health.constant_bits"]):
-        notes.append(f"{constant} bits are constant over all rows, and tell them not apart")
+        notes.append(f"{constant} bits are constant over all rows and carry no information")
     if report.comparison:
-        lost, told = _losses(rules, report.comparison)
-        reasons, notes = reasons + lost, notes + told
+        losses, differences = _losses(rules, report.comparison)
+        reasons, notes = reasons + losses, notes + differences
     elif report.incomparable:
         notes.append(f"not comparable with {staged.base}: {report.incomparable}")
         if rules.max_loss:
-            reasons.append(f"the loss of {', '.join(rules.max_loss)} cannot be told: {notes[-1]}")
+            reasons.append(f"the loss of {', '.join(rules.max_loss)} cannot be checked: {notes[-1]}")
     else:
         notes.append("First version: checked floors, coverage and finite values only")
     if staged.dropped:
-        notes.append(f"{staged.dropped:,} rows of the source are no vectors: they were dropped, and are in quarantine")
+        notes.append(f"{staged.dropped:,} invalid source rows were dropped and quarantined")
     if staged.drift:
         notes.append(f"{'drift' if staged.drift.shows else 'no drift'}: {staged.drift}")
     if reasons and rules.force:
-        notes.append(f"published by force, for the reason: {rules.force}")
+        notes.append(f"published by force, reason: {rules.force}")
     return Verdict(passed=not reasons or bool(rules.force), reasons=tuple(reasons), notes=tuple(notes))
 
 
 def _coverage(parts: dict[str, Part], before: dict[str, Part], shards: dict[str, FeatureShard]) -> list[str]:
-    """Why not every row of the source is encoded once. Rows are counted in shards whose part is not published yet."""
+    """Return the reasons why not every source row is encoded exactly once.
+
+    Rows are counted only in shards whose part is not published yet.
+    """
     reasons = []
-    if lacking := sorted(name for name in shards if name not in parts or parts[name].version != shards[name].version):
-        reasons.append(f"coverage: {len(lacking)} of {len(shards)} source shards are not in it, such as {lacking[0]}")
-    if strangers := sorted(parts.keys() - shards.keys()):
-        reasons.append(f"coverage: {len(strangers)} parts are of no source shard, such as {strangers[0]}")
-    new = sorted(name for name in parts.keys() & shards.keys() - set(lacking) if before.get(name) != parts[name])
+    if missing := sorted(name for name in shards if name not in parts or parts[name].version != shards[name].version):
+        reasons.append(f"coverage: {len(missing)} of {len(shards)} source shards are missing, such as {missing[0]}")
+    if extra := sorted(parts.keys() - shards.keys()):
+        reasons.append(f"coverage: {len(extra)} parts have no source shard, such as {extra[0]}")
+    new = sorted(name for name in parts.keys() & shards.keys() - set(missing) if before.get(name) != parts[name])
     dropped = dropped_rows([parts[name] for name in new])
     for name, rows in zip(new, rows_of([shards[name] for name in new]), strict=True):
         if (held := parts[name].rows + dropped.get(name, 0)) != rows:
-            reasons.append(f"coverage: expected {rows:,} rows of {name}, as the source has, found {held:,}")
+            reasons.append(f"coverage: expected {rows:,} rows of {name}, as in the source, found {held:,}")
             break
     return reasons
 
 
 def _losses(rules: Gate, comparison: Comparison) -> tuple[list[str], list[str]]:
-    """(reasons, notes): what was lost against the published version, in metrics that have a rule. map always has."""
+    """Return (reasons, notes) on metrics that dropped against the published version. map always has a limit."""
     reasons, notes = [], []
     for rule in rules.losses:
         d = comparison.differences[rule.name]
-        beside = f"{rule.name} {d} against {comparison.version} on the {comparison.rows:,} rows of both"
-        noise = "inside" if d.low <= 0 <= d.high else "outside"
-        notes.append(f"{beside}: {noise} the bootstrap interval of no difference")
+        difference = f"{rule.name} {d} against {comparison.version} on {comparison.rows:,} common rows"
+        position = "within" if d.low <= 0 <= d.high else "outside"
+        notes.append(f"{difference}: {position} the bootstrap noise")
         sign = -1 if rule.metric.better == "less" else 1
         if max(sign * d.low, sign * d.high) < 0 and -sign * d.value > rule.bound:
-            reasons.append(f"{beside} is a loss, and more than {rule.bound:.4f}")
+            reasons.append(f"{difference} is a loss of more than {rule.bound:.4f}")
     return reasons, notes

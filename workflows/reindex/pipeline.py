@@ -1,7 +1,7 @@
-"""The pipeline: ingest, fit, stage, evaluate, gate, report, publish. Written once, for flows and the command line.
+"""The pipeline of flows and the command line: ingest, fit, stage, evaluate, gate, report, publish.
 
-Each stage is a function of the run's context and of what earlier stages returned. Each may run again after any
-failure: what is done is found in the warehouse and in the table, and is not done twice.
+Each stage is a function of the run's context and of the results of earlier stages. Each may run again after any
+failure: completed work is found in the warehouse and in the table, and is not repeated.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def open_run(
 
 
 def encode(context: Context, run: Runner = call) -> Staged:
-    """Fit, and stage what changed. If the new rows have drifted and the policy is to refit on drift, do both again."""
+    """Fit a model and stage new and changed rows. If the rows have drifted and the policy is drift, do both again."""
     staged = run(stage, context, run(fit, context))
     if reason := refit_reason(context.spec, staged):
         staged = run(stage, context, run(fit, context, reason))
@@ -66,7 +66,7 @@ def encode(context: Context, run: Runner = call) -> Staged:
 
 
 def reindex(context: Context, run: Runner = call) -> RunOutcome:
-    """Encode what changed, measure it beside the published version, and publish it if the gate passes.
+    """Encode new and changed rows, compare the version with the published one, and publish it if the gate passes.
 
     Raises GateRejected if the gate refuses the version, or if nothing changed and the published version breaks a rule;
     PublishConflict if another run published meanwhile.

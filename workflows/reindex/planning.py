@@ -1,4 +1,4 @@
-"""The plan of a run: the difference between the source and the table. And what it will cost."""
+"""The plan of a run, which is the difference between the source and the table, and its cost."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..spec import digest
 from .fitting import foreseen
 from .source import fingerprint
 
-READERS = 16  # footers are read at once: it is the network that is waited for
+READERS = 16  # threads that read footers: latency dominates
 
 
 def plan(parts: dict[str, Part], shards: dict[str, FeatureShard], same_model: bool) -> Plan:
-    """What turns the parts of a version, by the same model or by another one, into those of the source's shards."""
+    """Return the difference between the parts of a version and the shards of the source."""
     both = sorted(parts.keys() & shards.keys())
     changed = {name for name in both if parts[name].version != shards[name].version}
     rest = tuple(name for name in both if name not in changed)
@@ -34,9 +34,9 @@ def plan(parts: dict[str, Part], shards: dict[str, FeatureShard], same_model: bo
 
 
 def elsewhere(table: CodeTable, head: Version, model: str, missing: Sequence[FeatureShard]) -> dict[str, Part]:
-    """The parts of shards, as these are now, that another version has by the same model; by the names of the shards.
+    """Return parts of missing shards that another version holds, encoded by the same model; by shard name.
 
-    Published, rejected or staged: one with a name, so that `gc` leaves its files alone for a grace from now.
+    Only named versions count (published, rejected or staged), because `gc` keeps their files for a grace period.
     """
     wanted = {(shard.name, shard.version) for shard in missing}
     versions = [v for v in table.versions() if v.properties.get("model") == model] if wanted else []
@@ -45,19 +45,19 @@ def elsewhere(table: CodeTable, head: Version, model: str, missing: Sequence[Fea
 
 
 class Look(NamedTuple):
-    """The source beside the table."""
+    """The state of the source and the table, and the plan that follows from it."""
 
     shards: dict[str, FeatureShard]
     table: CodeTable | None
     base: Version | None  # the published version
-    head: Version | None  # where the run would begin: that, or what an earlier attempt left
+    head: Version | None  # where the run would start: the published version, or the branch of an earlier attempt
     model: Model | None
-    reason: str  # why a model must be fitted, or need not be
+    reason: str  # why a model must be fitted, or can be reused
     plan: Plan
 
 
 def look(context: Context) -> Look:
-    """The plan of a run. Nothing is written, and no row is read."""
+    """Return the plan of a run. Writes nothing and reads no row."""
     shards = {shard.name: shard for shard in context.dataset.shards("base")}
     table = context.known_table()
     model, reason = foreseen(context)
@@ -74,7 +74,7 @@ def look(context: Context) -> Look:
 
 
 def outlook(context: Context) -> Outlook:
-    """What `reindex` would do now, and how long it would take."""
+    """Return the work that `reindex` would do now, and an estimate of its time."""
     found = look(context)
     missing = [found.shards[name] for name in found.plan.missing]
     rows = sum(rows_of(missing))
@@ -92,33 +92,33 @@ def outlook(context: Context) -> Outlook:
 
 
 def branch_of(table: CodeTable, base: Version, model: str, source: str) -> str:
-    """The branch of a plan: the same plan finds the branch of the first attempt."""
+    """Return the branch name of a plan. A repeated attempt at the same plan finds the same branch."""
     return f"staged-{digest(table.name, base.snapshot_id, model, source)[:12]}"
 
 
 def head_of(table: CodeTable, branch: str) -> str:
-    """Where the plan of a branch begins: on itself, on the version that the gate refused of the same plan, on main."""
+    """Return where a branch starts: at itself, at the rejected version of the same plan, or at main."""
     return next((name for name in (branch, branch.replace("staged-", "rejected-")) if table.has_ref(name)), "main")
 
 
 def staged_version(table: CodeTable, staged: Staged) -> Version:
-    """The version on its branch. Raises PublishConflict where a run of the same plan ended the branch."""
+    """Return the version on its branch. Raises PublishConflict if another run of the same plan removed the branch."""
     if not table.has_ref(staged.branch):
         raise PublishConflict(
-            f"expected branch {staged.branch} of table {table.name}, found that another run of the same plan ended it: "
-            "run again to see what it came to"
+            f"branch {staged.branch} of table {table.name} is gone: another run of the same plan finished it; "
+            "run again to see the result"
         )
     return table.version(staged.branch)
 
 
 def rows_of(shards: Sequence[FeatureShard]) -> list[int]:
-    """The number of rows of each shard, from its footer alone."""
+    """Return the number of rows of each shard, read from the footers."""
     with ThreadPoolExecutor(READERS) as pool:
         return list(pool.map(lambda shard: shard.rows, shards))
 
 
 def _rate(table: CodeTable, fit: str) -> float:
-    """Rows encoded per second by the last run that encoded any, of the same method if there is one."""
+    """Return rows per second of the last run that encoded any, preferably by the same method."""
     runs = [v.properties for v in table.versions() if int(v.properties.get("encoded", 0)) > 0]
     runs = [found for found in runs if found["fit"] == fit] or runs
     return int(runs[-1]["encoded"]) / float(runs[-1]["encode_seconds"]) if runs else 0.0

@@ -1,4 +1,4 @@
-"""Publish: one move of main, or a tag that no reader looks at."""
+"""Publish a staged version by moving main to it, or tag it as rejected."""
 
 from __future__ import annotations
 
@@ -14,19 +14,23 @@ from .source import environment
 
 
 class GateRejected(RuntimeError):
-    """The gate said no. The version stays as rejected-…, where no reader looks; or nothing has changed (`outcome`)."""
+    """The gate refused a version.
+
+    The version is stored as rejected-…, which readers do not see. If nothing had changed, `outcome` has the result.
+    """
 
     outcome: RunOutcome | None = None
 
 
 def publish(context: Context, staged: Staged, report: Report, verdict: Verdict, page: str) -> str:
-    """Move main to the staged version, if it passed and main is still what staging started from. Its name: v<N>.
+    """Move main to the staged version, and return its new name, v<N>.
 
-    Raises GateRejected after keeping the version as rejected-…, PublishConflict where somebody else published.
+    Raises GateRejected if the verdict is negative, after storing the version as rejected-…; PublishConflict if another
+    run published since staging began.
     """
     table = context.open_table()
     properties = {
-        **staged_version(table, staged).properties,  # of staging: the model, the source, the splits
+        **staged_version(table, staged).properties,  # set by staging: model, source, splits
         "fitted": staged.model.reason,
         "spec": context.spec.model_dump_json(),
         "protocol": report.protocol,
@@ -47,5 +51,5 @@ def publish(context: Context, staged: Staged, report: Report, verdict: Verdict, 
     version = staged_version(table, staged)
     if not verdict.passed:
         rejected = table.reject(version)
-        raise GateRejected(f"{staged.table}: {rejected.name} is not published: {'; '.join(verdict.reasons)}")
+        raise GateRejected(f"{staged.table}: {rejected.name} was not published: {'; '.join(verdict.reasons)}")
     return table.publish(version, staged.base_snapshot).name

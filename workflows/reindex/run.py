@@ -1,4 +1,4 @@
-"""A run of the flow `reindex` in this process, with Prefect embedded unless a server is named."""
+"""Run the flow `reindex` in this process, with embedded Prefect unless a server is configured."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from .unchanged import standing
 
 
 def reindex(dataset: str, *, method: str = "itq", bits: int = 32, seed: int = 0, **options: Any) -> RunOutcome:
-    """Encode what changed in a dataset, measure it beside what is published, and publish it if it is good enough.
+    """Encode new and changed rows of a dataset, and publish the new version if the gate passes.
 
     This is `hashkiln reindex`: a Prefect flow whose tasks run on Ray.
 
     Parameters
     ----------
     dataset : str
-        A named dataset, or one that was ingested.
+        A named dataset, or the name of an ingested one.
     method : str, default "itq"
-        A name of `hashkiln methods`.
+        A method listed by `hashkiln methods`.
     bits : int, default 32
-        Length of the codes.
+        Code length in bits.
     seed : int, default 0
         Random seed.
     **options
@@ -40,15 +40,15 @@ def reindex(dataset: str, *, method: str = "itq", bits: int = 32, seed: int = 0,
     Returns
     -------
     RunOutcome
-        The table and the version that readers see now, whether there was nothing to do, and where the report lies.
-        Of a published version on which there was nothing to do, `verdict` says whether it keeps the gate's rules.
+        The table, its published version, whether nothing had changed, and the location of the report. If nothing had
+        changed, `verdict` says whether the published version satisfies the rules of the gate.
 
     Raises
     ------
     ValueError
         If an option is unknown, or its value out of range.
     GateRejected
-        If the gate refuses the new version. Readers go on seeing the published one.
+        If the gate refuses the new version. The published version does not change.
 
     Examples
     --------
@@ -65,7 +65,7 @@ def reindex(dataset: str, *, method: str = "itq", bits: int = 32, seed: int = 0,
 
 
 def run(spec: Spec, progress: Progress = silent) -> RunOutcome:
-    """Run the flow, unless there is nothing to do: then the verdict says whether the gate's rules hold."""
+    """Run the flow, or only check the rules of the gate if the published version is up to date."""
     if outcome := nothing_to_do(spec):
         return outcome
     prefect_home()
@@ -81,11 +81,12 @@ def run(spec: Spec, progress: Progress = silent) -> RunOutcome:
 
 
 def nothing_to_do(spec: Spec) -> RunOutcome | None:
-    """The outcome of a run with nothing to do, without Prefect, whose embedded server takes ten seconds to start.
+    """Return the outcome of a run if the published version is up to date, else None.
 
-    A Prefect server that was named is told of every run.
+    This avoids the ten seconds that an embedded Prefect server takes to start. A configured Prefect server records
+    every run, so then the result is None.
     """
     settings = Settings()
-    told = bool(os.environ.get("PREFECT_API_URL"))
+    has_server = bool(os.environ.get("PREFECT_API_URL"))
     here = spec.dataset == "sample" or known(spec.dataset, settings)
-    return standing(Context.of(spec, settings, connect(settings))) if here and not told else None
+    return standing(Context.of(spec, settings, connect(settings))) if here and not has_server else None

@@ -1,4 +1,4 @@
-"""The source of a run: its shards with their keys and labels, and fingerprints of all that bits depend on."""
+"""The source of a run: keys and labels of its shards, and fingerprints of everything that the codes depend on."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ LIBRARIES = ("hashkiln", "numpy", "scipy", "torch", "pyarrow", "pyiceberg", "ray
 
 
 def places_of(dataset: Dataset, table: CodeTable | None, executor: Executor) -> tuple[str | int, ...]:
-    """Give new keys their ids, and return the vocabulary: the labels of the table, if it exists, and then new ones.
+    """Assign ids to new keys, and return the vocabulary: the labels of the table, if it exists, then new labels.
 
-    Shards whose part is published had their keys and labels before. The table itself is left as it is.
+    Skips shards whose part is published, because their keys and labels are known. Does not change the table.
     """
     known = table.vocabulary if table else ()
     if not (dataset.columns.keyed or dataset.columns.labels):
@@ -38,15 +38,16 @@ def places_of(dataset: Dataset, table: CodeTable | None, executor: Executor) -> 
 
 
 def fingerprint(shards: Iterable[FeatureShard]) -> str:
+    """Return the digest of the names and versions of shards."""
     return digest(sorted((shard.name, shard.version) for shard in shards))
 
 
 def splits(dataset: Dataset) -> str:
-    """The fingerprint of all splits but the database."""
+    """Return the fingerprint of all splits except the database."""
     others = sorted(dataset.splits.keys() - {"base"})
     return digest([(split, fingerprint(dataset.shards(split))) for split in others])
 
 
 def environment(libraries: Sequence[str] = LIBRARIES) -> dict[str, str]:
-    """Return what bits may depend on besides the specification: the kind of CPU, and versions of libraries."""
+    """Return the CPU architecture and the library versions, on which codes may depend."""
     return {"machine": platform.machine(), **{library: installed(library) for library in libraries}}

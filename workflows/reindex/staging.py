@@ -1,4 +1,4 @@
-"""Stage: encode what the table lacks, on a branch."""
+"""Encode the shards that the table lacks, on a branch."""
 
 from __future__ import annotations
 
@@ -29,12 +29,11 @@ logger = logging.getLogger(__name__)
 
 
 def stage(context: Context, model: Model, after: str = "") -> Staged:
-    """Encode the shards that the table lacks, and commit them to a branch as encoding goes on.
+    """Encode the shards that the table lacks, and commit them to a branch during encoding.
 
-    The plan is a difference: the source's shards (name, version) less those on the branch, under one model. A rerun
-    with the same plan finds the branch of the first; what any other version has by the model is taken over, if it is
-    sound. Where the source changes meanwhile a second plan is made, once, that begins where the first one's branch
-    (`after`) ended.
+    The plan is the set of source shards (name, version) that the branch lacks under this model. A rerun with the same
+    plan continues on the same branch. Undamaged parts of other versions by the same model are reused. If the source
+    changes during encoding, staging plans once more, starting from the first branch (`after`).
     """
     start = time.monotonic()
     spec, dataset, executor = context.spec, context.dataset, context.executor
@@ -43,7 +42,7 @@ def stage(context: Context, model: Model, after: str = "") -> Staged:
     except SourceChanged as error:
         if after:
             raise
-        logger.warning("planned anew, once: %s", error)
+        logger.warning("the source changed during the run; planning once more: %s", error)
         return stage(context, model, "main")
     base = table.version()
     source = fingerprint(shards.values())
@@ -70,14 +69,16 @@ def stage(context: Context, model: Model, after: str = "") -> Staged:
         "spec": spec.model_dump_json(), "defaults_version": str(spec.method.defaults_version),
     }  # fmt: skip
     table.replace(branch, list(found.values()), leaving, properties)
-    logger.info("%s: %d shards, %d to encode, %d leave", branch, len(shards), len(missing) + len(first), len(leaving))
+    logger.info(
+        "%s: %d shards, %d to encode, %d to remove", branch, len(shards), len(missing) + len(first), len(leaving)
+    )
     encoding = time.monotonic()
     try:
         encoded = _encode(context, table, branch, missing, model, properties)
     except SourceChanged as error:
         if after:
             raise
-        logger.warning("planned anew, once: %s", error)
+        logger.warning("the source changed during the run; planning once more: %s", error)
         return stage(context, model, branch)
     encoded += sum(part.rows for part in first.values())
     encode_seconds = time.monotonic() - encoding + first_seconds
@@ -98,18 +99,18 @@ def stage(context: Context, model: Model, after: str = "") -> Staged:
 
 
 class Opened(NamedTuple):
-    """The code table of a run and the source beside it."""
+    """The code table and the source shards of a run."""
 
     table: CodeTable
     shards: dict[str, FeatureShard]  # by name
     first: dict[str, Part]  # encoded before the table was created
-    seconds: float  # what that took
+    seconds: float  # time to encode it
 
 
 def _opened(context: Context, model: Model) -> Opened:
-    """Open the code table, which is created when its first shard is encoded.
+    """Open the code table. A new table is created after its first shard is encoded.
 
-    A run that fails before that leaves no table behind.
+    A run that fails earlier leaves no empty table.
     """
     catalog = iceberg.connect(context.settings.catalog_url, context.warehouse)
     name, n_bits = context.table_name, context.spec.method.bits
@@ -125,12 +126,12 @@ def _opened(context: Context, model: Model) -> Opened:
     seconds = time.monotonic() - encoding
     table = create_table(catalog, name, n_bits)
     if vocabulary and table.add_labels(vocabulary)[: len(vocabulary)] != vocabulary:
-        first = {}  # another run created it meanwhile, and gave labels other places
+        first = {}  # another run created the table meanwhile, with another label order
     return Opened(table, {shard.name: replace(shard, vocabulary=table.vocabulary) for shard in shards}, first, seconds)
 
 
 def _usable(found: dict[str, Part], executor: Executor, n_bits: int, deleted: Array) -> dict[str, Part]:
-    """Parts of other versions that are sound, and hold no row that was deleted since."""
+    """Return the parts that are undamaged and hold no deleted row."""
     if not found:
         return {}
     checked = executor.map(partial(_is_usable, n_bits=n_bits, deleted=deleted), list(found.values()), "take over")
@@ -142,7 +143,7 @@ def _is_usable(part: Part, n_bits: int, deleted: Array) -> bool:
 
 
 def _drift(context: Context, model: Model, fresh: list[Part], used_before: bool) -> Drift | None:
-    """The drift of new rows from those that the model encoded first, which are those it was made for."""
+    """Return the drift of new rows from those that the model encoded first."""
     new = drift.moments(fresh)
     own = drift.own(context.warehouse, model.digest)
     if new is None:
@@ -160,7 +161,7 @@ def _encode(
     model: Model,
     properties: dict[str, str],
 ) -> int:
-    """Encode shards and commit them in groups. Rows encoded."""
+    """Encode shards, commit them in groups, and return the number of encoded rows."""
     function = models.load_model(context.warehouse, model.digest)
     encode = partial(encode_shard, function=function, folder=table.folder)
     pending: list[Part] = []
@@ -173,7 +174,7 @@ def _encode(
             if len(pending) >= context.settings.commit_shards or waited >= context.settings.commit_seconds:
                 table.replace(branch, pending, set(), properties)
                 pending, last = [], time.monotonic()
-    finally:  # what is encoded stays encoded, also where a later shard is refused
+    finally:  # commit finished parts even if a later shard fails
         if pending:
             table.replace(branch, pending, set(), properties)
     return rows

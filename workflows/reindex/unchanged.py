@@ -1,4 +1,4 @@
-"""A run with nothing to do: the published version, checked by the rules of the run."""
+"""Runs with nothing to do, which check the published version against their rules."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .publishing import GateRejected
 
 
 def standing(context: Context) -> RunOutcome | None:
-    """Return the outcome of a run with nothing to do, found without running it; None if there is something to do."""
+    """Return the outcome of a run if the published version is up to date, else None. Runs no stage."""
     start = time.monotonic()
     found = look(context)
     if not found.table or not found.base or found.head != found.base or not found.plan.empty:
@@ -53,17 +53,19 @@ def stored_verdict(spec: Spec, table: CodeTable, version: Version) -> Verdict:
     properties, rules, notes = version.properties, spec.gate.bounds, list[str]()
     stored: dict[str, float] = json.loads(properties.get("metrics", "{}"))
     health = json.loads(properties.get("health", "{}"))
-    asked, measured = (of.protocol.relevant(bool(table.vocabulary)) for of in (spec, Spec.stored(properties["spec"])))
-    if asked != measured and any(rule.metric.needs != "codes" for rule in rules):
+    requested, measured = (
+        of.protocol.relevant(bool(table.vocabulary)) for of in (spec, Spec.stored(properties["spec"]))
+    )
+    if requested != measured and any(rule.metric.needs != "codes" for rule in rules):
         notes.append(f"{version.name} was measured by another protocol: {properties['protocol']}")
         stored = {}
     elif rules and "measured_at" in properties:
-        notes.append(f"metrics are those of {properties['measured_at']}, before rows were deleted")
+        notes.append(f"metrics were measured on {properties['measured_at']}, before rows were deleted")
     stored |= {name: health[words] for name, words in HEALTH.items() if words in health}
     judged = [rule.judge(stored) for rule in rules]
-    notes += [said for holds, said in judged if holds]
+    notes += [text for holds, text in judged if holds]
     notes += [f"no loss of {name}: nothing has changed" for name in spec.gate.max_loss]
-    reasons = [said for holds, said in judged if not holds]
+    reasons = [text for holds, text in judged if not holds]
     if reasons and spec.gate.force:
-        notes.append(f"stays published by force, for the reason: {spec.gate.force}")
+        notes.append(f"stays published by force, reason: {spec.gate.force}")
     return Verdict(passed=not reasons or bool(spec.gate.force), reasons=tuple(reasons), notes=tuple(notes))
