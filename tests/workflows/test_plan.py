@@ -107,7 +107,7 @@ def test_the_command_prints_the_plan_and_answers_without_prefect_where_nothing_i
     reindex(settings, spec())
     write_shard(source, "part4.parquet", blobs(100, D, seed=4, first_id=4000))
     output = run(cli.app, [*options, "--dry-run"], env={"COLUMNS": "120"}).stdout
-    assert "mine__itq16, after v1" in output
+    assert "mine__itq16, based on v1" in output
     assert "shards added" in output
     assert "1: part4.parquet" in output
     assert "no: reuses the model of v1" in output
