@@ -1,4 +1,4 @@
-"""What can be known before a run begins is checked before it begins: where it is refused, nothing was made."""
+"""Checks before a run starts, so that a refused run leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from .spec import MethodSpec, Protocol, Spec
 
 
 class UsageError(ValueError):
-    """A mistake in what was asked for: the command line ends with exit 2."""
+    """Invalid options of a run. The command line exits with 2."""
 
 
 class Schema(NamedTuple):
-    """What is known of a dataset without reading a row."""
+    """Properties of a dataset that are known without reading rows."""
 
     name: str
     kind: str  # vector, image or text
-    dim: int  # of a vector, or the numbers that a picture or a text is read as
+    dim: int  # of the vectors, or of the numbers that represent an image or a text
     labelled: bool
 
 
 def schema_of(name: str, settings: Settings) -> Schema:
-    """Return the schema of a dataset that was ingested, or that the catalogue says of one that was not.
+    """Return the schema of an ingested dataset, or of one in the catalogue.
 
-    Raises ValueError for a name that is neither.
+    Raises ValueError for an unknown name.
     """
     if dataset_exists(settings.warehouse_url, name):
         known = load_dataset(settings.warehouse_url, name)
@@ -42,7 +42,7 @@ def schema_of(name: str, settings: Settings) -> Schema:
 
 
 def check_run(spec: Spec, settings: Settings) -> None:
-    """Raise UsageError for a run that cannot be."""
+    """Raise UsageError for a run that cannot succeed."""
     schema = schema_of(spec.dataset, settings)
     check_method(spec.method, schema)
     check_protocol(spec.protocol, schema)
@@ -50,19 +50,19 @@ def check_run(spec: Spec, settings: Settings) -> None:
 
 
 def check_method(spec: MethodSpec, schema: Schema) -> None:
-    """Raise UsageError where a method cannot learn from a dataset."""
+    """Raise UsageError if a method cannot learn from a dataset."""
     with _refused(f"in dataset {schema.name}"):
         check_against(spec.build(), schema.kind, schema.dim, schema.labelled)
 
 
 def check_protocol(protocol: Protocol, schema: Schema) -> None:
-    """Raise UsageError where relevance is by labels, and there are none."""
+    """Raise UsageError if relevance needs labels and the dataset has none."""
     if protocol.relevance in ("labels", "graded") and not schema.labelled:
         raise UsageError(f"expected labels, for relevance by labels, found none in dataset {schema.name}")
 
 
 def check_pretrained(spec: MethodSpec, schema: Schema, parameters: Mapping[str, Array]) -> None:
-    """Raise UsageError where parameters do not fit the network that would start from them."""
+    """Raise UsageError if pretrained parameters do not fit the network."""
     from hashing.deep import networks
 
     with _refused(f"for network={spec.network}: give --pretrained parameters of that network"):
@@ -70,13 +70,13 @@ def check_pretrained(spec: MethodSpec, schema: Schema, parameters: Mapping[str, 
 
 
 def check_trainers(spec: MethodSpec, settings: Settings) -> None:
-    """Raise UsageError where the workers of SGD that are asked for cannot share a batch."""
+    """Raise UsageError if the training workers cannot share a batch evenly."""
     if spec.network and settings.executor == "ray" and settings.trainers:
         _check_batch(spec, settings.trainers)
 
 
 def check_training(spec: MethodSpec, executor: Executor) -> None:
-    """Raise UsageError where the executor's machines have no place for the workers of SGD, or these share no batch."""
+    """Raise UsageError if the cluster cannot host the training workers, or they cannot share a batch evenly."""
     if spec.network:
         with _refused():
             workers = executor.training_workers()
@@ -87,14 +87,14 @@ def _check_batch(spec: MethodSpec, workers: int) -> None:
     size = getattr(spec.build(), "batch_size", workers)
     if size % workers:
         raise UsageError(
-            f"expected a batch_size that {workers} workers of training share evenly, found batch_size={size}: change "
-            "it or HASHKILN_TRAINERS"
+            f"batch_size={size} is not divisible by the {workers} training workers: change batch_size or "
+            "HASHKILN_TRAINERS"
         )
 
 
 @contextmanager
 def _refused(where: str = "") -> Iterator[None]:
-    """What is refused inside is the user's mistake."""
+    """Turn a ValueError of the block into a UsageError."""
     try:
         yield
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Fit, encode and search with arrays in memory: no cluster is started, and nothing is written."""
+"""Fit, encode and search arrays in memory, without a cluster or a warehouse."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from .arrays import as_codes, as_labels, as_vectors, float32, packed, shards_of
 from .reindex import fitting, pipeline
 from .spec import MethodSpec, Number, Spec, valid
 
-ROWS = 2**16  # encoded at a time: their real values are 32 times as large as their codes
+ROWS = 2**16  # encoded at a time, because projections take 32 times the memory of codes
 
 
 @dataclass(frozen=True)
 class Hasher:
     """A fitted hash function for arrays in memory.
 
-    `encode` is a method and no function of the module, as codes have no meaning without the function that made them.
+    Codes are comparable only if the same hash function made them, so `encode` is a method of it.
 
     Parameters
     ----------
     function : HashFunction
-        What a method of the catalogue fitted, or `hashkiln.open(table).function`.
+        A fitted function, such as `hashkiln.open(table).function`.
 
     Examples
     --------
@@ -52,7 +52,7 @@ class Hasher:
 
     @property
     def n_bits(self) -> int:
-        """Length of the codes."""
+        """Code length in bits."""
         return self.function.n_bits
 
     @property
@@ -64,7 +64,7 @@ class Hasher:
         """Return the codes (n, ceil(n_bits / 8)) uint8 of vectors x (n, d).
 
         Bit j of a row is byte j div 8, position j mod 8, as in Faiss; the padding is zero. A row's code depends on that
-        row alone. Raises ValueError if x is no array (n, d) of finite numbers.
+        row alone. Raises ValueError unless x is an (n, d) array of finite numbers.
         """
         x = as_vectors("x", x, self.dim)
         blocks = [pack(self.function.encode(x[i : i + ROWS])) for i in range(0, len(x), ROWS)]
@@ -73,7 +73,7 @@ class Hasher:
     def project(self, x: Any) -> Array:
         """Return the real values (n, n_bits) float32 whose signs are the bits: a bit is 1 where its value is >= 0.
 
-        Raises ValueError if x is no array (n, d) of finite numbers.
+        Raises ValueError unless x is an (n, d) array of finite numbers.
         """
         return self.function.project(as_vectors("x", x, self.dim))
 
@@ -83,7 +83,7 @@ class Hasher:
 
     @classmethod
     def load(cls, path: str | Path) -> Hasher:
-        """Return what `save` wrote. Raises ValueError if the file is anything else."""
+        """Read a function that `save` wrote. Raises ValueError for any other file."""
         return cls(models.load_file(str(path)))
 
 
@@ -93,15 +93,15 @@ def fit(x: Any, y: Any = None, *, method: str = "itq", bits: int = 32, seed: int
     Parameters
     ----------
     x : array-like or str
-        Vectors, (n, d) numbers, used as float32. Or the name of a dataset: one of `hashkiln datasets`, or one that was
-        ingested; it is then fitted as `hashkiln fit` does, and the model is kept in the warehouse.
+        Vectors, (n, d) numbers, used as float32. Or the name of a dataset, named or ingested, which is fitted
+        as by `hashkiln fit`, with the model stored in the warehouse.
     y : array-like, optional
         Labels of the vectors, for methods that learn from them: (n,) integer classes, or (n, c) multi-hot of 0 and 1.
         Other methods ignore them.
     method : str, default "itq"
-        A name of `hashkiln methods`.
+        A method listed by `hashkiln methods`.
     bits : int, default 32
-        Length of the codes.
+        Code length in bits.
     seed : int, default 0
         Random seed.
     **parameters
@@ -131,7 +131,7 @@ def fit(x: Any, y: Any = None, *, method: str = "itq", bits: int = 32, seed: int
     spec = valid(MethodSpec, method=method, bits=bits, seed=seed, parameters=parameters)
     if isinstance(x, str):
         if y is not None:
-            raise ValueError(f"y: expected none, as dataset {x} has its own labels")
+            raise ValueError(f"y: pass no labels, because dataset {x} has its own")
         return Hasher(_fit_dataset(x, spec))
     x = as_vectors("x", x)
     if not len(x):
@@ -139,7 +139,7 @@ def fit(x: Any, y: Any = None, *, method: str = "itq", bits: int = 32, seed: int
     labels = None if y is None else as_labels("y", y, len(x))
     built = spec.build()
     if reads_labels(built) and labels is None:
-        raise ValueError(f"y: expected labels, from which {spec.method} learns, found none")
+        raise ValueError(f"y: {spec.method} learns from labels: pass y")
     check_against(built, "vector", x.shape[1], labels is not None)
     classes = np.unique(labels) if labels is not None and labels.ndim == 1 else None
     return Hasher(built.fit(Data(shards_of(x, labels, classes, float32), InProcess())))
@@ -160,7 +160,7 @@ def search(codes: Any, queries: Any, k: int = 10) -> tuple[Array, Array]:
         Codes of the database: (n, B) uint8, packed as `Hasher.encode` and Faiss pack them; or (n, n_bits) of bool, or
         of -1 and +1 in any other dtype.
     queries : array-like
-        Codes of the queries, of the same form.
+        Codes of the queries, in the same form.
     k : int, default 10
         Rows for each query.
 
@@ -169,7 +169,7 @@ def search(codes: Any, queries: Any, k: int = 10) -> tuple[Array, Array]:
     distances : ndarray of int32, shape (q, min(k, n))
         Hamming distances, in increasing order.
     rows : ndarray of int64, shape (q, min(k, n))
-        Positions in `codes`; of rows at one distance the lower one comes first.
+        Positions in `codes`; rows at equal distance are sorted by position.
 
     Raises
     ------
@@ -188,6 +188,6 @@ def search(codes: Any, queries: Any, k: int = 10) -> tuple[Array, Array]:
     x, n_bits = as_codes("codes", codes)
     asked, query_bits = as_codes("queries", queries)
     if query_bits != n_bits:
-        raise ValueError(f"queries: expected codes of {n_bits} bits, as of the database, found {query_bits}")
+        raise ValueError(f"queries: expected codes of {n_bits} bits, as in the database, found {query_bits}")
     found: tuple[Array, Array] = topk(packed(asked), packed(x), k)
     return found

@@ -1,4 +1,4 @@
-"""One version of a code table and the model that made it, opened once and searched often."""
+"""Search one version of a code table with its model."""
 
 from __future__ import annotations
 
@@ -28,24 +28,26 @@ from .spec import Spec, Value
 
 
 class Search(Value):
-    """What is asked of a search."""
+    """The options of a search."""
 
-    k: int = Field(10, ge=1, description="rows a query")
-    radius: int | None = Field(None, ge=0, description="instead: all rows within this Hamming distance")
-    rerank: int = Field(0, ge=0, description="nearest codes a query to rank again by their vectors; 0: none")
-    asymmetric: bool = Field(False, description="keep the queries real-valued")
+    k: int = Field(10, ge=1, description="number of rows per query")
+    radius: int | None = Field(
+        None, ge=0, description="find all rows within this Hamming distance, instead of the k nearest"
+    )
+    rerank: int = Field(0, ge=0, description="number of nearest codes to rerank by their vectors; 0: off")
+    asymmetric: bool = Field(False, description="compare real-valued queries with binary codes")
 
     @model_validator(mode="after")
     def _one_kind(self) -> Search:
         if self.radius is not None and (self.rerank or self.asymmetric):
-            raise ValueError("expected a radius alone, found it with rerank or asymmetric")
+            raise ValueError("radius cannot be combined with rerank or asymmetric")
         if 0 < self.rerank < self.k:
-            raise ValueError(f"expected to rank again at least k = {self.k} rows, found {self.rerank}")
+            raise ValueError(f"rerank must be 0 or at least k = {self.k}, found {self.rerank}")
         return self
 
     @property
     def distance(self) -> str:
-        """What the distances are."""
+        """The name of the distance."""
         if self.rerank:
             return "squared Euclidean"
         return "asymmetric Hamming" if self.asymmetric else "Hamming"
@@ -53,9 +55,9 @@ class Search(Value):
 
 @dataclass(frozen=True)
 class Reader:
-    """One version of a code table, with the model that made it: neither changes, whatever is published meanwhile.
+    """One version of a code table and its model. Later publications do not affect it.
 
-    `hashkiln.open` makes it. `function` is the model, which `hashkiln.Hasher` takes.
+    Created by `hashkiln.open`. `function` is the model, which `hashkiln.Hasher` accepts.
     """
 
     table: str
@@ -75,7 +77,7 @@ class Reader:
         return dataset_of(Spec.stored(self.version.properties["spec"]), self.settings)
 
     def search(self, x: Array, k: int = 10, rerank: int = 0, asymmetric: bool = False) -> tuple[Array, Array]:
-        """Find the k rows nearest to each query, exactly. No row is left out, not even a query's own.
+        """Find the k rows nearest to each query, exactly. A query that is also a row finds itself.
 
         Parameters
         ----------
@@ -84,23 +86,23 @@ class Reader:
         k : int, default 10
             Rows for each query.
         rerank : int, default 0
-            Rank so many nearest codes again by the Euclidean distance of their vectors; 0: do not.
+            Number of nearest codes to rerank by the Euclidean distance of their vectors; 0: off.
         asymmetric : bool, default False
-            Keep the queries real-valued, as `hashing.neighbours.candidates.AsymmetricTopK` says.
+            Compare real-valued queries with binary codes; see `hashing.neighbours.candidates.AsymmetricTopK`.
 
         Returns
         -------
         distances : ndarray, shape (q, min(k, rows))
             In increasing order: int32 Hamming distances; float64 if asymmetric; float64 squared Euclidean distances if
-            ranked again.
+            reranked.
         ids : ndarray of int64, shape (q, min(k, rows))
-            Of rows at one distance the lower id comes first.
+            Rows at equal distance are sorted by id.
 
         Raises
         ------
         ValueError
-            If the queries have another dimension or are not finite, if k or rerank is out of range, or if the vectors
-            are no longer those that were encoded.
+            If the queries have the wrong dimension or are not finite, if k or rerank is out of range, or if the source
+            vectors have changed since they were encoded.
         """
         blocks = list(self.blocks(x, Search(k=k, rerank=rerank, asymmetric=asymmetric)))
         ids, distances = (np.concatenate([block[i] for block in blocks]).reshape(len(x), -1) for i in (1, 2))
@@ -124,16 +126,16 @@ class Reader:
         Raises
         ------
         ValueError
-            As `search` does, and if one query finds over 3 million rows.
+            As `search` does, and if a query finds over 3 million rows.
         """
         blocks = list(self.blocks(x, Search(radius=radius)))
         queries, ids, distances = (np.concatenate([block[i] for block in blocks]) for i in range(3))
         return queries, ids, distances
 
     def blocks(self, x: Array, asked: Search) -> Iterator[tuple[Array, Array, Array]]:
-        """What is found for x (q, d), by blocks of queries, so that no state is over 64 MiB.
+        """Yield the results for x (q, d) in blocks of queries, so that no state exceeds 64 MiB.
 
-        Of each block queries (positions in x), ids, distances, each (m,), sorted by (query, distance, id).
+        Each block has queries (positions in x), ids and distances, each (m,), sorted by (query, distance, id).
         """
         x, data = self._queries(x), Data(self.shards, self.executor)
         if asked.radius is not None:
@@ -158,7 +160,7 @@ class Reader:
         return self._rerank(x, ids, asked.k) if asked.rerank else (distances, ids)
 
     def _rerank(self, x: Array, candidates: Array, k: int) -> tuple[Array, Array]:
-        """Candidates (q, R) by the distance of their vectors, the first k of them."""
+        """Return the k nearest candidates (q, R) by the distance of their vectors."""
         encoded = {shard.part.shard: shard.part for shard in self.shards}
         sought = np.unique(candidates)
         now = {shard.name: shard.version for shard in self.dataset.shards("base")}
@@ -174,8 +176,8 @@ class Reader:
             distances = Data(shards, self.executor).reduce(CandidateDistances(x, candidates), "rerank")
         if (lost := np.unique(candidates[np.isinf(distances)])).size:
             raise ValueError(
-                f"expected the vectors that {self.table} {self.version.name} was encoded from, found the shards of "
-                f"{lost.size} rows changed or gone (row {lost[0]}, …): run reindex, or search without ranking again"
+                f"cannot rerank {self.table} {self.version.name}: the source of {lost.size} rows has changed or was "
+                f"removed (row {lost[0]}, …): run reindex, or search without reranking"
             )
         return first_k(distances, candidates, k)
 
@@ -185,7 +187,7 @@ class Reader:
     def _queries(self, x: Array) -> Array:
         if x.ndim != 2 or x.shape[1] != self.function.dim or not len(x):
             raise ValueError(f"expected queries (q, {self.function.dim}), at least one, found shape {x.shape}")
-        with np.errstate(over="ignore"):  # told in one line
+        with np.errstate(over="ignore"):  # reported below
             x = np.asarray(x, np.float32)
         if not (finite := np.isfinite(x).all(axis=1)).all():
             raise ValueError(f"expected finite queries, found NaN or infinity in query {finite.argmin()}")
@@ -193,18 +195,18 @@ class Reader:
 
 
 def open(table: str, version: str = "main", settings: Settings | None = None, progress: Progress = silent) -> Reader:
-    """Open a version of a code table for searching. It is looked up once: what is published later is not seen.
+    """Open a version of a code table for searching. Later publications do not affect it.
 
     Parameters
     ----------
     table : str
         Name of the table, such as products__itq64.
     version : str, default "main"
-        main, which is what is published; or v3, staged-…, rejected-….
+        main (the published version), v3, staged-… or rejected-….
     settings : Settings, optional
-        Where catalog and warehouse are; what the environment says, if not given.
+        Catalog and warehouse; by default from the environment.
     progress : callable, optional
-        Is told the label, the tasks done and their total, while a search runs.
+        Called with a label, the number of finished tasks and their total during a search.
 
     Returns
     -------
@@ -231,6 +233,6 @@ def open(table: str, version: str = "main", settings: Settings | None = None, pr
     found = opened.version(version)
     shards = [CodeShard(shard.part, shard.n_bits) for shard in opened.shards(found.snapshot_id)]  # without labels
     if not shards:
-        raise LookupError(f"expected a version with rows, found {found.name} of {table}, which is empty")
+        raise LookupError(f"version {found.name} of {table} is empty: run reindex, or choose another version")
     function = models.load_model(settings.warehouse_url, found.properties["model"])
     return Reader(opened.name, found, function, shards, connect(settings, progress), settings)

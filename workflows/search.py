@@ -1,4 +1,4 @@
-"""The flow `search`: the rows nearest to a whole file of queries, in a Parquet file."""
+"""The flow `search`, which answers a file of queries and writes the results to Parquet."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from .spec import Value
 
 
 class SearchReport(Value):
-    """What a search came to."""
+    """The summary of a search."""
 
     table: str
-    version: str  # the one that was searched, whatever was published meanwhile
+    version: str  # the version that was searched
     distance: str
     queries: int
     rows: int  # of the results
@@ -41,9 +41,9 @@ def search(
     version: str = "main",
     progress: Progress = silent,
 ) -> SearchReport:
-    """Search for all queries of a split or a file (see `read_queries`), and write what is found to a Parquet file.
+    """Search for all queries of a split or a file (see `read_queries`), and write the results to a Parquet file.
 
-    Its columns: query and id (int64), rank (int32, from 1), distance (int32 or float64, as of Reader.search). Its
+    Columns: query and id (int64), rank (int32, from 1), distance (int32 or float64, as in Reader.search). The file
     metadata name the table, the version, its snapshot and its model.
     """
     start, asked = time.monotonic(), asked or Search()
@@ -78,9 +78,9 @@ def search_flow(table: str, queries: str, out: str, asked: Search | None = None,
 
 
 def read_queries(dataset: Dataset, source: str) -> Batch:
-    """A split of the dataset, or else a file: .fvecs, .bvecs, .npy (q, d), or Parquet with the dataset's columns.
+    """Return a split of the dataset, or a file: .fvecs, .bvecs, .npy (q, d), or Parquet with the dataset's columns.
 
-    All are held in memory. Queries of files without ids are 2^41, 2^41 + 1, …, as those that are ingested.
+    All queries are held in memory. Queries without ids are numbered from 2^41, as in ingested files.
     """
     suffix = Path(source.removesuffix(".gz")).suffix
     if source not in dataset.splits and suffix in (".npy", *VECTOR_FILES):

@@ -1,4 +1,4 @@
-"""What to run: frozen models, each value checked where the user gives it."""
+"""Specifications of runs: frozen models that validate each value."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Number = bool | int | float | str
 
 
 class Value(BaseModel):
-    """A frozen value object in which no unknown field passes."""
+    """A frozen value object that rejects unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,7 +28,7 @@ V = TypeVar("V", bound=Value)
 
 
 def valid(kind: type[V], **values: Any) -> V:
-    """Return a value object of some values. Raises ValueError, in one line, for those that it refuses."""
+    """Return a value object. Raises ValueError with one line that lists every invalid value."""
     try:
         return kind(**values)
     except ValidationError as error:
@@ -36,7 +36,7 @@ def valid(kind: type[V], **values: Any) -> V:
 
 
 def problems(error: ValidationError) -> list[str]:
-    """Return a line for each wrong value: where it stands, and what is wrong with it."""
+    """Return one line per invalid value, with its field and the reason."""
     return [
         "".join(f"{part}: " for part in problem["loc"] if isinstance(part, str))
         + problem["msg"].removeprefix("Value error, ")
@@ -45,20 +45,18 @@ def problems(error: ValidationError) -> list[str]:
 
 
 def _stored(info: ValidationInfo) -> bool:
-    """Return whether a version's specification is read: it is history, and not checked as a new run is."""
+    """Return whether a stored specification is being read, which skips the checks of a new run."""
     return bool(info.context and info.context.get("stored"))
 
 
 class MethodSpec(Value):
     """A method of the catalogue and its hyper-parameters."""
 
-    method: str = Field("itq", description="a name of `hashkiln methods`")
-    bits: int = Field(32, ge=1, le=4096, description="length of the codes")
-    seed: int = Field(0, ge=0, description="of all that is random")
-    parameters: dict[str, Number] = Field({}, description="hyper-parameters that differ from the paper's")
-    pretrained: str = Field(
-        "", pattern="^([0-9a-f]{64})?$", description="digest of parameters that its network starts from"
-    )
+    method: str = Field("itq", description="a method listed by `hashkiln methods`")
+    bits: int = Field(32, ge=1, le=4096, description="code length in bits")
+    seed: int = Field(0, ge=0, description="random seed")
+    parameters: dict[str, Number] = Field({}, description="hyper-parameters that differ from the defaults")
+    pretrained: str = Field("", pattern="^([0-9a-f]{64})?$", description="SHA-256 of the network's initial parameters")
 
     @field_validator("method", mode="before")
     @classmethod
@@ -72,13 +70,13 @@ class MethodSpec(Value):
         self.build()
         if self.pretrained and not self.takes_pretrained:
             raise ValueError(
-                f"expected no pretrained parameters for {self.method}, which learns no network of one view with layers "
-                "of its own"
+                f"expected no pretrained parameters for {self.method}: only methods that learn one network with hidden "
+                "layers take them"
             )
         return self
 
     def build(self) -> Method:
-        """The method. Raises ValueError for an unknown name or hyper-parameter."""
+        """Return the method. Raises ValueError for an unknown name or an invalid hyper-parameter."""
         cls = method(self.method)
         known = {field.name: field.default for field in fields(cls)}  # type: ignore[arg-type]
         own = {name for name in known if name not in ("n_bits", "seed")}
@@ -99,12 +97,12 @@ class MethodSpec(Value):
         return method(self.method).defaults_version
 
     def identity(self, defaults_version: int | None = None) -> dict[str, Any]:
-        """Return what the method is: its name, the values that differ from its defaults, and their version.
+        """Return the method's name, the values that differ from its defaults, and the version of these defaults.
 
-        So it stays the same where a release adds a hyper-parameter. A stored specification has the version that it was
-        fitted with; by default it is this release's.
+        The identity does not change if a release adds a hyper-parameter. A stored specification passes the defaults
+        version of its fit; the default is that of this release.
         """
-        cls = catalogue().get(self.method)  # a stored one may be gone
+        cls = catalogue().get(self.method)  # a stored method may have been removed
         defaults = {field.name: field.default for field in fields(cls)} if cls else {}  # type: ignore[arg-type]
         given: dict[str, Any] = dict(self.parameters)
         if "seed" in defaults:
@@ -121,39 +119,41 @@ class MethodSpec(Value):
 
     @property
     def reads_labels(self) -> bool:
-        """Whether its fit asks for labels."""
+        """Whether fitting needs labels."""
         return reads_labels(self.build())
 
     @property
     def network(self) -> str:
-        """The network that it learns; empty where it learns none."""
+        """The name of the network that it learns; empty if none."""
         return getattr(self.build(), "network", "")
 
     @property
     def takes_pretrained(self) -> bool:
-        """Whether it learns one network, not one for each of two views, that has layers before the hash layer."""
+        """Whether it learns exactly one network, with layers before the hash layer."""
         return getattr(method(self.method), "views", 0) == 1 and self.network != "linear"
 
 
 class Protocol(Value):
-    """How codes are measured."""
+    """The evaluation protocol."""
 
     relevance: Literal["auto", "labels", "graded", "neighbours"] = Field(
         "auto",
-        description="rows that share a label, or exact Euclidean neighbours; auto: labels where there are any; "
-        "graded: labels, and NDCG by how many are shared",
+        description="relevant rows: those that share a label, or exact Euclidean neighbours; auto: labels if any; "
+        "graded: labels, with NDCG by the number of shared labels",
     )
-    neighbours: int = Field(100, ge=1, le=10_000, description="neighbours a query, where relevance is neighbours")
-    queries: int = Field(1000, ge=1, description="queries to draw where the dataset has no query set of its own")
-    new_queries: bool = Field(False, description="draw the query set anew")
+    neighbours: int = Field(
+        100, ge=1, le=10_000, description="nearest neighbours per query, for relevance by neighbours"
+    )
+    queries: int = Field(1000, ge=1, description="number of queries to sample if the dataset has no query split")
+    new_queries: bool = Field(False, description="sample a new query set")
     ties: Literal["expectation", "by-id"] = Field(
         "expectation",
-        description="rows at one distance: in random order, metrics being expectations; or in that of their ids, which "
-        "`evaluate` alone does, of a version of at most 10^6 rows",
+        description="order of rows at equal distance: the expectation over random orders, or by id, which only "
+        "`evaluate` supports, for versions of at most 10^6 rows",
     )
 
     def relevant(self, labelled: bool) -> tuple[str, int]:
-        """Return what is relevant in a dataset with or without labels, and the number of neighbours if these are."""
+        """Return the kind of relevance for a dataset, and the number of neighbours (0 for labels)."""
         relevance = self.relevance if self.relevance != "auto" else "labels" if labelled else "neighbours"
         return relevance, self.neighbours if relevance == "neighbours" else 0
 
@@ -166,22 +166,22 @@ def _rules(kind: Kind, bounds: dict[str, float]) -> list[Rule]:
 
 
 class Gate(Value):
-    """What a version must show before readers get it. Coverage and finite metrics are always asked for.
+    """Rules that a version must satisfy to be published. Coverage and finite metrics are always required.
 
-    Metrics by their names in workflows.evaluation.registry.
+    Metrics have their names in workflows.evaluation.registry.
     """
 
-    floors: dict[str, float] = Field({}, description="metric -> the least value")
-    ceilings: dict[str, float] = Field({}, description="metric -> the greatest value")
+    floors: dict[str, float] = Field({}, description="metric -> smallest allowed value")
+    ceilings: dict[str, float] = Field({}, description="metric -> largest allowed value")
     max_loss: dict[str, float] = Field(
-        {}, description="metric -> the loss against the published version, beyond noise, that is let pass; of map 0"
+        {}, description="metric -> largest allowed drop, beyond its confidence interval; map defaults to 0"
     )
-    force: str = Field("", description="publish whatever the gate says, for this reason")
+    force: str = Field("", description="publish even if the gate refuses, for this reason")
 
     @field_validator("max_loss", mode="before")
     @classmethod
     def _of_map(cls, value: Any) -> Any:
-        return {"map": value} if isinstance(value, (int, float)) else value  # as versions of format 1 have it
+        return {"map": value} if isinstance(value, (int, float)) else value  # as in versions of format 1
 
     @field_validator("floors", "ceilings", "max_loss")
     @classmethod
@@ -197,27 +197,27 @@ class Gate(Value):
 
     @property
     def losses(self) -> list[Rule]:
-        """The largest allowed losses against the published version: of map none, unless a rule says otherwise."""
+        """The largest allowed losses against the published version. map defaults to 0."""
         return _rules("loss", {"map": 0.0} | self.max_loss)
 
 
 class Spec(Value):
     """A run of `reindex`."""
 
-    dataset: str = Field(description="a named dataset, or one that was ingested")
-    source: str | None = Field(None, description="where a named dataset's raw files are: a folder or a URL")
+    dataset: str = Field(description="a named dataset, or the name of an ingested one")
+    source: str | None = Field(None, description="folder or URL with the raw files of a named dataset")
     method: MethodSpec = MethodSpec()
-    code: str | None = Field(None, description="name of the codes; the method's and the bits' by default")
+    code: str | None = Field(None, description="name of the codes; by default the method and bits, such as itq32")
     refit: Literal["never", "always", "drift"] = Field(
         "never",
-        description="never: keep the published model whatever rows came since; always: fit the rows of today; "
-        "drift: when new rows lie elsewhere than those the model was made for",
+        description="never: keep the published model; always: fit a model on the current rows; drift: fit a model if "
+        "new rows have drifted from those that the model was fitted on",
     )
     max_drift: float = Field(
-        0.5, gt=0, description="how far a bit's projections may move, in their own deviations, before it is drift"
+        0.5, gt=0, description="drift threshold: how far a bit's projections may move, in standard deviations"
     )
     bad_rows: Literal["refuse", "drop"] = Field(
-        "refuse", description="rows that are no vectors: refuse their shard, or drop, count and quarantine them"
+        "refuse", description="invalid rows: refuse their shard, or drop, count and quarantine them"
     )
     protocol: Protocol = Protocol()
     gate: Gate = Gate()
@@ -236,7 +236,7 @@ class Spec(Value):
     @classmethod
     def _comparable(cls, protocol: Protocol) -> Protocol:
         if protocol.ties != "expectation":
-            raise ValueError("expected ties as expectations, by which versions are compared, found ties by-id")
+            raise ValueError("ties: by-id is only for evaluate; published versions are compared by expectation")
         return protocol
 
     @model_validator(mode="after")
@@ -251,7 +251,7 @@ class Spec(Value):
 
     @classmethod
     def stored(cls, text: str) -> Spec:
-        """Read the specification of a version. Names in it were checked when it ran, and may be unknown today."""
+        """Read the stored specification of a version, whose names may be unknown to this release."""
         return cls.model_validate_json(text, context={"stored": True})
 
     @property
@@ -260,18 +260,18 @@ class Spec(Value):
 
 
 def method_name(name: str) -> str:
-    """The catalogue's name of a method that may be written as in its paper: UH-BDNN is uh_bdnn."""
+    """Return the catalogue name of a method, which may be spelled as in its paper: UH-BDNN is uh_bdnn."""
     return name.lower().replace("-", "_")
 
 
 def check_name(name: str) -> str:
-    """The name of a dataset or of codes. Raises ValueError for characters that tables and folders cannot have."""
+    """Return a valid name of a dataset or of codes. Raises ValueError for other characters than a-z, 0-9, _ and -."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         raise ValueError(f"expected a name of a-z, 0-9, _ and -, found {name!r}")
     return name
 
 
 def digest(*values: Any) -> str:
-    """SHA-256 of values as canonical JSON: the identity of a plan, a fit, a truth."""
+    """Return the SHA-256 of values as canonical JSON, which identifies a plan, a fit or a ground truth."""
     content = json.dumps(values, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(content.encode()).hexdigest()

@@ -98,7 +98,7 @@ def test_a_dataset_is_fitted_by_its_name(tmp_path, monkeypatch):
     np.testing.assert_array_equal(
         f.project(np.ones((1, 128))), models.load_model(Settings().warehouse_url, digest).project(np.ones((1, 128)))
     )
-    with pytest.raises(ValueError, match="y: expected none, as dataset sample has its own labels"):
+    with pytest.raises(ValueError, match="y: pass no labels, because dataset sample has its own"):
         hashkiln.fit("sample", Y)
     with pytest.raises(ValueError, match="found 'nowhere'"):
         hashkiln.fit("nowhere")
@@ -178,7 +178,7 @@ FIT_REFUSED = [
     ({"seed": -1}, "seed: Input should be greater than or equal to 0"),
     ({"n_iters": 3}, r"expected parameters of itq among \['n_iter'\], found n_iters"),
     ({"n_iter": 0}, "expected ITQ's n_iter of at least 1, found 0"),
-    ({"method": "sdh"}, "y: expected labels, from which sdh learns, found none"),
+    ({"method": "sdh"}, "y: sdh learns from labels: pass y"),
     ({"method": "sdh", "y": Y[:9]}, r"y: expected integer labels \(400,\) or multi-hot \(400, c\), found \(9,\) int64"),
     ({"method": "sdh", "y": Y + 0.5}, r"y: expected integer labels .* found \(400,\) float64"),
     ({"method": "dpsh", "y": Y, "network": "text"}, "expected texts for network=text, found rows of kind vector"),

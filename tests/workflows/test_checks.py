@@ -105,7 +105,7 @@ def test_workers_that_cannot_share_a_batch_are_refused_before_a_cluster_is_asked
     code, error = hashkiln(*command, HASHKILN_EXECUTOR="ray", HASHKILN_TRAINERS="3")
     assert code == 2
     assert error.count("\n") == 1
-    assert "3 workers of training share evenly, found batch_size=128: change it or HASHKILN_TRAINERS" in error
+    assert "batch_size=128 is not divisible by the 3 training workers: change batch_size or HASHKILN_TRAINERS" in error
     assert untouched(tmp_path / "home")
 
 

@@ -90,7 +90,11 @@ def test_fetch_says_whether_the_files_are_those_that_were_published(hashkiln):
         (("evaluate", "--codes", "/nowhere.npy", "--labels", "/nowhere.npy"), 1, "/nowhere.npy"),
         (("search", "nothing", "--queries", "query", "--out", "x"), 1, "unknown code table"),
         (("search", "x", "--queries", "query", "--out", "x", "--k", "0"), 2, "k: Input should be greater than or"),
-        (("search", "x", "--queries", "q", "--out", "x", "--radius", "1", "--rerank", "20"), 2, "a radius alone"),
+        (
+            ("search", "x", "--queries", "q", "--out", "x", "--radius", "1", "--rerank", "20"),
+            2,
+            "radius cannot be combined",
+        ),
         (("export", "nothing", "--to", "/nowhere"), 1, "unknown code table"),
         (("fit", "--dataset", "nothing"), 1, "expected the name of a dataset, found 'nothing'"),
         (("fetch", "photosift"), 1, "photosift"),

@@ -238,9 +238,9 @@ def test_wrong_input_is_refused(settings, base, queries, tmp_path):
     staging.stage(
         Context.of(spec, settings, InProcess()), fitting.fit(Context.of(spec, settings, InProcess()))
     )  # and not published
-    with pytest.raises(LookupError, match="expected a version with rows, found v0 of mine__lsh8"):
+    with pytest.raises(LookupError, match="version v0 of mine__lsh8 is empty"):
         hashkiln.open("mine__lsh8")
-    with pytest.raises(LookupError, match="expected a version with rows, found v0 of mine__lsh8"):
+    with pytest.raises(LookupError, match="version v0 of mine__lsh8 is empty"):
         export.export("mine__lsh8", str(tmp_path / "out"))
     for options in ({"k": 0}, {"radius": 1, "rerank": 20}, {"k": 10, "rerank": 9}, {"radius": -1}):
         with pytest.raises(ValueError):  # noqa: PT011  (pydantic's own words)
@@ -250,7 +250,7 @@ def test_wrong_input_is_refused(settings, base, queries, tmp_path):
 def test_vectors_that_are_not_those_encoded_are_not_ranked_by(settings, base, queries, tmp_path):
     reader = hashkiln.open("mine__code16")
     write_vectors(tmp_path / "base" / "1.parquet", base.ids[200:400], base.x[200:400] + 1)
-    with pytest.raises(ValueError, match=r"the shards of 200 rows changed or gone .*: run reindex"):
+    with pytest.raises(ValueError, match=r"the source of 200 rows has changed or was removed .*: run reindex"):
         reader.search(queries[1], 5, rerank=800)
     assert reader.search(queries[1], 5)[1].shape == (30, 5)
 

@@ -36,7 +36,7 @@ def test_history_diff_and_rollback_tell_one_story(settings, source):
     ]  # fmt: skip
     assert "is under its floor of 0.9900" in events[2].note
     assert (events[3].note, events[3].by) == ("from v2", current_user())
-    with pytest.raises(ValueError, match="expected a version of mine__code before v1, found none"):
+    with pytest.raises(ValueError, match="cannot roll back mine__code: no version was published before v1"):
         history.rollback(TABLE)
     _, output = hashkiln("history", TABLE, "--json")
     assert [event["what"] for event in json.loads(output)] == [event.what for event in events]
@@ -59,5 +59,5 @@ def test_tables_measured_unlike_never_share_a_column(settings, source):
     output = hashkiln("compare", "mine")[1]
     assert "2 protocols: metrics are not comparable between the tables above" in output
     assert len(json.loads(hashkiln("compare", "mine", "--json")[1])) == 2
-    with pytest.raises(LookupError, match="expected a dataset with published codes, found none of yours"):
+    with pytest.raises(LookupError, match="dataset yours has no published codes"):
         history.compare_tables("yours")

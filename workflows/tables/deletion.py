@@ -1,4 +1,4 @@
-"""Rows deleted by id: noted beside the dataset, out of what is published at once, and out of all versions by a time."""
+"""Delete rows by id: from the published versions at once, and from all versions by a deadline."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ..spec import Spec, Value, digest
 from .history import of_dataset
 
 ATTEMPTS = 5
-ID = re.compile(r"-?[0-9]{1,19}")  # int() would take 1_000 and other scripts' digits too
+ID = re.compile(r"-?[0-9]{1,19}")  # int() also accepts 1_000 and non-ASCII digits
 EXAMPLES = 5
 
 
@@ -38,39 +38,39 @@ class Preview(Value):
     """Rows that a deletion would remove."""
 
     dataset: str
-    rows: int  # in the source's files; versions of tables may hold others
-    examples: tuple[str, ...]  # ids, or keys, of such rows
+    rows: int  # in the source files; table versions may hold others
+    examples: tuple[str, ...]  # ids or keys of these rows
 
 
 class Deleted(Value):
-    """What a deletion came to."""
+    """The result of a deletion."""
 
     dataset: str
     ids: int
-    rows: int  # of the source's files, which stay as they are, and are left out from now on
-    queries: int  # that had been drawn, and are none any more
-    published: dict[str, str]  # table -> the version without them that readers see now
-    gone_by: str  # when `gc` will have dropped every version with them
+    rows: int  # of the source files, which later runs skip
+    queries: int  # sampled queries that were removed
+    published: dict[str, str]  # table -> new published version
+    gone_by: str  # deadline by which `gc` drops every version that holds them
 
 
 class Located(NamedTuple):
-    """Where rows to be deleted are."""
+    """The locations of rows to delete."""
 
     dataset: Dataset
-    ids: Array  # (n,) int64, one a name
+    ids: Array  # (n,) int64, one per name
     files: dict[str, dict[str, Array]]  # split -> file -> ids of its rows
-    tables: list[CodeTable]  # all of the dataset
+    tables: list[CodeTable]  # all tables of the dataset
 
     @property
     def rows(self) -> Array:
-        """The ids of all rows found in the source's files."""
+        """The ids of all rows found in the source files."""
         ids = [ids for files in self.files.values() for ids in files.values()]
         return np.concatenate([np.zeros(0, np.int64), *ids])
 
 
 @dataclass(frozen=True)
 class Removal:
-    """Ids to be taken out of tables, and the versions of the source's shards before and after."""
+    """Ids to remove from tables, and the versions of the source shards before and after."""
 
     ids: Array  # sorted, distinct
     before: dict[str, str]
@@ -79,11 +79,11 @@ class Removal:
     due_ms: int
 
     def within(self, part: Part) -> bool:
-        """Whether some id lies in the range of a part's."""
+        """Return whether any id lies in the id range of a part."""
         return bool(np.searchsorted(self.ids, part.min_id) < np.searchsorted(self.ids, part.max_id, "right"))
 
     def version(self, part: Part) -> str:
-        """The version of a part without the rows: that of its shard now, unless it was out of date before."""
+        """Return the version of a part without the rows: that of its shard, unless the part was out of date."""
         current = part.shard in self.after and part.version == self.before.get(part.shard)
         return self.after[part.shard] if current else f"{part.version}~deleted"
 
@@ -91,13 +91,13 @@ class Removal:
 def delete(
     dataset: str, names: Sequence[int] | Sequence[str], purge_after: float = 30, progress: Progress = silent
 ) -> Deleted:
-    """Delete rows by id, or by key where rows have keys. Run it again after any failure: nothing is done twice.
+    """Delete rows by id, or by key if rows have keys. It may be run again after any failure.
 
-    They are noted first, and so no later run reads them. Then each code table of the dataset gets a version without
-    them, in which the other codes are as they were. Older versions that hold them can be searched and measured until
-    `purge_after` days have passed; `gc` drops them so that their files are gone by then.
+    The deletion is recorded first, so later runs skip the rows. Then each code table of the dataset publishes a version
+    without them, with the other codes unchanged. Older versions that hold the rows can be searched and measured until
+    `purge_after` days have passed; `gc` drops them early enough to delete their files by then.
 
-    Raises ValueError where no file of the source and no version of a table holds any of the ids.
+    Raises ValueError if no source file and no table version holds any of the ids.
     """
     settings = Settings()
     executor = connect(settings, progress)
@@ -106,9 +106,9 @@ def delete(
     new = np.setdiff1d(wanted, deletions.deleted_ids(source.deleted))
     earlier = source.deleted
     if len(new):
-        told = {split: sorted(found) for split, found in located.files.items()}
-        deletions.add_deletion(deletions.deletions_folder(settings.warehouse_url, dataset), new, told, current_user())
-    else:  # run again: what it was before this deletion
+        recorded = {split: sorted(found) for split, found in located.files.items()}
+        deletions.add_deletion(deletions.deletions_folder(settings.warehouse_url, dataset), new, recorded, current_user())
+    else:  # a repeated run: use the state before this deletion
         earlier = tuple(note for note in earlier if not np.isin(deletions.deleted_ids((note,)), wanted).any())
     before = source.model_copy(update={"deleted": earlier}).shards("base")
     after = dataset_of(Spec(dataset=dataset), settings).shards("base")
@@ -130,7 +130,7 @@ def delete(
 
 
 def preview(dataset: str, names: Sequence[int] | Sequence[str], progress: Progress = silent) -> Preview:
-    """Return what `delete` would remove. Nothing is written. Raises ValueError as `delete` does."""
+    """Return the rows that `delete` would remove, without writing. Raises ValueError as `delete` does."""
     settings = Settings()
     located = _locate(dataset, names, settings, connect(settings, progress))
     rows = located.rows
@@ -140,12 +140,12 @@ def preview(dataset: str, names: Sequence[int] | Sequence[str], progress: Progre
 
 
 def _locate(dataset: str, names: Sequence[int] | Sequence[str], settings: Settings, executor: Executor) -> Located:
-    """Find rows in the source. Raises ValueError if no file of it and no version of a table holds any."""
+    """Locate rows in the source. Raises ValueError if no source file and no table version holds any."""
     source = dataset_of(Spec(dataset=dataset), settings)
     ids, mine = _ids(source, names), of_dataset(settings, dataset)
     located = Located(source, ids, {split: _files(source, split, ids, executor) for split in source.splits}, mine)
     if not len(located.rows) and not any(_holders(table, np.unique(ids), executor) for table in mine):
-        raise ValueError(f"expected ids of rows of {dataset}, found none of {len(ids)}, such as {ids[:1]}")
+        raise ValueError(f"none of the {len(ids)} ids is in {dataset}, such as {ids[:1]}")
     return located
 
 
@@ -155,26 +155,27 @@ def _ids(source: Dataset, names: Sequence[int] | Sequence[str]) -> Array:
         return keys.find_ids(source.keys, map(str, names), f"the rows of {source.name} to delete")
     for name in names:
         if not ID.fullmatch(str(name)) or not -(2**63) <= int(name) < 2**63:
-            raise UsageError(
-                f"expected ids of {source.name}, whole numbers of 64 bits such as 7 or -12, found {name!r}"
-            )
+            raise UsageError(f"expected ids of {source.name} as 64-bit integers such as 7 or -12, found {name!r}")
     return np.array([int(name) for name in names], np.int64)
 
 
 def _files(source: Dataset, split: str, wanted: Array, executor: Executor) -> dict[str, Array]:
-    """The files of a split that have rows of the ids, by their names below it, and the ids of these rows."""
+    """Return relative file name -> ids of the wanted rows in that file, for a split."""
     found = executor.map(partial(FeatureShard.ids_by_file, wanted=wanted), source.shards(split), f"find in {split}")
     return {filesystem.relative_path(source.splits[split], url): ids for one in found for url, ids in one.items()}
 
 
 def _publish(table: CodeTable, removal: Removal, executor: Executor) -> str | None:
-    """Publish a version without the rows, and note which versions have them; None where none has."""
+    """Publish a version without the rows, and schedule the purge of versions with them.
+
+    Return the name of the new version; None if nothing was published.
+    """
     for _ in range(ATTEMPTS):
         base = table.refresh().version()
         if not (holders := _holders(table, removal.ids, executor)):
             return None
         log.schedule_purge(table, holders, removal.due_ms, len(removal.ids), current_user())
-        if base.number == 0:  # nothing is published, and what is staged never will be
+        if base.number == 0:  # nothing is published, and a staged version will not be
             return None
         rewritten = _rewritten(table, base, removal, executor)
         parts = table.parts(base.snapshot_id) | {part.shard: part for part in rewritten}
@@ -182,7 +183,7 @@ def _publish(table: CodeTable, removal: Removal, executor: Executor) -> str | No
         properties = kept | {
             "rows": str(sum(part.rows for part in parts.values())),
             "source": removal.source,
-            "measured_at": base.properties.get("measured_at", base.name),  # the metrics are those of that version
+            "measured_at": base.properties.get("measured_at", base.name),  # the version that the metrics belong to
             "deleted": str(len(removal.ids)),
             "by": current_user(),
             "at": log.utc_timestamp(),
@@ -192,13 +193,16 @@ def _publish(table: CodeTable, removal: Removal, executor: Executor) -> str | No
         table.replace(branch, rewritten, set(), properties)
         try:
             return table.publish(table.version(branch), base.snapshot_id).name
-        except PublishConflict:  # somebody published: that version is looked at anew
+        except PublishConflict:  # another run published: retry on its version
             table.reject(table.version(branch))
-    raise PublishConflict(f"expected to publish {table.name} without the rows, found other writers {ATTEMPTS} times")
+    raise PublishConflict(
+        f"could not publish {table.name} without the deleted rows: other runs published {ATTEMPTS} times meanwhile; "
+        "run the deletion again"
+    )
 
 
 def _holders(table: CodeTable, wanted: Array, executor: Executor) -> list[str]:
-    """The versions that hold rows of some ids."""
+    """Return the names of versions that hold any of the ids."""
     removal = Removal(wanted, {}, {}, "", 0)
     urls = {
         version.name: {part.url for part in table.parts(version.snapshot_id).values() if removal.within(part)}
@@ -215,7 +219,7 @@ def _count(url: str, wanted: Array) -> int:
 
 
 def _rewritten(table: CodeTable, base: Version, removal: Removal, executor: Executor) -> list[Part]:
-    """The parts of a version that held some of the rows, without them."""
+    """Return new parts, without the rows, for the parts of a version that hold any."""
     parts = table.parts(base.snapshot_id).values()
     touched = [(part, removal.version(part)) for part in parts if removal.within(part)]
     without = partial(_without, ids=removal.ids, folder=table.folder, n_bits=table.n_bits)

@@ -15,16 +15,16 @@ from storage.tables.parts import Part, read_moments
 from ..records import Drift
 
 CHANCE = 4  # standard errors
-READERS = 16  # footers are read at once: it is the network that is waited for
+READERS = 16  # threads that read footers: latency dominates
 
 
 def between(own: Array, new: Array, limit: float) -> Drift:
-    """The drift of new rows, from `moments` of both. A bit that was constant has no deviation to count in."""
+    """Return the drift between two arrays of moments. Constant bits are skipped, because their deviation is 0."""
     (mean, deviation), (new_mean, new_deviation) = (_normal(state) for state in (own, new))
     distance = np.hypot(new_mean - mean, new_deviation - deviation)
     moved = np.divide(distance, deviation, out=np.zeros_like(distance), where=deviation > 0)
     bit, rows = int(moved.argmax()), int(new[0, 0])
-    chance = CHANCE * (1.5 / rows) ** 0.5  # of a mean 1/n, of a deviation 1/(2n)
+    chance = CHANCE * (1.5 / rows) ** 0.5  # variance of a mean: 1/n; of a deviation: 1/(2n)
     return Drift(
         rows=rows,
         bit=bit,
@@ -37,7 +37,7 @@ def between(own: Array, new: Array, limit: float) -> Drift:
 
 
 def moments(parts: Iterable[Part]) -> Array | None:
-    """The moments of all rows of some parts, as noted in them when they were encoded; None where one has no note."""
+    """Return the sum of the moments stored in parts; None if any part has none."""
     with ThreadPoolExecutor(READERS) as pool:
         found = list(pool.map(read_moments, [part.url for part in parts if part.rows]))
     states = [state for state in found if state is not None]
@@ -45,13 +45,13 @@ def moments(parts: Iterable[Part]) -> Array | None:
 
 
 def own(warehouse: str, model: str) -> Array | None:
-    """The moments of the rows that a model encoded first, if they were kept."""
+    """Return the stored moments of the rows that a model encoded first, or None."""
     found = npz.read_arrays(_url(warehouse, model))
     return None if found is None else found["moments"]
 
 
 def keep(warehouse: str, model: str, state: Array) -> None:
-    """Keep the moments of the rows that a model encoded first."""
+    """Store the moments of the rows that a model encoded first."""
     npz.write_arrays(_url(warehouse, model), moments=state)
 
 

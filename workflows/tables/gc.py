@@ -18,21 +18,21 @@ from storage.tables.table import CodeTable, load_table, table_names
 from ..spec import Value
 
 DAY = 86_400
-LEAST_GRACE = 1 / 24  # days: longer than a part waits for its commit
+LEAST_GRACE = 1 / 24  # days: longer than the delay between writing a part and its commit
 
 
 class Item(Value):
-    """Something that goes, or would go."""
+    """A deleted item, or one to delete in a dry run."""
 
-    table: str  # none: of the warehouse
-    kind: Literal["version", "snapshot", "upload"] | unreferenced.Kind  # a file is one of a table, or was never ended
+    table: str  # empty for files of the warehouse outside tables
+    kind: Literal["version", "snapshot", "upload"] | unreferenced.Kind  # an upload is one that was never completed
     name: str
     bytes: int
     why: str
 
 
 class Collected(Value):
-    """What a collection came to."""
+    """The result of a garbage collection."""
 
     dry_run: bool
     items: tuple[Item, ...]
@@ -51,13 +51,15 @@ def gc(
     force: bool = False,
     clock: Callable[[], float] = time.time,
 ) -> Collected:
-    """Delete what nothing names any more, of one table or of all and of the warehouse beside them (storage.garbage).
+    """Delete unreferenced versions and files of one table, or of all tables and the rest of the warehouse.
 
-    Grace is in days. Raises ValueError for one under an hour, in which a run may not have committed what it wrote,
-    unless it is forced.
+    `grace` is in days. Raises ValueError if it is under an hour, in which an active run may not have committed its
+    files yet, unless `force` is set.
     """
     if not grace >= (0 if force else LEAST_GRACE):
-        raise ValueError(f"expected a grace of an hour or more, found {grace * 24:g} hours: --force if nothing runs")
+        raise ValueError(
+            f"expected a grace of at least one hour, found {grace * 24:g} hours: pass --force if no run is active"
+        )
     settings = Settings()
     catalog = iceberg.connect(settings.catalog_url, settings.warehouse_url)
     opened = [load_table(catalog, name) for name in ([table] if table else table_names(catalog))]
@@ -73,18 +75,21 @@ def gc(
 def _beside(
     warehouse: str, known: list[CodeTable], grace: float, dry_run: bool, clock: Callable[[], float]
 ) -> tuple[list[Item], tuple[str, ...]]:
-    """What goes, or would go, of the warehouse beside its tables."""
+    """Delete unreferenced files of the warehouse outside its tables, and return them with notes."""
     limit, names = clock() - grace * DAY, [table.name for table in known]
     items, notes = list[Item](), list[str]()
     digests = (garbage.referenced_digests(table, grace * DAY, clock) for table in known)
     referenced: set[str] | None = set[str]().union(*digests)
-    if strangers := unreferenced.unknown_tables(warehouse, names):
-        referenced, may = None, f"{', '.join(strangers)} in the warehouse may need them, and is of no table known here"
-        notes.append(f"models, what their networks started from, and drawn datasets stay: {may}")
+    if unknown := unreferenced.unknown_tables(warehouse, names):
+        referenced = None
+        notes.append(
+            "kept all models, pretrained parameters and derived datasets, because folders of unknown tables may need "
+            f"them: {', '.join(unknown)}"
+        )
     for kind, files in unreferenced.find_unreferenced(warehouse, referenced, names, limit):
         for file in files:
             if not dry_run and not garbage.remove_if_older(file, limit):
-                break  # it was written again, and leads to the others
+                break  # written again since, and it references the others
             items.append(Item(table="", kind=kind, name=file.url, bytes=file.size, why=unreferenced.WHY[kind]))
     for upload in unreferenced.incomplete_uploads(warehouse, limit):
         if not dry_run:
@@ -97,11 +102,17 @@ def _items(table: str, found: garbage.Garbage) -> list[Item]:
     return [
         *(Item(table=table, kind="version", name=name, bytes=0, why=why) for name, why in found.versions.items()),
         *(
-            Item(table=table, kind="snapshot", name=str(name), bytes=0, why="has no name, and is no step of a staging")
+            Item(table=table, kind="snapshot", name=str(name), bytes=0, why="unnamed, and not part of a staged version")
             for name in found.snapshots
         ),
         *(
-            Item(table=table, kind="file", name=file.url, bytes=file.size, why="no version within the grace needs it")
+            Item(
+                table=table,
+                kind="file",
+                name=file.url,
+                bytes=file.size,
+                why="not referenced by any version within the grace",
+            )
             for file in found.files
         ),
         *(_upload(table, upload) for upload in found.uploads),
@@ -114,5 +125,5 @@ def _upload(table: str, upload: Upload) -> Item:
 
 @flow(name="gc")
 def gc_flow(table: str | None = None, grace: float = 7, keep: int | None = None) -> Collected:
-    """Delete what nothing names any more, on a schedule."""
+    """Delete unreferenced versions and files, on a schedule."""
     return gc(table, grace, keep)

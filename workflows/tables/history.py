@@ -1,4 +1,4 @@
-"""The versions of code tables, looked at and moved between: history, rollback, diff, compare."""
+"""The versions of code tables: history, rollback, diff and comparison."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from ..spec import Spec, Value
 
 
 class Event(Value):
-    """What happened to a table: a version came to be, or main was moved back to one."""
+    """An event in the history of a table: a new version, or a rollback."""
 
     version: str
-    published: str  # now: what readers see
+    published: str  # "now" for the published version
     what: str  # published, staged, rejected, rolled back
     when: str
     rows: int | None
     model: str
     metrics: dict[str, float]
     by: str
-    note: str  # reasons of a rejection or of force, rows that were deleted
+    note: str  # reasons of a rejection or a forced publication, deleted rows
 
 
 class Difference(Value):
-    """Two versions of a table, a and b. Names of shards, in order."""
+    """The difference between versions a and b of a table. Shard names are sorted."""
 
     table: str
     a: str
@@ -41,16 +41,16 @@ class Difference(Value):
     models: tuple[str, str]
     protocols: tuple[str, str]
     metrics: dict[str, tuple[float | None, float | None]]
-    measured_at: tuple[str, str]  # the versions whose metrics they are: another one where rows were deleted since
+    measured_at: tuple[str, str]  # versions that were measured: earlier ones if rows were deleted since
 
     @property
     def comparable(self) -> bool:
-        """Whether both were measured alike."""
+        """Whether both were measured by the same protocol."""
         return self.protocols[0] == self.protocols[1]
 
 
 class Codes(Value):
-    """What a code table has published."""
+    """The published version of a code table."""
 
     table: str
     version: str
@@ -59,33 +59,33 @@ class Codes(Value):
     method: str
     model: str
     metrics: dict[str, float]
-    measured_at: str  # the version whose metrics they are: an earlier one where rows were deleted since
+    measured_at: str  # version that was measured: an earlier one if rows were deleted since
 
 
 class Alike(Value):
-    """Code tables that were measured by one protocol: these may stand beside each other."""
+    """Code tables measured by the same protocol, whose metrics are comparable."""
 
     protocol: str
     codes: tuple[Codes, ...]
 
 
 def rollback(table: str, to: str | None = None) -> str:
-    """Move what readers see back to a published version, by default the one before: the name of it.
+    """Publish an earlier version again, by default the previous one, and return its name.
 
-    One commit, made only if main is still what it was when this began; raises PublishConflict where it is not.
+    Raises PublishConflict if another run published meanwhile.
     """
     opened = open_table(Settings(), table)
     now = opened.version()
     if to is None:
         earlier = [version for version in opened.versions() if 0 < version.number < now.number]
         if not earlier:
-            raise ValueError(f"expected a version of {table} before {now.name}, found none")
+            raise ValueError(f"cannot roll back {table}: no version was published before {now.name}")
         to = max(earlier, key=lambda version: version.number).name
     return log.roll_back(opened, to, now.snapshot_id, current_user()).name
 
 
 def history(table: str) -> list[Event]:
-    """All that happened to a table and is still known, oldest first."""
+    """Return the recorded events of a table, oldest first."""
     opened = open_table(Settings(), table)
     main, doomed = opened.version(), log.purge_deadlines(opened)
     events = [_event(version, version.name == main.name, doomed.get(version.name)) for version in opened.versions()]
@@ -96,7 +96,7 @@ def history(table: str) -> list[Event]:
 
 
 def diff(table: str, a: str, b: str) -> Difference:
-    """What makes version b of a table other than version a."""
+    """Return the difference between versions a and b of a table."""
     opened = open_table(Settings(), table)
     one, other = opened.version(a), opened.version(b)
     old, new = opened.parts(one.snapshot_id), opened.parts(other.snapshot_id)
@@ -119,9 +119,9 @@ def diff(table: str, a: str, b: str) -> Difference:
 
 
 def compare_tables(dataset: str) -> list[Alike]:
-    """What the code tables of a dataset have published, apart where they were not measured alike.
+    """Return the published versions of the code tables of a dataset, grouped by protocol.
 
-    Raises LookupError where no code table of the dataset has published anything.
+    Raises LookupError if no code table of the dataset has a published version.
     """
     groups: dict[str, list[Codes]] = {}
     for table in of_dataset(Settings(), dataset):
@@ -139,12 +139,12 @@ def compare_tables(dataset: str) -> list[Alike]:
             )
             groups.setdefault(version.properties.get("protocol", ""), []).append(found)
     if not groups:
-        raise LookupError(f"expected a dataset with published codes, found none of {dataset}")
+        raise LookupError(f"dataset {dataset} has no published codes: run reindex first")
     return [Alike(protocol=protocol, codes=tuple(codes)) for protocol, codes in groups.items()]
 
 
 def of_dataset(settings: Settings, dataset: str) -> list[CodeTable]:
-    """The code tables of a dataset, by name: those of which some version was made of it."""
+    """Return the code tables that have a version made from a dataset."""
     catalog = iceberg.connect(settings.catalog_url, settings.warehouse_url)
     opened = [load_table(catalog, name) for name in table_names(catalog)]
     return [table for table in opened if any(s and s.dataset == dataset for s in map(_spec, table.versions()))]
@@ -172,9 +172,9 @@ def _event(version: Version, now: bool, due: int | None) -> Event:
     if verdict and what == "published" and verdict.reasons:
         notes.append(f"forced: {Spec.stored(properties['spec']).gate.force}")
     if "deleted" in properties:
-        notes.append(f"{properties['deleted']} ids deleted; measured at {properties['measured_at']}")
+        notes.append(f"{properties['deleted']} ids deleted; metrics measured at {properties['measured_at']}")
     if due:
-        notes.append(f"has rows that were deleted: gone by {log.utc_timestamp(due)}")
+        notes.append(f"holds deleted rows; removed by {log.utc_timestamp(due)}")
     return Event(
         version=version.name,
         published="now" if now else "",

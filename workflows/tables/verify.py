@@ -1,4 +1,4 @@
-"""Verify a version: every part is what the table says, and what the model makes of its source shard."""
+"""Verify versions: check every part against the table, and optionally against the model and the source."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from ..spec import Spec, Value
 
 
 class Unsound(RuntimeError):
-    """Some part is not what the table says."""
+    """A part does not match the table."""
 
 
 class Verified(Value):
-    """What a verification found."""
+    """The result of a verification."""
 
     table: str
     version: str
     parts: int
     rows: int
     rechecked: int  # parts that were encoded again
-    bits: int  # of these, that were compared
-    near: int  # of these, that differ and lie at the threshold, as another machine's may
+    bits: int  # compared bits of these parts
+    near: int  # differing bits at the threshold, where machines may round differently
     problems: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -48,10 +48,10 @@ def verify(
     mend: bool = False,
     progress: Progress = silent,
 ) -> Verified:
-    """Look at every part of a version, and whether an id is in two; only parts whose ids overlap are read together.
+    """Check every part of a version, and that no id occurs twice. Only parts whose id ranges overlap are compared.
 
-    Deep: also encode the source shards again, all or a sample of so many, and compare bits and content. Mend: put
-    damaged parts back in their place, where their source shard still encodes to the same file.
+    With `deep`, also encode the source shards again, all or a sample of `sample`, and compare bits and content. With
+    `mend`, repair damaged parts whose source shard still encodes to the same file.
     """
     settings = Settings()
     executor = connect(settings, progress)
@@ -61,7 +61,7 @@ def verify(
     try:
         parts = sorted(opened.parts(found.snapshot_id).values(), key=lambda part: part.shard)
     except (OSError, ValueError) as error:
-        problem = f"expected readable manifests of {found.name}, found: {error}"
+        problem = f"cannot read the manifests of {found.name}: {error}"
         return Verified(**known, parts=0, rows=0, problems=(problem,), notes=())
     known |= {"parts": len(parts), "rows": sum(part.rows for part in parts)}
     check = partial(integrity.check_part, n_bits=opened.n_bits)
@@ -90,23 +90,23 @@ def _flat(found: Iterable[list[str]]) -> list[str]:
 def _pairs(
     settings: Settings, table: CodeTable, version: Version, parts: list[Part], sample: int | None
 ) -> tuple[list[tuple[Part, FeatureShard]], list[str]]:
-    """Parts, all or so many, with the source shards they were encoded from; and how many have none any more."""
+    """Return parts, all or a sample, with their source shards; and a note on parts whose shard has changed."""
     dataset = dataset_of(Spec.stored(version.properties["spec"]), settings)
     shards = {(shard.name, shard.version): shard for shard in dataset.shards("base", table.vocabulary)}
 
-    def drawn(part: Part) -> str:
+    def order(part: Part) -> str:
         return hashlib.sha256(f"{version.snapshot_id} {part.shard}".encode()).hexdigest()
 
-    chosen = sorted(parts, key=drawn)[:sample]
+    chosen = sorted(parts, key=order)[:sample]
     pairs = [(part, shards[part.shard, part.version]) for part in chosen if (part.shard, part.version) in shards]
     changed = len(chosen) - len(pairs)
-    note = f"{changed} of {len(chosen)} source shards have changed or gone since, and were not compared"
+    note = f"{changed} of {len(chosen)} source shards have changed or were removed, and were not compared"
     return pairs, [note] if changed else []
 
 
 @flow(name="verify")
 def verify_flow(table: str | None = None, deep: bool = False, sample: int | None = None) -> list[Verified]:
-    """Look at every part that readers see, of a table or all, on a schedule. Raises Unsound where one is wrong."""
+    """Check every published part of one table or all, on a schedule. Raises Unsound if any is damaged."""
     settings = Settings()
     names = [table] if table else table_names(iceberg.connect(settings.catalog_url, settings.warehouse_url))
     found = [verify(name, deep=deep, sample=sample) for name in names]
