@@ -107,7 +107,9 @@ def delete(
     earlier = source.deleted
     if len(new):
         recorded = {split: sorted(found) for split, found in located.files.items()}
-        deletions.add_deletion(deletions.deletions_folder(settings.warehouse_url, dataset), new, recorded, current_user())
+        deletions.add_deletion(
+            deletions.deletions_folder(settings.warehouse_url, dataset), new, recorded, current_user()
+        )
     else:  # a repeated run: use the state before this deletion
         earlier = tuple(note for note in earlier if not np.isin(deletions.deleted_ids((note,)), wanted).any())
     before = source.model_copy(update={"deleted": earlier}).shards("base")
