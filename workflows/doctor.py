@@ -1,4 +1,4 @@
-"""What a run needs, looked at one by one."""
+"""Checks of everything that a run needs."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from infra.settings import Settings
 from storage.files import filesystem
 from storage.tables import iceberg, table
 
-PINNED = {"fastapi": ("0.139", "0.151"), "sqlalchemy": ("2.0", "2.1")}  # outside, servers fail without a word
+PINNED = {"fastapi": ("0.139", "0.151"), "sqlalchemy": ("2.0", "2.1")}  # with others, servers fail without a message
 
 
 def examine() -> list[dict[str, str]]:
-    """Each thing, its state (ok or failed), and what was found."""
+    """Run all checks. Return the subject, the state (ok or failed) and the finding of each: what, state, found."""
     settings = Settings()
     return [
-        _looked("libraries", _libraries),
-        _looked("warehouse", lambda: _warehouse(settings)),
-        _looked("catalog", lambda: _catalog(settings)),
-        _looked("data", lambda: _data(settings)),
-        _looked("disk", lambda: _disk(settings)),
-        _looked("executor", lambda: _executor(settings)),
-        _looked("prefect", _prefect),
+        _checked("libraries", _libraries),
+        _checked("warehouse", lambda: _warehouse(settings)),
+        _checked("catalog", lambda: _catalog(settings)),
+        _checked("data", lambda: _data(settings)),
+        _checked("disk", lambda: _disk(settings)),
+        _checked("executor", lambda: _executor(settings)),
+        _checked("prefect", _prefect),
     ]
 
 
-def _looked(what: str, look: Callable[[], str]) -> dict[str, str]:
+def _checked(subject: str, check: Callable[[], str]) -> dict[str, str]:
     try:
-        return {"what": what, "state": "ok", "found": look()}
-    except Exception as error:  # whatever it is, it is what the user came to see
-        return {"what": what, "state": "failed", "found": " ".join(str(error).split())}
+        return {"what": subject, "state": "ok", "found": check()}
+    except Exception as error:  # any error is a finding to report
+        return {"what": subject, "state": "failed", "found": " ".join(str(error).split())}
 
 
 def _libraries() -> str:
     for name, (low, high) in PINNED.items():
         if not _numbers(low) <= _numbers(version(name)) < _numbers(high):
-            raise ValueError(f"expected {name} >= {low}, < {high}, found {version(name)}")
+            raise ValueError(f"expected {name} >= {low}, < {high}, found {version(name)}: install hashkiln again")
     return ", ".join(f"{name} {version(name)}" for name in ("prefect", "ray", "torch", "pyarrow", "pyiceberg", "numpy"))
 
 
@@ -53,27 +53,27 @@ def _warehouse(settings: Settings) -> str:
     probe = filesystem.join(settings.warehouse_url, f".doctor-{uuid.uuid4().hex}")
     filesystem.write_bytes(probe, b"probe")
     if filesystem.read_bytes(probe) != b"probe":
-        raise OSError(f"expected to read what was written to {probe}, found something else")
+        raise OSError(f"the content of {probe} differs from what was written to it")
     filesystem.remove(probe)
-    return f"{settings.warehouse_url}, can be written"
+    return f"{settings.warehouse_url}, writable"
 
 
 def _catalog(settings: Settings) -> str:
-    found = table.table_names(iceberg.connect(settings.catalog_url, settings.warehouse_url))
-    return f"{len(found)} code table(s)"
+    names = table.table_names(iceberg.connect(settings.catalog_url, settings.warehouse_url))
+    return f"code tables: {len(names)}"
 
 
 def _data(settings: Settings) -> str:
     folder = settings.data_folder
-    there = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    return f"{folder}: {', '.join(there) or 'nothing yet; named datasets are downloaded to it'}"
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    return f"{folder}: {', '.join(names) or 'empty; named datasets are downloaded to it'}"
 
 
 def _disk(settings: Settings) -> str:
     folder = next(path for path in [settings.home, *settings.home.parents] if path.exists())
     free = shutil.disk_usage(folder).free
     if free < 2**30:
-        raise OSError(f"expected 1 GiB free at {folder}, found {free / 2**30:.2f}")
+        raise OSError(f"expected at least 1 GiB free at {folder}, found {free / 2**30:.2f} GiB")
     return f"{free / 2**30:.1f} GiB free at {folder}"
 
 

@@ -1,4 +1,4 @@
-"""A version of a code table in the forms of other tools."""
+"""Export of a version of a code table to the formats of other tools."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ from storage.export import faiss, npy
 from .context import open_table
 
 
-def export(table: str, folder: str, form: Literal["npy", "faiss"] = "npy", version: str = "main") -> dict[str, Any]:
-    """Write a version to a folder as storage.export says. What it is, as in export.json there.
+def export_version(
+    table: str, folder: str, form: Literal["npy", "faiss"] = "npy", version: str = "main"
+) -> dict[str, Any]:
+    """Write a version to a folder in a format of storage.export, and return the content of export.json and the folder.
 
-    Raises LookupError where there is no such table or version, or it is empty.
+    Raises LookupError if the table or the version does not exist, or if the version has no rows.
     """
-    opened = open_table(Settings(), table)
-    found = opened.version(version)
-    shards = opened.shards(found.snapshot_id)
+    code_table = open_table(Settings(), table)
+    chosen = code_table.version(version)
+    shards = code_table.shards(chosen.snapshot_id)
     if not shards:
-        raise LookupError(f"expected a version with rows, found {found.name} of {table}, which is empty")
-    about = {
-        "table": opened.name,
-        "version": found.name,
-        "snapshot": found.snapshot_id,
-        "model": found.properties["model"],
+        raise LookupError(f"version {chosen.name} of {table} is empty: run reindex, or choose another version")
+    description = {
+        "table": code_table.name,
+        "version": chosen.name,
+        "snapshot": chosen.snapshot_id,
+        "model": chosen.properties["model"],
         "rows": sum(shard.part.rows for shard in shards),
-        "n_bits": opened.n_bits,
+        "n_bits": code_table.n_bits,
         "bit_order": "bit j is byte j div 8, position j mod 8 (little); padding is zero",
-        "vocabulary": opened.vocabulary,  # of which the columns of labels.npy are the places
+        "vocabulary": code_table.vocabulary,  # label of each column of labels.npy
     }
-    (faiss.to_faiss if form == "faiss" else npy.to_npy)(shards, folder, about)
-    return {**about, "folder": folder}
+    (faiss.to_faiss if form == "faiss" else npy.to_npy)(shards, folder, description)
+    return {**description, "folder": folder}

@@ -1,4 +1,4 @@
-"""Pretrained parameters: brought into the warehouse once, and named by the SHA-256 of their file from then on."""
+"""Pretrained parameters of networks. The warehouse stores each file once, under its SHA-256."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from storage.files.download import download
 
 
 class Pretrained(NamedTuple):
-    """A file of parameters that was read, and is not in the warehouse yet."""
+    """A file of parameters, read but not yet stored in the warehouse."""
 
-    digest: str
+    digest: str  # SHA-256 of the content, hexadecimal
     content: bytes
-    parameters: dict[str, Array]
+    parameters: dict[str, Array]  # in the order of the network's layers
 
 
-def read(source: str) -> Pretrained:
-    """Read a file of safetensors, or of a state that torch.save wrote: a path, or a URL of any kind.
+def read_pretrained(source: str) -> Pretrained:
+    """Read parameters from a path or URL: a safetensors file, or a state dict saved by torch.save.
 
-    Raises ValueError where it is neither.
+    Raises ValueError, with the source, for any other content.
     """
     if source.startswith(("http://", "https://", "ftp://")):
         with tempfile.TemporaryDirectory() as folder:
@@ -41,16 +41,11 @@ def read(source: str) -> Pretrained:
         raise ValueError(f"{error}, in {source}") from None
 
 
-def keep(source: str, settings: Settings) -> str:
-    """Bring a file of parameters into the warehouse, and return its digest."""
-    return models.save_pretrained(settings.warehouse_url, read(source).content)
-
-
-def load(digest: str, settings: Settings) -> dict[str, Array]:
-    """The parameters of a digest, in the order of the network's layers; none where it is empty."""
+def stored_parameters(digest: str, settings: Settings) -> dict[str, Array]:
+    """Return the parameters stored under a digest, in the order of the network's layers; empty for an empty digest."""
     return _parameters(models.load_pretrained(settings.warehouse_url, digest)) if digest else {}
 
 
 def _parameters(content: bytes) -> dict[str, Array]:
-    # safetensors: eight bytes that say how long the JSON is that follows
+    # A safetensors file starts with eight bytes for the length of its header, which is JSON.
     return in_order(models.read_safetensors(content)) if content[8:9] == b"{" else torch_state(content)

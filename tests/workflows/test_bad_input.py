@@ -292,7 +292,7 @@ def test_our_own_outputs_are_no_source(settings, source, model, folder, monkeypa
         monkeypatch.setenv("HASHKILN_WAREHOUSE", warehouse)
         own = Settings()
         if inside:
-            line = f"expected a source without our own outputs, found the warehouse {warehouse} in {root}$"
+            line = f"the source {root} contains the warehouse {warehouse}: move one of them$"
             with pytest.raises(ValueError, match=line):
                 datasets.ingest_source("mine", root, own, Columns())
         else:

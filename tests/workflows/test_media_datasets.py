@@ -86,7 +86,7 @@ def test_words_are_asked_for_of_texts_alone(settings, tmp_path):  # noqa: F811
         fitting.fit(Context.of(spec("photos", network="text"), settings, InProcess()))
     pixels = Context.of(spec("photos", "lsh"), settings, InProcess())  # are coordinates: any method hashes them
     fitting.fit(pixels)
-    with pytest.raises(ValueError, match="expected --side for encoded pictures, found rows of kind text"):
+    with pytest.raises(ValueError, match="--side applies only to pictures, found rows of kind text"):
         datasets.ingest_source("t", str(texts_folder(tmp_path)), settings, Columns(x="text"), side=24)
 
 

@@ -23,6 +23,11 @@ from workflows.reindex import fitting
 from workflows.spec import MethodSpec
 
 
+def keep(file, warehouse):
+    """Store a file of parameters as the command line does."""
+    return models.save_pretrained(warehouse, pretrained.read_pretrained(file).content)
+
+
 def torchvision_resnet18():
     """Names and shapes of torchvision's resnet18, in its order."""
 
@@ -103,12 +108,12 @@ def test_a_fit_starts_from_a_file_of_any_form(settings, tmp_path, form):  # noqa
         "safetensors": lambda: save({name: value.numpy() for name, value in state.items()}),
     }
     (tmp_path / "weights").write_bytes(forms[form]())
-    digest = pretrained.keep(str(tmp_path / "weights"), settings)
+    digest = keep(str(tmp_path / "weights"), settings.warehouse_url)
     ids = np.arange(40)
     x = np.array([pixels(i % 2, i, 16).ravel() for i in ids], np.float32)
     shard = [Batch(ids, x, np.eye(2, dtype=np.uint8)[ids % 2])]
     method = METHODS["dpsh"](8, network="cnn", epochs=1, batch_size=20, lr=0.0)  # nothing moves
-    start_from = pretrained.load(digest, settings)
+    start_from = pretrained.stored_parameters(digest, settings)
     function = method.fit(Data([shard], InProcess(), start_from))
     assert isinstance(function, DeepHash)
     found = {array.shape: array for array in function.parameters}
@@ -132,7 +137,7 @@ def test_a_fit_starts_from_a_file_of_any_form(settings, tmp_path, form):  # noqa
 def test_what_is_no_file_of_parameters_is_refused_with_its_name(settings, tmp_path, content, message):  # noqa: F811
     (tmp_path / "weights").write_bytes(content)
     with pytest.raises(ValueError, match=message + ".*, in .*weights") as refused:
-        pretrained.keep(str(tmp_path / "weights"), settings)
+        keep(str(tmp_path / "weights"), settings.warehouse_url)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "home" / "warehouse" / "pretrained").exists()
 
@@ -143,7 +148,7 @@ def test_other_parameters_are_another_fit(settings, mine, tmp_path):  # noqa: F8
         torch.manual_seed(seed)
         body, _ = BODIES["mlp"](blobs(1).x.shape[1])
         (tmp_path / "weights").write_bytes(as_torch(body.state_dict()))
-        digests.append(pretrained.keep(str(tmp_path / "weights"), settings))
+        digests.append(keep(str(tmp_path / "weights"), settings.warehouse_url))
     method = {"method": "dpsh", "bits": 8, "parameters": {"epochs": 1, "batch_size": 20}}
     plain, first, second = (spec(method={**method, "pretrained": d}, code="c") for d in ("", *digests))
     assert "pretrained" not in plain.method.identity()  # what was fitted before there was such a thing stays as it is
@@ -154,9 +159,9 @@ def test_other_parameters_are_another_fit(settings, mine, tmp_path):  # noqa: F8
     assert models.load_pretrained(settings.warehouse_url, digests[0])
     (settings.home / "warehouse" / "pretrained" / digests[0]).write_bytes(b"other")
     with pytest.raises(ValueError, match=f"^pretrained parameters .*{digests[0]} were modified"):
-        pretrained.load(digests[0], settings)
+        pretrained.stored_parameters(digests[0], settings)
     with pytest.raises(FileNotFoundError, match=r"are missing from .*: pass the file again with --pretrained FILE"):
-        pretrained.load("0" * 64, settings)
+        pretrained.stored_parameters("0" * 64, settings)
 
 
 def test_methods_without_one_network_start_from_nothing():

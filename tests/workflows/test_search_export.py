@@ -240,8 +240,8 @@ def test_wrong_input_is_refused(settings, base, queries, tmp_path):
     )  # and not published
     with pytest.raises(LookupError, match="version v0 of mine__lsh8 is empty"):
         hashkiln.open("mine__lsh8")
-    with pytest.raises(LookupError, match="expected a version with rows, found v0 of mine__lsh8"):
-        export.export("mine__lsh8", str(tmp_path / "out"))
+    with pytest.raises(LookupError, match="version v0 of mine__lsh8 is empty"):
+        export.export_version("mine__lsh8", str(tmp_path / "out"))
     for options in ({"k": 0}, {"radius": 1, "rerank": 20}, {"k": 10, "rerank": 9}, {"radius": -1}):
         with pytest.raises(ValueError):  # noqa: PT011  (pydantic's own words)
             Search(**options)
@@ -256,7 +256,7 @@ def test_vectors_that_are_not_those_encoded_are_not_ranked_by(settings, base, qu
 
 
 def test_exported_arrays_hold_the_version(settings, base, tmp_path):
-    about = export.export("mine__code16", str(tmp_path / "new" / "arrays"))
+    about = export.export_version("mine__code16", str(tmp_path / "new" / "arrays"))
     codes, ids, labels = (np.load(tmp_path / "new" / "arrays" / f"{n}.npy") for n in ("codes", "ids", "labels"))
     order, wanted = np.argsort(ids), np.argsort(base.ids)
     function = hashkiln.open("mine__code16").function
@@ -266,7 +266,7 @@ def test_exported_arrays_hold_the_version(settings, base, tmp_path):
     np.testing.assert_array_equal(vocabulary[labels[order].argmax(1)], base.y[wanted].argmax(1))
     assert json.loads((tmp_path / "new" / "arrays" / "export.json").read_text())["rows"] == 800
     with pytest.raises(FileExistsError, match="is not an empty folder"):
-        export.export("mine__code16", str(tmp_path / "new" / "arrays"))
+        export.export_version("mine__code16", str(tmp_path / "new" / "arrays"))
 
 
 def test_an_export_that_fails_leaves_nothing(settings, base, tmp_path):
@@ -274,7 +274,7 @@ def test_an_export_that_fails_leaves_nothing(settings, base, tmp_path):
     parts = table.parts(table.version().snapshot_id)
     Path(parts["3.parquet"].url).unlink()
     with pytest.raises(FileNotFoundError):
-        export.export("mine__code16", str(tmp_path / "new" / "arrays"))
+        export.export_version("mine__code16", str(tmp_path / "new" / "arrays"))
     assert not list((tmp_path / "new").iterdir())
 
 
@@ -285,7 +285,7 @@ def test_faiss_finds_the_same_neighbours(settings, base, queries, tmp_path, ids_
             labels = [[int(c)] for c in base.y[part].argmax(1)]
             write_vectors(tmp_path / "base" / f"{i}.parquet", part, base.x[part], labels)
         publish(settings)
-    export.export("mine__code16", str(tmp_path / "index"), "faiss")
+    export.export_version("mine__code16", str(tmp_path / "index"), "faiss")
     index = faiss.read_index_binary(str(tmp_path / "index" / "index.faiss"))
     assert isinstance(index, faiss.IndexBinaryIDMap2) != ids_are_positions
     reader = hashkiln.open("mine__code16")
@@ -300,14 +300,14 @@ def test_faiss_finds_the_same_neighbours(settings, base, queries, tmp_path, ids_
 def test_faiss_is_refused_where_it_cannot_be(settings, base, tmp_path, monkeypatch):
     publish(settings, bits=12)
     with pytest.raises(ValueError, match="Faiss needs a multiple of 8 bits, found 12"):
-        export.export("mine__code12", str(tmp_path / "index"), "faiss")
+        export.export_version("mine__code12", str(tmp_path / "index"), "faiss")
     monkeypatch.setattr("storage.export.faiss.find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match="needs the package faiss: pip install faiss-cpu"):
-        export.export("mine__code16", str(tmp_path / "index"), "faiss")
+        export.export_version("mine__code16", str(tmp_path / "index"), "faiss")
 
 
 def test_an_export_scores_as_the_table_does(settings, base, tmp_path):
-    export.export("mine__code16", str(tmp_path / "arrays"))
+    export.export_version("mine__code16", str(tmp_path / "arrays"))
     report = external.evaluate_files(
         *(str(tmp_path / "arrays" / f"{name}.npy") for name in ("codes", "labels")), n_queries=800
     )

@@ -107,7 +107,7 @@ class Bench:
         return sum(scores) / folds
 
     def _fit(self, spec: MethodSpec, shards: Sequence[Shard]) -> HashFunction:
-        start_from = pretrained.load(spec.pretrained, self.settings)
+        start_from = pretrained.stored_parameters(spec.pretrained, self.settings)
         return spec.build().fit(Data(shards, self.executor, start_from))
 
     def _measure(self, spec: MethodSpec, judge: Judge) -> Row:

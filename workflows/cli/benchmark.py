@@ -120,11 +120,11 @@ def _with_pretrained(grid: Grid, file: str) -> Grid:
     from storage.models import save_pretrained
 
     from ..benchmark.flow import check_cells
-    from ..pretrained import read
+    from ..pretrained import read_pretrained
 
     settings = Settings()
     check_cells(grid, settings)
-    found = read(file)
+    found = read_pretrained(file)
     grid = grid.model_copy(update={"pretrained": found.digest})
     check_cells(grid, settings, found.parameters)
     save_pretrained(settings.warehouse_url, found.content)

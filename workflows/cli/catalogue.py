@@ -68,7 +68,7 @@ def fetch(name: str, source: From = None, as_json: AsJson = False) -> None:
     from .. import datasets as stage
 
     with progress() as report:
-        files = stage.fetch(name, Settings(), source, report)
+        files = stage.fetch_files(name, Settings(), source, report)
     show({file: str(path) for file, path in files.items()}, as_json)
 
 
@@ -105,6 +105,7 @@ def ingest(
     """
     from infra.settings import Settings
     from storage.datasets import DATASETS
+    from storage.features.dataset import dataset_exists
     from storage.features.shard import Columns
 
     from .. import datasets as stage
@@ -116,7 +117,7 @@ def ingest(
     if name is None and source not in DATASETS:
         raise typer.BadParameter(f"{source} is not a named dataset: pass --name NAME to name it")
     with progress() as report:
-        if not replace and stage.known(name or source, settings):
+        if not replace and dataset_exists(settings.warehouse_url, name or source):
             raise ValueError(f"dataset {name or source} already exists: pass --replace to read it again")
         if source in DATASETS and name in (None, source):
             dataset = stage.ingest_named(source, settings, where, report, side)

@@ -150,7 +150,7 @@ def specification(
         spec = build("0" * 64 if pretrained else "")  # the file is read only if all other options are valid
     checks.check_run(spec, settings)
     if pretrained:
-        found = files.read(pretrained)
+        found = files.read_pretrained(pretrained)
         checks.check_pretrained(spec.method, checks.schema_of(spec.dataset, settings), found.parameters)
         spec = build(save_pretrained(settings.warehouse_url, found.content))
     return spec

@@ -81,7 +81,7 @@ def export(
 
     Examples: `hashkiln export sample__itq32 --to exported`, `hashkiln export sample__itq32 --to index --format faiss`
     """
-    from ..export import export as run
+    from ..export import export_version
 
-    found: dict[str, Any] = run(table, to, form.value, version)
+    found: dict[str, Any] = export_version(table, to, form.value, version)
     show(found, as_json, f"{table}, {found['version']}")

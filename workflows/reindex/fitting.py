@@ -50,7 +50,7 @@ def fit(context: Context, because: str = "") -> Model:
     vocabulary = labels_of(dataset, context.executor) if spec.method.reads_labels else ()
     start = time.monotonic()
     shards = training_shards(dataset, excluded, vocabulary)
-    start_from = pretrained.load(spec.method.pretrained, context.settings)
+    start_from = pretrained.stored_parameters(spec.method.pretrained, context.settings)
     function = spec.method.build().fit(Data(shards, context.executor, start_from))
     name = models.save_model(warehouse, function)
     models.record_fit(warehouse, key, name)

@@ -10,7 +10,7 @@ from infra.settings import Settings
 
 from ..checks import check_run
 from ..context import Context
-from ..datasets import known
+from ..datasets import is_available
 from ..embedded import prefect_home
 from ..records import RunOutcome
 from ..spec import Spec, valid
@@ -88,5 +88,5 @@ def nothing_to_do(spec: Spec) -> RunOutcome | None:
     """
     settings = Settings()
     has_server = bool(os.environ.get("PREFECT_API_URL"))
-    here = spec.dataset == "sample" or known(spec.dataset, settings)
+    here = is_available(spec.dataset, settings)
     return standing(Context.of(spec, settings, connect(settings))) if here and not has_server else None
