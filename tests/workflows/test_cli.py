@@ -126,7 +126,7 @@ def test_fetch_says_whether_the_files_are_those_that_were_published(hashkiln):
             2,
             "seeds: Tuple should have",
         ),
-        (("delete", "nothing", "--ids", ",".join(map(str, range(200))), "--yes"), 1, "expected a dataset 'nothing'"),
+        (("delete", "nothing", "--ids", ",".join(map(str, range(200))), "--yes"), 1, "no dataset 'nothing' in"),
         (("delete", "sample", "--ids", "1_000", "--yes"), 2, "such as 7 or -12, found '1_000'"),
         (("delete", "sample", "--ids", "7"), 2, "pass --yes to delete without confirmation"),
         (("nonsense",), 2, "No such command 'nonsense'"),
