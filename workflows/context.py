@@ -1,4 +1,4 @@
-"""The context of a run: what all of its stages work with, looked up once."""
+"""The context of a run, shared by all of its stages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .spec import Spec
 
 @dataclass(frozen=True)
 class Context:
-    """A specification with its dataset, the settings, and the executor that visits shards."""
+    """A specification with its dataset, the settings, and the executor that processes shards."""
 
     spec: Spec
     settings: Settings
@@ -25,7 +25,7 @@ class Context:
 
     @classmethod
     def of(cls, spec: Spec, settings: Settings, executor: Executor) -> Context:
-        """Return the context of an ingested dataset. Raises LookupError if it was not ingested."""
+        """Return the context of an ingested dataset. Raises LookupError if the dataset was not ingested."""
         return cls(spec, settings, executor, dataset_of(spec, settings))
 
     @property
@@ -43,9 +43,9 @@ class Context:
         return open_table(self.settings, self.table_name)
 
     def known_table(self) -> CodeTable | None:
-        """Return the code table as it is now, or None. Nothing is made, not even a catalog.
+        """Return the code table as it is now, or None, without creating a table or catalog.
 
-        Raises ValueError if the table holds codes of another length.
+        Raises ValueError if the codes of the table have another number of bits.
         """
         if not iceberg.catalog_exists(self.settings.catalog_url):
             return None
@@ -58,5 +58,5 @@ class Context:
 
 
 def open_table(settings: Settings, name: str) -> CodeTable:
-    """Return a code table of the catalog. Raises LookupError if there is none of that name."""
+    """Return a code table of the catalog. Raises LookupError if the table does not exist."""
     return load_table(iceberg.connect(settings.catalog_url, settings.warehouse_url), name)

@@ -1,4 +1,4 @@
-"""What stages hand on: names of what lies in storage, and what was found. Small, frozen, as JSON."""
+"""Records passed between stages: names of stored objects, and results. Small, frozen, serializable as JSON."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ class Model(Value):
     """A fitted hash function in the warehouse."""
 
     digest: str
-    fit: str  # digest of the specification it was fitted by
-    seconds: float  # what fitting took; 0 where a model was used again
-    reason: str = ""  # why it was fitted, or was not
+    fit: str  # digest of the specification of the fit
+    seconds: float  # duration of the fit; 0 for a reused model
+    reason: str = ""  # why it was fitted or reused
 
 
 class Plan(Value):
-    """The source's shards beside the parts of a version: what makes them the same. Names of shards, in order."""
+    """The difference between the shards of a source and the parts of a version, as ordered shard names."""
 
     added: tuple[str, ...]
     changed: tuple[str, ...]
-    stale: tuple[str, ...]  # as they were, but encoded by another model
+    stale: tuple[str, ...]  # unchanged, but encoded by another model
     removed: tuple[str, ...]
     kept: tuple[str, ...]
-    found: tuple[str, ...] = ()  # of the added, changed and stale ones: another version has their parts, by the model
+    found: tuple[str, ...] = ()  # added, changed or stale, but another version has their parts by this model
 
     @property
     def missing(self) -> list[str]:
@@ -35,32 +35,33 @@ class Plan(Value):
 
 
 class Outlook(Value):
-    """What a run would do: of `reindex --dry-run`."""
+    """The forecast of a run, from `reindex --dry-run`."""
 
     table: str
     base: str  # the published version
     plan: Plan
     rows: int  # to encode
     bytes: int  # of the shards to encode
-    seconds: float | None  # to encode them, at the rate of an earlier run; None where there was none
+    seconds: float | None  # to encode them, at the rate of an earlier run; None without an earlier run
     fit: bool  # whether a model must be fitted
-    reason: str  # why, or why not
+    reason: str  # why a fit is needed or not
 
 
 class Drift(Value):
-    """The bit whose projections moved farthest.
+    """The bit whose projections moved the most.
 
-    moved is the 2-Wasserstein distance of two normal distributions with the moments of the model's rows and of the new
-    ones, in deviations of the former: 0.5 is a mean that moved by half a deviation, or a deviation that halved.
+    `moved` is the 2-Wasserstein distance between two normal distributions with the moments of the training rows and of
+    the new rows, in standard deviations of the training rows. 0.5 means that the mean moved by half a standard
+    deviation, or that the standard deviation halved.
     """
 
-    rows: int  # new ones
+    rows: int  # number of new rows
     bit: int
     moved: float
-    chance: float  # as far as so few rows may seem to have moved
+    chance: float  # largest movement that chance explains for this number of rows
     balance: float  # share of ones of that bit among the new rows
-    own_balance: float  # and among the model's own
-    shows: bool  # beyond chance, and beyond the limit of the specification
+    own_balance: float  # the same among the training rows
+    shows: bool  # movement exceeds both chance and the limit of the specification
 
     def __str__(self) -> str:
         ones = f"{self.balance:.2f} of its bits are ones, {self.own_balance:.2f} were"
@@ -68,26 +69,26 @@ class Drift(Value):
 
 
 class Staged(Value):
-    """A version on its branch, not yet seen by readers."""
+    """A version on its branch, not yet visible to readers."""
 
     table: str
     branch: str
-    base: str  # the published version when staging began
+    base: str  # the version published when staging began
     base_snapshot: int
     model: Model
     source: str  # fingerprint of the source shards
     rows: int
-    encoded: int  # rows that were encoded by this run
-    removed: int  # parts that left: their shard has gone, or has changed, or the model has
-    dropped: int = 0  # rows of the source that are no vectors, and in no part: they are in quarantine
+    encoded: int  # rows encoded by this run
+    removed: int  # parts removed because their shard was removed or changed, or the model changed
+    dropped: int = 0  # invalid rows of the source: in quarantine, not in any part
     seconds: float
-    encode_seconds: float = 0  # of these, encoding and committing
-    drift: Drift | None = None  # of the rows that the published version lacks; None where nothing can be compared
+    encode_seconds: float = 0  # part of `seconds`: encoding and committing
+    drift: Drift | None = None  # of rows new since the published version; None if nothing can be compared
     unchanged: bool = False  # nothing to do: the published version is this one
 
 
 class Estimate(Value):
-    """A mean over queries, and its 95 % bootstrap interval."""
+    """A mean over queries with its 95 % bootstrap interval."""
 
     value: float
     low: float
@@ -98,14 +99,14 @@ class Estimate(Value):
 
 
 class Measured(Value):
-    """What some rows of a version were found to be."""
+    """The metrics of a version over some of its rows."""
 
     rows: int
     metrics: dict[str, Estimate]
 
 
 class Curves(Value):
-    """Means over queries: within Hamming radius 0, 1, …, and of the first N ranks (the figures of DHN, AAAI 2016)."""
+    """Means over queries within Hamming radius 0, 1, … and at the first N ranks (the figures of DHN, AAAI 2016)."""
 
     precision: tuple[float, ...]
     recall: tuple[float, ...]
@@ -115,7 +116,7 @@ class Curves(Value):
 
 
 class Comparison(Value):
-    """The staged and the published version on the rows that both have."""
+    """The staged and the published version on their common rows."""
 
     version: str
     rows: int
@@ -125,33 +126,33 @@ class Comparison(Value):
 
 
 class Report(Value):
-    """What the staged version was found to be, beside the published one."""
+    """The evaluation of a staged version, and its comparison with the published one."""
 
     protocol: str
     measured: Measured
     curves: Curves
     comparison: Comparison | None
-    incomparable: str = ""  # why there is none, where a part of the published version is damaged
+    incomparable: str = ""  # why the comparison is missing: a damaged part of the published version
     health: dict[str, float]
     overlap: str  # of queries with the database and with the training set, by id and by content
 
 
 class Verdict(Value):
-    """The gate's word."""
+    """The verdict of the gate."""
 
     passed: bool
-    reasons: tuple[str, ...]  # why not
-    notes: tuple[str, ...]  # what else was looked at
+    reasons: tuple[str, ...]  # failed checks
+    notes: tuple[str, ...]  # other findings
 
 
 class RunOutcome(Value):
-    """What a run came to."""
+    """The outcome of a run."""
 
     table: str
-    version: str  # what readers see now
+    version: str  # the version that readers see now
     unchanged: bool
     rows: int
     encoded: int
-    report: str  # where the page lies
-    verdict: Verdict  # of the gate; on an unchanged version, of this run's rules on the metrics stored with it
+    report: str  # URL of the page
+    verdict: Verdict  # of the gate; for an unchanged version, its stored metrics checked by the rules of this run
     seconds: float

@@ -1,1 +1,1 @@
-"""Grids of datasets, methods, bits and seeds, measured beside published figures."""
+"""Benchmarks over grids of datasets, methods, bits and seeds, compared with published figures."""

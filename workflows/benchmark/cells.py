@@ -1,4 +1,4 @@
-"""One dataset of a grid, and the measurement of its cells, each kept."""
+"""Measurement of the cells of a grid on one dataset; each result is cached."""
 
 from __future__ import annotations
 
@@ -34,17 +34,20 @@ from ..spec import MethodSpec, Protocol, Spec, digest
 from . import protocols
 from .grid import Grid, Row
 
-NEIGHBOURS = {"sift1m": 10_000, "photosift": 10_000}  # of the bdnn protocol (Do et al., ECCV 2016); 50 elsewhere
+NEIGHBOURS = {
+    "sift1m": 10_000,
+    "photosift": 10_000,
+}  # in the bdnn protocol (Do et al., ECCV 2016); 50 for other datasets
 LIBRARIES = ("hashkiln", "numpy", "scipy", "torch")
 NO_IDS = np.zeros(0, np.int64)
 
 
 @dataclass
 class Bench:
-    """One dataset with what its cells share."""
+    """A dataset with the judges and settings that its cells share."""
 
-    name: str  # of the dataset that was asked for
-    dataset: Dataset  # of protocol dhn, what was drawn from it
+    name: str  # of the requested dataset
+    dataset: Dataset  # protocol dhn: the subset sampled from the requested dataset
     vocabulary: tuple[str | int, ...]
     grid: Grid
     settings: Settings
@@ -52,7 +55,7 @@ class Bench:
     judges: dict[bool, Judge]  # by whether relevance is by labels
 
     def row(self, spec: MethodSpec) -> Row:
-        """The cell of a method: as it was kept, or measured now. Raises ValueError where it cannot be."""
+        """Return the result of a cell, cached or measured now. Raises ValueError if it cannot be measured."""
         by_labels = self.grid.by_labels(spec)
         k = NEIGHBOURS.get(self.dataset.name, 50) if self.grid.protocol == "bdnn" else 100
         labels: Literal["labels", "graded"] = "graded" if self.grid.protocol == "graded" else "labels"
@@ -86,7 +89,7 @@ class Bench:
         return judge_of(context, self.vocabulary, self.grid.queries)
 
     def _cross_validated(self, spec: MethodSpec) -> float:
-        """Mean over folds of the training rows: the map of a fold's rows among those that were learned from."""
+        """Return the mean over folds of the map of held-out rows as queries against the other training rows."""
         shards = training_shards(self.dataset, NO_IDS, self.vocabulary)
         names = [(shard.name, shard.version) for shard in self.dataset.shards("learn")]
         folds, scores = self.grid.draw.folds, []
@@ -121,7 +124,7 @@ class Bench:
         if by_dhn and not self.grid.draw.training_in_database:
             base = protocols.without_training(self.dataset, base)
         codes = Data(base, self.executor).map_rows(partial(_encode, function=function), "encode")
-        health = code_health(codes, spec.bits)  # asks for all codes: they are made now
+        health = code_health(codes, spec.bits)  # encodes all rows, timed below
         encoded = time.monotonic()
         rows = int(codes.reduce(Sum(_size))[0])
         histogram = judge.histogram(function, list(codes.shards), self.executor)

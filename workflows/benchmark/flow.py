@@ -1,4 +1,4 @@
-"""The flow `benchmark`: datasets x methods x bits x seeds under one protocol, each cell measured once and kept."""
+"""The flow `benchmark`: datasets x methods x bits x seeds under one protocol, each cell measured once and cached."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ logger = logging.getLogger(__name__)
 
 
 def check_cells(grid: Grid, settings: Settings, parameters: Mapping[str, Array] | None = None) -> None:
-    """Raise UsageError where a cell of the grid cannot be measured, before any is.
+    """Check every cell of a grid before any is measured; raise UsageError if one cannot be measured.
 
-    parameters: those that networks start from, where they are to be checked too.
+    `parameters`, the pretrained parameters of networks by name, are checked too if given.
     """
-    problems: dict[str, tuple[str, str]] = {}  # by cell, seeds apart: method and what is wrong
+    problems: dict[str, tuple[str, str]] = {}  # cell without seed -> method and problem
     for name in grid.datasets:
         schema = checks.schema_of(name, settings)
         for spec in grid.specs():
@@ -48,10 +48,10 @@ def check_cells(grid: Grid, settings: Settings, parameters: Mapping[str, Array] 
 
 
 def benchmark(grid: Grid, progress: Progress = silent) -> GridOutcome:
-    """Measure all cells.
+    """Measure all cells of a grid.
 
-    What was measured before, by the same code and versions from the same rows, is not measured again. A cell that
-    fails is noted, and does not end the others. Raises UsageError before any is measured where one cannot be.
+    Results cached for the same code, versions and rows are reused. A failed cell is recorded in the outcome, and the
+    others continue. Raises UsageError before measuring if a cell cannot be measured.
     """
     settings = Settings()
     check_cells(grid, settings)
@@ -72,7 +72,7 @@ def benchmark(grid: Grid, progress: Progress = silent) -> GridOutcome:
             executor.progress(cell, done, len(specs))
             try:
                 rows.append(bench.row(spec))
-            except Exception as error:  # of this cell alone, whatever it is
+            except Exception as error:  # any failure concerns this cell only
                 expected = isinstance(error, ValueError)
                 failed[cell] = str(error) if expected else f"{type(error).__name__}: {error}"
                 logger.warning("%s: %s", cell, failed[cell], exc_info=not expected)
@@ -81,5 +81,5 @@ def benchmark(grid: Grid, progress: Progress = silent) -> GridOutcome:
 
 @flow(name="benchmark")
 def benchmark_flow(grid: Grid) -> GridOutcome:
-    """Measure a grid, on a schedule or a cluster. A run that was cut off goes on where it stood."""
+    """Measure a grid, on a schedule or a cluster. An interrupted run resumes from the cached cells."""
     return benchmark(grid)

@@ -1,4 +1,4 @@
-"""What a benchmark measures, a grid, and the rows that it gives."""
+"""The grid of a benchmark, and its result rows."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from . import protocols
 
 
 class Grid(Value):
-    """What to measure: every combination."""
+    """The combinations to measure: datasets x methods x bits x seeds."""
 
     datasets: tuple[str, ...] = Field(min_length=1)
     methods: tuple[str, ...] = Field(min_length=1)
     bits: tuple[int, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     protocol: Literal["bdnn", "labels", "graded", "neighbours", "dhn"] = "bdnn"
-    draw: protocols.Draw = protocols.Draw()  # of protocol dhn
+    draw: protocols.Draw = protocols.Draw()  # only for protocol dhn
     tune: dict[str, dict[str, tuple[Number, ...]]] | None = Field(
         None, description="values that cross-validation tries, by method (protocol dhn); None: the default values"
     )
@@ -62,20 +62,20 @@ class Grid(Value):
         return self
 
     def tuned(self, spec: MethodSpec) -> dict[str, tuple[Number, ...]]:
-        """What cross-validation is to choose for a method: what was not said by hand."""
+        """Return the values that cross-validation tries for a method, except parameters set explicitly."""
         if self.protocol != "dhn":
             return {}
         grid = protocols.tuned(spec) if self.tune is None else self.tune.get(spec.method, {})
         return {name: values for name, values in grid.items() if name not in spec.parameters}
 
     def by_labels(self, spec: MethodSpec) -> bool:
-        """Whether labels say what is relevant to a query, and not neighbours."""
+        """Return whether relevance is by labels and not by neighbours."""
         return self.protocol in ("labels", "graded", "dhn") or (
             self.protocol == "bdnn" and method(spec.method).supervised
         )
 
     def specs(self) -> Iterator[MethodSpec]:
-        """Methods with their bits and seeds; one seed where nothing is random."""
+        """Yield methods with their bits and seeds; deterministic methods get one seed."""
         for name in self.methods:
             random = any(field.name == "seed" for field in fields(method(name)))  # type: ignore[arg-type]
             for bits in self.bits:
@@ -85,17 +85,17 @@ class Grid(Value):
 
 
 class Row(Value):
-    """One cell, measured."""
+    """The result of one cell."""
 
     dataset: str
     method: str
     bits: int
-    protocol: str  # of Grid
+    protocol: str  # Grid.protocol
     seed: int
-    relevance: str  # what was relevant, how many queries, how ties were ranked
+    relevance: str  # relevance, number of queries, order of ties
     parameters: dict[str, Number]
-    tuned: dict[str, tuple[Number, ...]] = Field({})  # those that cross-validation chose, and among what
-    pretrained: str = ""  # digest of the parameters that the network started from
+    tuned: dict[str, tuple[Number, ...]] = Field({})  # parameter chosen by cross-validation -> values tried
+    pretrained: str = ""  # digest of the pretrained parameters
     rows: int  # of the database
     training_rows: int
     metrics: dict[str, float]  # means over queries
@@ -108,7 +108,7 @@ class Row(Value):
 
 
 class GridOutcome(Value):
-    """A grid, measured as far as it could be."""
+    """The results of a grid, and the cells that failed."""
 
     rows: tuple[Row, ...]
-    failed: dict[str, str]  # cell -> why
+    failed: dict[str, str]  # cell -> error

@@ -1,4 +1,4 @@
-"""The protocol of DHN (Zhu, Long, Wang & Cao, AAAI 2016): rows drawn by class, and cross-validation of the weights."""
+"""The protocol of DHN (Zhu, Long, Wang & Cao, AAAI 2016): rows sampled by class, weights chosen by cross-validation."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ from storage.features.shard import WithoutRows
 from ..spec import MethodSpec, Number, Value, digest
 
 logger = logging.getLogger(__name__)
-CUTOFFS = {"nus-wide": 5_000, "coco": 5_000}  # ranks of MAP in the published tables; the whole database elsewhere
-ASKING = 1_000  # rows of a fold that ask the others, at most
+CUTOFFS = {
+    "nus-wide": 5_000,
+    "coco": 5_000,
+}  # ranks of MAP in the published tables; the whole database for other datasets
+ASKING = 1_000  # largest number of queries in a fold
 WEIGHTS = {"dhn": "quantization", "dpsh": "eta", "dsdh": "eta", "dch": "quantization", "dsh": "alpha", "hashnet": ""}
 
 
 class Draw(Value):
-    """What is drawn of each class, what is ranked, and how hyper-parameters are chosen."""
+    """Sampling by class, ranking, and cross-validation in the protocol of DHN."""
 
     class_queries: int = Field(100, ge=1, description="queries sampled from each class")
     class_training: int = Field(500, ge=1, description="training rows sampled from each class")
@@ -37,17 +40,18 @@ class Draw(Value):
     folds: int = Field(3, ge=2, description="folds of cross-validation on the training rows")
 
     def ranks(self, dataset: str) -> int | None:
-        """The ranks that MAP counts; None: all."""
+        """Return the number of ranks in MAP; None: all."""
         return self.cutoff or CUTOFFS.get(dataset)
 
 
 def dataset_of(
     dataset: Dataset, options: Draw, vocabulary: tuple[str | int, ...], settings: Settings, executor: Executor
 ) -> Dataset:
-    """The dataset with queries, training rows and database as the protocol has them.
+    """Return the dataset with queries, training rows and database of the protocol.
 
-    One with rows to learn from of its own, as HashNet's lists have them, is used as it is. Of another's rows so many
-    of each class are drawn, by keyed hash of the ids, and the splits are kept as a dataset `<name>-dhn-<digest>`.
+    A dataset with its own splits for training and queries, such as HashNet's lists, is returned unchanged. Otherwise
+    rows of each class are sampled by keyed hash of the ids and saved as a dataset `<name>-dhn-<digest>`. Raises
+    ValueError without labels, for repeated ids, or if a class has too few rows.
     """
     if not vocabulary:
         raise ValueError(f"protocol dhn needs labels: dataset {dataset.name} has none")
@@ -59,7 +63,7 @@ def dataset_of(
     name = f"{dataset.name}-dhn-{key[:8]}"
     if dataset_exists(settings.warehouse_url, name):
         known = load_dataset(settings.warehouse_url, name)
-        save_dataset(settings.warehouse_url, known)  # in use again: a collector counts its age from now
+        save_dataset(settings.warehouse_url, known)  # updates its time, so that garbage collection sees it in use
         return known
     found = list(executor.map(subsets.ids_and_labels, shards, "labels"))
     ids, y = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
@@ -78,10 +82,10 @@ def dataset_of(
 def draw_by_class(
     ids: Array, y: Array, classes: Sequence[object], n_queries: int, n_training: int, seed: int = 0
 ) -> tuple[Array, Array]:
-    """Ids of so many rows of each class to ask with, and of so many others to learn from.
+    """Return sorted ids of `n_queries` queries and of `n_training` other training rows per class.
 
-    A row of several classes is drawn for one of them; the rarest class goes first. Raises ValueError where a class has
-    too few rows.
+    y is (n, classes) multi-hot. A row of several classes is sampled for one of them; the rarest class comes first.
+    Raises ValueError if a class has too few rows.
     """
     order = np.argsort(keyed_hash(ids, seed), kind="stable")
     free = np.ones(len(ids), bool)
@@ -99,13 +103,13 @@ def draw_by_class(
 
 
 def without_training(dataset: Dataset, base: Sequence[Shard]) -> list[Shard]:
-    """The database without the rows that are learned from."""
+    """Return the database without the training rows."""
     learned = [shard.ids(file.url) for shard in dataset.shards("learn") for file in shard.files]
     return [WithoutRows(shard, np.concatenate(learned)) for shard in base]
 
 
 def average_precision(histogram: Array, ranks: int | None) -> dict[str, float]:
-    """MAP as the published tables have it: A2 of METHODS, queries without a hit left out; and what stands beside it."""
+    """Return MAP as in the published tables (queries without a hit excluded), their share, and MAP at the cutoff."""
     rows = int(histogram[0].sum(axis=-1).max())
     values = metrics.average_precision_at_hits(histogram, ranks or rows, empty=np.nan)
     hit = ~np.isnan(values)
@@ -117,7 +121,7 @@ def average_precision(histogram: Array, ranks: int | None) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Fold:
-    """The rows of a shard that are in a fold, or that are not. Folds are made by keyed hash of the ids."""
+    """The rows of a shard inside or outside a fold. Folds are assigned by keyed hash of the ids."""
 
     shard: Shard
     place: int
@@ -131,9 +135,9 @@ class Fold:
 
 
 def tuned(spec: MethodSpec) -> dict[str, tuple[Number, ...]]:
-    """What is chosen by cross-validation unless it is said otherwise: the method's weight, and the learning rate.
+    """Return the default values for cross-validation: the weight of the method, and the learning rate.
 
-    The paper tries 1e-5 to 1e2 by 1e-5 to 1e-2; this is the middle of it, around the defaults.
+    The paper tries weights from 1e-5 to 1e2 and learning rates from 1e-5 to 1e-2; these are values around the defaults.
     """
     if spec.method not in WEIGHTS:
         return {}
@@ -144,19 +148,22 @@ def tuned(spec: MethodSpec) -> dict[str, tuple[Number, ...]]:
 
 
 def candidates(spec: MethodSpec, grid: Mapping[str, Sequence[Number]]) -> list[MethodSpec]:
-    """The specification with every combination of some values. Raises ValueError for values it does not take."""
+    """Return the specification with every combination of values. Raises ValueError for invalid values."""
     combinations = product(*grid.values())
     updates = [{**spec.parameters, **dict(zip(grid, values, strict=True))} for values in combinations]
     return [MethodSpec.model_validate({**spec.model_dump(), "parameters": update}) for update in updates]
 
 
 def choose(specs: Sequence[MethodSpec], score: Callable[[MethodSpec], float]) -> MethodSpec:
-    """The specification of the greatest score; of equals the first. One that cannot be fitted has none."""
+    """Return the specification with the highest score, the first among equals.
+
+    Candidates that raise ValueError are skipped. Raises ValueError if all of them do.
+    """
     best, most, failures = None, -np.inf, []
     for spec in specs:
         try:
             found = score(spec)
-        except ValueError as error:  # a learning rate that is too large, say
+        except ValueError as error:  # for example, the learning rate is too large
             logger.warning("cross-validation of %s: %s", spec.parameters, error)
             failures.append(str(error))
             continue
@@ -169,7 +176,7 @@ def choose(specs: Sequence[MethodSpec], score: Callable[[MethodSpec], float]) ->
 
 
 def asking(shards: Sequence[Shard]) -> Batch:
-    """The rows of a fold that ask, those of the smallest hashes."""
+    """Return the queries of a fold: at most ASKING rows, those with the smallest hashes."""
     parts = [batch for shard in shards for batch in shard if len(batch.ids)]
     if not parts:
         raise ValueError("expected training rows in every fold, found a fold without any: lower folds")

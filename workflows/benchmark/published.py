@@ -1,4 +1,4 @@
-"""Published figures, which measured ones are printed beside: claims to check, never results of ours."""
+"""Published figures, printed for comparison with measured ones. None of them were measured by Hashkiln."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Published(NamedTuple):
     """Figures of one metric, by dataset, method and n_bits."""
 
     source: str
-    metric: str  # a name of workflows.measure.metrics
+    metric: str  # a name of workflows.evaluation.registry.METRICS
     figures: Mapping[str, Mapping[str, Mapping[int, float]]]
 
 
@@ -51,7 +51,7 @@ def _dhn(*values: float) -> dict[int, float]:
     return dict(zip((12, 24, 32, 48), values, strict=True))
 
 
-DHN = Published(  # of its table those rows that were checked: their averages differ as the paper's text says
+DHN = Published(  # only the rows checked: differences of their averages agree with the text of the paper
     source="Zhu, Long, Wang & Cao, Deep hashing network for efficient similarity retrieval, AAAI 2016, table 1",
     metric="map_dhn",
     figures={
@@ -62,4 +62,4 @@ DHN = Published(  # of its table those rows that were checked: their averages di
 )
 
 PUBLISHED = {"bdnn": BDNN, "dhn": DHN}  # by protocol
-LIKE = {"photosift": "sift1m"}  # sets of the same kind and size, of which the order of the methods can be compared
+LIKE = {"photosift": "sift1m"}  # datasets of the same kind and size, so rankings of the methods can be compared

@@ -1,1 +1,1 @@
-"""Measure versions: queries, ground truth, counts, metrics, comparison, code health."""
+"""Evaluation of table versions: queries, ground truth, histograms, metrics, comparison, code health."""

@@ -12,16 +12,16 @@ from hashing.mapreduce import Array, Shard
 from ..records import Curves, Measured
 from . import metrics
 
-CELLS = 2**24  # of queries x rows that are ranked at once
+CELLS = 2**24  # queries x rows ranked at once
 
 
 def measured_by_id(
     ranked: RankingById, shards: Iterable[Shard], histogram: Array, seed: int
 ) -> tuple[Measured, Curves]:
-    """As measure.measured and measure.curves, of shards whose histogram is given, graded or not.
+    """Return the metrics and curves of rankings by (distance, id), as `metrics.measured` and `retrieval_curves` do.
 
-    The bounds over ties, and all that goes by radius, are those of the histogram. Raises ValueError for more than 10^6
-    rows.
+    Bounds over ties and metrics by radius do not depend on the order and come from the histogram of the shards
+    (`Judge.histogram_of`). Raises ValueError for more than 10^6 rows.
     """
     database, ranks = rows_by_id(shards), metrics.ranks(histogram)
     n_grades = max(2, len(histogram) - 2)

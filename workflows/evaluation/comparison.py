@@ -1,4 +1,4 @@
-"""A version measured, and beside another one on the rows that both have."""
+"""Measurement of one version, and its comparison with another one on their common rows."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from .metrics import estimated, measured, metric_values
 
 
 class Measurement(NamedTuple):
-    """What a version was found to be."""
+    """The histogram, comparison and code health of a version."""
 
-    histogram: Array  # of all its rows, as Judge.histogram gives it
+    histogram: Array  # over all its rows, from Judge.histogram
     comparison: Comparison | None
     health: dict[str, float]
-    incomparable: str = ""  # why there is no comparison, although there is another version
+    incomparable: str = ""  # why the versions cannot be compared; empty otherwise
 
 
 @dataclass(frozen=True)
 class Counter:
-    """Counts of parts of one table."""
+    """Counts histograms and code health over parts of one table."""
 
     judge: Judge
     table: CodeTable
@@ -62,7 +62,7 @@ class Counter:
 
 
 class Side(NamedTuple):
-    """One of two versions."""
+    """One of the two versions to compare."""
 
     version: Version
     parts: dict[str, Part]
@@ -71,11 +71,11 @@ class Side(NamedTuple):
 
 
 def compare_versions(counter: Counter, staged: Version, published: Version | None, seed: int) -> Measurement:
-    """The staged version over all its rows, and beside the published one on the rows that both have.
+    """Measure the staged version over all its rows, and compare it with the published one on their common rows.
 
-    Shards that both versions hold unchanged are common as a whole; of the others the rows with common ids are picked.
-    Only parts that one of the versions lacks are read, where the counts of the published one were kept. Where a part
-    that only the published version has is damaged, there is no comparison.
+    Shards that are unchanged between the versions are common as a whole; in the others, rows with common ids are
+    selected. If the counts of the published version are cached, only parts missing from one version are read. If a
+    part that only the published version has is damaged, the versions are not compared.
     """
 
     def side(version: Version) -> Side:
@@ -98,7 +98,7 @@ def compare_versions(counter: Counter, staged: Version, published: Version | Non
 
 
 def _comparison(counter: Counter, new: Side, old: Side, whole: Array, seed: int) -> Comparison | None:
-    """Both on the rows that both have; None where there are none."""
+    """Compare both versions on their common rows; None if there are no common rows."""
     ours = _common(counter, new, old, whole)
     if not ours[0].any():
         return None
@@ -114,7 +114,7 @@ def _comparison(counter: Counter, new: Side, old: Side, whole: Array, seed: int)
 
 
 def _whole(counter: Counter, side: Side, other: Side | None) -> Array:
-    """The histogram of all parts of a version."""
+    """Return the histogram over all parts of a version."""
     model = side.version.properties["model"]
     earlier = other.parts.values() if other and other.version.properties["model"] == model else ()
     identity = digest("histogram", counter.judge.identity, model)
@@ -122,7 +122,7 @@ def _whole(counter: Counter, side: Side, other: Side | None) -> Array:
 
 
 def _common(counter: Counter, side: Side, other: Side, whole: Array) -> Array:
-    """The histogram of those rows of a version whose ids the other one has too."""
+    """Return the histogram over the rows of a version whose ids the other version has too."""
     same = {n for n, part in side.parts.items() if n in other.parts and other.parts[n].version == part.version}
     changed = incremental.ordered([part for name, part in side.parts.items() if name not in same])
     rest = [part for name, part in other.parts.items() if name not in same]

@@ -1,4 +1,4 @@
-"""Codes made elsewhere: scored as a version of a table is."""
+"""Evaluation of codes from arrays and files, with the metrics of table versions."""
 
 from __future__ import annotations
 
@@ -47,33 +47,33 @@ def evaluate(
         Codes of the database: (n, B) uint8, packed as `Hasher.encode` and Faiss pack them; or (n, n_bits) of bool, or
         of -1 and +1 in any other dtype.
     queries : array-like, optional
-        Codes of the queries, of the same form. If not given, `n_queries` rows are drawn, always the same ones, and a
+        Codes of the queries, of the same form. If not given, a fixed random sample of `n_queries` rows is used, and a
         query's own row is not ranked.
     labels, query_labels : array-like, optional
         Labels of the rows and of the queries: (n,) integer classes, or (n, c) multi-hot of 0 and 1.
     neighbours : int, optional
-        How many nearest rows are relevant to a query.
+        Number of nearest rows that are relevant to a query.
     vectors, query_vectors : array-like, optional
-        What the codes stand for, (n, d) and (q, d) numbers, compared as float32.
+        The encoded vectors, (n, d) and (q, d), compared as float32.
     bits : int, optional
         Number of bits of packed codes, if less than 8 B.
     n_queries : int, default 1000
-        How many queries are drawn; all rows, if there are fewer.
+        Number of queries to sample; all rows if there are fewer.
     ties : {"expectation", "by-id"}, default "expectation"
-        Rows at one distance count as in random order; or are ranked by position, for at most 10^6 rows.
+        Order of rows at equal distance: the expectation over random order, or by position (at most 10^6 rows).
     executor : Executor, optional
-        Where the shards are visited; in this process, if not given.
+        Where shards are processed; default: in this process.
 
     Returns
     -------
     Report
         `report.measured.metrics` maps the name of each metric to its mean over queries and 95 % bootstrap interval.
-        `curves` and `health` hold the precision and recall curves, and how evenly the bits are used.
+        `curves` holds the precision and recall curves, `health` the statistics of the bits.
 
     Raises
     ------
     ValueError
-        If arguments are missing or superfluous, or types, shapes or values do not fit.
+        If arguments are missing or conflict, or if a type, shape or value is wrong.
 
     Examples
     --------
@@ -138,14 +138,14 @@ def evaluate(
 
 
 def _whole(x: Array, y: Array | None, classes: Array | None) -> Batch:
-    """All rows as one batch."""
+    """Return all rows as one batch."""
     batches = [batch for shard in shards_of(x, y, classes, packed) for batch in shard]
     labels = None if y is None else np.concatenate([batch.y for batch in batches if batch.y is not None])
     return Batch(np.arange(len(x)), np.concatenate([batch.x for batch in batches]), labels)
 
 
 def _nearest(vectors: Any, query_vectors: Any, k: int, judge: Judge, n: int, executor: Executor) -> Array:
-    """The ids (q, k) of the rows nearest to each query."""
+    """Return the ids (q, k) of the rows nearest to each query."""
     x = as_vectors("vectors", vectors)
     if len(x) != n:
         raise ValueError(f"vectors: expected one for each of {n} codes, found {len(x)}")
@@ -167,7 +167,7 @@ def evaluate_files(
     ties: Literal["expectation", "by-id"] = "expectation",
     progress: Progress = silent,
 ) -> Report:
-    """Measure the codes of .npy files by their labels, as `evaluate` does; Ray visits the shards if settings say so."""
+    """Evaluate codes and labels in .npy files, on Ray if the settings say so."""
     x, y, queries, query_y = (path and npy.read_npy(path) for path in (codes, labels, query_codes, query_labels))
     return evaluate(
         x, queries, labels=y, query_labels=query_y, bits=bits, n_queries=n_queries, ties=ties,

@@ -1,4 +1,4 @@
-"""The flow `evaluate`: measure any version of a code table, alone or beside another."""
+"""The flow `evaluate`: measure any version of a code table and optionally compare it with another."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from .version import measure_version
 def evaluate_version(
     table: str, version: str, beside: str | None, protocol: Protocol, progress: Progress = silent
 ) -> Report:
-    """Measure a version, with the specification it was made by and the protocol that is asked for."""
+    """Measure a version with its stored specification and the given protocol.
+
+    Raises LookupError if the version does not exist or is empty.
+    """
     settings = Settings()
     opened = open_table(settings, table)
     found = opened.version(version)
@@ -37,5 +40,5 @@ def evaluate_version(
 def evaluate_flow(
     table: str, version: str = "main", beside: str | None = None, protocol: Protocol | None = None
 ) -> Report:
-    """Measure what is published, on a schedule."""
+    """Measure the published version by default; runs on a schedule."""
     return evaluate_version(table, version, beside, protocol or Protocol())

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours, kept as long as the queries stay: of a source only what changed since is read."""
+"""Exact nearest neighbours of fixed queries, cached and updated from the shards that changed."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from storage.tables.parts import Part, read_ids
 
 from .incremental import DAMAGE
 
-SPARE = 1000  # as many neighbours are kept again as are asked for, but so many at most: some will leave
+SPARE = 1000  # spare neighbours cached besides the k used, at most k: rows may be removed later
 
 
 class Lists(NamedTuple):
-    """The nearest rows of each query, (q, m) sorted by (distance, id) and filled up with -1 at distance inf.
+    """The nearest rows of each query, (q, m) sorted by (distance, id) and padded with id -1 at distance inf.
 
-    They are all the rows there are up to the last one, which may have left since, at (reach, last).
+    The lists are complete up to (reach, last), the position of a row that may have been removed since.
     """
 
     ids: Array
     distances: Array
-    reach: Array  # (q,) distance of the last one; inf: the lists hold every row
-    last: Array  # (q,) its id
+    reach: Array  # (q,) distance up to which the lists are complete; inf: the lists hold every row
+    last: Array  # (q,) id of the row at that distance
 
 
 def nearest(
@@ -40,10 +40,10 @@ def nearest(
     executor: Executor,
     kept: str,
 ) -> tuple[Array, Array]:
-    """(ids, squared distances) (q, k) of the rows nearest to x (q, d), and what the next call needs, kept at a URL.
+    """Return (ids, squared distances) (q, k) of the rows nearest to x (q, d); cache the lists at the URL `kept`.
 
-    Published parts, by shard, tell which ids have left with a shard. Where they do not, or are damaged, and where too
-    many neighbours have left, all shards are read.
+    The ids of removed shards come from the published parts, keyed by shard name. All shards are read if a removed
+    shard has no such part, if the part is damaged, or if too many neighbours were removed.
     """
     m = k + min(k, SPARE)
     now = [(shard.name, shard.version) for shard in shards]
@@ -64,20 +64,20 @@ def nearest(
 
 
 def blocks(queries: int, size: int) -> list[slice]:
-    """Consecutive queries, of each of which a state holds so many bytes, in states of at most 64 MiB."""
+    """Return slices of queries whose states, of `size` bytes per query, take at most 64 MiB each."""
     step = max(1, STATE_BYTES // size)
     return [slice(start, start + step) for start in range(0, queries, step)]
 
 
 def exact_neighbours(x: Array, own_rows: Array, k: int, data: Data) -> tuple[Array, Array]:
-    """(ids, squared distances) (q, k) of the rows nearest to x (q, d), by blocks of queries."""
+    """Return (ids, squared distances) (q, k) of the rows nearest to x (q, d), computed in blocks of queries."""
     parts = [NearestNeighbours(x[i], own_rows[i], k) for i in blocks(len(x), ENTRY_BYTES * k)]
     ids, distances = zip(*(data.reduce(part, "exact neighbours") for part in parts), strict=True)
     return np.concatenate(ids), np.concatenate(distances)
 
 
 def _ids(left: Sequence[tuple[str, str]], published: Mapping[str, Part]) -> Array | None:
-    """The ids of shards that left, by name and version; None where no part, or a damaged one, tells them."""
+    """Return the ids of removed shards, given by name and version; None if a part is missing or damaged."""
     if any(name not in published or published[name].version != version for name, version in left):
         return None
     try:
@@ -92,13 +92,13 @@ def _without(lists: Lists, gone: Array) -> Lists:
 
 
 def _with(lists: Lists, ids: Array, distances: Array) -> Lists:
-    """New rows take their places; those beyond the reach of the lists do not, as old ones may lie before them."""
+    """Insert new rows, except those beyond the reach of the lists: unlisted old rows may be nearer."""
     m = lists.ids.shape[1]
     ids, distances = np.hstack([lists.ids, ids]), np.hstack([lists.distances, distances])
     reach, last = lists.reach[:, None], lists.last[:, None]
     known = (distances < reach) | ((distances == reach) & (ids <= last))
     found = _sorted(lists, np.where(known, ids, -1), np.where(known, distances, np.inf))
-    full = np.isfinite(found.distances[:, m - 1])  # of new rows only m were looked for: others may lie beyond the last
+    full = np.isfinite(found.distances[:, m - 1])  # only m new rows were searched for: more may follow
     return Lists(
         found.ids[:, :m],
         found.distances[:, :m],
@@ -114,5 +114,5 @@ def _sorted(lists: Lists, ids: Array, distances: Array) -> Lists:
 
 
 def _enough(lists: Lists, k: int) -> bool:
-    """Whether the first k are known of every query. Where a list holds every row, fewer are all there are."""
+    """Return whether the first k neighbours of every query are known, or fewer if a list holds every row."""
     return bool((np.isfinite(lists.distances[:, :k]).all(axis=1) | np.isinf(lists.reach)).all())

@@ -1,4 +1,4 @@
-"""Code health in the words of the report."""
+"""Code health under the names of the report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .registry import HEALTH
 
 
 def code_health(codes: Data, n_bits: int) -> dict[str, float]:
-    """How evenly packed codes use their bits."""
+    """Return the health statistics of packed codes, by the names of `registry.HEALTH`."""
     return in_words(codes.reduce(CodeHealth(n_bits), "code health"))
 
 

@@ -1,8 +1,8 @@
-"""Counts that are kept in the warehouse, so that measuring a version costs what changed in it.
+"""Counts cached in the warehouse, so that measuring a version reads only what changed in it.
 
-Counts are integers: they add, and subtract, exactly. Those of a version are those of the version before, less those of
-the parts that left and with those of the parts that came, to the last bit what counting all parts anew would give. The
-files under `kept/` may be removed at any time: what is missing is counted again.
+Counts are integers, so addition and subtraction are exact. The counts of a version are those of the previous version,
+minus those of removed parts, plus those of added parts: identical to counting all parts again. Cached files under
+`kept/` may be deleted at any time; missing counts are computed again.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from storage.tables.parts import Part
 from ..spec import digest
 
 Count = Callable[[tuple[Part, ...]], Array]
-DAMAGE = (ValueError, FileNotFoundError)  # what reading a part raises that is not as it was written
+DAMAGE = (ValueError, FileNotFoundError)  # raised on reading a damaged or missing part
 
 
 def counts(count: Count, identity: str, parts: Collection[Part], earlier: Collection[Part], warehouse: str) -> Array:
-    """count of some parts, in which `identity` names all else that it depends on: kept, or by difference, or in full.
+    """Return the counts of `parts`, from the cache, by difference from `earlier` parts, or in full.
 
-    The difference is taken from `earlier` parts, if their counts were kept.
+    `identity` is the digest of everything but the parts that the counts depend on. The difference is used if the counts
+    of `earlier` are cached.
     """
     found = npz.read_arrays(_url(warehouse, identity, parts))
     if found is not None:
@@ -39,7 +40,7 @@ def counts(count: Count, identity: str, parts: Collection[Part], earlier: Collec
         came, left = set(parts) - set(earlier), set(earlier) - set(parts)
         try:
             gone = count(ordered(left))
-        except DAMAGE:  # which the parts themselves do without
+        except DAMAGE:  # only in removed parts: a full count does not read them
             result = count(ordered(parts))
         else:
             result = before["counts"] + count(ordered(came)) - gone
@@ -48,7 +49,7 @@ def counts(count: Count, identity: str, parts: Collection[Part], earlier: Collec
 
 
 def ordered(parts: Collection[Part]) -> tuple[Part, ...]:
-    """By rising id."""
+    """Return the parts in ascending order of id."""
     return tuple(sorted(parts, key=lambda part: (part.min_id, part.shard)))
 
 
@@ -59,9 +60,9 @@ def by_shard(
     executor: Executor,
     label: str,
 ) -> Array:
-    """The few integers that a statistic has for state, of all shards together; those of each are kept at a URL.
+    """Return the sum over shards of a statistic with an integer state, caching the state of each shard at a URL.
 
-    By shard, and not as one sum, because the old content of a shard that changed cannot be read any more.
+    Cached by shard and not as one sum, because the old content of a changed shard can no longer be read and subtracted.
     """
     found = npz.read_arrays(url) or {"shards": np.zeros((0, 2), str), "counts": np.zeros((0, 0), np.int64)}
     known = dict(zip(map(tuple, found["shards"].tolist()), found["counts"], strict=True))
@@ -76,7 +77,7 @@ def by_shard(
 
 
 def url(warehouse: str, *identity: object) -> str:
-    """Where something is kept, by all that it depends on."""
+    """Return the URL of a cached file, by everything its content depends on."""
     return places.CACHE.url(warehouse, digest=digest(*identity))
 
 

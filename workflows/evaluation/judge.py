@@ -1,4 +1,4 @@
-"""The judge of codes: queries, and which rows are relevant to each."""
+"""Queries and their relevant rows, and the histograms of codes against them."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ _NO_ROW = np.iinfo(np.int64).min
 
 @dataclass(frozen=True)
 class Judge:
-    """Queries, and what is relevant to each: rows that share a label, or the listed neighbours."""
+    """Queries and their relevant rows: rows that share a label, or the listed neighbours."""
 
     queries: Batch
-    drawn: bool  # rows of the database: then a query's own row is not ranked
-    neighbours: Array | None  # (q, k) int64 ids; None: labels
+    drawn: bool  # queries are rows of the database, so a query's own row is not ranked
+    neighbours: Array | None  # (q, k) int64 ids; None: relevance by labels
     protocol: str
-    graded: bool = False  # by how many labels are shared
+    graded: bool = False  # relevance is the number of shared labels
     _sorted: dict[tuple[int, int], IdLookup] = field(default_factory=dict, repr=False)
 
     @cached_property
     def identity(self) -> str:
-        """The digest of all that a histogram depends on beside codes and labels of the database."""
+        """Digest of everything a histogram depends on except the codes and labels of the database."""
         x, y, truth = self.queries.x, self.queries.y, self.neighbours
-        labels = None if y is None else np.argwhere(y).tolist()  # a vocabulary that grew changes nothing
+        labels = None if y is None else np.argwhere(y).tolist()  # independent of labels added to the vocabulary
         listed = None if truth is None else [truth.shape, truth.tobytes().hex()]
         return digest(self.queries.ids.tolist(), x.tobytes().hex(), labels, listed, self.drawn, self.graded)
 
     @property
     def own_rows(self) -> Array:
-        """The id of each query's own row in the database; one that no row has where the queries are no rows of it."""
+        """The id of each query's own row in the database, or an unused id if the queries are not rows of it."""
         return self.queries.ids if self.drawn else _NO_ROW + np.arange(len(self.queries.ids))
 
     def codes(self, function: HashFunction) -> Array:
@@ -60,19 +60,19 @@ class Judge:
         return pack(function.encode(self.queries.x))
 
     def ranked(self, codes: Array) -> RankingById:
-        """Return the queries, of packed codes (q, B), as rankings by id take them."""
+        """Return the queries with packed codes (q, B) as input for rankings by id."""
         labels = None if self.queries.y is None else pack_labels(self.queries.y)
         return RankingById(codes, self.own_rows, labels, self.neighbours)
 
     def histogram(self, function: HashFunction, shards: list[Shard], executor: Executor) -> Array:
-        """Return `histogram_of` the codes that a function gives the queries."""
+        """Return `histogram_of` for the queries encoded by a hash function."""
         return self.histogram_of(self.codes(function), function.n_bits, shards, executor)
 
     def histogram_of(self, codes: Array, n_bits: int, shards: list[Shard], executor: Executor) -> Array:
-        """Return (2, q, n_bits + 1) int64 for queries of packed codes (q, B): all rows and relevant rows by distance.
+        """Return (2, q, n_bits + 1) int64 for packed query codes (q, B): all rows and relevant rows by distance.
 
-        Graded, (2 + n_grades, q, n_bits + 1): then the rows that share 0, 1, … labels. By blocks of queries, so that no
-        state is over 64 MiB.
+        If graded, (2 + n_grades, q, n_bits + 1): followed by the rows that share 0, 1, … labels. Computed in blocks of
+        queries, so that a state takes at most 64 MiB.
         """
         y = self.queries.y
         n_grades = int(y.sum(axis=1).max()) + 1 if self.graded and y is not None else 0
@@ -84,7 +84,7 @@ class Judge:
             labels = None if y is None else pack_labels(y[i])
             if self.neighbours is not None:
                 key = i.start, i.stop
-                if key not in self._sorted:  # once for all codes that are judged
+                if key not in self._sorted:  # shared by all codes that are measured
                     self._sorted[key] = neighbour_lookup(self.neighbours[i], own[i])
                 statistic = NeighbourHistogram(codes[i], n_bits, self._sorted[key], own[i])
             elif n_grades:
@@ -102,9 +102,10 @@ def judge_of(
     n_queries: int | None = None,
     published: Mapping[str, Part] = EMPTY,
 ) -> Judge:
-    """The queries of a dataset, all or the first so many, and their truth, which is computed once and kept.
+    """Return the judge of a dataset, with cached ground truth if relevance is by neighbours.
 
-    Published parts tell which rows have left since.
+    `n_queries` limits the queries to the first ones (None: all). `published` parts, keyed by shard name, hold ids of
+    rows removed since the ground truth was cached. Raises ValueError for relevance by labels without labels.
     """
     spec, dataset, warehouse = context.spec, context.dataset, context.warehouse
     drawn = "query" not in dataset.splits
@@ -121,7 +122,7 @@ def judge_of(
         return judge
     shards = dataset.shards("base")
     source = [(shard.name, shard.version) for shard in shards]
-    # "nearest": lists that were kept under "euclidean" may lack rows
+    # "nearest": lists cached by old versions under "euclidean" may lack rows
     asked = [dataset.splits["base"], queries.ids.tolist(), queries.x.tobytes().hex(), "nearest", k, judge.drawn]
     key = digest(source, *asked)
     truth = storage_queries.cached_neighbours(warehouse, key)
@@ -133,7 +134,7 @@ def judge_of(
 
 
 def draw_queries(context: Context, vocabulary: tuple[str | int, ...]) -> Batch:
-    """The frozen queries of a dataset without a query split. The first call draws them, by keyed hash of the ids."""
+    """Return the frozen queries of a dataset without a query split; the first call samples them by hashed id."""
     spec, dataset, warehouse = context.spec, context.dataset, context.warehouse
     found = storage_queries.load_queries(warehouse, dataset.name, vocabulary)
     if found is None or spec.protocol.new_queries:

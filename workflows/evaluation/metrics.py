@@ -1,4 +1,4 @@
-"""Metrics and curves of histograms, with means and intervals over queries."""
+"""Metrics and curves from histograms, with means and confidence intervals over queries."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ..records import Curves, Estimate, Measured
 
 
 def metric_values(histogram: Array, ranked: Array | None = None) -> dict[str, Array]:
-    """Of Judge.histogram's, each (q,) float64, by the names of the report. Empty balls and zero hits count as 0.
+    """Return each metric, (q,) float64 by name, of a histogram from `Judge`. Empty balls and no hits count as 0.
 
-    Metrics that go by rank are expectations over ties, or those of `ranked`, given as a histogram of its runs.
+    Metrics by rank are expectations over ties, or those of `ranked`, the histogram of the runs of a literal ranking.
     """
     ranked, graded = np.split(histogram if ranked is None else ranked, [2])
     ties, ranks = tie_groups.groups(histogram[:2]), tie_groups.groups(ranked)
@@ -35,7 +35,7 @@ def metric_values(histogram: Array, ranked: Array | None = None) -> dict[str, Ar
 
 
 def measured(histogram: Array, seed: int, found: dict[str, Array] | None = None) -> Measured:
-    """Means and intervals of the metrics. The rows are those that were ranked for most queries."""
+    """Return means and intervals of the metrics; `rows` is the largest number of rows ranked for a query."""
     estimates = {name: estimated(values, seed) for name, values in (found or metric_values(histogram)).items()}
     return Measured(rows=int(histogram[0].sum(-1).max()), metrics=estimates)
 
@@ -46,9 +46,9 @@ def estimated(values: Array, seed: int) -> Estimate:
 
 
 def retrieval_curves(histogram: Array, at: Array | None = None) -> Curves:
-    """Precision and recall by radius and by rank, as in the figures of DHN (Zhu et al., AAAI 2016).
+    """Return precision and recall by radius and by rank, as in the figures of DHN (Zhu et al., AAAI 2016).
 
-    By rank they are `curves_at` of the histogram, or of literal rankings.
+    `at` holds the curves by rank of literal rankings; default: `curves_at` of the histogram.
     """
     histogram = histogram[:2]
     precision, recall = metrics.precision_recall_curve(histogram)
@@ -63,13 +63,13 @@ def retrieval_curves(histogram: Array, at: Array | None = None) -> Curves:
 
 
 def ranks(histogram: Array) -> list[int]:
-    """1, 2, 5, 10, … up to the rows."""
+    """Return the ranks 1, 2, 5, 10, … up to the number of rows."""
     rows = int(histogram[0].sum(-1).max())
     return [n for power in range(len(str(rows))) for n in (10**power, 2 * 10**power, 5 * 10**power) if n <= rows]
 
 
 def curves_at(ranked: Array, ranks: list[int]) -> Array:
-    """(2, len(ranks), q) float64: precision and recall of the first N ranks."""
+    """Return precision and recall at the first N ranks, (2, len(ranks), q) float64."""
     both, ties = (metrics.precision_at, metrics.recall_at), tie_groups.groups(ranked[:2])
     found = [metric(ties, n) for metric in both for n in ranks]
     return np.reshape(found, (2, len(ranks), ranked.shape[1]))

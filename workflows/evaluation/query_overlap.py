@@ -10,7 +10,10 @@ from .judge import Judge
 
 
 def overlap(judge: Judge, context: Context) -> str:
-    """How many rows of the database, and of the training set, are queries by id or content: this flatters metrics."""
+    """Return how many rows of the database and of the training set equal a query by id or content.
+
+    Overlap makes metrics look better than they are.
+    """
     dataset = context.dataset
     statistic = query_overlap.QueryOverlap(judge.queries.ids, judge.queries.x)
 

@@ -1,6 +1,6 @@
-"""Every metric, registered once: its name, its range, which direction is better, and what it needs.
+"""The registry of metrics: name, range, better direction, and required data.
 
-Reports, gate rules, benchmarks and `--help` read it, so nothing heavy is imported here.
+Reports, gate rules, benchmarks and `--help` use it, so nothing heavy is imported here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Needs = Literal["relevant rows", "graded relevance", "codes", "protocol dhn"]
 
 
 class Metric(NamedTuple):
-    """A number that says how good codes are."""
+    """A measure of the quality of codes."""
 
     name: str
     about: str  # one line for reports and help
@@ -52,17 +52,17 @@ METRICS = {
         Metric("queries_without_hit", "share of queries without a hit", better="less", needs="protocol dhn"),
     )
 }
-HEALTH = {  # keys of a report's health, and of the table property `health`: existing tables hold them, keep them
+HEALTH = {  # keys of a report's health, and of the table property `health`: stored in existing tables, do not change
     "health.balance": "least balanced bit, share of ones",
     "health.entropy": "least entropy of a bit",
     "health.correlation": "largest correlation of two bits",
     "health.constant_bits": "constant bits",
 }
-GATED = [name for name, metric in METRICS.items() if metric.needs != "protocol dhn"]  # what `reindex` measures
+GATED = [name for name, metric in METRICS.items() if metric.needs != "protocol dhn"]  # measured by `reindex`
 
 
 def find(name: str) -> Metric:
-    """Return the metric of a name. Raises ValueError, with similar names, if `reindex` measures none of that name."""
+    """Return a metric of `reindex` by name. Raises ValueError, with similar names, for an unknown name."""
     if name not in GATED:
         near = get_close_matches(name, GATED)
         hint = f"did you mean {' or '.join(near)}?" if near else f"the metrics are {', '.join(GATED)}"

@@ -1,4 +1,4 @@
-"""Rules of the gate: bounds of metrics, checked when they are made."""
+"""Rules of the gate: bounds on metrics, validated on construction."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Kind = Literal["floor", "ceiling", "loss"]
 
 @dataclass(frozen=True)
 class Rule:
-    """A bound of one metric: its least value, its greatest value, or its greatest loss against the published version.
+    """A bound on one metric: minimum, maximum, or largest loss against the published version.
 
-    Raises ValueError for a name that is no metric of the gate, and for a bound outside the metric's range.
+    Raises ValueError for an unknown metric and for a bound outside the range of the metric.
     """
 
     kind: Kind
@@ -38,7 +38,7 @@ class Rule:
         return METRICS[self.name]
 
     def judge(self, values: Mapping[str, float]) -> tuple[bool, str]:
-        """Return whether a floor or ceiling holds for measured values, and the reason in words."""
+        """Return whether a floor or ceiling holds for measured values, and the reason."""
         if self.name not in values:
             return False, f"{self.name} was not measured: its {self.kind} of {self.bound:.4f} cannot be checked"
         value = values[self.name]

@@ -1,4 +1,4 @@
-"""Measure one version of a code table, alone or beside another."""
+"""Measurement of one version of a code table, optionally compared with another."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .judge import EMPTY, judge_of
 
 
 def measure_version(context: Context, table: CodeTable, version: Version, base: Version | None = None) -> Report:
-    """Measure a version, beside another one if it is given and not empty."""
+    """Measure a version, and compare it with `base` if that is given and not empty."""
     before = table.parts(base.snapshot_id) if base else EMPTY
     judge = judge_of(context, table.vocabulary, published=before)
     seed = context.spec.method.seed
