@@ -1,18 +1,22 @@
-"""Anchors: k-means centres, kernels between rows and anchors, and anchor graphs. Kernels keep the precision of x."""
+"""K-means centres (anchors), kernels between rows and anchors, and anchor graphs. Kernels have the precision of x."""
 
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from .mapreduce import Array, Data, Sum, one_blas_thread
+from .mapreduce import Array, Batch, Data, Sum, one_blas_thread
 from .solvers import top_eigenvectors
 from .statistics import Sample
 
 
 def squared_centre_distances(x: Array, centres: Array) -> Array:
-    """(n, m), |x_i - c_j|^2 for x (n, d) and centres (m, d)."""
-    origin = centres.mean(axis=0, dtype=x.dtype)  # rounding grows with the norms
+    """Return |x_i - c_j|^2 (n, m) for x (n, d) and centres (m, d).
+
+    >>> squared_centre_distances(np.array([[0.0, 0.0]]), np.array([[1.0, 0.0], [0.0, 2.0]]))
+    array([[1., 4.]])
+    """
+    origin = centres.mean(axis=0, dtype=x.dtype)  # smaller norms, smaller rounding errors
     x, centres = x - origin, (centres - origin).astype(x.dtype)
     norms = np.einsum("ij,ij->i", x, x)[:, None] + np.einsum("ij,ij->i", centres, centres)
     distances: Array = np.maximum(norms - 2 * (x @ centres.T), 0)
@@ -20,12 +24,19 @@ def squared_centre_distances(x: Array, centres: Array) -> Array:
 
 
 def rbf(x: Array, anchors: Array, gamma: float) -> Array:
-    """(n, m), exp(-gamma |x_i - a_j|^2)."""
-    return np.exp(-gamma * squared_centre_distances(x, anchors))
+    """Return exp(-gamma |x_i - a_j|^2) (n, m) for x (n, d) and anchors (m, d)."""
+    kernel: Array = np.exp(-gamma * squared_centre_distances(x, anchors))
+    return kernel
 
 
 def anchor_width(anchors: Array) -> float:
-    """The mean distance of an anchor (m, d) to the nearest that differs, as of a row to its nearest anchor."""
+    """Return the mean distance of the distinct anchors (m, d) to their nearest neighbours, as a kernel width.
+
+    Raises
+    ------
+    ValueError
+        If all anchors are equal.
+    """
     once = anchors[np.sort(np.unique(anchors, axis=0, return_index=True)[1])]
     with one_blas_thread():
         distances = squared_centre_distances(once, once)
@@ -37,21 +48,23 @@ def anchor_width(anchors: Array) -> float:
 
 
 def anchor_weights(x: Array, anchors: Array, sigma: float, n_nearest: int) -> Array:
-    """Z (n, m): exp(-|x - a|^2 / sigma^2) on each row's nearest anchors, 0 elsewhere, rows summing to 1.
+    """Return Z (n, m): exp(-|x - a|^2 / sigma^2) for each row's n_nearest anchors, 0 elsewhere; each row sums to 1.
 
     Source: Liu, Wang, Kumar & Chang, Hashing with graphs, ICML 2011, section 3.1.
     """
     distances = squared_centre_distances(x, anchors)
     near = np.argpartition(distances, n_nearest - 1, axis=1)[:, :n_nearest]
     least = np.take_along_axis(distances, near, axis=1)
-    weights = np.exp((least.min(axis=1, keepdims=True) - least) / sigma**2)  # a common factor leaves: no row underflows
+    weights = np.exp(
+        (least.min(axis=1, keepdims=True) - least) / sigma**2
+    )  # relative to the nearest, so that no row underflows
     z = np.zeros_like(distances)
     np.put_along_axis(z, near, weights / weights.sum(axis=1, keepdims=True), axis=1)
     return z
 
 
 def check_anchors(n_anchors: int, n_nearest: int, n_functions: int) -> None:
-    """Raise ValueError where so many anchors cannot give each row its nearest, or a graph that many functions."""
+    """Raise ValueError if n_anchors is below n_nearest, or does not exceed the number of eigenvectors."""
     if n_anchors < n_nearest:
         raise ValueError(f"expected n_nearest of at most n_anchors, found n_nearest={n_nearest}, n_anchors={n_anchors}")
     if n_anchors <= n_functions:
@@ -62,15 +75,18 @@ def check_anchors(n_anchors: int, n_nearest: int, n_functions: int) -> None:
 
 
 def anchor_eigenvectors(mass: Array, gram: Array, k: int) -> Array:
-    """W (m, k): ZW (n, k) are the smoothest functions on the anchor graph, balanced, uncorrelated, of mean square 1.
+    """Return W (m, k) such that ZW (n, k) are the k smoothest functions on the anchor graph.
 
-    They are the eigenvectors of Z diag(mass)^-1 Z' of the largest eigenvalues under 1, for mass = Z'1 (m,) and
-    gram = Z'Z (m, m). The eigenvalue 1 belongs to functions that are constant on each connected part of the graph;
-    0.999 and more counts as 1. Raises ValueError where fewer than k are left.
+    They are balanced, uncorrelated and of mean square 1: the eigenvectors of Z diag(mass)^-1 Z' for the largest
+    eigenvalues below 1, where mass = Z'1 (m,) and gram = Z'Z (m, m). The eigenvalue 1 belongs to functions that are
+    constant on each connected component; values of 0.999 and more count as 1. Raises ValueError where fewer than k
+    eigenvalues remain.
     Source: Liu, Wang, Kumar & Chang, Hashing with graphs, ICML 2011, section 3.2; the authors' code.
     """
     if k >= len(mass):
-        raise ValueError(f"expected fewer eigenvectors than anchors, found {k} of {len(mass)} anchors (1 for 10 rows)")
+        raise ValueError(
+            f"expected fewer eigenvectors than anchors, found {k} eigenvectors, {len(mass)} anchors (1 for 10 rows)"
+        )
     scale = 1 / np.sqrt(mass)
     with one_blas_thread():
         matrix = gram * np.outer(scale, scale)
@@ -80,25 +96,25 @@ def anchor_eigenvectors(mass: Array, gram: Array, k: int) -> Array:
     if len(kept) < k:
         raise ValueError(
             f"expected an anchor graph with {k} eigenvalues between 0 and 1, found {len(kept)}, in "
-            f"{(values >= 1 - 1e-3).sum()} parts that nothing connects: more nearest anchors would"
+            f"{(values >= 1 - 1e-3).sum()} disconnected components: raise n_nearest to connect them"
         )
-    vectors = np.where(np.abs(vectors[:, kept]) > 1e-9, vectors[:, kept], 0)  # in parts elsewhere, only rounding
+    vectors = np.where(np.abs(vectors[:, kept]) > 1e-9, vectors[:, kept], 0)  # drops rounding on other components
     weights: Array = scale[:, None] * vectors * np.sqrt(mass.sum() / values[kept])
     return weights
 
 
 class Clusters(NamedTuple):
-    """Groups of rows."""
+    """The result of k-means."""
 
     centres: Array  # (k, d) float64
-    counts: Array  # (k,) rows
+    counts: Array  # (k,) rows of each
 
 
 def kmeans(data: Data, k: int, n_iter: int, seed: int) -> Clusters:
-    """Lloyd's algorithm over all rows from k rows drawn by key; fewer rows than k give as many centres.
+    """Return k-means clusters of all rows, by Lloyd's algorithm from k sampled rows, or fewer if n < k.
 
-    A centre that loses all its rows stays where it is. The counts are those of the last iteration's centres before
-    they moved.
+    A centre without rows does not move. The counts are of the assignment in the last iteration, before its centres
+    moved.
     """
     centres = data.reduce(Sample(k, seed), "first centres").x.astype(np.float64)
     counts = np.zeros(len(centres))
@@ -109,7 +125,7 @@ def kmeans(data: Data, k: int, n_iter: int, seed: int) -> Clusters:
     return Clusters(centres, counts)
 
 
-def _cluster_sums(batch, centres):
+def _cluster_sums(batch: Batch, centres: Array) -> tuple[Array, Array]:
     x = batch.x.astype(np.float64)
     member = np.zeros((len(x), len(centres)))
     member[np.arange(len(x)), squared_centre_distances(x, centres).argmin(axis=1)] = 1
@@ -117,7 +133,7 @@ def _cluster_sums(batch, centres):
 
 
 class AnchorGraph(NamedTuple):
-    """The graph A = Z diag(mass)^-1 Z' of n rows that meet through m anchors; each row and column of A sums to 1."""
+    """The graph A = Z diag(mass)^-1 Z' of n rows connected through m anchors; rows and columns of A sum to 1."""
 
     anchors: Array  # (m, d) float64
     sigma: float  # the kernel's width
@@ -126,9 +142,11 @@ class AnchorGraph(NamedTuple):
 
 
 def anchor_graph(data: Data, n_anchors: int, n_nearest: int, n_iter: int, seed: int) -> AnchorGraph:
-    """Anchors by k-means, at most one for ten rows; sigma the mean distance of a row to its n_nearest-th anchor.
+    """Return the anchor graph of all rows.
 
-    An anchor that is among the nearest of no row is left out.
+    The anchors are k-means centres, at most one for ten rows; sigma is the mean distance of a row to its n_nearest-th
+    anchor. Anchors that are not among the nearest of any row are left out. Raises ValueError where there are too few
+    rows for n_nearest anchors, or the rows do not differ.
     Source: Liu, Wang, Kumar & Chang, Hashing with graphs, ICML 2011, section 3.
     """
     n = int(data.reduce(Sum(_count), "count")[0])
@@ -146,15 +164,15 @@ def anchor_graph(data: Data, n_anchors: int, n_nearest: int, n_iter: int, seed: 
     return AnchorGraph(anchors[used], sigma, mass[used], gram[np.ix_(used, used)])
 
 
-def _count(batch):
+def _count(batch: Batch) -> tuple[int]:
     return (len(batch.ids),)
 
 
-def _reach(batch, anchors, n_nearest):
+def _reach(batch: Batch, anchors: Array, n_nearest: int) -> tuple[float]:
     distances = squared_centre_distances(batch.x.astype(np.float64), anchors)
     return (np.sqrt(np.partition(distances, n_nearest - 1, axis=1)[:, n_nearest - 1]).sum(),)
 
 
-def _anchor_sums(batch, anchors, sigma, n_nearest):
+def _anchor_sums(batch: Batch, anchors: Array, sigma: float, n_nearest: int) -> tuple[Array, Array]:
     z = anchor_weights(batch.x.astype(np.float64), anchors, sigma, n_nearest)
     return z.sum(axis=0), z.T @ z

@@ -1,6 +1,6 @@
-"""Fitted hash functions: the few families that all methods learn, and their form at rest.
+"""Fitted hash functions: the families that all methods learn, and their conversion to arrays for storage.
 
-A family is a frozen dataclass whose fields are arrays and numbers; that is all that is ever saved of it.
+A family is a frozen dataclass whose fields are arrays, numbers and strings; only these are stored.
 """
 
 from __future__ import annotations
@@ -25,33 +25,56 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 class HashFunction(Protocol):
-    """A pure function of rows. What it makes of a row depends neither on the other rows nor on their number."""
+    """A fitted hash function, from vectors to codes.
+
+    An implementation must be pure and deterministic: the code of a row depends only on that row, not on the other rows
+    or their number. It must also be picklable and safe to call from several threads. Subclasses of `SignFunction` are
+    all of these and only define `shape` and `values`; only families in this module can be stored::
+
+        @dataclass(frozen=True, eq=False)
+        class LinearHash(SignFunction):
+            weight: Array  # (d, n_bits)
+
+            @property
+            def shape(self): return self.weight.shape
+            def values(self, x): return x @ self.weight
+    """
 
     @property
-    def n_bits(self) -> int: ...
+    def n_bits(self) -> int:
+        """Return the number of bits of a code."""
+
     @property
-    def epochs(self) -> tuple[Epoch, ...]: ...
+    def epochs(self) -> tuple[Epoch, ...]:
+        """Return the metrics of the training epochs; empty for methods that are not trained in epochs."""
 
     @property
     def dim(self) -> int:
-        """d, the dimension of the vectors it takes."""
+        """Return d, the dimension of the vectors that the function takes."""
 
     def project(self, x: Array) -> Array:
-        """u (n, n_bits) float32, of which the bits are the signs."""
+        """Return u (n, n_bits) float32 for vectors x (n, d); the bits are its signs."""
 
     def encode(self, x: Array) -> Array:
-        """x (n, d) float32 -> (n, n_bits) bool, where True stands for +1."""
+        """Return bits (n, n_bits) bool for vectors x (n, d); True means +1."""
 
 
 @dataclass(frozen=True, eq=False)
 class SignFunction(ABC):
-    """h(x) = [u(x) >= 0], for a u that each family says in `values`.
+    """h(x) = [u(x) >= 0]; each family defines u in `values`.
 
-    Arrays are kept as float32, or as tuples of float32. Raises ValueError where one is not finite.
+    Array fields, and tuples of arrays, are converted to float32.
+
+    Raises
+    ------
+    ValueError
+        If an array has a value that is not finite.
     """
 
-    rows: ClassVar[int] = 4096  # of the blocks in which rows are encoded
-    epochs: tuple[Epoch, ...] = field(default=(), kw_only=True, compare=False)  # how it was made, not what it is
+    rows: ClassVar[int] = 4096  # rows per block in `project`
+    epochs: tuple[Epoch, ...] = field(
+        default=(), kw_only=True, compare=False
+    )  # a record of training, not part of the function
 
     def __post_init__(self) -> None:
         for name in _parts(self):
@@ -62,7 +85,7 @@ class SignFunction(ABC):
     @property
     @abstractmethod
     def shape(self) -> tuple[int, int]:
-        """(d, n_bits)."""
+        """Return (d, n_bits)."""
 
     @property
     def dim(self) -> int:
@@ -74,16 +97,23 @@ class SignFunction(ABC):
 
     @abstractmethod
     def values(self, x: Array) -> Array:
-        """x (rows, d) float32 -> u (rows, n_bits)."""
+        """Return u (rows, n_bits) for one block x (rows, d) float32."""
 
     def project(self, x: Array) -> Array:
-        """In blocks of always so many rows, the last one padded with zeros: the bits of a matrix product depend on its
-        shape and on the number of threads, and here neither ever varies. ValueError where u is not finite.
+        """Return u (n, n_bits) float32 for vectors x (n, d).
+
+        The bits of a matrix product depend on its shape and on the number of BLAS threads. So that a row's code does
+        not depend on the other rows, u is computed on one thread in blocks of `rows` rows, the last padded with zeros.
+
+        Raises
+        ------
+        ValueError
+            If x has another dimension, or values too large for u to be finite in float32.
         """
         if x.ndim != 2 or x.shape[1] != self.dim:
             raise ValueError(f"expected vectors of shape (n, {self.dim}), found {x.shape}")
         u = np.empty((len(x), self.n_bits), np.float32)
-        with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):  # what overflows is told in one line
+        with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):  # overflow is reported below
             for start in range(0, len(x), self.rows):
                 block = np.ascontiguousarray(x[start : start + self.rows], np.float32)
                 if (n := len(block)) < self.rows:
@@ -92,15 +122,19 @@ class SignFunction(ABC):
         if not np.isfinite(u.sum(dtype=np.float64)):
             row = int(np.flatnonzero(~np.isfinite(u).all(axis=1))[0])
             most = np.abs(x[row]).max()
-            raise ValueError(f"expected vectors that float32 can measure, found values up to {most:.3g} in row {row}")
+            raise ValueError(
+                f"row {row}: values up to {most:.3g} overflow float32 or are not finite: scale the vectors"
+            )
         return u
 
     def encode(self, x: Array) -> Array:
-        return self.project(x) >= 0
+        """Return bits (n, n_bits) bool, the signs of `project`; raise ValueError as it does."""
+        bits: Array = self.project(x) >= 0
+        return bits
 
 
 def _parts(family: Any) -> list[str]:
-    """The names of the fields that make a function what it is."""
+    """Return the names of the fields that define the function and are stored."""
     return [field.name for field in fields(family) if field.compare]
 
 
@@ -110,7 +144,7 @@ def _finite(name: str, value: Any) -> Any:
     with np.errstate(over="ignore"):
         value = np.ascontiguousarray(value, np.float32)
     if not np.isfinite(value).all():
-        raise ValueError(f"expected a finite {name}, found NaN or infinity: the fit did not converge")
+        raise ValueError(f"{name} has NaN or infinite values: the fit did not converge")
     return value
 
 
@@ -142,7 +176,8 @@ class CosineHash(SignFunction):
         return self.weight.shape[0], self.weight.shape[1]
 
     def values(self, x: Array) -> Array:
-        return np.cos(x @ self.weight + self.phase) - self.threshold
+        u: Array = np.cos(x @ self.weight + self.phase) - self.threshold
+        return u
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +197,7 @@ class SphericalHash(SignFunction):
 
 @dataclass(frozen=True, eq=False)
 class KernelHash(SignFunction):
-    """u = k(x)W - t, with k(x) = exp(-gamma |x - a|^2) of each anchor a."""
+    """u = k(x)W - t, with k(x) = exp(-gamma |x - a|^2) for each anchor a."""
 
     anchors: Array  # (m, d)
     gamma: float
@@ -179,9 +214,10 @@ class KernelHash(SignFunction):
 
 @dataclass(frozen=True, eq=False)
 class AnchorGraphHash(SignFunction):
-    """u = z(x)W, z(x) the weights of x on its nearest anchors; the first columns of u may give a second bit each.
+    """u = z(x)W, where z(x) are the weights of x on its nearest anchors.
 
-    A column y with thresholds (upper, lower) gives a second bit [y >= upper] where y >= 0, [y <= lower] elsewhere.
+    Each of the first l columns may define a second bit: for a column y with thresholds (upper, lower) it is
+    [y >= upper] where y >= 0 and [y <= lower] elsewhere.
     """
 
     anchors: Array  # (m, d)
@@ -203,10 +239,11 @@ class AnchorGraphHash(SignFunction):
 
 @dataclass(frozen=True, eq=False)
 class ProductHash(SignFunction):
-    """The codes of the nearest centre in each of M subspaces of (x - mean)R, one after another.
+    """The concatenated indices of the nearest centres in M subspaces of (x - mean)R.
 
-    A centre's index is its code, bit j of it at position j. u is the least squared distance of a centre without the
-    bit less that of one with it, so that its signs spell the nearest centre.
+    The index of a centre is its code, least significant bit first. u for a bit is the smallest squared distance to a
+    centre where that bit is 0, minus the smallest to a centre where it is 1, so its signs are the index of the nearest
+    centre.
     """
 
     mean: Array  # (d,)
@@ -231,11 +268,11 @@ class ProductHash(SignFunction):
 
 @dataclass(frozen=True, eq=False)
 class NetworkHash(SignFunction):
-    """u = the last layer of a perceptron: each layer is hW + b, and an activation follows all but the last."""
+    """u = the outputs of a perceptron: each layer is hW + b, with an activation after each but the last."""
 
     weights: tuple[Array, ...]  # (d, h1), (h1, h2), ..., (h, n_bits)
     biases: tuple[Array, ...]  # (h1,), ..., (n_bits,)
-    activation: str  # a name of ACTIVATIONS
+    activation: str  # a key of ACTIVATIONS
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -249,16 +286,16 @@ class NetworkHash(SignFunction):
 
 @dataclass(frozen=True, eq=False)
 class DeepHash(SignFunction):
-    """u = a network of hashing.networks, in evaluation mode, on the CPU."""
+    """u = the outputs of a network of hashing.deep.networks, in evaluation mode, on the CPU."""
 
-    parameters: tuple[Array, ...]  # in the order of the network's state
+    parameters: tuple[Array, ...]  # in the order of the network's state_dict
     network: str
     d: int
     length: int  # n_bits
     views: int = 1
-    split: int = 0  # dimensions of the first of two views
+    split: int = 0  # dimension of the first view, where there are two
     hash_layer: str = "linear"
-    rows: ClassVar[int] = 128  # a picture's activations are large, and a query alone pays for a whole block
+    rows: ClassVar[int] = 128  # activations of images are large, and a single query costs a whole block
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -266,10 +303,10 @@ class DeepHash(SignFunction):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the function: its copies in a process share one network."""
+        """Return the SHA-256 of the function; equal copies in a process share one network by it."""
         content = sha256(repr((self.network, self.shape, self.views, self.split, self.hash_layer)).encode())
         for part in self.parameters:
-            content.update(part)
+            content.update(part.data)
         return content.hexdigest()
 
     def values(self, x: Array) -> Array:
@@ -283,13 +320,19 @@ FAMILIES: dict[str, type] = {family.__name__: family for family in SignFunction.
 
 
 def to_arrays(function: HashFunction) -> tuple[str, dict[str, Array], dict[str, Any]]:
-    """(family, arrays, numbers), from which `from_arrays` makes the function again. A tuple has parts name.place.
+    """Return (family, arrays, numbers), which `from_arrays` turns back into the function.
 
-    Raises ValueError for a function of no family, which nobody could read again.
+    The parts of a tuple of arrays have the names "field.0", "field.1" and so on. `numbers` holds the other fields, also
+    strings.
+
+    Raises
+    ------
+    ValueError
+        If the function belongs to no family of this module, so that it could not be loaded.
     """
     family = type(function).__name__
     if FAMILIES.get(family) is not type(function):
-        raise ValueError(f"expected a hash function of a family among {sorted(FAMILIES)}, found {family!r}")
+        raise ValueError(f"unknown family of hash functions {family!r}: expected one of {sorted(FAMILIES)}")
     arrays: dict[str, Array] = {}
     numbers: dict[str, Any] = {}
     for name in _parts(function):
@@ -302,12 +345,19 @@ def to_arrays(function: HashFunction) -> tuple[str, dict[str, Array], dict[str, 
 
 
 def from_arrays(family: str, arrays: dict[str, Array], numbers: dict[str, Any]) -> HashFunction:
-    """The function that `to_arrays` took apart. Raises ValueError for a family that is not known here."""
+    """Return the function that `to_arrays` converted.
+
+    Raises
+    ------
+    ValueError
+        If the family is unknown, or the names are not its fields.
+    """
     if family not in FAMILIES:
-        raise ValueError(f"expected a hash function of a family among {sorted(FAMILIES)}, found {family!r}")
+        raise ValueError(f"unknown family of hash functions {family!r}: expected one of {sorted(FAMILIES)}")
     values: dict[str, Any] = {**numbers, **{name: array for name, array in arrays.items() if "." not in name}}
     for name, place in sorted((name.split(".")[0], int(name.split(".")[1])) for name in arrays if "." in name):
         values[name] = (*values.get(name, ()), arrays[f"{name}.{place}"])
     if values.keys() != (expected := set(_parts(FAMILIES[family]))):
-        raise ValueError(f"expected {family} to have the fields {sorted(expected)}, found {sorted(values)}")
-    return FAMILIES[family](**values)
+        raise ValueError(f"expected the fields {sorted(expected)} of {family}, found {sorted(values)}")
+    function: HashFunction = FAMILIES[family](**values)
+    return function

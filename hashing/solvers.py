@@ -1,4 +1,4 @@
-"""The algorithms that methods share: linear algebra on the driver, on one BLAS thread, and discrete steps over rows."""
+"""Algorithms that methods share: linear algebra on the driver, on one BLAS thread, and discrete steps over rows."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,11 +9,11 @@ import numpy as np
 from .bits import sgn
 from .mapreduce import Array, Batch, Data, Sum, one_blas_thread
 
-ROWS = 2048
+ROWS = 2048  # per block; blocks of this size stay in the CPU cache
 
 
 def bits_within_dim(method: Any, dim: int) -> None:
-    """`check_dim` of methods whose bits are directions: raise ValueError for more bits than dimensions."""
+    """Raise ValueError if a method whose bits are orthogonal directions has more bits than dimensions."""
     _check_directions(method.n_bits, dim)
 
 
@@ -23,18 +23,26 @@ def _check_directions(k: int, d: int) -> None:
 
 
 def top_eigenvectors(matrix: Array, k: int) -> Array:
-    """The k eigenvectors of the largest eigenvalues of a symmetric (d, d) matrix, as columns (d, k), largest first.
+    """Return the eigenvectors (d, k) of the k largest eigenvalues of a symmetric (d, d) matrix, largest first.
 
-    An eigenvector's sign is arbitrary; here its entry of largest magnitude is positive, so that runs agree.
+    The sign of an eigenvector is arbitrary; its entry of largest magnitude is made positive, so that runs agree.
+    Raises ValueError where k > d.
     """
     _check_directions(k, len(matrix))
     with one_blas_thread():
         vectors = np.linalg.eigh(matrix)[1][:, ::-1][:, :k]
-    return vectors * np.sign(vectors[np.abs(vectors).argmax(0), np.arange(k)])
+    signed: Array = vectors * np.sign(vectors[np.abs(vectors).argmax(0), np.arange(k)])
+    return signed
 
 
 def principal_directions(cov: Array, k: int) -> Array:
-    """The k directions (d, k) of largest variance. ValueError where rows vary in fewer: others would be rounding."""
+    """Return the k orthonormal directions (d, k) of largest variance, given the covariance (d, d).
+
+    Raises
+    ------
+    ValueError
+        If the rows vary in fewer than k directions; the others would be rounding errors.
+    """
     directions = top_eigenvectors(cov, k)
     variances = np.einsum("ij,ij->j", directions, cov @ directions)
     if (vary := int((variances > 1e-9 * variances[0]).sum())) < k:
@@ -43,24 +51,26 @@ def principal_directions(cov: Array, k: int) -> Array:
 
 
 def procrustes(c: Array) -> Array:
-    """The rotation R (k, k) that maximises tr(RC): for C = B'V it minimises |B - VR|_F (Schönemann 1966)."""
+    """Return the rotation R (k, k) that maximises tr(RC): for C = B'V it minimises |B - VR|_F (Schönemann 1966)."""
     with one_blas_thread():
         u, _, vt = np.linalg.svd(c)
-        return (u @ vt).T
+        rotation: Array = (u @ vt).T
+    return rotation
 
 
 def random_rotation(k: int, rng: np.random.Generator) -> Array:
-    """An orthogonal (k, k) matrix, uniform in the sense of Haar (Mezzadri 2007)."""
+    """Return a random orthogonal (k, k) matrix, distributed by the Haar measure (Mezzadri 2007)."""
     with one_blas_thread():
         q, r = np.linalg.qr(rng.standard_normal((k, k)))
-    return q * np.sign(np.diag(r))
+    rotation: Array = q * np.sign(np.diag(r))
+    return rotation
 
 
 def quantizing_rotation(projected: Data, n_bits: int, n_iter: int, seed: int | None) -> Array:
-    """R (n_bits, n_bits), the rotation that minimises |B - VR|_F, by alternating B = sgn(VR) and Procrustes.
+    """Return the rotation R (n_bits, n_bits) that locally minimises |B - VR|_F, alternating B = sgn(VR) and Procrustes.
 
-    It starts at random, or without a seed at I, from where it never gets worse. The rows x of `projected` are V
-    (n, n_bits). Source: ITQ, Gong & Lazebnik, CVPR 2011, section 3.
+    The rows x of `projected` are V (n, n_bits). The start is a random rotation, or the identity if the seed is None; no
+    iteration increases the error. Source: ITQ, Gong & Lazebnik, CVPR 2011, section 3.
     """
     rotation = np.eye(n_bits) if seed is None else random_rotation(n_bits, np.random.default_rng(seed))
     for i in range(n_iter):
@@ -70,7 +80,7 @@ def quantizing_rotation(projected: Data, n_bits: int, n_iter: int, seed: int | N
 
 
 def _alignment(batch: Batch, rotation: Array) -> tuple[Array]:
-    """B'V (n_bits, n_bits) float64, with B = sgn(VR), in the precision of V by blocks that stay in the cache."""
+    """Return B'V (n_bits, n_bits) with B = sgn(VR): products in the precision of V, summed in float64."""
     c, rotation = np.zeros(rotation.shape), rotation.astype(batch.x.dtype)
     for start in range(0, len(batch.x), ROWS):
         v = batch.x[start : start + ROWS]
@@ -79,13 +89,14 @@ def _alignment(batch: Batch, rotation: Array) -> tuple[Array]:
 
 
 def discrete_descent(b: Array, q: Array, gram: Array, sweeps: int) -> Array:
-    """B (n, n_bits) in {-1, +1} of a lower tr(BGB') - 2 tr(BQ'), bit by bit with the others held, from b.
+    """Return codes B (n, n_bits) in {-1, +1} that lower tr(BGB') - 2 tr(BQ'), starting from b.
 
-    q is (n, n_bits), gram G (n_bits, n_bits), symmetric. Each row is solved by itself; no step raises its objective.
+    Optimizes one bit at a time with the others fixed, for at most `sweeps` passes over the bits. q is (n, n_bits); gram
+    G (n_bits, n_bits) is symmetric. Rows are independent, and no step increases the objective of a row.
     Source: discrete cyclic coordinate descent, Shen et al., Supervised discrete hashing, CVPR 2015, section 3.3.
     """
     out = np.empty(b.shape)
-    for start in range(0, len(b), ROWS):  # in blocks that stay in the cache, with a bit's values side by side
+    for start in range(0, len(b), ROWS):  # transposed: the values of one bit are contiguous
         rows = slice(start, start + ROWS)
         z, target = b[rows].T.astype(np.float64), np.ascontiguousarray(q[rows].T, np.float64)
         for _ in range(sweeps):
@@ -99,7 +110,10 @@ def discrete_descent(b: Array, q: Array, gram: Array, sweeps: int) -> Array:
 
 
 def best_codes(q: Array, gram: Array) -> Array:
-    """B (n, n_bits) in {-1, +1} of the least tr(BGB') - 2 tr(BQ'), by trying all 2^n_bits codes. Ties: the first."""
+    """Return codes B (n, n_bits) in {-1, +1} that minimise tr(BGB') - 2 tr(BQ'), by trying all 2^n_bits codes.
+
+    Among equally good codes the one of the smallest index is returned.
+    """
     n_bits = len(gram)
     codes = np.where(np.arange(2**n_bits)[:, None] >> np.arange(n_bits) & 1, 1.0, -1.0)
     own = np.einsum("ij,jk,ik->i", codes, gram, codes)
@@ -111,9 +125,10 @@ def best_codes(q: Array, gram: Array) -> Array:
 
 
 def ridge(gram: Array, cross: Array, weight: float) -> tuple[Array, Array]:
-    """W (k, d) and c (d,) of the least |T - AW - 1c'|^2 + n weight |W|^2, from [A 1]'[A 1] and [A 1]'T.
+    """Return W (k, d) and c (d,) that minimise |T - AW - 1c'|^2 + n weight |W|^2.
 
-    n is the last entry of the Gram matrix (k + 1, k + 1). Directions that no row uses get no weight.
+    gram is [A 1]'[A 1] (k + 1, k + 1), whose last entry is n; cross is [A 1]'T (k + 1, d). Directions that no row uses
+    get zero weight.
     """
     penalty = weight * gram[-1, -1] * np.diag(np.arange(len(gram)) < len(gram) - 1)
     with one_blas_thread():
@@ -122,9 +137,9 @@ def ridge(gram: Array, cross: Array, weight: float) -> tuple[Array, Array]:
 
 
 def nearest_balanced(scatter: Array, n: float) -> Array:
-    """M (2k, k): Y = J[B R]M has 1'Y = 0 and Y'Y = nI, and of all such Y (n, k) the largest tr(B'Y).
+    """Return M (2k, k) such that Y = J[B R]M maximises tr(B'Y) among all Y (n, k) with 1'Y = 0 and Y'Y = nI.
 
-    J centres the columns of B (n, k) and of R (n, k), which completes B where JB is of lower rank than k: JR is of
+    J centres the columns of B (n, k) and R (n, k). R completes B where the rank of JB is lower than k; JR must have
     rank k. scatter (2k, 2k) is [B R]'J[B R]. With JB = USV', Y = sqrt(n) [U rest]V'.
     Source: Liu, Mu, Kumar & Chang, Discrete graph hashing, NIPS 2014, section 3.
     """
@@ -144,9 +159,10 @@ def nearest_balanced(scatter: Array, n: float) -> Array:
 
 
 def balanced_partition(variances: Array, parts: int) -> Array:
-    """(parts, width) positions of the variances (d,), falling: each goes to the part of the least sum of logarithms.
+    """Return (parts, width) positions that divide the variances (d,), given in descending order, into balanced parts.
 
-    A part that is full gets no more; those variances that the division leaves over, the least, go to none.
+    Each variance goes to the part with the smallest sum of logarithms that is not full. width is d // parts; the d %
+    parts smallest variances are left out.
     Source: Ge, He, Ke & Sun, Optimized product quantization, CVPR 2013, section 3.2.
     """
     width = len(variances) // parts
@@ -159,13 +175,14 @@ def balanced_partition(variances: Array, parts: int) -> Array:
 
 
 def lbfgs(value_and_gradient: Callable[[Array], tuple[float, Array]], start: Array, n_iter: int) -> Array:
-    """The parameters (p,) float64 after at most n_iter iterations of L-BFGS (Nocedal, 1980), by SciPy.
+    """Return the parameters (p,) float64 after at most n_iter iterations of SciPy's L-BFGS (Nocedal, 1980).
 
-    It stops early where an iteration gains less than a billionth of the value (of 1, where that is more), not by the
-    size of the gradient, which hangs on the units of the parameters.
+    Stops early when an iteration improves the value by less than 1e-9 max(|value|, 1). The size of the gradient is no
+    criterion, because it depends on the units of the parameters.
     """
     from scipy.optimize import minimize
 
     with one_blas_thread():
         options = {"maxiter": n_iter, "maxfun": 2 * n_iter, "gtol": 0.0, "ftol": 1e-9}
-        return minimize(value_and_gradient, start, jac=True, method="L-BFGS-B", options=options).x
+        end: Array = minimize(value_and_gradient, start, jac=True, method="L-BFGS-B", options=options).x
+    return end

@@ -1,17 +1,21 @@
-"""What methods ask of the data: mergeable statistics, summed in float64."""
+"""Statistics that several methods compute from the data, summed in float64."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .mapreduce import Array, Batch, Data
 
+_Scattered = tuple[int, Any, Any]  # n, mean, scatter; 0.0 stands for arrays of zeros
+_Extremes = tuple[Array, Array] | None
+_Smallest = tuple[Array, Batch] | None  # keys, ascending, and their rows
+
 
 class Moments(NamedTuple):
-    """Count, mean and covariance (divided by n) of the rows."""
+    """Number, mean and covariance (divided by n) of the rows."""
 
     n: int
     mean: Array  # (d,) float64
@@ -19,17 +23,24 @@ class Moments(NamedTuple):
 
 
 def moments(data: Data) -> Moments:
-    """Mean and covariance of all rows, in one pass that does not cancel however far the mean is from zero."""
-    return data.reduce(_Scatter(), "moments")
+    """Return the moments of all rows, in one pass that stays accurate where the mean is far from zero.
+
+    Raises
+    ------
+    ValueError
+        If there are no rows.
+    """
+    result: Moments = data.reduce(_Scatter(), "moments")
+    return result
 
 
 class _Scatter:
     """n, mean, and the scatter sum (x - mean)(x - mean)', merged pairwise (Chan, Golub & LeVeque 1979)."""
 
-    def zero(self):
+    def zero(self) -> _Scattered:
         return 0, 0.0, 0.0
 
-    def update(self, state, batch: Batch):
+    def update(self, state: _Scattered, batch: Batch) -> _Scattered:
         if not len(batch.x):
             return state
         x = batch.x.astype(np.float64)
@@ -37,63 +48,68 @@ class _Scatter:
         x -= mean
         return self.merge(state, (len(x), mean, x.T @ x))
 
-    def merge(self, left, right):
+    def merge(self, left: _Scattered, right: _Scattered) -> _Scattered:
         if not left[0] or not right[0]:
             return left if left[0] else right
         (n, mean, scatter), (m, other, more) = left, right
         shift = other - mean
         return n + m, mean + shift * (m / (n + m)), scatter + more + np.outer(shift, shift) * (n * m / (n + m))
 
-    def finish(self, state):
+    def finish(self, state: _Scattered) -> Moments:
         n, mean, scatter = state
         if not n:
-            raise ValueError("expected at least one row, found none in all shards together")
+            raise ValueError("expected at least one row, found none in any shard")
         return Moments(n, mean, scatter / n)
 
 
 @dataclass(frozen=True)
 class Range:
-    """Statistic: the least and the greatest value in each column of x, or of x @ basis; None without rows."""
+    """Statistic: the minimum and maximum of each column of x, or of x @ basis; None without rows."""
 
     basis: Array | None = None  # (d, k)
 
-    def zero(self):
+    def zero(self) -> _Extremes:
         return None
 
-    def update(self, state, batch: Batch):
+    def update(self, state: _Extremes, batch: Batch) -> _Extremes:
         x = batch.x if self.basis is None else batch.x @ self.basis
         return self.merge(state, (x.min(axis=0), x.max(axis=0)) if len(x) else None)
 
-    def merge(self, left, right):
+    def merge(self, left: _Extremes, right: _Extremes) -> _Extremes:
         if left is None or right is None:
             return right if left is None else left
         return np.minimum(left[0], right[0]), np.maximum(left[1], right[1])
 
-    def finish(self, state):
+    def finish(self, state: _Extremes) -> Any:  # None without rows; methods have rows, and unpack it
         return state
 
 
 def keyed_hash(ids: Array, seed: int) -> Array:
-    """A uniform uint64 of each id (n,) int64 and the seed: randomness that no order and no cut of the rows can change.
+    """Return a pseudorandom uint64, uniformly distributed, for each id (n,) int64.
 
-    SplitMix64 (Steele, Lea & Flood, OOPSLA 2014), of the id xor the hashed seed.
+    It depends only on the id and the seed, not on the order or the sharding of the rows. Computed by SplitMix64
+    (Steele, Lea & Flood, OOPSLA 2014) of the id xor the hashed seed.
     """
     with np.errstate(over="ignore"):
-        return _splitmix(np.asarray(ids).astype(np.int64).view(np.uint64) ^ _splitmix(np.uint64(seed)))
+        hashed: Array = _splitmix(np.asarray(ids).astype(np.int64).view(np.uint64) ^ _splitmix(np.uint64(seed)))
+    return hashed
 
 
-def _splitmix(z):
+def _splitmix(z: Any) -> Any:
     z = z + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
 
 
-WORDS, FOLDED = 2**15, 2**11  # numbers of words, of which 0 is none; and the entries of a vector of counts
+WORDS, FOLDED = 2**15, 2**11  # size of the vocabulary, where 0 means no word; length of a vector of counts
 
 
 def word_counts(x: Array) -> Array:
-    """How often each word of a text comes: rows of word numbers (n, length) -> (n, FOLDED), words folded together."""
+    """Return the word counts (n, FOLDED) float32 of texts, given as word numbers (n, length) padded with 0.
+
+    Words whose numbers are equal modulo FOLDED share an entry.
+    """
     counts = np.zeros((len(x), FOLDED), np.float32)
     words = np.asarray(x, np.int64)
     rows = np.repeat(np.arange(len(x)), words.shape[1])
@@ -103,7 +119,7 @@ def word_counts(x: Array) -> Array:
 
 
 def inverse_frequency(n_rows: int, n_containing: Array) -> Array:
-    """Return log((1 + n_rows) / (1 + n_containing)) + 1 of each word, given the number of rows that contain it.
+    """Return log((1 + n_rows) / (1 + n_containing)) + 1 for each word, given the number of rows that contain it.
 
     The smooth inverse document frequency of scikit-learn.
     """
@@ -117,85 +133,104 @@ def tf_idf(counts: Array, weight: Array) -> Array:
 
 
 def unit_rows(x: Array) -> Array:
-    """Return the rows of x (n, d) scaled to length one; rows of zeros stay as they are."""
+    """Return the rows of x (n, d) scaled to length one; rows of zeros are unchanged.
+
+    >>> unit_rows(np.array([[3.0, 4.0], [0.0, 0.0]]))
+    array([[0.6, 0.8],
+           [0. , 0. ]])
+    """
     rows: Array = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
     return rows
 
 
 def keyed_signs(ids: Array, n_bits: int, seed: int) -> Array:
-    """(n, n_bits) float64 of -1 and +1: a random code of each id, the same in any cut."""
+    """Return a random code (n, n_bits) float64 of -1 and +1 for each id; it depends only on the id and the seed."""
     seeds = keyed_hash(np.arange(n_bits), seed).view(np.int64)
     return np.where(keyed_hash(ids[:, None] ^ seeds, seed) >> np.uint64(63), 1.0, -1.0)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """k rows drawn uniformly without replacement: those of the k smallest keyed hashes, as one Batch by rising id."""
+    """Statistic: k rows sampled uniformly without replacement, as one Batch in ascending order of id.
+
+    They are the rows with the k smallest keyed hashes, so the sample does not depend on the order or the sharding of
+    the rows. Fewer than k rows are all returned. Raises ValueError without rows.
+    """
 
     k: int
     seed: int = 0
 
-    def zero(self):
+    def zero(self) -> _Smallest:
         return None
 
-    def update(self, state, batch: Batch):
+    def update(self, state: _Smallest, batch: Batch) -> _Smallest:
         key = keyed_hash(batch.ids, self.seed)
-        if state is not None and len(state[0]) == self.k:  # most rows cannot be among the smallest: drop them early
+        if state is not None and len(state[0]) == self.k:  # drop early the rows that cannot be among the k smallest
             batch, key = batch.take(key < state[0][-1]), key[key < state[0][-1]]
         return self.merge(state, self._smallest(key, batch))
 
-    def merge(self, left, right):
+    def merge(self, left: _Smallest, right: _Smallest) -> _Smallest:
         if left is None or right is None:
             return right if left is None else left
         (key, a), (more, b) = left, right
-        return self._smallest(np.concatenate([key, more]), Batch(*map(_concatenate, a, b)))
+        y = None if a.y is None or b.y is None else np.concatenate([a.y, b.y])
+        rows = Batch(np.concatenate([a.ids, b.ids]), np.concatenate([a.x, b.x]), y)
+        return self._smallest(np.concatenate([key, more]), rows)
 
-    def finish(self, state):
+    def finish(self, state: _Smallest) -> Batch:
         if state is None:
-            raise ValueError("expected at least one row to sample, found none in all shards together")
+            raise ValueError("expected at least one row to sample, found none in any shard")
         return state[1].take(np.argsort(state[1].ids))
 
-    def _smallest(self, key, batch):
+    def _smallest(self, key: Array, batch: Batch) -> tuple[Array, Batch]:
         keep = np.lexsort((batch.ids, key))[: self.k]
         return key[keep], batch.take(keep)
 
 
-def _concatenate(a, b):
-    return None if a is None else np.concatenate([a, b])
-
-
 def label_sets(data: Data) -> tuple[Array, Array]:
-    """The distinct sets of labels (m, c) uint8, in order, and how many rows have each (m,)."""
+    """Return the distinct label sets (m, c) uint8, sorted, and the number of rows with each (m,) int64.
+
+    Raises
+    ------
+    ValueError
+        If no row has labels.
+    """
     counts = data.reduce(_LabelSets(), "label sets")
     sets = np.array([np.frombuffer(key, np.uint8) for key in sorted(counts)])
     return sets, np.array([counts[key] for key in sorted(counts)], np.int64)
 
 
 class _LabelSets:
-    """Rows by their labels."""
+    """Statistic: the number of rows of each label set, by its bytes."""
 
-    def zero(self):
+    def zero(self) -> dict[bytes, int]:
         return {}
 
-    def update(self, state, batch: Batch):
+    def update(self, state: dict[bytes, int], batch: Batch) -> dict[bytes, int]:
         if batch.y is None:
             return state
         sets, counts = np.unique(batch.y.astype(np.uint8), axis=0, return_counts=True)
         return self.merge(state, {row.tobytes(): int(n) for row, n in zip(sets, counts, strict=True)})
 
-    def merge(self, left, right):
+    def merge(self, left: dict[bytes, int], right: dict[bytes, int]) -> dict[bytes, int]:
         return {key: left.get(key, 0) + right.get(key, 0) for key in left.keys() | right.keys()}
 
-    def finish(self, state):
+    def finish(self, state: dict[bytes, int]) -> dict[bytes, int]:
         if not state:
-            raise ValueError("expected at least one row with labels, found none in all shards together")
+            raise ValueError("expected at least one row with labels, found none in any shard")
         return state
 
 
 def one_hot(batch: Batch) -> Array:
-    """Y (n, c) float64, the class of each row. Raises ValueError where a row has none, or more than one."""
+    """Return Y (n, c) float64, the one-hot class of each row.
+
+    Raises
+    ------
+    ValueError
+        If the rows have no labels, or a row does not have exactly one.
+    """
     if batch.y is None:
-        raise ValueError("expected rows with labels, which a supervised method learns from, found rows without")
+        raise ValueError("expected rows with labels, because the method is supervised, found rows without")
     if (wrong := batch.y.sum(axis=1) != 1).any():
         i = int(wrong.argmax())
         raise ValueError(f"expected one label for each row, found {batch.y[i].sum()} for id {batch.ids[i]}")

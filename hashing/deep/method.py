@@ -143,7 +143,7 @@ def held_out(data: Data, method: Deep) -> Batch | None:
         return None
     rows = data.reduce(Sample(HELD_OUT, APART + method.seed), "rows held out")
     rows = rows.take(method.held_out(rows.ids))
-    labels = rows.y.astype(np.float32)
+    labels = np.asarray(rows.y, np.float32)  # `facts` has checked that rows have labels
     paired = ((labels @ labels.sum(axis=0)) > labels.sum(axis=1)).sum()  # rows that share a label with another row
     return rows if paired >= JUDGES else None
 

@@ -91,28 +91,28 @@ def test_saves_and_loads(name, tmp_path):
 
 
 def test_what_is_not_finite_is_refused():
-    with pytest.raises(ValueError, match="expected a finite threshold, found NaN or infinity"):
+    with pytest.raises(ValueError, match=r"^threshold has NaN or infinite values: the fit did not converge"):
         LinearHash(W, np.full(K, np.nan))
-    with pytest.raises(ValueError, match="expected a finite weights, found NaN or infinity"):
+    with pytest.raises(ValueError, match=r"^weights has NaN or infinite values: the fit did not converge"):
         NetworkHash((LAYERS[0], np.full((3, K), np.inf)), (T[:3], T), "tanh")
 
 
 def test_what_float32_cannot_hold_is_refused_and_vectors_it_cannot_measure():
-    with pytest.raises(ValueError, match="expected a finite weight, found NaN or infinity"):
+    with pytest.raises(ValueError, match=r"^weight has NaN or infinite values: the fit did not converge"):
         LinearHash(np.full((D, K), 1e39), np.zeros(K))
     x = X.copy()
     x[3, 0] = 1e30
-    with pytest.raises(ValueError, match=r"that float32 can measure, found values up to 1e\+30 in row 3$"):
+    with pytest.raises(ValueError, match=r"^row 3: values up to 1e\+30 overflow float32"):
         EVERY["SphericalHash"][0].project(x)
 
 
 def test_a_family_with_other_fields_is_refused():
     _, arrays, numbers = to_arrays(EVERY["KernelHash"][0])
-    with pytest.raises(ValueError, match="expected KernelHash to have the fields"):
+    with pytest.raises(ValueError, match=r"expected the fields \[.*\] of KernelHash, found"):
         from_arrays("KernelHash", arrays, {**numbers, "more": 1})
-    with pytest.raises(ValueError, match="expected a hash function of a family among"):
+    with pytest.raises(ValueError, match="unknown family of hash functions"):
         from_arrays("os.system", arrays, numbers)
-    with pytest.raises(ValueError, match="found 'Theirs'"):  # before it is saved
+    with pytest.raises(ValueError, match="hash functions 'Theirs'"):  # before it is saved
         to_arrays(type("Theirs", (LinearHash,), {})(W, T))
 
 
