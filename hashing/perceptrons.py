@@ -1,4 +1,4 @@
-"""Small perceptrons learned from all rows: losses of additive sums of their outputs, gradients by back-propagation."""
+"""Small perceptrons trained on all rows: losses of sums over the outputs, gradients by back-propagation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .mapreduce import Array, Batch, Data, Sum, one_blas_thread
 from .solvers import lbfgs, principal_directions, quantizing_rotation, ridge, top_eigenvectors
 from .statistics import Range, moments, one_hot
 
-SLOPES: dict[str, Callable[[Array], Array]] = {  # of each activation, given its value
+SLOPES: dict[str, Callable[[Array], Array]] = {  # the derivative of each activation, as a function of its value
     "sigmoid": lambda a: a * (1 - a),
     "tanh": lambda a: 1 - a**2,
     "linear": np.ones_like,
@@ -23,41 +23,42 @@ SLOPES: dict[str, Callable[[Array], Array]] = {  # of each activation, given its
 
 
 class CodedRows(NamedTuple):
-    """n rows in memory, with what stays beside them."""
+    """n rows in memory, with their classes and current codes."""
 
     ids: Array  # (n,) int64
     x: Array  # (n, r) float64, coordinates on the principal directions
     y: Array | None = None  # (n, c), the class of each
-    b: Array | None = None  # (n, n_bits) in {-1, +1}, the codes; without them a loss takes the signs of the outputs
+    b: Array | None = None  # (n, n_bits) in {-1, +1}, the codes; None: the signs of the outputs
 
 
 @dataclass(frozen=True)
 class Network:
-    """Layers a(hW + b), each with its activation. All parameters may also be one vector."""
+    """Layers a(hW + b), each with its activation."""
 
     weights: tuple[Array, ...]  # (r, h1), (h1, h2), ..., (h, n_bits) float64
     biases: tuple[Array, ...]  # (h1,), ..., (n_bits,)
-    activations: tuple[str, ...]  # names of ACTIVATIONS
+    activations: tuple[str, ...]  # keys of ACTIVATIONS
 
     def flat(self) -> Array:
+        """Return all parameters as one vector (p,): the weights, then the biases."""
         return np.concatenate([part.ravel() for part in (*self.weights, *self.biases)])
 
     def at(self, theta: Array) -> Network:
-        """The network of the same shape with the parameters theta."""
+        """Return the network of the same shape with the parameters theta (p,)."""
         parts = [*self.weights, *self.biases]
         split = np.split(theta, np.cumsum([part.size for part in parts])[:-1])
         new = [values.reshape(part.shape) for values, part in zip(split, parts, strict=True)]
         return Network(tuple(new[: len(self.weights)]), tuple(new[len(self.weights) :]), self.activations)
 
     def forward(self, x: Array) -> list[Array]:
-        """x (n, r), and the values (n, h) of each layer, in the precision of x."""
+        """Return x (n, r) and the outputs (n, h) of each layer, in the precision of x."""
         values = [x]
         for weight, bias, name in zip(self.weights, self.biases, self.activations, strict=True):
             values.append(ACTIVATIONS[name](values[-1] @ weight.astype(x.dtype) + bias.astype(x.dtype)))
         return values
 
     def backward(self, values: list[Array], delta: Array) -> Array:
-        """The flat gradient, from the values of `forward` and the gradient delta (n, n_bits) by the last of them."""
+        """Return the gradient (p,), from the values of `forward` and the gradient delta (n, n_bits) of the outputs."""
         weights: list[Array] = []
         biases: list[Array] = []
         for i in reversed(range(len(self.weights))):
@@ -70,9 +71,9 @@ class Network:
 
 
 class Outputs(NamedTuple):
-    """What a loss may know of the outputs H (n, n_bits) of all rows: each field is a sum over rows.
+    """Sums over all rows of their outputs H (n, n_bits), codes B and classes Y: the arguments of a loss.
 
-    A loss gives its derivatives by the fields in the same form, 0 where there is none.
+    A loss returns its derivatives with respect to the fields in the same form, 0 for fields that it does not use.
     """
 
     n: Any  # rows
@@ -89,7 +90,7 @@ Penalty = Callable[[Network], tuple[float, Network]]
 
 
 def outputs(rows: CodedRows, network: Network) -> Outputs:
-    """Pass one: the sums over some rows."""
+    """Return the sums over some rows (first pass)."""
     h = network.forward(rows.x)[-1].astype(np.float64)
     match = np.abs(h).sum() if rows.b is None else np.vdot(h, rows.b)
     sums = Outputs(len(h), h.T @ h, h.sum(axis=0), match)
@@ -99,7 +100,7 @@ def outputs(rows: CodedRows, network: Network) -> Outputs:
 
 
 def gradient(rows: CodedRows, network: Network, by: Outputs) -> tuple[Array]:
-    """Pass two: the chain rule over some rows, from the derivatives by the sums to those by the parameters."""
+    """Return the gradient (p,) over some rows, given the derivatives of the loss by the sums (second pass)."""
     values = network.forward(rows.x)
     h = values[-1].astype(np.float64)
     delta = h @ (by.gram + by.gram.T) + by.total + by.match * (sgn(h) if rows.b is None else rows.b)
@@ -109,7 +110,7 @@ def gradient(rows: CodedRows, network: Network, by: Outputs) -> tuple[Array]:
 
 
 def value_and_gradient(theta: Array, rows: Data, network: Network, loss: Loss, penalty: Penalty) -> tuple[float, Array]:
-    """loss + penalty and its gradient at theta, exact over all rows: a loss may couple any row with any other."""
+    """Return loss + penalty and its gradient (p,) at theta, exact over all rows: a loss may depend on pairs of rows."""
     network = network.at(theta)
     value, by = loss(Outputs(*rows.reduce(Sum(partial(outputs, network=network)), "outputs")))
     (total,) = rows.reduce(Sum(partial(gradient, network=network, by=by)), "gradient")
@@ -118,7 +119,7 @@ def value_and_gradient(theta: Array, rows: Data, network: Network, loss: Loss, p
 
 
 def train(rows: Data, network: Network, loss: Loss, penalty: Penalty, n_iter: int, units: Any = 1.0) -> Network:
-    """The network after at most n_iter iterations of L-BFGS, to which each parameter is shown in its unit."""
+    """Return the network after at most n_iter iterations of L-BFGS on its parameters divided by `units`."""
     fn = partial(_in_units, units=units, rows=rows, network=network, loss=loss, penalty=penalty)
     return network.at(lbfgs(fn, network.flat() / units, n_iter) * units)
 
@@ -129,7 +130,7 @@ def _in_units(theta: Array, units: Any, **problem: Any) -> tuple[float, Array]:
 
 
 def whitening_units(rows: Data, network: Network) -> Array:
-    """Units for `train` in which the inputs are of one variance: L-BFGS soon learns from the small directions too."""
+    """Return units (p,) for `train` that equalize the variances of the inputs, so that L-BFGS converges faster."""
     deviation = np.sqrt(moments(rows).cov.diagonal())
     first = 1 / np.maximum(deviation / (deviation.max() or 1.0), 0.05)
     units = network.at(np.ones(network.flat().shape))
@@ -138,14 +139,14 @@ def whitening_units(rows: Data, network: Network) -> Array:
 
 
 def decay(network: Network, weight: float) -> tuple[float, Network]:
-    """weight / 2 sum |W|^2."""
+    """Return weight / 2 sum |W|^2 and its derivatives."""
     value = weight / 2 * sum(float(np.vdot(w, w)) for w in network.weights)
     zeros = tuple(np.zeros_like(b) for b in network.biases)
     return value, Network(tuple(weight * w for w in network.weights), zeros, network.activations)
 
 
 def binary_loss(sums: Outputs, fidelity: float, independence: float, balance: float) -> tuple[float, Outputs]:
-    """fidelity / 2n |H - B|^2 + independence / 2 |H'H / n - I|^2 + balance / 2n |H'1|^2: what makes codes of outputs.
+    """Return fidelity / 2n |H - B|^2 + independence / 2 |H'H / n - I|^2 + balance / 2n |H'1|^2 and its derivatives.
 
     Source: Do, Doan & Cheung, ECCV 2016, sections 3 and 4.
     """
@@ -159,7 +160,10 @@ def binary_loss(sums: Outputs, fidelity: float, independence: float, balance: fl
 
 
 def spread_loss(sums: Outputs, variance: float) -> tuple[float, Outputs]:
-    """|H - sgn(H)|^2 / 2n - variance / 2n |H - mean|^2. Source: Liong et al., Deep hashing, CVPR 2015, section 3.2."""
+    """Return |H - sgn(H)|^2 / 2n - variance / 2n |H - mean|^2 and its derivatives.
+
+    Source: Liong et al., Deep hashing, CVPR 2015, section 3.2.
+    """
     n, gram, total, match = sums[:4]
     identity = np.eye(len(gram))
     value = ((1 - variance) * np.trace(gram) - 2 * match + variance * (total @ total) / n) / (2 * n) + len(gram) / 2
@@ -167,7 +171,10 @@ def spread_loss(sums: Outputs, variance: float) -> tuple[float, Outputs]:
 
 
 def orthogonality(network: Network, orthogonal: float, decay: float) -> tuple[float, Network]:
-    """orthogonal / 2 sum |W'W - I|^2 + decay / 2 sum (|W|^2 + |c|^2), of all layers. Source: as `spread_loss`."""
+    """Return orthogonal / 2 sum |W'W - I|^2 + decay / 2 sum (|W|^2 + |b|^2) over all layers, and its derivatives.
+
+    Source: as `spread_loss`.
+    """
     away = [w.T @ w - np.eye(w.shape[1]) for w in network.weights]
     value = orthogonal / 2 * sum(float((a**2).sum()) for a in away) + decay / 2 * float((network.flat() ** 2).sum())
     by_weights = (2 * orthogonal * w @ a + decay * w for w, a in zip(network.weights, away, strict=True))
@@ -175,24 +182,27 @@ def orthogonality(network: Network, orthogonal: float, decay: float) -> tuple[fl
 
 
 def hidden_widths(n_bits: int) -> tuple[int, int]:
-    """The two hidden layers of BDNN's released code, 90-20, 90-30, 100-40, 120-50 for 8, 16, 24, 32 bits, and on."""
+    """Return two hidden layer widths by BDNN's released code (90-20, 90-30, 100-40, 120-50 for 8 to 32 bits)."""
     return max(90, 40 + 5 * n_bits // 2), 10 + 5 * n_bits // 4
 
 
 def deep_hashing_widths(n_bits: int) -> tuple[int, int, int]:
-    """Liong's layers, 60-30-16, 80-50-32 and 100-80-64, with linear steps between, and never fewer than n_bits."""
+    """Return the widths of three layers, each at least n_bits.
+
+    Liong's 60-30-16, 80-50-32 and 100-80-64, interpolated linearly for other numbers of bits.
+    """
     h1, h2 = (int(np.interp(n_bits, (16, 32, 64), sizes)) for sizes in ((60, 80, 100), (30, 50, 80)))
     return max(h1, n_bits), max(h2, n_bits), n_bits
 
 
 class Inputs(NamedTuple):
-    """What a network is given in place of raw vectors: (x - mean) basis."""
+    """The map from raw vectors to the inputs of a network: (x - mean) basis."""
 
     mean: Array  # (d,)
-    basis: Array  # (d, r), orthogonal directions, of one length
+    basis: Array  # (d, r), orthogonal directions of equal length
 
     def fold(self, network: Network) -> NetworkHash:
-        """The signs of the network's outputs, for raw vectors."""
+        """Return the hash function of raw vectors: the map and the network in one perceptron."""
         first = self.basis @ network.weights[0]
         biases = (network.biases[0] - self.mean @ first, *network.biases[1:])
         return NetworkHash((first, *network.weights[1:]), biases, network.activations[0])
@@ -201,15 +211,16 @@ class Inputs(NamedTuple):
 def principal_rows(
     data: Data, n_bits: int, share: float, supervised: bool = False, varying: bool = False
 ) -> tuple[Data, Inputs]:
-    """`Rows` on the principal directions that hold this share of the variance, at least n_bits of them.
+    """Return `CodedRows` in principal coordinates, float64, and the map to them.
 
-    All is divided by the widest range of a dimension, as in BDNN's released code, so that a network of sigmoids finds
-    its inputs where these bend. Rotating the rows and taking off their mean leaves a network what it can learn; the
-    small directions left out cost most of the time and hardly move a code.
+    The leading directions that together hold `share` of the variance are used, at least n_bits of them. The other
+    directions cost most of the time and hardly change a code.
 
-    Where bits begin as directions all of them must be `varying`: of those that do not, the rounding would be learned.
+    All coordinates are divided by the widest range of a dimension, as in BDNN's released code, so that sigmoids are not
+    saturated. With `varying`, raise ValueError unless the rows vary in all these directions: bits that start from the
+    other directions would learn rounding errors.
 
-    In float64: L-BFGS and the discrete steps would make other codes of other last digits, which depend on the cut.
+    In float64 because L-BFGS and the discrete steps amplify rounding errors, which depend on the sharding.
     """
     _, mean, cov = moments(data)
     low, high = data.reduce(Range(), "range")
@@ -226,7 +237,7 @@ def _rows(batch: Batch, inputs: Inputs, supervised: bool) -> CodedRows:
 
 
 def with_itq_codes(rows: Data, n_bits: int, seed: int) -> Data:
-    """`Rows` on principal directions, with the codes of ITQ: sgn(VR) after 50 iterations."""
+    """Return `CodedRows` in principal coordinates with the codes of ITQ, sgn(VR), after 50 iterations."""
     rotation = quantizing_rotation(rows.map_rows(partial(_leading, k=n_bits), "leading"), n_bits, 50, seed)
     return rows.map_rows(partial(_rotated_codes, rotation=rotation), "first codes")
 
@@ -240,8 +251,10 @@ def _rotated_codes(rows: CodedRows, rotation: Array) -> CodedRows:
 
 
 def principal_network(rows: Data, sizes: tuple[int, ...], activation: str, reach: float = 0.0) -> Network:
-    """Weights: the principal directions of the values before each layer, as in BDNN's released code, at most as many
-    as there are. With a reach, the first direction of each layer has this standard deviation: the activations bend.
+    """Return a network with layers of the given sizes whose weights are principal directions of the layer's inputs.
+
+    As in BDNN's released code; a layer is at most as wide as its inputs. With a `reach`, the weights of each layer are
+    scaled so that its first output has this standard deviation before the activation, which is then nonlinear.
     """
     network = Network((), (), ())
     for size in sizes:
@@ -255,13 +268,14 @@ def principal_network(rows: Data, sizes: tuple[int, ...], activation: str, reach
 
 
 def with_code_layer(rows: Data, network: Network) -> Network:
-    """The network with a linear layer more, the least squares fit of the codes."""
-    weight, bias = ridge(*rows.reduce(Sum(partial(_code_moments, network=network)), "code layer"), 1e-5)
+    """Return the network with another linear layer, the least squares fit of the codes."""
+    gram, cross = rows.reduce(Sum(partial(_code_moments, network=network)), "code layer")
+    weight, bias = ridge(gram, cross, 1e-5)
     return Network((*network.weights, weight), (*network.biases, bias), (*network.activations, "linear"))
 
 
 def turned(rows: Data, network: Network) -> Network:
-    """The network with its outputs H rotated towards codes, as ITQ does: |H - B| falls, H'H keeps its eigenvalues."""
+    """Return the network with its outputs H rotated as in ITQ: |H - B| decreases, H'H keeps its eigenvalues."""
     outputs = rows.map_rows(partial(_activate, network=network), "outputs")
     rotation = quantizing_rotation(outputs, len(network.biases[-1]), 50, None)
     weights, biases = (*network.weights[:-1], network.weights[-1] @ rotation), network.biases[-1] @ rotation
@@ -274,23 +288,33 @@ def _activate(rows: CodedRows, network: Network) -> CodedRows:
 
 def _code_moments(rows: CodedRows, network: Network) -> tuple[Array, Array]:
     h = with_ones(network.forward(rows.x)[-1])
-    return h.T @ h, h.T @ rows.b
+    return h.T @ h, h.T @ _codes(rows)
+
+
+def _codes(rows: CodedRows) -> Array:
+    if rows.b is None:
+        raise ValueError("expected rows with codes, found rows without")
+    return rows.b
 
 
 def with_ones(x: Array) -> Array:
-    """[x 1] (n, d + 1) float64."""
+    """Return [x 1] (n, d + 1) float64 for x (n, d).
+
+    >>> with_ones(np.array([[2, 3]]))
+    array([[2., 3., 1.]])
+    """
     return np.hstack([x.astype(np.float64), np.ones((len(x), 1))])
 
 
 def reconstruction_moments(rows: CodedRows) -> tuple[Array, Array]:
-    """[B 1]'[B 1] and [B 1]'X, of which `ridge` makes the linear decoder of the codes."""
-    b = with_ones(rows.b)
+    """Return [B 1]'[B 1] and [B 1]'X, from which `ridge` fits the linear decoder of the codes."""
+    b = with_ones(_codes(rows))
     return b.T @ b, b.T @ rows.x
 
 
 def update_codes(
     rows: CodedRows, network: Network, step: Callable[[CodedRows, Array], Array] | None = None
 ) -> CodedRows:
-    """The rows with the codes that `step` makes of them and of the network's outputs (n, n_bits); else their signs."""
+    """Return the rows with new codes: step(rows, outputs (n, n_bits)), or the signs of the outputs without a step."""
     h = network.forward(rows.x)[-1].astype(np.float64)
     return rows._replace(b=(step(rows, h) if step else sgn(h)).astype(np.int8))
