@@ -1,1 +1,1 @@
-"""Where it runs: executors and settings."""
+"""Executors, training workers, progress and settings."""

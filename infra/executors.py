@@ -1,4 +1,4 @@
-"""Where shards are visited: in this process, or on a Ray cluster. Both give the same bits."""
+"""Executors, which run tasks in this process or on a Ray cluster. Both give the same bits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from hashing.mapreduce import Worker, merge_tree, one_blas_thread
 
-from .observability import OnEpoch, Progress, observed, silent, tell, unheard
+from .observability import OnEpoch, Progress, ignore_epochs, observed, report_epochs, silent
 from .settings import Settings
 from .training import train_here, train_on_ray, workers_on_ray
 
@@ -29,12 +29,12 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class InProcess:
-    """One item after another, in this process."""
+    """Run tasks one after another in this process."""
 
     progress: Progress = silent
-    checkpoints: str = ""  # folder of training runs that are under way; none: a run that is cut off begins anew
-    cpus: int | None = None  # of a training run; all, if None
-    on_epoch: OnEpoch = unheard
+    checkpoints: str = ""  # folder of the checkpoints of unfinished training runs; without it, they cannot resume
+    cpus: int | None = None  # for a training run; all if None
+    on_epoch: OnEpoch = ignore_epochs
 
     def __post_init__(self) -> None:
         _observe(self)
@@ -42,18 +42,18 @@ class InProcess:
     def map(self, fn: Callable[[T], R], items: Sequence[T], label: str = "") -> Iterator[R]:
         self.progress(label, 0, len(items))
         for done, item in enumerate(items, 1):
-            yield _alone(fn, item)
+            yield _run_task(fn, item)
             self.progress(label, done, len(items))
 
     def reduce(self, fn: Callable[[T], S], merge: Callable[[S, S], S], items: Sequence[T], label: str = "") -> S:
-        return merge_tree(self.map(fn, items, label), lambda group: _merged(merge, *group))
+        return merge_tree(self.map(fn, items, label), lambda group: _merge_states(merge, *group))
 
     def keep(self, fn: Callable[[T], R], items: Sequence[T], label: str = "") -> Sequence[R]:
         return list(self.map(fn, items, label))
 
     def train(self, loop: Callable[[Worker], None], name: str) -> bytes:
-        told = partial(tell, self.progress, self.on_epoch)
-        return train_here(loop, name, self.checkpoints, self.cpus or len(os.sched_getaffinity(0)), told)
+        on_report = partial(report_epochs, self.progress, self.on_epoch)
+        return train_here(loop, name, self.checkpoints, self.cpus or len(os.sched_getaffinity(0)), on_report)
 
     def training_workers(self) -> int:
         return 1
@@ -61,32 +61,32 @@ class InProcess:
 
 @dataclass(frozen=True)
 class Ray:
-    """One Ray task an item, results in the order of the items, at most `in_flight` of them unfinished or unread.
+    """Run one Ray task for each item, with results in the order of the items.
 
-    A task lost with its worker or node runs again: fn is pure. A task holds one CPU and one BLAS thread.
-    Ray is joined, or started on this machine, when the first task is.
+    Ray retries a task whose worker or node is lost, which is safe because fn is pure. A task holds one CPU and one
+    BLAS thread. The first task connects to Ray, or starts it on this machine.
     """
 
     progress: Progress = silent
-    address: str = ""  # of the cluster to join; none: this machine
-    cpus: int | None = None  # of this machine; all, if None
-    in_flight: int = 256
-    checkpoints: str = ""  # folder or s3:// of training runs that are under way; every node must see it
-    trainers: int | None = None  # workers of a training run; one for each GPU, or else one, if None
-    on_epoch: OnEpoch = unheard
+    address: str = ""  # of the cluster to join; empty: start Ray on this machine
+    cpus: int | None = None  # of this machine; all if None
+    in_flight: int = 256  # tasks at most that are unfinished or unread
+    checkpoints: str = ""  # folder or s3:// URL of the checkpoints of unfinished training runs, visible to every node
+    trainers: int | None = None  # workers of a training run; if None, one for each GPU, or one without GPUs
+    on_epoch: OnEpoch = ignore_epochs
 
     def __post_init__(self) -> None:
         _observe(self)
 
     def join(self) -> str:
-        """Be on the cluster, and say which it is.
+        """Connect to the cluster if needed, and return its description.
 
-        Raises ConnectionError where the address names a cluster that does not answer: never a local one in its place.
+        Raises ConnectionError if the cluster at `address` does not answer; never starts a local one instead.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if not self.address:
-            # Ray's servers listen on every interface, whatever node address they are given: let in only who has this
-            # token, which lives in our environment and not, as Ray's own would, in the home folder. Read on import.
+            # Ray's servers listen on every interface, whatever the node address. This token restricts access to child
+            # processes, as it exists in our environment only; Ray's own would be in the home folder. Read on import.
             os.environ.setdefault("RAY_AUTH_MODE", "token")
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         import ray
@@ -94,9 +94,10 @@ class Ray:
         if not ray.is_initialized():
             if self.address:
                 _join(self.address)
+                logger.info("Joined %s", _describe())
             else:
                 _start(self.cpus)
-            logger.info("joined %s", _describe())
+                logger.info("Started local %s", _describe())
         return _describe()
 
     def map(self, fn: Callable[[T], R], items: Sequence[T], label: str = "") -> Iterator[R]:
@@ -105,9 +106,11 @@ class Ray:
 
     def reduce(self, fn: Callable[[T], S], merge: Callable[[S, S], S], items: Sequence[T], label: str = "") -> S:
         self.join()
-        merge_on_worker = _remote(_merged).options(name="merge")
+        merge_on_worker = _remote(_merge_states).options(name="merge")
         function = _put(merge)
-        result: S = _get(merge_tree(self._submit(fn, items, label), lambda g: merge_on_worker.remote(function, *g)))
+        result: S = _get(
+            merge_tree(self._submit(fn, items, label), lambda group: merge_on_worker.remote(function, *group))
+        )
         return result
 
     def keep(self, fn: Callable[[T], R], items: Sequence[T], label: str = "") -> Sequence[Any]:
@@ -115,42 +118,42 @@ class Ray:
 
     def train(self, loop: Callable[[Worker], None], name: str) -> bytes:
         self.join()
-        told = partial(tell, self.progress, self.on_epoch)
-        return train_on_ray(loop, name, self.checkpoints, self.trainers, told)
+        on_report = partial(report_epochs, self.progress, self.on_epoch)
+        return train_on_ray(loop, name, self.checkpoints, self.trainers, on_report)
 
     def training_workers(self) -> int:
         self.join()
         return workers_on_ray(self.trainers)
 
     def _submit(self, fn: Callable[[T], R], items: Sequence[T], label: str) -> Iterator[Any]:
-        """References to the results, each yielded when it is there."""
+        """Yield references to the results in order, each when its task is done."""
         self.join()
-        task, function = _remote(_alone).options(name=label or "map"), _put(fn)  # fn may hold a model: ship it once
+        task, function = _remote(_run_task).options(name=label or "map"), _put(fn)  # fn may hold a model: send it once
         pending: deque[Any] = deque()
         self.progress(label, 0, len(items))
         done = 0
         for item in items:
             pending.append(task.remote(function, item))
             if len(pending) == self.in_flight:
-                yield _ready(pending.popleft())
+                yield _wait(pending.popleft())
                 self.progress(label, done := done + 1, len(items))
         while pending:
-            yield _ready(pending.popleft())
+            yield _wait(pending.popleft())
             self.progress(label, done := done + 1, len(items))
 
 
 def _observe(executor: InProcess | Ray) -> None:
-    """Have the callbacks of an executor never stop its work."""
+    """Wrap the callbacks of an executor, so that their errors never stop its work."""
     object.__setattr__(executor, "progress", observed(executor.progress))
     object.__setattr__(executor, "on_epoch", observed(executor.on_epoch))
 
 
-def _alone(fn: Callable[[T], R], item: T) -> R:
+def _run_task(fn: Callable[[T], R], item: T) -> R:
     with one_blas_thread():
         return fn(item)
 
 
-def _merged(merge: Callable[[S, S], S], *states: S) -> S:
+def _merge_states(merge: Callable[[S, S], S], *states: S) -> S:
     with one_blas_thread():
         return reduce(merge, states)
 
@@ -167,7 +170,7 @@ def _put(value: Any) -> Any:
     return ray.put(value)
 
 
-def _ready(ref: Any) -> Any:
+def _wait(ref: Any) -> Any:
     import ray
 
     ray.wait([ref], fetch_local=False)
@@ -179,14 +182,14 @@ def _get(ref: Any) -> Any:
 
     try:
         return ray.get(ref)
-    except ray.exceptions.RayTaskError as error:  # the worker's own error, as InProcess would raise it
+    except ray.exceptions.RayTaskError as error:  # raise the worker's own error, as InProcess does
         raise (error.cause if isinstance(error.cause, Exception) else error) from error
     except ray.exceptions.RayError as error:
-        raise ConnectionError(f"expected a result from Ray, lost it too often: {error}") from error
+        raise ConnectionError(f"Ray lost a result and could not restore it: {error}") from error
 
 
-def connect(settings: Settings, progress: Progress = silent, on_epoch: OnEpoch = unheard) -> InProcess | Ray:
-    """The executor that the settings ask for."""
+def connect(settings: Settings, progress: Progress = silent, on_epoch: OnEpoch = ignore_epochs) -> InProcess | Ray:
+    """Return the executor that the settings select."""
     if settings.executor == "inprocess":
         return InProcess(progress, settings.training_url, settings.cpus, on_epoch)
     address, cpus, runs = settings.ray_address, settings.cpus, settings.training_url
@@ -211,7 +214,7 @@ def _start(cpus: int | None) -> None:
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.WARNING,
-        _node_ip_address="127.0.0.2",  # 127.0.0.1 is ignored, and another address would leave loopback
+        _node_ip_address="127.0.0.2",  # Ray ignores 127.0.0.1, and other addresses are not loopback
     )
 
 
@@ -220,21 +223,21 @@ def _join(address: str) -> None:
 
     host, port = _endpoint(address)
     if host:
-        try:  # Ray itself tries for a minute, and logs a page
+        try:  # Ray itself would retry for a minute, and log a page
             socket.create_connection((host, port), timeout=5).close()
         except OSError as error:
-            raise ConnectionError(f"expected a Ray cluster at RAY_ADDRESS={address}, found none: {error}") from None
+            raise ConnectionError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from None
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except Exception as error:
-        raise ConnectionError(f"expected a Ray cluster at RAY_ADDRESS={address}, found none: {error}") from error
+        raise ConnectionError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from error
     joined = ray.get_runtime_context().gcs_address
     if host and "://" not in address and _endpoint(joined)[1] != port:
         ray.shutdown()
-        raise ConnectionError(f"expected to join the Ray cluster at RAY_ADDRESS={address}, found {joined} instead")
+        raise ConnectionError(f"RAY_ADDRESS={address}: connected to another Ray cluster, {joined}")
 
 
 def _endpoint(address: str) -> tuple[str, int]:
-    """Host and port of host:port or scheme://host:port; no host for `auto`."""
+    """Return host and port of host:port or scheme://host:port; an empty host for `auto`."""
     parts = urlsplit(address if "://" in address else f"//{address}")
     return (parts.hostname or "", parts.port) if parts.port else ("", 0)

@@ -1,4 +1,4 @@
-"""What a run says of itself while it goes on. Whoever listens is an observer, and observers never stop work."""
+"""Observers: callbacks for progress and epochs, whose errors never stop a run."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from hashing.mapreduce import Epoch
 
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
-Progress = Callable[[str, int, int], None]  # label, items done, items in all
-OnEpoch = Callable[[Sequence[Epoch]], None]  # the epochs that have ended, at each report
+Progress = Callable[[str, int, int], None]  # label, finished items, total
+OnEpoch = Callable[[Sequence[Epoch]], None]  # all finished epochs, at each report
 
 
 class Observer(Generic[P]):
-    """A callback that cannot stop work: its first error is logged in one line, and the next calls go on trying."""
+    """A callback whose errors never stop work: the first is logged in one line, later ones are ignored."""
 
     def __init__(self, callback: Callable[P, None]) -> None:
         self.callback = callback
@@ -24,16 +24,16 @@ class Observer(Generic[P]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
         try:
             self.callback(*args, **kwargs)
-        except Exception as error:  # of any kind: it is not ours
+        except Exception as error:  # of any kind: the callback is not ours
             if not self.failed:
                 name = getattr(self.callback, "__qualname__", type(self.callback).__name__)
-                said = " ".join(str(error).split())
-                logger.warning("observer %s failed, work goes on: %s: %s", name, type(error).__name__, said)
+                message = " ".join(str(error).split())
+                logger.warning("observer %s failed, the run continues: %s: %s", name, type(error).__name__, message)
             self.failed = True
 
 
 def observed(callback: Callable[P, None]) -> Observer[P]:
-    """Return the callback as an observer; one that is an observer already is itself."""
+    """Return the callback as an observer, or unchanged if it is one."""
     return callback if isinstance(callback, Observer) else Observer(callback)
 
 
@@ -41,12 +41,12 @@ def silent(label: str, done: int, total: int) -> None:
     """Ignore progress."""
 
 
-def unheard(epochs: Sequence[Epoch]) -> None:
+def ignore_epochs(epochs: Sequence[Epoch]) -> None:
     """Ignore epochs."""
 
 
-def tell(progress: Progress, on_epoch: OnEpoch, epochs: Sequence[Epoch], most: int) -> None:
-    """Report finished epochs and the planned total: as a line of progress, and to the observer of epochs."""
+def report_epochs(progress: Progress, on_epoch: OnEpoch, epochs: Sequence[Epoch], most: int) -> None:
+    """Report the finished epochs and the planned total (most) to both callbacks."""
     label = "train"
     if epochs:
         label += f", loss {epochs[-1]['loss']:.4f}"

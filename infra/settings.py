@@ -1,4 +1,4 @@
-"""Where it runs, from the environment. Nothing set: everything is embedded, on loopback, in HASHKILN_HOME."""
+"""Settings from the environment. By default everything runs embedded, on loopback, with its data in HASHKILN_HOME."""
 
 from __future__ import annotations
 
@@ -11,20 +11,29 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """The environment, read once. AWS_* and PREFECT_API_URL are read by those who use them."""
+    """Settings, read from HASHKILN_* and RAY_ADDRESS. The AWS and Prefect clients read their own variables."""
 
     model_config = SettingsConfigDict(env_prefix="HASHKILN_", frozen=True, env_ignore_empty=True)
 
-    home: Path = Field(Path(".hashkiln"), description="catalog, warehouse and Prefect's database, unless set apart")
-    warehouse: str = Field("", description="folder or s3://bucket/prefix of datasets, codes, models and reports")
+    home: Path = Field(
+        Path(".hashkiln"),
+        description="folder of the catalog, the warehouse and Prefect's database, unless set separately",
+    )
+    warehouse: str = Field("", description="folder or s3://bucket/prefix for datasets, codes, models and reports")
     catalog: str = Field("", description="SQLAlchemy URL of the Iceberg catalog, such as postgresql+psycopg2://…")
-    data: Path | None = Field(None, description="folder where the raw files of named datasets are looked for first")
+    data: Path | None = Field(
+        None, description="folder with the raw files of named datasets, searched before downloads"
+    )
     executor: Literal["ray", "inprocess"] = "ray"
-    cpus: int | None = Field(None, ge=1, description="CPUs of the local Ray; all that there are, if unset")
-    trainers: int | None = Field(None, ge=1, description="workers of SGD; one a GPU, or else one, if unset")
-    ray_address: str = Field("", validation_alias="RAY_ADDRESS", description="the cluster to join")
-    commit_shards: int = Field(256, ge=1, description="encoded shards are committed when there are so many")
-    commit_seconds: float = Field(60, ge=0, description="… or when so many seconds have passed")
+    cpus: int | None = Field(None, ge=1, description="CPUs of the local Ray; default: all")
+    trainers: int | None = Field(
+        None, ge=1, description="training workers; default: one for each GPU, or one without GPUs"
+    )
+    ray_address: str = Field(
+        "", validation_alias="RAY_ADDRESS", description="address of the Ray cluster to join; default: start a local one"
+    )
+    commit_shards: int = Field(256, ge=1, description="commit encoded shards after this number of shards")
+    commit_seconds: float = Field(60, ge=0, description="or after this number of seconds")
 
     @field_validator("home", "data")
     @classmethod
@@ -56,7 +65,7 @@ class Settings(BaseSettings):
 
     @property
     def training_url(self) -> str:
-        """Where checkpoints of SGD lie while it runs: every node of a cluster must see it."""
+        """Folder or URL of training checkpoints; every node of a cluster must see it."""
         return f"{self.warehouse_url}/training"
 
     @property
@@ -69,13 +78,13 @@ class Settings(BaseSettings):
 
 
 def _absolute(path: str | Path) -> Path:
-    """Return the path as any working directory finds it, so that what is stored under it stays readable."""
+    """Return the absolute path, so that stored paths stay valid in any working directory."""
     try:
         return Path(path).expanduser().absolute()
-    except RuntimeError as error:  # no such user
+    except RuntimeError as error:  # unknown user
         raise ValueError(f"cannot expand ~ in {path}: {error}") from None
 
 
 def current_user() -> str:
-    """Return the name of the user who runs this process, or else the number."""
+    """Return the name of the user who runs this process, or the user id if USER is not set."""
     return os.environ.get("USER") or str(os.getuid())

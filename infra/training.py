@@ -1,4 +1,4 @@
-"""SGD where it runs: in this process, or on Ray Train's workers, with checkpoints that outlive any of them."""
+"""Training workers, in this process or on Ray Train, with checkpoints from which a lost run resumes."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from .observability import observed
 
 STATE_FILE = "state.pt"
 RESTARTS = 3
-Told = Callable[[Sequence[Epoch], int], None]  # the epochs that have ended, at each report, and the planned total
+OnReport = Callable[[Sequence[Epoch], int], None]  # all finished epochs, and the planned total
 Loop = Callable[[Worker], None]
 
 
 @dataclass
 class Here:
-    """The one worker of a run in this process."""
+    """The single worker of a run in this process."""
 
     folder: Path  # of its checkpoint
-    told: Told
+    on_report: OnReport
     threads: int
     state: bytes = b""
     rank = 0
@@ -43,19 +43,19 @@ class Here:
     def report(self, epochs: Sequence[Epoch], most: int, state: bytes) -> None:
         self.state = state
         self.folder.mkdir(parents=True, exist_ok=True)
-        draft = self.folder / f"{STATE_FILE}.{os.getpid()}"
-        draft.write_bytes(state)
-        draft.replace(self.folder / STATE_FILE)
-        self.told(epochs, most)
+        temporary = self.folder / f"{STATE_FILE}.{os.getpid()}"
+        temporary.write_bytes(state)
+        temporary.replace(self.folder / STATE_FILE)
+        self.on_report(epochs, most)
 
 
-def train_here(loop: Loop, name: str, checkpoints: str, threads: int, told: Told) -> bytes:
-    """Run the loop in this process. Checkpoints go where a local folder is given."""
+def train_here(loop: Loop, name: str, checkpoints: str, threads: int, on_report: OnReport) -> bytes:
+    """Run the loop in this process, and return the last state. Checkpoints are kept only in a local folder."""
     with folder_of_runs("" if "://" in checkpoints else checkpoints) as runs:
-        worker = Here(Path(runs) / name, told, threads)
+        worker = Here(Path(runs) / name, on_report, threads)
         try:
             loop(worker)
-        except ValueError:  # the user's mistake: another try would end alike
+        except ValueError:  # a mistake in the input: a retry would fail again
             shutil.rmtree(worker.folder, ignore_errors=True)
             raise
         shutil.rmtree(worker.folder, ignore_errors=True)
@@ -64,7 +64,7 @@ def train_here(loop: Loop, name: str, checkpoints: str, threads: int, told: Told
 
 @dataclass(frozen=True)
 class OnRay:
-    """This process as a worker of Ray Train."""
+    """A worker of Ray Train: this process."""
 
     rank: int
     world: int
@@ -89,22 +89,38 @@ class OnRay:
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
-def train_on_ray(loop: Loop, name: str, checkpoints: str, workers: int | None, told: Told) -> bytes:
-    """Run the loop on workers of the Ray cluster that was joined: one a GPU, or else one, unless a number is given.
+def train_on_ray(loop: Loop, name: str, checkpoints: str, workers: int | None, on_report: OnReport) -> bytes:
+    """Run the loop on workers of the connected Ray cluster, and return the last state.
 
-    A worker that is lost is started again, and all go on from the last checkpoint; so does a run of the same name whose
-    driver was lost.
+    If a worker is lost, all workers resume from the last checkpoint, RESTARTS times at most. If the driver is lost, a
+    run of the same name resumes.
+
+    Parameters
+    ----------
+    loop : called by each worker
+    name : of the run
+    checkpoints : folder or URL that all nodes see
+    workers : number of workers; if None, one for each GPU, or one without GPUs
+    on_report : called with the finished epochs and the planned total
+
+    Raises
+    ------
+    ValueError
+        The loop raised it, or the cluster has too few CPUs or GPUs.
+    RuntimeError
+        Training failed after all restarts.
+
     """
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # each report waits for it
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # each report waits for this interval
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # paths of shards may be relative
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
     gpus, count = _gpus(), workers_on_ray(workers)
     cpus = 1 if gpus else _cpus(count)
-    with folder_of_runs(checkpoints) as runs, _listening(told) as callback:
+    with folder_of_runs(checkpoints) as runs, _listening(on_report) as callback:
         trainer = TorchTrainer(
-            _run_loop,  # type: ignore[arg-type]  # what it returns is Result.return_value
+            _run_loop,  # type: ignore[arg-type]  # its return value becomes Result.return_value
             train_loop_config={"loop": loop, "threads": cpus},
             scaling_config=ScalingConfig(num_workers=count, use_gpu=bool(gpus), resources_per_worker={"CPU": cpus}),
             run_config=RunConfig(
@@ -127,7 +143,7 @@ def train_on_ray(loop: Loop, name: str, checkpoints: str, workers: int | None, t
 
 
 def _run_loop(config: dict[str, Any]) -> ValueError | None:
-    """A worker's part. The user's mistakes are given back, as all workers meet the same: to try again would be vain."""
+    """Run the loop on one worker. Returns a ValueError, which every worker meets, so that Ray does not retry it."""
     import ray.train.torch
 
     context = ray.train.get_context()
@@ -139,16 +155,17 @@ def _run_loop(config: dict[str, Any]) -> ValueError | None:
     return None
 
 
-def workers_on_ray(asked: int | None) -> int:
-    """Return the workers of a training run: one a GPU of the cluster, or else one, unless a number is asked for.
+def workers_on_ray(requested: int | None) -> int:
+    """Return the number of training workers: as requested, or one for each GPU, or one without GPUs.
 
-    Raises ValueError where some of them would wait for a place.
+    Raises ValueError if the cluster has fewer GPUs or, without GPUs, fewer CPUs than requested.
     """
     gpus = _gpus()
-    places, what = (gpus, "GPUs") if gpus else (int(sum(_cpus_of_nodes())), "CPUs")
-    if asked and asked > places:
-        raise ValueError(f"expected HASHKILN_TRAINERS of at most {places}, the {what} of the cluster, found {asked}")
-    return asked or gpus or 1
+    available, unit = (gpus, "GPUs") if gpus else (int(sum(_cpus_of_nodes())), "CPUs")
+    if requested and requested > available:
+        found = f"found {requested}"
+        raise ValueError(f"expected HASHKILN_TRAINERS of at most {available}, the {unit} of the cluster, {found}")
+    return requested or gpus or 1
 
 
 def _gpus() -> int:
@@ -165,13 +182,13 @@ def _cpus_of_nodes() -> list[float]:
 
 
 def _cpus(workers: int) -> int:
-    """CPUs for each worker, so many that all find a place: a worker lies on one node."""
+    """Return the CPUs of each worker, such that all workers fit: a worker uses one node."""
     nodes = _cpus_of_nodes() or [1]
     return max(1, int(min(nodes) // -(-workers // len(nodes))))
 
 
 def _storage(url: str) -> str:
-    """The URL as Ray's filesystem wants it: it asks AWS itself for a bucket's region, unless it is told."""
+    """Return the URL for Ray's filesystem, with region and endpoint; else it would ask AWS for the region."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if not (url.startswith("s3://") and endpoint):
         return url
@@ -181,15 +198,15 @@ def _storage(url: str) -> str:
 
 
 def _last_line(error: Exception) -> RuntimeError:
-    """What the first worker that failed said, in a line."""
+    """Return an error with the last line of the first failed worker's message."""
     failures = getattr(error, "worker_failures", {}) or {0: getattr(error, "controller_failure", error)}
-    said = str(next(iter(failures.values()))).strip().splitlines() or [type(error).__name__]
-    return RuntimeError(f"expected training to end after {RESTARTS} restarts, found again: {said[-1]}")
+    lines = str(next(iter(failures.values()))).strip().splitlines() or [type(error).__name__]
+    return RuntimeError(f"training failed after {RESTARTS} restarts: {lines[-1]}")
 
 
 @contextmanager
 def folder_of_runs(checkpoints: str) -> Iterator[str]:
-    """Where checkpoints lie; none given: a folder that lives as long as the run."""
+    """Yield the folder of the checkpoints; if empty, a temporary one for this run."""
     if checkpoints:
         yield checkpoints
         return
@@ -198,12 +215,12 @@ def folder_of_runs(checkpoints: str) -> Iterator[str]:
 
 
 @contextmanager
-def _listening(told: Told) -> Iterator[Any]:
-    """A callback for Ray Train, whose controller is a process of its own: what it hears is told here, in a thread."""
+def _listening(on_report: OnReport) -> Iterator[Any]:
+    """Yield a callback for Ray Train, whose controller is another process: a thread here passes reports on."""
     from ray.train import UserCallback
     from ray.util.queue import Queue
 
-    class Teller(UserCallback):
+    class Forwarder(UserCallback):
         def __init__(self, queue: Queue) -> None:
             self.put = observed(queue.put_nowait)
 
@@ -212,13 +229,13 @@ def _listening(told: Told) -> Iterator[Any]:
 
     def listen() -> None:
         while metrics := queue.get():
-            told(metrics["epochs"], metrics["most"])
+            on_report(metrics["epochs"], metrics["most"])
 
     queue = Queue(actor_options={"num_cpus": 0})
     listener = Thread(target=copy_context().run, args=(observed(listen),), daemon=True)
     listener.start()
     try:
-        yield Teller(queue)
+        yield Forwarder(queue)
     finally:
         observed(queue.put)({})
         listener.join()
@@ -226,6 +243,6 @@ def _listening(told: Told) -> Iterator[Any]:
 
 
 def state_of(checkpoint: Any) -> bytes:
-    """The state that a checkpoint holds."""
+    """Return the state in a checkpoint."""
     with checkpoint.as_directory() as folder:
         return (Path(folder) / STATE_FILE).read_bytes()

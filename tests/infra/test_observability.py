@@ -41,7 +41,9 @@ def test_the_first_error_is_logged_in_one_line_and_later_calls_are_made(caplog):
     for value in range(5):
         tolerant(value)
     assert heard == list(range(5))
-    assert [line.partition(" failed")[2] for line in warnings(caplog)] == [", work goes on: Deaf: the line is dead"]
+    assert [line.partition(" failed")[2] for line in warnings(caplog)] == [
+        ", the run continues: Deaf: the line is dead"
+    ]
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
@@ -62,7 +64,7 @@ def test_work_goes_on_where_observers_fail(where, request, tmp_path, caplog):
     undisturbed = recorded(tmp_path / "undisturbed", epochs=2).fit(data(InProcess(cpus=2)))
     assert digest(function) == digest(undisturbed)
     assert len(function.epochs) == 2
-    assert warnings(caplog) == ["observer deaf failed, work goes on: Deaf: the line is dead"] * 2  # one of each
+    assert warnings(caplog) == ["observer deaf failed, the run continues: Deaf: the line is dead"] * 2  # one of each
 
 
 def test_the_checkpoint_is_saved_before_observers_hear_of_it(tmp_path):
@@ -84,7 +86,7 @@ def test_a_prefect_server_that_does_not_answer_stops_no_training(tmp_path, caplo
         function = recorded(tmp_path / "log", epochs=2).fit(data(executor))
     assert len(function.epochs) == 2
     (line,) = warnings(caplog)
-    assert line.startswith("observer TrainingTable failed, work goes on: ConnectError: ")
+    assert line.startswith("observer TrainingTable failed, the run continues: ConnectError: ")
 
 
 def test_a_dataset_is_ingested_although_its_observer_fails(tmp_path, caplog):
@@ -95,4 +97,4 @@ def test_a_dataset_is_ingested_although_its_observer_fails(tmp_path, caplog):
         "mine", str(tmp_path / "mine.fvecs"), Settings(home=tmp_path / "home"), Columns(), None, deaf
     )
     assert dataset.dim == 4
-    assert warnings(caplog) == ["observer deaf failed, work goes on: Deaf: the line is dead"]
+    assert warnings(caplog) == ["observer deaf failed, the run continues: Deaf: the line is dead"]

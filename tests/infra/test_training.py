@@ -137,7 +137,7 @@ def test_a_mistake_of_the_user_is_told_as_itself_and_not_tried_again(ray_executo
 
 @pytest.mark.slow
 def test_what_fails_again_and_again_is_told_in_one_line(ray_executor):
-    with pytest.raises(RuntimeError, match=r"^expected training to end after 3 restarts, found again: .*no such thing"):
+    with pytest.raises(RuntimeError, match=r"^training failed after 3 restarts: .*no such thing"):
         ray_executor.train(fails, "fails")
 
 
