@@ -203,18 +203,22 @@ class CodeTable:
         return dict(self._parts[snapshot_id])
 
     def added_parts(self, snapshot_id: int, versions: Sequence[Version]) -> Iterator[Part]:
-        """Yield the parts that versions have in addition to those of a snapshot.
+        """Yield the parts that versions have in addition to those of a snapshot. A part can come more than once.
 
-        Each manifest is read once, and only if it adds files. The cost is therefore that of the added parts, not of all
-        parts of the versions.
+        A manifest is read once, and only if it adds files, or keeps some of those that a commit added whose own
+        manifest none of these versions has: `gc` dropped the version that had it, or the same run removed one of its
+        parts. The cost is therefore about that of the added parts, not of all parts of the versions.
         """
         snapshots = [self.iceberg.snapshot_by_id(s) for s in (snapshot_id, *(v.snapshot_id for v in versions))]
         read: set[str] = set()
+        whole: set[int] = set()  # sequence numbers of the commits whose own manifests were seen
         for i, snapshot in enumerate(filter(None, snapshots)):
-            new = {m.manifest_path: m for m in snapshot.manifests(self.iceberg.io) if m.manifest_path not in read}
-            read |= new.keys()
-            for manifest in new.values():
-                if i and manifest.has_added_files():
+            new = [m for m in snapshot.manifests(self.iceberg.io) if m.manifest_path not in read]
+            read |= {manifest.manifest_path for manifest in new}
+            whole |= {m.min_sequence_number for m in new if m.has_added_files() and not m.has_existing_files()}
+            for manifest in new if i else []:
+                kept_only = manifest.has_existing_files() and manifest.min_sequence_number not in whole
+                if manifest.has_added_files() or kept_only:
                     yield from (iceberg.to_part(e.data_file) for e in manifest.fetch_manifest_entry(self.iceberg.io))
 
     def shards(self, snapshot_id: int) -> list[CodeShard]:

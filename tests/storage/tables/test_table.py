@@ -203,6 +203,22 @@ def test_parts_of_other_versions_are_read_from_the_manifests_that_added_them(cat
     assert len(opened) == 1
 
 
+def test_parts_are_found_where_only_a_rewritten_manifest_has_them(catalog, parts):
+    """The version that added them is gone, as after gc; of the three parts of its one manifest, two are left."""
+    first, second, third = parts
+    table = published(catalog, parts)
+    v1 = table.version()
+    table.stage("staged-a", v1.snapshot_id)
+    table.replace("staged-a", [], {first.shard}, MODEL)
+    table.publish(table.version("staged-a"), v1.snapshot_id)
+    v2 = table.version()
+    table.stage("staged-b", v2.snapshot_id)
+    table.replace("staged-b", [], {second.shard, third.shard}, {"model": "m2"})
+    other = table.version("staged-b")
+    assert sorted(part.shard for part in table.added_parts(other.snapshot_id, [v2])) == [second.shard, third.shard]
+    assert list(table.added_parts(other.snapshot_id, [v1, v2])) == parts
+
+
 def test_one_of_several_publishers_wins(catalog, parts):
     table = create_table(catalog, "t", N_BITS)
     base = table.version().snapshot_id
