@@ -35,7 +35,7 @@ def spec(dataset, method="dpsh", bad_rows="refuse", **parameters):
 
 
 def pictures(folder, n=150, broken=()):
-    """Two shards of encoded pictures of three classes, under column names of the user's own."""
+    """Ingest two shards of encoded pictures of three classes, with column names of the user."""
     folder.mkdir()
     for part, rows in enumerate(np.array_split(np.arange(n), 2)):
         data = [b"not a picture" if i in broken else encoded(i % 3, i, 24, "JPEG" if i % 2 else "PNG") for i in rows]
@@ -60,11 +60,11 @@ def test_encoded_pictures_are_hashed_by_a_network_and_published(settings, tmp_pa
     _, report, version = straight_line.reindex(settings, spec("photos", network="cnn", **DEEP))
     assert version == "v1"
     assert report.measured.rows == 149  # a query's own row is not ranked
-    assert report.measured.metrics["map"].value > 0.8  # a third by chance
+    assert report.measured.metrics["map"].value > 0.8  # 1/3 by chance
     assert published_codes(settings, "photos__c") == encoded_anew(settings, dataset, "photos__c")
 
 
-def test_texts_are_hashed_by_a_network_of_words_and_by_nothing_else(settings, tmp_path):  # noqa: F811
+def test_texts_are_hashed_by_a_text_network_and_by_no_other_method(settings, tmp_path):  # noqa: F811
     dataset = texts(tmp_path / "notes")
     assert (dataset.kind, dataset.dim) == ("text", 32)
     for wrong, found in ((spec("notes", "itq"), "ITQ, which reads vectors"), (spec("notes"), "DPSH, with network=mlp")):
@@ -78,13 +78,13 @@ def test_texts_are_hashed_by_a_network_of_words_and_by_nothing_else(settings, tm
     assert len(published_codes(settings, "notes__c")) == 240
 
 
-def test_words_are_asked_for_of_texts_alone(settings, tmp_path):  # noqa: F811
+def test_a_text_network_is_refused_for_other_kinds_of_rows(settings, tmp_path):  # noqa: F811
     pictures(tmp_path / "photos", n=30)
     with pytest.raises(
         ValueError, match="expected texts for network=text, found rows of kind image, in dataset photos"
     ):
         fitting.fit(Context.of(spec("photos", network="text"), settings, InProcess()))
-    pixels = Context.of(spec("photos", "lsh"), settings, InProcess())  # are coordinates: any method hashes them
+    pixels = Context.of(spec("photos", "lsh"), settings, InProcess())  # pixels are coordinates: any method hashes them
     fitting.fit(pixels)
     with pytest.raises(ValueError, match="--side applies only to pictures, found rows of kind text"):
         datasets.ingest_source("t", str(texts_folder(tmp_path)), settings, Columns(x="text"), side=24)
@@ -104,7 +104,7 @@ def test_pictures_that_cannot_be_read_are_refused_or_dropped_and_quarantined(set
     assert set(range(100)) - published_codes(settings, "photos__c").keys() == {7, 60}
 
 
-def test_a_picture_that_changes_is_encoded_anew(settings, tmp_path):  # noqa: F811
+def test_a_changed_picture_is_encoded_again(settings, tmp_path):  # noqa: F811
     dataset = pictures(tmp_path / "photos", n=100)
     straight_line.reindex(settings, spec("photos", "lsh"))
     before = published_codes(settings, "photos__c")

@@ -1,4 +1,4 @@
-"""Pretrained parameters: read in the order of the layers, named by their content, and where a network starts."""
+"""Pretrained parameters: read in the order of the layers, stored by content, and used as the start of a fit."""
 
 import io
 
@@ -29,7 +29,7 @@ def keep(file, warehouse):
 
 
 def torchvision_resnet18():
-    """Names and shapes of torchvision's resnet18, in its order."""
+    """Return names and shapes of the parameters of torchvision's resnet18, in its order."""
 
     def norm(name, width):
         parts = ("weight", "bias", "running_mean", "running_var")
@@ -66,7 +66,7 @@ def torchvision_alexnet():
 
 
 @pytest.mark.parametrize("names", [torchvision_resnet18(), torchvision_alexnet()], ids=["resnet18", "alexnet"])
-def test_names_tell_the_order_of_torchvisions_layers(names):
+def test_parameters_are_sorted_by_the_layers_of_torchvision(names):
     shuffled = dict(sorted(dict.fromkeys(names, 0).items()))
     assert list(shuffled) != list(names)
     assert list(weights.in_order(shuffled)) == list(names)
@@ -112,7 +112,7 @@ def test_a_fit_starts_from_a_file_of_any_form(settings, tmp_path, form):  # noqa
     ids = np.arange(40)
     x = np.array([pixels(i % 2, i, 16).ravel() for i in ids], np.float32)
     shard = [Batch(ids, x, np.eye(2, dtype=np.uint8)[ids % 2])]
-    method = METHODS["dpsh"](8, network="cnn", epochs=1, batch_size=20, lr=0.0)  # nothing moves
+    method = METHODS["dpsh"](8, network="cnn", epochs=1, batch_size=20, lr=0.0)  # so that parameters stay as they are
     start_from = pretrained.stored_parameters(digest, settings)
     function = method.fit(Data([shard], InProcess(), start_from))
     assert isinstance(function, DeepHash)
@@ -131,10 +131,13 @@ def test_a_fit_starts_from_a_file_of_any_form(settings, tmp_path, form):  # noqa
         (bytes([200, 0, 0, 0, 0, 0, 0, 0]) + b'{"a": 1}', "cannot read safetensors of numpy types: "),
         (as_torch([1, 2]), "expected a state dict of tensors, found list"),
         (as_torch({"weight": torch.ones(2), "epoch": 3}), "expected a state dict of tensors, found int in epoch"),
-        (as_torch({"weight": MethodSpec}), "expected safetensors or a state dict saved by torch.save: "),  # code
+        (
+            as_torch({"weight": MethodSpec}),
+            "expected safetensors or a state dict saved by torch.save: ",
+        ),  # needs code to unpickle
     ],
 )
-def test_what_is_no_file_of_parameters_is_refused_with_its_name(settings, tmp_path, content, message):  # noqa: F811
+def test_a_file_without_parameters_is_refused_with_its_name(settings, tmp_path, content, message):  # noqa: F811
     (tmp_path / "weights").write_bytes(content)
     with pytest.raises(ValueError, match=message + ".*, in .*weights") as refused:
         keep(str(tmp_path / "weights"), settings.warehouse_url)
@@ -142,7 +145,7 @@ def test_what_is_no_file_of_parameters_is_refused_with_its_name(settings, tmp_pa
     assert not (tmp_path / "home" / "warehouse" / "pretrained").exists()
 
 
-def test_other_parameters_are_another_fit(settings, mine, tmp_path):  # noqa: F811
+def test_other_pretrained_parameters_give_another_fit(settings, mine, tmp_path):  # noqa: F811
     digests = []
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -151,7 +154,7 @@ def test_other_parameters_are_another_fit(settings, mine, tmp_path):  # noqa: F8
         digests.append(keep(str(tmp_path / "weights"), settings.warehouse_url))
     method = {"method": "dpsh", "bits": 8, "parameters": {"epochs": 1, "batch_size": 20}}
     plain, first, second = (spec(method={**method, "pretrained": d}, code="c") for d in ("", *digests))
-    assert "pretrained" not in plain.method.identity()  # what was fitted before there was such a thing stays as it is
+    assert "pretrained" not in plain.method.identity()  # so that earlier fits keep their identity
     fits = [fitting.fit(Context.of(each, settings, InProcess())) for each in (plain, first, second, first)]
     assert len({fit.digest for fit in fits}) == 3
     assert fits[3].digest == fits[1].digest
@@ -164,7 +167,7 @@ def test_other_parameters_are_another_fit(settings, mine, tmp_path):  # noqa: F8
         pretrained.stored_parameters("0" * 64, settings)
 
 
-def test_methods_without_one_network_start_from_nothing():
+def test_methods_without_a_single_network_refuse_pretrained_parameters():
     for name in ("itq", "prdh"):
         with pytest.raises(ValueError, match=f"expected no pretrained parameters for {name}"):
             MethodSpec(method=name, pretrained="0" * 64)

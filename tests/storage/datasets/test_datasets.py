@@ -1,4 +1,4 @@
-"""Named datasets: the catalogue, where files are found, and rows against what the files hold."""
+"""Named datasets: the catalogue, the search for files, and their rows."""
 
 import functools
 import gzip
@@ -43,7 +43,7 @@ TINY = {"base": (40, 6), "learn": (30, 6), "query": (5, 6)}
 
 
 def tiny_texmex(folder, name="siftsmall"):
-    """siftsmall with few rows, its archive in folder, and what that holds."""
+    """Write the archive of a siftsmall with few rows; return the dataset and the arrays in it."""
     arrays = {f"siftsmall_{split}.fvecs": rng.random(shape, np.float32) for split, shape in TINY.items()}
     arrays["siftsmall_groundtruth.ivecs"] = rng.integers(0, 40, (5, 3), np.int32)
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def test_names():
 
 
 @pytest.mark.parametrize("dataset", DATASETS.values(), ids=str)
-def test_the_catalogue_is_sound(dataset):
+def test_the_catalogue_is_consistent(dataset):
     assert {"base", "query"} <= set(dataset.splits) <= {"base", "learn", "query"}
     assert dataset.about
     assert dataset.licence
@@ -109,7 +109,7 @@ def test_the_catalogue_is_sound(dataset):
     assert pickle.loads(pickle.dumps(dataset)) == dataset
 
 
-def test_found_in_a_folder_flat_or_by_name_packed_or_not(tmp_path, monkeypatch):
+def test_files_are_found_in_a_folder_or_its_subfolder_compressed_or_not(tmp_path, monkeypatch):
     dataset, arrays = tiny_texmex(tmp_path / "archive")
     places = {"flat": "", "named": "siftsmall", "unpacked": "siftsmall/siftsmall"}
     for suffix in ("", ".gz"):
@@ -150,7 +150,7 @@ def test_rows_can_be_read_without_the_groundtruth(tmp_path):
     assert len(read(dataset, "base", files)[0]) == 40
 
 
-def test_not_found_says_what_was_looked_for_and_where(tmp_path):
+def test_the_error_names_the_missing_files_and_the_folders_searched(tmp_path):
     dataset, _ = tiny_texmex(tmp_path / "data" / "siftsmall")
     where = f"{tmp_path / 'siftsmall'} or {tmp_path}"
     expected = "siftsmall: no siftsmall_base.fvecs or siftsmall_base.fvecs.gz or siftsmall.tar.gz in " + where
@@ -162,7 +162,7 @@ def test_not_found_says_what_was_looked_for_and_where(tmp_path):
         datasets.locate_or_fetch(DATASETS["photosift"], tmp_path)
 
 
-def test_downloaded_from_the_first_server_that_has_it(tmp_path):
+def test_a_file_is_downloaded_from_the_first_server_that_has_it(tmp_path):
     dataset, arrays = tiny_texmex(tmp_path / "server")
     seen = []
     with serving(tmp_path / "server") as url:
@@ -175,14 +175,14 @@ def test_downloaded_from_the_first_server_that_has_it(tmp_path):
     home = tmp_path / "data" / "siftsmall"
     assert files == dict.fromkeys(arrays, home / "siftsmall.tar.gz")
     assert list(home.iterdir()) == [home / "siftsmall.tar.gz"]
-    assert datasets.locate_or_fetch(dataset, tmp_path / "data") == files  # the server is gone
+    assert datasets.locate_or_fetch(dataset, tmp_path / "data") == files  # the server is down
     np.testing.assert_array_equal(read(dataset, "query", files)[1], arrays["siftsmall_query.fvecs"])
     assert set(datasets.provenance(dataset, files).values()) == {f"verified, {dataset.files[0].checksum}"}
     (home / "siftsmall.tar.gz").write_bytes(b"other")
     assert "unverified, expected md5:" in datasets.provenance(dataset, files)[home / "siftsmall.tar.gz"]
 
 
-def test_downloaded_from_a_mirror_that_the_user_names(tmp_path):
+def test_a_file_is_downloaded_from_the_mirror_of_the_user(tmp_path):
     dataset, arrays = tiny_texmex(tmp_path / "server")
     with serving(tmp_path) as url:
         files = datasets.locate_or_fetch(dataset, tmp_path / "data", f"{url}/server/")
@@ -196,7 +196,7 @@ def test_downloaded_from_a_mirror_that_the_user_names(tmp_path):
         datasets.locate_or_fetch(replace(dataset, name="other"), tmp_path / "data", "file:///etc")
 
 
-def test_separate_files_are_downloaded_each(tmp_path):
+def test_each_of_several_files_is_downloaded(tmp_path):
     (tmp_path / "server").mkdir()
     facts = {"train-images-idx3": (6, 28, 28), "train-labels-idx1": (6,), "t10k-images-idx3": (2, 28, 28)}
     arrays = {
@@ -218,7 +218,7 @@ def test_separate_files_are_downloaded_each(tmp_path):
         assert labels == [[int(label)] for label in arrays[f"{stem}-labels-idx1"]]
         assert type(labels[0][0]) is int
     assert datasets.read_groundtruth(dataset, found) is None
-    assert all("as first downloaded" in said for said in datasets.provenance(dataset, found).values())
+    assert all("as first downloaded" in state for state in datasets.provenance(dataset, found).values())
     with pytest.raises(ValueError, match="expected 60000 labels, found sizes"):
         read(mnist, "base", found)
 
@@ -274,7 +274,7 @@ def test_parquet_split_by_a_keyed_hash(tmp_path):
         read(dataset, "base", files)
 
 
-def test_rows_that_are_not_the_dataset_are_refused(tmp_path):
+def test_rows_that_differ_from_the_catalogue_are_refused(tmp_path):
     dataset, _ = tiny_texmex(tmp_path)
     files = datasets.locate_or_fetch(dataset, tmp_path / "data", tmp_path)
     base = dataset.splits["base"]

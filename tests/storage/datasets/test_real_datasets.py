@@ -1,4 +1,4 @@
-"""The named datasets that lie in HASHKILN_DATA, against what is known of them."""
+"""Named datasets in HASHKILN_DATA, compared with published facts."""
 
 import itertools
 import os
@@ -45,14 +45,14 @@ def test_real_mnist(name):
 def test_real_photosift_and_its_groundtruth():
     dataset = datasets.get("photosift")
     files = datasets.locate_or_fetch(dataset, Path(HERE))
-    assert all(said.startswith("verified, sha256:") for said in datasets.provenance(dataset, files).values())
+    assert all(state.startswith("verified, sha256:") for state in datasets.provenance(dataset, files).values())
     _, base, _ = read(dataset, "base", files)
     ids, queries, _ = read(dataset, "query", files)
     truth = datasets.read_groundtruth(dataset, files)
     assert (base.shape, base.dtype, truth.shape) == ((1_000_000, 128), np.uint8, (10_000, 100))
     assert ids[0] == QUERY
     for i in (0, 4321, 9999):
-        squared = ((base - queries[i].astype(np.float32)) ** 2).sum(1)  # whole numbers below 2^24: exact
+        squared = ((base - queries[i].astype(np.float32)) ** 2).sum(1)  # integers below 2^24: exact
         np.testing.assert_array_equal(np.argsort(squared, kind="stable")[:100], truth[i])
 
 

@@ -1,4 +1,4 @@
-"""The shipped sample: its form, its size, its neighbours, and that the committed script draws it again."""
+"""The shipped sample: schema, size, neighbours, and that the script in the repository reproduces it."""
 
 import os
 from pathlib import Path
@@ -22,7 +22,7 @@ def read(split):
     return np.concatenate([block.ids for block in blocks]), np.concatenate([block.x for block in blocks])
 
 
-def test_form():
+def test_schema():
     shards = sorted(SAMPLE.glob("*/*.parquet"))
     assert [str(shard.relative_to(SAMPLE)) for shard in shards] == [
         *(f"base/{i:05}.parquet" for i in range(8)),
@@ -54,7 +54,7 @@ def test_rows(split, n, first):
     assert 510 < np.median(np.linalg.norm(x.astype(float), axis=1)) < 514  # OpenCV norms SIFT to 512
 
 
-def test_every_shard_is_a_draw_over_all_pictures():
+def test_every_shard_is_a_sample_of_all_pictures():
     x = read("base")[1].reshape(8, 5_000, 128).astype(float)
     means, deviation = x.mean(1), x.reshape(-1, 128).std(0) / np.sqrt(5_000)
     assert (np.abs(means - means.mean(0)) < 5 * deviation).all()
@@ -70,7 +70,7 @@ def test_neighbours_by_brute_force():
     assert truth.shape == (500, 100)
     np.testing.assert_array_equal(pq.read_table(SAMPLE / "groundtruth.parquet")["id"].to_numpy(), read("query")[0])
     for i in range(0, 500, 25):
-        squared = ((base - queries[i]) ** 2).sum(1)  # integers: no rounding, and ties that show
+        squared = ((base - queries[i]) ** 2).sum(1)  # integers: no rounding, so that ties are exact
         np.testing.assert_array_equal(np.lexsort((np.arange(40_000), squared))[:100], truth[i])
 
 
@@ -84,7 +84,7 @@ def test_neighbours_ties_go_to_the_lower_id():
 @pytest.mark.skipif(
     not (HERE / "photosift").is_dir(), reason=f"SKIPPED FOR WANT OF REAL DATA: no photosift in HASHKILN_DATA={HERE}"
 )
-def test_the_script_draws_it_again(tmp_path):
+def test_the_script_reproduces_the_sample(tmp_path):
     make.make(HERE / "photosift", tmp_path)
     made = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.parquet"))
     assert made == sorted(path.relative_to(SAMPLE) for path in SAMPLE.rglob("*.parquet"))

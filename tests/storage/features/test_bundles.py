@@ -1,4 +1,4 @@
-"""Bundles of tiny files: what is in one, what a change of one file costs, and that rows and codes are the same."""
+"""Bundles of tiny files: their contents, the effect of a changed file, and equal rows and codes."""
 
 import random
 
@@ -39,20 +39,20 @@ def test_every_file_is_in_one_bundle_by_name():
     assert bundles.group_files(files(shuffled)) == groups
 
 
-def test_a_change_is_felt_by_the_bundles_beside_it_at_most():
+def test_a_change_affects_only_its_bundle_and_the_adjacent_ones():
     before = {tuple(group) for group in bundles.group_files(files(names(3000)))}
-    felt = []
+    changed = []
     for seed in range(200):
         some = names(3000)
         some.insert(random.Random(seed).randrange(3000), f"day=7/part-{seed:05}-again.parquet")
         del some[random.Random(-1 - seed).randrange(3000)]
         after = {tuple(group) for group in bundles.group_files(files(some))}
-        felt.append(len(after - before))
-    assert max(felt) <= 6  # one file came and another one went
-    assert sum(felt) < 200 * 3
+        changed.append(len(after - before))
+    assert max(changed) <= 6  # one file was added and another one removed
+    assert sum(changed) < 200 * 3
 
 
-def test_few_files_and_large_ones_stay_alone():
+def test_few_files_and_large_files_are_not_bundled():
     few = files(names(bundles.REACH))
     assert bundles.group_files(few) == [[name] for name in few]
     large = files(names(200), bundles.TINY)
@@ -77,7 +77,7 @@ def dataset(folder):
     return Dataset(name="tiny", dim=D, splits={"base": join(folder, "base")}, columns=Columns(), source="")
 
 
-def test_a_bundle_is_read_encoded_and_watched_as_one_shard(dataset, folder):
+def test_a_bundle_is_read_and_encoded_as_one_shard_and_its_changes_are_noticed(dataset, folder):
     shards = dataset.shards("base")
     assert len(shards) < 12
     assert sum(shard.rows for shard in shards) == 5 * 119

@@ -1,4 +1,4 @@
-"""The map from key to id: ids never change, no id is given twice, and a search costs the same as parts are added."""
+"""The map from key to id: ids never change, are never assigned twice, and lookups cost the same as parts are added."""
 
 import datetime
 import multiprocessing
@@ -17,25 +17,25 @@ from storage.files import filesystem
 
 @pytest.fixture
 def small(monkeypatch):
-    """Index files of few parts, sorted a few rows at a time."""
+    """Make index files of few parts, sorted a few rows at a time."""
     monkeypatch.setattr(keys, "MERGED", 3)
     monkeypatch.setattr(keys, "SORTED", 16)
 
 
 def forget():
-    """Be as a process that has read nothing yet."""
+    """Clear the caches, as in a new process."""
     keys._seen.clear()
     keys._index.cache_clear()
 
 
 def parts_of(folder):
-    """The keys of each part, which are in the order of their ids, without a gap."""
+    """Return the keys of each part, and check that their ids are consecutive."""
     tables = [pq.read_table(path) for path in sorted(folder.glob("*.parquet"))]
     assert [i for table in tables for i in table["id"].to_pylist()] == list(range(sum(map(len, tables))))
     return [table["key"].to_pylist() for table in tables]
 
 
-def test_ids_are_places_in_the_list_and_never_change(folder, small):
+def test_ids_are_positions_in_the_list_and_never_change(folder, small):
     rng = np.random.default_rng(0)
     expected = {}
     for _ in range(30):
@@ -51,7 +51,7 @@ def test_ids_are_places_in_the_list_and_never_change(folder, small):
     assert keys.find_ids(folder, expected, "here").tolist() == list(expected.values())
 
 
-def test_index_files_are_made_again_where_they_are_missing(tmp_path, small):
+def test_missing_index_files_are_created_again(tmp_path, small):
     for i in range(11):
         keys.assign_ids(str(tmp_path), pa.array([f"{i} {j}" for j in range(9)]))
     made = {path: path.read_bytes() for path in (tmp_path / "index").iterdir()}
@@ -62,7 +62,7 @@ def test_index_files_are_made_again_where_they_are_missing(tmp_path, small):
     assert {path: path.read_bytes() for path in (tmp_path / "index").iterdir()} == made
 
 
-def test_a_map_that_was_deleted_begins_again(tmp_path, small):
+def test_a_deleted_map_starts_again_at_0(tmp_path, small):
     for word in ("old", "new"):
         for i in range(4):
             keys.assign_ids(str(tmp_path / "keys"), pa.array([f"{word} {i}"]))
@@ -70,7 +70,7 @@ def test_a_map_that_was_deleted_begins_again(tmp_path, small):
         shutil.rmtree(tmp_path / "keys")
 
 
-def test_what_is_asked_of_the_store_does_not_grow_with_the_parts(tmp_path, monkeypatch):
+def test_requests_to_the_store_do_not_grow_with_the_parts(tmp_path, monkeypatch):
     asked = []
     for name in ("exists", "read_bytes"):
         ask = getattr(filesystem, name)
@@ -87,7 +87,7 @@ def test_what_is_asked_of_the_store_does_not_grow_with_the_parts(tmp_path, monke
     assert len(asked) <= 2 * 7 + 100 // 16 + 100 % 16
 
 
-def test_keys_of_one_first_hash_are_told_apart(tmp_path, small, monkeypatch):
+def test_keys_with_the_same_first_hash_are_distinguished(tmp_path, small, monkeypatch):
     hashes = keys._hashes
     monkeypatch.setattr(keys, "_hashes", lambda column: hashes(column) % np.array([3, 2**64 - 1], np.uint64))
     names = [f"key {i}" for i in range(40)]
@@ -105,7 +105,7 @@ def assign_many(folder, first):
         keys.assign_ids(folder, pa.array([f"key {j}" for j in range(i, i + 30)]))
 
 
-def test_of_writers_at_the_same_time_none_gives_an_id_twice(tmp_path):
+def test_concurrent_writers_never_assign_an_id_twice(tmp_path):
     with ProcessPoolExecutor(3, multiprocessing.get_context("spawn")) as pool:
         for done in [pool.submit(assign_many, str(tmp_path), first) for first in (0, 10, 120)]:
             done.result()
@@ -124,14 +124,14 @@ def test_of_writers_at_the_same_time_none_gives_an_id_twice(tmp_path):
         ([datetime.datetime(2020, 1, 2)], pa.array([datetime.datetime(2020, 1, 2)], pa.timestamp("ms")), [0]),
     ],
 )
-def test_parts_of_all_types_that_were_written_before_are_read(part, column, ids, tmp_path):
+def test_parts_of_earlier_releases_are_read_with_keys_of_any_type(part, column, ids, tmp_path):
     pq.write_table(pa.table({"id": np.arange(len(part)), "key": part}), tmp_path / "00000.parquet", compression="zstd")
     assert keys.column_ids(str(tmp_path), column, "here").tolist() == ids
     keys.assign_ids(str(tmp_path), column)
     assert not (tmp_path / "00001.parquet").exists()
 
 
-def test_a_shard_gives_its_rows_the_ids_of_their_keys(tmp_path):
+def test_rows_of_a_shard_have_the_ids_of_their_keys(tmp_path):
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(4, np.float32)), 2)
     for name, column in {"full": ["b", "a"], "null": ["a", None], "none": []}.items():
         table = pa.table({"sku": pa.array(column, pa.string()), "vector": vectors.slice(0, len(column))})

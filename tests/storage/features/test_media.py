@@ -1,4 +1,4 @@
-"""Pictures and texts as rows of numbers, through Parquet as it is read for a fit; and what cannot be read."""
+"""Pictures and texts as rows of numbers, read from Parquet; and values that cannot be read."""
 
 import io
 
@@ -16,7 +16,7 @@ from storage.features.shard import Columns
 from storage.formats import FeatureRows
 
 
-def test_pixels_are_those_of_the_picture_whatever_its_mode_and_size():
+def test_pixels_of_pictures_of_any_mode_and_size():
     drawn = pixels(2, 0, side=16)
     np.testing.assert_array_equal(media.pixels(encoded(2, 0, 16), 3 * 16**2), drawn.ravel())
     assert media.pixels(encoded(2, 0, 40, "JPEG"), 3 * 16**2).shape == (768,)
@@ -32,7 +32,7 @@ def test_pixels_are_those_of_the_picture_whatever_its_mode_and_size():
 
 
 @pytest.mark.parametrize("data", [b"", b"no picture", encoded(1, 1)[:60], encoded(1, 1, 64, "JPEG")[:500]])
-def test_what_is_no_picture_is_refused_in_one_line(data):
+def test_data_that_is_not_a_picture_is_refused_in_one_line(data):
     with pytest.raises(ValueError, match="expected a picture, found") as refused:
         media.pixels(data, 3 * 32**2)
     assert "\n" not in str(refused.value)
@@ -44,13 +44,13 @@ def test_a_picture_of_absurd_size_is_refused_before_it_is_decoded(monkeypatch):
         media.pixels(encoded(1, 1, 64), 3 * 32**2)
 
 
-def test_words_are_the_same_numbers_in_every_run():
+def test_words_have_the_same_numbers_in_every_run():
     assert media.text_row("The cat, the CAT and 7 mice", 8).tolist()[:4] == [
         media.word_number(word) for word in ("the", "cat", "the", "cat")
     ]
     assert media.text_row("", 4).tolist() == [0, 0, 0, 0]
     assert media.text_row("a b c d e", 3).shape == (3,)
-    assert (media.word_number("cat"), media.word_number("dog")) == (29602, 1)  # as rows were read before
+    assert (media.word_number("cat"), media.word_number("dog")) == (29602, 1)  # as in earlier releases
     numbers = {media.word_number(f"w{i}") for i in range(2000)}
     assert min(numbers) >= 1
     assert max(numbers) < WORDS
@@ -78,7 +78,7 @@ def test_a_column_of_pictures_is_read_as_rows_of_pixels(tmp_path, kind):
     assert batch.x.dtype == np.float32
 
 
-def test_bad_pictures_and_texts_are_refused_with_file_and_row_or_dropped_and_told(tmp_path):
+def test_bad_pictures_and_texts_are_refused_with_file_and_row_or_dropped_and_reported(tmp_path):
     good = encoded(1, 1, 64)
     for column, values, what in (
         ("image", [good, b"broken", None, good], "expected a picture, found cannot identify"),

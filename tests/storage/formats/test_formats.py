@@ -1,4 +1,4 @@
-"""Every format against an independent writer, and against files broken at every place."""
+"""Each file format, compared with an independent writer, and files damaged at every position."""
 
 import gzip
 import io
@@ -80,7 +80,7 @@ def test_vecs_of_another_writer(tmp_path):
     np.testing.assert_array_equal(whole(vecs.read_vecs(tmp_path / "x.ivecs")), ids)
 
 
-def test_vecs_put_together_with_cat(tmp_path):
+def test_vecs_concatenated_with_cat(tmp_path):
     a, b = values((5, 8), np.uint8), values((7, 8), np.uint8)
     (tmp_path / "x.bvecs").write_bytes(vecs_bytes(a) + vecs_bytes(b))
     (tmp_path / "x.bvecs.gz").write_bytes(gzip.compress(vecs_bytes(a)) + gzip.compress(vecs_bytes(b)))
@@ -127,11 +127,11 @@ def test_vecs_archive_cut_or_without_the_member(tmp_path):
     for length in range(1, len(content) // 2, 97):
         path.write_bytes(content[:length])
         assert str(path) in error(vecs.read_vecs(path, "x.bvecs"))
-    path.write_bytes(gzip.compress(gzip.decompress(content)[:3000]))  # a sound gzip of half an archive
+    path.write_bytes(gzip.compress(gzip.decompress(content)[:3000]))  # a valid gzip of half an archive
     assert "unexpected end of data" in error(vecs.read_vecs(path, "x.bvecs"))
 
 
-def test_vecs_dimensions_that_cannot_be(tmp_path):
+def test_vecs_of_impossible_dimensions(tmp_path):
     path = tmp_path / "x.bvecs"
     for head, found in ((0, "0"), (-1, "-1"), (2**20 + 1, "1048577"), (2**31 - 1, "2147483647")):
         path.write_bytes(head.to_bytes(4, "little", signed=True) + bytes(100))
@@ -147,11 +147,11 @@ def test_vecs_of_mixed_dimensions_name_the_row(tmp_path):
     a, b = values((2_000_000, 4), np.uint8), values((3, 6), np.uint8)  # the change is in the third block
     path.write_bytes(vecs_bytes(a) + vecs_bytes(b))
     assert "dimension 4 as in row 0, found 6 in row 2000000 at byte 16000000" in error(vecs.read_vecs(path))
-    path.write_bytes(vecs_bytes(b) + vecs_bytes(a[:1]))  # and in what is less than a row
+    path.write_bytes(vecs_bytes(b) + vecs_bytes(a[:1]))  # and in bytes that are less than a row
     assert "dimension 6 as in row 0, found 4 in row 3 at byte 30" in error(vecs.read_vecs(path))
 
 
-def test_vecs_of_another_name(tmp_path):
+def test_vecs_of_another_suffix(tmp_path):
     with pytest.raises(ValueError, match=r"expected a name that ends in \.fvecs, \.bvecs, \.ivecs .* found x\.npy"):
         vecs.read_vecs(tmp_path / "x.npy")
     with pytest.raises(ValueError, match=r"found set\.tar"):
@@ -243,7 +243,7 @@ def test_hdf5(tmp_path):
     assert next(hdf5.read_hdf5(path, "train")).dtype == np.float32
 
 
-def test_hdf5_that_is_not_what_it_should_be(tmp_path):
+def test_damaged_or_incomplete_hdf5_is_refused(tmp_path):
     path = tmp_path / "x.hdf5"
     for name in ARRAYS:
         write_hdf5(path, leave_out=[name])

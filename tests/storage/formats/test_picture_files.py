@@ -1,4 +1,4 @@
-"""CIFAR's binary files and HashNet's lists of pictures: rows as they were written, and what is refused."""
+"""Binary files of CIFAR and lists of pictures of HashNet: rows as written, and refused content."""
 
 import io
 import re
@@ -24,11 +24,11 @@ def test_cifar_rows_are_pictures_of_height_width_channel(tmp_path):
     np.testing.assert_array_equal(block.x.reshape(-1, 32, 32, 3), [pixels(label, i) for i, label in enumerate(labels)])
     (tmp_path / "b.bin").write_bytes(cifar_bytes(labels, coarse=True))
     (block,) = cifar.read_cifar(tmp_path / "b.bin", classes=(20, 100))
-    assert block.labels == [[3], [0], [9], [7]]  # the fine ones
+    assert block.labels == [[3], [0], [9], [7]]  # the fine labels
     np.testing.assert_array_equal(block.x[2], pixels(9, 2).ravel())
 
 
-def test_cifar_is_read_in_blocks_that_go_on_counting(tmp_path, monkeypatch):
+def test_ids_of_cifar_continue_from_block_to_block(tmp_path, monkeypatch):
     (tmp_path / "a.bin").write_bytes(cifar_bytes(range(10)))
     whole = next(cifar.read_cifar(tmp_path / "a.bin"))
     monkeypatch.setattr(cifar, "BLOCK_BYTES", 3 * 3073 + 5)
@@ -48,14 +48,14 @@ def test_cifar_is_read_in_blocks_that_go_on_counting(tmp_path, monkeypatch):
         (cifar_bytes([1] * 3074), (20, 100), r"expected labels below \(20, 100\), found"),  # CIFAR-10 read as 100
     ],
 )
-def test_what_is_not_cifar_is_refused(tmp_path, content, classes, message):
+def test_content_that_is_not_cifar_is_refused(tmp_path, content, classes, message):
     (tmp_path / "a.bin").write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.bin: .*" + message):
         list(cifar.read_cifar(tmp_path / "a.bin", classes=classes))
 
 
 def tiny_cifar(name="cifar-10", batches=(12, 7)):
-    """cifar-10 with few rows in two batches."""
+    """Return cifar-10 with few rows in two batches."""
     dataset = DATASETS[name]
     base = replace(dataset.splits["base"], n=sum(batches), more_files=("data_batch_2.bin",))
     return replace(dataset, splits={"base": base, "query": replace(dataset.splits["query"], n=5)})
@@ -118,7 +118,7 @@ def test_a_wrong_list_is_refused_with_its_line(tmp_path, text, message):
         list(datasets.read_picture_lists(datasets.find_lists(str(tmp_path)))["base"])
 
 
-def test_list_datasets_take_a_folder_of_the_users_own(tmp_path):
+def test_datasets_of_lists_are_read_from_a_folder_of_the_user(tmp_path):
     with pytest.raises(ValueError, match=r"nus-wide: no database\.txt .*, and no URL .*: pass --from FOLDER"):
         datasets.locate_or_fetch(DATASETS["nus-wide"], tmp_path)
     write_lists(tmp_path / "nus-wide")
