@@ -210,7 +210,7 @@ EVALUATE_REFUSED = [
     (LABELLED | {"codes": X}, r"expected codes of -1 and \+1"),
     (LABELLED | {"codes": CODES[0]}, r"codes: expected codes \(n, B\) uint8"),
     (LABELLED | {"bits": 40}, "codes: expected codes of 40 bits, found 2 bytes of packed codes a row"),
-    (LABELLED | ASKED | {"queries": CODES[:, :1]}, "queries: expected codes of 16 bits, .* found 8"),
+    (LABELLED | ASKED | {"queries": CODES[:, :1]}, "queries: expected codes of 16 bits .* found 8 bits"),
     (LABELLED | ASKED | {"query_labels": BATCH.y}, r"query_labels: .* like \(400,\), found \(400, 6\)"),
 ]  # fmt: skip
 

@@ -112,7 +112,7 @@ def test_foreign_files_that_do_not_fit_are_refused(tmp_path):
     refused(r"codes of -1 and \+1, or bool, or packed uint8, found", "levels", "labels")
     refused(r"found \(50,\) float64", "flat", "labels")
     refused("multi-hot labels of 0 and 1, found 0 to 4", "codes", "grades")
-    refused("queries: expected codes of 16 bits, .* found 24", "codes", "labels", "wide", "labels")
+    refused("queries: expected codes of 16 bits .* found 24 bits", "codes", "labels", "wide", "labels")
     refused(r"expected labels of int64, found none, of shape \(50, 0\)", "codes", "none")
     refused("expected labels of int64, found up to 18446744073709551615", "codes", "huge")
     refused("with queries: expected labels and query_labels", "codes", "labels", "codes")
