@@ -201,7 +201,7 @@ def test_a_version_with_a_damaged_part_is_not_compared_with_and_holds_nobody_up(
     DAMAGES[damage](path)
     parts._verified.clear()  # as in a new process
     write_shard(source, "part1.parquet", blobs(150, D, seed=9, first_id=1100))
-    line = rf"not comparable with v1: expected a .*{path.name}"
+    line = rf"not comparable with v1: .*{path.name}"
     with pytest.raises(GateRejected, match=f"the loss of recall_at_1000 cannot be checked: {line}"):
         reindex(settings, spec(protocol=by, gate={"max_loss": {"recall_at_1000": 1}}))
     staged, report, version = reindex(settings, spec(protocol=by))
