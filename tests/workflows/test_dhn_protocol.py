@@ -44,7 +44,7 @@ def home(tmp_path, monkeypatch):
 def cifar(tmp_path, monkeypatch):
     """cifar-10 of 150 + 50 pictures of five classes, as files and in the catalogue."""
     real = DATASETS["cifar-10"]
-    names = [real.splits["base"].file, *real.splits["base"].more]
+    names = [real.splits["base"].file, *real.splits["base"].more_files]
     for place, file in enumerate([*names, "test_batch.bin"]):
         labels = np.arange(30 if file != "test_batch.bin" else 50) % CLASSES
         (tmp_path / file).write_bytes(cifar_bytes(labels.tolist(), 1000 * place))
