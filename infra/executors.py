@@ -199,7 +199,7 @@ def connect(settings: Settings, progress: Progress = silent, on_epoch: OnEpoch =
 def _describe() -> str:
     import ray
 
-    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray has no types
     cpus = sum(node["Resources"].get("CPU", 0) for node in nodes)
     return f"Ray at {ray.get_runtime_context().gcs_address}: {len(nodes)} node(s), {cpus:g} CPUs"
 

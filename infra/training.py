@@ -171,13 +171,14 @@ def workers_on_ray(requested: int | None) -> int:
 def _gpus() -> int:
     import ray
 
-    return int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+    return int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]  # Ray has no types
 
 
 def _cpus_of_nodes() -> list[float]:
     import ray
 
-    nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray has no types
+    nodes = [node["Resources"].get("CPU", 0) for node in alive]
     return [cpus for cpus in nodes if cpus]
 
 

@@ -161,7 +161,7 @@ def check_hyperparameters(method: Method) -> None:
     ValueError
         If a value is out of range.
     """
-    for field in fields(method)[1:]:  # type: ignore[arg-type]
+    for field in fields(method)[1:]:  # type: ignore[arg-type]  # the protocol cannot say that it is a dataclass
         value, bounds = getattr(method, field.name), field.metadata
         if isinstance(value, bool | str):
             continue
