@@ -7,7 +7,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parent.parent))
+TESTS = Path(__file__).parent.parent
+sys.path += [str(TESTS), str(TESTS.parent)]  # the root too: else the folder tests/hashing is taken for hashing
 environment = dict(os.environ)
 
 from conftest import blobs, cut

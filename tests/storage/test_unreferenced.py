@@ -1,6 +1,7 @@
 """Unreferenced files outside the tables, on every filesystem: unused groups of files are found as a whole."""
 
 import hashlib
+import math
 import time
 
 import numpy as np
@@ -72,13 +73,13 @@ def test_using_a_file_renews_its_time_and_keeps_its_group(folder):
     url = join(folder, "kept", f"{HEX}.npz")
     npz.write_arrays(url, counts=np.arange(3))
     before = later(folder, f"kept/{HEX}.npz", lambda: npz.read_arrays(url))
-    assert found(folder, limit=before + 0.001) == {}
+    assert found(folder, limit=math.nextafter(before, math.inf)) == {}
     np.testing.assert_array_equal(npz.read_arrays(url)["counts"], np.arange(3))
     queries.cache_neighbours(folder, HEX, np.zeros((2, 3), int), np.zeros((2, 3)))
     later(folder, f"truth/{HEX}.parquet", lambda: queries.cached_neighbours(folder, HEX))
     run = put(folder, f"training/{HEX[:16]}/checkpoint_1/state.pt", f"training/{HEX[:16]}/manager.json")
     before = later(folder, run[0], lambda: put(folder, run[0]))
-    assert "training" not in found(folder, limit=before + 0.001)  # even though manager.json is older
+    assert "training" not in found(folder, limit=math.nextafter(before, math.inf))  # even though manager.json is older
     assert not filesystem.touch(join(folder, "nothing"))
 
 
@@ -94,7 +95,7 @@ def test_models_and_pretrained_parameters_stay_while_they_are_referenced(folder)
     assert found(folder, named={start}) == {"model": both["model"]}
     assert found(folder, named=None) == {}
     before = later(folder, f"models/fits/{HEX}", lambda: models.record_fit(folder, HEX, model))
-    assert "model" not in found(folder, limit=before + 0.001)
+    assert "model" not in found(folder, limit=math.nextafter(before, math.inf))
 
 
 def test_incomplete_uploads_are_found_outside_the_tables(s3, tmp_path):
