@@ -1,6 +1,7 @@
-"""Exact Euclidean nearest neighbours over shards, the ground truth of unsupervised retrieval."""
+"""Exact nearest neighbours over shards, the ground truth of unsupervised retrieval."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -11,25 +12,30 @@ from ..mapreduce import Array, Batch, one_blas_thread
 QUERIES, ROWS = 1024, 512  # shape of one matrix product, 2 MiB
 ENTRY_BYTES = 16  # bytes of one neighbour in a state
 CANDIDATE_BYTES = 1 << 25  # bytes of the candidates for the queries of one product, at most
-PAIR_VALUES = 1 << 17  # vector elements that squared_pair_distances gathers at a time
+PAIR_VALUES = 1 << 17  # vector elements that pair_distances gathers at a time
 UNIT = 2.0**-24  # unit roundoff of float32
 SMALLEST, HUGE = 2.0**-126, 2.0**120  # squared norms below which float32 is denormal, and above which it may overflow
 
-State = tuple[Array, Array]  # ids (q, k) int64, squared distances (q, k) float64
+Metric = Literal["euclidean", "cosine", "ip"]
+METRICS: tuple[Metric, ...] = get_args(Metric)  # positions are the codes of exact_kernels
+MEASURED: dict[Metric, str] = {"euclidean": "squared Euclidean", "cosine": "cosine", "ip": "negative inner product"}
+
+State = tuple[Array, Array]  # ids (q, k) int64, distances (q, k) float64 as exact_kernels.measure returns them
 
 
 @dataclass(frozen=True, eq=False)
 class NearestNeighbours:
-    """Statistic over vectors: the k nearest rows of each query -> ids (q, k) int64, squared distances (q, k) float64.
+    """Statistic over vectors: the k nearest rows of each query -> ids (q, k) int64, distances (q, k) float64.
 
-    Sorted by (distance, id). The row with the query's own id is left out. A query that meets fewer than k rows is
-    padded with id -1 at distance inf. A float32 matrix product only proposes candidates: each row that its rounding
+    The distance of q and x is, by the metric, |q - x|^2 (euclidean), 1 - cos(q, x) (cosine) or -qx (ip). Sorted by
+    (distance, id). The row with the query's own id is left out. A query that meets fewer than k rows is padded with
+    id -1 at distance inf. A float32 matrix product only proposes candidates: each row that its rounding
     could hide is measured again in float64, so the result is bitwise equal for any cut into shards and batches.
 
     The state is the same table, but each row of it is in any order except that its largest pair is the last. It takes
     ENTRY_BYTES a neighbour; where that is too much, reduce by blocks of queries, with the same result.
 
-    Raises ValueError for vectors of another dimension, NaN or infinity.
+    Raises ValueError for vectors of another dimension, NaN or infinity, and by cosine for a vector of zeros.
 
     Examples
     --------
@@ -42,12 +48,17 @@ class NearestNeighbours:
     queries: Array  # (q, d) float32
     ids: Array  # (q,) int64 ids of the queries' own rows
     k: int
+    metric: Metric = "euclidean"
 
     def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise ValueError(f"expected a metric of {', '.join(METRICS)}, found {self.metric!r}")
         if self.queries.ndim != 2 or self.ids.shape != self.queries.shape[:1]:
             raise ValueError(f"expected queries (q, d) with ids (q,), found {self.queries.shape} and {self.ids.shape}")
         if not np.isfinite(self.queries).all():
             raise ValueError("expected finite queries, found NaN or infinity")
+        if self.metric == "cosine":
+            unit_vectors(self.queries)
         check_k(self.k)
 
     def zero(self) -> State:
@@ -74,18 +85,24 @@ class NearestNeighbours:
     def finish(self, state: State) -> State:
         ids, distances = state
         distances, ids = first_k(distances, ids, self.k)
-        return ids, distances
+        return ids, distances if self.metric == "euclidean" else distances / 2
 
     def _add(self, state: State, ids: Array, x: Array) -> None:
         """Add to the state those rows x that are among the nearest so far."""
         from . import exact_kernels
 
         own, exact, x, ids = (read_only(part) for part in (self.ids, self.queries.astype(np.float32), x, ids))
-        centre = exact.mean(axis=0)  # subtracted because rounding errors grow with the norms
-        queries = exact - centre
-        rows = np.zeros((len(x) + -len(x) % exact_kernels.GROUP, x.shape[1]), np.float32)
-        np.subtract(x, centre, out=rows[: len(x)])
-        (query_low, query_high), (row_low, row_high) = norm_bounds(queries), norm_bounds(rows)
+        queries, rows = exact.copy(), np.zeros((len(x) + -len(x) % exact_kernels.GROUP, x.shape[1]), np.float32)
+        rows[: len(x)] = x
+        if self.metric == "euclidean":
+            centre = exact.mean(axis=0)  # subtracted because rounding errors grow with the norms
+            queries -= centre
+            rows[: len(x)] -= centre
+        elif self.metric == "cosine":  # 2 (1 - cos) is the squared distance of unit vectors
+            queries, rows[: len(x)] = unit_vectors(queries), unit_vectors(x)
+        with_norms = self.metric != "ip"
+        (query_low, query_high), (row_low, row_high) = (norm_bounds(part, with_norms) for part in (queries, rows))
+        metric = METRICS.index(self.metric)
         query_slack, row_data = read_only(query_high - query_low), (x, ids, read_only((row_high - row_low)[: len(x)]))
         queries *= -2
         width = min(2 * self.k + 64, len(x) + 1)  # one more than the rows, so that few rows never fill it
@@ -102,21 +119,32 @@ class NearestNeighbours:
                 part = slice(j, j + ROWS)
                 shape = len(queries[some]), len(rows[part])
                 products = np.matmul(queries[some], rows[part].T, out=buffer[: shape[0] * shape[1]].reshape(shape))
-                exact_kernels.hold_candidates(products, row_low[part], j, query_data, row_data, held, best)
-            exact_kernels.settle_all(query_data, row_data, held, best)
+                exact_kernels.hold_candidates(products, row_low[part], j, query_data, row_data, held, best, metric)
+            exact_kernels.settle_all(query_data, row_data, held, best, metric)
 
 
-def norm_bounds(x: Array) -> tuple[Array, Array]:
+def unit_vectors(x: Array) -> Array:
+    """Return x (n, d) float32 divided by its norms, each value rounded once. Raises ValueError for a row of zeros."""
+    norms = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))
+    if not norms.all():
+        raise ValueError(f"expected vectors other than zero, which has no cosine, found zero in row {norms.argmin()}")
+    units: Array = (x / norms[:, None]).astype(np.float32)
+    return units
+
+
+def norm_bounds(x: Array, with_norms: bool = True) -> tuple[Array, Array]:
     """Return (n,) float32 lower and upper bounds of |x|^2, wide enough for the rounding of |q|^2 - 2qx + |x|^2.
 
-    Each side takes its share of the error, so the sum of the bounds of q and x bounds the distance, for any order of
-    the sums (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1). The roundings are d in the
-    product, d in a norm, 4 in the differences from the centre, and 16 in the sums and the limit, no term of which is
-    over 5 times the norms where the comparison is close. Where float32 may overflow, the bounds are infinite.
+    Without norms, bounds of 0, wide enough for the rounding of -2qx. Each side takes its share of the error, so the sum
+    of the bounds of q and x bounds the distance, for any order of the sums (Higham, Accuracy and Stability of Numerical
+    Algorithms, 2002, section 3.1). The roundings are d in the product, d in a norm, 4 in the differences from the
+    centre or 8 in unit vectors, and 16 in the sums and the limit, no term of which is over 5 times the norms where the
+    comparison is close. Where float32 may overflow, the bounds are infinite.
     """
     norms = np.einsum("ij,ij->i", x, x)
     margin = (3 * x.shape[1] + 24) * UNIT * (norms + SMALLEST)
-    bounds = np.where(norms < HUGE, [norms - margin, norms + margin], [[-np.inf], [np.inf]])
+    centre = norms if with_norms else np.zeros_like(norms)
+    bounds = np.where(norms < HUGE, [centre - margin, centre + margin], [[-np.inf], [np.inf]])
     low, high = (read_only(bound) for bound in bounds.astype(np.float32))
     return low, high
 
@@ -129,8 +157,8 @@ def first_k(distances: Array, ids: Array, k: int) -> tuple[Array, Array]:
     return np.take_along_axis(distances, order, 1), np.take_along_axis(ids, order, 1)
 
 
-def squared_pair_distances(queries: Array, x: Array, query_rows: Array, rows: Array) -> Array:
-    """Return (m,) float64, the squared distance of queries[query_rows[i]] from x[rows[i]] for each i of m.
+def pair_distances(queries: Array, x: Array, query_rows: Array, rows: Array, metric: Metric = "euclidean") -> Array:
+    """Return (m,) float64, the distance of queries[query_rows[i]] from x[rows[i]] for each i of m.
 
     Vectors are read as float32. Each distance is summed alone in float64, so it does not depend on the other pairs.
     """
@@ -141,5 +169,5 @@ def squared_pair_distances(queries: Array, x: Array, query_rows: Array, rows: Ar
     for start in range(0, len(rows), step):
         block = slice(start, start + step)
         left, right = queries[query_rows[block]].astype(np.float32), x[rows[block]].astype(np.float32)
-        exact_kernels.measure_pairs(read_only(left), read_only(right), out[block])
-    return out
+        exact_kernels.measure_pairs(read_only(left), read_only(right), METRICS.index(metric), out[block])
+    return out if metric == "euclidean" else out / 2

@@ -9,7 +9,8 @@ from numba.extending import intrinsic
 from ..hamming.simd import splat, trailing_zeros, use_wide_vectors
 
 GROUP = 64  # products compared at once, with one bit each as the result
-LANES = 16  # sums of squares that run side by side
+LANES = 16  # sums that run side by side
+EUCLIDEAN, COSINE, INNER_PRODUCT = 0, 1, 2  # how two vectors are compared
 
 
 @intrinsic
@@ -33,7 +34,7 @@ def passing(typing, products, i, lowest, start, limit):
 
 
 @njit(nogil=True, cache=True)
-def hold_candidates(products, lowest, start, query_data, row_data, held, best):
+def hold_candidates(products, lowest, start, query_data, row_data, held, best, metric):
     """Hold for each query the rows of a tile whose float32 distance could be among its k least.
 
     A distance is at least least[i] + products[i, j] + lowest[j]; the sum of the last two is compared with limits[i].
@@ -42,13 +43,14 @@ def hold_candidates(products, lowest, start, query_data, row_data, held, best):
     Parameters
     ----------
     products : (q, m) float32, -2 qx; m is the number of rows rounded up to whole groups
-    lowest : (m,) float32, lower bounds of |x|^2
+    lowest : (m,) float32, lower bounds of what a row adds to the distance, such as |x|^2
     start : position of the tile's first row in x
     query_data : queries (q, d) float32; own (q,), an id that each query leaves out; least and slack (q,) float32, the
-        lower bounds of |q|^2 and their distance from the upper bounds
-    row_data : x (n, d) float32; ids (n,); gap (n,) float32, the distance of the bounds of |x|^2
+        lower bounds of what a query adds to the distance and their distance from the upper bounds
+    row_data : x (n, d) float32; ids (n,); gap (n,) float32, the distance of the bounds of what a row adds
     held : sums (q, width) float32 and their rows; counts (q,), how many are held; limits (q,) float32
     best : ids (q, k) and distances (q, k) float64 found so far, the farthest last
+    metric : EUCLIDEAN, COSINE or INNER_PRODUCT
     """
     use_wide_vectors()
     queries, own, least, slack = query_data
@@ -72,13 +74,13 @@ def hold_candidates(products, lowest, start, query_data, row_data, held, best):
                 if n == sums.shape[1]:
                     n, limit = sift(sums[i], rows[i], n, k, gap, slack[i], limit)
                     if 4 * n > 3 * sums.shape[1]:  # rounding hides the order of most
-                        settle(queries[i], x, ids, rows[i, :n], best[0][i], best[1][i])
+                        settle(queries[i], x, ids, rows[i, :n], best[0][i], best[1][i], metric)
                         n, limit = 0, np.float32(best[1][i, k - 1] - least[i])
         counts[i], limits[i] = n, limit
 
 
 @njit(nogil=True, cache=True)
-def settle_all(query_data, row_data, held, best):
+def settle_all(query_data, row_data, held, best, metric):
     """Settle the candidates that are held for each query. Parameters are those of hold_candidates."""
     queries, _, _, slack = query_data
     x, ids, gap = row_data
@@ -86,7 +88,7 @@ def settle_all(query_data, row_data, held, best):
     for i in range(len(queries)):
         n, _ = sift(sums[i], rows[i], counts[i], best[1].shape[1], gap, slack[i], limits[i])
         if n:
-            settle(queries[i], x, ids, rows[i, :n], best[0][i], best[1][i])
+            settle(queries[i], x, ids, rows[i, :n], best[0][i], best[1][i], metric)
 
 
 @njit(nogil=True)
@@ -113,7 +115,7 @@ def sift(sums, rows, n, k, gap, slack, limit):
 
 
 @njit(nogil=True)
-def settle(query, x, ids, rows, near, far):
+def settle(query, x, ids, rows, near, far, metric):
     """Measure rows in float64, and put the k nearest of them and of the best so far into near and far.
 
     near and far (k,) are the ids and distances of the best so far; the farthest is last, before and after.
@@ -123,7 +125,7 @@ def settle(query, x, ids, rows, near, far):
     distances[:k], both[:k] = far, near
     size = k
     for row in rows:
-        distance = squared_distance(query, x[row])
+        distance = measure(query, x[row], metric)
         if distance <= far[k - 1]:
             distances[size], both[size] = distance, ids[row]
             size += 1
@@ -166,9 +168,14 @@ def select(keys, ids, n, k):
             return
 
 
-@intrinsic
-def squares(typing, query, row, whole):
-    """Return the float64 sum of (query[j] - row[j])^2 for j < whole, a multiple of LANES, summed lane by lane."""
+def sum_of_terms(name, term):
+    """Return an intrinsic: the float64 sum of term(query[j], row[j]) for j < whole, summed lane by lane.
+
+    `whole` is a multiple of LANES. `term` builds the term of two vectors of doubles.
+    """
+
+    def function(typing, query, row, whole):
+        return types.float64(query, row, types.intp), codegen
 
     def codegen(context, builder, signature, args):
         floats, doubles = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(ir.DoubleType(), LANES)
@@ -178,15 +185,34 @@ def squares(typing, query, row, whole):
         with cgutils.for_range_slice(builder, step.type(0), args[2], step, step.type) as (j, _):
             pointers = (builder.bitcast(builder.gep(data, [j]), floats.as_pointer()) for data in (query, row))
             a, b = (builder.fpext(builder.load(pointer, align=4, typ=floats), doubles) for pointer in pointers)
-            difference = builder.fsub(a, b)
-            builder.store(builder.fadd(builder.load(total), builder.fmul(difference, difference)), total)
+            builder.store(builder.fadd(builder.load(total), term(builder, a, b)), total)
         lanes = builder.load(total)
         out = ir.Constant(ir.DoubleType(), 0.0)
         for lane in range(LANES):
             out = builder.fadd(out, builder.extract_element(lanes, ir.Constant(ir.IntType(32), lane)))
         return out
 
-    return types.float64(query, row, types.intp), codegen
+    function.__name__ = name
+    return intrinsic(function)
+
+
+def squared_difference(builder, a, b):
+    difference = builder.fsub(a, b)
+    return builder.fmul(difference, difference)
+
+
+squares = sum_of_terms("squares", squared_difference)
+products_of = sum_of_terms("products_of", lambda builder, a, b: builder.fmul(a, b))
+
+
+@njit(nogil=True)
+def measure(query, row, metric):
+    """Return |q - x|^2, 2 (1 - cos(q, x)) or -2 qx in float64, by the metric."""
+    if metric == EUCLIDEAN:
+        return squared_distance(query, row)
+    if metric == INNER_PRODUCT:
+        return -2.0 * inner_product(query, row)
+    return 2.0 * (1.0 - inner_product(query, row) / np.sqrt(inner_product(query, query) * inner_product(row, row)))
 
 
 @njit(nogil=True)
@@ -199,8 +225,18 @@ def squared_distance(query, row):
     return total
 
 
+@njit(nogil=True)
+def inner_product(query, row):
+    """Return the inner product in float64, summed in an order that depends only on the dimension."""
+    whole = len(query) // LANES * LANES
+    total = products_of(query, row, whole)
+    for j in range(whole, len(query)):
+        total += np.float64(query[j]) * np.float64(row[j])
+    return total
+
+
 @njit(nogil=True, cache=True)
-def measure_pairs(queries, rows, out):
-    """Write to out (m,) the squared distances of the m pairs queries[i], rows[i]."""
+def measure_pairs(queries, rows, metric, out):
+    """Write to out (m,) what `measure` returns for the m pairs queries[i], rows[i]."""
     for i in range(len(out)):
-        out[i] = squared_distance(queries[i], rows[i])
+        out[i] = measure(queries[i], rows[i], metric)

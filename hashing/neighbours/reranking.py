@@ -6,15 +6,15 @@ from functools import cached_property
 import numpy as np
 
 from ..mapreduce import Array, Batch
-from .exact import squared_pair_distances
+from .exact import Metric, pair_distances
 from .id_lookup import IdLookup
 
 
 @dataclass(frozen=True, eq=False)
 class CandidateDistances:
-    """Statistic over vectors: squared Euclidean distances of each query from its candidates -> (q, k) float64.
+    """Statistic over vectors: distances of each query from its candidates -> (q, k) float64.
 
-    A candidate that no shard holds has distance inf. Each distance is summed alone in float64, so it does not depend on
+    Distances are those of NearestNeighbours. A candidate that no shard holds has distance inf. Each distance is summed alone in float64, so it does not depend on
     the cut into shards. Sorting candidates by it is the second step of coarse-to-fine search.
 
     Source: Lin, Yang, Hsiao & Chen, "Deep Learning of Binary Hash Codes for Fast Image Retrieval", CVPR Workshops 2015.
@@ -22,6 +22,7 @@ class CandidateDistances:
 
     queries: Array  # (q, d) float32
     ids: Array  # (q, k) int64 ids of the candidates
+    metric: Metric = "euclidean"
 
     def __post_init__(self) -> None:
         if self.queries.ndim != 2 or self.ids.ndim != 2 or len(self.ids) != len(self.queries):
@@ -35,7 +36,7 @@ class CandidateDistances:
             raise ValueError(f"expected vectors of dimension {self.queries.shape[1]}, found shape {batch.x.shape}")
         places, rows = self._lookup.find(batch.ids)
         i, column = np.divmod(places, self.ids.shape[1])
-        state[i, column] = squared_pair_distances(self.queries, batch.x, i, rows)
+        state[i, column] = pair_distances(self.queries, batch.x, i, rows, self.metric)
         return state
 
     def merge(self, left: Array, right: Array) -> Array:

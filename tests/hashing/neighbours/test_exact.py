@@ -14,10 +14,10 @@ from hashing.neighbours import exact
 from hashing.neighbours.exact import NearestNeighbours
 
 
-def brute_force(queries, own, ids, x, k):
-    """Return ids and distances by (distance, id); squared_pair_distances itself is tested below."""
+def brute_force(queries, own, ids, x, k, metric="euclidean"):
+    """Return ids and distances by (distance, id); pair_distances itself is tested below."""
     i, j = np.indices((len(queries), len(x))).reshape(2, -1)
-    distance = exact.squared_pair_distances(queries, x, i, j).reshape(len(queries), len(x))
+    distance = exact.pair_distances(queries, x, i, j, metric).reshape(len(queries), len(x))
     distance[own[:, None] == ids] = np.inf
     labels = np.where(np.isinf(distance), -1, ids)
     order = np.lexsort((np.broadcast_to(ids, distance.shape), distance), axis=1)[:, :k]
@@ -46,14 +46,16 @@ def vectors(kind, n, d, rng):
 
 @pytest.mark.parametrize("kind", ["normal", "grid", "far", "scales", "bytes"])
 @pytest.mark.parametrize("d", [1, 3, 64, 200])
-def test_neighbours_equal_a_sort_of_all_pairs(kind, d):
+@pytest.mark.parametrize("metric", exact.METRICS)
+def test_neighbours_equal_a_sort_of_all_pairs(kind, d, metric):
     rng = np.random.default_rng(d)
     x = vectors(kind, 400, d, rng)
+    x[~x.any(axis=1), 0] = 1  # a vector of zeros has no cosine
     ids = rng.permutation(10**6)[:400] - 500
     queries, own = x[:40].astype(np.float32), ids[:40]
     for k in (1, 10, 399):
-        statistic = NearestNeighbours(queries, own, k)
-        expected = brute_force(queries, own, ids, x, k)
+        statistic = NearestNeighbours(queries, own, k, metric)
+        expected = brute_force(queries, own, ids, x, k, metric)
         for n_shards, size in ((1, 400), (4, 77), (7, 1)):
             actual = over(pickle.loads(pickle.dumps(statistic)), ids, x, n_shards, size)
             np.testing.assert_array_equal(actual[0], expected[0])
@@ -76,12 +78,29 @@ def test_distances_are_accurate_and_each_is_summed_alone():
     rng = np.random.default_rng(2)
     queries, x = vectors("scales", 30, 77, rng), vectors("scales", 40, 77, rng)
     i, j = np.indices((30, 40)).reshape(2, -1)
-    together = exact.squared_pair_distances(queries, x, i, j)
-    expected = ((queries[i].astype(np.longdouble) - x[j]) ** 2).sum(axis=1)
-    np.testing.assert_allclose(together, expected.astype(float), rtol=1e-14)
-    first = np.zeros(1, np.int64)
-    alone = [exact.squared_pair_distances(queries[[a]], x[[b]], first, first)[0] for a, b in np.ndindex(30, 40)]
-    np.testing.assert_array_equal(together, alone)
+    long, first = queries[i].astype(np.longdouble), np.zeros(1, np.int64)
+    product, norms = (
+        (long * x[j]).sum(axis=1),
+        np.sqrt((long**2).sum(axis=1) * (x[j].astype(np.longdouble) ** 2).sum(1)),
+    )
+    close = {"euclidean": ((long - x[j]) ** 2).sum(axis=1), "cosine": 1 - product / norms, "ip": -product}
+    for metric, expected in close.items():
+        together = exact.pair_distances(queries, x, i, j, metric)
+        scale = {"euclidean": 0, "cosine": 1, "ip": norms}[metric]  # terms that cancel leave the error of the largest
+        assert (np.abs(together - expected) <= 1e-14 * (np.abs(expected) + scale)).all()
+        alone = [exact.pair_distances(queries[[a]], x[[b]], first, first, metric)[0] for a, b in np.ndindex(30, 40)]
+        np.testing.assert_array_equal(together, alone)
+
+
+def test_cosine_and_inner_product_rank_as_plain_numpy_does():
+    rng = np.random.default_rng(6)
+    x = (rng.normal(size=(500, 24)) * rng.lognormal(size=(500, 1))).astype(np.float32)
+    queries, ids = rng.normal(size=(20, 24)).astype(np.float32), np.arange(500)
+    products = queries.astype(np.float64) @ x.T.astype(np.float64)
+    lengths = np.linalg.norm(x.astype(np.float64), axis=1)
+    for metric, score in (("cosine", products / lengths), ("ip", products)):
+        found, _ = over(NearestNeighbours(queries, ids[:20] - 100, 50, metric), ids, x, 3)
+        np.testing.assert_array_equal(found, np.argsort(-score, axis=1)[:, :50])
 
 
 def test_too_few_neighbours_are_padded():
@@ -125,6 +144,10 @@ def test_wrong_vectors_are_refused():
         NearestNeighbours(x, np.arange(2), 1)
     with pytest.raises(ValueError, match="k >= 1, found 0"):
         NearestNeighbours(x, np.arange(4), 0)
+    with pytest.raises(ValueError, match="metric of euclidean, cosine, ip, found 'l1'"):
+        NearestNeighbours(x, np.arange(4), 1, "l1")
+    with pytest.raises(ValueError, match="zero in row 0"):
+        NearestNeighbours(x, np.arange(4), 1, "cosine")
     with pytest.raises(ValueError, match="finite queries"):
         NearestNeighbours(x + np.float32(np.nan), np.arange(4), 1)
     statistic = NearestNeighbours(x, np.arange(4), 1)
