@@ -14,8 +14,9 @@ from .id_lookup import IdLookup
 class CandidateDistances:
     """Statistic over vectors: distances of each query from its candidates -> (q, k) float64.
 
-    Distances are those of NearestNeighbours. A candidate that no shard holds has distance inf. Each distance is summed alone in float64, so it does not depend on
-    the cut into shards. Sorting candidates by it is the second step of coarse-to-fine search.
+    Distances are those of NearestNeighbours. A candidate that no shard holds has distance inf. Each distance is summed
+    alone in float64, so it does not depend on the cut into shards. Sorting candidates by it is the second step of
+    coarse-to-fine search.
 
     Source: Lin, Yang, Hsiao & Chen, "Deep Learning of Binary Hash Codes for Fast Image Retrieval", CVPR Workshops 2015.
     """

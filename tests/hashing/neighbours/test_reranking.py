@@ -25,7 +25,7 @@ def test_distances_of_candidates_are_exact():
         of_metric = over(CandidateDistances(queries, listed, metric), batch, 3)
         products = [[q @ of_id.get(i, np.zeros(9)) for i in ids] for q, ids in zip(queries, listed, strict=True)]
         norms = [[np.linalg.norm(of_id.get(i, 1)) for i in ids] for ids in listed]
-        norms *= np.linalg.norm(queries, axis=1)[:, None]
+        norms *= np.linalg.norm(queries.astype(np.float64), axis=1)[:, None]
         expected = -np.array(products) if metric == "ip" else 1 - products / norms
         np.testing.assert_allclose(of_metric[present], expected[present], rtol=1e-9)
 
