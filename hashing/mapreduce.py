@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial, reduce
 from threading import Lock
-from typing import Any, NamedTuple, Protocol, TypedDict, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import OpenBLASController, ThreadpoolController
+from typing_extensions import TypeVar  # typing's has no default before Python 3.13
 
 Array = NDArray[Any]
 T = TypeVar("T")
@@ -39,6 +40,18 @@ class Batch(NamedTuple):
 
 
 Shard = Iterable[Batch]  # picklable, and iterable more than once
+
+
+Rows_co = TypeVar("Rows_co", covariant=True, default=Batch)  # what the shards yield
+Rows_contra = TypeVar("Rows_contra", contravariant=True, default=Batch)  # what a statistic reads
+
+
+class Vectors(Protocol):
+    """Rows of which only the vectors are read."""
+
+    @property
+    def x(self) -> Array:
+        """Return the vectors (n, d)."""
 
 
 class Executor(Protocol):
@@ -130,7 +143,7 @@ class Worker(Protocol):
         """
 
 
-class Statistic(Protocol[S, Result]):
+class Statistic(Protocol[S, Result, Rows_contra]):
     """A quantity computed from all rows: a commutative monoid over batches.
 
     An implementation must be picklable, deterministic and without side effects. `merge` must be associative and
@@ -150,25 +163,25 @@ class Statistic(Protocol[S, Result]):
     """
 
     def zero(self) -> S: ...
-    def update(self, state: S, batch: Batch) -> S: ...
+    def update(self, state: S, batch: Rows_contra) -> S: ...
     def merge(self, left: S, right: S) -> S: ...
     def finish(self, state: S) -> Result: ...
 
 
 @dataclass(frozen=True)
-class Sum:
+class Sum(Generic[Rows_contra]):
     """Statistic: the sums over all rows of the terms of each batch, as a tuple of float64 arrays.
 
     `terms` is a pure, picklable function that returns numbers or arrays, of the same shapes for each batch. Raises
     ValueError where no shard has a batch.
     """
 
-    terms: Callable[[Any], tuple[Any, ...]]  # of a Batch, or of what `Data.map_rows` made of it
+    terms: Callable[[Rows_contra], tuple[Any, ...]]
 
     def zero(self) -> tuple[Array, ...]:
         return ()
 
-    def update(self, state: tuple[Array, ...], batch: Batch) -> tuple[Array, ...]:
+    def update(self, state: tuple[Array, ...], batch: Rows_contra) -> tuple[Array, ...]:
         return self.merge(state, tuple(np.asarray(term, np.float64) for term in self.terms(batch)))
 
     def merge(self, left: tuple[Array, ...], right: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -181,14 +194,14 @@ class Sum:
 
 
 @dataclass(frozen=True)
-class Data:
+class Data(Generic[Rows_co]):
     """The rows that a method learns from, and the executor that computes over them."""
 
-    shards: Sequence[Shard]
+    shards: Sequence[Iterable[Rows_co]]
     executor: Executor
     pretrained: Mapping[str, Array] = field(default_factory=dict)  # initial parameters of a network, by name
 
-    def reduce(self, statistic: Statistic[S, R], label: str = "") -> R:
+    def reduce(self, statistic: Statistic[S, R, Rows_co], label: str = "") -> R:
         """Return a statistic of all rows; `label` names the step in logs, by default the statistic's class.
 
         Raises
@@ -201,21 +214,21 @@ class Data:
         label = label or type(statistic).__name__
         return statistic.finish(self.executor.reduce(partial(fold, statistic), statistic.merge, self.shards, label))
 
-    def map_rows(self, fn: Callable[[Any], Any], label: str = "") -> Data:
+    def map_rows(self, fn: Callable[[Rows_co], T], label: str = "") -> Data[T]:
         """Return the data with fn (pure and picklable) applied to every batch, without the pretrained parameters.
 
         The results stay on the workers, and are computed again if they are lost. fn may return another NamedTuple than
-        Batch; the statistics of the new data then receive that.
+        Batch; the statistics of the new data then read that.
         """
         return Data(self.executor.keep(partial(_map_shard, fn), self.shards, label), self.executor)
 
 
-def fold(statistic: Statistic[S, Any], shard: Shard) -> S:
+def fold(statistic: Statistic[S, Any, T], shard: Iterable[T]) -> S:
     """Return the state of a statistic after all batches of one shard."""
     return reduce(statistic.update, shard, statistic.zero())
 
 
-def _map_shard(fn: Callable[[Batch], Batch], shard: Shard) -> list[Batch]:
+def _map_shard(fn: Callable[[T], R], shard: Iterable[T]) -> list[R]:
     return list(map(fn, shard))
 
 

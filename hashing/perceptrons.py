@@ -30,6 +30,13 @@ class CodedRows(NamedTuple):
     y: Array | None = None  # (n, c), the class of each
     b: Array | None = None  # (n, n_bits) in {-1, +1}, the codes; None: the signs of the outputs
 
+    @property
+    def codes(self) -> Array:
+        """Return b; raises ValueError where it is None."""
+        if self.b is None:
+            raise ValueError("expected rows with codes, found rows without")
+        return self.b
+
 
 @dataclass(frozen=True)
 class Network:
@@ -109,7 +116,9 @@ def gradient(rows: CodedRows, network: Network, by: Outputs) -> tuple[Array]:
     return (network.backward(values, delta.astype(rows.x.dtype)),)
 
 
-def value_and_gradient(theta: Array, rows: Data, network: Network, loss: Loss, penalty: Penalty) -> tuple[float, Array]:
+def value_and_gradient(
+    theta: Array, rows: Data[CodedRows], network: Network, loss: Loss, penalty: Penalty
+) -> tuple[float, Array]:
     """Return loss + penalty and its gradient (p,) at theta, exact over all rows: a loss may depend on pairs of rows."""
     network = network.at(theta)
     value, by = loss(Outputs(*rows.reduce(Sum(partial(outputs, network=network)), "outputs")))
@@ -118,7 +127,9 @@ def value_and_gradient(theta: Array, rows: Data, network: Network, loss: Loss, p
     return value + more, total + by_parameters.flat()
 
 
-def train(rows: Data, network: Network, loss: Loss, penalty: Penalty, n_iter: int, units: Any = 1.0) -> Network:
+def train(
+    rows: Data[CodedRows], network: Network, loss: Loss, penalty: Penalty, n_iter: int, units: Any = 1.0
+) -> Network:
     """Return the network after at most n_iter iterations of L-BFGS on its parameters divided by `units`."""
     fn = partial(_in_units, units=units, rows=rows, network=network, loss=loss, penalty=penalty)
     return network.at(lbfgs(fn, network.flat() / units, n_iter) * units)
@@ -129,7 +140,7 @@ def _in_units(theta: Array, units: Any, **problem: Any) -> tuple[float, Array]:
     return value, by_theta * units
 
 
-def whitening_units(rows: Data, network: Network) -> Array:
+def whitening_units(rows: Data[CodedRows], network: Network) -> Array:
     """Return units (p,) for `train` that equalize the variances of the inputs, so that L-BFGS converges faster."""
     deviation = np.sqrt(moments(rows).cov.diagonal())
     first = 1 / np.maximum(deviation / (deviation.max() or 1.0), 0.05)
@@ -210,7 +221,7 @@ class Inputs(NamedTuple):
 
 def principal_rows(
     data: Data, n_bits: int, share: float, supervised: bool = False, varying: bool = False
-) -> tuple[Data, Inputs]:
+) -> tuple[Data[CodedRows], Inputs]:
     """Return `CodedRows` in principal coordinates, float64, and the map to them.
 
     The leading directions that together hold `share` of the variance are used, at least n_bits of them. The other
@@ -236,7 +247,7 @@ def _rows(batch: Batch, inputs: Inputs, supervised: bool) -> CodedRows:
     return CodedRows(batch.ids, (batch.x - inputs.mean) @ inputs.basis, one_hot(batch) if supervised else None)
 
 
-def with_itq_codes(rows: Data, n_bits: int, seed: int) -> Data:
+def with_itq_codes(rows: Data[CodedRows], n_bits: int, seed: int) -> Data[CodedRows]:
     """Return `CodedRows` in principal coordinates with the codes of ITQ, sgn(VR), after 50 iterations."""
     rotation = quantizing_rotation(rows.map_rows(partial(_leading, k=n_bits), "leading"), n_bits, 50, seed)
     return rows.map_rows(partial(_rotated_codes, rotation=rotation), "first codes")
@@ -250,7 +261,7 @@ def _rotated_codes(rows: CodedRows, rotation: Array) -> CodedRows:
     return rows._replace(b=sgn(rows.x[:, : len(rotation)] @ rotation).astype(np.int8))
 
 
-def principal_network(rows: Data, sizes: tuple[int, ...], activation: str, reach: float = 0.0) -> Network:
+def principal_network(rows: Data[CodedRows], sizes: tuple[int, ...], activation: str, reach: float = 0.0) -> Network:
     """Return a network with layers of the given sizes whose weights are principal directions of the layer's inputs.
 
     As in BDNN's released code; a layer is at most as wide as its inputs. With a `reach`, the weights of each layer are
@@ -267,14 +278,14 @@ def principal_network(rows: Data, sizes: tuple[int, ...], activation: str, reach
     return network
 
 
-def with_code_layer(rows: Data, network: Network) -> Network:
+def with_code_layer(rows: Data[CodedRows], network: Network) -> Network:
     """Return the network with another linear layer, the least squares fit of the codes."""
     gram, cross = rows.reduce(Sum(partial(_code_moments, network=network)), "code layer")
     weight, bias = ridge(gram, cross, 1e-5)
     return Network((*network.weights, weight), (*network.biases, bias), (*network.activations, "linear"))
 
 
-def turned(rows: Data, network: Network) -> Network:
+def turned(rows: Data[CodedRows], network: Network) -> Network:
     """Return the network with its outputs H rotated as in ITQ: |H - B| decreases, H'H keeps its eigenvalues."""
     outputs = rows.map_rows(partial(_activate, network=network), "outputs")
     rotation = quantizing_rotation(outputs, len(network.biases[-1]), 50, None)
@@ -288,13 +299,7 @@ def _activate(rows: CodedRows, network: Network) -> CodedRows:
 
 def _code_moments(rows: CodedRows, network: Network) -> tuple[Array, Array]:
     h = with_ones(network.forward(rows.x)[-1])
-    return h.T @ h, h.T @ _codes(rows)
-
-
-def _codes(rows: CodedRows) -> Array:
-    if rows.b is None:
-        raise ValueError("expected rows with codes, found rows without")
-    return rows.b
+    return h.T @ h, h.T @ rows.codes
 
 
 def with_ones(x: Array) -> Array:
@@ -308,7 +313,7 @@ def with_ones(x: Array) -> Array:
 
 def reconstruction_moments(rows: CodedRows) -> tuple[Array, Array]:
     """Return [B 1]'[B 1] and [B 1]'X, from which `ridge` fits the linear decoder of the codes."""
-    b = with_ones(_codes(rows))
+    b = with_ones(rows.codes)
     return b.T @ b, b.T @ rows.x
 
 

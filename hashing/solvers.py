@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .bits import sgn
-from .mapreduce import Array, Batch, Data, Sum, one_blas_thread
+from .mapreduce import Array, Data, Sum, Vectors, one_blas_thread
 
 ROWS = 2048  # per block; blocks of this size stay in the CPU cache
 
@@ -66,7 +66,7 @@ def random_rotation(k: int, rng: np.random.Generator) -> Array:
     return rotation
 
 
-def quantizing_rotation(projected: Data, n_bits: int, n_iter: int, seed: int | None) -> Array:
+def quantizing_rotation(projected: Data[Vectors], n_bits: int, n_iter: int, seed: int | None) -> Array:
     """Return the rotation R (n_bits, n_bits) that locally minimises |B - VR|_F, alternating B = sgn(VR) and Procrustes.
 
     The rows x of `projected` are V (n, n_bits). The start is a random rotation, or the identity if the seed is None; no
@@ -79,7 +79,7 @@ def quantizing_rotation(projected: Data, n_bits: int, n_iter: int, seed: int | N
     return rotation
 
 
-def _alignment(batch: Batch, rotation: Array) -> tuple[Array]:
+def _alignment(batch: Vectors, rotation: Array) -> tuple[Array]:
     """Return B'V (n_bits, n_bits) with B = sgn(VR): products in the precision of V, summed in float64."""
     c, rotation = np.zeros(rotation.shape), rotation.astype(batch.x.dtype)
     for start in range(0, len(batch.x), ROWS):

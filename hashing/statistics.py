@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .mapreduce import Array, Batch, Data
+from .mapreduce import Array, Batch, Data, Vectors
 
 _Scattered = tuple[int, Any, Any]  # n, mean, scatter; 0.0 stands for arrays of zeros
 _Extremes = tuple[Array, Array] | None
@@ -22,7 +22,7 @@ class Moments(NamedTuple):
     cov: Array  # (d, d) float64
 
 
-def moments(data: Data) -> Moments:
+def moments(data: Data[Vectors]) -> Moments:
     """Return the moments of all rows, in one pass that stays accurate where the mean is far from zero.
 
     Raises
@@ -30,8 +30,7 @@ def moments(data: Data) -> Moments:
     ValueError
         If there are no rows.
     """
-    result: Moments = data.reduce(_Scatter(), "moments")
-    return result
+    return data.reduce(_Scatter(), "moments")
 
 
 class _Scatter:
@@ -40,7 +39,7 @@ class _Scatter:
     def zero(self) -> _Scattered:
         return 0, 0.0, 0.0
 
-    def update(self, state: _Scattered, batch: Batch) -> _Scattered:
+    def update(self, state: _Scattered, batch: Vectors) -> _Scattered:
         if not len(batch.x):
             return state
         x = batch.x.astype(np.float64)
@@ -221,6 +220,19 @@ class _LabelSets:
         return state
 
 
+def multi_hot(batch: Batch) -> Array:
+    """Return Y (n, c) float64, the labels of the rows.
+
+    Raises
+    ------
+    ValueError
+        If the rows have no labels.
+    """
+    if batch.y is None:
+        raise ValueError("expected rows with labels, which a supervised method learns from, found rows without")
+    return batch.y.astype(np.float64)
+
+
 def one_hot(batch: Batch) -> Array:
     """Return Y (n, c) float64, the one-hot class of each row.
 
@@ -229,9 +241,8 @@ def one_hot(batch: Batch) -> Array:
     ValueError
         If the rows have no labels, or a row does not have exactly one.
     """
-    if batch.y is None:
-        raise ValueError("expected rows with labels, because the method is supervised, found rows without")
-    if (wrong := batch.y.sum(axis=1) != 1).any():
+    y = multi_hot(batch)
+    if (wrong := y.sum(axis=1) != 1).any():
         i = int(wrong.argmax())
-        raise ValueError(f"expected one label for each row, found {batch.y[i].sum()} for id {batch.ids[i]}")
-    return batch.y.astype(np.float64)
+        raise ValueError(f"expected one label for each row, found {y[i].sum():.0f} for id {batch.ids[i]}")
+    return y

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -29,22 +28,22 @@ def codes(x: Array, b: Array, encoder: Array, decoder: Array, bias: Array, mu: f
     return np.where((first <= second)[:, None], *descents)
 
 
-def _update(rows: CodedRows, **step: Any) -> CodedRows:
-    return rows._replace(b=codes(rows.x, rows.b, **step).astype(np.int8))
+def _update(rows: CodedRows, encoder: Array, decoder: Array, bias: Array, mu: float) -> CodedRows:
+    return rows._replace(b=codes(rows.x, rows.codes, encoder, decoder, bias, mu).astype(np.int8))
 
 
 def _differing(rows: CodedRows, encoder: Array) -> tuple[int]:
-    return ((sgn(with_ones(rows.x) @ encoder) != rows.b).sum(),)
+    return ((sgn(with_ones(rows.x) @ encoder) != rows.codes).sum(),)
 
 
 def _hinge(rows: CodedRows, encoder: Array) -> tuple[float, Array]:
     """Return the sum of the squared hinge losses of [X 1]A against B, and its gradient with respect to A."""
-    margin = np.maximum(1 - rows.b * (rows.x @ encoder[:-1] + encoder[-1]), 0)
-    pull = -2 * rows.b * margin
+    margin = np.maximum(1 - rows.codes * (rows.x @ encoder[:-1] + encoder[-1]), 0)
+    pull = -2 * rows.codes * margin
     return (margin**2).sum(), np.vstack([rows.x.T @ pull, pull.sum(axis=0)])
 
 
-def _machines(theta: Array, rows: Data, scale: Array, cost: float) -> tuple[float, Array]:
+def _machines(theta: Array, rows: Data[CodedRows], scale: Array, cost: float) -> tuple[float, Array]:
     """Return |A|^2 / 2 + cost sum hinge^2 and its gradient, for the unknowns theta = A / scale.
 
     In these units L-BFGS needs fewer steps.
@@ -92,11 +91,12 @@ class BA:
         scale = np.append(np.maximum(variances, 1e-6 * variances.max() or 1.0), 1.0)[:, None] ** -0.5
         theta = np.zeros(len(scale) * self.n_bits)
         for i in range(self.n_steps):
-            decoder, bias = ridge(*rows.reduce(Sum(reconstruction_moments), "decoder"), 0.0)
+            gram, cross = rows.reduce(Sum(reconstruction_moments), "decoder")
+            decoder, bias = ridge(gram, cross, 0.0)
             theta = lbfgs(partial(_machines, rows=rows, scale=scale, cost=self.cost), theta, self.n_iter)
             encoder = theta.reshape(len(scale), -1) * scale
-            step = {"encoder": encoder, "decoder": decoder, "bias": bias, "mu": self.mu * self.growth**i}
-            rows = rows.map_rows(partial(_update, **step), "codes")
+            step = partial(_update, encoder=encoder, decoder=decoder, bias=bias, mu=self.mu * self.growth**i)
+            rows = rows.map_rows(step, "codes")
             if rows.reduce(Sum(partial(_differing, encoder=encoder)), "stop")[0] == 0:
                 break
         weight = inputs.basis @ encoder[:-1]

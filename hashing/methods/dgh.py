@@ -73,7 +73,9 @@ def _rotated(rows: GraphRows, rotation: Array) -> GraphRows:
     return rows._replace(x=rows.x @ rotation)
 
 
-def improved(rows: Data, p: Array, mass: Array, rho: float, n_inner: int, label: str) -> tuple[Data, Array]:
+def improved(
+    rows: Data[GraphRows], p: Array, mass: Array, rho: float, n_inner: int, label: str
+) -> tuple[Data[GraphRows], Array]:
     """Update B at most n_inner times, then solve Y.
 
     Returns the rows with the new Y, and P (m, n_bits), the mean codes of the anchors.

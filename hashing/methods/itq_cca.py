@@ -9,7 +9,7 @@ import numpy as np
 from ..functions import LinearHash
 from ..mapreduce import Array, Batch, Data, Sum, one_blas_thread
 from ..solvers import quantizing_rotation, top_eigenvectors
-from ..statistics import moments
+from ..statistics import moments, multi_hot
 from . import register
 
 
@@ -47,9 +47,7 @@ class ITQCCA:
 
 def _label_sums(batch: Batch, mean: Array) -> tuple[Array, Array, Array]:
     """Return X'Y for the centred rows X, Y'Y, and Y'1."""
-    if batch.y is None:
-        raise ValueError("expected rows with labels, which a supervised method learns from, found rows without")
-    y = batch.y.astype(np.float64)
+    y = multi_hot(batch)
     return (batch.x - mean).T @ y, y.T @ y, y.sum(axis=0)
 
 

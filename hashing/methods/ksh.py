@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -15,18 +15,24 @@ from ..statistics import Sample, moments, one_hot
 from . import register
 
 
+class FeatureRows(NamedTuple):
+    """The kernel features of a shard, and the factor Z of the residual."""
+
+    phi: Array  # (n, m), centred and whitened
+    z: Array  # (n, c + 1 + bits so far), the one-hot labels Y, a 1, and the bits in {-1, +1}
+
+
 def _kernel_sums(batch: Batch, anchors: Array, gamma: float) -> tuple[int, Array, Array]:
     phi = rbf(batch.x.astype(np.float64), anchors, gamma)
     return len(phi), phi.sum(axis=0), phi.T @ phi
 
 
-def _features(batch: Batch, anchors: Array, gamma: float, mean: Array, white: Array) -> Batch:
-    """Return x = phi (n, m), centred and whitened, and y = Z, with the columns of Y, a 1, and later the bits so far."""
+def _features(batch: Batch, anchors: Array, gamma: float, mean: Array, white: Array) -> FeatureRows:
     z = np.pad(one_hot(batch), ((0, 0), (0, 1)), constant_values=1)
-    return Batch(batch.ids, (rbf(batch.x.astype(np.float64), anchors, gamma) - mean) @ white, z)
+    return FeatureRows((rbf(batch.x.astype(np.float64), anchors, gamma) - mean) @ white, z)
 
 
-def cost(rows: Data, d: Array, a: Array) -> tuple[float, Array]:
+def cost(rows: Data[FeatureRows], d: Array, a: Array) -> tuple[float, Array]:
     """Return -y'Ry and its gradient at a (m,), for y = tanh(phi a / 2).
 
     R = Z diag(d) Z' is never formed, so nothing has n x n entries.
@@ -35,17 +41,17 @@ def cost(rows: Data, d: Array, a: Array) -> tuple[float, Array]:
     return -float(d @ zy**2), -slopes @ (d * zy)
 
 
-def _smooth(rows: Batch, a: Array) -> tuple[Array, Array]:
-    y = np.tanh(rows.x @ a / 2)
-    return rows.y.T @ y, rows.x.T @ ((1 - y**2)[:, None] * rows.y)
+def _smooth(rows: FeatureRows, a: Array) -> tuple[Array, Array]:
+    y = np.tanh(rows.phi @ a / 2)
+    return rows.z.T @ y, rows.phi.T @ ((1 - y**2)[:, None] * rows.z)
 
 
-def _add_bit(rows: Batch, a: Array) -> Batch:
-    return rows._replace(y=np.column_stack([rows.y, sgn(rows.x @ a)]))
+def _add_bit(rows: FeatureRows, a: Array) -> FeatureRows:
+    return rows._replace(z=np.column_stack([rows.z, sgn(rows.phi @ a)]))
 
 
-def _bit_sums(rows: Batch, a: Array) -> tuple[Array]:
-    return (rows.y.T @ sgn(rows.x @ a),)
+def _bit_sums(rows: FeatureRows, a: Array) -> tuple[Array]:
+    return (rows.z.T @ sgn(rows.phi @ a),)
 
 
 @register
@@ -76,10 +82,9 @@ class KSH:
     def fit(self, data: Data) -> KernelHash:
         anchors = data.reduce(Sample(self.n_anchors, self.seed), "anchors").x.astype(np.float64)
         anchor_width(anchors)  # raises ValueError if all rows are the same
-        n, mean, cov = moments(data)
-        gamma = 1 / (
-            2 * float(cov.trace() + ((anchors - mean) ** 2).sum(axis=1).mean())
-        )  # mean squared distance of rows to anchors
+        _, mean, cov = moments(data)
+        mean_squared = float(cov.trace() + ((anchors - mean) ** 2).sum(axis=1).mean())  # distance of rows to anchors
+        gamma = 1 / (2 * mean_squared)
         n, total, gram = data.reduce(Sum(partial(_kernel_sums, anchors=anchors, gamma=gamma)), "kernel moments")
         mean = total / n
         cov = gram / n - np.outer(mean, mean)

@@ -9,7 +9,7 @@ from scipy.special import expit
 
 from ..functions import LinearHash
 from ..mapreduce import Array, Batch, Data, Sum, one_blas_thread
-from ..statistics import Sample, keyed_signs, moments
+from ..statistics import Sample, keyed_signs, moments, multi_hot
 from . import register
 
 
@@ -23,10 +23,7 @@ class LatentRows(NamedTuple):
 
 
 def _rows(batch: Batch, n_bits: int, seed: int) -> LatentRows:
-    if batch.y is None:
-        raise ValueError("expected rows with labels, which a supervised method learns from, found rows without")
-    y = batch.y.astype(np.float64)
-    return LatentRows(batch.ids, batch.x, y, keyed_signs(batch.ids, n_bits, seed))
+    return LatentRows(batch.ids, batch.x, multi_hot(batch), keyed_signs(batch.ids, n_bits, seed))
 
 
 def _factors(rows: LatentRows) -> Batch:
@@ -39,8 +36,9 @@ def gradient(u: Array, y: Array, columns: Batch, beta: float) -> Array:
     The log posterior is sum_j (s_ij theta_ij - log(1 + exp theta_ij)) - |u_i|^2 / (2 beta), where
     theta_ij = u_i'u_j / 2 and j runs over the columns.
     """
-    similar = y @ columns.y.T > 0
-    return (similar - expit(u @ columns.x.T / 2)) @ columns.x / 2 - u / beta
+    similar = y @ multi_hot(columns).T > 0
+    slope: Array = (similar - expit(u @ columns.x.T / 2)) @ columns.x / 2 - u / beta
+    return slope
 
 
 def _step(rows: LatentRows, columns: Batch, beta: float) -> LatentRows:

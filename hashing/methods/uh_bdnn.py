@@ -24,7 +24,7 @@ from . import register
 
 def restoring(rows: CodedRows, h: Array, weight: Array, bias: Array, fidelity: float) -> Array:
     """Return codes that lower |X - BW - c|^2 + fidelity |H - B|^2, by 10 sweeps from the current codes."""
-    return discrete_descent(rows.b, (rows.x - bias) @ weight.T + fidelity * h, weight @ weight.T, 10)
+    return discrete_descent(rows.codes, (rows.x - bias) @ weight.T + fidelity * h, weight @ weight.T, 10)
 
 
 @register
@@ -66,7 +66,8 @@ class UHBDNN:
         loss = partial(binary_loss, fidelity=self.fidelity, independence=self.independence, balance=self.balance)
         for _ in range(self.n_outer):
             network = train(rows, network, loss, partial(decay, weight=self.decay), self.n_iter)
-            weight, bias = ridge(*rows.reduce(Sum(reconstruction_moments), "output layer"), self.decay)
+            gram, cross = rows.reduce(Sum(reconstruction_moments), "output layer")
+            weight, bias = ridge(gram, cross, self.decay)
             step = partial(restoring, weight=weight, bias=bias, fidelity=self.fidelity)
             rows = rows.map_rows(partial(update_codes, network=network, step=step), "codes")
         network = train(rows, network, loss, partial(decay, weight=self.decay), self.n_iter)
