@@ -93,7 +93,7 @@ def ray_executor():
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory):
-    from prefect_server import Prefect
+    from tests.prefect_server import Prefect
 
     server = Prefect(tmp_path_factory.mktemp("prefect"))
     try:

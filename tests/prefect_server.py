@@ -8,7 +8,8 @@ from pathlib import Path
 
 import httpx
 import psutil
-from conftest import free_ports
+
+from tests.conftest import free_ports
 
 ROOT = Path(__file__).parents[1]
 PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from .tally import TALLY
-from .world import World
+from tests.faults.tally import TALLY
+from tests.faults.world import World
 
 FAULTS = int(os.environ.get("HASHKILN_FAULTS", "10"))
 SEED = int(os.environ.get("HASHKILN_FAULT_SEED", random.SystemRandom().randrange(10**6)))
@@ -75,9 +75,9 @@ def pytest_terminal_summary(terminalreporter):
 def children():
     """Forks of a server that has imported everything, and has no threads or locks of ours."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["faults.driver"])
+    context.set_forkserver_preload(["tests.faults.driver"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent.parent), prepend=os.pathsep)
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]), prepend=os.pathsep)
         multiprocessing.forkserver.ensure_running()
     return context
 

@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import blobs
-from faulty_proxy import FaultyProxy
 
 from infra.settings import Settings
 from storage.files import filesystem
 from storage.files.filesystem import join
+from tests.conftest import blobs
+from tests.faulty_proxy import FaultyProxy
 from workflows.context import open_table
 
 D, TABLE = 16, "many__itq16"

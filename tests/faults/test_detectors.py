@@ -5,11 +5,10 @@ import random
 import pytest
 
 from storage.tables import commits
-
-from . import world
-from .conftest import SEED
-from .tally import Tally
-from .world import SPEC
+from tests.faults import world
+from tests.faults.conftest import SEED
+from tests.faults.tally import Tally
+from tests.faults.world import SPEC
 
 
 def test_a_reader_sees_half_a_version(ready, monkeypatch):

@@ -5,10 +5,9 @@ import time
 
 import pytest
 
+from tests.faults.conftest import SEED
+from tests.faults.world import NO_HARM, REFIT, SPEC, TABLE, Harm
 from workflows.tables import history
-
-from .conftest import SEED
-from .world import NO_HARM, REFIT, SPEC, TABLE, Harm
 
 STATES = {"first": ("first", SPEC), "grown": ("grown", SPEC), "refit": ("grown", REFIT)}
 

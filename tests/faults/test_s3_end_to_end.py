@@ -5,9 +5,9 @@ import random
 
 import pytest
 
-from .conftest import SEED, ray_cluster
-from .tally import TALLY
-from .world import SPEC, World
+from tests.faults.conftest import SEED, ray_cluster
+from tests.faults.tally import TALLY
+from tests.faults.world import SPEC, World
 
 
 @pytest.mark.slow

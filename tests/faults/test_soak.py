@@ -4,10 +4,9 @@ import random
 
 import pytest
 
+from tests.faults.conftest import SEED
+from tests.faults.world import REFIT, SPEC, TABLE, World
 from workflows.tables import gc, history
-
-from .conftest import SEED
-from .world import REFIT, SPEC, TABLE, World
 
 ROUNDS = 50
 

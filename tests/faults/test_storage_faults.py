@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import driver
+from tests.faults.conftest import prepare
+from tests.faults.world import REFIT, SPEC, TABLE, Harm, World
 from workflows.tables import verify
-
-from . import driver
-from .conftest import prepare
-from .world import REFIT, SPEC, TABLE, Harm, World
 
 MOUNT, UMOUNT = "/bin/mount", "/bin/umount"
 FULL = ("No space left on device", "File too large", "database or disk is full", "disk I/O error")

@@ -24,14 +24,13 @@ from storage.features.shard import Columns, FeatureShard
 from storage.files import filesystem
 from storage.tables.parts import Part
 from storage.tables.table import CodeTable
+from tests.faults import driver
+from tests.faults.child import Child, Ended
+from tests.faults.driver import Harm
+from tests.faults.tally import TALLY
 from workflows import datasets
 from workflows.spec import Spec
 from workflows.tables import deletion, gc
-
-from . import driver
-from .child import Child, Ended
-from .driver import Harm
-from .tally import TALLY
 
 SHARDS, ROWS, D = 5, 50, 16  # so few that no two of them are bundled, nor after three changes
 DATASET, TABLE = "many", "many__lsh16"

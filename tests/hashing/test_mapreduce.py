@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from conftest import blobs, cut
 
 from hashing.mapreduce import FAN_IN, Batch, Data, Sum, merge_tree
 from hashing.statistics import Sample, keyed_hash
+from tests.conftest import blobs, cut
 
 
 def test_the_tree_has_a_fixed_shape_and_keeps_the_order():

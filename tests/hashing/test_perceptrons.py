@@ -5,7 +5,6 @@ from itertools import pairwise, product
 
 import numpy as np
 import pytest
-from conftest import blobs, cut
 
 from hashing import perceptrons
 from hashing.mapreduce import Data, Sum
@@ -17,6 +16,7 @@ from hashing.methods.supervised_dh import SupervisedDH, class_loss
 from hashing.methods.uh_bdnn import UHBDNN
 from hashing.perceptrons import CodedRows, Network, binary_loss, decay, orthogonality, outputs, spread_loss
 from hashing.solvers import best_codes, discrete_descent, lbfgs, ridge
+from tests.conftest import blobs, cut
 
 RNG = np.random.default_rng(0)
 N, D, K, C = 40, 7, 4, 3

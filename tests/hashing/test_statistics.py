@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from conftest import blobs, cut
 
 from hashing.anchors import kmeans
 from hashing.mapreduce import Batch, Data
 from hashing.statistics import Sample, keyed_signs, one_hot
+from tests.conftest import blobs, cut
 
 
 def rows(x):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import blobs, cut
 
 import hashkiln
 from hashing.bits import pack
@@ -19,6 +18,7 @@ from hashing.methods import METHODS
 from infra.executors import InProcess
 from infra.settings import Settings
 from storage import models
+from tests.conftest import blobs, cut
 from workflows import arrays
 
 BATCH = blobs(400, 16)

@@ -7,11 +7,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-TESTS = Path(__file__).parent.parent
-sys.path += [str(TESTS), str(TESTS.parent)]  # the root too: else the folder tests/hashing is taken for hashing
+sys.path.append(str(Path(__file__).parents[2]))
 environment = dict(os.environ)
 
-from conftest import blobs, cut
+from tests.conftest import blobs, cut
 
 os.environ.update(environment)  # conftest clears it, and a driver is told by it where S3 is
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import free_ports
-from recorded import data, digest, recorded
 
 from infra.executors import InProcess
 from infra.observability import Observer, observed
 from infra.settings import Settings
 from storage.features.shard import Columns
+from tests.conftest import free_ports
+from tests.infra.recorded import data, digest, recorded
 from workflows.datasets import ingest_source
 from workflows.reindex.flow import TrainingTable
 

@@ -11,9 +11,9 @@ from threading import Thread
 
 import numpy as np
 import pytest
-from recorded import data, digest, losses, recorded, steps
 
 from infra.executors import InProcess
+from tests.infra.recorded import data, digest, losses, recorded, steps
 
 DRIVER = Path(__file__).with_name("recorded.py")
 

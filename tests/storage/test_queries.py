@@ -1,9 +1,9 @@
 """Saved query sets and cached neighbours, on every filesystem."""
 
 import numpy as np
-from conftest import blobs
 
 from storage import queries
+from tests.conftest import blobs
 
 
 def test_a_query_set_is_saved_once_and_replaced_only_on_request(folder):

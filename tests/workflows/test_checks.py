@@ -6,18 +6,16 @@ from unittest import mock
 
 import pytest
 from safetensors.numpy import save
-from straight_line import spec
 
 from hashing.deep import networks
 from infra.settings import Settings
 from storage.tables import iceberg
+from tests.workflows.conftest import spec
 from workflows.checks import UsageError, check_run, schema_of
 from workflows.cli import main
 from workflows.context import Context
 from workflows.reindex import fitting, flow
 from workflows.spec import Spec
-
-pytest_plugins = ["straight_line"]
 
 
 @pytest.fixture

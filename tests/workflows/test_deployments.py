@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from prefect_server import ROOT, until
 
 from infra.settings import Settings
 from storage.tables import iceberg
 from storage.tables.table import load_table
+from tests.prefect_server import ROOT, until
 
 DEPLOYMENTS = {entry["name"]: entry for entry in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
 

@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import straight_line
-from drawn_pictures import encoded, write_lists
-from straight_line import encoded_anew, published_codes, settings, table_of  # noqa: F401
 
 from infra.executors import InProcess
 from infra.settings import Settings
 from storage.features.shard import Columns
+from tests.drawn_pictures import encoded, write_lists
+from tests.workflows import conftest
+from tests.workflows.conftest import encoded_anew, published_codes
 from workflows import datasets
 from workflows.checks import UsageError
 from workflows.context import Context
@@ -54,17 +54,17 @@ def texts(folder, n=240):
     return datasets.ingest_source("notes", str(folder), Settings(), Columns(x="text", labels="labels"))
 
 
-def test_encoded_pictures_are_hashed_by_a_network_and_published(settings, tmp_path):  # noqa: F811
+def test_encoded_pictures_are_hashed_by_a_network_and_published(settings, tmp_path):
     dataset = pictures(tmp_path / "photos")
     assert (dataset.kind, dataset.dim) == ("image", 3 * 24**2)
-    _, report, version = straight_line.reindex(settings, spec("photos", network="cnn", **DEEP))
+    _, report, version = conftest.reindex(settings, spec("photos", network="cnn", **DEEP))
     assert version == "v1"
     assert report.measured.rows == 149  # a query's own row is not ranked
     assert report.measured.metrics["map"].value > 0.8  # 1/3 by chance
     assert published_codes(settings, "photos__c") == encoded_anew(settings, dataset, "photos__c")
 
 
-def test_texts_are_hashed_by_a_text_network_and_by_no_other_method(settings, tmp_path):  # noqa: F811
+def test_texts_are_hashed_by_a_text_network_and_by_no_other_method(settings, tmp_path):
     dataset = texts(tmp_path / "notes")
     assert (dataset.kind, dataset.dim) == ("text", 32)
     for wrong, found in ((spec("notes", "itq"), "ITQ, which reads vectors"), (spec("notes"), "DPSH, with network=mlp")):
@@ -72,13 +72,13 @@ def test_texts_are_hashed_by_a_text_network_and_by_no_other_method(settings, tmp
             fitting.fit(Context.of(wrong, settings, InProcess()))
         with pytest.raises(ValueError, match="expected a deep method with network=text"):
             planning.outlook(Context.of(wrong, settings, InProcess()))
-    _, report, version = straight_line.reindex(settings, spec("notes", network="text", **{**DEEP, "lr": 0.01}))
+    _, report, version = conftest.reindex(settings, spec("notes", network="text", **{**DEEP, "lr": 0.01}))
     assert version == "v1"
     assert report.measured.metrics["map"].value > 0.9
     assert len(published_codes(settings, "notes__c")) == 240
 
 
-def test_a_text_network_is_refused_for_other_kinds_of_rows(settings, tmp_path):  # noqa: F811
+def test_a_text_network_is_refused_for_other_kinds_of_rows(settings, tmp_path):
     pictures(tmp_path / "photos", n=30)
     with pytest.raises(
         ValueError, match="expected texts for network=text, found rows of kind image, in dataset photos"
@@ -95,24 +95,24 @@ def texts_folder(tmp_path):
     return tmp_path / "notes"
 
 
-def test_pictures_that_cannot_be_read_are_refused_or_dropped_and_quarantined(settings, tmp_path):  # noqa: F811
+def test_pictures_that_cannot_be_read_are_refused_or_dropped_and_quarantined(settings, tmp_path):
     pictures(tmp_path / "photos", n=100, broken=(7, 60))
     with pytest.raises(ValueError, match=r"expected a picture, found .*, in row (7 of .*0|10 of .*1)\.parquet"):
-        straight_line.reindex(settings, spec("photos", "lsh"))
-    staged, _, version = straight_line.reindex(settings, spec("photos", "lsh", bad_rows="drop"))
+        conftest.reindex(settings, spec("photos", "lsh"))
+    staged, _, version = conftest.reindex(settings, spec("photos", "lsh", bad_rows="drop"))
     assert (version, staged.rows, staged.dropped) == ("v1", 98, 2)
     assert set(range(100)) - published_codes(settings, "photos__c").keys() == {7, 60}
 
 
-def test_a_changed_picture_is_encoded_again(settings, tmp_path):  # noqa: F811
+def test_a_changed_picture_is_encoded_again(settings, tmp_path):
     dataset = pictures(tmp_path / "photos", n=100)
-    straight_line.reindex(settings, spec("photos", "lsh"))
+    conftest.reindex(settings, spec("photos", "lsh"))
     before = published_codes(settings, "photos__c")
     path = tmp_path / "photos" / "1.parquet"
     table = pq.read_table(path)
     data = [encoded(1, 999, 24), *table["photo"].to_pylist()[1:]]
     pq.write_table(table.set_column(1, "photo", pa.array(data, pa.binary())), path)
-    staged, _, version = straight_line.reindex(settings, spec("photos", "lsh"))
+    staged, _, version = conftest.reindex(settings, spec("photos", "lsh"))
     assert (version, staged.encoded) == ("v2", 50)
     after = published_codes(settings, "photos__c")
     assert after == encoded_anew(settings, dataset, "photos__c")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from make_warehouse_0_1 import ARCHIVE, ROOT, write
-from one_table import hashkiln, in_days, reindex, rows_of, table_of
-from straight_line import encoded_anew
 
 from infra.settings import Settings
 from storage.features import keys
+from tests.workflows.conftest import encoded_anew
+from tests.workflows.make_warehouse_0_1 import ARCHIVE, ROOT, write
+from tests.workflows.tables.published_table import hashkiln, in_days, reindex, rows_of, table_of
 from workflows.datasets import dataset_of
 from workflows.spec import Spec
 from workflows.tables.gc import gc

@@ -5,10 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from conftest import blobs
-from drawn_pictures import pixels
 from safetensors.numpy import save
-from straight_line import mine, settings, source, spec  # noqa: F401
 
 from hashing.deep import networks, weights
 from hashing.deep.backbones import BODIES
@@ -17,6 +14,9 @@ from hashing.mapreduce import Batch, Data
 from hashing.methods import METHODS
 from infra.executors import InProcess
 from storage import models
+from tests.conftest import blobs
+from tests.drawn_pictures import pixels
+from tests.workflows.conftest import spec
 from workflows import pretrained
 from workflows.context import Context
 from workflows.reindex import fitting
@@ -100,7 +100,7 @@ def as_torch(state):
 
 
 @pytest.mark.parametrize("form", ["torch", "checkpoint", "safetensors"])
-def test_a_fit_starts_from_a_file_of_any_form(settings, tmp_path, form):  # noqa: F811
+def test_a_fit_starts_from_a_file_of_any_form(settings, tmp_path, form):
     state = body_of_cnn(7)
     forms = {
         "torch": lambda: as_torch(state),
@@ -137,7 +137,7 @@ def test_a_fit_starts_from_a_file_of_any_form(settings, tmp_path, form):  # noqa
         ),  # needs code to unpickle
     ],
 )
-def test_a_file_without_parameters_is_refused_with_its_name(settings, tmp_path, content, message):  # noqa: F811
+def test_a_file_without_parameters_is_refused_with_its_name(settings, tmp_path, content, message):
     (tmp_path / "weights").write_bytes(content)
     with pytest.raises(ValueError, match=message + ".*, in .*weights") as refused:
         keep(str(tmp_path / "weights"), settings.warehouse_url)
@@ -145,7 +145,7 @@ def test_a_file_without_parameters_is_refused_with_its_name(settings, tmp_path, 
     assert not (tmp_path / "home" / "warehouse" / "pretrained").exists()
 
 
-def test_other_pretrained_parameters_give_another_fit(settings, mine, tmp_path):  # noqa: F811
+def test_other_pretrained_parameters_give_another_fit(settings, mine, tmp_path):
     digests = []
     for seed in (1, 2):
         torch.manual_seed(seed)

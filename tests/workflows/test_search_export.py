@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import blobs
 
 import hashkiln
 from hashing.bits import pack
@@ -21,6 +20,7 @@ from infra.executors import InProcess
 from infra.settings import Settings
 from storage import models
 from storage.features.shard import Columns
+from tests.conftest import blobs
 from workflows import datasets, export, search
 from workflows.context import Context, open_table
 from workflows.evaluation import external

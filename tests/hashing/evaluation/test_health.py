@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from test_histograms import over
 
 from hashing import bits
 from hashing.evaluation.health import CodeHealth
 from hashing.mapreduce import Batch
+from tests.hashing.evaluation.test_histograms import over
 
 
 @pytest.mark.parametrize("n_shards", [1, 4, 7])

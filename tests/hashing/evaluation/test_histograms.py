@@ -5,12 +5,12 @@ from functools import reduce
 
 import numpy as np
 import pytest
-from conftest import cut
 
 from hashing import bits
 from hashing.evaluation import histograms
 from hashing.hamming.layout import pack_labels
 from hashing.mapreduce import Batch, fold
+from tests.conftest import cut
 
 
 def over(statistic, batch, n_shards=1):

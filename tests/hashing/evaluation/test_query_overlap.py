@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from test_histograms import over
 
 from hashing.evaluation.query_overlap import QueryOverlap
 from hashing.mapreduce import Batch
+from tests.hashing.evaluation.test_histograms import over
 
 
 @pytest.mark.parametrize("kind", ["vectors", "pictures", "text"])

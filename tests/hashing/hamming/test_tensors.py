@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from test_scan import WIDTHS, clustered
 
 from hashing import bits
 from hashing.hamming import layout, scan, tensors
+from tests.hashing.hamming.test_scan import WIDTHS, clustered
 
 
 @pytest.fixture(params=["cpu", "cuda"])

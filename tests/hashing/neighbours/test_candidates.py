@@ -6,12 +6,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from conftest import cut
 
 from hashing import bits
 from hashing.mapreduce import Batch, Data, fold, merge_tree
 from hashing.neighbours import candidates
 from hashing.neighbours.candidates import NO_DISTANCE, AsymmetricTopK, CountWithin, TopK, Within
+from tests.conftest import cut
 
 
 def rows(n, n_bits, seed=0):

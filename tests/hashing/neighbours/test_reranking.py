@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from test_candidates import CUTS, over, same
 
 from hashing.mapreduce import Batch
 from hashing.neighbours.reranking import CandidateDistances
+from tests.hashing.neighbours.test_candidates import CUTS, over, same
 
 
 def test_distances_of_candidates_are_exact():

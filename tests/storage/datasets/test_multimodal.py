@@ -6,13 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from drawn_pictures import encoded, pixels
 from sklearn.feature_extraction.text import TfidfTransformer
 
 from hashing.statistics import keyed_hash
 from storage import datasets
 from storage.datasets import DATASETS, LEARN, multimodal
 from storage.features import media
+from tests.drawn_pictures import encoded, pixels
 
 TEXTS = ["red square", "green square square", "a long blue bar", "red red bar of red", "square"]
 

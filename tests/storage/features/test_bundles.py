@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import blobs
 
 from hashing.bits import pack
 from hashing.functions import LinearHash
@@ -16,6 +15,7 @@ from storage.features.shard import Columns, SourceChanged
 from storage.files import filesystem
 from storage.files.filesystem import FileVersion, join
 from storage.tables import parts
+from tests.conftest import blobs
 
 D = 4
 FUNCTION = LinearHash(np.random.default_rng(0).standard_normal((D, 16)), np.zeros(16))

@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from drawn_pictures import encoded, pixels
 from PIL import Image
 
 from hashing.statistics import WORDS
@@ -14,6 +13,7 @@ from storage.features import media
 from storage.features.dataset import Dataset, kind_and_dim, write_split
 from storage.features.shard import Columns
 from storage.formats import FeatureRows
+from tests.drawn_pictures import encoded, pixels
 
 
 def test_pixels_of_pictures_of_any_mode_and_size():

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import blobs
 
 from storage.features.dataset import write_split
 from storage.files import filesystem
 from storage.formats import FeatureRows
+from tests.conftest import blobs
 
 
 def rows(batch):

@@ -8,8 +8,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import s3fs
-from conftest import blobs
-from faulty_proxy import KINDS, FaultyProxy
 
 from hashing.bits import pack
 from hashing.functions import LinearHash
@@ -21,6 +19,8 @@ from storage.files.filesystem import join
 from storage.formats import FeatureRows
 from storage.tables import iceberg, parts
 from storage.tables.table import create_table
+from tests.conftest import blobs
+from tests.faulty_proxy import KINDS, FaultyProxy
 
 
 @pytest.fixture

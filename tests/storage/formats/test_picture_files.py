@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn_pictures import cifar_bytes, encoded, pixels, write_lists
 
 from storage import datasets
 from storage.datasets import DATASETS, LEARN, QUERY
 from storage.formats import cifar, lists
+from tests.drawn_pictures import cifar_bytes, encoded, pixels, write_lists
 
 
 def test_cifar_rows_are_pictures_of_height_width_channel(tmp_path):

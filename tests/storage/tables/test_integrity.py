@@ -5,7 +5,6 @@ import hashlib
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import blobs
 
 from hashing.functions import LinearHash
 from storage.features import dataset
@@ -15,6 +14,7 @@ from storage.files.filesystem import join
 from storage.formats import FeatureRows
 from storage.tables import integrity
 from storage.tables.parts import CodeShard, _verified, encode_shard, read_part, without_rows
+from tests.conftest import blobs
 
 D, N_BITS = 8, 16
 FUNCTION = LinearHash(np.random.default_rng(0).standard_normal((D, N_BITS)), np.zeros(N_BITS))

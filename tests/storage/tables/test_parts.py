@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import blobs
 
 from hashing.bits import pack
 from hashing.functions import LinearHash
@@ -17,6 +16,7 @@ from storage.files import filesystem
 from storage.files.filesystem import join
 from storage.formats import FeatureRows
 from storage.tables import parts
+from tests.conftest import blobs
 
 D = 16
 

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import blobs
 from pyiceberg.manifest import ManifestFile
 from sqlalchemy import event
 
@@ -22,6 +21,7 @@ from storage.formats import FeatureRows
 from storage.tables import iceberg
 from storage.tables.parts import encode_shard
 from storage.tables.table import PublishConflict, create_table, load_table, table_name, table_names
+from tests.conftest import blobs
 
 N_BITS, D = 16, 8
 FUNCTION = LinearHash(np.random.default_rng(0).standard_normal((D, N_BITS)), np.zeros(N_BITS))

@@ -1,0 +1,300 @@
+"""The training loop: which rows it sees, and that a run which was cut off ends as if it had not been."""
+
+import io
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+import torch
+
+from hashing.deep import sgd
+from hashing.deep.method import Deep, facts, held_out
+from hashing.mapreduce import Data
+from hashing.methods.dpsh import DPSH
+from hashing.methods.sgh import SGH
+from infra.executors import InProcess
+from tests.conftest import blobs, cut
+
+METHOD = DPSH(n_bits=8, epochs=3, patience=3, batch_size=64, lr=1e-2)
+ROWS = blobs(500)
+
+
+class CutOff(Exception):
+    pass
+
+
+@dataclass
+class Reporter:
+    """A worker that dies after so many reports."""
+
+    state: bytes | None = None
+    dies_after: int = 10**9
+    told: list = field(default_factory=list)  # the epochs of each report
+    rank, world, device, threads = 0, 1, "cpu", 1
+
+    def latest(self):
+        return self.state
+
+    def report(self, epochs, most, state):
+        self.state = state
+        self.told.append([timeless(epoch) for epoch in epochs])
+        if len(self.told) == self.dies_after:
+            raise CutOff
+
+
+def timeless(epoch):
+    """An epoch without what differs from one run to the next."""
+    assert epoch["seconds"] > 0
+    return {name: value for name, value in epoch.items() if name != "seconds"}
+
+
+def run(worker, method=METHOD, shards=None):
+    data = Data(shards or cut(ROWS, 3), InProcess())
+    prepared = method.prepare(data)
+    sgd.train(worker, method, data.shards, facts(data, method), prepared, held_out(data, method), {})
+    return worker
+
+
+def parameters(worker):
+    return sgd.outcome(worker.state)[0]
+
+
+def content(worker):
+    return torch.load(io.BytesIO(worker.state), weights_only=True)
+
+
+def trained_rows(method):
+    return set(ROWS.ids[~method.held_out(ROWS.ids)].tolist())
+
+
+# --- rows held out ---------------------------------------------------------------------------------------------------
+
+
+def test_rows_held_out_are_a_keyed_share_apart_from_those_drawn_by_the_seed():
+    many = np.arange(100_000)
+    held = METHOD.held_out(many)
+    assert held.mean() == pytest.approx(METHOD.validation, abs=0.005)
+    drawn = sgd.keyed_hash(many, METHOD.seed) < np.uint64(2**64 // 10)  # as the queries of a dataset are drawn
+    assert held[drawn].mean() == pytest.approx(METHOD.validation, abs=0.01)
+
+
+def test_rows_held_out_judge_the_epochs_and_are_never_trained_on():
+    data = Data(cut(ROWS, 3), InProcess())
+    rows = held_out(data, METHOD)
+    assert set(rows.ids.tolist()) == set(ROWS.ids.tolist()) - trained_rows(METHOD)
+    assert facts(data, METHOD).rows == len(trained_rows(METHOD))
+    np.testing.assert_allclose(facts(data, METHOD).mean, ROWS.x[sorted(trained_rows(METHOD))].mean(0), rtol=1e-5)
+    assert held_out(data, replace(METHOD, validation=0.0)) is None
+
+
+def test_where_labels_may_not_judge_all_rows_are_trained_on():
+    method, data = SGH(n_bits=8, batch_size=50), Data(cut(ROWS, 3), InProcess())
+    assert held_out(data, method) is None
+    assert sum(len(batch.ids) for batch in sgd.batches(data.shards, method, 0)) == facts(data, method).rows == 500
+
+
+def test_rows_that_have_hardly_a_similar_one_do_not_judge():
+    """A score that two or three pairs decide would keep an epoch by chance: the last one is kept."""
+    classes = ROWS._replace(y=np.repeat(np.eye(250, dtype=np.uint8), 2, axis=0))
+    assert held_out(Data([[classes]], InProcess()), METHOD) is None
+
+
+# --- restarts --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dies_after", range(1, 9))
+def test_a_run_that_was_cut_off_ends_bit_for_bit_as_one_that_was_not(dies_after, monkeypatch):
+    monkeypatch.setattr(sgd, "CHECKPOINT_STEPS", 3)  # of the 7 steps of an epoch: reports within and at the end
+    whole = run(Reporter())
+    with pytest.raises(CutOff):
+        run(cut_off := Reporter(dies_after=dies_after))
+    again = run(Reporter(cut_off.state))
+    assert cut_off.told + again.told == whole.told
+    for a, b in zip(parameters(again), parameters(whole), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert [epoch["epoch"] for epoch in sgd.outcome(again.state)[1]] == [1, 2, 3]
+
+
+def test_a_run_of_chance_goes_on_with_the_same_chance(monkeypatch):
+    monkeypatch.setattr(sgd, "CHECKPOINT_STEPS", 2)
+    method = SGH(n_bits=8, epochs=2, batch_size=64)  # its codes are drawn
+    whole = run(Reporter(), method)
+    with pytest.raises(CutOff):
+        run(cut_off := Reporter(dies_after=2), method)
+    again = run(Reporter(cut_off.state), method)
+    for a, b in zip(parameters(again), parameters(whole), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@dataclass(frozen=True)
+class Colliding(Deep):
+    """A method that adds many values into one place, time and again."""
+
+    def loss(self, out):
+        values, place = torch.randn(200_000), torch.zeros(200_000, dtype=torch.long)
+        sums = {torch.zeros(1).index_put((place,), values, accumulate=True).item() for _ in range(10)}
+        assert len(sums) == 1
+        return out.u.square().mean()
+
+
+@pytest.fixture
+def torch_of_the_caller():
+    """A torch that somebody else uses: its state, to be compared after a fit. Put back at the end."""
+    deterministic = torch.utils.deterministic
+
+    def state():
+        modes = torch.get_deterministic_debug_mode(), deterministic.fill_uninitialized_memory
+        return torch.get_num_threads(), *modes, tuple(torch.get_rng_state().tolist())
+
+    before = state()
+    torch.set_num_threads(3)
+    torch.set_deterministic_debug_mode("warn")
+    deterministic.fill_uninitialized_memory = True
+    torch.rand(7)
+    yield state
+    torch.set_num_threads(before[0])
+    torch.set_deterministic_debug_mode(before[1])
+    deterministic.fill_uninitialized_memory = before[2]
+
+
+@pytest.mark.parametrize("lr", [1e-2, 1e30], ids=["fitted", "failed"])
+def test_a_fit_leaves_the_callers_torch_as_it_was(torch_of_the_caller, lr):
+    state = torch_of_the_caller
+    before = state()
+    with pytest.raises(ValueError, match="expected a finite loss") if lr == 1e30 else nullcontext():
+        replace(METHOD, lr=lr, epochs=1).fit(Data(cut(ROWS, 3), InProcess(cpus=1)))
+    assert state() == before
+
+
+def test_several_threads_add_in_the_same_order_each_time():
+    worker = Reporter()
+    worker.threads = 2
+    run(worker, Colliding(n_bits=8, epochs=1, batch_size=64))
+
+
+def test_a_run_that_ended_and_lost_its_driver_then_gives_what_it_had(tmp_path):
+    class Killed(InProcess):
+        def train(self, loop, name):
+            from infra.training import Here
+
+            worker = Here(tmp_path / name, lambda *_: None, 1)
+            loop(worker)  # and nobody takes the result, or removes the folder
+            raise CutOff
+
+    with pytest.raises(CutOff):
+        METHOD.fit(Data(cut(ROWS, 3), Killed()))
+    assert len(list(tmp_path.iterdir())) == 1
+    told = []
+    executor = InProcess(lambda *args: told.append(args), str(tmp_path), cpus=1)
+    function = METHOD.fit(Data(cut(ROWS, 3), executor))
+    assert [epoch["epoch"] for epoch in function.epochs] == [1, 2, 3]  # and yet they are known
+    assert not [label for label, *_ in told if label.startswith("train,")]  # no epoch was trained again
+    assert not list(tmp_path.iterdir())
+    expected = METHOD.fit(Data(cut(ROWS, 3), InProcess(cpus=1)))
+    np.testing.assert_array_equal(function.project(ROWS.x), expected.project(ROWS.x))
+
+
+def test_the_name_of_a_run_says_all_that_it_depends_on():
+    def name(method=METHOD, rows=ROWS, pretrained=None):
+        return method.name_of_run(Data(cut(rows, 2), InProcess(), pretrained or {}))
+
+    weights = {"0.weight": np.ones(3, np.float32)}
+    others = [name(replace(METHOD, lr=1e-3)), name(rows=blobs(499)), name(pretrained=weights)]
+    others.append(name(pretrained={"0.weight": np.zeros(3, np.float32)}))
+    assert len({name(), *others}) == 5
+    assert name() == name()
+
+
+# --- choosing --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scripted(Deep):
+    """A method without a gradient, whose scores are given."""
+
+    def loss(self, out):
+        return (out.u * 0).sum() + 1
+
+
+def scripted(monkeypatch, scores, **settings):
+    states, left = [], iter(scores)
+
+    def score(network, *_):
+        for parameter in network.parameters():  # each epoch leaves its mark
+            parameter.data += 1
+        states.append([value.clone().numpy() for value in network.state_dict().values() if value.dim()])
+        return next(left)
+
+    monkeypatch.setattr(sgd, "_score", score)
+    worker = run(Reporter(), Scripted(n_bits=8, batch_size=64, **settings))
+    return worker, states
+
+
+def test_training_ends_when_the_score_has_not_risen_for_patience_epochs(monkeypatch):
+    worker, _ = scripted(monkeypatch, [0.1, 0.3, 0.2, 0.3, 0.9], epochs=5, patience=2)
+    assert [epoch["score"] for epoch in worker.told[-1]] == [0.1, 0.3, 0.2, 0.3]
+
+
+def test_the_parameters_are_those_of_the_best_epoch(monkeypatch):
+    worker, states = scripted(monkeypatch, [0.1, 0.3, 0.2], epochs=3)
+    same = [all(map(np.array_equal, parameters(worker), state)) for state in states]
+    assert same == [False, True, False]
+
+
+def test_without_labels_the_last_epoch_is_the_best():
+    plain = blobs(300)._replace(y=None)
+    worker = run(Reporter(), SGH(n_bits=8, epochs=2, batch_size=100), [[plain]])
+    assert [epoch["score"] for epoch in worker.told[-1]] == [None, None]
+    end = content(worker)
+    assert all(torch.equal(value, end["modules"][f"0.{name}"]) for name, value in end["best"].items())
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"network": "cnn"}, r"^expected square images, .*, found d = 32: use network=mlp$"),
+        ({"epochs": 0}, r"^expected epochs and patience of at least 1, found 0 and 3$"),
+        ({"lr": 1e30}, r"^expected a finite loss, found nan in step \d+: use a smaller lr$"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line(settings, said):
+    with pytest.raises(ValueError, match=said):
+        replace(METHOD, **settings).fit(Data(cut(ROWS, 2), InProcess(cpus=1)))
+
+
+def test_a_supervised_method_asks_for_labels():
+    for rows in ([ROWS._replace(y=None)], [ROWS._replace(y=0 * ROWS.y)], [ROWS, ROWS._replace(y=None)]):
+        with pytest.raises(ValueError, match=r"^expected labels for DPSH, found rows without labels$"):
+            METHOD.fit(Data([rows], InProcess()))
+
+
+def test_workers_must_share_a_batch_evenly():
+    worker = Reporter()
+    worker.world = 3
+    with pytest.raises(ValueError, match=r"^expected a number of workers that divides batch_size=64, found 3$"):
+        run(worker)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_the_hash_layer_learns_at_its_own_rate(optimizer):
+    method = replace(METHOD, optimizer=optimizer, hash_rate=10.0)
+    state = sgd.Run(Reporter(), method, facts(Data([[ROWS]], InProcess()), method), None, {})
+    rates = {id(p): group["base_lr"] for group in state.optimizer.param_groups for p in group["params"]}
+    for name, parameter in state.network.named_parameters():
+        assert rates[id(parameter)] == (0.1 if name.startswith("hash.") else 0.01)
+
+
+def test_the_rate_falls_along_half_a_cosine():
+    data = Data([[ROWS]], InProcess())
+    state = sgd.Run(Reporter(), METHOD, facts(data, METHOD), None, {})
+    rates = []
+    for epoch in range(METHOD.epochs):
+        for batch in sgd.batches(data.shards, METHOD, epoch):
+            state.take_step(batch)
+            rates.append(state.optimizer.param_groups[0]["lr"])
+    assert len(rates) == state.steps
+    np.testing.assert_allclose(rates, 0.01 * 0.5 * (1 + np.cos(np.pi * np.arange(len(rates)) / len(rates))))

@@ -1,0 +1,171 @@
+"""One conformance suite over the catalogue: a method is tested by existing.
+
+Methods of other packages are tested by name: HASHKILN_METHODS=a,b pytest tests/hashing/methods/test_conformance.py
+"""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hashing import methods
+from hashing.deep.method import Deep
+from hashing.functions import SignFunction, from_arrays, to_arrays
+from hashing.mapreduce import Data
+from hashing.methods import METHODS, check_hyperparameters, method
+from infra.executors import InProcess
+from storage import models
+from tests.conftest import blobs, cut, mean_average_precision
+
+if named := os.environ.get("HASHKILN_METHODS"):
+    METHODS = {name: method(name) for name in named.split(",")}
+EVERY = pytest.mark.parametrize("name", sorted(METHODS))
+DEEP = {name for name, method in METHODS.items() if issubclass(method, Deep)}
+ON_RAY = [*sorted(METHODS.keys() - DEEP), *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(DEEP))]
+BITS = 16
+
+
+def defaults(name, n_bits=BITS):
+    """The method with its defaults, but for the epochs of a deep one: a few show what is asked for here."""
+    return METHODS[name](n_bits=n_bits, **({"epochs": 4} if name in DEEP else {}))
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """Each method fitted once, in process, on 4 shards, when it is first asked for."""
+    return Fitted()
+
+
+class Fitted(dict):
+    def __missing__(self, name):
+        return self.setdefault(name, defaults(name).fit(Data(cut(blobs(), 4), InProcess(cpus=1))))
+
+
+@EVERY
+def test_is_a_frozen_dataclass_with_defaults_and_a_reference(name):
+    cls = METHODS[name]
+    assert is_dataclass(cls)
+    assert cls.__dataclass_params__.frozen
+    assert fields(cls)[0].name == "n_bits"
+    check_hyperparameters(cls(n_bits=8))  # all else has a default, and means something
+    assert "Reference:" in cls.__doc__
+
+
+def test_a_changed_default_has_another_version():
+    """Tables know a model by what differs from the defaults. Record new ones; where one changed, raise the version."""
+    recorded = json.loads(Path(__file__).with_name("defaults.json").read_text())
+    current = {
+        name: {"version": cls.defaults_version, "defaults": {field.name: field.default for field in fields(cls)[1:]}}
+        for name, cls in methods.METHODS.items()
+    }
+    assert current == recorded
+
+
+@EVERY
+def test_encodes_rows_to_bits(name, fitted):
+    function, x = fitted[name], blobs(seed=1).x
+    bits = function.encode(x)
+    assert bits.shape == (len(x), BITS)
+    assert bits.dtype == bool
+    assert function.n_bits == BITS
+    assert function.dim == x.shape[1]
+    np.testing.assert_array_equal(bits, function.project(x) >= 0)
+    assert function.encode(x[:0]).shape == (0, BITS)
+
+
+@EVERY
+def test_refuses_vectors_of_another_width(name, fitted):
+    with pytest.raises(ValueError, match=r"expected vectors of shape \(n, 32\), found \(5, 31\)"):
+        fitted[name].encode(np.zeros((5, 31), np.float32))
+
+
+@EVERY
+def test_saves_and_loads(name, fitted, tmp_path):
+    function, x = fitted[name], blobs(seed=1).x
+    digest = models.save_model(str(tmp_path), function)
+    loaded = models.load_model(str(tmp_path), digest)
+    np.testing.assert_array_equal(loaded.project(x), function.project(x))
+    assert models.save_model(str(tmp_path), loaded) == digest
+    np.testing.assert_array_equal(from_arrays(*to_arrays(function)).project(x), function.project(x))
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(function)).project(x), function.project(x))
+
+
+@EVERY
+def test_codes_do_not_depend_on_the_batch(name, fitted):
+    function, x = fitted[name], blobs(2 * SignFunction.rows + 700, seed=1).x
+    whole = function.project(x)
+    order = np.random.default_rng(0).permutation(len(x))
+    np.testing.assert_array_equal(function.project(x[order]), whole[order])
+    for size in (1, 7, 1000, SignFunction.rows):
+        rows = slice(300, 300 + size)
+        np.testing.assert_array_equal(function.project(x[rows]), whole[rows])
+
+
+@pytest.mark.parametrize("name", ON_RAY)
+def test_fits_the_same_in_process_and_on_ray(name, ray_executor):
+    """In few steps: each asks the cluster for the same."""
+    steps = {f.name: min(f.default, 5) for f in fields(METHODS[name]) if f.name in ("n_iter", "epochs")}
+    method, shards = METHODS[name](n_bits=8, **steps), cut(blobs(), 4)
+    other = method.fit(Data(shards, ray_executor))
+    own = method.fit(Data(shards, InProcess(cpus=ray_executor.cpus)))
+    _, ours, numbers = to_arrays(own)
+    _, theirs, other_numbers = to_arrays(other)
+    assert numbers == other_numbers
+    for field in ours:
+        np.testing.assert_array_equal(ours[field], theirs[field])  # bit for bit
+
+
+@EVERY
+def test_the_cut_into_shards_hardly_matters(name, fitted, in_process):
+    """Float sums differ in their last digits from cut to cut: an iterated fit is promised to 0.3 points of map."""
+    queries, database = blobs(100, seed=1, first_id=10**6), blobs()
+    expected = mean_average_precision(fitted[name], database, queries)
+    for n_shards in (1, 7):
+        function = defaults(name).fit(Data(cut(database, n_shards, batch_rows=170), in_process))
+        assert (function.encode(database.x) == fitted[name].encode(database.x)).mean() > 0.999
+        assert mean_average_precision(function, database, queries) == pytest.approx(expected, abs=0.003)
+
+
+@EVERY
+def test_beats_chance(name, fitted):
+    queries, database = blobs(100, seed=1, first_id=10**6), blobs()
+    assert mean_average_precision(fitted[name], database, queries) > 1.5 / 6  # random codes give 1/6
+
+
+@EVERY
+def test_the_seed_is_all_that_is_random(name, in_process):
+    data = Data(cut(blobs(300), 2), in_process)
+    once, again = (defaults(name, 8).fit(data) for _ in range(2))
+    np.testing.assert_array_equal(once.project(blobs(50).x), again.project(blobs(50).x))
+
+
+@EVERY
+def test_needs_rows(name, in_process):
+    with pytest.raises(ValueError, match="expected at least one row"):
+        METHODS[name](n_bits=8).fit(Data([[]], in_process))
+    with pytest.raises(ValueError, match="expected at least one shard"):
+        METHODS[name](n_bits=8).fit(Data([], in_process))
+
+
+@EVERY
+def test_empty_shards_and_single_rows_are_rows_like_others(name, in_process, fitted):
+    batch = blobs()
+    shards = [[], [batch.take(slice(0, 1))], [batch.take(slice(0, 0))], [batch.take(slice(1, None))]]
+    function = defaults(name).fit(Data(shards, in_process))
+    assert (function.encode(batch.x) == fitted[name].encode(batch.x)).mean() > 0.999
+
+
+def test_unknown_names_are_answered_with_near_ones():
+    with pytest.raises(ValueError, match="found 'itk'; did you mean itq"):
+        method("itk")
+
+
+def test_importing_the_catalogue_needs_no_heavy_library():
+    code = "import sys, hashing.methods; print([m for m in ('torch', 'ray', 'prefect', 'pyarrow') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

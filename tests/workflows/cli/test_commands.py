@@ -1,0 +1,213 @@
+"""The command line as a user meets it: what it prints, and how it ends."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import blobs
+from workflows.cli import main
+
+HASHKILN = str(Path(sys.executable).with_name("hashkiln"))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def environment(home):
+    return {"HASHKILN_HOME": str(home), "HASHKILN_EXECUTOR": "inprocess", "COLUMNS": "120"}
+
+
+@pytest.fixture
+def hashkiln(environment):
+    """Run the command in a process of its own; (exit, stdout, stderr)."""
+
+    def run(*args, **more):
+        result = subprocess.run(
+            [HASHKILN, *args], env={**os.environ, **environment, **more}, capture_output=True, text=True, timeout=240
+        )
+        assert "Traceback" not in result.stderr, result.stderr
+        return result.returncode, result.stdout, result.stderr
+
+    return run
+
+
+@pytest.fixture
+def here(environment, monkeypatch, capsys):
+    """Run the command in this process, which spares it its imports; (exit, stdout, stderr)."""
+
+    def run(*args, **more):
+        monkeypatch.setattr(sys, "argv", ["hashkiln", *args])
+        with mock.patch.dict(os.environ, environment | more), pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, *capsys.readouterr()
+
+    return run
+
+
+def test_help_of_everything_has_an_example(here):
+    code, output, _ = here("--help")
+    assert code == 0
+    names = ["methods", "datasets", "fetch", "ingest", "fit", "encode", "evaluate", "reindex", "history", "doctor"]
+    names += ["search", "export", "benchmark", "rollback", "diff", "compare", "verify", "gc", "delete"]
+    assert all(f" {name} " in output for name in names)
+    for name in names:
+        code, output, _ = here(name, "--help")
+        assert code == 0
+        assert "Example" in output
+
+
+def test_programs_get_json(here):
+    assert {row["method"] for row in json.loads(here("methods", "--json")[1])} >= {"lsh", "pcah", "itq"}
+    found = {row["dataset"]: row for row in json.loads(here("datasets", "--json")[1])}
+    assert {"sample", "sift1m", "siftsmall", "gist1m", "mnist", "fashion-mnist", "photosift"} <= found.keys()
+    assert found["sample"]["from"] == "shipped"
+
+
+def test_fetch_says_whether_the_files_are_those_that_were_published(hashkiln):
+    code, output, error = hashkiln("fetch", "sample", "--json")
+    assert code == 0
+    assert all(Path(path).exists() for path in json.loads(output).values())
+    assert "verified, shipped with hashkiln" in " ".join(error.split())
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (("history", "nothing"), 1, "unknown code table 'nothing'; existing tables:"),
+        (("evaluate", "nothing"), 1, "unknown code table 'nothing'"),
+        (("evaluate",), 2, "pass either TABLE, or --codes FILE with --labels FILE"),
+        (("evaluate", "--codes", "/nowhere.npy", "--labels", "/nowhere.npy"), 1, "/nowhere.npy"),
+        (("search", "nothing", "--queries", "query", "--out", "x"), 1, "unknown code table"),
+        (("search", "x", "--queries", "query", "--out", "x", "--k", "0"), 2, "k: Input should be greater than or"),
+        (
+            ("search", "x", "--queries", "q", "--out", "x", "--radius", "1", "--rerank", "20"),
+            2,
+            "radius cannot be combined",
+        ),
+        (("export", "nothing", "--to", "/nowhere"), 1, "unknown code table"),
+        (("fit", "--dataset", "nothing"), 1, "expected the name of a dataset, found 'nothing'"),
+        (("fetch", "photosift"), 1, "photosift"),
+        (("fetch", "mnist", "--from", "/nowhere"), 1, "/nowhere"),
+        (("reindex", "--dataset", "A b"), 2, "expected a name of a-z, 0-9, _ and -, found 'A b'"),
+        (("reindex", "--dataset", "sample", "--bits", "0"), 2, "bits: Input should be greater than or equal to 1"),
+        (("reindex", "--dataset", "sample", "--method", "itk"), 2, "did you mean itq"),
+        (("reindex", "--dataset", "sample", "--set", "n_iter"), 2, "expected NAME=VALUE, found 'n_iter'"),
+        (("reindex", "--dataset", "sample", "--refit", "often"), 2, "often"),
+        (("reindex",), 2, "Missing option"),
+        (("ingest", "/nowhere/x"), 2, "/nowhere/x is not a named dataset: pass --name NAME"),
+        (("ingest", "/nowhere", "--name", "x"), 1, "no .parquet files in /nowhere"),
+        (("evaluate", "--codes", "x", "--labels", "y", "--beside", "v1"), 2, "need a TABLE, not --codes"),
+        (("evaluate", "--codes", "x", "--labels", "y", "--neighbours", "5"), 2, "need a TABLE, not --codes"),
+        (("evaluate", "sample__lsh64", "--bits", "8"), 2, "need --codes, not a TABLE"),
+        (
+            ("evaluate", "sample__lsh64", "--neighbours", "0"),
+            2,
+            "neighbours: Input should be greater",
+        ),
+        (("evaluate", "--codes", "x", "--labels", "y", "--bits", "0"), 2, "Invalid value for '--bits'"),
+        (
+            ("benchmark", "--dataset", "sample, sample", "--methods", "lsh"),
+            2,
+            "expected distinct values, found repeated sample",
+        ),
+        (
+            ("benchmark", "--dataset", "sample", "--methods", "lsh", "--seeds", "0"),
+            2,
+            "seeds: Tuple should have",
+        ),
+        (("delete", "nothing", "--ids", ",".join(map(str, range(200))), "--yes"), 1, "no dataset 'nothing' in"),
+        (("delete", "sample", "--ids", "1_000", "--yes"), 2, "such as 7 or -12, found '1_000'"),
+        (("delete", "sample", "--ids", "7"), 2, "pass --yes to delete without confirmation"),
+        (("nonsense",), 2, "No such command 'nonsense'"),
+    ],
+)
+def test_mistakes_are_one_line_and_an_exit_code(here, args, code, message):
+    found, _, error = here(*args, HASHKILN_DATA="/nowhere/data")
+    assert found == code
+    assert message in " ".join(error.split())
+
+
+def test_a_table_is_made_measured_and_listed(hashkiln, here, home):
+    code, output, error = hashkiln("reindex", "--dataset", "sample", "--method", "lsh", "--bits", "64")
+    assert code == 0, error
+    assert "Published sample__lsh64 v1: 40,000 rows, 40,000 encoded" in output
+    report = Path(output.partition("Report: ")[2].strip())
+    assert "<!doctype html>" in report.read_text()
+    assert "http://" not in report.read_text().partition("<script")[0]
+    code, output, _ = hashkiln("reindex", "--dataset", "sample", "--method", "lsh", "--bits", "64", "--json")
+    outcome = json.loads(output)
+    assert (code, outcome["unchanged"], outcome["version"], outcome["report"]) == (0, True, "v1", str(report))
+    (version,) = json.loads(here("history", "sample__lsh64", "--json")[1])
+    assert (version["version"], version["published"], version["rows"]) == ("v1", "now", 40_000)
+    measured = json.loads(here("evaluate", "sample__lsh64", "--neighbours", "10", "--json")[1])
+    assert "the 10 nearest rows" in measured["protocol"]
+    assert measured["overlap"] == "database: {0}; training set: {0}".format("0 rows by id, 0 by content")
+    assert 0 < measured["measured"]["metrics"]["map"]["value"] < 1
+    code, _, error = here("evaluate", "sample__lsh64", "--relevance", "labels")
+    assert (code, error) == (2, "expected labels, for relevance by labels, found none in dataset sample\n")
+    code, output, _ = here("evaluate", "sample__lsh64", "--beside", "v1")
+    assert (code, "v1, common rows" in output) == (0, True)
+    asked = ("sample__lsh64", "--queries", "query", "--k", "3", "--rerank", "9", "--out", str(home / "found.parquet"))
+    found = json.loads(here("search", *asked, "--json")[1])
+    assert (found["version"], found["rows"], found["distance"]) == ("v1", 1500, "squared Euclidean")
+    assert pq.read_table(home / "found.parquet").column_names == ["query", "rank", "id", "distance"]
+    assert here("export", "sample__lsh64", "--to", str(home / "arrays"))[0] == 0
+    np.save(home / "labels.npy", np.arange(40_000) % 10)
+    files = ("--codes", str(home / "arrays" / "codes.npy"), "--labels", str(home / "labels.npy"))
+    measured = json.loads(here("evaluate", *files, "--queries", "100", "--json")[1])
+    assert 0.09 < measured["measured"]["metrics"]["map"]["value"] < 0.11
+
+
+def test_the_gate_has_an_exit_code_of_its_own(hashkiln, here, prefect_server):
+    options = ("--dataset", "sample", "--method", "pcah", "--bits", "16", "--floor")
+    code, _, error = hashkiln("reindex", *options, "map=0.99", PREFECT_API_URL=prefect_server.url)
+    assert code == 3
+    assert "was not published: map 0." in error
+    assert "is under its floor of 0.9900" in error
+    (version,) = json.loads(here("history", "sample__pcah16", "--json")[1])
+    assert version["version"].startswith("rejected-")
+    assert here("evaluate", "sample__pcah16")[0] == 1
+
+
+def test_models_are_fitted_once_and_codes_staged_without_being_published(here, tmp_path):
+    batch = blobs(500, 8)
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(batch.x.ravel()), 8)
+    (tmp_path / "mine").mkdir()
+    pq.write_table(pa.table({"key": np.arange(500), "v": vectors}), tmp_path / "mine" / "a.parquet")
+    columns = ("--id-column", "key", "--vector-column", "v")
+    code, output, _ = here("ingest", str(tmp_path / "mine"), "--name", "mine", *columns, "--json")
+    assert (code, json.loads(output)["dim"]) == (0, 8)
+    options = ("--dataset", "mine", "--method", "itq", "--bits", "8", "--set", "n_iter=3", "--json")
+    assert here("fit", *options)[0] == 1  # 1000 queries cannot be drawn from 500 rows
+    frozen = ("--dataset", "sample", "--method", "itq", "--bits", "8", "--set", "n_iter=3", "--json")
+    first, again = (json.loads(here("fit", *frozen)[1]) for _ in range(2))
+    assert first["model"] == again["model"]
+    assert (first["seconds"] > 0, again["seconds"]) == (True, 0)
+    assert here("history", "sample__itq8")[0] == 1  # a fit leaves a model, no table
+    staged = json.loads(here("encode", *frozen)[1])
+    assert (staged["rows"], staged["encoded"]) == (40_000, 40_000)
+    assert staged["version"].startswith("staged-")
+    assert json.loads(here("encode", *frozen)[1]) == {**staged, "encoded": 0}
+
+
+def test_doctor_looks_at_everything(hashkiln):
+    code, output, _ = hashkiln("doctor", "--json")
+    found = {row["what"]: row["state"] for row in json.loads(output)}
+    assert code == 0
+    assert set(found.values()) == {"ok"}
+    assert found.keys() == {"libraries", "warehouse", "catalog", "data", "disk", "executor", "prefect"}
+    ill = {"HASHKILN_EXECUTOR": "ray", "RAY_ADDRESS": "127.0.0.1:1", "PREFECT_API_URL": "http://127.0.0.1:1/api"}
+    code, output, _ = hashkiln("doctor", "--json", **ill)
+    assert code == 1
+    assert {row["what"] for row in json.loads(output) if row["state"] == "failed"} == {"executor", "prefect"}

@@ -1,0 +1,143 @@
+"""The first run of a code table: what it leaves where it fails, and what others may do meanwhile."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from infra.executors import InProcess
+from storage.features.shard import Columns
+from storage.tables import iceberg
+from storage.tables.table import create_table, table_names
+from tests.conftest import blobs
+from tests.workflows.conftest import (
+    D,
+    encoded_anew,
+    published_codes,
+    published_rows,
+    reindex,
+    spec,
+    table_of,
+    write_shard,
+)
+from workflows import datasets
+from workflows.context import Context
+from workflows.reindex import fitting, staging
+
+
+def tables(settings):
+    return table_names(iceberg.connect(settings.catalog_url, settings.warehouse_url))
+
+
+def with_nan(rows, first_id):
+    batch = blobs(rows, D, seed=1, first_id=first_id)
+    batch.x[7, 3] = np.nan
+    return batch
+
+
+@dataclass(frozen=True)
+class Meanwhile(InProcess):
+    """Does something once, before shards are first encoded."""
+
+    do: object = None
+    done: list = field(default_factory=list)
+
+    def map(self, fn, items, label=""):
+        if label == "encode" and not self.done:
+            self.done.append(self.do())
+        return super().map(fn, items, label)
+
+
+@dataclass(frozen=True)
+class Counting(InProcess):
+    """Notes the shards that are encoded."""
+
+    encoded: list = field(default_factory=list)
+
+    def map(self, fn, items, label=""):
+        self.encoded.extend(item.name for item in items if label == "encode")
+        return super().map(fn, items, label)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"protocol": {"queries": 5000}}, "ask for fewer"),
+        ({"method": {"method": "dpsh", "bits": 16, "parameters": {"lr": 1e30, "epochs": 1}}}, "expected a finite loss"),
+    ],
+)
+def test_a_fit_that_fails_leaves_no_table(settings, mine, changes, message):
+    with pytest.raises(ValueError, match=message):
+        reindex(settings, spec(**changes))
+    assert tables(settings) == []
+
+
+def test_a_fit_that_succeeds_leaves_no_table_either(settings, mine):
+    fitting.fit(Context.of(spec(), settings, InProcess()))
+    assert tables(settings) == []
+
+
+def test_rows_that_are_refused_at_once_leave_no_table(settings, mine, source):
+    model = fitting.fit(Context.of(spec(), settings, InProcess()))
+    write_shard(source, "part0.parquet", with_nan(200, 0))
+    with pytest.raises(ValueError, match="finite"):
+        staging.stage(Context.of(spec(), settings, InProcess()), model)
+    assert tables(settings) == []
+    write_shard(source, "part0.parquet", blobs(200, D, first_id=0))
+    assert reindex(settings, spec())[0].encoded == 800
+    assert published_codes(settings) == encoded_anew(settings, mine)
+
+
+def test_rows_that_are_refused_later_leave_what_was_encoded(settings, mine, source):
+    model = fitting.fit(Context.of(spec(), settings, InProcess()))
+    write_shard(source, "part2.parquet", with_nan(200, 2000))
+    with pytest.raises(ValueError, match="finite"):
+        staging.stage(Context.of(spec(), settings, InProcess()), model)
+    (branch,) = table_of(settings).versions()
+    assert sorted(table_of(settings).parts(branch.snapshot_id)) == ["part0.parquet", "part1.parquet"]
+    write_shard(source, "part2.parquet", blobs(200, D, seed=2, first_id=2000))
+    assert reindex(settings, spec())[0].rows == 800
+    assert published_codes(settings) == encoded_anew(settings, mine)
+
+
+def test_another_length_of_codes_is_refused_before_the_fit(settings, mine):
+    reindex(settings, spec(code="c"))
+    wide = spec(code="c", refit="always", method={"method": "lsh", "bits": 32})
+    with pytest.raises(ValueError, match="table mine__c has codes of 16 bits, not 32: choose another --code"):
+        fitting.fit(Context.of(wide, settings, InProcess()))
+
+
+def test_labels_keep_their_places_where_another_run_creates_the_table_meanwhile(settings, mine):
+    """By the places that the first part was encoded with, its labels would be others."""
+
+    def do():
+        catalog = iceberg.connect(settings.catalog_url, settings.warehouse_url)
+        create_table(catalog, "mine__itq16", 16).add_labels(["zebu", "fox"])
+
+    staged, _, version = reindex(settings, spec(), Meanwhile(do=do))
+    assert (version, staged.encoded) == ("v1", 800)
+    table, rows = table_of(settings), published_rows(settings)
+    assert table.vocabulary[:2] == ("zebu", "fox")
+    expected = {}
+    for shard in mine.shards("base", table.vocabulary):
+        for batch in shard:
+            expected |= dict(zip(batch.ids.tolist(), batch.y.argmax(1).tolist(), strict=True))
+    assert dict(zip(rows.ids.tolist(), rows.y.argmax(1).tolist(), strict=True)) == expected
+    assert published_codes(settings) == encoded_anew(settings, mine)
+
+
+def test_a_source_that_changes_before_the_first_shard_is_encoded_is_planned_again(settings, mine, source):
+    def do():
+        write_shard(source, "part0.parquet", blobs(150, D, seed=9, first_id=0))
+
+    assert reindex(settings, spec(), Meanwhile(do=do))[0].rows == 750
+    assert published_codes(settings) == encoded_anew(settings, mine)
+
+
+def test_one_shard_is_encoded_once(settings, tmp_path):
+    write_shard(tmp_path / "one", "a.parquet", blobs(300, D))
+    datasets.ingest_source("one", str(tmp_path / "one"), settings, Columns(id="key", x="embedding", labels="tags"))
+    executor = Counting()
+    staged, _, version = reindex(settings, spec(dataset="one"), executor)
+    assert (version, staged.encoded, staged.rows) == ("v1", 300, 300)
+    assert executor.encoded == ["a.parquet"]

@@ -1,0 +1,70 @@
+"""What a user may ask for, and what does not fit together."""
+
+import pytest
+
+from infra.executors import InProcess
+from storage.features.shard import Columns
+from tests.workflows.conftest import D, reindex, spec
+from workflows import datasets
+from workflows.context import Context
+from workflows.reindex import fitting
+from workflows.spec import MethodSpec, Spec, digest
+
+
+def test_what_does_not_fit_together_is_refused(settings, mine):
+    with pytest.raises(LookupError, match=r"no dataset 'other' in .*: add it with `hashkiln ingest`"):
+        fitting.fit(Context.of(spec(dataset="other"), settings, InProcess()))
+    with pytest.raises(ValueError, match="found 'other': did you mean"):
+        reindex(settings, spec(dataset="other"))
+    unlabelled = datasets.ingest_source("bare", mine.splits["base"], settings, Columns(id="key", x="embedding"))
+    assert unlabelled.dim == D
+    with pytest.raises(ValueError, match="expected labels, for relevance by labels, found none in dataset bare"):
+        reindex(settings, spec(dataset="bare", protocol={"relevance": "labels", "queries": 50}))
+    with pytest.raises(ValueError, match=r"expected more than 5000 rows in mine, .*, found 800: ask for fewer"):
+        reindex(settings, spec(protocol={"queries": 5000}))
+    with pytest.raises(ValueError, match="expected a column vector, found key, embedding, tags"):
+        datasets.ingest_source("bad", mine.splits["base"], settings, Columns(id="key"))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"dataset": "A b"}, "expected a name of a-z, 0-9, _ and -, found 'A b'"),
+        ({"method": {"method": "itk"}}, "expected the name of a method, found 'itk'; did you mean itq"),
+        ({"method": {"bits": 0}}, "greater than or equal to 1"),
+        ({"method": {"bits": 4097}}, "less than or equal to 4096"),
+        ({"method": {"parameters": {"iter": 3}}}, r"expected parameters of itq among \['n_iter'\], found iter"),
+        ({"method": {"parameters": {"n_iter": "many"}}}, "expected a int for itq's n_iter, found 'many'"),
+        ({"method": {"parameters": {"n_iter": True}}}, "expected a int for itq's n_iter, found True"),
+        ({"method": {"parameters": {"n_iter": 0}}}, "expected ITQ's n_iter of at least 1, found 0"),
+        ({"method": {"method": "sdh", "parameters": {"width": 0.0}}}, "expected SDH's width above 0, found 0.0"),
+        ({"method": {"method": "dh", "parameters": {"decay": -1.0}}}, "expected DH's decay of at least 0, found -1.0"),
+        ({"method": {"method": "ba", "parameters": {"mu": float("nan")}}}, "expected BA's mu above 0, found nan"),
+        ({"method": {"method": "dhn", "parameters": {"validation": 1.0}}}, "of at least 0 and below 1, found 1.0"),
+        ({"method": {"method": "dhn", "parameters": {"batch_size": -5}}}, "batch_size of at least 1, found -5"),
+        ({"method": {"method": "subic", "parameters": {"units": 1}}}, "expected SuBiC's units of at least 2, found 1"),
+        ({"refit": "sometimes"}, "Input should be 'never', 'always' or 'drift'"),
+        ({"protocol": {"neighbours": 0}}, "greater than or equal to 1"),
+        ({"bitz": 3}, "Extra inputs are not permitted"),
+    ],
+)
+def test_specifications_are_checked_where_they_enter(values, message):
+    with pytest.raises(ValueError, match=message):
+        Spec.model_validate({"dataset": "sample", **values})
+
+
+def test_a_method_is_known_by_what_differs_from_its_defaults():
+    plain, other = (MethodSpec(method="dhn", parameters=given) for given in ({}, {"regularizers": "so:0.1"}))
+    assert plain.identity() == {"method": "dhn", "n_bits": 32, "defaults_version": 1}
+    assert other.identity() == {**plain.identity(), "regularizers": "so:0.1"}
+    assert MethodSpec(method="dhn", parameters={"epochs": 20, "augment": False}).identity() == plain.identity()
+    one, same = (MethodSpec(method="dhn", parameters={"lr": value}).identity() for value in (1, 1.0))
+    assert digest(one) == digest(same) != digest(plain.identity())
+    assert MethodSpec(method="dhn", seed=3).identity() == {**plain.identity(), "seed": 3}
+    assert MethodSpec(method="pcah", seed=3).identity() == MethodSpec(method="pcah").identity()  # nothing is random
+
+
+def test_a_fit_reads_labels_where_its_method_asks_for_them():
+    asks = [MethodSpec(method=name).reads_labels for name in ("itq", "ksh", "dpsh", "sgh", "thc")]
+    assert asks == [False, True, True, False, False]
+    assert MethodSpec(method="thc", parameters={"tags": 2.0}).reads_labels
