@@ -77,7 +77,7 @@ class Network:
         return Network(tuple(weights), tuple(biases), self.activations).flat()
 
 
-class Outputs(NamedTuple):
+class OutputSums(NamedTuple):
     """Sums over all rows of their outputs H (n, n_bits), codes B and classes Y: the arguments of a loss.
 
     A loss returns its derivatives with respect to the fields in the same form, 0 for fields that it does not use.
@@ -92,21 +92,21 @@ class Outputs(NamedTuple):
     energy: Any = 0  # Y'(H * H)1 (c,)
 
 
-Loss = Callable[[Outputs], tuple[float, Outputs]]
+Loss = Callable[[OutputSums], tuple[float, OutputSums]]
 Penalty = Callable[[Network], tuple[float, Network]]
 
 
-def outputs(rows: CodedRows, network: Network) -> Outputs:
+def outputs(rows: CodedRows, network: Network) -> OutputSums:
     """Return the sums over some rows (first pass)."""
     h = network.forward(rows.x)[-1].astype(np.float64)
     match = np.abs(h).sum() if rows.b is None else np.vdot(h, rows.b)
-    sums = Outputs(len(h), h.T @ h, h.sum(axis=0), match)
+    sums = OutputSums(len(h), h.T @ h, h.sum(axis=0), match)
     if rows.y is None:
         return sums
     return sums._replace(counts=rows.y.sum(axis=0), classes=rows.y.T @ h, energy=rows.y.T @ (h * h).sum(axis=1))
 
 
-def gradient(rows: CodedRows, network: Network, by: Outputs) -> tuple[Array]:
+def gradient(rows: CodedRows, network: Network, by: OutputSums) -> tuple[Array]:
     """Return the gradient (p,) over some rows, given the derivatives of the loss by the sums (second pass)."""
     values = network.forward(rows.x)
     h = values[-1].astype(np.float64)
@@ -121,7 +121,7 @@ def value_and_gradient(
 ) -> tuple[float, Array]:
     """Return loss + penalty and its gradient (p,) at theta, exact over all rows: a loss may depend on pairs of rows."""
     network = network.at(theta)
-    value, by = loss(Outputs(*rows.reduce(Sum(partial(outputs, network=network)), "outputs")))
+    value, by = loss(OutputSums(*rows.reduce(Sum(partial(outputs, network=network)), "outputs")))
     (total,) = rows.reduce(Sum(partial(gradient, network=network, by=by)), "gradient")
     more, by_parameters = penalty(network)
     return value + more, total + by_parameters.flat()
@@ -156,7 +156,7 @@ def decay(network: Network, weight: float) -> tuple[float, Network]:
     return value, Network(tuple(weight * w for w in network.weights), zeros, network.activations)
 
 
-def binary_loss(sums: Outputs, fidelity: float, independence: float, balance: float) -> tuple[float, Outputs]:
+def binary_loss(sums: OutputSums, fidelity: float, independence: float, balance: float) -> tuple[float, OutputSums]:
     """Return fidelity / 2n |H - B|^2 + independence / 2 |H'H / n - I|^2 + balance / 2n |H'1|^2 and its derivatives.
 
     Source: Do, Doan & Cheung, ECCV 2016, sections 3 and 4.
@@ -167,10 +167,10 @@ def binary_loss(sums: Outputs, fidelity: float, independence: float, balance: fl
     value = fidelity / 2 * (np.trace(gram) / n - 2 * match / n + len(gram))
     value += independence / 2 * (away**2).sum() + balance / (2 * n) * (total**2).sum()
     by_gram = fidelity / (2 * n) * identity + independence / n * away
-    return value, Outputs(0, by_gram, balance / n * total, -fidelity / n)
+    return value, OutputSums(0, by_gram, balance / n * total, -fidelity / n)
 
 
-def spread_loss(sums: Outputs, variance: float) -> tuple[float, Outputs]:
+def spread_loss(sums: OutputSums, variance: float) -> tuple[float, OutputSums]:
     """Return |H - sgn(H)|^2 / 2n - variance / 2n |H - mean|^2 and its derivatives.
 
     Source: Liong et al., Deep hashing, CVPR 2015, section 3.2.
@@ -178,7 +178,7 @@ def spread_loss(sums: Outputs, variance: float) -> tuple[float, Outputs]:
     n, gram, total, match = sums[:4]
     identity = np.eye(len(gram))
     value = ((1 - variance) * np.trace(gram) - 2 * match + variance * (total @ total) / n) / (2 * n) + len(gram) / 2
-    return value, Outputs(0, (1 - variance) / (2 * n) * identity, variance / n**2 * total, -1 / n)
+    return value, OutputSums(0, (1 - variance) / (2 * n) * identity, variance / n**2 * total, -1 / n)
 
 
 def orthogonality(network: Network, orthogonal: float, decay: float) -> tuple[float, Network]:

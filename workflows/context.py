@@ -8,7 +8,7 @@ from hashing.mapreduce import Executor
 from infra.settings import Settings
 from storage.features.dataset import Dataset
 from storage.tables import iceberg
-from storage.tables.table import CodeTable, load_table, table_name, table_names
+from storage.tables.table import CodeTable, Version, load_table, table_name, table_names
 
 from .datasets import dataset_of
 from .spec import Spec
@@ -60,3 +60,12 @@ class Context:
 def open_table(settings: Settings, name: str) -> CodeTable:
     """Return a code table of the catalog. Raises LookupError if the table does not exist."""
     return load_table(iceberg.connect(settings.catalog_url, settings.warehouse_url), name)
+
+
+def open_version(settings: Settings, table: str, name: str) -> tuple[CodeTable, Version]:
+    """Return a code table and one of its versions. Raises LookupError if there is none or it has no rows."""
+    opened = open_table(settings, table)
+    version = opened.version(name)
+    if not opened.parts(version.snapshot_id):
+        raise LookupError(f"version {version.name} of {table} is empty: run reindex, or choose another version")
+    return opened, version

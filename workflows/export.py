@@ -7,7 +7,7 @@ from typing import Any, Literal
 from infra.settings import Settings
 from storage.export import faiss, npy
 
-from .context import open_table
+from .context import open_version
 
 
 def export_version(
@@ -15,13 +15,10 @@ def export_version(
 ) -> dict[str, Any]:
     """Write a version to a folder in a format of storage.export, and return the content of export.json and the folder.
 
-    Raises LookupError if the table or the version does not exist, or if the version has no rows.
+    Raises LookupError as `open_version` does.
     """
-    code_table = open_table(Settings(), table)
-    chosen = code_table.version(version)
+    code_table, chosen = open_version(Settings(), table, version)
     shards = code_table.shards(chosen.snapshot_id)
-    if not shards:
-        raise LookupError(f"version {chosen.name} of {table} is empty: run reindex, or choose another version")
     description = {
         "table": code_table.name,
         "version": chosen.name,

@@ -22,7 +22,7 @@ from storage.features.dataset import Dataset
 from storage.tables.parts import CodeShard
 from storage.tables.table import Version
 
-from .context import open_table
+from .context import open_version
 from .datasets import dataset_of
 from .spec import Spec, Value
 
@@ -229,10 +229,7 @@ def open(table: str, version: str = "main", settings: Settings | None = None, pr
     ((2, 5), dtype('int64'))
     """
     settings = settings or Settings()
-    opened = open_table(settings, table)
-    found = opened.version(version)
+    opened, found = open_version(settings, table, version)
     shards = [CodeShard(shard.part, shard.n_bits) for shard in opened.shards(found.snapshot_id)]  # without labels
-    if not shards:
-        raise LookupError(f"version {found.name} of {table} is empty: run reindex, or choose another version")
     function = models.load_model(settings.warehouse_url, found.properties["model"])
     return Reader(opened.name, found, function, shards, connect(settings, progress), settings)

@@ -15,7 +15,7 @@ from ..statistics import Sample, moments, one_hot
 from . import register
 
 
-class FeatureRows(NamedTuple):
+class KernelRows(NamedTuple):
     """The kernel features of a shard, and the factor Z of the residual."""
 
     phi: Array  # (n, m), centred and whitened
@@ -27,12 +27,12 @@ def _kernel_sums(batch: Batch, anchors: Array, gamma: float) -> tuple[int, Array
     return len(phi), phi.sum(axis=0), phi.T @ phi
 
 
-def _features(batch: Batch, anchors: Array, gamma: float, mean: Array, white: Array) -> FeatureRows:
+def _features(batch: Batch, anchors: Array, gamma: float, mean: Array, white: Array) -> KernelRows:
     z = np.pad(one_hot(batch), ((0, 0), (0, 1)), constant_values=1)
-    return FeatureRows((rbf(batch.x.astype(np.float64), anchors, gamma) - mean) @ white, z)
+    return KernelRows((rbf(batch.x.astype(np.float64), anchors, gamma) - mean) @ white, z)
 
 
-def cost(rows: Data[FeatureRows], d: Array, a: Array) -> tuple[float, Array]:
+def cost(rows: Data[KernelRows], d: Array, a: Array) -> tuple[float, Array]:
     """Return -y'Ry and its gradient at a (m,), for y = tanh(phi a / 2).
 
     R = Z diag(d) Z' is never formed, so nothing has n x n entries.
@@ -41,16 +41,16 @@ def cost(rows: Data[FeatureRows], d: Array, a: Array) -> tuple[float, Array]:
     return -float(d @ zy**2), -slopes @ (d * zy)
 
 
-def _smooth(rows: FeatureRows, a: Array) -> tuple[Array, Array]:
+def _smooth(rows: KernelRows, a: Array) -> tuple[Array, Array]:
     y = np.tanh(rows.phi @ a / 2)
     return rows.z.T @ y, rows.phi.T @ ((1 - y**2)[:, None] * rows.z)
 
 
-def _add_bit(rows: FeatureRows, a: Array) -> FeatureRows:
+def _add_bit(rows: KernelRows, a: Array) -> KernelRows:
     return rows._replace(z=np.column_stack([rows.z, sgn(rows.phi @ a)]))
 
 
-def _bit_sums(rows: FeatureRows, a: Array) -> tuple[Array]:
+def _bit_sums(rows: KernelRows, a: Array) -> tuple[Array]:
     return (rows.z.T @ sgn(rows.phi @ a),)
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 from ..functions import NetworkHash
 from ..mapreduce import Data
 from ..perceptrons import (
-    Outputs,
+    OutputSums,
     binary_loss,
     decay,
     hidden_widths,
@@ -28,8 +28,8 @@ REACH = 2.0  # initial standard deviation of the input of a unit: much less is n
 
 
 def similarity_loss(
-    sums: Outputs, similarity: float, fidelity: float, independence: float, balance: float
-) -> tuple[float, Outputs]:
+    sums: OutputSums, similarity: float, fidelity: float, independence: float, balance: float
+) -> tuple[float, OutputSums]:
     """Return similarity / 2n |HH' / n_bits - S|^2 + binary_loss, and its derivatives by the sums.
 
     S = 2YY' - 11', so that no n x n matrix is formed.

@@ -9,7 +9,7 @@ import numpy as np
 from ..functions import NetworkHash
 from ..mapreduce import Data
 from ..perceptrons import (
-    Outputs,
+    OutputSums,
     deep_hashing_widths,
     orthogonality,
     principal_network,
@@ -21,7 +21,7 @@ from ..solvers import bits_within_dim
 from . import register
 
 
-def class_loss(sums: Outputs, variance: float, separation: float) -> tuple[float, Outputs]:
+def class_loss(sums: OutputSums, variance: float, separation: float) -> tuple[float, OutputSums]:
     """Return spread_loss - variance / 2 separation tr(S_B - S_W), and its derivatives by the sums.
 
     S_B and S_W are the mean scatters (h_i - h_j)(h_i - h_j)' of pairs from two classes and from one class. Pairs are

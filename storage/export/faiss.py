@@ -14,15 +14,10 @@ from .folder import atomic_folder
 
 
 def to_faiss(shards: Sequence[CodeShard], folder: str, about: dict[str, Any]) -> int:
-    """Write index.faiss and export.json to a folder, and return the number of rows.
+    """Write index.faiss to an `atomic_folder`, and return the number of rows.
 
     The index is an IndexBinaryFlat, inside an IndexBinaryIDMap2 unless the ids are 0, 1, … n - 1. Faiss holds all of it
     in memory.
-
-    Parameters
-    ----------
-    about
-        The content of export.json.
 
     Raises
     ------
@@ -30,8 +25,6 @@ def to_faiss(shards: Sequence[CodeShard], folder: str, about: dict[str, Any]) ->
         If the number of bits is not a multiple of 8.
     RuntimeError
         If Faiss is not installed.
-    FileExistsError
-        If the folder exists and is not empty.
     """
     n_bits = shards[0].n_bits
     if n_bits % 8:

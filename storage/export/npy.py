@@ -16,20 +16,10 @@ from .folder import atomic_folder
 
 
 def to_npy(shards: Sequence[CodeShard], folder: str, about: dict[str, Any]) -> int:
-    """Write .npy files and export.json to a folder, and return the number of rows n.
+    """Write .npy files to an `atomic_folder`, and return the number of rows n.
 
     The files are codes.npy (n, B) uint8, ids.npy (n,) int64 and, if the table has labels, labels.npy (n, c) uint8,
     multi-hot. Rows have the order of the shards. One batch is in memory at a time.
-
-    Parameters
-    ----------
-    about
-        The content of export.json.
-
-    Raises
-    ------
-    FileExistsError
-        If the folder exists and is not empty.
     """
     rows, n_bits, n_classes = sum(shard.part.rows for shard in shards), shards[0].n_bits, shards[0].n_classes
     with atomic_folder(folder, about) as place, ExitStack() as stack:

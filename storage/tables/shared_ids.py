@@ -19,7 +19,7 @@ HELD = 2**24  # ids that a task holds, in 400 MB: two copies, and a hash table o
 STREAMED = 2**27  # ids that a task compares them with
 
 
-class Comparison(NamedTuple):
+class IdComparison(NamedTuple):
     """One task: parts whose ids it holds, and the parts to compare them with; if none, compare them with each other."""
 
     held: tuple[Part, ...]
@@ -60,18 +60,18 @@ def check_shared_ids(
     return [f"expected unique ids, found {shared.pairs} in two shards: {examples}{more}"]
 
 
-def comparisons(parts: Iterable[Part], new: Set[Part]) -> Iterator[Comparison]:
+def comparisons(parts: Iterable[Part], new: Set[Part]) -> Iterator[IdComparison]:
     """Yield tasks that compare each new part once with every part whose range of ids overlaps its own."""
     for group in _overlapping(parts):
         fresh, old = [part for part in group if part in new], [part for part in group if part not in new]
         for held in _packed(fresh, HELD):
             fresh = fresh[len(held) :]
             if len(held) > 1:
-                yield Comparison(held, ())
+                yield IdComparison(held, ())
             low, high = held[0].min_id, max(part.max_id for part in held)
             near = (part for part in (*fresh, *old) if part.min_id <= high and low <= part.max_id)
             for others in _packed(near, STREAMED):
-                yield Comparison(held, others)
+                yield IdComparison(held, others)
 
 
 def _overlapping(parts: Iterable[Part]) -> list[list[Part]]:
@@ -101,7 +101,7 @@ def _packed(parts: Iterable[Part], limit: int) -> Iterator[tuple[Part, ...]]:
         yield tuple(pack)
 
 
-def _compare(comparison: Comparison, skip_damaged: bool) -> SharedIds:
+def _compare(comparison: IdComparison, skip_damaged: bool) -> SharedIds:
     held = [(part.shard, _distinct(_ids(part, skip_damaged))) for part in comparison.held]
     held_ids = np.sort(np.concatenate([ids for _, ids in held]))
 

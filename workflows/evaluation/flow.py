@@ -8,7 +8,7 @@ from infra.executors import Progress, connect, silent
 from infra.settings import Settings
 
 from ..checks import check_protocol, schema_of
-from ..context import Context, open_table
+from ..context import Context, open_version
 from ..records import Report
 from ..spec import Protocol, Spec
 from .version import measure_version
@@ -19,13 +19,10 @@ def evaluate_version(
 ) -> Report:
     """Measure a version with its stored specification and the given protocol.
 
-    Raises LookupError if the version does not exist or is empty.
+    Raises LookupError as `open_version` does.
     """
     settings = Settings()
-    opened = open_table(settings, table)
-    found = opened.version(version)
-    if "spec" not in found.properties:
-        raise LookupError(f"expected a version with rows, found {found.name} of {table}, which is empty")
+    opened, found = open_version(settings, table, version)
     spec = Spec.stored(found.properties["spec"]).model_copy(update={"protocol": protocol})
     if beside and protocol.ties == "by-id":
         raise ValueError(

@@ -102,7 +102,7 @@ def test_ksh_needs_no_pairs_and_its_gradient_is_that_of_its_cost(in_process):
     y = batch.y.astype(np.float64)
     d = np.repeat([2.0 * 8, -8.0, -1.0], [6, 1, 2])
     z = np.column_stack([y, np.ones(120), bits])
-    rows = Data([[ksh.FeatureRows(phi[i::3], z[i::3])] for i in range(3)], in_process)
+    rows = Data([[ksh.KernelRows(phi[i::3], z[i::3])] for i in range(3)], in_process)
     residue = 8 * np.where(y @ y.T > 0, 1.0, -1.0) - bits @ bits.T
     for a in rng.standard_normal((3, 7)):
         smooth = np.tanh(phi @ a / 2)
