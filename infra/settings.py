@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
+class SettingsError(ValueError):
+    """Invalid environment variables. The command line exits with 2."""
+
+
 class Settings(BaseSettings):
-    """Settings, read from HASHKILN_* and RAY_ADDRESS. The AWS and Prefect clients read their own variables."""
+    """Settings, read from HASHKILN_* and RAY_ADDRESS. The AWS and Prefect clients read their own variables.
+
+    Raises SettingsError, with the names of the variables, for invalid values.
+    """
 
     model_config = SettingsConfigDict(env_prefix="HASHKILN_", frozen=True, env_ignore_empty=True)
 
@@ -34,6 +41,12 @@ class Settings(BaseSettings):
     )
     commit_shards: int = Field(256, ge=1, description="commit encoded shards after this number of shards")
     commit_seconds: float = Field(60, ge=0, description="or after this number of seconds")
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise SettingsError("; ".join(map(_problem, error.errors()))) from None
 
     @field_validator("home", "data")
     @classmethod
@@ -59,6 +72,15 @@ class Settings(BaseSettings):
             return url
         return f"{scheme}{separator}{_absolute(path)}{mark}{options}"
 
+    @model_validator(mode="after")
+    def _used(self) -> Settings:
+        if self.executor == "inprocess" and (self.trainers or 1) > 1:
+            raise ValueError(
+                f"HASHKILN_TRAINERS={self.trainers} needs HASHKILN_EXECUTOR=ray: the executor inprocess trains with "
+                "one worker"
+            )
+        return self
+
     @property
     def warehouse_url(self) -> str:
         return self.warehouse.rstrip("/") or str(self.home / "warehouse")
@@ -75,6 +97,17 @@ class Settings(BaseSettings):
     @property
     def data_folder(self) -> Path:
         return self.data or self.home / "data"
+
+
+def _problem(error: Any) -> str:
+    """Return one line about an invalid value: its variable, what is expected and what was found."""
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if not error["loc"]:
+        return message
+    name = str(error["loc"][0])
+    variable = name if name == "RAY_ADDRESS" else f"HASHKILN_{name.upper()}"
+    found = "" if error["type"] == "value_error" else f", found {error['input']!r}"
+    return f"{variable}: {message}{found}"
 
 
 def _absolute(path: str | Path) -> Path:

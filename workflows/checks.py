@@ -11,7 +11,7 @@ from hashing.methods import check_against
 from infra.settings import Settings
 from storage import datasets
 from storage.features import media
-from storage.features.dataset import dataset_exists, load_dataset
+from storage.features.dataset import dataset_exists, dataset_names, load_dataset
 
 from .spec import MethodSpec, Protocol, Spec
 
@@ -32,12 +32,16 @@ class Schema(NamedTuple):
 def schema_of(name: str, settings: Settings) -> Schema:
     """Return the schema of an ingested dataset, or of one in the catalogue.
 
-    Raises ValueError for an unknown name.
+    Raises LookupError, with the existing names, for an unknown name.
     """
     if dataset_exists(settings.warehouse_url, name):
         known = load_dataset(settings.warehouse_url, name)
         return Schema(name, known.kind, known.dim, known.columns.labels is not None)
-    about = datasets.get(name)
+    try:
+        about = datasets.get(name)
+    except LookupError as error:
+        ingested = ", ".join(dataset_names(settings.warehouse_url)) or "none yet"
+        raise LookupError(f"{error} Ingested datasets: {ingested}") from None
     return Schema(name, about.kind, about.splits["base"].d or media.dim(about.kind), about.metric == "labels")
 
 

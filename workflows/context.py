@@ -8,7 +8,7 @@ from hashing.mapreduce import Executor
 from infra.settings import Settings
 from storage.features.dataset import Dataset
 from storage.tables import iceberg
-from storage.tables.table import CodeTable, Version, load_table, table_name, table_names
+from storage.tables.table import CodeTable, Version, load_table, table_name, table_names, unknown_table
 
 from .datasets import dataset_of
 from .spec import Spec
@@ -58,7 +58,9 @@ class Context:
 
 
 def open_table(settings: Settings, name: str) -> CodeTable:
-    """Return a code table of the catalog. Raises LookupError if the table does not exist."""
+    """Return a code table of the catalog. Raises LookupError if it does not exist, without creating a catalog."""
+    if not iceberg.catalog_exists(settings.catalog_url):
+        raise unknown_table(name, [])
     return load_table(iceberg.connect(settings.catalog_url, settings.warehouse_url), name)
 
 

@@ -116,6 +116,8 @@ def fit(x: Any, y: Any = None, *, method: str = "itq", bits: int = 32, seed: int
     ValueError
         If the method or a hyper-parameter is unknown or out of range, if labels are missing, or if x or y has the wrong
         shape, type or values.
+    LookupError
+        If there is no dataset of that name.
 
     Examples
     --------

@@ -71,10 +71,20 @@ def dataset_exists(warehouse: str, name: str) -> bool:
     return filesystem.exists(places.DATASET.url(warehouse, dataset=name))
 
 
+def dataset_names(warehouse: str) -> list[str]:
+    """Return the names of all ingested datasets, sorted."""
+    files = filesystem.inventory(dataset_url(warehouse, ""), 2)
+    paths = [filesystem.relative_path(warehouse, file.url) for file in files]
+    return [found["dataset"] for path in paths if (found := places.DATASET.pattern.fullmatch(path))]
+
+
 def load_dataset(warehouse: str, name: str) -> Dataset:
-    """Return an ingested dataset. Raises LookupError if there is none of that name."""
+    """Return an ingested dataset. Raises LookupError, with the existing names, if there is none of that name."""
     if not dataset_exists(warehouse, name):
-        raise LookupError(f"no dataset {name!r} in {warehouse}: add it with `hashkiln ingest`")
+        existing = ", ".join(dataset_names(warehouse)) or "none yet"
+        raise LookupError(
+            f"no dataset {name!r} in {warehouse}: add it with `hashkiln ingest`; ingested datasets: {existing}"
+        )
     content = filesystem.read_bytes(places.DATASET.url(warehouse, dataset=name))
     return Dataset.model_validate_json(content)
 

@@ -73,10 +73,13 @@ def listing(url: str, suffix: str = "") -> list[FileVersion]:
 
 
 @explains_s3_errors("list")
-def inventory(url: str) -> list[StoredFile]:
-    """Return all files below a folder, sorted by URL: hidden ones too, folder markers of S3 not. Empty if no folder."""
+def inventory(url: str, depth: int | None = None) -> list[StoredFile]:
+    """Return all files below a folder, sorted by URL: hidden ones too, folder markers of S3 not. Empty if no folder.
+
+    With a depth, only the files at most that many levels below it; 1: those in the folder itself.
+    """
     fs, path = _open(url)
-    infos = sorted(fs.find(path, detail=True).items())
+    infos = sorted(fs.find(path, maxdepth=depth, detail=True).items())
     files = [(name, info) for name, info in infos if not name.endswith("/")]
     return [StoredFile(_scheme(url) + name, int(info["size"]), _modified(info)) for name, info in files]
 

@@ -29,6 +29,7 @@ __all__ = [
     "load_table",
     "table_name",
     "table_names",
+    "unknown_table",
 ]
 
 VOCABULARY = PREFIX + "vocabulary"
@@ -74,11 +75,15 @@ def load_table(catalog: Catalog, name: str, n_bits: int | None = None) -> CodeTa
     try:
         table = CodeTable(catalog.load_table(f"{NAMESPACE}.{name}"))
     except NoSuchTableError:
-        existing = ", ".join(table_names(catalog)) or "none yet"
-        raise LookupError(f"unknown code table {name!r}; existing tables: {existing}") from None
+        raise unknown_table(name, table_names(catalog)) from None
     if n_bits not in (None, table.n_bits):
         raise ValueError(f"table {name} has codes of {table.n_bits} bits, not {n_bits}: choose another --code")
     return table
+
+
+def unknown_table(name: str, existing: Sequence[str]) -> LookupError:
+    """Return the error for a code table that does not exist."""
+    return LookupError(f"unknown code table {name!r}; existing tables: {', '.join(existing) or 'none yet'}")
 
 
 def create_table(catalog: Catalog, name: str, n_bits: int) -> CodeTable:

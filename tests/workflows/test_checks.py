@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save
 
 from hashing.deep import networks
-from infra.settings import Settings
+from infra.settings import Settings, SettingsError
 from storage.tables import iceberg
 from tests.workflows.conftest import spec
 from workflows.checks import UsageError, check_run, schema_of
@@ -81,11 +81,68 @@ MISTAKES = {  # the command, and what its line names
     "labels of a grid": (grid("sample", "lsh", "--protocol", "labels"), "sample, lsh, 8 bits: expected labels"),
     "labels to draw by": (grid("sample", "lsh", "--protocol", "dhn"), "expected labels"),
     "second dataset": (grid("mnist,sample", "pcah", "--bits", "256"), "sample, pcah, 256 bits"),
+    "dataset": (["reindex", *method("itq", dataset="mnst")], "did you mean mnist"),
+    "dataset, nothing ingested": (["encode", *method("itq", dataset="mine")], "Ingested datasets: none yet"),
+    "dataset of a grid": (grid("sample,nowhere", "lsh"), "expected the name of a dataset, found 'nowhere'"),
+    "method": (["fit", *method("itk")], "did you mean itq"),
+    "method of a grid": (grid("sample", "lsh,itk"), "did you mean itq"),
+    "codes without a table": (
+        ["history", "mine__itq32"],
+        "existing tables: none yet",
+    ),
+    "tables of no dataset": (["compare", "mine"], "dataset mine has no published codes"),
+    "deleted dataset": (["delete", "mine", "--ids", "7", "--yes"], "ingested datasets: none yet"),
     "what is tuned": (
         grid("mnist", "dhn", "--bits", "8", "--protocol", "dhn", "--tune", "dhn.network=mlp,text"),
         "expected texts for network=text",
     ),
 }
+
+
+VARIABLES = {  # name, value, and what the line says
+    "HASHKILN_CPUS": ("abc", "HASHKILN_CPUS: Input should be a valid integer, unable to parse string as an integer"),
+    "HASHKILN_COMMIT_SECONDS": ("-1", "Input should be greater than or equal to 0, found '-1'"),
+    "HASHKILN_EXECUTOR": ("dask", "HASHKILN_EXECUTOR: Input should be 'ray' or 'inprocess', found 'dask'"),
+    "HASHKILN_CATALOG": ("c.db", "HASHKILN_CATALOG: expected a URL such as sqlite:///catalog.db, found c.db"),
+    "HASHKILN_HOME": ("~nobody-here/x", "HASHKILN_HOME: cannot expand ~ in ~nobody-here/x"),
+    "HASHKILN_TRAINERS": ("2", "HASHKILN_TRAINERS=2 needs HASHKILN_EXECUTOR=ray"),
+}
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_a_wrong_setting_is_named(hashkiln, tmp_path, name):
+    value, said = VARIABLES[name]
+    code, error = hashkiln("methods", **{name: value})
+    assert (code, error.count("\n")) == (2, 1)
+    assert said in error
+    assert untouched(tmp_path / "home")
+
+
+def test_settings_name_every_wrong_variable():
+    with pytest.raises(SettingsError, match=r"^HASHKILN_CPUS: .*, found 0; HASHKILN_TRAINERS: .*, found 0$"):
+        Settings(cpus=0, trainers=0)
+    assert Settings(executor="inprocess", trainers=1).trainers == 1
+
+
+TWICE = [
+    (["reindex", *method("lsh", dataset="sample"), "--floor", "map=0.1", "--floor", "map=0.2"], "map is set twice"),
+    (["reindex", *method("lsh", dataset="sample"), "--ceiling", "map=1", "--ceiling", "map=1"], "map is set twice"),
+    (["reindex", *method("lsh", dataset="sample"), "--max-loss", "map=0", "--max-loss", "map=1"], "map is set twice"),
+    (["fit", *method("itq", 16, "n_iter=5", "n_iter=6", dataset="sample")], "n_iter is set twice: to 5 and to 6"),
+    (grid("mnist", "itq", "--set", "itq.n_iter=5", "--set", "itq.n_iter=6"), "itq.n_iter is set twice"),
+    (
+        grid("mnist", "dhn", "--protocol", "dhn", "--tune", "dhn.lr=0.1", "--tune", "dhn.lr=0.2"),
+        "--tune dhn.lr is given twice",
+    ),
+]
+
+
+@pytest.mark.parametrize(("command", "said"), TWICE)
+def test_the_same_name_twice_is_refused(hashkiln, tmp_path, command, said):
+    code, error = hashkiln(*command)
+    assert code == 2
+    assert said in error
+    assert untouched(tmp_path / "home")
 
 
 @pytest.mark.parametrize("name", MISTAKES)

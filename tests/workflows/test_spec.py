@@ -12,9 +12,9 @@ from workflows.spec import MethodSpec, Spec, digest
 
 
 def test_what_does_not_fit_together_is_refused(settings, mine):
-    with pytest.raises(LookupError, match=r"no dataset 'other' in .*: add it with `hashkiln ingest`"):
+    with pytest.raises(LookupError, match=r"no dataset 'other' in .*: add it with `hashkiln ingest`; ingested datasets: mine$"):
         fitting.fit(Context.of(spec(dataset="other"), settings, InProcess()))
-    with pytest.raises(ValueError, match="found 'other': did you mean"):
+    with pytest.raises(LookupError, match=r"found 'other': did you mean .*\? Ingested datasets: mine$"):
         reindex(settings, spec(dataset="other"))
     unlabelled = datasets.ingest_source("bare", mine.splits["base"], settings, Columns(id="key", x="embedding"))
     assert unlabelled.dim == D

@@ -12,6 +12,10 @@ from rich.markup import escape
 from . import benchmark, catalogue, maintenance, reindex, run, search
 from .common import FAILED, REJECTED, USAGE, errors
 
+# Exit codes by the name of an error, as importing the classes is slow. LookupError: a table, version, dataset or split
+# that does not exist; its subclasses, such as KeyError, are other failures.
+EXIT = {"GateRejected": REJECTED, "UsageError": USAGE, "SettingsError": USAGE, "LookupError": USAGE}
+
 app = typer.Typer(
     help="Learn binary codes, encode whole datasets into versioned Parquet bit columns, and measure their quality.",
     no_args_is_help=True,
@@ -47,4 +51,4 @@ def main() -> None:
             raise
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         errors.print(f"[red]{escape(str(message))}", soft_wrap=True)
-        sys.exit({"GateRejected": REJECTED, "UsageError": USAGE}.get(type(error).__name__, FAILED))
+        sys.exit(EXIT.get(type(error).__name__, FAILED))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from .common import FAILED, From, Pretrained, assignment, checked, console, errors, progress
+from .common import FAILED, From, Pretrained, assigned, assignment, checked, console, errors, progress
 
 if TYPE_CHECKING:
     from ..benchmark.grid import Grid, GridOutcome
@@ -87,8 +87,7 @@ def benchmark(
     from ..benchmark.grid import Grid
 
     own: dict[str, dict[str, object]] = {}
-    for text in parameters or ():
-        name, value = assignment(text)
+    for name, value in assigned(parameters).items():
         method, _, parameter = name.partition(".")
         own.setdefault(method, {})[parameter] = value
     draw = {
@@ -145,7 +144,9 @@ def _tuning(texts: list[str] | None) -> dict[str, dict[str, list[object]]] | Non
         method, dot, name = place.partition(".")
         if not (dot and name and values):
             raise typer.BadParameter(f"expected --tune METHOD.NAME=VALUE,VALUE,… or --tune none, found {text!r}")
-        found.setdefault(method, {})[name] = [assignment(f"{name}={value}")[1] for value in values.split(",")]
+        if name in found.setdefault(method, {}):
+            raise typer.BadParameter(f"--tune {place} is given twice: pass all of its values at once")
+        found[method][name] = [assignment(f"{name}={value}")[1] for value in values.split(",")]
     return found
 
 

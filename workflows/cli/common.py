@@ -177,7 +177,13 @@ def takes_specification(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def assigned(texts: list[str] | None) -> dict[str, Any]:
-    return dict(assignment(text) for text in texts or ())
+    """Return the values of repeated NAME=VALUE options by name."""
+    values: dict[str, Any] = {}
+    for name, value in map(assignment, texts or ()):
+        if name in values:
+            raise typer.BadParameter(f"{name} is set twice: to {values[name]} and to {value}")
+        values[name] = value
+    return values
 
 
 @contextmanager

@@ -47,6 +47,8 @@ def reindex(dataset: str, *, method: str = "itq", bits: int = 32, seed: int = 0,
     ------
     ValueError
         If an option is unknown, or its value out of range.
+    LookupError
+        If there is no dataset of that name.
     GateRejected
         If the gate refuses the new version. The published version does not change.
 

@@ -145,6 +145,8 @@ def compare_tables(dataset: str) -> list[Alike]:
 
 def of_dataset(settings: Settings, dataset: str) -> list[CodeTable]:
     """Return the code tables that have a version made from a dataset."""
+    if not iceberg.catalog_exists(settings.catalog_url):
+        return []
     catalog = iceberg.connect(settings.catalog_url, settings.warehouse_url)
     opened = [load_table(catalog, name) for name in table_names(catalog)]
     return [table for table in opened if any(s and s.dataset == dataset for s in map(_spec, table.versions()))]

@@ -88,9 +88,9 @@ def test_names():
     wanted = "sample sift1m siftsmall gist1m mnist fashion-mnist photosift openclipart wordnet sift-128-euclidean"
     assert set(wanted.split()) <= set(datasets.names())
     assert datasets.get("mnist").name == "mnist"
-    with pytest.raises(ValueError, match=r"found 'sift': did you mean .*sift1m"):
+    with pytest.raises(LookupError, match=r"found 'sift': did you mean .*sift1m"):
         datasets.get("sift")
-    with pytest.raises(ValueError, match=r"found 'qqq': did you mean cifar-10 or "):
+    with pytest.raises(LookupError, match=r"found 'qqq': did you mean cifar-10 or "):
         datasets.get("qqq")
 
 

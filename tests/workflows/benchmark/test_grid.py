@@ -127,7 +127,7 @@ def test_a_cell_that_breaks_does_not_end_the_others(home, monkeypatch):
 
 
 def test_datasets_are_looked_for_before_any_is_measured(home):
-    with pytest.raises(ValueError, match="expected the name of a dataset, found 'nowhere'"):
+    with pytest.raises(LookupError, match="expected the name of a dataset, found 'nowhere'"):
         benchmark(Grid(**{**SMALL, "datasets": ["sample", "nowhere"]}))
     assert not list(home.rglob("benchmark/*.json"))
 
