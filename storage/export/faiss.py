@@ -33,8 +33,7 @@ def to_faiss(shards: Sequence[CodeShard], folder: str, about: dict[str, Any]) ->
         raise RuntimeError("exporting to Faiss needs the package faiss: pip install faiss-cpu")
     faiss = import_module("faiss")  # by name, as it is an optional dependency
     index = faiss.IndexBinaryFlat(n_bits)
-    ids = np.concatenate([read_ids(shard.part.url) for shard in shards])
-    mapped = None if np.array_equal(ids, np.arange(len(ids))) else faiss.IndexBinaryIDMap2(index)
+    mapped = None if _ids_are_positions(shards) else faiss.IndexBinaryIDMap2(index)
     with atomic_folder(folder, about) as place:
         for shard in shards:
             for batch in shard:
@@ -43,4 +42,15 @@ def to_faiss(shards: Sequence[CodeShard], folder: str, about: dict[str, Any]) ->
                 else:
                     index.add(batch.x)
         faiss.write_index_binary(mapped or index, str(place / "index.faiss"))
-    return len(ids)
+    return sum(shard.part.rows for shard in shards)
+
+
+def _ids_are_positions(shards: Sequence[CodeShard]) -> bool:
+    """Return whether the ids are 0, 1, … n - 1 in this order, by one part at a time."""
+    start = 0
+    for shard in shards:
+        ids = read_ids(shard.part.url)
+        if not np.array_equal(ids, np.arange(start, start + len(ids))):
+            return False
+        start += len(ids)
+    return True

@@ -27,6 +27,11 @@ def test_what_is_written_is_read_listed_and_replaced(folder):
     assert filesystem.relative_path(folder, first.url) == "a/b.bin"
     assert [entry.url for entry in filesystem.listing(folder, ".bin")] == [url]
     assert filesystem.listing(url) == [first]
+    deep = join(folder, "a", "d", "e.bin")
+    filesystem.write_bytes(deep, b"")
+    assert [entry.url for entry in filesystem.inventory(folder, 2)] == [first.url, second.url]
+    assert [entry.url for entry in filesystem.inventory(folder)] == [first.url, second.url, deep]
+    assert filesystem.inventory(join(folder, "nothing"), 2) == []
     assert filesystem.relative_path(url, url) == "b.bin"
     assert filesystem.stat(url) == first
     filesystem.write_bytes(url, b"two!")
