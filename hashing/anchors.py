@@ -1,11 +1,12 @@
 """K-means centres (anchors), kernels between rows and anchors, and anchor graphs. Kernels have the precision of x."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .mapreduce import Array, Batch, Data, Sum, one_blas_thread
+from .namespaces import namespace
 from .solvers import top_eigenvectors
 from .statistics import Sample
 
@@ -16,16 +17,17 @@ def squared_centre_distances(x: Array, centres: Array) -> Array:
     >>> squared_centre_distances(np.array([[0.0, 0.0]]), np.array([[1.0, 0.0], [0.0, 2.0]]))
     array([[1., 4.]])
     """
+    xp = namespace(x)
     origin = centres.mean(axis=0, dtype=x.dtype)  # smaller norms, smaller rounding errors
-    x, centres = x - origin, (centres - origin).astype(x.dtype)
-    norms = np.einsum("ij,ij->i", x, x)[:, None] + np.einsum("ij,ij->i", centres, centres)
-    distances: Array = np.maximum(norms - 2 * (x @ centres.T), 0)
+    x, centres = x - origin, xp.asarray(centres - origin, dtype=x.dtype)
+    norms = xp.einsum("ij,ij->i", x, x)[:, None] + xp.einsum("ij,ij->i", centres, centres)
+    distances: Array = (norms - 2 * (x @ centres.T)).clip(0)
     return distances
 
 
 def rbf(x: Array, anchors: Array, gamma: float) -> Array:
     """Return exp(-gamma |x_i - a_j|^2) (n, m) for x (n, d) and anchors (m, d)."""
-    kernel: Array = np.exp(-gamma * squared_centre_distances(x, anchors))
+    kernel: Array = namespace(x).exp(-gamma * squared_centre_distances(x, anchors))
     return kernel
 
 
@@ -53,6 +55,8 @@ def anchor_weights(x: Array, anchors: Array, sigma: float, n_nearest: int) -> Ar
     Source: Liu, Wang, Kumar & Chang, Hashing with graphs, ICML 2011, section 3.1.
     """
     distances = squared_centre_distances(x, anchors)
+    if namespace(x) is not np:
+        return _tensor_weights(distances, sigma, n_nearest)
     near = np.argpartition(distances, n_nearest - 1, axis=1)[:, :n_nearest]
     least = np.take_along_axis(distances, near, axis=1)
     weights = np.exp(
@@ -60,6 +64,13 @@ def anchor_weights(x: Array, anchors: Array, sigma: float, n_nearest: int) -> Ar
     )  # relative to the nearest, so that no row underflows
     z = np.zeros_like(distances)
     np.put_along_axis(z, near, weights / weights.sum(axis=1, keepdims=True), axis=1)
+    return z
+
+
+def _tensor_weights(distances: Any, sigma: float, n_nearest: int) -> Array:
+    """Return `anchor_weights` as a tensor, for a tensor of squared distances (n, m)."""
+    least, near = distances.topk(n_nearest, largest=False)
+    z: Array = distances.new_zeros(distances.shape).scatter(1, near, (-least / sigma**2).softmax(1))
     return z
 
 

@@ -10,18 +10,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from hashlib import sha256
-from typing import Any, ClassVar, Protocol
+from threading import Lock
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
 from .anchors import anchor_weights, rbf, squared_centre_distances
 from .mapreduce import Array, Epoch, one_blas_thread
+from .namespaces import namespace
+
+if TYPE_CHECKING:
+    from .device import Batches
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "sigmoid": lambda u: 0.5 * (1 + np.tanh(0.5 * u)),  # np.tanh is faster than scipy's expit
-    "tanh": np.tanh,
+    "sigmoid": lambda u: 0.5 * (1 + namespace(u).tanh(0.5 * u)),  # np.tanh is faster than scipy's expit
+    "tanh": lambda u: namespace(u).tanh(u),
     "linear": lambda u: u,
 }
+
+
+Precision = Literal["float32", "bf16"]
+_loading = Lock()
 
 
 class HashFunction(Protocol):
@@ -57,6 +66,9 @@ class HashFunction(Protocol):
 
     def encode(self, x: Array) -> Array:
         """Return bits (n, n_bits) bool for vectors x (n, d); True means +1."""
+
+    def to(self, device: str, precision: Precision = "float32") -> HashFunction:
+        """Return the function as torch computes it on a device, such as "cuda"; see `OnDevice`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +109,10 @@ class SignFunction(ABC):
 
     @abstractmethod
     def values(self, x: Array) -> Array:
-        """Return u (rows, n_bits) for one block x (rows, d) float32."""
+        """Return u (rows, n_bits) for one block x (rows, d) float32.
+
+        x may also be a tensor, if `on_device` has copied the arrays: the formula uses what numpy and torch share.
+        """
 
     def project(self, x: Array) -> Array:
         """Return u (n, n_bits) float32 for vectors x (n, d).
@@ -110,8 +125,7 @@ class SignFunction(ABC):
         ValueError
             If x has another dimension, or values too large for u to be finite in float32.
         """
-        if x.ndim != 2 or x.shape[1] != self.dim:
-            raise ValueError(f"expected vectors of shape (n, {self.dim}), found {x.shape}")
+        check_shape(x, self.dim)
         u = np.empty((len(x), self.n_bits), np.float32)
         with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):  # overflow is reported below
             for start in range(0, len(x), self.rows):
@@ -119,18 +133,44 @@ class SignFunction(ABC):
                 if (n := len(block)) < self.rows:
                     block = np.concatenate([block, np.zeros((self.rows - n, self.dim), np.float32)])
                 u[start : start + n] = self.values(block)[:n]
-        if not np.isfinite(u.sum(dtype=np.float64)):
-            row = int(np.flatnonzero(~np.isfinite(u).all(axis=1))[0])
-            most = np.abs(x[row]).max()
-            raise ValueError(
-                f"row {row}: values up to {most:.3g} overflow float32 or are not finite: scale the vectors"
-            )
+        check_finite(u, x)
         return u
 
     def encode(self, x: Array) -> Array:
         """Return bits (n, n_bits) bool, the signs of `project`; raise ValueError as it does."""
         bits: Array = self.project(x) >= 0
         return bits
+
+    def to(self, device: str, precision: Precision = "float32") -> HashFunction:
+        return OnDevice(self, device, precision)
+
+    def on_device(self, device: str, precision: Precision) -> Callable[[Any], Any]:
+        """Return `values` for tensors on a torch device, where this copies the arrays."""
+        import torch
+
+        copy = object.__new__(type(self))
+        for name in _parts(self):
+            value = getattr(self, name)
+            if isinstance(value, tuple):
+                value = tuple(torch.tensor(part, device=device) for part in value)
+            elif isinstance(value, np.ndarray):
+                value = torch.tensor(value, device=device)
+            object.__setattr__(copy, name, value)
+        return copy.values
+
+
+def check_shape(x: Array, dim: int) -> None:
+    """Raise ValueError unless x has the shape (n, dim)."""
+    if x.ndim != 2 or x.shape[1] != dim:
+        raise ValueError(f"expected vectors of shape (n, {dim}), found {x.shape}")
+
+
+def check_finite(u: Array, x: Array) -> None:
+    """Raise ValueError if the values u (n, n_bits) of vectors x (n, d) are not all finite."""
+    if not np.isfinite(u.sum(dtype=np.float64)):
+        row = int(np.flatnonzero(~np.isfinite(u).all(axis=1))[0])
+        most = np.abs(x[row]).max()
+        raise ValueError(f"row {row}: values up to {most:.3g} overflow float32 or are not finite: scale the vectors")
 
 
 def _parts(family: Any) -> list[str]:
@@ -176,7 +216,7 @@ class CosineHash(SignFunction):
         return self.weight.shape[0], self.weight.shape[1]
 
     def values(self, x: Array) -> Array:
-        u: Array = np.cos(x @ self.weight + self.phase) - self.threshold
+        u: Array = namespace(x).cos(x @ self.weight + self.phase) - self.threshold
         return u
 
 
@@ -232,9 +272,10 @@ class AnchorGraphHash(SignFunction):
 
     def values(self, x: Array) -> Array:
         y = anchor_weights(x, self.anchors, self.sigma, self.n_nearest) @ self.weight
-        halves = y[:, : self.split.shape[1]]
+        xp, halves = namespace(y), y[:, : self.split.shape[1]]
         upper, lower = self.split
-        return np.concatenate([y, np.where(halves >= 0, halves - upper, lower - halves)], axis=1)
+        u: Array = xp.concatenate([y, xp.where(halves >= 0, halves - upper, lower - halves)], axis=1)
+        return u
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,15 +296,16 @@ class ProductHash(SignFunction):
         return self.rotation.shape[0], self.centres.shape[0] * (self.centres.shape[1].bit_length() - 1)
 
     def values(self, x: Array) -> Array:
-        m, k, width = self.centres.shape
+        xp, (m, k, width) = namespace(x), self.centres.shape
         parts = ((x - self.mean) @ self.rotation).reshape(len(x), m, width)
         u = []
         for s in range(m):
             distances = squared_centre_distances(parts[:, s], self.centres[s])
             for j in range(k.bit_length() - 1):
                 one = (np.arange(k) >> j & 1).astype(bool)
-                u.append(distances[:, ~one].min(axis=1) - distances[:, one].min(axis=1))
-        return np.stack(u, axis=1)
+                u.append(xp.amin(distances[:, ~one], axis=1) - xp.amin(distances[:, one], axis=1))
+        stacked: Array = xp.stack(u, axis=1)
+        return stacked
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,11 +351,79 @@ class DeepHash(SignFunction):
             content.update(part.data)
         return content.hexdigest()
 
+    @property
+    def architecture(self) -> tuple[Any, ...]:
+        """Return the arguments of `networks.build`."""
+        return self.network, self.d, self.length, self.views, self.split, self.hash_layer
+
     def values(self, x: Array) -> Array:
         from .deep import networks
 
-        architecture = self.network, self.d, self.length, self.views, self.split, self.hash_layer
-        return networks.evaluated(networks.shared_network(self.digest, self.parameters, *architecture), x)
+        return networks.evaluated(networks.shared_network(self.digest, self.parameters, *self.architecture), x)
+
+    def on_device(self, device: str, precision: Precision) -> Callable[[Any], Any]:
+        from .deep import networks
+
+        return networks.on_device(networks.loaded(self.parameters, *self.architecture), device, precision)
+
+
+@dataclass(eq=False)
+class OnDevice:
+    """A function of a family, computed by torch on a device in float32, without TF32.
+
+    With the precision bf16, a network runs its convolutions and products in bfloat16, except for the hash layer.
+
+    Each process copies the arrays to the device once. On one device and for one size of batches, u is deterministic;
+    otherwise, and compared with the CPU, it differs by rounding.
+
+    `project` and `encode` also raise ValueError if torch has no such device, or its memory is too small for a row.
+    """
+
+    function: SignFunction
+    device: str
+    precision: Precision = "float32"
+
+    @property
+    def n_bits(self) -> int:
+        return self.function.n_bits
+
+    @property
+    def dim(self) -> int:
+        return self.function.dim
+
+    @property
+    def epochs(self) -> tuple[Epoch, ...]:
+        return self.function.epochs
+
+    def to(self, device: str, precision: Precision = "float32") -> HashFunction:
+        return self.function.to(device, precision)
+
+    def project(self, x: Array) -> Array:
+        check_shape(x, self.dim)
+        u = np.empty((len(x), self.n_bits), np.float32)
+        with np.errstate(over="ignore"):  # overflow is reported below
+            self.batches.run(x, u)
+        check_finite(u, x)
+        return u
+
+    def encode(self, x: Array) -> Array:
+        bits: Array = self.project(x) >= 0
+        return bits
+
+    @property
+    def batches(self) -> Batches:
+        """The function on the device of this process."""
+        from .device import Batches
+
+        with _loading:
+            if "_batches" not in self.__dict__:
+                values = self.function.on_device(self.device, self.precision)
+                self.__dict__["_batches"] = Batches(values, self.device, self.function.rows)
+        found: Batches = self.__dict__["_batches"]
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_batches"}
 
 
 FAMILIES: dict[str, type] = {family.__name__: family for family in SignFunction.__subclasses__()}

@@ -18,8 +18,8 @@ from .backbones import BODIES, STANDARD, Scale
 Network = TypeVar("Network", bound=nn.Module)
 _lock = Lock()
 _latest: dict[str, HashNetwork | TwoViews] = {}  # at most one: DeepHash.digest -> its network
-_callers = 0  # now inside _one_thread
-_threads = 0  # of torch, before the first caller entered _one_thread
+_callers = 0  # now inside one_thread
+_threads = 0  # of torch, before the first caller entered one_thread
 
 
 class Divide(nn.Module):
@@ -68,7 +68,9 @@ class HashNetwork(nn.Module):
         self.standardised, self.sees_pictures = body in STANDARD, body in PICTURES
 
     def forward(self, x: Tensor) -> Tensor:
-        u: Tensor = self.hash(self.body(self.standard(x) if self.standardised else x))
+        features = self.body(self.standard(x) if self.standardised else x)
+        with torch.autocast(x.device.type, enabled=False):  # in bfloat16, the largest units of a block would often tie
+            u: Tensor = self.hash(features.float())
         return u
 
     def codes(self, x: Tensor) -> Tensor:
@@ -224,21 +226,37 @@ def shared_network(digest: str, parameters: tuple[Array, ...], *architecture: An
     with _lock:
         if digest not in _latest:
             _latest.clear()
-            with torch.random.fork_rng(devices=[]):  # initial values are random, and the parameters replace them
-                network = build(*architecture)
-            _latest[digest] = with_parameters(network, parameters)
+            _latest[digest] = loaded(parameters, *architecture)
         return _latest[digest]
+
+
+def loaded(parameters: tuple[Array, ...], *architecture: Any) -> HashNetwork | TwoViews:
+    """Return a new network with the given state, in evaluation mode; architecture: positional arguments of `build`."""
+    with torch.random.fork_rng(devices=[]):  # initial values are random, and the parameters replace them
+        network = build(*architecture)
+    return with_parameters(network, parameters)
+
+
+def on_device(network: HashNetwork | TwoViews, device: str, precision: str) -> Callable[[Tensor], Tensor]:
+    """Move a network to a device, and return its function from rows (n, d) to u (n, n_bits) float32."""
+    network = network.to(device)
+
+    def codes(x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            return network.codes(x)
+
+    return codes
 
 
 def evaluated(network: HashNetwork | TwoViews, x: Array) -> Array:
     """Return u (n, n_bits) of rows x (n, d). Uses one thread: the last digits of u depend on the number of threads."""
-    with _one_thread(), torch.inference_mode():
+    with one_thread(), torch.inference_mode():
         u: Array = network.codes(torch.tensor(x)).numpy()  # tensor() copies: arrays from Ray are read-only
     return u
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Run torch on one CPU thread in the block. Overlapping blocks restore the number found by the first of them."""
     global _callers, _threads
     with _lock:

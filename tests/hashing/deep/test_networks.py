@@ -120,7 +120,7 @@ def test_torch_has_as_many_threads_as_before_when_overlapping_encodings_end():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        assert overlapping(networks._one_thread, torch.get_num_threads) == 1
+        assert overlapping(networks.one_thread, torch.get_num_threads) == 1
         assert (torch.get_num_threads(), torch_threads_of_a_new_thread()) == (3, 3)
     finally:
         torch.set_num_threads(before)

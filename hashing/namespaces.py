@@ -1,0 +1,16 @@
+"""One formula for numpy arrays and torch tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def namespace(x: Any) -> Any:
+    """Return the module whose functions take x: numpy for an array, torch for a tensor."""
+    if isinstance(x, np.ndarray):
+        return np
+    import torch
+
+    return torch
