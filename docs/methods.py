@@ -43,7 +43,7 @@ def main() -> None:
         if title == "Deep":
             print(DEEP.format(defaults=defaults(Deep)))
             for regularizer, term in (losses.OF_OUTPUTS | losses.OF_WEIGHTS).items():
-                print(f"- `{regularizer}`: {' '.join((term.__doc__ or '').split())}")
+                print(f"- `{regularizer}`: {' '.join((term.__doc__ or '').removeprefix('Return ').split())}")
             print()
         for name, cls in sorted(METHODS.items()):
             if title == (

@@ -48,7 +48,7 @@ class Outlook(Value):
 
 
 class Drift(Value):
-    """The bit whose projections moved the most.
+    """The bit whose projections have moved most since training.
 
     `moved` is the 2-Wasserstein distance between two normal distributions with the moments of the training rows and of
     the new rows, in standard deviations of the training rows. 0.5 means that the mean moved by half a standard
@@ -64,8 +64,8 @@ class Drift(Value):
     shows: bool  # movement exceeds both chance and the limit of the specification
 
     def __str__(self) -> str:
-        ones = f"{self.balance:.2f} of its bits are ones, {self.own_balance:.2f} were"
-        return f"bit {self.bit} moved by {self.moved:.2f} deviations in {self.rows:,} new rows ({ones})"
+        ones = f"share of ones {self.balance:.2f}, in training {self.own_balance:.2f}"
+        return f"bit {self.bit} moved by {self.moved:.2f} standard deviations in {self.rows:,} new rows ({ones})"
 
 
 class Staged(Value):

@@ -1,8 +1,9 @@
-"""Terms of the objectives of deep methods. All take tensors, are finite for every finite input, and give a scalar.
+"""Terms of the objectives of deep methods, as functions of tensors. All are finite for every finite input.
 
-u (n, n_bits) real outputs before sgn; s (n, n) in {0, 1}, whether two rows are similar; y (n, c) multi-hot labels. A
-pair is every ordered pair of two different rows. Losses are means over pairs, rows or entries, so that a weight means
-the same for any batch and n_bits. Only methods of tensors are used: importing this needs no torch.
+Arguments: u (n, n_bits), real outputs before sgn; s (n, n), 1 where two rows are similar, else 0; y (n, c), multi-hot
+labels. A pair is an ordered pair of two different rows. Losses are means over pairs, rows or entries, so that the
+meaning of a weight depends neither on the batch nor on n_bits. Only methods of tensors are called, so that importing
+this file does not import torch.
 """
 
 from __future__ import annotations
@@ -15,32 +16,32 @@ Tensor = Any  # torch.Tensor, which is imported where it is made
 
 
 def sgn(u: Tensor) -> Tensor:
-    """-1 and +1, with sgn(0) = +1. Without a gradient."""
+    """Return -1 or +1 for each entry, with sgn(0) = +1. It has no gradient."""
     return (u.detach() >= 0).to(u.dtype) * 2 - 1
 
 
 def softplus(t: Tensor) -> Tensor:
-    """log(1 + exp(t)), without overflow."""
-    return (t + t.abs()) / 2 + t.abs().neg().exp().log1p()  # of clamp(t, 0) the slope at 0 would be 1, not 1 / 2
+    """Return log(1 + exp(t)) without overflow."""
+    return (t + t.abs()) / 2 + t.abs().neg().exp().log1p()  # not clamp(t, 0): its slope at 0 is 1, not 1 / 2
 
 
 def logcosh(t: Tensor) -> Tensor:
-    """log(cosh(t)), without overflow."""
+    """Return log(cosh(t)) without overflow."""
     return t.abs() + (-2 * t.abs()).exp().log1p() - 0.6931471805599453
 
 
 def shared_labels(y: Tensor, other: Tensor | None = None) -> Tensor:
-    """How many labels two rows share (n, m)."""
+    """Return the number of labels that two rows share, (n, m)."""
     return y @ (y if other is None else other).T
 
 
 def similarity(y: Tensor, other: Tensor | None = None) -> Tensor:
-    """s (n, m): 1 where two rows share a label."""
+    """Return s (n, m): 1 where two rows share a label, else 0."""
     return (shared_labels(y, other) > 0).to(y.dtype)
 
 
 def over_pairs(values: Tensor) -> Tensor:
-    """The mean of values (n, n) over pairs of different rows; 0 of fewer than two."""
+    """Return the mean of values (n, n) over pairs of different rows; 0 for fewer than two rows."""
     n = len(values)
     return (values.sum() - values.diagonal().sum()) / max(1, n * (n - 1))
 
@@ -49,14 +50,14 @@ def over_pairs(values: Tensor) -> Tensor:
 
 
 def likelihood(theta: Tensor, s: Tensor) -> Tensor:
-    """-log p(s | theta), p = sigmoid(theta), of each pair. Source: LFH, Zhang et al., SIGIR 2014, equation 1."""
+    """Return -log p(s | theta) for each pair, p = sigmoid(theta). Source: LFH, Zhang et al., SIGIR 2014, equation 1."""
     return softplus(theta) - s * theta
 
 
 def pair_weights(s: Tensor) -> Tensor:
-    """|S| / |S1| for similar pairs and |S| / |S0| for others; 0 for a kind that has none.
+    """Return a weight for each pair: |S| / |S1| if similar, otherwise |S| / |S0|.
 
-    Source: HashNet, Cao et al., ICCV 2017, equation 2. Weights by kind, over pairs of different rows.
+    S are all pairs, S1 the similar and S0 the other ones. Source: HashNet, Cao et al., ICCV 2017, equation 2.
     """
     n = len(s)
     pairs = n * (n - 1)
@@ -65,27 +66,27 @@ def pair_weights(s: Tensor) -> Tensor:
 
 
 def squared_output_distances(u: Tensor, v: Tensor | None = None) -> Tensor:
-    """|u_i - v_j|^2 (n, m)."""
+    """Return |u_i - v_j|^2, (n, m)."""
     v = u if v is None else v
     return ((u * u).sum(1)[:, None] + (v * v).sum(1)[None, :] - 2 * u @ v.T).clamp(min=0)
 
 
 def contrastive(distances: Tensor, s: Tensor, margin: float) -> Tensor:
-    """d / 2 of similar pairs, max(margin - d, 0) / 2 of others. Source: DSH, Liu et al., CVPR 2016, equation 2."""
+    """Return d / 2 for similar pairs, max(margin - d, 0) / 2 for others. Source: DSH, Liu et al., CVPR 2016, eq. 2."""
     return 0.5 * (s * distances + (1 - s) * (margin - distances).clamp(min=0))
 
 
 def cosine(u: Tensor, v: Tensor | None = None) -> Tensor:
-    """Cosines (n, m)."""
+    """Return the cosines of u_i and v_j, (n, m)."""
     v = u if v is None else v
     norms = (u * u).sum(1).clamp(min=1e-12).sqrt()[:, None] * (v * v).sum(1).clamp(min=1e-12).sqrt()[None, :]
     return u @ v.T / norms
 
 
 def cauchy(distances: Tensor, s: Tensor, gamma: float) -> Tensor:
-    """-log of the Cauchy probability gamma / (gamma + d) of similar pairs, and of its complement for others.
+    """Return -log p for similar pairs and -log(1 - p) for others, with p = gamma / (gamma + d).
 
-    Source: DCH, Cao et al., CVPR 2018, equation 5; in closed branches, finite at d = 0.
+    Source: DCH, Cao et al., CVPR 2018, equation 5, rearranged so that it is finite at d = 0.
     """
     return s * (distances / gamma).log1p() + (1 - s) * (gamma / distances.clamp(min=1e-6)).log1p()
 
@@ -94,7 +95,7 @@ def cauchy(distances: Tensor, s: Tensor, gamma: float) -> Tensor:
 
 
 def labelled_triplets(values: Tensor, s: Tensor) -> Tensor:
-    """values_ij - values_ik (m,) of every query i, similar j and dissimilar k of a batch."""
+    """Return values_ij - values_ik (m,) for every query i, similar j and dissimilar k of a batch."""
     similar = s.clone()
     similar.diagonal().zero_()
     i, j = similar.nonzero(as_tuple=True)
@@ -102,17 +103,17 @@ def labelled_triplets(values: Tensor, s: Tensor) -> Tensor:
 
 
 def average(values: Tensor) -> Tensor:
-    """The mean of values; 0 of none."""
+    """Return the mean of values; 0 if there are none."""
     return values.sum() / max(1, values.numel())
 
 
 def ranking_hinge(distances: Tensor, r: Tensor, margin: float) -> tuple[Tensor, Tensor]:
-    """Sums (n,) of (2^r_ij - 2^r_ik) max(0, d_ij - d_ik + margin) over j, k with r_ij > r_ik; and how many there are.
+    """Return the sums (n,) of (2^r_ij - 2^r_ik) max(0, d_ij - d_ik + margin) for r_ij > r_ik, and their number.
 
-    distances (n, n), r (n, n) of 0, 1, ...; a row is no answer to itself. 2^r_ij - 2^r_ik is the sum of 2^l over the
-    levels l from r_ik to r_ij - 1, and within a level j meets the k that stand before d_ij + margin in the sorted row:
-    n log n for a row and level in place of n^2. Grades beyond 60 count as 60.
-    Source: DSRH, Zhao et al., CVPR 2015, section 3.2.
+    d are distances (n, n) and r integer grades (n, n) from 0 on; a row is not a result of its own query. The weight
+    2^r_ij - 2^r_ik is the sum of 2^l over the levels l from r_ik to r_ij - 1. Within a level, the k that contribute to
+    j precede d_ij + margin in the sorted row, so a row and level takes n log n steps instead of n^2. Grades over 60
+    count as 60. Source: DSRH, Zhao et al., CVPR 2015, section 3.2.
     """
     from torch import searchsorted
     from torch.nn.functional import pad
@@ -134,85 +135,85 @@ def ranking_hinge(distances: Tensor, r: Tensor, margin: float) -> tuple[Tensor, 
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Softmax cross-entropy with the labels' shares as the target (n, c): one label, or several alike."""
+    """Return the mean softmax cross-entropy; a row with several labels has each of them as target with equal weight."""
     target = y / y.sum(1, keepdim=True).clamp(min=1)
     return -(target * logits.log_softmax(1)).sum(1).mean()
 
 
 def bit_entropy(p: Tensor) -> Tensor:
-    """-sum p log2 p along the last axis."""
+    """Return -sum p log2 p along the last axis."""
     return -(p * p.clamp(min=1e-12).log2()).sum(-1)
 
 
 def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """-log p(target) of each entry, target in [0, 1], from logits."""
+    """Return the cross-entropy of each entry, given logits and targets in [0, 1]."""
     return softplus(logits) - target * logits
 
 
-# --- quantization: what draws outputs to -1 and +1 -------------------------------------------------------------------
+# --- quantization: pulls outputs to -1 and +1 ------------------------------------------------------------------------
 
 
 def quantization(u: Tensor) -> Tensor:
-    """Mean (u - sgn(u))^2. Source: DPSH, Li, Wang & Kang, IJCAI 2016, equation 4."""
+    """Return the mean of (u - sgn(u))^2. Source: DPSH, Li, Wang & Kang, IJCAI 2016, equation 4."""
     return ((u - sgn(u)) ** 2).mean()
 
 
 def l1_quantization(u: Tensor) -> Tensor:
-    """Mean | |u| - 1 |. Source: DSH, equation 4."""
+    """Return the mean of | |u| - 1 |. Source: DSH, equation 4."""
     return (u.abs() - 1).abs().mean()
 
 
 def logcosh_quantization(u: Tensor) -> Tensor:
-    """Mean log cosh(|u| - 1). Source: DHN, Zhu et al., AAAI 2016, equation 5."""
+    """Return the mean of log cosh(|u| - 1). Source: DHN, Zhu et al., AAAI 2016, equation 5."""
     return logcosh(u.abs() - 1).mean()
 
 
 def cubic_quantization(u: Tensor) -> Tensor:
-    """Mean | |u| - 1 |^3. Source: GreedyHash, Su et al., NeurIPS 2018, equation 6."""
+    """Return the mean of | |u| - 1 |^3. Source: GreedyHash, Su et al., NeurIPS 2018, equation 6."""
     return ((u.abs() - 1).abs() ** 3).mean()
 
 
 def cauchy_quantization(u: Tensor, gamma: float = 20.0) -> Tensor:
-    """Mean log(1 + d(|u|, 1) / gamma) of a row, d(a, b) = n_bits / 2 (1 - cos(a, b)). Source: DCH, equation 7."""
+    """Return the mean over rows of log(1 + d / gamma), d = n_bits / 2 (1 - cos(|u|, 1)). Source: DCH, equation 7."""
     n_bits = u.shape[1]
     cosines = u.abs().sum(1) / ((u * u).sum(1).clamp(min=1e-12) * n_bits).sqrt()
     return (n_bits / 2 * (1 - cosines).clamp(min=0) / gamma).log1p().mean()
 
 
 def straight_through(u: Tensor) -> Tensor:
-    """sgn(u), with the gradient of u. Source: GreedyHash, section 3."""
+    """Return sgn(u), with the gradient of u. Source: GreedyHash, section 3."""
     return u + (sgn(u) - u).detach()
 
 
-# --- regularisers of codes, and of weights ---------------------------------------------------------------------------
+# --- regularizers of outputs and of weights --------------------------------------------------------------------------
 
 
 def balance(u: Tensor) -> Tensor:
-    """|mean of u|^2: each bit is 1 half of the time."""
+    """Return |mean of u|^2, which is 0 if each bit is 1 for half of the rows."""
     return (u.mean(0) ** 2).sum()
 
 
 def independence(u: Tensor) -> Tensor:
-    """|u'u / n - I|^2. Source: UH-BDNN, Do, Doan & Cheung, ECCV 2016, equation 8."""
+    """Return |u'u / n - I|^2. Source: UH-BDNN, Do, Doan & Cheung, ECCV 2016, equation 8."""
     gram = u.T @ u / len(u)
     return (gram**2).sum() - 2 * gram.diagonal().sum() + u.shape[1]
 
 
 def decorrelation(u: Tensor) -> Tensor:
-    """DeCov: half the squared covariances of different bits. Source: Cogswell et al., ICLR 2016, equation 2."""
+    """Return DeCov, half the squared covariances of different bits. Source: Cogswell et al., ICLR 2016, equation 2."""
     centred = u - u.mean(0)
     cov = centred.T @ centred / len(u)
     return 0.5 * ((cov**2).sum() - (cov.diagonal() ** 2).sum())
 
 
 def soft_orthogonality(w: Tensor) -> Tensor:
-    """SO: |W'W - I|^2, on the smaller side. Source: Bansal, Chen & Wang, NeurIPS 2018, section 3.1."""
+    """Return SO, |W'W - I|^2, or |WW' - I|^2 if W is wide. Source: Bansal, Chen & Wang, NeurIPS 2018, section 3.1."""
     gram = w.T @ w if w.shape[0] >= w.shape[1] else w @ w.T
     return (gram**2).sum() - 2 * gram.diagonal().sum() + len(gram)
 
 
 def spectral_restricted_isometry(w: Tensor, n_iter: int = 2) -> Tensor:
-    """SRIP: the spectral norm of W'W - I, by n_iter steps of the power method. Source: Bansal et al., section 3.4."""
+    """Return SRIP, the spectral norm of W'W - I, by n_iter power iterations. Source: Bansal et al., section 3.4."""
     gram = w.T @ w if w.shape[0] >= w.shape[1] else w @ w.T
     away = gram - (gram.detach() * 0).fill_diagonal_(1)
     v = away.new_ones(len(away), 1) / len(away) ** 0.5
@@ -223,7 +224,7 @@ def spectral_restricted_isometry(w: Tensor, n_iter: int = 2) -> Tensor:
 
 
 def locally_constrained_decorrelation(w: Tensor, reach: float = 10.0) -> Tensor:
-    """OrthoReg: sum of log(1 + exp(reach (cos(w_i, w_j) - 1))) over pairs of rows.
+    """Return OrthoReg, the sum of log(1 + exp(reach (cos(w_i, w_j) - 1))) over pairs of rows.
 
     Source: Rodriguez et al., Regularizing CNNs with locally constrained decorrelations, ICLR 2017, equation 5.
     """
@@ -231,7 +232,7 @@ def locally_constrained_decorrelation(w: Tensor, reach: float = 10.0) -> Tensor:
     return penalties.sum() - penalties.diagonal().sum()
 
 
-# --- regularisers that any deep method may be given ----------------------------------------------------------------
+# --- regularizers for any deep method ------------------------------------------------------------------------------
 
 OF_OUTPUTS = {
     "balance": balance,
@@ -251,7 +252,7 @@ OF_WEIGHTS = {
 
 
 def regularizers(text: str) -> dict[str, float]:
-    """Names of the tables above and their weights, of a text such as decov:0.1+so:0.01. ValueError for another one."""
+    """Return the weights of regularizers by name, from a text such as decov:0.1+so:0.01. Raises ValueError."""
     weights: dict[str, float] = {}
     for part in filter(None, text.split("+")):
         name, _, weight = part.partition(":")
@@ -263,8 +264,10 @@ def regularizers(text: str) -> dict[str, float]:
 
 
 def regularization(weights: Mapping[str, float], views: Sequence[Tensor], network: Any) -> Tensor | float:
-    """The weighted sum of regularisers: of the outputs u of each view, without the rows that lack it, and of the
-    weights of each linear and convolutional layer, a row for each unit or filter, by groups that see the same inputs.
+    """Return the weighted sum of regularizers.
+
+    Those of outputs apply to each view, without the rows that lack it. Those of weights apply to each linear and
+    convolutional layer, one row per unit or filter; the groups of a grouped convolution count as separate layers.
     """
     if not weights:
         return 0.0

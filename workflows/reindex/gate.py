@@ -38,7 +38,7 @@ def gate(context: Context, staged: Staged, report: Report) -> Verdict:
     found |= {name: report.health[words] for name, words in HEALTH.items()}
     reasons += [reason for holds, reason in (rule.judge(found) for rule in rules.bounds) if not holds]
     if constant := int(found["health.constant_bits"]):
-        notes.append(f"{constant} bits are constant over all rows and carry no information")
+        notes.append(f"{constant} of the bits are constant over all rows, and carry no information")
     if report.comparison:
         losses, differences = _losses(rules, report.comparison)
         reasons, notes = reasons + losses, notes + differences
@@ -81,10 +81,10 @@ def _losses(rules: Gate, comparison: Comparison) -> tuple[list[str], list[str]]:
     reasons, notes = [], []
     for rule in rules.losses:
         d = comparison.differences[rule.name]
-        difference = f"{rule.name} {d} against {comparison.version} on {comparison.rows:,} common rows"
-        position = "within" if d.low <= 0 <= d.high else "outside"
-        notes.append(f"{difference}: {position} the bootstrap noise")
+        difference = f"{rule.name} changed by {d} since {comparison.version}, on {comparison.rows:,} common rows"
+        position = "within" if d.low <= 0 <= d.high else "beyond"
+        notes.append(f"{difference}: {position} sampling noise")
         sign = -1 if rule.metric.better == "less" else 1
         if max(sign * d.low, sign * d.high) < 0 and -sign * d.value > rule.bound:
-            reasons.append(f"{difference} is a loss of more than {rule.bound:.4f}")
+            reasons.append(f"{difference}: a loss of more than {rule.bound:.4f}, beyond sampling noise")
     return reasons, notes

@@ -43,8 +43,8 @@ def table(rows: Sequence[Row], metric: str) -> str:
         seeds = {len([row for row in rows if (row.method, row.bits) == (name, b)]) for b in bits} - {0}
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {' or '.join(map(str, sorted(seeds)))} |")
     known = PUBLISHED.get(rows[0].protocol)
-    if known and metric == known.metric and rows[0].dataset in known.figures:
-        lines += ["", f"In brackets: published by {known.source}."]
+    if known and any("(" in line for line in lines):
+        lines += ["", f"In parentheses: published by {known.source}."]
     return "\n".join(lines)
 
 

@@ -12,16 +12,17 @@ from hashing.statistics import moments
 
 
 def _below(batch: Batch, weight: Array, threshold: Array) -> tuple[int, Array]:
-    """How many rows there are, and how many of them lie below the threshold (n_bits,) of each bit."""
+    """Return the number of rows, and for each bit how many of them lie below its threshold (n_bits,)."""
     return len(batch.x), (batch.x @ weight < threshold).sum(axis=0)
 
 
 @dataclass(frozen=True)
 class MedianPCA:
-    """The signs of the principal projections around their medians: each bit is one for half of the rows.
+    """PCA hashing with each projection thresholded at its median, so that each bit is 1 for half of the rows.
 
-    The median, which lies within one standard deviation of the mean, is found by bisection.
-    Additive: the moments, then the rows below the thresholds in each iteration.
+    The median lies within one standard deviation of the mean, and is found by bisection.
+
+    Summed over all rows: the moments, then in each iteration the number of rows below each threshold.
 
     Reference: Zhang, Wang, Cai & Lu, Self-taught hashing for fast similarity search, SIGIR 2010, section 3.2, for the
     medians; the directions are those of PCAH.

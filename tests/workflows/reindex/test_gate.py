@@ -40,7 +40,7 @@ def test_the_gate_keeps_what_is_not_good_enough_from_readers(settings, mine, sou
 def test_a_loss_beyond_the_noise_is_refused_and_one_inside_it_is_not(settings, mine):
     reindex(settings, spec(code="c"))
     worse = {"code": "c", "method": {"method": "lsh", "bits": 16, "seed": 3}, "refit": "always"}
-    with pytest.raises(GateRejected, match=r"map -0\.\d+ .* against v1 on 799 common rows is a loss"):
+    with pytest.raises(GateRejected, match=r"map changed by -0\.\d+ .* since v1, on 799 common rows: a loss of more"):
         reindex(settings, spec(**worse))
     _, report, version = reindex(settings, spec(**worse, gate={"max_loss": 1.0}))
     assert version == "v2"
@@ -103,7 +103,7 @@ def test_a_constant_bit_is_said_and_refused_where_that_is_asked_for(settings, mi
     health = dict.fromkeys(HEALTH.values(), 0.5) | {HEALTH["health.constant_bits"]: 2}
     verdict, _ = judged(settings, spec(), health=health)
     assert verdict.passed
-    assert "2 bits are constant over all rows and carry no information" in verdict.notes
+    assert "2 of the bits are constant over all rows, and carry no information" in verdict.notes
     verdict, _ = judged(settings, spec(gate={"ceilings": {"health.constant_bits": 0}}), health=health)
     assert verdict.reasons == ("health.constant_bits 2.0000 is over its ceiling of 0.0000",)
 
@@ -113,8 +113,8 @@ def test_every_metric_may_have_a_greatest_loss(settings, mine, source):
     write_shard(source, "part4.parquet", blobs(300, D, seed=4, first_id=4000))
     verdict, report = judged(settings, spec(gate={"max_loss": {"recall_at_1000": 0.01}}))
     assert set(report.comparison.differences) == set(report.measured.metrics)
-    told = [note for note in verdict.notes if "within the bootstrap noise" in note]
-    assert [note.split()[0] for note in told] == ["map", "recall_at_1000"]
+    noted = [note for note in verdict.notes if "within sampling noise" in note]
+    assert [note.split()[0] for note in noted] == ["map", "recall_at_1000"]
 
     def lost(metric, low, value, high, **gate):
         d = {**report.comparison.differences, metric: records.Estimate(value=value, low=low, high=high)}
@@ -126,7 +126,9 @@ def test_every_metric_may_have_a_greatest_loss(settings, mine, source):
     assert lost("map", -0.03, -0.02, -0.01, map=0.02) == ()
     assert lost("recall_at_1000", -0.03, -0.02, -0.01) == ()  # no rule for it
     (reason,) = lost("recall_at_1000", -0.03, -0.02, -0.01, recall_at_1000=0.01)
-    assert reason.startswith("recall_at_1000 -0.0200 [-0.0300, -0.0100] against v1 on 799 common rows is a loss")
+    assert reason.startswith(
+        "recall_at_1000 changed by -0.0200 [-0.0300, -0.0100] since v1, on 799 common rows: a loss"
+    )
     assert lost("empty_balls_radius_2", -0.3, -0.2, -0.1, empty_balls_radius_2=0) == ()  # fewer of them are a gain
     assert lost("empty_balls_radius_2", 0.1, 0.2, 0.3, empty_balls_radius_2=0) != ()
 

@@ -62,7 +62,7 @@ def test_the_page_holds_what_was_found_and_nothing_from_elsewhere(run):
     assert str(run[2].measured.metrics["map"]) in page
     assert "Query overlap: 0 rows by id" in page
     assert str(run[2].comparison.differences["map"]) in page
-    assert "bit 3 moved by 0.75 deviations in 45 new rows (0.30 of its bits are ones, 0.50 were)" in page
+    assert "bit 3 moved by 0.75 standard deviations in 45 new rows (share of ones 0.30, in training 0.50)" in page
     assert "12,345; this run encoded 45 in" in page
     assert EVIL not in page
     markup = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
