@@ -1,4 +1,4 @@
-"""Real parts, each started once a session: Ray, an S3 server, PostgreSQL. And small data with structure."""
+"""Real services, each started once per session (Ray, S3, PostgreSQL, Prefect), and small structured data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from storage.tables import iceberg
 
 KEPT = ("HASHKILN_DATA", "HASHKILN_REQUIRE_DATA", "HASHKILN_FAULTS", "HASHKILN_FAULT_SEED", "HASHKILN_METHODS")
 for name in [name for name in os.environ if name.startswith(("HASHKILN_", "PREFECT_", "RAY_", "AWS_"))]:
-    if name not in KEPT:  # the tests say where they run, not the shell they are started from
+    if name not in KEPT:  # the environment of the shell must not change what tests do
         del os.environ[name]
 
 
@@ -39,10 +39,10 @@ def pytest_report_header():
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item):
-    """With HASHKILN_REQUIRE_DATA no test may be skipped for want of HASHKILN_DATA."""
+    """With HASHKILN_REQUIRE_DATA, a test skipped for lack of HASHKILN_DATA fails."""
     report = yield
     if report.skipped and "HASHKILN_DATA" in str(report.longrepr) and os.environ.get("HASHKILN_REQUIRE_DATA"):
-        report.outcome, report.longrepr = "failed", f"HASHKILN_REQUIRE_DATA is set, and yet: {report.longrepr[-1]}"
+        report.outcome, report.longrepr = "failed", f"HASHKILN_REQUIRE_DATA is set, but skipped: {report.longrepr[-1]}"
     return report
 
 
@@ -55,7 +55,7 @@ def real_data():
 
 
 def blobs(n=1200, d=32, c=6, seed=0, first_id=0):
-    """Rows (ids, x, y) around c centres, of uneven variance: learnable, not trivial."""
+    """Return rows (ids, x, y) around c centres with uneven variance: learnable, but not trivial."""
     rng = np.random.default_rng(seed)
     label = rng.integers(c, size=n)
     centres = 2.2 * np.random.default_rng(99).standard_normal((c, d))
@@ -64,13 +64,13 @@ def blobs(n=1200, d=32, c=6, seed=0, first_id=0):
 
 
 def cut(batch, n_shards, batch_rows=100):
-    """The rows as shards, each a list of batches."""
+    """Return the rows as shards, each a list of batches."""
     parts = [batch.take(rows) for rows in np.array_split(np.arange(len(batch.ids)), n_shards)]
     return [[part.take(slice(i, i + batch_rows)) for i in range(0, len(part.ids), batch_rows)] for part in parts]
 
 
 def mean_average_precision(function, database, queries):
-    """Of the queries' codes among those of the database, by labels."""
+    """Return the mean average precision of the queries' codes in the database, by labels."""
     statistic = HammingHistogram(pack(function.encode(queries.x)), function.n_bits, pack_labels(queries.y), queries.ids)
     state = statistic.update(statistic.zero(), database._replace(x=pack(function.encode(database.x))))
     return average_precision(statistic.finish(state)).mean()
@@ -103,7 +103,7 @@ def prefect_server(tmp_path_factory):
 
 
 def free_ports(n):
-    """n different ports that nothing listens on."""
+    """Return n different unused ports."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(n)]
         for server in sockets:
@@ -153,13 +153,13 @@ def s3(tmp_path_factory):
                 time.sleep(0.1)
         yield "s3://hashkiln"
     finally:
-        server.kill()  # asked politely it takes half a minute, and its data die with the test
+        server.kill()  # SIGTERM takes half a minute, and its data are not needed any more
         server.wait()
 
 
 @pytest.fixture(scope="session")
 def postgresql():
-    """A real PostgreSQL, from Debian's packages or the PATH. Called, it gives the URL of a new, empty database."""
+    """A real PostgreSQL, from Debian's packages or the PATH; a function that returns the URL of a new database."""
     import psycopg2
 
     debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda place: -float(place.parent.name))
@@ -167,7 +167,7 @@ def postgresql():
     programs = next((place for place in places if (place / "initdb").exists()), None)
     if not programs:
         pytest.skip("SKIPPED FOR WANT OF POSTGRESQL: no initdb in /usr/lib/postgresql/*/bin or on the PATH")
-    root = tempfile.mkdtemp(prefix="pg-")  # not below pytest's folder: no other user may go there
+    root = tempfile.mkdtemp(prefix="pg-")  # not below pytest's folder, which other users cannot enter
     shutil.chown(root, user := "nobody" if os.getuid() == 0 else os.getuid())  # PostgreSQL refuses to be root
     run = {"user": user, "cwd": root, "stdout": subprocess.DEVNULL}
     command = [programs / "initdb", "-D", f"{root}/data", "-U", "tests", "--auth=trust", "--no-sync", "-E", "UTF8"]
@@ -197,7 +197,7 @@ def postgresql():
                 time.sleep(0.05)
         yield database
     finally:
-        server.send_signal(signal.SIGQUIT)  # at once, and its shared memory is given back
+        server.send_signal(signal.SIGQUIT)  # stops at once and releases its shared memory
         server.wait()
         shutil.rmtree(root)
 
@@ -212,7 +212,7 @@ def catalog_url(request, tmp_path):
 
 @pytest.fixture(params=["local", "s3", "postgresql"])
 def catalog(request, tmp_path):
-    """SQLite and a local folder, and each of the two exchanged for what a cluster has."""
+    """A catalog in SQLite with files in a local folder, and with either replaced by PostgreSQL or S3."""
     folder, url = str(tmp_path), f"sqlite:///{tmp_path / 'catalog.db'}"
     if request.param == "s3":
         folder = f"{request.getfixturevalue('s3')}/{tmp_path.name}"

@@ -1,4 +1,4 @@
-"""A Prefect server that the tests start, and what they ask of it."""
+"""A Prefect server for tests, and its client."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
 
 
 def until(found, seconds, what):
-    """What `found` gives, as soon as it is something."""
+    """Return the first true result of `found`, called repeatedly."""
     deadline = time.monotonic() + seconds
     while not (result := found()):
         assert time.monotonic() < deadline, f"expected {what} within {seconds} s"
@@ -25,7 +25,7 @@ def until(found, seconds, what):
 
 
 class Prefect:
-    """A server in a folder of its own, not that of prefect.yaml, and what is started beside it."""
+    """A server and its workers, in a folder of their own."""
 
     def __init__(self, folder):
         (port,) = free_ports(1)
@@ -68,22 +68,22 @@ class Prefect:
         return run.stdout
 
     def read(self, path, **query):
-        """What the server's API answers."""
+        """Return a response of the server's API."""
         answer = httpx.post(f"{self.url}/{path}", json=query) if query else httpx.get(f"{self.url}/{path}")
         return answer.raise_for_status().json()
 
     def runs(self, name, *states):
-        """Runs of a deployment in some states."""
+        """Return the runs of a deployment in given states."""
         wanted = {"flow_runs": {"state": {"type": {"any_": states}}}, "deployments": {"name": {"any_": [name]}}}
         return self.read("flow_runs/filter", **wanted)
 
     def run(self, name):
-        """The first run of a deployment, when it has ended."""
+        """Run a deployment to its end; return its first run."""
         self("deployment", "run", f"{name}/{name}", "--watch", "--watch-interval", "1", "--watch-timeout", "140")
         return self.runs(name, "COMPLETED", "FAILED", "CRASHED", "CANCELLED")[0]
 
     def stop(self):
-        """The worker first: without its server it would not go at once. Then whatever is left of either."""
+        """Stop the worker first, as it waits for its server, then all child processes."""
         for process in reversed(self.running):
             family = [process, *process.children(recursive=True)] if process.is_running() else []
             process.terminate()

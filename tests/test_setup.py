@@ -1,4 +1,4 @@
-"""What `make setup` installs: constraints.txt is whole, says versions and nothing else, and fits pyproject.toml."""
+"""constraints.txt is complete, holds only versions, and agrees with pyproject.toml."""
 
 import re
 import tomllib
@@ -18,7 +18,7 @@ VERSIONS = {canonicalize_name(name): version for name, _, version in (line.parti
 
 
 def test_constraints_are_names_and_versions():
-    """No index, no path, no local version: a build of this or that machine must not be asked of others."""
+    """No index, path or local version: other machines may not have that build."""
     assert [line for line in LINES if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line)] == []
     assert len(VERSIONS) == len(LINES)
     assert VERSIONS.keys().isdisjoint({"pip", "hashkiln"})

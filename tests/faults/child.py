@@ -12,7 +12,7 @@ PATIENCE = 60  # seconds
 
 
 class Ended(NamedTuple):
-    """What a child came to. Neither result nor error: it was killed."""
+    """How a child ended; without result and error, it was killed."""
 
     stage: str  # the last one it began
     result: Any
@@ -24,7 +24,7 @@ class Ended(NamedTuple):
 
 
 class Child:
-    """A process that reports through a pipe, and whose end is the pipe's."""
+    """A process that reports through a pipe, and has ended when the pipe closes."""
 
     def __init__(self, context: ForkServerContext, target: Any, *arguments: Any) -> None:
         self._pipe, theirs = context.Pipe()
@@ -34,7 +34,7 @@ class Child:
         self._stage, self._result, self._error = "start", None, ""
 
     def hear(self, timeout: float) -> bool:
-        """Take in what it says next. False where it has ended; TimeoutError where it says nothing for so long."""
+        """Receive the next report. Return False if the process has ended; raise TimeoutError without a report."""
         if not self._pipe.poll(timeout):
             raise TimeoutError(f"nothing heard for {timeout:.0f} s in stage {self._stage}")
         try:
@@ -56,7 +56,7 @@ class Child:
             pass
 
     def tell(self, what: Any) -> None:
-        with suppress(BrokenPipeError):  # it has ended, and said why
+        with suppress(BrokenPipeError):  # it has ended, and reported why
             self._pipe.send(what)
 
     def end(self) -> Ended:

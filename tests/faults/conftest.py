@@ -60,7 +60,7 @@ def kind_of(item):
 
 @pytest.fixture
 def injected(request):
-    """To be called with the stage that a fault came in."""
+    """A function to call with the stage in which a fault was injected."""
     return lambda stage: TALLY.injected(kind_of(request.node), stage)
 
 
@@ -73,7 +73,7 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture(scope="session")
 def children():
-    """Forks of a server that has imported everything, and has no threads or locks of ours."""
+    """Forks of a server that has imported everything and holds no threads or locks of ours."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.faults.driver"])
     with pytest.MonkeyPatch.context() as patch:
@@ -88,7 +88,7 @@ def ready(children, tmp_path_factory):
 
 
 def prepare(world):
-    """States to come back to: `first` with nothing published, `grown` with v1 and v2."""
+    """Save states to restore: `first` with nothing published, `grown` with v1 and v2."""
     rng = random.Random(SEED)
     world.begin(rng)
     world.save("first")
@@ -102,7 +102,7 @@ def prepare(world):
 
 @contextmanager
 def ray_cluster():
-    """A head without CPUs, where drivers are, and a node that works and may be killed."""
+    """A head without CPUs for drivers, and a worker node that may be killed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "token")  # as infra.executors does for a local Ray; read on import
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

@@ -1,4 +1,4 @@
-"""What runs in a child process: a driver that may be told to hurt itself, and a reader that never looks away.
+"""The code of child processes: a driver that can inject a fault into itself, and a reader that polls all the time.
 
 The children are forked from a server that has imported all of this and runs nothing, so that one costs no seconds.
 """
@@ -39,7 +39,7 @@ PAUSE = 0.005  # seconds between two reads: the others need the processor, too
 
 
 class Harm(NamedTuple):
-    """What a driver does to itself."""
+    """A fault that a driver injects into itself."""
 
     die_at: int = 0  # the event before which it dies of kill -9; 0: none
     clock: float = 0  # seconds that its clock is ahead
@@ -47,7 +47,7 @@ class Harm(NamedTuple):
 
 
 def reindex(pipe: Connection, environment: dict[str, str], spec: str, harm: Harm) -> None:
-    """The straight line. Says which stage begins, and at the end what came of it and how many events there were."""
+    """Run the stages. Report each stage as it begins, and at the end the result and the number of events."""
     os.environ.update(environment)
     events = Events(harm.die_at)
     _hurt(harm)
@@ -128,7 +128,7 @@ def _hurt(harm: Harm) -> None:
 
 
 def call(pipe: Connection, environment: dict[str, str], function: Callable[..., Any], *arguments: Any) -> None:
-    """Call anything of the product's, and say what it returned."""
+    """Call a function of the product, and report what it returns."""
     os.environ.update(environment)
     try:
         pipe.send(("stage", function.__name__))
@@ -139,7 +139,7 @@ def call(pipe: Connection, environment: dict[str, str], function: Callable[..., 
 
 
 def read(pipe: Connection, environment: dict[str, str], name: str) -> None:
-    """Read what is published, over and over, once more when told to stop: each content that was seen, and how often."""
+    """Read the published rows in a loop until stopped, then once more; report how often each content was seen."""
     os.environ.update(environment)
     table, seen, stopped = None, dict[str, int](), False
     pipe.send(("stage", "reading"))
@@ -178,6 +178,6 @@ def published(table: CodeTable, version: str = "main") -> tuple[np.ndarray, np.n
 
 
 def fingerprint(ids: np.ndarray, codes: np.ndarray) -> str:
-    """Of rows as a multiset: the order of parts says nothing."""
+    """Return the digest of rows as a multiset, independent of the order of parts."""
     order = np.lexsort((*codes.T, ids))
     return hashlib.sha256(ids[order].tobytes() + codes[order].tobytes()).hexdigest()

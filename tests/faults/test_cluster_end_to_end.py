@@ -48,7 +48,7 @@ class Place:
         return [outcome[name] for name in ("version", "unchanged", "rows", "encoded")]
 
     def published(self):
-        """All that readers see and are told: parts by the digests of their content, the model, what was measured."""
+        """Return all that readers see: digests of the parts, the model, and the metrics."""
         settings = Settings(
             home=self.folder,
             warehouse=self.environment["HASHKILN_WAREHOUSE"],

@@ -12,7 +12,7 @@ from tests.faults.world import SPEC
 
 
 def test_a_reader_sees_half_a_version(ready, monkeypatch):
-    """Main stands for a moment where no publish puts it: at the first commit of a staging."""
+    """Main points for a moment at the first commit of a staging, where no publish sets it."""
     tally = Tally()
     monkeypatch.setattr(world, "TALLY", tally)  # this one is no fault of the product's
     ready.restore("grown")

@@ -20,7 +20,7 @@ def whole(ready):
 
 @pytest.fixture
 def begun(ready, whole, draw):
-    """A world before a run, the specification of that run, and what it takes as a whole: events and seconds."""
+    """A world before a run, the specification of the run, and its total events and seconds."""
     state = draw.choice(list(STATES))
     saved, spec = STATES[state]
     if state not in whole:
@@ -69,7 +69,7 @@ def test_kill_9_at_a_time(begun, draw, injected):
 
 @pytest.mark.faults(share=8)
 def test_two_runs_at_once(begun, draw, injected):
-    """Each publishes, finds it published, or says that the other one did. One of them may be killed."""
+    """Each publishes, finds it published, or reports that the other did. One of them may be killed."""
     world, spec, events, seconds = begun
     with world.watched():
         one = world.start(spec)
@@ -100,7 +100,7 @@ def test_a_clock_that_goes_backwards(begun, draw, injected):
 
 @pytest.mark.faults(share=5)
 def test_publish_during_rollback(ready, draw, injected):
-    """Each moves main, or says that the other one did. The next run publishes the source as it is."""
+    """Each moves main, or reports that the other did. The next run publishes the present source."""
     world = ready
     world.restore("grown")
     world.change(draw)

@@ -53,7 +53,7 @@ def workers():
 
 @pytest.mark.faults(share=6)
 def test_kill_9_of_a_ray_worker(begun, draw, injected):
-    """The run itself goes on. Half of the time the worker must be busy."""
+    """The run continues. In half of the cases the worker must be busy."""
     _, _, run = begun
     for stage in sorted(draw.sample(STAGES, draw.randint(1, 3)), key=STAGES.index):
         run.hear_of(stage)
@@ -78,7 +78,7 @@ def kill_one(draw, busy):
 
 @pytest.mark.faults(share=3)
 def test_kill_9_of_a_ray_node(begun, cluster, draw, injected):
-    """The run goes on when another node has come."""
+    """The run continues when another node joins."""
     _, _, run = begun
     stage = draw.choice(STAGES)
     run.hear_of(stage)

@@ -28,7 +28,7 @@ class Disk:
         return shutil.disk_usage(self.folder).used
 
     def hold(self, n_bytes):
-        """Have room for so many bytes in all."""
+        """Limit the total number of bytes."""
         subprocess.run([MOUNT, "-o", f"remount,size={n_bytes}", str(self.folder)], check=True)
 
 
@@ -109,7 +109,7 @@ def on_a_branch(world, draw, harm):
 
 
 def published(world, draw, harm):
-    """What readers see: they are told, and so is whoever verifies."""
+    """Readers get an error, and so does verify."""
     world.restore("grown")
     path = draw.choice(sorted(parts_of(world)))
     refused_until_repaired(world, path, harm)
@@ -117,7 +117,7 @@ def published(world, draw, harm):
 
 
 def refused_until_repaired(world, path, harm, adopted=False):
-    """Whoever reads the part is told so, in a line that names it. Encoding its shard again is the cure, or a copy."""
+    """Reading the part fails with a line that names it. Encoding its shard again, or a copy, repairs it."""
     content = path.read_bytes()
     table = world.table()
     holders = {

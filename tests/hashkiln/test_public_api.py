@@ -1,4 +1,4 @@
-"""The public API: what its docstrings show, that it equals what runs below it, and what it refuses."""
+"""The public API: examples in docstrings, equality with the internal functions, and errors."""
 
 import os
 import subprocess

@@ -1,5 +1,5 @@
 # ruff: noqa: E402 (what is imported clears the environment)
-"""A training run whose every loss is written down, and a driver of it that may be killed."""
+"""A training run that records every loss, and a driver process that tests may kill."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ environment = dict(os.environ)
 
 from tests.conftest import blobs, cut
 
-os.environ.update(environment)  # conftest clears it, and a driver is told by it where S3 is
+os.environ.update(environment)  # importing conftest clears it, but the driver needs it to find S3
 
 from hashing.mapreduce import Data
 from hashing.methods.dpsh import DPSH

@@ -22,7 +22,7 @@ D, CLASSES = 32, ["ant", "bee", "cat", "dog", "elk", "fox"]
 
 
 def write_shard(folder, name, batch):
-    """A Parquet shard of a user: own column names, labels by name."""
+    """Write a Parquet shard as a user would: own column names, labels by name."""
     folder.mkdir(parents=True, exist_ok=True)
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(batch.x.ravel()), D)
     labels = [[CLASSES[c]] for c in batch.y.argmax(1)]
@@ -38,7 +38,7 @@ def settings(tmp_path, monkeypatch):
 
 @pytest.fixture
 def source(tmp_path):
-    """Four shards of 200 rows; the dataset `mine` uses them where they lie."""
+    """Write four shards of 200 rows, which the dataset `mine` uses in place."""
     for i in range(4):
         write_shard(tmp_path / "source", f"part{i}.parquet", blobs(200, D, seed=i, first_id=1000 * i))
     return tmp_path / "source"
@@ -58,7 +58,7 @@ def spec(**changes):
 
 
 def reindex(settings, of, executor=None):
-    """The flow's stages. What was staged, its report, and the version that readers then see."""
+    """Run the stages of the flow; return what was staged, its report, and the published version."""
     context = pipeline.open_run(of, settings, executor or InProcess())
     staged = pipeline.encode(context)
     if staged.unchanged:
@@ -73,7 +73,7 @@ def table_of(settings, name="mine__itq16"):
 
 
 def published_rows(settings, name="mine__itq16"):
-    """What readers see, as one batch."""
+    """Return the published rows as one batch."""
     table = table_of(settings, name)
     batches = [batch for shard in table.shards(table.version().snapshot_id) for batch in shard]
     rows = Batch(*(None if field[0] is None else np.concatenate(field) for field in zip(*batches, strict=True)))
@@ -82,13 +82,13 @@ def published_rows(settings, name="mine__itq16"):
 
 
 def published_codes(settings, name="mine__itq16"):
-    """id -> code of what readers see."""
+    """Return id -> code of the published rows."""
     rows = published_rows(settings, name)
     return dict(zip(rows.ids.tolist(), rows.x.tolist(), strict=True))
 
 
-def encoded_anew(settings, dataset, name="mine__itq16"):
-    """id -> code, from the source and the published model."""
+def encoded_from_source(settings, dataset, name="mine__itq16"):
+    """Return id -> code, computed from the source by the published model."""
     function = models.load_model(settings.warehouse_url, table_of(settings, name).version().properties["model"])
     batches = [batch for shard in dataset.shards("base") for batch in shard]
     return {
@@ -99,7 +99,7 @@ def encoded_anew(settings, dataset, name="mine__itq16"):
 
 
 def own_rows_of_most_queries(settings):
-    """Each query's own row is not ranked: the rows ranked for most queries are one less, unless theirs have gone."""
+    """Return [0] if each query has its own row among the published rows, which is then not ranked, else []."""
     table = table_of(settings)
     ids = published_codes(settings).keys()
     judge = judge_of(Context.of(spec(), settings, InProcess()), table.vocabulary)

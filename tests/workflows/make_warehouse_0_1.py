@@ -61,7 +61,7 @@ def search(table: str, *options: str) -> dict[str, list[float]]:
 
 
 def make() -> dict[str, object]:
-    """The life of two tables of one dataset; what the program of that day says of them."""
+    """Run the history of two tables of one dataset, and record what version 0.1.0 reports about them."""
     itq = ["reindex", "--dataset", "mine", "--method", "itq", "--bits", "8", "--set", "n_iter=20", "--queries", "10"]
     lsh = ["reindex", "--dataset", "mine", "--method", "lsh", "--bits", "16", "--relevance", "neighbours",
            "--neighbours", "5", "--queries", "10"]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Mistakes that can be known at the start: exit 2, one line that names the option, and nothing made or computed."""
+"""Mistakes that are detectable at the start: exit 2, one line that names the option, nothing created or computed."""
 
 import os
 import sys
@@ -34,7 +34,7 @@ def hashkiln(tmp_path, monkeypatch, capsys):
 
 
 def untouched(home):
-    """Nothing but the folder that Prefect is given."""
+    """Only the folder of Prefect may exist."""
     return {path.name for path in home.iterdir()} <= {"prefect"} if home.exists() else True
 
 
@@ -146,7 +146,7 @@ def test_the_same_name_twice_is_refused(hashkiln, tmp_path, command, said):
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_ends_in_one_line_before_anything_is_made(hashkiln, tmp_path, name):
+def test_a_mistake_is_one_line_before_anything_is_created(hashkiln, tmp_path, name):
     command, named = MISTAKES[name]
     code, error = hashkiln(*command)
     assert code == 2
@@ -156,7 +156,7 @@ def test_a_mistake_ends_in_one_line_before_anything_is_made(hashkiln, tmp_path, 
 
 
 @pytest.mark.parametrize("command", [["reindex", *method("dpsh")], grid("mnist", "lsh,dpsh", "--bits", "16")])
-def test_workers_that_cannot_share_a_batch_are_refused_before_a_cluster_is_asked(hashkiln, tmp_path, command):
+def test_more_workers_than_a_batch_allows_are_refused_before_a_cluster_is_contacted(hashkiln, tmp_path, command):
     code, error = hashkiln(*command, HASHKILN_EXECUTOR="ray", HASHKILN_TRAINERS="3")
     assert code == 2
     assert error.count("\n") == 1
@@ -173,7 +173,7 @@ def test_workers_that_cannot_share_a_batch_are_refused_before_a_cluster_is_asked
         (grid("mnist", "lsh,dpsh", "--bits", "16", "--set", "dpsh.network=cnn_f"), "mnist, dpsh, 16 bits"),
     ],
 )
-def test_parameters_that_fit_no_network_are_not_kept(hashkiln, tmp_path, options, named):
+def test_pretrained_parameters_that_fit_no_network_are_not_stored(hashkiln, tmp_path, options, named):
     body = networks.build("cnn", 784, 16).body.state_dict()
     file = tmp_path / "cnn.safetensors"
     file.write_bytes(save({name: value.numpy() for name, value in body.items()}))
@@ -184,14 +184,14 @@ def test_parameters_that_fit_no_network_are_not_kept(hashkiln, tmp_path, options
     assert untouched(tmp_path / "home")
 
 
-def test_those_that_fit_are(settings):
+def test_pretrained_parameters_that_fit_are_stored(settings):
     body = networks.build("cnn", 784, 16).body.state_dict()
     networks.check_pretrained("cnn", 784, {name: value.numpy() for name, value in body.items()})
     with pytest.raises(ValueError, match="expected shape"):
         networks.check_pretrained("cnn", 3 * 32**2, {name: value.numpy() for name, value in body.items()})
 
 
-def test_the_catalogue_says_of_a_dataset_what_is_ingested_of_it(settings, real_data, monkeypatch):
+def test_the_catalogue_describes_a_dataset_as_it_is_ingested(settings, real_data, monkeypatch):
     from workflows.datasets import ingest
 
     monkeypatch.setenv("HASHKILN_DATA", str(real_data))
@@ -201,7 +201,7 @@ def test_the_catalogue_says_of_a_dataset_what_is_ingested_of_it(settings, real_d
         assert schema_of(name, Settings()) == before
 
 
-def test_flows_refuse_what_the_command_line_does(settings, mine):
+def test_flows_refuse_what_the_command_line_refuses(settings, mine):
     wrong = spec(method={"method": "itq", "bits": 33})
     with pytest.raises(UsageError, match="found n_bits = 33, d = 32: ask for fewer, in dataset mine"):
         check_run(wrong, settings)
@@ -210,7 +210,7 @@ def test_flows_refuse_what_the_command_line_does(settings, mine):
     assert not iceberg.catalog_exists(settings.catalog_url)
 
 
-def test_workers_for_which_the_cluster_has_no_place_are_refused_before_a_table_is_made(settings, mine, ray_executor):
+def test_more_workers_than_the_cluster_has_room_for_are_refused_before_a_table_is_created(settings, mine, ray_executor):
     from dataclasses import replace
 
     deep = spec(method={"method": "dpsh", "bits": 16})

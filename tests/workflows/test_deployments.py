@@ -1,4 +1,4 @@
-"""prefect.yaml as it is committed: deployed on a real server, run by a real worker, published for real."""
+"""prefect.yaml as committed: deployed on a real server and run by a real worker."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def prefect(prefect_server):
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
-def test_the_server_knows_what_the_file_says(prefect, name):
+def test_the_server_has_the_deployments_of_the_file(prefect, name):
     wanted, found = DEPLOYMENTS[name], prefect.read(f"deployments/name/{name}/{name}")
     assert (found["parameters"], set(found["tags"])) == (wanted["parameters"], set(wanted["tags"]))
     schedules = [(s["slug"], s["cron"], s["timezone"]) for s in wanted.get("schedules", [])]
@@ -35,7 +35,7 @@ def test_the_server_knows_what_the_file_says(prefect, name):
         until(lambda: prefect.runs(name, "SCHEDULED"), 60, f"runs of {name} by its schedule")
 
 
-def test_reindex_publishes_and_evaluate_measures_it(prefect):
+def test_reindex_publishes_a_version_and_evaluate_measures_it(prefect):
     assert prefect.run("reindex")["state_type"] == "COMPLETED"
     settings = Settings(home=prefect.folder / "home")
     table = load_table(iceberg.connect(settings.catalog_url, settings.warehouse_url), "sample__itq32")

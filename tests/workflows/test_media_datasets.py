@@ -16,7 +16,7 @@ from infra.settings import Settings
 from storage.features.shard import Columns
 from tests.drawn_pictures import encoded, write_lists
 from tests.workflows import conftest
-from tests.workflows.conftest import encoded_anew, published_codes
+from tests.workflows.conftest import encoded_from_source, published_codes
 from workflows import datasets
 from workflows.checks import UsageError
 from workflows.context import Context
@@ -61,7 +61,7 @@ def test_encoded_pictures_are_hashed_by_a_network_and_published(settings, tmp_pa
     assert version == "v1"
     assert report.measured.rows == 149  # a query's own row is not ranked
     assert report.measured.metrics["map"].value > 0.8  # 1/3 by chance
-    assert published_codes(settings, "photos__c") == encoded_anew(settings, dataset, "photos__c")
+    assert published_codes(settings, "photos__c") == encoded_from_source(settings, dataset, "photos__c")
 
 
 def test_texts_are_hashed_by_a_text_network_and_by_no_other_method(settings, tmp_path):
@@ -95,7 +95,7 @@ def texts_folder(tmp_path):
     return tmp_path / "notes"
 
 
-def test_pictures_that_cannot_be_read_are_refused_or_dropped_and_quarantined(settings, tmp_path):
+def test_unreadable_pictures_are_refused_or_dropped_and_quarantined(settings, tmp_path):
     pictures(tmp_path / "photos", n=100, broken=(7, 60))
     with pytest.raises(ValueError, match=r"expected a picture, found .*, in row (7 of .*0|10 of .*1)\.parquet"):
         conftest.reindex(settings, spec("photos", "lsh"))
@@ -115,7 +115,7 @@ def test_a_changed_picture_is_encoded_again(settings, tmp_path):
     staged, _, version = conftest.reindex(settings, spec("photos", "lsh"))
     assert (version, staged.encoded) == ("v2", 50)
     after = published_codes(settings, "photos__c")
-    assert after == encoded_anew(settings, dataset, "photos__c")
+    assert after == encoded_from_source(settings, dataset, "photos__c")
     assert {i for i in after if after[i] != before[i]} == {50}
 
 

@@ -1,4 +1,4 @@
-"""A warehouse as hashkiln 0.1.0 left it: read, searched, evaluated, re-indexed and collected by today's program."""
+"""A warehouse of hashkiln 0.1.0, read, searched, evaluated, re-indexed and garbage-collected by the present program."""
 
 import fcntl
 import json
@@ -11,7 +11,7 @@ import pytest
 
 from infra.settings import Settings
 from storage.features import keys
-from tests.workflows.conftest import encoded_anew
+from tests.workflows.conftest import encoded_from_source
 from tests.workflows.make_warehouse_0_1 import ARCHIVE, ROOT, write
 from tests.workflows.tables.published_table import hashkiln, in_days, reindex, rows_of, table_of
 from workflows.datasets import dataset_of
@@ -40,7 +40,7 @@ EACH = pytest.mark.parametrize("table", TABLES)
 
 @pytest.fixture(autouse=True)
 def settings(monkeypatch):
-    """Settings of the warehouse, at the place that its tables name; one process at a time has it there."""
+    """Return settings of the warehouse, at the path that its tables refer to; only one process at a time uses it."""
     with Path(f"{ROOT}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         shutil.rmtree(ROOT, ignore_errors=True)
@@ -80,7 +80,7 @@ def values(report):
 
 
 def stamps(*folders):
-    """path -> (inode, time of modification): a file that is written again has another inode."""
+    """Return path -> (inode, modification time); a rewritten file has another inode."""
     files = [path for folder in folders for path in (ROOT / "home" / "warehouse" / folder).rglob("*") if path.is_file()]
     return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
@@ -103,7 +103,7 @@ def test_reindex_finds_nothing_to_do(settings, table):
 
 
 @EACH
-def test_a_shard_that_changed_is_encoded_by_the_stored_model_and_no_other(settings, table):
+def test_only_a_changed_shard_is_encoded_and_by_the_stored_model(settings, table):
     parts, model = parts_of(settings, table), table_of(settings, table).version().properties["model"]
     before = stamps("models")
     write("b.parquet", 100, 31, 7, 1_800_000_000)
@@ -112,7 +112,7 @@ def test_a_shard_that_changed_is_encoded_by_the_stored_model_and_no_other(settin
     version = table_of(settings, table).version()
     assert (version.properties["encoded"], version.properties["model"]) == ("30", model)  # p103 stays deleted
     assert stamps("models").keys() == before.keys()
-    assert rows_of(settings, name=table) == encoded_anew(settings, dataset_of(spec(table), settings), table)
+    assert rows_of(settings, name=table) == encoded_from_source(settings, dataset_of(spec(table), settings), table)
 
 
 @pytest.mark.parametrize("name", SEARCHED)
@@ -121,7 +121,7 @@ def test_search_finds_the_recorded_rows(tmp_path, name):
 
 
 @EACH
-def test_evaluate_gives_the_recorded_metrics_from_what_is_cached(table):
+def test_evaluate_gives_the_recorded_metrics_from_the_cache(table):
     before = stamps("kept", "truth", "queries")
     expected = recorded("evaluate")[table]
     report = found("evaluate", table, *EVALUATED[table])
@@ -134,7 +134,7 @@ def test_evaluate_gives_the_recorded_metrics_from_what_is_cached(table):
 
 
 @EACH
-def test_verify_finds_every_part_sound(table):
+def test_verify_finds_no_problem(table):
     report = found("verify", table, "--deep")
     assert (report["problems"], report["rows"], report["rechecked"], report["near"]) == ([], 60, 2, 0)
 
@@ -148,7 +148,7 @@ def test_deleted_rows_are_in_no_new_version_and_in_no_shard(settings, table):
     assert not gone & {i for shard in dataset.shards("base") for batch in shard for i in batch.ids.tolist()}
 
 
-def test_collection_leaves_all_that_is_needed(settings, tmp_path):
+def test_garbage_collection_keeps_everything_referenced(settings, tmp_path):
     needed = {part.url for table in TABLES for part in parts_of(settings, table).values()}
     needed |= {str(ROOT / "home" / "warehouse" / name) for name in ("datasets/mine", "queries/mine/current.json")}
     needed |= {table_of(settings, table).iceberg.metadata_location.removeprefix("file://") for table in TABLES}

@@ -75,7 +75,7 @@ def test_parameters_are_sorted_by_the_layers_of_torchvision(names):
     ]  # fmt: skip
 
 
-def test_torchvisions_resnet18_fits_ours():
+def test_parameters_of_torchvisions_resnet18_fit_ours():
     rng = np.random.default_rng(0)
     arrays = {name: rng.random(shape, np.float32) for name, shape in torchvision_resnet18().items()}
     body, _ = BODIES["resnet18"](3 * 32**2)
@@ -100,7 +100,7 @@ def as_torch(state):
 
 
 @pytest.mark.parametrize("form", ["torch", "checkpoint", "safetensors"])
-def test_a_fit_starts_from_a_file_of_any_form(settings, tmp_path, form):
+def test_a_fit_starts_from_a_file_of_any_supported_format(settings, tmp_path, form):
     state = body_of_cnn(7)
     forms = {
         "torch": lambda: as_torch(state),

@@ -1,4 +1,4 @@
-"""Search and export, over tables that were really published."""
+"""Search in published tables, and their export."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ def write_vectors(path, ids, x, labels=None):
 
 
 def publish(settings, seed=0, bits=BITS):
-    """Encode `mine` by a model of its own for each seed."""
+    """Publish `mine`, encoded by a model that depends on the seed."""
     method = {"method": "lsh", "bits": bits, "seed": seed}
     spec = Spec(dataset="mine", method=method, code=f"code{bits}", refit="always", protocol={"queries": 20})
     staged = staging.stage(
@@ -60,7 +60,7 @@ def settings(tmp_path, monkeypatch):
 
 @pytest.fixture
 def base(settings, tmp_path):
-    """800 rows with ids in no order, in four shards, published as v1; 30 queries near some of them."""
+    """800 rows with unordered ids in four shards, published as v1, and 30 queries near some of them."""
     batch, order = blobs(800, D), np.random.default_rng(0).permutation(800)
     batch = Batch(7 * order - 1000, np.round(batch.x, 1), batch.y)
     for i, part in enumerate(np.array_split(np.arange(800), 4)):
@@ -94,7 +94,7 @@ def read(path):
     return (pq.read_table(path)[name].to_numpy() for name in ("query", "rank", "id", "distance"))
 
 
-def test_what_is_written_is_the_table_of_all_pairs(settings, base, queries, tmp_path):
+def test_written_results_equal_a_sort_of_all_pairs(settings, base, queries, tmp_path):
     found = search.search("mine__code16", queries[0], str(tmp_path / "out" / "found.parquet"), Search(k=7))
     assert (found.version, found.queries, found.rows, found.distance) == ("v1", 30, 210, "Hamming")
     query, rank, ids, distance = read(found.out)
@@ -125,7 +125,7 @@ def test_coarse_to_fine_ranks_the_nearest_codes_by_their_vectors(settings, base,
     np.testing.assert_array_equal(reader.search(x, 5, rerank=60, asymmetric=True)[1], table(among, base.ids, 5)[1])
 
 
-def test_radius_more_rows_than_there_are_and_own_rows(settings, base, queries, tmp_path):
+def test_radius_k_beyond_the_number_of_rows_and_own_rows(settings, base, queries, tmp_path):
     reader, every = hashkiln.open("mine__code16"), hamming(settings, base, queries[1])
     positions, ids, distances = reader.within(queries[1], 3)
     assert len(ids) == (every <= 3).sum() > 0
@@ -139,7 +139,7 @@ def test_radius_more_rows_than_there_are_and_own_rows(settings, base, queries, t
     assert all(i in row[d == 0] for i, d, row in zip(base.ids[:10], *own, strict=True))
 
 
-def test_of_a_version_whose_rows_are_all_deleted_nothing_is_found(settings, base, queries, tmp_path):
+def test_a_version_with_all_rows_deleted_has_no_results(settings, base, queries, tmp_path):
     deletion.delete("mine", base.ids)
     reader = hashkiln.open("mine__code16")
     for options in ({}, {"rerank": 50}, {"asymmetric": True}):
@@ -150,13 +150,13 @@ def test_of_a_version_whose_rows_are_all_deleted_nothing_is_found(settings, base
     assert pq.read_table(tmp_path / "none.parquet").num_rows == 0
 
 
-def test_queries_that_are_none_are_refused(settings, base, tmp_path):
+def test_empty_queries_are_refused(settings, base, tmp_path):
     write_vectors(tmp_path / "none.parquet", np.zeros(0, np.int64), np.zeros((0, D), np.float32))
     with pytest.raises(ValueError, match=r"expected at least one query, found none in .*none\.parquet"):
         search.search("mine__code16", str(tmp_path / "none.parquet"), str(tmp_path / "out.parquet"), Search())
 
 
-def test_executors_and_blocks_of_queries_do_not_show(settings, base, queries, ray_executor, monkeypatch):
+def test_results_depend_on_neither_executor_nor_block_size(settings, base, queries, ray_executor, monkeypatch):
     reader, x = hashkiln.open("mine__code16"), queries[1]
     on_ray = hashkiln.Reader(**{**vars(reader), "executor": ray_executor})
 
@@ -247,7 +247,7 @@ def test_wrong_input_is_refused(settings, base, queries, tmp_path):
             Search(**options)
 
 
-def test_vectors_that_are_not_those_encoded_are_not_ranked_by(settings, base, queries, tmp_path):
+def test_reranking_refuses_vectors_that_changed_after_encoding(settings, base, queries, tmp_path):
     reader = hashkiln.open("mine__code16")
     write_vectors(tmp_path / "base" / "1.parquet", base.ids[200:400], base.x[200:400] + 1)
     with pytest.raises(ValueError, match=r"the source of 200 rows has changed or was removed .*: run reindex"):
@@ -297,7 +297,7 @@ def test_faiss_finds_the_same_neighbours(settings, base, queries, tmp_path, ids_
         assert set(expected_ids[row][sure]) <= set(ids[row])
 
 
-def test_faiss_is_refused_where_it_cannot_be(settings, base, tmp_path, monkeypatch):
+def test_export_to_faiss_is_refused_where_impossible(settings, base, tmp_path, monkeypatch):
     publish(settings, bits=12)
     with pytest.raises(ValueError, match="Faiss needs a multiple of 8 bits, found 12"):
         export.export_version("mine__code12", str(tmp_path / "index"), "faiss")

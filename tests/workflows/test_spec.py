@@ -1,4 +1,4 @@
-"""What a user may ask for, and what does not fit together."""
+"""Validation of specifications."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from workflows.reindex import fitting
 from workflows.spec import MethodSpec, Spec, digest
 
 
-def test_what_does_not_fit_together_is_refused(settings, mine):
+def test_inconsistent_specifications_are_refused(settings, mine):
     with pytest.raises(LookupError, match=r"no dataset 'other' in .*: add it .*; ingested datasets: mine$"):
         fitting.fit(Context.of(spec(dataset="other"), settings, InProcess()))
     with pytest.raises(LookupError, match=r"found 'other': did you mean .*\? Ingested datasets: mine$"):
@@ -48,12 +48,12 @@ def test_what_does_not_fit_together_is_refused(settings, mine):
         ({"bitz": 3}, "Extra inputs are not permitted"),
     ],
 )
-def test_specifications_are_checked_where_they_enter(values, message):
+def test_specifications_are_validated_on_construction(values, message):
     with pytest.raises(ValueError, match=message):
         Spec.model_validate({"dataset": "sample", **values})
 
 
-def test_a_method_is_known_by_what_differs_from_its_defaults():
+def test_a_method_is_identified_by_values_that_differ_from_its_defaults():
     plain, other = (MethodSpec(method="dhn", parameters=given) for given in ({}, {"regularizers": "so:0.1"}))
     assert plain.identity() == {"method": "dhn", "n_bits": 32, "defaults_version": 1}
     assert other.identity() == {**plain.identity(), "regularizers": "so:0.1"}
@@ -64,7 +64,7 @@ def test_a_method_is_known_by_what_differs_from_its_defaults():
     assert MethodSpec(method="pcah", seed=3).identity() == MethodSpec(method="pcah").identity()  # nothing is random
 
 
-def test_a_fit_reads_labels_where_its_method_asks_for_them():
+def test_a_fit_reads_labels_only_for_methods_that_use_them():
     asks = [MethodSpec(method=name).reads_labels for name in ("itq", "ksh", "dpsh", "sgh", "thc")]
     assert asks == [False, True, True, False, False]
     assert MethodSpec(method="thc", parameters={"tags": 2.0}).reads_labels

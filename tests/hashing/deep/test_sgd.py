@@ -26,7 +26,7 @@ class CutOff(Exception):
 
 @dataclass
 class Reporter:
-    """A worker that dies after so many reports."""
+    """A worker that dies after a number of reports."""
 
     state: bytes | None = None
     dies_after: int = 10**9
@@ -179,7 +179,7 @@ def test_a_run_that_ended_and_lost_its_driver_then_gives_what_it_had(tmp_path):
             from infra.training import Here
 
             worker = Here(tmp_path / name, lambda *_: None, 1)
-            loop(worker)  # and nobody takes the result, or removes the folder
+            loop(worker)  # the result is not collected and the folder not removed
             raise CutOff
 
     with pytest.raises(CutOff):

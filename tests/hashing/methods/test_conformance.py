@@ -32,13 +32,13 @@ BITS = 16
 
 
 def defaults(name, n_bits=BITS):
-    """The method with its defaults, but for the epochs of a deep one: a few show what is asked for here."""
+    """Return the method with its defaults, but only a few epochs for a deep one."""
     return METHODS[name](n_bits=n_bits, **({"epochs": 4} if name in DEEP else {}))
 
 
 @pytest.fixture(scope="module")
 def fitted():
-    """Each method fitted once, in process, on 4 shards, when it is first asked for."""
+    """Each method is fitted once, in process, on 4 shards, on first use."""
     return Fitted()
 
 

@@ -1,4 +1,4 @@
-"""Methods of other packages, installed by pip: the example of the documentation, and one whose entry points fail."""
+"""Methods of other packages, installed by pip: the example in docs/, and a package whose entry points fail."""
 
 import json
 import os
@@ -97,7 +97,7 @@ def test_an_installed_method_is_listed_beside_ours(run):
 
 
 def test_an_installed_method_passes_the_conformance_suite(run):
-    """Among others it fits the same in process and on Ray, and what it fits is saved and loaded."""
+    """The suite includes equality in process and on Ray, and saving and loading."""
     output, _ = run("-m", "pytest", "-p", "no:cacheprovider", "tests/hashing/methods/test_conformance.py",
                     HASHKILN_METHODS="median_pca")  # fmt: skip
     assert re.search(r"= \d+ passed in ", output)  # and none skipped

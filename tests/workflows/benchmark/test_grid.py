@@ -1,4 +1,4 @@
-"""The grid: every cell measured once, kept, and shown beside what was published."""
+"""The grid: every cell is measured once, cached, and shown with the published figure."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    """A small grid, measured once for the tests that only look at it."""
+    """A small grid, measured once for the tests that only read it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HASHKILN_HOME", str(tmp_path_factory.mktemp("grid")))
         patch.setenv("HASHKILN_EXECUTOR", "inprocess")
@@ -52,7 +52,7 @@ def rows(tmp_path_factory):
     return outcome.rows
 
 
-def test_every_combination_is_a_row_and_what_is_not_random_has_one_seed(rows):
+def test_every_combination_is_a_row_and_deterministic_methods_have_one_seed(rows):
     found = [(row.method, row.bits, row.seed) for row in rows]
     assert found == [("lsh", 8, 0), ("lsh", 8, 1), ("lsh", 16, 0), ("lsh", 16, 1), ("pcah", 8, 0), ("pcah", 16, 0)]
     for row in rows:
@@ -62,7 +62,7 @@ def test_every_combination_is_a_row_and_what_is_not_random_has_one_seed(rows):
         assert row.encode_rows_per_second > 0
 
 
-def test_a_cell_is_what_its_parts_give_by_hand(home):
+def test_a_cell_equals_a_computation_by_hand(home):
     (row,) = benchmark(Grid(datasets=["sample"], methods=["itq"], bits=[16], protocol="neighbours")).rows
     sample = dataset_of(Spec(dataset="sample"), Settings())
     function = ITQ(n_bits=16).fit(Data(sample.shards("learn"), InProcess()))
@@ -84,7 +84,7 @@ def test_a_second_run_measures_nothing(home):
     assert len(list((home / "warehouse" / "benchmark").iterdir())) == 6
 
 
-def test_a_run_that_is_killed_goes_on_where_it_stood(home):
+def test_a_killed_run_resumes_where_it_stopped(home):
     args = [HASHKILN, "benchmark", "--dataset", "sample", "--methods", "lsh,pcah,itq", "--bits", "8,16,24,32"]
     folder = home / "warehouse" / "benchmark"
     run = subprocess.Popen([*args, "--protocol", "neighbours"], env=os.environ, stderr=subprocess.DEVNULL)
@@ -101,7 +101,7 @@ def test_a_run_that_is_killed_goes_on_where_it_stood(home):
     assert {name: after[name] for name in before} == before
 
 
-def test_other_parameters_and_fewer_queries_are_other_cells(home):
+def test_other_parameters_or_fewer_queries_make_another_cell(home):
     grid = {**SMALL, "methods": ["itq"], "bits": [16]}
     (whole,) = benchmark(Grid(**grid)).rows
     (other,) = benchmark(Grid(**grid, parameters={"itq": {"n_iter": 1}})).rows
@@ -111,7 +111,7 @@ def test_other_parameters_and_fewer_queries_are_other_cells(home):
     assert "20 queries" in fewer.relevance
 
 
-def test_a_cell_that_cannot_be_is_named_before_any_is_measured(home):
+def test_an_impossible_cell_is_named_before_any_is_measured(home):
     with pytest.raises(UsageError, match=r"^sample, pcah, 256 bits: expected n_bits <= d"):
         benchmark(Grid(datasets=["sample"], methods=["pcah"], bits=[16, 256], protocol="neighbours"))
     with pytest.raises(UsageError, match=r"^sample, lsh, 8 bits: expected labels, .* found none in dataset sample"):
@@ -119,14 +119,14 @@ def test_a_cell_that_cannot_be_is_named_before_any_is_measured(home):
     assert not list(home.rglob("*.json"))
 
 
-def test_a_cell_that_breaks_does_not_end_the_others(home, monkeypatch):
+def test_a_failing_cell_does_not_stop_the_others(home, monkeypatch):
     monkeypatch.setattr(METHODS["pcah"], "fit", lambda self, data: 1 / 0)
     outcome = benchmark(Grid(**{**SMALL, "bits": [8]}))
     assert [row.method for row in outcome.rows] == ["lsh"]
     assert outcome.failed == {"sample, pcah, 8 bits, seed 0": "ZeroDivisionError: division by zero"}
 
 
-def test_datasets_are_looked_for_before_any_is_measured(home):
+def test_datasets_are_located_before_any_cell_is_measured(home):
     with pytest.raises(LookupError, match="expected the name of a dataset, found 'nowhere'"):
         benchmark(Grid(**{**SMALL, "datasets": ["sample", "nowhere"]}))
     assert not list(home.rglob("benchmark/*.json"))
@@ -152,12 +152,12 @@ def test_a_wrong_grid_is_refused_before_anything_runs(values, message):
         Grid(**{**SMALL, **values})
 
 
-def test_all_is_the_catalogue_and_names_may_be_those_of_papers():
+def test_all_means_the_catalogue_and_names_of_papers_are_accepted():
     assert Grid(**{**SMALL, "methods": ["all"]}).methods == tuple(sorted(METHODS))
     assert Grid(**{**SMALL, "methods": ["UH-BDNN"]}).methods == ("uh_bdnn",)
 
 
-def test_tables_show_mean_deviation_and_the_published_figure(rows):
+def test_tables_show_mean_standard_deviation_and_published_figure(rows):
     like = [
         row.model_copy(update={"dataset": "mnist", "protocol": "bdnn", "method": "itq", "bits": 16}) for row in rows[:2]
     ]
@@ -172,7 +172,7 @@ def test_tables_show_mean_deviation_and_the_published_figure(rows):
     assert "(" not in table(rows, BDNN.metric)  # nothing was published for the sample
 
 
-def test_figures_of_the_dhn_protocol_stand_beside_its_own_metric(rows):
+def test_published_figures_of_the_dhn_protocol_are_shown_with_its_own_metric(rows):
     changes = {"dataset": "cifar-10", "protocol": "dhn", "method": "dhn", "bits": 48, "tuned": {"lr": (0.1, 1.0)}}
     row = rows[0].model_copy(update={**changes, "metrics": {**rows[0].metrics, "map_dhn": 0.6}})
     text = grid_markdown([row])
@@ -180,12 +180,12 @@ def test_figures_of_the_dhn_protocol_stand_beside_its_own_metric(rows):
     assert text.count("(62.10)") == 1  # and beside no other metric
     assert "Chosen by cross-validation on the training rows: dhn lr" in text
     assert "map_dhn" not in grid_markdown(rows)
-    for dataset, average in {"nus-wide": 16.30, "cifar-10": 25.78, "flickr25k": 12.70}.items():  # what the paper says
+    for dataset, average in {"nus-wide": 16.30, "cifar-10": 25.78, "flickr25k": 12.70}.items():  # from the paper
         ours, ksh = (np.mean(list(DHN.figures[dataset][name].values())) for name in ("dhn", "ksh"))
         assert 100 * (ours - ksh) == pytest.approx(average, abs=0.02)
 
 
-def test_the_order_of_methods_is_compared_with_a_set_of_the_same_kind(rows):
+def test_the_ranking_of_methods_is_compared_with_that_of_a_similar_dataset(rows):
     def row(method, value):
         changes = {"dataset": "photosift", "protocol": "bdnn", "method": method, "bits": 32}
         return rows[0].model_copy(update={**changes, "metrics": {BDNN.metric: value}})

@@ -1,4 +1,4 @@
-"""The protocol of DHN on small files in CIFAR's format and on lists of pictures: draws, MAP, and cross-validation."""
+"""The protocol of DHN on small files in CIFAR's format and on lists of pictures: sampling, MAP, cross-validation."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def cifar(tmp_path, monkeypatch):
-    """cifar-10 of 150 + 50 pictures of five classes, as files and in the catalogue."""
+    """A small cifar-10, 150 + 50 pictures of five classes, as files and in the catalogue."""
     real = DATASETS["cifar-10"]
     names = [real.splits["base"].file, *real.splits["base"].more_files]
     for place, file in enumerate([*names, "test_batch.bin"]):
@@ -58,7 +58,7 @@ def grid(source, **values):
     return Grid(**{"source": str(source), "draw": SMALL} | values)
 
 
-def test_so_many_rows_of_each_class_and_none_twice():
+def test_a_fixed_number_of_rows_per_class_is_sampled_without_replacement():
     rng = np.random.default_rng(0)
     y = (rng.random((400, 6)) < [0.5, 0.4, 0.3, 0.2, 0.15, 0.1]).astype(np.uint8)
     ids = rng.permutation(10_000)[:400]
@@ -74,7 +74,7 @@ def test_so_many_rows_of_each_class_and_none_twice():
     assert set(other) != set(queries)
 
 
-def test_a_class_of_too_few_rows_is_named():
+def test_a_class_with_too_few_rows_is_named():
     y = np.repeat(np.eye(2, dtype=np.uint8), [30, 11], axis=0)
     ids = np.arange(41)
     assert [len(part) for part in protocols.draw_by_class(ids, y, ["cat", "dog"], 3, 8)] == [6, 16]
@@ -82,8 +82,8 @@ def test_a_class_of_too_few_rows_is_named():
         protocols.draw_by_class(ids, y, ["cat", "dog"], 3, 9)
 
 
-def test_shallow_methods_by_hand(cifar):
-    """Each figure is what the parts give: the draw, a fit of the drawn rows alone, and A2 of all other rows."""
+def test_figures_of_shallow_methods_equal_a_computation_by_hand(cifar):
+    """By hand: the sample, a fit on the sampled rows alone, and MAP on all other rows."""
     ksh = {"methods": ["ksh"], "parameters": {"ksh": {"n_anchors": 10}}}
     (row,) = benchmark(grid(cifar, **ksh)).rows
     warehouse = Settings().warehouse_url
@@ -123,7 +123,7 @@ def test_shallow_methods_by_hand(cifar):
     assert "the first 20 ranks; rows learned from are not ranked" in few.relevance
 
 
-def test_queries_without_a_hit_are_left_out_and_counted():
+def test_queries_without_hits_are_excluded_and_counted():
     histogram = np.zeros((2, 2, 3), np.int64)
     histogram[0] = [[2, 2, 0], [4, 0, 0]]
     histogram[1] = [[2, 0, 0], [0, 0, 0]]
@@ -132,7 +132,7 @@ def test_queries_without_a_hit_are_left_out_and_counted():
     assert protocols.average_precision(histogram, 2)["map_dhn"] == 0
 
 
-def test_cross_validation_takes_the_best_by_training_rows_alone(cifar, home):
+def test_cross_validation_chooses_the_best_candidate_by_training_rows_alone(cifar, home):
     tune = {"dhn": {"lr": [1e-7, 1e-2], "quantization": [0.1]}}
     own = {"dhn": {"network": "linear", "epochs": 6, "batch_size": 8, "validation": 0.0, "optimizer": "adam"}}
     asked = grid(cifar, methods=["dhn", "lsh"], tune=tune, parameters=own)
@@ -148,7 +148,7 @@ def test_cross_validation_takes_the_best_by_training_rows_alone(cifar, home):
     assert deep.metrics["map_dhn"] > 0.5  # a fifth by chance
 
 
-def test_folds_part_the_rows():
+def test_folds_partition_the_rows():
     whole = blobs(300)
     shards, seen = cut(whole, 2), []
     for place in range(3):
@@ -163,7 +163,7 @@ def test_folds_part_the_rows():
     np.testing.assert_array_equal(np.sort(np.concatenate(seen)), whole.ids)
 
 
-def test_the_weight_and_the_learning_rate_are_chosen_unless_said_otherwise():
+def test_the_weight_and_the_learning_rate_are_tuned_by_default():
     own = METHODS["dhn"](8)
     weights, rates = (0.1 * own.quantization, own.quantization, 10 * own.quantization), (own.lr / 10, own.lr)
     found = protocols.tuned(MethodSpec(method="dhn"))
@@ -175,7 +175,7 @@ def test_the_weight_and_the_learning_rate_are_chosen_unless_said_otherwise():
         assert len(protocols.candidates(spec, protocols.tuned(spec))) in (2, 6)
 
 
-def test_the_best_candidate_is_chosen_and_one_that_fails_is_not():
+def test_the_best_candidate_is_chosen_and_failing_ones_are_skipped():
     specs = protocols.candidates(MethodSpec(method="dhn", bits=8), {"lr": [0.1, 0.2, 0.3], "squared": [False]})
 
     def score(spec):
@@ -204,7 +204,7 @@ def test_a_wrong_grid_is_refused_before_anything_runs(tmp_path, values, message)
         grid(tmp_path, **{"methods": ["itq"], **values})
 
 
-def test_lists_are_used_as_they_are_and_queries_in_the_database_are_not_ranked(tmp_path):
+def test_published_lists_are_used_as_given_and_queries_in_the_database_are_not_ranked(tmp_path):
     write_lists(tmp_path / "lists", base=20, learn=12, query=6)
     dataset = datasets.ingest_source("mine", str(tmp_path / "lists"), Settings(), None, side=32)
     assert (dataset.kind, dataset.dim, dataset.queries_in_base) == ("image", 3072, True)
@@ -215,7 +215,7 @@ def test_lists_are_used_as_they_are_and_queries_in_the_database_are_not_ranked(t
     assert row.dataset == "mine"
 
 
-def test_the_command_and_too_few_rows(tmp_path):
+def test_the_command_reports_too_few_rows(tmp_path):
     (tmp_path / "p").mkdir()
     for i in range(30):
         (tmp_path / "p" / f"{i}.png").write_bytes(encoded(i % 3, i))

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: what it prints, and how it ends."""
+"""The command line: output and exit codes."""
 
 import json
 import os
@@ -67,14 +67,14 @@ def test_help_of_everything_has_an_example(here):
         assert "Example" in output
 
 
-def test_programs_get_json(here):
+def test_json_output(here):
     assert {row["method"] for row in json.loads(here("methods", "--json")[1])} >= {"lsh", "pcah", "itq"}
     found = {row["dataset"]: row for row in json.loads(here("datasets", "--json")[1])}
     assert {"sample", "sift1m", "siftsmall", "gist1m", "mnist", "fashion-mnist", "photosift"} <= found.keys()
     assert found["sample"]["from"] == "shipped"
 
 
-def test_fetch_says_whether_the_files_are_those_that_were_published(hashkiln):
+def test_fetch_verifies_the_published_checksums(hashkiln):
     code, output, error = hashkiln("fetch", "sample", "--json")
     assert code == 0
     assert all(Path(path).exists() for path in json.loads(output).values())
@@ -134,13 +134,13 @@ def test_fetch_says_whether_the_files_are_those_that_were_published(hashkiln):
         (("nonsense",), 2, "No such command 'nonsense'"),
     ],
 )
-def test_mistakes_are_one_line_and_an_exit_code(here, args, code, message):
+def test_mistakes_give_one_line_and_an_exit_code(here, args, code, message):
     found, _, error = here(*args, HASHKILN_DATA="/nowhere/data")
     assert found == code
     assert message in " ".join(error.split())
 
 
-def test_a_table_is_made_measured_and_listed(hashkiln, here, home):
+def test_a_table_is_published_evaluated_and_listed(hashkiln, here, home):
     code, output, error = hashkiln("reindex", "--dataset", "sample", "--method", "lsh", "--bits", "64")
     assert code == 0, error
     assert "Published sample__lsh64 v1: 40,000 rows, 40,000 encoded" in output
@@ -203,7 +203,7 @@ def test_models_are_fitted_once_and_codes_staged_without_being_published(here, t
     assert json.loads(here("encode", *frozen)[1]) == {**staged, "encoded": 0}
 
 
-def test_doctor_looks_at_everything(hashkiln):
+def test_doctor_checks_everything(hashkiln):
     code, output, _ = hashkiln("doctor", "--json")
     found = {row["what"]: row["state"] for row in json.loads(output)}
     assert code == 0

@@ -1,4 +1,4 @@
-"""`evaluate --ties by-id` of a table, against a sort of its codes; and where it is refused."""
+"""`evaluate --ties by-id` of a table against a sort of its codes, and where it is refused."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ settings, source = published_table.settings, published_table.source  # fixtures
 
 @pytest.fixture
 def ranked(settings, source):
-    """For each frozen query of the published version, its ranking without its own row, as the rows' labels: (q, n)."""
+    """Return the labels (q, n) of the rows ranked for each frozen query, without the query's own row."""
     table, codes = table_of(settings), rows_of(settings)
     frozen = queries.load_queries(settings.warehouse_url, "mine", table.vocabulary)
     ids, rows = np.array(sorted(codes)), np.array([codes[i] for i in sorted(codes)], np.uint8)
@@ -50,8 +50,8 @@ def test_a_version_is_measured_by_the_order_of_its_ids(ranked, monkeypatch):
 
 
 @pytest.mark.parametrize("relevance", ["graded", "neighbours"])
-def test_other_relevance_has_a_literal_ranking_too(ranked, relevance):
-    """Classes are exclusive, so NDCG is that of one gain; of neighbours the bounds hold."""
+def test_ranking_by_id_with_other_kinds_of_relevance(ranked, relevance):
+    """Classes are exclusive, so NDCG has a single gain; for neighbours only the bounds are checked."""
     report = evaluate_version(
         TABLE, "main", None, Protocol(relevance=relevance, ties="by-id", queries=30, neighbours=20)
     )
@@ -62,7 +62,7 @@ def test_other_relevance_has_a_literal_ranking_too(ranked, relevance):
         assert found["ndcg"].value == pytest.approx(metrics.ndcg(one_each).mean(), abs=1e-12)
 
 
-def test_where_versions_are_compared_ties_are_expectations(source, monkeypatch):
+def test_comparisons_of_versions_use_expectations_over_ties(source, monkeypatch):
     with pytest.raises(ValueError, match="ties by-id cannot be compared with another version"):
         evaluate_version(TABLE, "main", "v1", Protocol(ties="by-id"))
     with pytest.raises(ValueError, match="ties: by-id is only for evaluate"):

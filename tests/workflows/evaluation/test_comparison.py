@@ -1,4 +1,4 @@
-"""Queries, what is relevant to them, and versions beside each other."""
+"""Queries, relevant rows, and the comparison of versions."""
 
 import re
 from pathlib import Path
@@ -29,8 +29,8 @@ from workflows.reindex.publishing import GateRejected
 from workflows.spec import Gate
 
 
-def test_versions_are_compared_on_the_rows_that_both_have(settings, mine, source):
-    """Against a histogram made from the two versions by hand, with another model and changed rows."""
+def test_versions_are_compared_on_their_common_rows(settings, mine, source):
+    """Compared with a histogram of both versions computed by hand, with another model and changed rows."""
     reindex(settings, spec())
     old = published_rows(settings)
     write_shard(source, "part1.parquet", blobs(150, D, seed=9, first_id=1100))
@@ -65,7 +65,7 @@ def test_versions_are_compared_on_the_rows_that_both_have(settings, mine, source
     assert report.measured.metrics["map"].value == pytest.approx(mean_precision(new, "v2", new.ids), abs=1e-12)
 
 
-def test_drawn_queries_are_frozen_kept_from_training_and_not_ranked_themselves(settings, mine, source):
+def test_sampled_queries_are_frozen_excluded_from_training_and_from_their_own_rankings(settings, mine, source):
     reindex(settings, spec())
     table = table_of(settings)
     judge = judge_of(Context.of(spec(), settings, InProcess()), table.vocabulary)
@@ -93,7 +93,7 @@ def test_drawn_queries_are_frozen_kept_from_training_and_not_ranked_themselves(s
     np.testing.assert_allclose(mean @ weight.weight.astype(np.float64), weight.threshold, rtol=1e-3, atol=1e-4)
 
 
-def test_neighbours_are_computed_once_and_kept(settings, mine):
+def test_neighbours_are_computed_once_and_cached(settings, mine):
     by_distance = spec(protocol={"relevance": "neighbours", "neighbours": 5, "queries": 50})
     _, report, _ = reindex(settings, by_distance)
     assert "the 5 nearest rows by Euclidean distance" in report.protocol
@@ -112,8 +112,8 @@ def test_neighbours_are_computed_once_and_kept(settings, mine):
     )
 
 
-def test_only_parts_that_changed_are_counted_and_the_counts_are_those_of_all(settings, mine, source, monkeypatch):
-    """Bit for bit, for histograms and for the health of the codes, through a line of versions."""
+def test_only_changed_parts_are_counted_and_totals_equal_a_full_count(settings, mine, source, monkeypatch):
+    """Bit for bit, for histograms and code health, over a series of versions."""
     read, iterate = [], parts.CodeShard.__iter__
 
     def seen(shard):
@@ -144,7 +144,7 @@ def test_only_parts_that_changed_are_counted_and_the_counts_are_those_of_all(set
     assert measure_version(*of) == kept  # damaged counts are counted again
 
 
-def test_counts_of_another_model_or_other_queries_are_not_mixed_up(settings, mine):
+def test_cached_counts_of_another_model_or_other_queries_are_not_reused(settings, mine):
     reindex(settings, spec())
     _, report, _ = reindex(settings, spec(refit="always", method={"method": "lsh", "bits": 16}, code="itq16",
                                           gate={"force": "to look at it"}))  # fmt: skip
@@ -158,8 +158,8 @@ def test_counts_of_another_model_or_other_queries_are_not_mixed_up(settings, min
     assert other.measured != report.measured
 
 
-def test_neighbours_are_looked_for_among_the_rows_that_came(settings, mine, source, monkeypatch):
-    """And are those that are found when all is computed anew."""
+def test_neighbours_are_searched_only_among_new_rows(settings, mine, source, monkeypatch):
+    """The result equals that of a full search."""
     by_distance = spec(protocol={"relevance": "neighbours", "neighbours": 5, "queries": 50})
     looked, exact = [], ground_truth.exact_neighbours
 
@@ -189,10 +189,10 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize(("damage", "relevance"), [("lost", "labels"), ("torn", "neighbours"), ("flipped", "labels")])
-def test_a_version_with_a_damaged_part_is_not_compared_with_and_holds_nobody_up(
+def test_a_published_version_with_a_damaged_part_is_not_compared_and_blocks_no_run(
     settings, mine, source, damage, relevance
 ):
-    """The part's shard has changed, so that nobody can mend it."""
+    """The shard of the part has changed, so the part cannot be repaired."""
     by = {"relevance": relevance, "neighbours": 5, "queries": 50}
     reindex(settings, spec(protocol=by))
     path = Path(part_of(settings, "part1.parquet").url)
@@ -216,8 +216,8 @@ def test_a_version_with_a_damaged_part_is_not_compared_with_and_holds_nobody_up(
     assert (anew.measured, anew.health) == (report.measured, report.health)
 
 
-def test_a_damaged_part_of_the_version_itself_is_told_of(settings, mine, source):
-    """Its shard has not changed, so that it would be published again: `verify --mend` is the cure."""
+def test_a_damaged_part_of_the_staged_version_is_an_error(settings, mine, source):
+    """Its shard has not changed, so it would be published again; `verify --mend` repairs it."""
     reindex(settings, spec())
     path = Path(part_of(settings, "part2.parquet").url)
     DAMAGES["flipped"](path)
@@ -230,7 +230,7 @@ def test_a_damaged_part_of_the_version_itself_is_told_of(settings, mine, source)
 
 
 def test_only_damage_makes_versions_incomparable(settings, mine, source, monkeypatch):
-    """Any other error stays one, although a version might be published without comparison."""
+    """Any other error is raised, although a version can be published without comparison."""
 
     def wrong(values, seed):
         raise ValueError("a mistake of the program's")

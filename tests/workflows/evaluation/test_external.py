@@ -1,4 +1,4 @@
-"""Codes made elsewhere, scored: against metrics from all pairs, and refused where files do not fit."""
+"""Evaluation of external codes against metrics from all pairs, and refusal of inconsistent files."""
 
 import os
 import pickle
@@ -37,7 +37,7 @@ def scored(codes, y, queries, own):
 
 
 def sorted_by_position(codes, y):
-    """MAP of the order that a stable sort gives, every row being a query that is not ranked itself."""
+    """Return MAP by a stable sort, with every row as a query that is not ranked itself."""
     found = []
     for i, code in enumerate(codes):
         order = np.argsort((codes != code).sum(axis=1), kind="stable")
@@ -46,7 +46,7 @@ def sorted_by_position(codes, y):
     return np.mean(found)
 
 
-def test_codes_made_elsewhere_are_scored(tmp_path, monkeypatch):
+def test_external_codes_are_evaluated(tmp_path, monkeypatch):
     monkeypatch.setattr(arrays, "ROWS_PER_SHARD", 170)
     monkeypatch.setattr(arrays, "BATCH_BYTES", 999)
     batch, rng = blobs(600, 8), np.random.default_rng(0)
@@ -80,7 +80,7 @@ def test_codes_made_elsewhere_are_scored(tmp_path, monkeypatch):
 
 @dataclass
 class Malice:
-    """What makes a folder when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     folder: str
 
@@ -88,7 +88,7 @@ class Malice:
         return os.mkdir, (self.folder,)
 
 
-def test_foreign_files_that_do_not_fit_are_refused(tmp_path):
+def test_inconsistent_external_files_are_refused(tmp_path):
     rng = np.random.default_rng(0)
     files = {
         "codes": rng.integers(0, 256, (50, 2), np.uint8), "labels": rng.integers(0, 3, 50), "few": np.zeros(9, int),
@@ -126,7 +126,10 @@ def test_foreign_files_that_do_not_fit_are_refused(tmp_path):
 def test_labels_are_compared_as_integers_whatever_their_type(tmp_path, monkeypatch):
     monkeypatch.setenv("HASHKILN_EXECUTOR", "inprocess")
     rng = np.random.default_rng(0)
-    codes, y = rng.integers(0, 256, (60, 2), np.uint8), 2**60 + rng.integers(0, 3, 60)  # which no float tells apart
+    codes, y = (
+        rng.integers(0, 256, (60, 2), np.uint8),
+        2**60 + rng.integers(0, 3, 60),
+    )  # equal as floats
     for name, array in {"codes": codes, "signed": y, "unsigned": y.astype(np.uint64)}.items():
         np.save(tmp_path / f"{name}.npy", array)
     maps = []
@@ -138,7 +141,7 @@ def test_labels_are_compared_as_integers_whatever_their_type(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("ties", ["expectation", "by-id"])
-def test_a_row_alone_asks_and_finds_nothing(tmp_path, monkeypatch, ties):
+def test_a_single_row_as_its_own_query_has_no_neighbours(tmp_path, monkeypatch, ties):
     monkeypatch.setenv("HASHKILN_EXECUTOR", "inprocess")
     np.save(tmp_path / "codes.npy", np.zeros((1, 2), np.uint8))
     np.save(tmp_path / "labels.npy", np.zeros(1, int))

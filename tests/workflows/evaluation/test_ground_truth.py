@@ -1,4 +1,4 @@
-"""Neighbours that are kept: the same to the bit as those computed anew, and of the source only what changed is read."""
+"""Cached neighbours equal those computed from scratch, and only changed shards are read."""
 
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ K = 5
 
 
 class Shard:
-    """Rows under a name and a version, which counts how often they are read."""
+    """A shard with a name and a version that counts how often it is read."""
 
     def __init__(self, name, version, batch, read):
         self.name, self.version, self.batch, self.read = name, version, batch, read
@@ -26,7 +26,7 @@ class Shard:
 
 
 class World:
-    """A source whose shards come, change and go, and the parts of what was published before."""
+    """A source whose shards are added, changed and removed, with the parts of the last published version."""
 
     def __init__(self, folder, seed):
         self.rng, self.folder, self.read, self.rows = np.random.default_rng(seed), folder, [], {}
@@ -43,7 +43,7 @@ class World:
         self.rows[name] = Shard(name, str(self.next), Batch(self.rng.permutation(ids), x), self.read)
 
     def publish(self):
-        """Parts of today's shards, of which only the ids are looked at."""
+        """Parts of the present shards; only their ids are read."""
         for name, shard in self.rows.items():
             url = f"{self.folder}/{name}-{shard.version}.parquet"
             pq.write_table(pa.table({"id": shard.batch.ids}), url)
@@ -54,7 +54,7 @@ class World:
         return [self.rows[name] for name in sorted(self.rows)]
 
     def nearest(self):
-        """(what is kept and brought up to date, what is computed anew, the shards that the former read)."""
+        """Return (cached and updated neighbours, neighbours computed from scratch, shards read for the former)."""
         self.read.clear()
         own = -1000 - np.arange(len(self.x))
         found = ground_truth.nearest(
@@ -70,8 +70,8 @@ def same(found, anew):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_kept_neighbours_are_those_computed_anew(tmp_path, seed):
-    """Forty nights of random changes, and of ties at the end of the lists."""
+def test_cached_neighbours_equal_those_computed_from_scratch(tmp_path, seed):
+    """Forty nights of random changes, with ties at the ends of the lists."""
     world = World(tmp_path, seed)
     nights = []
     for night in range(40):
@@ -90,7 +90,7 @@ def test_kept_neighbours_are_those_computed_anew(tmp_path, seed):
     assert np.median(nights) < 0.5
 
 
-def test_only_what_changed_is_read_while_enough_neighbours_are_kept(tmp_path):
+def test_only_changed_shards_are_read_while_enough_neighbours_are_cached(tmp_path):
     world = World(tmp_path, 0)
     world.nearest()
     world.publish()
@@ -105,8 +105,8 @@ def test_only_what_changed_is_read_while_enough_neighbours_are_kept(tmp_path):
     assert read == set()
 
 
-def test_lists_whose_rows_all_left_end_where_the_new_ones_that_were_looked_for_do(tmp_path):
-    """Of new rows only so many are looked for as are kept: where these fill a list, others may lie beyond."""
+def test_lists_whose_rows_were_all_removed_are_trusted_only_as_far_as_the_new_rows_searched(tmp_path):
+    """Only as many new rows are searched for as are cached: if they fill a list, further ones may lie beyond."""
     world = World(tmp_path, 0)
     world.rows.clear()
     for shards in ({"a": 4}, {"a": 12, "b": 12}):  # fewer than are kept; then others, and more
@@ -118,7 +118,7 @@ def test_lists_whose_rows_all_left_end_where_the_new_ones_that_were_looked_for_d
     same(*world.nearest()[:2])
 
 
-def test_all_is_read_where_nobody_knows_what_left_or_too_much_did(tmp_path):
+def test_all_shards_are_read_if_the_removed_ids_are_unknown_or_too_many(tmp_path):
     world = World(tmp_path, 0)
     world.nearest()
     del world.rows["s05"]  # was never published: its ids are not known
@@ -133,7 +133,7 @@ def test_all_is_read_where_nobody_knows_what_left_or_too_much_did(tmp_path):
     assert read == set(world.rows)
 
 
-def test_fewer_rows_than_neighbours_are_all_there_are(tmp_path):
+def test_with_fewer_rows_than_neighbours_all_rows_are_returned(tmp_path):
     world = World(tmp_path, 0)
     for name in list(world.rows)[1:]:
         del world.rows[name]

@@ -1,4 +1,4 @@
-"""The judge of codes: by blocks of queries, by how many labels are shared, and what it says of leaks."""
+"""The judge of codes: blocks of queries, graded relevance, and query overlap."""
 
 from types import SimpleNamespace
 
@@ -30,7 +30,7 @@ def shards(batch, n):
     return [[batch.take(part)] for part in np.array_split(np.arange(len(batch.ids)), n)]
 
 
-def test_blocks_of_queries_change_no_neighbour(rows, monkeypatch):
+def test_neighbours_do_not_depend_on_the_block_size_of_queries(rows, monkeypatch):
     data, own = Data(shards(rows, 3), InProcess()), rows.ids[:50]
     whole = data.reduce(NearestNeighbours(rows.x[:50], own, 7))
     sizes = []
@@ -48,7 +48,7 @@ def test_blocks_of_queries_change_no_neighbour(rows, monkeypatch):
     assert len(sizes) == 3 * 3
 
 
-def test_states_of_the_largest_truth_are_under_64_mib():
+def test_states_of_the_largest_ground_truth_are_under_64_mib():
     first, *_, last = parts = ground_truth.blocks(10_000, 16 * 10_000)
     assert (len(parts), first.start, last.stop >= 10_000) == (24, 0, True)
     state = NearestNeighbours(np.zeros((first.stop, 1)), np.arange(first.stop), 10_000).zero()
@@ -60,7 +60,7 @@ def judged(rows, **options):
 
 
 @pytest.mark.parametrize("state", [1 << 26, 999])
-def test_grades_stand_behind_all_and_relevant_rows(rows, monkeypatch, state):
+def test_grades_follow_the_counts_of_all_and_relevant_rows(rows, monkeypatch, state):
     monkeypatch.setattr(ground_truth, "STATE_BYTES", state)
     function = SimpleNamespace(n_bits=6, encode=lambda x: x >= 2)
     codes = shards(rows._replace(x=pack(rows.x >= 2)), 3)
@@ -87,7 +87,7 @@ def test_graded_relevance_needs_labels():
 
 
 class Named(list):
-    """A shard of some batches that counts how often it is read."""
+    """A shard that counts how often it is read."""
 
     def __init__(self, batches, name, read):
         super().__init__(batches)
@@ -98,7 +98,7 @@ class Named(list):
         return super().__iter__()
 
 
-def test_leaks_are_looked_for_in_the_database_and_in_the_training_set(rows, tmp_path):
+def test_query_overlap_is_counted_in_the_database_and_in_the_training_set(rows, tmp_path):
     read = []
     judge = Judge(Batch(np.arange(1000, 1040), rows.x[:40] + 10), False, None, "")
     base, learn = rows.x.copy(), rows.x[:20].copy()

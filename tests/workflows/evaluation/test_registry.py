@@ -1,4 +1,4 @@
-"""The registry of metrics, and the gate rules that are made by it."""
+"""The registry of metrics, and the gate rules that refer to it."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ from workflows.spec import Gate, Spec
 
 
 def histograms(seed):
-    """A random histogram of the form that Judge.histogram has, graded: many ties, empty balls, queries without hits."""
+    """Return a random graded histogram as of Judge.histogram: many ties, empty balls, queries without hits."""
     rng = np.random.default_rng(seed)
     grades = rng.integers(0, 40, (3, 30, 17)) * (rng.random((3, 30, 17)) < 0.4)
     grades[0, :, 16] += 1
@@ -35,14 +35,14 @@ def test_metrics_are_those_of_the_registry_and_lie_in_their_ranges(seed):
             assert values.max() <= METRICS[name].high + 1e-12, name
 
 
-def test_the_registry_is_whole():
+def test_the_registry_is_complete():
     assert all(name == metric.name and metric.low < metric.high and metric.about for name, metric in METRICS.items())
     assert list(HEALTH) == [name for name, metric in METRICS.items() if metric.needs == "codes"]
     code = "import sys, workflows.evaluation.rules; print('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
-def test_help_names_every_metric_that_may_have_a_rule():
+def test_help_lists_every_metric_that_a_rule_can_use():
     output = CliRunner().invoke(cli.app, ["reindex", "--help"], env={"COLUMNS": "200"}).stdout
     assert all(name in output for name in GATED)
 
@@ -62,12 +62,12 @@ def test_help_names_every_metric_that_may_have_a_rule():
         (("loss", "health.entropy", 0.1), "health.entropy is not compared with the published version"),
     ],
 )
-def test_a_rule_that_means_nothing_cannot_be_made(rule, message):
+def test_an_invalid_rule_cannot_be_constructed(rule, message):
     with pytest.raises(ValueError, match=message):
         Rule(*rule)
 
 
-def test_rules_say_whether_they_hold():
+def test_rules_report_whether_they_hold():
     values = {"map": 0.5}
     assert Rule("floor", "map", 0.5).judge(values) == (True, "map 0.5000 is within its floor of 0.5000")
     assert Rule("floor", "map", 0.6).judge(values) == (False, "map 0.5000 is under its floor of 0.6000")
@@ -91,7 +91,7 @@ def test_a_rule_of_graded_metrics_needs_graded_relevance(kind):
 @pytest.mark.parametrize(
     "options", [("--floor", "mapp=0.1"), ("--ceiling", "map=NaN"), ("--max-loss", "map=7"), ("--floor", "ndcg=0.1")]
 )
-def test_the_command_refuses_it_and_makes_nothing(options, tmp_path, monkeypatch):
+def test_the_command_refuses_an_invalid_rule_and_creates_nothing(options, tmp_path, monkeypatch):
     monkeypatch.setenv("HASHKILN_HOME", str(tmp_path / "home"))
     (tmp_path / "weights.pth").write_bytes(b"no weights")
     given = ["reindex", "--dataset", "sample", "--pretrained", str(tmp_path / "weights.pth"), *options]
@@ -99,8 +99,8 @@ def test_the_command_refuses_it_and_makes_nothing(options, tmp_path, monkeypatch
     assert not (tmp_path / "home").exists()
 
 
-def test_specifications_of_versions_are_read_whatever_they_name():
-    """They are history: a metric that was renamed, a bound or a hyper-parameter that would be refused today."""
+def test_stored_specifications_are_read_even_if_invalid_today():
+    """Such as one with a renamed metric, or a bound or hyper-parameter that would be refused today."""
     old = {
         "dataset": "mine",
         "method": {"method": "itq", "bits": 16, "seed": 0, "parameters": {"n_steps": 3}},

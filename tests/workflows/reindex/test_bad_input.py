@@ -1,4 +1,4 @@
-"""Bad input, by really giving it: one line with the file and the row, and nothing published."""
+"""Bad input gives one line that names file and row, and publishes nothing."""
 
 import os
 
@@ -27,7 +27,7 @@ GOOD = blobs(N, D, first_id=10_000)
 
 @pytest.fixture(scope="module", autouse=True)
 def small_batches():
-    """Rows are read 4096 at a time, so that a fault in the second batch tells whether rows are counted on."""
+    """Rows are read 4096 at a time, so a fault in the second batch shows whether row numbers continue."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shard, "batch_rows", lambda dim: 4096)
         yield
@@ -62,14 +62,14 @@ def spec(**changes):
 
 
 def write(path, batch=GOOD, **columns):
-    """A good shard, with some columns exchanged or, where they are None, left out."""
+    """Write a valid shard with some columns replaced, or left out if None."""
     labels = pa.array([[int(c)] for c in batch.y.argmax(1)])
     table = {"id": pa.array(batch.ids), "vector": pa.array(list(batch.x)), "labels": labels} | columns
     pq.write_table(pa.table({name: column for name, column in table.items() if column is not None}), path)
 
 
 def ids(values, kind=None):
-    """Ids of all rows, some of them exchanged."""
+    """Return ids of all rows, some of them replaced."""
     found = GOOD.ids.tolist()
     for row, value in values.items():
         found[row] = value
@@ -95,7 +95,7 @@ def torn(path):
 
 
 def rotten(path):
-    """A page in the middle is overwritten, the footer is whole."""
+    """Overwrite a page in the middle and keep the footer intact."""
     write(path)
     start = pq.read_metadata(path).row_group(0).column(1).data_page_offset
     with path.open("r+b") as file:
@@ -179,7 +179,7 @@ def test_bad_input_is_refused_in_one_line(settings, source, model, case):
     assert (table.version().name if table else None) == ("v0" if case == "duplicate across" else None)
 
 
-def test_rows_that_are_no_vectors_can_be_dropped_and_are_told_of(settings, source, model):
+def test_invalid_rows_can_be_dropped_and_are_reported(settings, source, model):
     values = {3: None, 4500: [np.nan] * D, 4501: [1.0], 4999: [None] * D}
     write(source / "bad.parquet", vector=vectors(values))
     dropping = spec(bad_rows="drop")
@@ -211,7 +211,7 @@ def table_of(settings):
     return open_table(settings, "mine__lsh8")
 
 
-def test_shards_without_rows_are_done_once(settings, source, model):
+def test_empty_shards_are_processed_once(settings, source, model):
     empty = blobs(0, D)
     for name in ("a_empty.parquet", "z_empty.parquet"):
         write(source / name, empty, vector=vectors({}).slice(0, 0), labels=pa.array([], pa.list_(pa.int64())))
@@ -247,7 +247,7 @@ def meddle(monkeypatch, deed, times=1):
     return done
 
 
-def test_a_shard_that_changes_while_it_is_read_is_read_again(settings, source, model, monkeypatch):
+def test_a_shard_that_changes_during_reading_is_read_again(settings, source, model, monkeypatch):
     write(source / "mine.parquet")
     done = meddle(monkeypatch, lambda: write(source / "mine.parquet", blobs(N, D, seed=5, first_id=10_000)))
     staged = staging.stage(Context.of(spec(), settings, InProcess()), model)
@@ -263,13 +263,13 @@ def test_a_shard_that_changes_while_it_is_read_is_read_again(settings, source, m
     }
 
 
-def test_a_shard_that_goes_while_it_is_read_leaves(settings, source, model, monkeypatch):
+def test_a_shard_deleted_during_reading_is_removed(settings, source, model, monkeypatch):
     write(source / "mine.parquet")
     meddle(monkeypatch, (source / "mine.parquet").unlink)
     assert staging.stage(Context.of(spec(), settings, InProcess()), model).rows == 200
 
 
-def test_a_shard_that_never_rests_is_refused(settings, source, model, monkeypatch):
+def test_a_shard_that_keeps_changing_is_refused(settings, source, model, monkeypatch):
     path = source / "mine.parquet"
     write(path)
     meddle(monkeypatch, lambda: os.utime(path, ns=(1, path.stat().st_mtime_ns + 1)), times=99)
@@ -285,7 +285,7 @@ def test_a_dataset_without_rows_is_refused(settings, tmp_path):
         datasets.ingest_source("none", str(tmp_path / "empty"), settings, Columns())
 
 
-def test_our_own_outputs_are_no_source(settings, source, model, folder, monkeypatch):
+def test_the_warehouse_is_refused_as_a_source(settings, source, model, folder, monkeypatch):
     root = folder if "://" in folder else str(source.parent / "own")
     filesystem.write_bytes(f"{root}/good.parquet", (source / "good0.parquet").read_bytes())
     for warehouse, inside in ((f"{root}/w", True), (root, True), (f"{root}/.w/x", False), (f"{root}-other", False)):
@@ -301,7 +301,7 @@ def test_our_own_outputs_are_no_source(settings, source, model, folder, monkeypa
             assert [shard.name for shard in dataset.shards("base")] == ["good.parquet"]
 
 
-def test_tables_of_int32_ids_and_of_empty_first_shards_are_taken(settings, source, model):
+def test_int32_ids_and_empty_first_shards_are_accepted(settings, source, model):
     write(source / "a.parquet", blobs(0, D), vector=vectors({}).slice(0, 0), labels=pa.array([], pa.list_(pa.int64())))
     write(source / "int32.parquet", id=pa.array(GOOD.ids, pa.int32()))
     assert datasets.ingest_source("mine2", str(source), settings, Columns()).dim == D

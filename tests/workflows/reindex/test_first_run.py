@@ -1,4 +1,4 @@
-"""The first run of a code table: what it leaves where it fails, and what others may do meanwhile."""
+"""The first run of a code table: what it leaves behind on failure, and concurrent runs."""
 
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ from storage.tables.table import create_table, table_names
 from tests.conftest import blobs
 from tests.workflows.conftest import (
     D,
-    encoded_anew,
+    encoded_from_source,
     published_codes,
     published_rows,
     reindex,
@@ -37,7 +37,7 @@ def with_nan(rows, first_id):
 
 @dataclass(frozen=True)
 class Meanwhile(InProcess):
-    """Does something once, before shards are first encoded."""
+    """Calls a function once, before the first shard is encoded."""
 
     do: object = None
     done: list = field(default_factory=list)
@@ -50,7 +50,7 @@ class Meanwhile(InProcess):
 
 @dataclass(frozen=True)
 class Counting(InProcess):
-    """Notes the shards that are encoded."""
+    """Records the shards that are encoded."""
 
     encoded: list = field(default_factory=list)
 
@@ -72,12 +72,12 @@ def test_a_fit_that_fails_leaves_no_table(settings, mine, changes, message):
     assert tables(settings) == []
 
 
-def test_a_fit_that_succeeds_leaves_no_table_either(settings, mine):
+def test_a_fit_alone_creates_no_table(settings, mine):
     fitting.fit(Context.of(spec(), settings, InProcess()))
     assert tables(settings) == []
 
 
-def test_rows_that_are_refused_at_once_leave_no_table(settings, mine, source):
+def test_rows_refused_in_the_first_shard_leave_no_table(settings, mine, source):
     model = fitting.fit(Context.of(spec(), settings, InProcess()))
     write_shard(source, "part0.parquet", with_nan(200, 0))
     with pytest.raises(ValueError, match="finite"):
@@ -85,10 +85,10 @@ def test_rows_that_are_refused_at_once_leave_no_table(settings, mine, source):
     assert tables(settings) == []
     write_shard(source, "part0.parquet", blobs(200, D, first_id=0))
     assert reindex(settings, spec())[0].encoded == 800
-    assert published_codes(settings) == encoded_anew(settings, mine)
+    assert published_codes(settings) == encoded_from_source(settings, mine)
 
 
-def test_rows_that_are_refused_later_leave_what_was_encoded(settings, mine, source):
+def test_rows_refused_in_a_later_shard_leave_the_parts_before_it(settings, mine, source):
     model = fitting.fit(Context.of(spec(), settings, InProcess()))
     write_shard(source, "part2.parquet", with_nan(200, 2000))
     with pytest.raises(ValueError, match="finite"):
@@ -97,18 +97,18 @@ def test_rows_that_are_refused_later_leave_what_was_encoded(settings, mine, sour
     assert sorted(table_of(settings).parts(branch.snapshot_id)) == ["part0.parquet", "part1.parquet"]
     write_shard(source, "part2.parquet", blobs(200, D, seed=2, first_id=2000))
     assert reindex(settings, spec())[0].rows == 800
-    assert published_codes(settings) == encoded_anew(settings, mine)
+    assert published_codes(settings) == encoded_from_source(settings, mine)
 
 
-def test_another_length_of_codes_is_refused_before_the_fit(settings, mine):
+def test_another_number_of_bits_is_refused_before_the_fit(settings, mine):
     reindex(settings, spec(code="c"))
     wide = spec(code="c", refit="always", method={"method": "lsh", "bits": 32})
     with pytest.raises(ValueError, match="table mine__c has codes of 16 bits, not 32: choose another --code"):
         fitting.fit(Context.of(wide, settings, InProcess()))
 
 
-def test_labels_keep_their_places_where_another_run_creates_the_table_meanwhile(settings, mine):
-    """By the places that the first part was encoded with, its labels would be others."""
+def test_label_positions_agree_if_another_run_creates_the_table_meanwhile(settings, mine):
+    """With the label positions of the first part, the labels would be wrong."""
 
     def do():
         catalog = iceberg.connect(settings.catalog_url, settings.warehouse_url)
@@ -123,7 +123,7 @@ def test_labels_keep_their_places_where_another_run_creates_the_table_meanwhile(
         for batch in shard:
             expected |= dict(zip(batch.ids.tolist(), batch.y.argmax(1).tolist(), strict=True))
     assert dict(zip(rows.ids.tolist(), rows.y.argmax(1).tolist(), strict=True)) == expected
-    assert published_codes(settings) == encoded_anew(settings, mine)
+    assert published_codes(settings) == encoded_from_source(settings, mine)
 
 
 def test_a_source_that_changes_before_the_first_shard_is_encoded_is_planned_again(settings, mine, source):
@@ -131,7 +131,7 @@ def test_a_source_that_changes_before_the_first_shard_is_encoded_is_planned_agai
         write_shard(source, "part0.parquet", blobs(150, D, seed=9, first_id=0))
 
     assert reindex(settings, spec(), Meanwhile(do=do))[0].rows == 750
-    assert published_codes(settings) == encoded_anew(settings, mine)
+    assert published_codes(settings) == encoded_from_source(settings, mine)
 
 
 def test_one_shard_is_encoded_once(settings, tmp_path):

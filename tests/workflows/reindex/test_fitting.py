@@ -1,4 +1,4 @@
-"""What a deep fit leaves beside its model, what a run shows of it, and which rows it may see."""
+"""What a deep fit stores beside its model, how a run shows progress, and which rows it reads."""
 
 import importlib
 import json
@@ -27,7 +27,7 @@ DEEP = {"method": "dpsh", "bits": 16, "parameters": SETTINGS}
 
 @dataclass(frozen=True)
 class Watching(InProcess):
-    """Keeps what each training loop is given."""
+    """Records the arguments of each training loop."""
 
     given: list = field(default_factory=list)
 
@@ -36,7 +36,7 @@ class Watching(InProcess):
         return super().train(loop, name)
 
 
-def test_the_epochs_of_a_fit_lie_beside_its_model_and_are_no_part_of_it(settings, mine):
+def test_epochs_are_stored_beside_the_model_and_not_in_its_digest(settings, mine):
     told = []
     model = fitting.fit(Context.of(spec(method=DEEP), settings, InProcess(on_epoch=told.append)))
     epochs = models.training_epochs(settings.warehouse_url, model.digest)
@@ -59,7 +59,7 @@ def test_the_epochs_of_a_fit_lie_beside_its_model_and_are_no_part_of_it(settings
     )
 
 
-def test_a_network_is_chosen_by_training_rows_and_never_by_queries(settings, mine):
+def test_model_selection_uses_training_rows_and_never_queries(settings, mine):
     watching = Watching()
     fitting.fit(Context.of(spec(method=DEEP), settings, watching))
     (given,) = watching.given
@@ -106,7 +106,7 @@ def test_a_method_of_another_package_is_fitted_again_when_its_code_changes(setti
     assert [s > 0 for s in seconds] == [True, False, True]
 
 
-def test_the_table_of_epochs_is_one_artifact_that_is_brought_up_to_date(prefect):
+def test_the_table_of_epochs_is_one_artifact_that_is_updated(prefect):
     from prefect import flow
 
     from workflows.reindex.flow import TrainingTable
@@ -161,7 +161,7 @@ def hashkiln(*args):
     return result.stdout
 
 
-def test_fit_prints_what_the_training_came_to(settings, source, tmp_path):
+def test_fit_prints_the_result_of_the_training(settings, source, tmp_path):
     write_shard(tmp_path / "asked", "queries.parquet", blobs(50, D, seed=9, first_id=9000))
     columns = Columns(id="key", x="embedding", labels="tags")
     datasets.ingest_source("mine", str(source), settings, columns, query=str(tmp_path / "asked"))
@@ -173,7 +173,7 @@ def test_fit_prints_what_the_training_came_to(settings, source, tmp_path):
     assert len(found["training"]) == 3
 
 
-def test_a_method_that_learns_from_tags_where_they_weigh_something_is_given_them(settings, mine):
+def test_a_method_gets_tags_only_if_their_weight_is_positive(settings, mine):
     thc = {"method": "thc", "bits": 8, "parameters": {"epochs": 1, "n_anchors": 50, "tags": 2.0}}
     plain = {**thc, "parameters": {**thc["parameters"], "tags": 0.0}}
     fits = [fitting.fit(Context.of(spec(method=method), settings, InProcess())).digest for method in (thc, plain)]

@@ -1,4 +1,4 @@
-"""The gate: what readers do not get, and why."""
+"""The gate: which versions it rejects, and why."""
 
 import re
 from contextlib import suppress
@@ -22,7 +22,7 @@ from workflows.reports.run import write_report
 from workflows.spec import Spec
 
 
-def test_the_gate_keeps_what_is_not_good_enough_from_readers(settings, mine, source):
+def test_a_rejected_version_is_not_visible_to_readers(settings, mine, source):
     reindex(settings, spec())
     write_shard(source, "part4.parquet", blobs(50, D, seed=4, first_id=4000))
     with pytest.raises(GateRejected, match=r"map 0\.\d+ is under its floor of 0\.9900"):
@@ -37,7 +37,7 @@ def test_the_gate_keeps_what_is_not_good_enough_from_readers(settings, mine, sou
     assert "the boss says so" in table_of(settings).version().properties["verdict"]
 
 
-def test_a_loss_beyond_the_noise_is_refused_and_one_inside_it_is_not(settings, mine):
+def test_a_loss_beyond_sampling_noise_is_rejected_and_one_within_it_is_not(settings, mine):
     reindex(settings, spec(code="c"))
     worse = {"code": "c", "method": {"method": "lsh", "bits": 16, "seed": 3}, "refit": "always"}
     with pytest.raises(GateRejected, match=r"map changed by -0\.\d+ .* since v1, on 799 common rows: a loss of more"):
@@ -47,7 +47,7 @@ def test_a_loss_beyond_the_noise_is_refused_and_one_inside_it_is_not(settings, m
     assert report.comparison.differences["map"].high < 0
 
 
-def test_a_new_version_cannot_be_published_over_somebody_elses(settings, mine, source):
+def test_a_version_is_not_published_over_one_that_another_run_published(settings, mine, source):
     executor = InProcess()
     reindex(settings, spec())
     write_shard(source, "part4.parquet", blobs(50, D, seed=4, first_id=4000))
@@ -63,7 +63,7 @@ def test_a_new_version_cannot_be_published_over_somebody_elses(settings, mine, s
     assert table_of(settings).version().name == "v2"
 
 
-def test_a_source_that_changes_after_staging_is_not_fully_covered(settings, mine, source):
+def test_a_source_that_changes_after_staging_fails_the_coverage_check(settings, mine, source):
     executor = InProcess()
     staged = staging.stage(Context.of(spec(), settings, executor), fitting.fit(Context.of(spec(), settings, executor)))
     report = gate_.evaluate_staged(Context.of(spec(), settings, InProcess()), staged)
@@ -74,7 +74,7 @@ def test_a_source_that_changes_after_staging_is_not_fully_covered(settings, mine
 
 
 def judged(settings, of, staged=None, **changed):
-    """(verdict, report) of a version that is staged and not published."""
+    """Return (verdict, report) of a staged version."""
     executor = InProcess()
     staged = staged or staging.stage(
         Context.of(of, settings, executor), fitting.fit(Context.of(of, settings, executor))
@@ -93,13 +93,13 @@ def judged(settings, of, staged=None, **changed):
         ({"ceilings": {"empty_balls_radius_2": 0}}, r"empty_balls_radius_2 0\.\d+ is over its ceiling of 0"),
     ],
 )
-def test_floors_and_ceilings_hold_for_metrics_and_for_the_health_of_the_codes(settings, mine, gate, reason):
+def test_floors_and_ceilings_apply_to_metrics_and_to_code_health(settings, mine, gate, reason):
     verdict, _ = judged(settings, spec(gate=gate))
     assert verdict.passed == (not reason)
     assert re.search(reason, " ".join(verdict.reasons))
 
 
-def test_a_constant_bit_is_said_and_refused_where_that_is_asked_for(settings, mine):
+def test_constant_bits_are_noted_and_rejected_by_a_ceiling(settings, mine):
     health = dict.fromkeys(HEALTH.values(), 0.5) | {HEALTH["health.constant_bits"]: 2}
     verdict, _ = judged(settings, spec(), health=health)
     assert verdict.passed
@@ -108,7 +108,7 @@ def test_a_constant_bit_is_said_and_refused_where_that_is_asked_for(settings, mi
     assert verdict.reasons == ("health.constant_bits 2.0000 is over its ceiling of 0.0000",)
 
 
-def test_every_metric_may_have_a_greatest_loss(settings, mine, source):
+def test_every_metric_can_have_a_largest_loss(settings, mine, source):
     reindex(settings, spec())
     write_shard(source, "part4.parquet", blobs(300, D, seed=4, first_id=4000))
     verdict, report = judged(settings, spec(gate={"max_loss": {"recall_at_1000": 0.01}}))
@@ -134,7 +134,7 @@ def test_every_metric_may_have_a_greatest_loss(settings, mine, source):
 
 
 def test_a_part_that_lacks_rows_is_refused(settings, mine, monkeypatch):
-    """Whatever the encoder says: the rows of the source are counted by its footers."""
+    """Source rows are counted by the footers of the source, not by the encoder."""
     read = FeatureShard.read_blocks
 
     def lossy(shard):
@@ -147,7 +147,7 @@ def test_a_part_that_lacks_rows_is_refused(settings, mine, monkeypatch):
         reindex(settings, spec())
 
 
-def test_a_verdict_by_force_is_recorded_with_what_spoke_against_it(settings, mine, source):
+def test_a_forced_verdict_is_recorded_with_the_failed_checks(settings, mine, source):
     reindex(settings, spec())
     write_shard(source, "part4.parquet", blobs(300, D, seed=4, first_id=4000))
     forced = spec(gate={"floors": {"map": 0.99}, "force": "the boss says so"})
@@ -159,7 +159,7 @@ def test_a_verdict_by_force_is_recorded_with_what_spoke_against_it(settings, min
 
 
 def test_each_run_keeps_its_report(settings, mine, source):
-    """Also where two runs of one plan are rejected, and a third is published."""
+    """Even if two runs of the same plan are rejected, and a third is published."""
 
     def run(gate):
         of = spec(gate=gate)
@@ -187,6 +187,6 @@ def test_each_run_keeps_its_report(settings, mine, source):
     assert table.version(branch.replace("staged-", "rejected-")).properties["report"] == pages[1]
 
 
-def test_versions_of_an_older_program_are_read():
-    """Their greatest loss was a number, of map."""
+def test_gates_of_versions_by_older_programs_are_read():
+    """Their max_loss was a single number, for map."""
     assert Spec.model_validate({"dataset": "mine", "gate": {"max_loss": 0.25}}).gate.max_loss == {"map": 0.25}

@@ -1,4 +1,4 @@
-"""Which releases of a method give the same model: a table stays with its own."""
+"""Which releases of a method count as the same model."""
 
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ class Changed(ITQ):
     defaults_version = 2
 
 
-def test_a_release_that_adds_a_hyper_parameter_keeps_the_models(settings, mine, monkeypatch):
+def test_a_release_that_adds_a_hyper_parameter_reuses_the_models(settings, mine, monkeypatch):
     first = fitting.fit(Context.of(spec(), settings, InProcess()))
     reindex(settings, spec())
     monkeypatch.setitem(catalogue(), "itq", Grown)
@@ -44,7 +44,7 @@ def test_a_release_that_adds_a_hyper_parameter_keeps_the_models(settings, mine, 
     assert fitting.fit(Context.of(spec(method=given, code="other"), settings, InProcess())).seconds > 0
 
 
-def test_a_release_with_another_default_asks_for_a_refit(settings, mine, monkeypatch):
+def test_a_release_with_another_default_needs_a_refit(settings, mine, monkeypatch):
     reindex(settings, spec())
     monkeypatch.setitem(catalogue(), "itq", Changed)
     with pytest.raises(
@@ -60,8 +60,8 @@ def test_a_release_with_another_default_asks_for_a_refit(settings, mine, monkeyp
 
 
 @pytest.mark.parametrize("parameters", [{}, {"n_iter": 50}, {"n_iter": 7}])
-def test_models_of_older_programs_are_known_by_their_specification(settings, mine, parameters):
-    """Their property `fit` was a digest over all defaults, and the version of the defaults was not told."""
+def test_models_by_older_programs_are_identified_by_their_specification(settings, mine, parameters):
+    """Their property `fit` is a digest over all defaults, without the version of the defaults."""
     method = {"method": "itq", "bits": 16, "parameters": parameters}
     reindex(settings, spec(method=method))
     table = table_of(settings)

@@ -1,4 +1,4 @@
-"""The straight line without a flow: what is encoded, what is published, what is refused, and what it all equals."""
+"""The stages of re-indexing without a flow: what they encode, publish and refuse."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from tests.workflows.conftest import (
     CLASSES,
     SPEC,
     D,
-    encoded_anew,
+    encoded_from_source,
     own_rows_of_most_queries,
     published_codes,
     reindex,
@@ -32,10 +32,10 @@ from workflows.spec import Spec
 from workflows.tables import deletion, history
 
 
-def test_what_is_published_equals_the_source_encoded_anew(settings, mine):
+def test_published_codes_equal_the_encoded_source(settings, mine):
     staged, report, version = reindex(settings, spec())
     assert (version, staged.rows, staged.encoded, staged.removed) == ("v1", 800, 800, 0)
-    assert published_codes(settings) == encoded_anew(settings, mine)
+    assert published_codes(settings) == encoded_from_source(settings, mine)
     properties = table_of(settings).version().properties
     assert properties["model"] == staged.model.digest
     assert Spec.model_validate_json(properties["spec"]) == spec()
@@ -43,7 +43,7 @@ def test_what_is_published_equals_the_source_encoded_anew(settings, mine):
     assert report.comparison is None
 
 
-def test_relative_paths_are_stored_so_that_another_folder_finds_them(tmp_path, monkeypatch, source):
+def test_relative_paths_are_stored_as_absolute_ones(tmp_path, monkeypatch, source):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "elsewhere").mkdir()
     for name, value in {
@@ -64,7 +64,7 @@ def test_relative_paths_are_stored_so_that_another_folder_finds_them(tmp_path, m
     monkeypatch.setenv("HASHKILN_WAREHOUSE", str(tmp_path / "warehouse"))
     monkeypatch.setenv("HASHKILN_CATALOG", f"sqlite:///{tmp_path}/tables.db")
     assert reindex(Settings(), spec())[0].unchanged
-    assert published_codes(Settings()) == encoded_anew(Settings(), dataset)
+    assert published_codes(Settings()) == encoded_from_source(Settings(), dataset)
 
 
 def test_a_second_run_finds_nothing_to_do(settings, mine):
@@ -76,7 +76,7 @@ def test_a_second_run_finds_nothing_to_do(settings, mine):
     assert table_of(settings).versions() == snapshots
 
 
-def test_only_what_changed_is_encoded(settings, mine, source):
+def test_only_changed_shards_are_encoded(settings, mine, source):
     reindex(settings, spec())
     before = table_of(settings).parts(table_of(settings).version().snapshot_id)
     write_shard(source, "part1.parquet", blobs(150, D, seed=9, first_id=1000))  # changed
@@ -86,7 +86,7 @@ def test_only_what_changed_is_encoded(settings, mine, source):
     assert (version, staged.rows, staged.encoded, staged.removed) == ("v2", 620, 220, 2)
     after = table_of(settings).parts(table_of(settings).version().snapshot_id)
     assert {name for name in after if before.get(name) == after[name]} == {"part0.parquet", "part2.parquet"}
-    assert published_codes(settings) == encoded_anew(settings, mine)
+    assert published_codes(settings) == encoded_from_source(settings, mine)
     assert staged.model.digest == table_of(settings).version("v1").properties["model"]
     assert report.comparison.rows == 550 - len(own_rows_of_most_queries(settings))
 
@@ -109,15 +109,15 @@ def test_a_new_model_makes_every_shard_stale(settings, mine, source):
     reindex(settings, spec())
     write_shard(source, "part4.parquet", blobs(400, D, seed=4, first_id=4000))
     kept, _, _ = reindex(settings, spec())
-    assert (kept.encoded, kept.removed) == (400, 0)  # refit never: the published model, whatever rows came
+    assert (kept.encoded, kept.removed) == (400, 0)  # refit never: the published model is used for all new rows
     refit, _, version = reindex(settings, spec(refit="always", gate={"force": "test"}))
     assert (version, refit.encoded, refit.removed) == ("v3", 1200, 5)
     assert refit.model.digest != kept.model.digest
-    assert published_codes(settings) == encoded_anew(settings, mine)
+    assert published_codes(settings) == encoded_from_source(settings, mine)
     assert reindex(settings, spec(refit="always"))[0].unchanged
 
 
-def test_another_method_under_the_same_name_must_be_asked_for(settings, mine):
+def test_another_method_for_the_same_table_needs_a_refit(settings, mine):
     reindex(settings, spec(code="codes16"))
     other = {"code": "codes16", "method": {"method": "lsh", "bits": 16}}
     with pytest.raises(ValueError, match="table mine__codes16 has a model fitted as"):
@@ -128,8 +128,8 @@ def test_another_method_under_the_same_name_must_be_asked_for(settings, mine):
         reindex(settings, spec(code="codes16", method={"method": "lsh", "bits": 32}, refit="always"))
 
 
-def test_a_run_that_was_stopped_goes_on_where_it_was(settings, mine, source, monkeypatch):
-    """A bad shard stops the first run; what was encoded before it is not encoded again."""
+def test_an_interrupted_run_resumes_where_it_stopped(settings, mine, source, monkeypatch):
+    """A bad shard stops the first run; the parts encoded before it are not encoded again."""
     good = (source / "part2.parquet").read_bytes()
     batch = blobs(200, D, seed=2, first_id=2000)
     batch.x[7, 3] = np.nan
@@ -154,8 +154,8 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(settings, mine, source, mon
     assert (version, staged.rows) == ("v1", 800)
 
 
-def test_what_another_version_has_by_the_model_is_taken_over(settings, mine, source):
-    """Published and rolled back from, rejected, staged: unless it is damaged."""
+def test_parts_of_other_versions_by_the_same_model_are_reused(settings, mine, source):
+    """From versions rolled back, rejected or only staged, unless the part is damaged."""
     reindex(settings, spec())
     write_shard(source, "part4.parquet", blobs(50, D, seed=4, first_id=4000))
     reindex(settings, spec())
@@ -177,15 +177,15 @@ def test_what_another_version_has_by_the_model_is_taken_over(settings, mine, sou
     Path(part.url).write_bytes(b"torn")
     staged, _, version = reindex(settings, spec())
     assert (version, staged.encoded, staged.rows, staged.removed) == ("v3", 70, 780, 1)
-    assert published_codes(settings) == encoded_anew(settings, mine)
+    assert published_codes(settings) == encoded_from_source(settings, mine)
 
 
 def parts_of(settings, version):
     return table_of(settings).parts(version.snapshot_id).values()
 
 
-def test_rows_that_were_deleted_do_not_come_back_with_an_old_part(settings, mine, source):
-    """A file that comes back just as it was has its old version, and a rejected version has its part."""
+def test_deleted_rows_do_not_come_back_with_an_old_part(settings, mine, source):
+    """A restored file has its old version, and a rejected version still has its part."""
     reindex(settings, spec())
     write_shard(source, "part4.parquet", blobs(50, D, seed=4, first_id=4000))
     with pytest.raises(publishing.GateRejected):
@@ -206,7 +206,7 @@ def test_an_id_in_two_shards_is_refused(settings, mine, source):
     assert table_of(settings).version().name == "v0"
 
 
-def test_all_of_it_on_s3(mine, s3, monkeypatch, tmp_path):
+def test_a_run_with_everything_on_s3(mine, s3, monkeypatch, tmp_path):
     """Source, warehouse and models on S3."""
     bucket = f"{s3}/{tmp_path.name}"
     for shard in mine.shards("base"):
@@ -217,7 +217,7 @@ def test_all_of_it_on_s3(mine, s3, monkeypatch, tmp_path):
     dataset = datasets.ingest_source("mine", f"{bucket}/source", settings, mine.columns)
     staged, _, version = reindex(settings, spec(), InProcess())
     assert (version, staged.encoded) == ("v1", 800)
-    assert published_codes(settings) == encoded_anew(settings, dataset)
+    assert published_codes(settings) == encoded_from_source(settings, dataset)
     filesystem.remove(f"{bucket}/source/part3.parquet")
     staged, _, version = reindex(settings, spec(), InProcess())
     assert (version, staged.rows, staged.encoded, staged.removed) == ("v2", 600, 0, 1)
@@ -237,8 +237,8 @@ def test_new_labels_take_the_next_places(settings, mine, source):
     np.testing.assert_array_equal(read.y, np.tile([0, 1, 0, 0, 0, 0, 1], (30, 1)))
 
 
-def test_rows_named_by_strings_have_ids_that_never_change(settings, tmp_path):
-    """--key-column: the id is the key's place in an append-only map, whatever shard the key is in."""
+def test_rows_with_string_keys_have_permanent_ids(settings, tmp_path):
+    """--key-column: the id is the position of the key in an append-only map, in whichever shard the key is."""
 
     def write(name, first, n):
         batch = blobs(n, D, seed=first, first_id=first)
@@ -266,7 +266,7 @@ def test_rows_named_by_strings_have_ids_that_never_change(settings, tmp_path):
     after = key_of_id()
     assert before.items() <= after.items()
     assert len(after) == 250
-    assert published_codes(settings, "keyed__itq16") == encoded_anew(settings, dataset, "keyed__itq16")
+    assert published_codes(settings, "keyed__itq16") == encoded_from_source(settings, dataset, "keyed__itq16")
     assert {after[i] for i in published_codes(settings, "keyed__itq16")} == {
         f"sku{i}" for i in [*range(50, 150), *range(500, 600)]
     }

@@ -1,4 +1,4 @@
-"""The plan: what a run would do, that looking does nothing, and that a run with nothing to do does nothing."""
+"""The plan of a run, the dry run, and runs with nothing to do."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from infra.executors import InProcess
 from storage.features.shard import Columns, FeatureShard
 from storage.tables.parts import Part
 from tests.conftest import blobs
-from tests.workflows.conftest import SPEC, D, encoded_anew, published_codes, reindex, spec, table_of, write_shard
+from tests.workflows.conftest import SPEC, D, encoded_from_source, published_codes, reindex, spec, table_of, write_shard
 from workflows import cli
 from workflows.context import Context
 from workflows.evaluation.registry import HEALTH
@@ -44,11 +44,11 @@ def test_the_plan_is_a_difference():
 
 
 def everything(folder):
-    """All files below a folder, with what tells that one was written."""
+    """Return all files below a folder, each with modification time and size."""
     return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_looking_writes_nothing_and_sees_what_the_run_then_does(settings, mine, source):
+def test_a_dry_run_writes_nothing_and_predicts_the_run(settings, mine, source):
     before = everything(settings.home)
     first = planning.outlook(Context.of(spec(), settings, InProcess()))
     assert everything(settings.home) == before
@@ -76,7 +76,7 @@ def test_looking_writes_nothing_and_sees_what_the_run_then_does(settings, mine, 
     assert reindex(settings, spec())[0].encoded == found.rows
 
 
-def test_what_an_earlier_attempt_left_is_not_planned_again(settings, mine, source):
+def test_parts_of_an_earlier_attempt_are_not_planned_again(settings, mine, source):
     reindex(settings, spec())
     write_shard(source, "part4.parquet", blobs(100, D, seed=4, first_id=4000))
     always = spec(refit="always", gate={"floors": {"map": 0.99}})
@@ -97,7 +97,7 @@ def test_a_run_with_nothing_to_do_changes_no_file_of_the_warehouse(settings, min
     assert everything(settings.home) == before
 
 
-def test_the_command_prints_the_plan_and_answers_without_prefect_where_nothing_is_to_do(settings, mine, source):
+def test_the_command_prints_the_plan_and_needs_no_prefect_if_there_is_nothing_to_do(settings, mine, source):
     run = CliRunner().invoke
     options = ["reindex", "--dataset", "mine", "--bits", "16", "--queries", "50"]
     found = json.loads(run(cli.app, [*options, "--dry-run", "--json"]).stdout)
@@ -116,7 +116,7 @@ def test_the_command_prints_the_plan_and_answers_without_prefect_where_nothing_i
 
 
 def test_new_rules_are_checked_on_an_unchanged_version(settings, mine):
-    """On the metrics and health stored with it: nothing is measured, and nothing is written."""
+    """They use the stored metrics and health: nothing is measured or written."""
     reindex(settings, spec())
     stored = table_of(settings).version().properties
     found = json.loads(stored["metrics"]) | {"health.entropy": json.loads(stored["health"])[HEALTH["health.entropy"]]}
@@ -148,7 +148,7 @@ def test_new_rules_are_checked_on_an_unchanged_version(settings, mine):
     code, output, verdict = run("--floor", "precision_radius_2=1", "--force", "the boss says so")
     assert (code, verdict["reasons"]) == (0, [broken])
     assert "stays published by force, reason: the boss says so" in output
-    # what was not stored is said, and holds nothing up that does not ask for it
+    # a metric that is not stored is noted, and fails only the rules that need it
     code, _, verdict = run("--relevance", "graded", "--floor", "ndcg=0.1", "--floor", "health.entropy=0.1")
     assert (code, verdict["reasons"]) == (3, ["ndcg was not measured: its floor of 0.1000 cannot be checked"])
     assert verdict["notes"][0] == f"v1 was measured by another protocol: {stored['protocol']}"
@@ -156,8 +156,8 @@ def test_new_rules_are_checked_on_an_unchanged_version(settings, mine):
     assert run("--relevance", "labels", "--floor", "map=0.1")[0] == 0  # as auto is where there are labels
 
 
-def test_the_flow_says_it_too(settings, mine, prefect_server, monkeypatch):
-    """A server that was named is told of the run, and of a rule that does not hold: the run has failed."""
+def test_the_flow_checks_new_rules_on_an_unchanged_version(settings, mine, prefect_server, monkeypatch):
+    """A configured server records the run, and as failed if a rule does not hold."""
     reindex(settings, spec())
     monkeypatch.setenv("PREFECT_API_URL", prefect_server.url)
     options = ["reindex", "--dataset", "mine", "--bits", "16", "--queries", "50", "--json", "--floor"]
@@ -173,7 +173,7 @@ def test_the_flow_says_it_too(settings, mine, prefect_server, monkeypatch):
     assert [run["state_type"] for run in last] == ["FAILED", "COMPLETED"]
 
 
-def test_a_prefect_server_that_was_named_is_told_of_every_run(settings, mine, monkeypatch):
+def test_a_configured_prefect_server_records_every_run(settings, mine, monkeypatch):
     reindex(settings, spec())
     assert nothing_to_do(spec()).unchanged
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
@@ -190,7 +190,7 @@ def test_a_prefect_server_that_was_named_is_told_of_every_run(settings, mine, mo
         (("--max-drift", "0"), "max_drift: Input should be greater than 0"),
     ],
 )
-def test_rules_are_checked_where_they_enter(options, message):
+def test_rules_are_validated_when_parsed(options, message):
     found = CliRunner().invoke(cli.app, ["reindex", "--dataset", "mine", *options], env={"COLUMNS": "200"})
     assert found.exit_code == 2
     assert message.replace(" ", "") in found.stderr.replace(" ", "").replace("\n", "")
@@ -222,7 +222,7 @@ RUN = """
 
 
 def test_of_two_runs_at_once_one_publishes(settings, mine, source):
-    """Two processes, let go together. The other one says that somebody else published, or finds nothing to do."""
+    """Two processes start together. One publishes; the other reports the conflict, or finds nothing to do."""
     reindex(settings, spec())
     write_shard(source, "part4.parquet", blobs(100, D, seed=4, first_id=4000))
     command = [sys.executable, "-c", textwrap.dedent(RUN), json.dumps(SPEC)]
@@ -237,4 +237,4 @@ def test_of_two_runs_at_once_one_publishes(settings, mine, source):
     assert words in (["adopted", "published"], ["conflict", "published"]), ends
     table = table_of(settings)
     assert [version.name for version in table.versions()] == ["v1", "v2"]
-    assert published_codes(settings) == encoded_anew(settings, mine)
+    assert published_codes(settings) == encoded_from_source(settings, mine)

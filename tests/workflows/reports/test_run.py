@@ -24,7 +24,7 @@ EVIL = "<script>document.title='owned'</script>"
 
 @pytest.fixture
 def run():
-    """(spec, staged, report, verdict, epochs) of two random versions; the user's words hold markup."""
+    """Return (spec, staged, report, verdict, epochs) of two random versions; texts of the user contain markup."""
     rng = np.random.default_rng(0)
     total = rng.integers(1, 50, (20, 17))
     histogram = np.stack([total, total // 3])
@@ -54,7 +54,7 @@ def run():
     return Spec.model_validate({"dataset": "sample", "gate": {"force": EVIL}}), staged, made, verdict, EPOCHS
 
 
-def test_the_page_holds_what_was_found_and_nothing_from_elsewhere(run):
+def test_the_page_shows_all_results_and_loads_nothing_external(run):
     page = run_page(*run)
     assert "t__itq16" in page
     assert "coverage: 1 of 5" in page
@@ -72,11 +72,11 @@ def test_the_page_holds_what_was_found_and_nothing_from_elsewhere(run):
 
 
 def drawn(html):
-    """The traces of the last plot."""
+    """Return the traces of the last plot."""
     return json.JSONDecoder().raw_decode(html, html.index("[{", html.rindex("Plotly.newPlot(")))[0]
 
 
-def test_the_epochs_of_training_are_drawn_and_said(run):
+def test_training_epochs_are_plotted_and_summarized(run):
     page = run_page(*run)
     assert page.index(trained(EPOCHS)) < page.rindex("Plotly.newPlot(")
     for trace, name in zip(drawn(page), ("loss", "score", "lr"), strict=True):
@@ -89,14 +89,14 @@ def test_the_epochs_of_training_are_drawn_and_said(run):
     assert [trace["y"] for trace in drawn(run_page(*run[:4], unjudged))] == [[0.75, 0.5, 0.25], [0.01, 0.005, 0.0]]
 
 
-def test_a_model_that_was_not_trained_in_epochs_has_no_such_part(run):
+def test_a_model_without_epochs_has_no_training_section(run):
     page = run_page(*run[:4], [])
     assert "<h2>Training" not in page
     assert page.count("Plotly.newPlot(") == run_page(*run).count("Plotly.newPlot(") - 1
     assert "Training" not in run_markdown(*run[:4], [])
 
 
-def test_the_curves_by_rank_are_drawn(run):
+def test_curves_by_rank_are_plotted(run):
     html = plot(run[2].curves)
     data = drawn(html)
     by_rank = [[tuple(trace["x"]), tuple(trace["y"])] for trace in data[3:]]
@@ -105,13 +105,13 @@ def test_the_curves_by_rank_are_drawn(run):
     assert curves.ranks[:5] == (1, 2, 5, 10, 20)
 
 
-def test_the_summary_says_what_the_gate_said(run):
+def test_the_summary_shows_the_verdict_of_the_gate(run):
     text = run_markdown(*run)
     assert text.startswith("# t__itq16: **rejected**")
     assert "- failed check: coverage: 1 of 5" in text
 
 
-def test_a_browser_draws_the_page(run, tmp_path):
+def test_a_browser_renders_the_page(run, tmp_path):
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if not chromium:
         pytest.skip("needs a browser: install chromium to see the report drawn")

@@ -1,4 +1,4 @@
-"""A published table of a small dataset, for the tests of its life: `mine__code`, of four files of 200 rows.
+"""A published table of a small dataset, `mine__code`: four files of 200 rows.
 
 Tests take these fixtures by name: in a conftest they would replace those of tests/workflows.
 """
@@ -25,7 +25,7 @@ NAMES = [f"{i}.parquet" for i in range(4)]
 
 
 def embedded(folder, monkeypatch):
-    """Settings of a home of its own."""
+    """Return settings with a home of their own."""
     monkeypatch.setenv("HASHKILN_HOME", str(folder / "home"))
     monkeypatch.setenv("HASHKILN_EXECUTOR", "inprocess")
     return Settings()
@@ -42,7 +42,7 @@ def source(settings, tmp_path):
 
 
 def published(settings, folder):
-    """The folder of the files, ids from 1000 i on; they are published as v1."""
+    """Write four files, with ids from 1000 i on, and publish them as v1; return their folder."""
     for i, name in enumerate(NAMES):
         write(folder, name, blobs(200, D, seed=i, first_id=1000 * i))
     datasets.ingest_source("mine", str(folder), settings, Columns(labels="labels"))
@@ -79,7 +79,7 @@ def table_of(settings, name=TABLE):
 
 
 def rows_of(settings, version="main", name=TABLE):
-    """id -> code."""
+    """Return id -> code."""
     table = table_of(settings, name)
     found = [batch for shard in table.shards(table.version(version).snapshot_id) for batch in shard]
     return {i: code for batch in found for i, code in zip(batch.ids.tolist(), batch.x.tolist(), strict=True)}
@@ -91,7 +91,7 @@ def part_of(settings, shard, version="main"):
 
 
 def hashkiln(*args):
-    """Exit code and output of a command."""
+    """Run a command; return exit code and output."""
     result = CliRunner().invoke(app, [*args], catch_exceptions=False)
     return result.exit_code, result.stdout
 

@@ -1,4 +1,4 @@
-"""Rows deleted by id: out of what readers see at once, and out of every file by a time."""
+"""Deletion by id: rows are hidden at once, and removed from every file by a deadline."""
 
 import json
 import os
@@ -41,7 +41,7 @@ from workflows.tables import deletion, gc, history, verify
 settings, source = published_table.settings, published_table.source  # fixtures
 
 
-def test_deleted_rows_leave_what_readers_see_at_once_and_every_file_by_the_time(settings, source, tmp_path):
+def test_deleted_rows_are_hidden_at_once_and_gone_from_every_file_by_the_deadline(settings, source, tmp_path):
     before = rows_of(settings)
     reindex(settings, spec(bits=8, code="short"))
     write(source, "3.parquet", blobs(200, D, seed=3, first_id=3000).take(slice(0, 100)))
@@ -90,7 +90,7 @@ def test_deleted_rows_leave_what_readers_see_at_once_and_every_file_by_the_time(
     assert len(before) == 800
 
 
-def test_the_same_on_s3_and_postgresql(s3, postgresql, tmp_path, monkeypatch):
+def test_deletion_on_s3_and_postgresql(s3, postgresql, tmp_path, monkeypatch):
     monkeypatch.setenv("HASHKILN_WAREHOUSE", f"{s3}/{tmp_path.name}")
     monkeypatch.setenv("HASHKILN_CATALOG", postgresql())
     settings = published_table.embedded(tmp_path, monkeypatch)
@@ -106,7 +106,7 @@ def test_the_same_on_s3_and_postgresql(s3, postgresql, tmp_path, monkeypatch):
     assert not {5, 1005} & rows_of(settings).keys()
 
 
-def test_a_row_that_comes_back_in_another_file_stays_deleted(settings, source):
+def test_a_deleted_row_that_reappears_in_another_file_stays_deleted(settings, source):
     deletion.delete("mine", [7])
     write(source, "new.parquet", blobs(20, D, seed=5, first_id=7).take(slice(0, 1)))
     write(source, "more.parquet", blobs(20, D, seed=6, first_id=6000))
@@ -116,7 +116,7 @@ def test_a_row_that_comes_back_in_another_file_stays_deleted(settings, source):
     assert len(rows_of(settings)) == 800 - 1 + 20
 
 
-def test_a_deletion_that_was_cut_off_is_finished_by_another_and_twice_is_once(settings, source):
+def test_an_interrupted_deletion_is_completed_by_the_next_and_deletion_is_idempotent(settings, source):
     dataset = datasets.dataset_of(spec(), settings)
     ids = np.array([3, 4])
     folder = deletions.deletions_folder(settings.warehouse_url, "mine")
@@ -135,7 +135,7 @@ def reindexed_version(settings, dataset, name):
     return next(s.version for s in datasets.dataset_of(spec(), settings).shards("base") if s.name == name)
 
 
-def test_all_rows_of_a_shard_can_go(settings, source):
+def test_all_rows_of_a_shard_can_be_deleted(settings, source):
     deletion.delete("mine", np.arange(2000, 2200))
     assert part_of(settings, "2.parquet").rows == 0
     assert len(rows_of(settings)) == 600
@@ -143,7 +143,7 @@ def test_all_rows_of_a_shard_can_go(settings, source):
     assert verify.verify(TABLE, deep=True).problems == ()
 
 
-def test_ids_of_no_row_are_refused_and_nothing_is_written(settings, source, tmp_path):
+def test_unknown_ids_are_refused_and_nothing_is_written(settings, source, tmp_path):
     with pytest.raises(ValueError, match=r"none of the 2 ids is in mine, such as \[77777\]"):
         deletion.delete("mine", [77777, 88888])
     assert deletions.deletion_files(deletions.deletions_folder(settings.warehouse_url, "mine")) == ()
@@ -162,7 +162,7 @@ def test_ids_of_no_row_are_refused_and_nothing_is_written(settings, source, tmp_
 
 
 def asked(answer, ids):
-    """`hashkiln delete` on a terminal, on which something is answered: exit code, and all that it showed."""
+    """Run `hashkiln delete` on a terminal with an answer; return exit code and output."""
     ours, theirs = pty.openpty()
     os.write(ours, answer.encode())
     command = [sys.executable, "-m", "workflows.cli", "delete", "mine", "--ids", ids]
@@ -174,7 +174,7 @@ def asked(answer, ids):
 
 def test_a_deletion_is_confirmed(settings, source):
     folder = deletions.deletions_folder(settings.warehouse_url, "mine")
-    assert hashkiln("delete", "mine", "--ids", "7,12")[0] == 2  # nobody to ask
+    assert hashkiln("delete", "mine", "--ids", "7,12")[0] == 2  # no terminal to confirm on
     code, output = asked("n\n", "7,12,77777")
     assert (code, deletions.deletion_files(folder)) == (1, ())
     assert "2 rows in the files of mine, for 3 ids: 7, 12, …" in output
@@ -205,7 +205,7 @@ def test_rows_named_by_keys_are_deleted_by_key(settings, tmp_path):
         deletion.delete("mine", ["row 500"])
 
 
-def test_what_is_published_while_rows_are_deleted_is_looked_at_anew(settings, source):
+def test_a_version_published_during_a_deletion_is_processed_too(settings, source):
     published = []
 
     def meanwhile(label, done, total):

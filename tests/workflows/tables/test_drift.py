@@ -1,4 +1,4 @@
-"""Drift: what is noted of projections as they are encoded, when it shows, and what a refit then does."""
+"""Drift: moments recorded during encoding, detection, and the refit."""
 
 import json
 
@@ -10,7 +10,7 @@ from storage import models
 from storage.files import npz
 from storage.tables.parts import projection_moments
 from tests.conftest import blobs
-from tests.workflows.conftest import D, encoded_anew, published_codes, reindex, spec, table_of, write_shard
+from tests.workflows.conftest import D, encoded_from_source, published_codes, reindex, spec, table_of, write_shard
 from workflows.context import Context
 from workflows.reindex import fitting, staging
 from workflows.tables import drift
@@ -23,7 +23,7 @@ def moments(u):
 @pytest.mark.parametrize(
     ("shift", "scale", "moved"), [(0, 1, 0), (0.5, 1, 0.5), (-2, 1, 2), (0, 2, 1), (0, 0.5, 0.5), (3, 5, 5)]
 )
-def test_drift_counts_in_deviations_of_the_model(shift, scale, moved):
+def test_drift_is_measured_in_standard_deviations_of_the_training_rows(shift, scale, moved):
     u = np.random.default_rng(0).standard_normal((100_000, 8))
     new = np.random.default_rng(1).standard_normal((50_000, 8))
     new[:, 5] = new[:, 5] * scale + shift
@@ -35,7 +35,7 @@ def test_drift_counts_in_deviations_of_the_model(shift, scale, moved):
     assert found.rows == 50_000
 
 
-def test_few_rows_drift_by_chance_and_it_does_not_show():
+def test_movement_of_few_rows_by_chance_is_no_drift():
     u = np.random.default_rng(0).standard_normal((100_000, 64))
     own = moments(u)
     found = [drift.between(own, moments(u[i : i + 40]), limit=0.5) for i in range(0, 40_000, 40)]
@@ -43,14 +43,14 @@ def test_few_rows_drift_by_chance_and_it_does_not_show():
     assert not any(one.shows for one in found)
 
 
-def test_a_bit_that_was_constant_has_no_deviation_to_count_in():
+def test_a_bit_that_was_constant_in_training_has_no_standard_deviation():
     u = np.random.default_rng(0).standard_normal((1000, 3))
     u[:, 1] = 2
     found = drift.between(moments(u), moments(np.add(u, [0, 9, 0])), limit=0.5)
     assert (found.moved, found.shows) == (0, False)
 
 
-def test_what_parts_note_adds_up_to_the_projections_of_all_rows(settings, mine):
+def test_moments_of_the_parts_add_up_to_those_of_all_rows(settings, mine):
     staged, _, _ = reindex(settings, spec())
     function = models.load_model(settings.warehouse_url, staged.model.digest)
     u = np.concatenate([function.project(batch.x) for shard in mine.shards("base") for batch in shard])
@@ -61,7 +61,7 @@ def test_what_parts_note_adds_up_to_the_projections_of_all_rows(settings, mine):
     np.testing.assert_array_equal(drift.own(settings.warehouse_url, staged.model.digest), drift.moments(parts))
 
 
-def test_rows_like_those_before_keep_the_model(settings, mine, source):
+def test_new_rows_of_the_same_distribution_keep_the_model(settings, mine, source):
     first, _, _ = reindex(settings, spec())
     assert first.drift is None
     for i in (4, 5):
@@ -74,21 +74,21 @@ def test_rows_like_those_before_keep_the_model(settings, mine, source):
     assert "no drift: bit" in table_of(settings).version().properties["verdict"]
 
 
-def test_rows_from_elsewhere_have_the_model_refitted_and_every_shard_encoded_anew(settings, mine, source):
+def test_rows_of_another_distribution_cause_a_refit_and_all_shards_are_encoded_again(settings, mine, source):
     first, _, _ = reindex(settings, spec())
     far = blobs(400, D, seed=4, first_id=4000)
     far = far._replace(x=far.x + 4 * np.random.default_rng(5).standard_normal(D).astype(np.float32))
     write_shard(source, "part4.parquet", far)
     kept = staging.stage(Context.of(spec(), settings, InProcess()), first.model)
     assert kept.drift.shows
-    assert fitting.refit_reason(spec(), kept) == ""  # it is said, and nothing follows unless asked for
+    assert fitting.refit_reason(spec(), kept) == ""  # reported, but no refit unless requested
     staged, _, version = reindex(settings, spec(refit="drift", gate={"force": "to look at it"}))
     assert (version, staged.encoded, staged.rows) == ("v2", 1200, 1200)
     assert staged.model.digest != first.model.digest
     properties = table_of(settings).version().properties
     assert properties["model"] == staged.model.digest
     assert properties["fitted"].startswith("drift: bit")
-    assert published_codes(settings) == encoded_anew(settings, mine)
+    assert published_codes(settings) == encoded_from_source(settings, mine)
     assert reindex(settings, spec(refit="drift"))[0].unchanged
     strict = spec(refit="drift", max_drift=9)
     write_shard(source, "part5.parquet", far._replace(ids=far.ids + 1000))
@@ -97,8 +97,8 @@ def test_rows_from_elsewhere_have_the_model_refitted_and_every_shard_encoded_ane
     )
 
 
-def test_where_nothing_was_noted_there_is_no_drift(settings, mine, source):
-    """Of a model that an older program published, and of damaged notes."""
+def test_without_recorded_moments_there_is_no_drift(settings, mine, source):
+    """With a model published by an older program, and with damaged moments."""
     first, _, _ = reindex(settings, spec())
     url = f"{settings.warehouse_url}/models/{first.model.digest}/moments.npz"
     assert npz.read_arrays(url)["moments"].shape == (4, 16)

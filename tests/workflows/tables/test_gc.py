@@ -31,7 +31,7 @@ from workflows.tables import gc, verify
 settings, source = published_table.settings, published_table.source  # fixtures
 
 
-def test_models_and_queries_go_when_nothing_names_them(settings, source):
+def test_unreferenced_models_and_queries_are_deleted(settings, source):
     other = spec(refit="always", method={"method": "lsh", "bits": 16, "seed": 3})
     orphan = fitting.fit(Context.of(other, settings, InProcess())).digest  # fitted, never staged
     used = table_of(settings).version().properties["model"]
@@ -51,7 +51,7 @@ def test_models_and_queries_go_when_nothing_names_them(settings, source):
     assert verify.verify(TABLE, deep=True).problems == ()
 
 
-def test_what_nobody_used_goes_and_is_made_again_when_it_is_wanted(settings, source):
+def test_unused_cache_files_are_deleted_and_computed_again_on_demand(settings, source):
     near = spec(code="near", protocol={"queries": 30, "relevance": "neighbours", "neighbours": 5})
     reindex(settings, near)
     warehouse = settings.home / "warehouse"
@@ -77,7 +77,7 @@ def test_what_nobody_used_goes_and_is_made_again_when_it_is_wanted(settings, sou
     assert version.measure_version(*of) == before
 
 
-def test_nothing_is_left_beside_tables_on_s3_and_postgresql(s3, postgresql, tmp_path, monkeypatch):
+def test_unreferenced_files_are_deleted_on_s3_and_postgresql(s3, postgresql, tmp_path, monkeypatch):
     monkeypatch.setenv("HASHKILN_WAREHOUSE", f"{s3}/{tmp_path.name}")
     monkeypatch.setenv("HASHKILN_CATALOG", postgresql())
     settings = published_table.embedded(tmp_path, monkeypatch)
@@ -94,7 +94,7 @@ def test_nothing_is_left_beside_tables_on_s3_and_postgresql(s3, postgresql, tmp_
     assert verify.verify(TABLE, deep=True).problems == ()
 
 
-def test_models_stay_where_the_warehouse_has_tables_that_the_catalog_does_not_know(settings, source, monkeypatch):
+def test_models_are_kept_if_the_warehouse_has_tables_unknown_to_the_catalog(settings, source, monkeypatch):
     monkeypatch.setenv("HASHKILN_CATALOG", f"sqlite:///{settings.home / 'other.db'}")
     found = gc.gc(grace=7, clock=in_days(8))
     assert {item.kind for item in found.items} == {"kept"}
@@ -103,7 +103,7 @@ def test_models_stay_where_the_warehouse_has_tables_that_the_catalog_does_not_kn
     assert "mine__code" in note
 
 
-def test_a_short_grace_must_be_forced_and_durations_are_read(settings, source):
+def test_a_short_grace_period_must_be_forced_and_durations_are_parsed(settings, source):
     with pytest.raises(ValueError, match=r"expected a grace of at least one hour, found 0\.5 hours: pass --force"):
         gc.gc(grace=0.5 / 24)
     assert hashkiln("gc", "--grace", "1m", "--force", "--dry-run")[0] == 0

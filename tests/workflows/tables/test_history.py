@@ -1,4 +1,4 @@
-"""Versions of a published table: their history, what differs between them, and the way back."""
+"""Versions of a published table: history, differences and rollback."""
 
 import json
 
@@ -14,7 +14,7 @@ from workflows.tables import history
 settings, source = published_table.settings, published_table.source  # fixtures
 
 
-def test_history_diff_and_rollback_tell_one_story(settings, source):
+def test_history_diff_and_rollback_agree(settings, source):
     write(source, "1.parquet", blobs(150, D, seed=9, first_id=1000))
     write(source, "9.parquet", blobs(70, D, seed=10, first_id=9000))
     (source / "3.parquet").unlink()
@@ -47,7 +47,7 @@ def test_history_diff_and_rollback_tell_one_story(settings, source):
     assert reindex(settings) == "v2"  # which is what the source encodes to: nothing to do
 
 
-def test_tables_measured_unlike_never_share_a_column(settings, source):
+def test_metrics_of_different_protocols_never_share_a_column(settings, source):
     reindex(settings, spec(bits=8, code="short"))
     reindex(settings, spec(code="other", protocol={"queries": 30, "relevance": "neighbours", "neighbours": 5}))
     labels, neighbours = history.compare_tables("mine")

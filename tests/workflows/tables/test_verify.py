@@ -54,7 +54,7 @@ def flip(path, at):
         (lambda path: flip(path, -3), "expected a part of SHA-256 {name}, found "),
     ],
 )
-def test_a_part_that_is_not_what_was_written_is_found_and_never_read(settings, source, harm, message):
+def test_a_damaged_part_is_detected_and_never_read(settings, source, harm, message):
     part = part_of(settings, "2.parquet")
     harm(Path(part.url))
     _verified.clear()  # as in a new process
@@ -68,7 +68,7 @@ def test_a_part_that_is_not_what_was_written_is_found_and_never_read(settings, s
         reader.open(TABLE).search(np.zeros((1, D), np.float32))
 
 
-def test_a_flipped_bit_of_an_id_is_noticed_where_ids_alone_are_read(settings, source):
+def test_a_flipped_bit_of_an_id_is_detected_when_only_ids_are_read(settings, source):
     part = part_of(settings, "2.parquet")
     column = pq.ParquetFile(part.url).metadata.row_group(0).column(0)
     flip(Path(part.url), column.data_page_offset + column.total_compressed_size - 5)
@@ -77,7 +77,7 @@ def test_a_flipped_bit_of_an_id_is_noticed_where_ids_alone_are_read(settings, so
 
 
 def commit_part(table, n, shard, ids=None, **told):
-    """Put a part of some codes into what readers see, told of as the table would, or falsely."""
+    """Publish a part of given codes, with correct or false metadata."""
     ids = np.arange(5000, 5000 + n) if ids is None else np.asarray(ids)
     data = _parquet_bytes(_table(ids, np.zeros((n, 2), np.uint8), None, 16))
     url = f"{table.folder}/data/{hashlib.sha256(data).hexdigest()}.parquet"
@@ -90,7 +90,7 @@ def commit_part(table, n, shard, ids=None, **told):
     return part
 
 
-def test_rows_ranges_and_ids_are_those_the_table_tells(settings, source):
+def test_rows_ranges_and_ids_match_the_table_metadata(settings, source):
     table = table_of(settings)
     part = commit_part(table, 5, "false.parquet", rows=6, min_id=4999)
     twice = commit_part(table, 4, "twice.parquet", ids=[5002, 5003, 5003, 9000])
@@ -103,7 +103,7 @@ def test_rows_ranges_and_ids_are_those_the_table_tells(settings, source):
     )
 
 
-def test_deep_finds_wrong_bits_lost_rows_and_changed_content_and_excuses_what_is_at_the_threshold(settings, source):
+def test_deep_finds_wrong_bits_lost_rows_and_changed_content_but_allows_bits_at_the_threshold(settings, source):
     model = models.load_model(settings.warehouse_url, table_of(settings).version().properties["model"])
     batch = blobs(200, D, seed=0)
     packed = pack(model.encode(batch.x))
@@ -137,7 +137,7 @@ def flipped(packed, places):
 
 
 def replaced(settings, shard, ids, packed, about=None):
-    """Another part in the place of a shard's, as if it had been encoded so."""
+    """Replace the part of a shard by another, as if it had been encoded so."""
     table = table_of(settings)
     old = part_of(settings, shard)
     rows = _table(ids, np.ascontiguousarray(packed), None, 16)
@@ -152,7 +152,7 @@ def replaced(settings, shard, ids, packed, about=None):
     return part
 
 
-def test_a_damaged_part_is_mended_by_encoding_its_shard_again(settings, source):
+def test_a_damaged_part_is_repaired_by_encoding_its_shard_again(settings, source):
     part = part_of(settings, "2.parquet")
     flip(Path(part.url), 600)
     _verified.clear()
@@ -161,4 +161,4 @@ def test_a_damaged_part_is_mended_by_encoding_its_shard_again(settings, source):
     assert verify.verify(TABLE, deep=True).problems == ()
     flip(Path(part.url), 600)
     write(source, "2.parquet", blobs(10, D, first_id=2000))
-    assert len(verify.verify(TABLE, mend=True).problems) == 1  # what it was made of is no more
+    assert len(verify.verify(TABLE, mend=True).problems) == 1  # its source is gone
