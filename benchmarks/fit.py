@@ -36,7 +36,9 @@ def main():
     parser.add_argument("--json", type=Path)
     parser.add_argument("--before", type=Path)
     options = parser.parse_args()
-    names = options.methods.split(",") if options.methods else [n for n, m in METHODS.items() if not issubclass(m, Deep)]
+    names = (
+        options.methods.split(",") if options.methods else [n for n, m in METHODS.items() if not issubclass(m, Deep)]
+    )
     before = {row["method"]: row for row in json.loads(options.before.read_text())} if options.before else {}
     executor, settings = InProcess(), Settings()
     dataset = ingest(Spec(dataset=options.dataset), settings)

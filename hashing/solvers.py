@@ -82,9 +82,12 @@ def quantizing_rotation(projected: Data[Vectors], n_bits: int, n_iter: int, seed
 def _alignment(batch: Vectors, rotation: Array) -> tuple[Array]:
     """Return B'V (n_bits, n_bits) with B = sgn(VR): products in the precision of V, summed in float64."""
     c, rotation = np.zeros(rotation.shape), rotation.astype(batch.x.dtype)
+    memory = np.empty((ROWS, len(c)), batch.x.dtype)  # new memory for each block would cost as much as the products
     for start in range(0, len(batch.x), ROWS):
         v = batch.x[start : start + ROWS]
-        c += sgn(v @ rotation).T @ v
+        b = np.matmul(v, rotation, out=memory[: len(v)])
+        b += 0  # turns -0 into +0
+        c += np.copysign(b.dtype.type(1), b, out=b).T @ v
     return (c,)
 
 

@@ -59,7 +59,7 @@ class BRE:
             phi = rbf(x, anchors, gamma)
         mean = phi.mean(axis=0, dtype=np.float64)
         columns = np.ascontiguousarray((phi - mean).T, np.float32)
-        offsets = 1 + rng.permutation((n - 1) // 2)[: self.n_pairs]
+        offsets = 1 + rng.permutation(n // 2)[: self.n_pairs]
         target = self.n_bits * np.stack([label != np.roll(label, -offset) for offset in offsets])
         weight = 1e-3 * rng.standard_normal((self.n_bits, len(anchors)))
         u = np.stack([(w[:, None] * columns).sum(axis=0) for w in weight])  # (n_bits, n)

@@ -9,7 +9,8 @@ from scipy.optimize import check_grad
 
 from hashing.bits import sgn
 from hashing.mapreduce import Batch, Data
-from hashing.methods import bre, ksh, lfh, sdh
+from hashing.methods import ksh, lfh, sdh
+from hashing.methods._bre_sweep import descend
 from hashing.methods.bre import BRE
 from hashing.methods.fsdh import FSDH, label_codes
 from hashing.methods.ksh import KSH
@@ -137,30 +138,28 @@ def test_lfh_climbs_along_the_gradient_of_its_likelihood():
     assert all(after >= before for before, after in pairwise(values))
 
 
-@pytest.mark.parametrize("n_rows", [2, 30])
+@pytest.mark.parametrize("n_rows", [2, 30, 600])
 def test_bre_sweeps_to_the_best_of_all_shifts(n_rows):
     rng = np.random.default_rng(0)
+    offsets = 1 + rng.permutation(n_rows // 2)[:7]
     for trial in range(20):
-        u, column = rng.standard_normal((2, n_rows))
+        u, column = rng.standard_normal(n_rows), rng.standard_normal(n_rows).astype(np.float32)
         column[5::7] = 0  # rows that no shift turns over
         u[1], column[1] = u[0], column[0]  # and two that turn over at once
-        first = rng.integers(n_rows, size=200)
-        second = (first + rng.integers(1, n_rows, 200)) % n_rows
-        gain = rng.integers(-9, 10, 200).astype(np.float32)
+        gain = rng.integers(-9, 10, (len(offsets), n_rows)).astype(np.int16)
 
-        def cost(u, first=first, second=second, gain=gain):
-            return gain[(u >= 0)[first] != (u >= 0)[second]].sum()
+        def cost(bits, gain=gain):  # of bits (..., n)
+            return sum(
+                (g * (bits != np.roll(bits, -o, axis=-1))).sum(axis=-1) for g, o in zip(gain, offsets, strict=True)
+            )
 
-        row, partner = np.concatenate([first, second]), np.concatenate([second, first])
-        order = np.argsort(row, kind="stable")
-        starts = np.searchsorted(row[order], np.arange(n_rows + 1))
         before, weight = u.copy(), np.zeros(1)
-        lower = bre.descend(u, weight, column[None], starts, partner[order], np.tile(gain, 2)[order])
+        decrease = descend(u, weight, column[None], offsets, gain)
         np.testing.assert_allclose(u, before + weight[0] * column)
-        assert lower == cost(before) - cost(u), trial
-        turns = np.unique(-before[column != 0] / column[column != 0])
-        between = np.concatenate([[0, turns[0] - 1, turns[-1] + 1], (turns[1:] + turns[:-1]) / 2])
-        assert cost(u) == min(cost(before + shift * column) for shift in between), trial
+        assert decrease == cost(before >= 0) - cost(u >= 0), trial
+        turns = np.unique((-before[column != 0] / column[column != 0]).astype(np.float32)).astype(np.float64)
+        shifts = np.concatenate([[0, turns[0] - 1, turns[-1] + 1], (turns[1:] + turns[:-1]) / 2])
+        assert cost(u >= 0) == min(cost(before + shift * column >= 0) for shift in shifts), trial
 
 
 def test_bre_lowers_its_objective(in_process):
