@@ -64,6 +64,14 @@ def open_table(settings: Settings, name: str) -> CodeTable:
     return load_table(iceberg.connect(settings.catalog_url, settings.warehouse_url), name)
 
 
+def open_tables(settings: Settings) -> list[CodeTable]:
+    """Return all code tables, sorted by name; none if there is no catalog, which is not created."""
+    if not iceberg.catalog_exists(settings.catalog_url):
+        return []
+    catalog = iceberg.connect(settings.catalog_url, settings.warehouse_url)
+    return [load_table(catalog, name) for name in table_names(catalog)]
+
+
 def open_version(settings: Settings, table: str, name: str) -> tuple[CodeTable, Version]:
     """Return a code table and one of its versions. Raises LookupError if there is none or it has no rows."""
     opened = open_table(settings, table)

@@ -101,6 +101,9 @@ class MethodSpec(Value):
 
         The identity does not change if a release adds a hyper-parameter. A stored specification passes the defaults
         version of its fit; the default is that of this release.
+
+        >>> MethodSpec(method="ITQ", bits=64, parameters={"n_iter": 100}).identity()
+        {'method': 'itq', 'n_bits': 64, 'defaults_version': 1, 'n_iter': 100}
         """
         cls = catalogue().get(self.method)  # a stored method may have been removed
         defaults = {field.name: field.default for field in fields(cls)} if cls else {}  # type: ignore[arg-type]

@@ -32,7 +32,11 @@ def names() -> list[str]:
 
 
 def get(name: str) -> NamedDataset:
-    """Return the dataset of that name. Raises LookupError, with the closest names, if there is none."""
+    """Return the dataset of that name. Raises LookupError, with the closest names, if there is none.
+
+    >>> get("sample").splits["base"].d
+    128
+    """
     if name not in DATASETS:
         close = difflib.get_close_matches(name.lower(), DATASETS, n=4, cutoff=0.4) or names()
         raise LookupError(f"expected the name of a dataset, found {name!r}: did you mean {' or '.join(close)}?")

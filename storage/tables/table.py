@@ -50,7 +50,11 @@ class Version(NamedTuple):
 
 
 def table_name(dataset: str, code: str) -> str:
-    """Return `<dataset>__<code>`, with underscores for hyphens. Raises ValueError for other characters."""
+    """Return `<dataset>__<code>`, with underscores for hyphens. Raises ValueError for other characters.
+
+    >>> table_name("fashion-mnist", "itq64")
+    'fashion_mnist__itq64'
+    """
     name = f"{dataset}__{code}".replace("-", "_")
     if not re.fullmatch(r"[a-z0-9_]+", name):
         raise ValueError(f"expected names of a-z, 0-9, _ and -, found dataset {dataset!r} and code {code!r}")

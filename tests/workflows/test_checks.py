@@ -10,7 +10,7 @@ from safetensors.numpy import save
 from hashing.deep import networks
 from infra.settings import Settings, SettingsError
 from storage.tables import iceberg
-from tests.workflows.conftest import spec
+from tests.workflows.conftest import reindex, spec
 from workflows.checks import UsageError, check_run, schema_of
 from workflows.cli import main
 from workflows.context import Context
@@ -86,10 +86,14 @@ MISTAKES = {  # the command, and what its line names
     "dataset of a grid": (grid("sample,nowhere", "lsh"), "expected the name of a dataset, found 'nowhere'"),
     "method": (["fit", *method("itk")], "did you mean itq"),
     "method of a grid": (grid("sample", "lsh,itk"), "did you mean itq"),
-    "codes without a table": (
-        ["history", "mine__itq32"],
-        "existing tables: none yet",
-    ),
+    "history of no table": (["history", "mine__itq32"], "unknown code table 'mine__itq32'; existing tables: none"),
+    "no table to evaluate": (["evaluate", "mine__itq32"], "existing tables: none yet"),
+    "no table to search": (["search", "mine__itq32", "--queries", "query", "--out", "x"], "existing tables: none yet"),
+    "no table to export": (["export", "mine__itq32", "--to", "x"], "existing tables: none yet"),
+    "no table to verify": (["verify", "mine__itq32"], "existing tables: none yet"),
+    "no table to roll back": (["rollback", "mine__itq32"], "existing tables: none yet"),
+    "no table of versions": (["diff", "mine__itq32", "v1", "v2"], "existing tables: none yet"),
+    "no table to collect": (["gc", "mine__itq32"], "existing tables: none yet"),
     "tables of no dataset": (["compare", "mine"], "dataset mine has no published codes"),
     "deleted dataset": (["delete", "mine", "--ids", "7", "--yes"], "ingested datasets: none yet"),
     "what is tuned": (
@@ -116,6 +120,21 @@ def test_a_wrong_setting_is_named(hashkiln, tmp_path, name):
     assert (code, error.count("\n")) == (2, 1)
     assert said in error
     assert untouched(tmp_path / "home")
+
+
+def test_an_unknown_version_is_refused_with_those_that_exist(hashkiln, settings, mine):
+    reindex(settings, spec(method={"method": "lsh", "bits": 8}))
+    for command, *options in (
+        ("evaluate", "--version", "v9"),
+        ("evaluate", "--beside", "v9"),
+        ("search", "--version", "v9", "--queries", "query", "--out", "x"),
+        ("export", "--version", "v9", "--to", "x"),
+        ("verify", "--version", "v9"),
+        ("diff", "v1", "v9"),
+        ("rollback", "--to", "v9"),
+    ):
+        code, error = hashkiln(command, "mine__lsh8", *options)
+        assert (code, error) == (2, "unknown version 'v9' of table mine__lsh8; existing versions: v1\n"), command
 
 
 def test_settings_name_every_wrong_variable():

@@ -16,6 +16,9 @@ class Rule:
     """A bound on one metric: minimum, maximum, or largest loss against the published version.
 
     Raises ValueError for an unknown metric and for a bound outside the range of the metric.
+
+    >>> Rule("floor", "map", 0.25).judge({"map": 0.2})
+    (False, 'map 0.2000 is under its floor of 0.2500')
     """
 
     kind: Kind

@@ -12,9 +12,10 @@ from infra.settings import Settings
 from storage import unreferenced
 from storage.files import filesystem
 from storage.files.filesystem import Upload
-from storage.tables import garbage, iceberg
-from storage.tables.table import CodeTable, load_table, table_names
+from storage.tables import garbage
+from storage.tables.table import CodeTable
 
+from ..context import open_table, open_tables
 from ..spec import Value
 
 DAY = 86_400
@@ -61,8 +62,7 @@ def gc(
             f"expected a grace of at least one hour, found {grace * 24:g} hours: pass --force if no run is active"
         )
     settings = Settings()
-    catalog = iceberg.connect(settings.catalog_url, settings.warehouse_url)
-    opened = [load_table(catalog, name) for name in ([table] if table else table_names(catalog))]
+    opened = [open_table(settings, table)] if table else open_tables(settings)
     items: list[Item] = []
     for one in opened:
         items += _items(one.name, garbage.collect(one, grace * DAY, keep, dry_run, clock))

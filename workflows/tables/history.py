@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 from infra.settings import Settings, current_user
-from storage.tables import iceberg, log
-from storage.tables.table import CodeTable, Version, load_table, table_names
+from storage.tables import log
+from storage.tables.table import CodeTable, Version
 
-from ..context import open_table
+from ..context import open_table, open_tables
 from ..records import Verdict
 from ..spec import Spec, Value
 
@@ -145,10 +145,7 @@ def compare_tables(dataset: str) -> list[Alike]:
 
 def of_dataset(settings: Settings, dataset: str) -> list[CodeTable]:
     """Return the code tables that have a version made from a dataset."""
-    if not iceberg.catalog_exists(settings.catalog_url):
-        return []
-    catalog = iceberg.connect(settings.catalog_url, settings.warehouse_url)
-    opened = [load_table(catalog, name) for name in table_names(catalog)]
+    opened = open_tables(settings)
     return [table for table in opened if any(s and s.dataset == dataset for s in map(_spec, table.versions()))]
 
 
