@@ -80,6 +80,30 @@ def test_values_are_those_of_the_formula(name):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)  # float32
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-3, 1, 1e3, 1e15])
+def test_a_few_rows_have_the_bits_of_a_block(scale):
+    x = scale * (RNG.standard_normal((600, 96)) + 3).astype(np.float32)
+    weight = RNG.standard_normal((96, 40)) / 10
+    block = LinearHash(weight, np.zeros(40)).project(x)
+    for threshold in (np.zeros(40), block[7], np.nextafter(block[7], np.float32(np.inf)), np.median(block, axis=0)):
+        function = LinearHash(weight, threshold)
+        expected = function.encode(x)
+        for n in (1, 3, 50):
+            few = [function.encode(x[i : i + n]) for i in range(0, len(x), n)]
+            np.testing.assert_array_equal(np.concatenate(few), expected)
+
+
+def test_a_few_rows_are_computed_in_a_block_only_if_rounding_could_change_a_bit(monkeypatch):
+    function = LinearHash(W, T)
+    at_threshold = LinearHash(W, function.project(X)[5] + T.astype(np.float32))
+    monkeypatch.setattr(LinearHash, "project", lambda self, x: np.full((len(x), K), np.nan))
+    assert function.encode(X[5:6]).any()
+    assert not at_threshold.encode(X[5:6]).any()
+    assert not function.encode(X[5:6] * 1e35).any()  # products may overflow
+    for x in (X[:, 1:], X[:, :, None], X[0]):
+        assert not function.encode(x).any()
+
+
 @pytest.mark.parametrize("name", sorted(EVERY))
 def test_saves_and_loads(name, tmp_path):
     function = EVERY[name][0]
