@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -12,14 +14,14 @@ from hashing.bits import pack
 from hashing.functions import HashFunction
 from hashing.mapreduce import Array, Data, Executor, Statistic
 from hashing.neighbours.candidates import AsymmetricTopK, CountWithin, TopK, Within, query_blocks
-from hashing.neighbours.exact import first_k
+from hashing.neighbours.exact import first_k, pair_distances
 from hashing.neighbours.reranking import CandidateDistances
-from infra.executors import Progress, connect, silent
+from infra.executors import InProcess, Progress, connect, silent
 from infra.settings import Settings
 from storage import models
-from storage.features import deletions
 from storage.features.dataset import Dataset
 from storage.tables.parts import CodeShard
+from storage.tables.resident import ResidentRows, unchanged_source
 from storage.tables.table import Version
 
 from .context import open_version
@@ -55,28 +57,37 @@ class Search(Value):
 
 @dataclass(frozen=True)
 class Reader:
-    """One version of a code table and its model. Later publications do not affect it.
+    """One version of a code table and its model. Later publications do not affect it. May be shared by threads.
 
     Created by `hashkiln.open`. `function` is the model, which `hashkiln.Hasher` accepts.
     """
 
     table: str
     version: Version
+    vocabulary: tuple[str | int, ...]  # the labels
     function: HashFunction
     shards: list[CodeShard]
-    executor: Executor
+    executor: Executor  # reads the parts for each search, unless they are resident
     settings: Settings
+    resident: ResidentRows | None = None
 
-    @property
+    @cached_property
     def rows(self) -> int:
         return sum(shard.part.rows for shard in self.shards)
+
+    @property
+    def ids(self) -> Array:
+        """The ids (n,) int64 of the rows, in increasing order. Raises ValueError unless they are resident."""
+        return self._in_memory("ids").batch.ids
 
     @property
     def dataset(self) -> Dataset:
         """The dataset that the rows come from."""
         return dataset_of(Spec.stored(self.version.properties["spec"]), self.settings)
 
-    def search(self, x: Array, k: int = 10, rerank: int = 0, asymmetric: bool = False) -> tuple[Array, Array]:
+    def search(
+        self, x: Array, k: int = 10, rerank: int = 0, asymmetric: bool = False, where: Any = None
+    ) -> tuple[Array, Array]:
         """Find the k rows nearest to each query, exactly. A query that is also a row finds itself.
 
         Parameters
@@ -86,9 +97,12 @@ class Reader:
         k : int, default 10
             Rows for each query.
         rerank : int, default 0
-            Number of nearest codes to rerank by the Euclidean distance of their vectors; 0: off.
+            Number of nearest codes to rerank by the Euclidean distance of their vectors; 0: off. The first time, the
+            vectors of all rows are read from the source into a temporary file.
         asymmetric : bool, default False
             Compare real-valued queries with binary codes; see `hashing.neighbours.candidates.AsymmetricTopK`.
+        where : label, list of labels, or ndarray of bool, shape (rows,), optional
+            Search only rows that have one of the labels, or only rows that are True, in the order of `ids`.
 
         Returns
         -------
@@ -101,14 +115,14 @@ class Reader:
         Raises
         ------
         ValueError
-            If the queries have the wrong dimension or are not finite, if k or rerank is out of range, or if the source
-            vectors have changed since they were encoded.
+            If the queries have the wrong dimension or are not finite, if k or rerank is out of range, if a label is
+            unknown, or if the source vectors have changed since they were encoded.
         """
-        blocks = list(self.blocks(x, Search(k=k, rerank=rerank, asymmetric=asymmetric)))
+        blocks = list(self.blocks(x, Search(k=k, rerank=rerank, asymmetric=asymmetric), where))
         ids, distances = (np.concatenate([block[i] for block in blocks]).reshape(len(x), -1) for i in (1, 2))
         return distances, ids
 
-    def within(self, x: Array, radius: int) -> tuple[Array, Array, Array]:
+    def within(self, x: Array, radius: int, where: Any = None) -> tuple[Array, Array, Array]:
         """Find all rows within a Hamming radius of each query.
 
         Parameters
@@ -117,6 +131,8 @@ class Reader:
             Queries: vectors of numbers.
         radius : int
             Largest distance.
+        where : optional
+            Search only some rows, as in `search`.
 
         Returns
         -------
@@ -128,16 +144,16 @@ class Reader:
         ValueError
             As `search` does, and if a query finds over 3 million rows.
         """
-        blocks = list(self.blocks(x, Search(radius=radius)))
+        blocks = list(self.blocks(x, Search(radius=radius), where))
         queries, ids, distances = (np.concatenate([block[i] for block in blocks]) for i in range(3))
         return queries, ids, distances
 
-    def blocks(self, x: Array, asked: Search) -> Iterator[tuple[Array, Array, Array]]:
+    def blocks(self, x: Array, asked: Search, where: Any = None) -> Iterator[tuple[Array, Array, Array]]:
         """Yield the results for x (q, d) in blocks of queries, so that no state exceeds 64 MiB.
 
         Each block has queries (positions in x), ids and distances, each (m,), sorted by (query, distance, id).
         """
-        x, data = self._queries(x), Data(self.shards, self.executor)
+        x, data, rows = self._queries(x), *self._data(where)
         if asked.radius is not None:
             codes = self._codes(x)
             counts = data.reduce(CountWithin(codes, asked.radius), "count")
@@ -145,41 +161,79 @@ class Reader:
                 queries, distances, ids = data.reduce(Within(codes[block], asked.radius), "search")
                 yield queries + block.start, ids, distances
             return
-        width = min(asked.rerank or asked.k, self.rows)
+        width = min(asked.rerank or asked.k, rows)
         if not width:
             yield (np.zeros(0, np.int64),) * 2 + (np.zeros(0),)
             return
         for block in query_blocks(np.full(len(x), width)):
-            distances, ids = self._nearest(x[block], asked, width)
+            distances, ids = self._nearest(x[block], asked, width, data)
             yield np.repeat(np.arange(len(x))[block], ids.shape[1]), ids.ravel(), distances.ravel()
 
-    def _nearest(self, x: Array, asked: Search, width: int) -> tuple[Array, Array]:
+    def _data(self, where: Any) -> tuple[Data, int]:
+        """Return the codes to search, and the number of rows."""
+        if not self.resident and where is None:
+            return Data(self.shards, self.executor), self.rows
+        batch = self._in_memory("where").batch
+        if where is not None:
+            batch = batch.take(self._chosen(where))
+        return Data([[batch]], self.executor), len(batch.ids)
+
+    def _chosen(self, where: Any) -> Array:
+        """Return the positions of the rows that a filter selects."""
+        if isinstance(where, np.ndarray) and where.dtype == bool:
+            if where.shape != (self.rows,):
+                raise ValueError(f"where: expected bool ({self.rows},), one for each of `ids`, found {where.shape}")
+            return np.flatnonzero(where)
+        values: list[Any] = [where] if isinstance(where, str | int | np.integer) else list(where)
+        places: dict[Any, int] = {label: place for place, label in enumerate(self.vocabulary)}
+        if unknown := [value for value in values if value not in places]:
+            some = ", ".join(map(repr, self.vocabulary[:5])) or "none"
+            raise ValueError(f"where: expected labels of {self.table} ({some}, …), found {unknown[0]!r}")
+        return self._in_memory("where").with_labels([places[value] for value in values])
+
+    def _in_memory(self, what: str) -> ResidentRows:
+        if not self.resident:
+            raise ValueError(f"{what}: expected rows in memory: open {self.table} with resident=True")
+        return self.resident
+
+    def _nearest(self, x: Array, asked: Search, width: int, data: Data) -> tuple[Array, Array]:
         statistic: Statistic[tuple[Array, Array], tuple[Array, Array]]
-        statistic = AsymmetricTopK(self.function.project(x), width) if asked.asymmetric else TopK(self._codes(x), width)
-        distances, ids = Data(self.shards, self.executor).reduce(statistic, "search")
+        if asked.asymmetric:
+            statistic = AsymmetricTopK(self.function.project(x), width)
+        else:
+            statistic = TopK(self._codes(x), width, sorted_ids=bool(self.resident))
+        distances, ids = data.reduce(statistic, "search")
         return self._rerank(x, ids, asked.k) if asked.rerank else (distances, ids)
 
     def _rerank(self, x: Array, candidates: Array, k: int) -> tuple[Array, Array]:
         """Return the k nearest candidates (q, R) by the distance of their vectors."""
-        encoded = {shard.part.shard: shard.part for shard in self.shards}
-        sought = np.unique(candidates)
-        now = {shard.name: shard.version for shard in self.dataset.shards("base")}
-        shards = [
-            shard
-            for shard in self.dataset.model_copy(update={"deleted": ()}).shards("base")
-            if (part := encoded.get(shard.name))
-            and (part.version == now[shard.name] or deletions.without_suffix(part.version) == shard.version)
-            and np.searchsorted(sought, part.min_id) < np.searchsorted(sought, part.max_id, "right")
-        ]
-        distances = np.full(candidates.shape, np.inf)
-        if shards:
-            distances = Data(shards, self.executor).reduce(CandidateDistances(x, candidates), "rerank")
+        if self.resident:
+            vectors, is_encoded = self.resident.vectors or self.resident.map_vectors(self.dataset)
+            rows = self.resident.positions(candidates)
+            queries = np.repeat(np.arange(len(x)), candidates.shape[1])
+            distances = pair_distances(x, vectors, queries, rows.ravel()).reshape(rows.shape)
+            distances[~is_encoded[rows]] = np.inf
+        else:
+            distances = self._read_distances(x, candidates)
         if (lost := np.unique(candidates[np.isinf(distances)])).size:
             raise ValueError(
                 f"cannot rerank {self.table} {self.version.name}: the source of {lost.size} rows has changed or was "
                 f"removed (row {lost[0]}, …): run reindex, or search without reranking"
             )
         return first_k(distances, candidates, k)
+
+    def _read_distances(self, x: Array, candidates: Array) -> Array:
+        """Return the squared distances (q, R) of the candidates, inf where the source has changed."""
+        sought, source = np.unique(candidates), unchanged_source(self.shards, self.dataset)
+        shards = [
+            source[part.shard]
+            for part in (shard.part for shard in self.shards)
+            if part.shard in source
+            and np.searchsorted(sought, part.min_id) < np.searchsorted(sought, part.max_id, "right")
+        ]
+        if not shards:
+            return np.full(candidates.shape, np.inf)
+        return Data(shards, self.executor).reduce(CandidateDistances(x, candidates), "rerank")
 
     def _codes(self, x: Array) -> Array:
         return pack(self.function.encode(x))
@@ -194,7 +248,14 @@ class Reader:
         return x
 
 
-def open(table: str, version: str = "main", settings: Settings | None = None, progress: Progress = silent) -> Reader:
+def open(
+    table: str,
+    version: str = "main",
+    settings: Settings | None = None,
+    progress: Progress = silent,
+    *,
+    resident: bool = True,
+) -> Reader:
     """Open a version of a code table for searching. Later publications do not affect it.
 
     Parameters
@@ -207,6 +268,9 @@ def open(table: str, version: str = "main", settings: Settings | None = None, pr
         Catalog and warehouse; by default from the environment.
     progress : callable, optional
         Called with a label, the number of finished tasks and their total during a search.
+    resident : bool, default True
+        Read all codes and ids into memory, 8 bytes a row and the code, and search in this process, on the thread that
+        calls. If False, each search reads the parts, on the executor of the settings.
 
     Returns
     -------
@@ -232,4 +296,6 @@ def open(table: str, version: str = "main", settings: Settings | None = None, pr
     opened, found = open_version(settings, table, version)
     shards = [CodeShard(shard.part, shard.n_bits) for shard in opened.shards(found.snapshot_id)]  # without labels
     function = models.load_model(settings.warehouse_url, found.properties["model"])
-    return Reader(opened.name, found, function, shards, connect(settings, progress), settings)
+    executor = InProcess(progress) if resident else connect(settings, progress)
+    rows = ResidentRows(shards) if resident else None
+    return Reader(opened.name, found, opened.vocabulary, function, shards, executor, settings, rows)

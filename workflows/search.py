@@ -47,7 +47,7 @@ def search(
     metadata name the table, the version, its snapshot and its model.
     """
     start, asked = time.monotonic(), asked or Search()
-    opened = reader.open(table, version, progress=progress)
+    opened = reader.open(table, version, progress=progress, resident=False)
     batch = read_queries(opened.dataset, queries)
     properties = opened.version.properties
     about = {

@@ -216,7 +216,7 @@ def topk(queries, planes, size, position, k, sizes, limits, distances, positions
     more than k; when it is reached, only the k nearest candidates stay. `position` is that of row 0 in the database.
     """
     use_wide_vectors()
-    tile, counts, capacity = distance_buffer(queries), np.zeros(65536, np.int32), distances.shape[1]
+    tile, counts, capacity = distance_buffer(queries), np.empty(65536, np.int32), distances.shape[1]
     for first in range(0, planes.shape[1] // size, len(tile)):
         for i in range(len(queries)):
             measure_padded(queries, i, planes, size, first, tile)

@@ -53,6 +53,7 @@ class TopK:
 
     codes: Array  # (q, B) uint8
     k: int
+    sorted_ids: bool = False  # the ids of each batch are known to increase, which otherwise is tested
 
     def __post_init__(self) -> None:
         check_k(self.k)
@@ -61,7 +62,7 @@ class TopK:
         return empty_table(len(self.codes), self.k, NO_DISTANCE, np.int32)
 
     def update(self, state: Table, batch: Batch) -> Table:
-        if (batch.ids[1:] < batch.ids[:-1]).any():  # topk breaks ties by position
+        if not self.sorted_ids and (batch.ids[1:] < batch.ids[:-1]).any():  # topk breaks ties by position
             batch = batch.take(np.argsort(batch.ids))
         distances, positions = topk(self.codes, batch.x, self.k)
         width = (distances <= state[0][:, -1:]).sum(axis=1).max(initial=0)  # further columns can enter no table

@@ -1,5 +1,6 @@
 """Search in published tables, and their export."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -157,8 +158,9 @@ def test_empty_queries_are_refused(settings, base, tmp_path):
 
 
 def test_results_depend_on_neither_executor_nor_block_size(settings, base, queries, ray_executor, monkeypatch):
-    reader, x = hashkiln.open("mine__code16"), queries[1]
-    on_ray = hashkiln.Reader(**{**vars(reader), "executor": ray_executor})
+    reader, x = hashkiln.open("mine__code16", resident=False), queries[1]
+    on_ray = dataclasses.replace(reader, executor=ray_executor)
+    resident = hashkiln.open("mine__code16")
 
     def everything(reader):
         return [
@@ -167,9 +169,9 @@ def test_results_depend_on_neither_executor_nor_block_size(settings, base, queri
         ]  # fmt: skip
 
     expected = everything(reader)
-    others = [everything(on_ray)]
+    others = [everything(on_ray), everything(resident)]
     monkeypatch.setattr(candidates, "STATE_BYTES", 20 * 400)
-    others.append(everything(reader))
+    others += [everything(reader), everything(resident)]
     for other in others:
         for a, b in zip(other, expected, strict=True):
             assert a.dtype == b.dtype
