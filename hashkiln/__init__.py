@@ -20,21 +20,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from workflows.evaluation.external import evaluate
+    from workflows.following import Follower
     from workflows.in_memory import Hasher, fit, search
-    from workflows.reader import Reader, open
+    from workflows.opening import open
+    from workflows.reader import Reader
     from workflows.records import Report, RunOutcome
     from workflows.reindex.run import reindex
 
-__all__ = ["Hasher", "Reader", "Report", "RunOutcome", "evaluate", "fit", "open", "reindex", "search"]
+__all__ = ["Follower", "Hasher", "Reader", "Report", "RunOutcome", "evaluate", "fit", "open", "reindex", "search"]
 
 _MODULES = {
+    "Follower": "workflows.following",
     "Hasher": "workflows.in_memory",
     "Reader": "workflows.reader",
     "Report": "workflows.records",
     "RunOutcome": "workflows.records",
     "evaluate": "workflows.evaluation.external",
     "fit": "workflows.in_memory",
-    "open": "workflows.reader",
+    "open": "workflows.opening",
     "reindex": "workflows.reindex.run",
     "search": "workflows.in_memory",
 }

@@ -16,15 +16,12 @@ from hashing.mapreduce import Array, Data, Executor, Statistic
 from hashing.neighbours.candidates import AsymmetricTopK, CountWithin, TopK, Within, query_blocks
 from hashing.neighbours.exact import first_k, pair_distances
 from hashing.neighbours.reranking import CandidateDistances
-from infra.executors import InProcess, Progress, connect, silent
 from infra.settings import Settings
-from storage import models
 from storage.features.dataset import Dataset
 from storage.tables.parts import CodeShard
 from storage.tables.resident import ResidentRows, unchanged_source
 from storage.tables.table import Version
 
-from .context import open_version
 from .datasets import dataset_of
 from .spec import Spec, Value
 
@@ -246,56 +243,3 @@ class Reader:
         if not (finite := np.isfinite(x).all(axis=1)).all():
             raise ValueError(f"expected finite queries, found NaN or infinity in query {finite.argmin()}")
         return x
-
-
-def open(
-    table: str,
-    version: str = "main",
-    settings: Settings | None = None,
-    progress: Progress = silent,
-    *,
-    resident: bool = True,
-) -> Reader:
-    """Open a version of a code table for searching. Later publications do not affect it.
-
-    Parameters
-    ----------
-    table : str
-        Name of the table, such as products__itq64.
-    version : str, default "main"
-        main (the published version), v3, staged-… or rejected-….
-    settings : Settings, optional
-        Catalog and warehouse; by default from the environment.
-    progress : callable, optional
-        Called with a label, the number of finished tasks and their total during a search.
-    resident : bool, default True
-        Read all codes and ids into memory, 8 bytes a row and the code, and search in this process, on the thread that
-        calls. If False, each search reads the parts, on the executor of the settings.
-
-    Returns
-    -------
-    Reader
-
-    Raises
-    ------
-    LookupError
-        If there is no such table or version, or it is empty.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import hashkiln
-    >>> table = hashkiln.open("sample__lsh8")  # as `hashkiln.reindex` published it
-    >>> table.rows
-    40000
-    >>> distances, ids = table.search(np.zeros((2, table.function.dim)), k=5)
-    >>> distances.shape, ids.dtype
-    ((2, 5), dtype('int64'))
-    """
-    settings = settings or Settings()
-    opened, found = open_version(settings, table, version)
-    shards = [CodeShard(shard.part, shard.n_bits) for shard in opened.shards(found.snapshot_id)]  # without labels
-    function = models.load_model(settings.warehouse_url, found.properties["model"])
-    executor = InProcess(progress) if resident else connect(settings, progress)
-    rows = ResidentRows(shards) if resident else None
-    return Reader(opened.name, found, opened.vocabulary, function, shards, executor, settings, rows)

@@ -15,7 +15,7 @@ from storage.features.dataset import Dataset
 from storage.files import filesystem
 from storage.formats import npy, vecs
 
-from . import reader
+from . import opening
 from .datasets import VECTOR_FILES
 from .reader import Search
 from .spec import Value
@@ -47,7 +47,7 @@ def search(
     metadata name the table, the version, its snapshot and its model.
     """
     start, asked = time.monotonic(), asked or Search()
-    opened = reader.open(table, version, progress=progress, resident=False)
+    opened = opening.open(table, version, progress=progress, resident=False)
     batch = read_queries(opened.dataset, queries)
     properties = opened.version.properties
     about = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from threading import RLock
 
 import numpy as np
@@ -14,7 +15,7 @@ from hashing.mapreduce import Array, Batch
 
 from ..features.dataset import Dataset
 from ..features.deletions import without_suffix
-from ..features.shard import FeatureShard
+from ..features.shard import FeatureShard, SourceChanged
 from .parts import CodeShard, read_ids, read_part
 
 
@@ -80,13 +81,23 @@ class ResidentRows:
                 ids, (vectors, was_encoded) = read_ids(part.url), previous.vectors
                 rows, before = self.positions(ids), previous.positions(ids)
                 x[rows], is_encoded[rows] = vectors[before], was_encoded[before]
-            elif shard := source.get(part.shard):
-                for batch in shard:
-                    rows = np.minimum(self.positions(batch.ids), len(x) - 1)
-                    present = self.batch.ids[rows] == batch.ids  # the others were deleted or dropped
-                    x[rows[present]], is_encoded[rows[present]] = batch.x[present], True
-                shard.refuse_change()
+            elif part.shard in source:
+                with suppress(SourceChanged):
+                    is_encoded[self._copy(source[part.shard], x)] = True
         return x, is_encoded
+
+    def _copy(self, shard: FeatureShard, x: Array) -> Array:
+        """Copy the vectors of a source shard to x, and return their rows, or raise SourceChanged."""
+        copied = [np.zeros(0, np.int64)]
+        try:
+            for batch in shard:
+                rows = np.minimum(self.positions(batch.ids), len(x) - 1)
+                present = self.batch.ids[rows] == batch.ids  # the others were deleted or dropped
+                copied.append(rows[present])
+                x[rows[present]] = batch.x[present]
+        finally:
+            shard.refuse_change()  # a mix of the old and the new file would explain any error
+        return np.concatenate(copied)
 
     def positions(self, ids: Array) -> Array:
         """Return the positions of rows by their ids."""

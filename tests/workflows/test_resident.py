@@ -1,5 +1,10 @@
 """Searches of a table in memory: filters, vectors, new versions."""
 
+import gc
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
 import numpy as np
 import pytest
 
@@ -7,7 +12,7 @@ from storage.tables import resident
 from tests.conftest import blobs
 from tests.workflows.tables import published_table
 from tests.workflows.tables.published_table import TABLE, D, part_of, reindex, write
-from workflows import reader
+from workflows import opening
 from workflows.tables import deletion
 
 settings, source = published_table.settings, published_table.source  # fixtures
@@ -26,7 +31,7 @@ def nearest(table, rows, k):
 
 @pytest.mark.parametrize("k", [1, 7, 500])
 def test_filters_find_as_many_rows_as_there_are(settings, source, k):
-    table = reader.open(TABLE)
+    table = opening.open(TABLE)
     labels = LABELS.argmax(axis=1)
     few = np.zeros(800, bool)
     few[[3, 500, 799]] = True
@@ -54,18 +59,18 @@ def test_filters_find_as_many_rows_as_there_are(settings, source, k):
 
 
 def test_filters_that_are_none_are_refused(settings, source):
-    table = reader.open(TABLE)
+    table = opening.open(TABLE)
     with pytest.raises(ValueError, match=r"where: expected bool \(800,\), one for each of `ids`, found \(799,\)"):
         table.search(QUERIES, where=np.ones(799, bool))
     with pytest.raises(ValueError, match=r"where: expected labels of mine__code \(0, 1, 2, 3, 4, …\), found 'cat'"):
         table.search(QUERIES, where="cat")
     with pytest.raises(ValueError, match="where: expected rows in memory: open mine__code with resident=True"):
-        reader.open(TABLE, resident=False).search(QUERIES, where=2)
+        opening.open(TABLE, resident=False).search(QUERIES, where=2)
 
 
 def test_vectors_are_read_once_and_stay(settings, source, monkeypatch):
-    table = reader.open(TABLE)
-    expected = reader.open(TABLE, resident=False).search(QUERIES, 5, rerank=100)
+    table = opening.open(TABLE)
+    expected = opening.open(TABLE, resident=False).search(QUERIES, 5, rerank=100)
     for _ in range(2):
         for found, there in zip(table.search(QUERIES, 5, rerank=100), expected, strict=True):
             np.testing.assert_array_equal(found, there)
@@ -75,21 +80,36 @@ def test_vectors_are_read_once_and_stay(settings, source, monkeypatch):
     with pytest.raises(
         OSError, match=r"cannot map 0.0 GB of vectors in .*: No space left; set TMPDIR to another folder"
     ):
-        reader.open(TABLE).search(QUERIES, 5, rerank=100)
+        opening.open(TABLE).search(QUERIES, 5, rerank=100)
 
 
 def full_disk(*_):
     raise OSError(28, "No space left")
 
 
+def test_vectors_that_change_while_they_are_read_are_lost(settings, source, monkeypatch):
+    iterate = resident.FeatureShard.__iter__
+
+    def change_and_iterate(shard):
+        if shard.name == "1.parquet":
+            write(source, "1.parquet", blobs(100, D, seed=9, first_id=1000))
+        return iterate(shard)
+
+    monkeypatch.setattr(resident.FeatureShard, "__iter__", change_and_iterate)
+    table = opening.open(TABLE)
+    with pytest.raises(ValueError, match="the source of 200 rows has changed"):
+        table.search(QUERIES, 5, rerank=800)
+    assert table.search(QUERIES, 5, rerank=600, where=table.ids >= 2000)[1].shape == (len(QUERIES), 5)
+
+
 def test_vectors_of_a_new_version_are_copied_or_read(settings, source, monkeypatch):
-    before = reader.open(TABLE)
+    before = opening.open(TABLE)
     before.search(QUERIES, 5, rerank=100)
     changed = blobs(150, D, seed=7, first_id=1000)
     write(source, "1.parquet", changed)
     deletion.delete("mine", np.array([5, 3001]))
     reindex(settings)
-    after = reader.open(TABLE)
+    after = opening.open(TABLE)
     unchanged = part_of(settings, "2.parquet")
     read = []
     iterate = resident.FeatureShard.__iter__
@@ -103,3 +123,98 @@ def test_vectors_of_a_new_version_are_copied_or_read(settings, source, monkeypat
     kept = ~np.isin(ids, [5, 3001])
     np.testing.assert_array_equal(after.ids, ids[kept])
     np.testing.assert_array_equal(vectors, x[kept])
+
+
+def test_following_searches_end_in_the_version_where_they_began(settings, source):
+    with opening.open(TABLE, follow=True, seconds=1000) as table:
+        assert not table.refresh()
+        with table.pinned() as first:
+            expected = first.search(QUERIES, 9, rerank=20)
+            write(source, "1.parquet", blobs(150, D, seed=7, first_id=1000))
+            assert reindex(settings) == "v2"
+            assert table.refresh()
+            with table.pinned() as second:
+                assert (first.version.name, second.version.name) == ("v1", "v2")
+                assert second.resident.vectors
+            for found, there in zip(first.search(QUERIES, 9, rerank=20), expected, strict=True):
+                np.testing.assert_array_equal(found, there)
+            alone = opening.open(TABLE).search(QUERIES, 9, rerank=20)
+            for found, there in zip(table.search(QUERIES, 9, rerank=20), alone, strict=True):
+                np.testing.assert_array_equal(found, there)
+            write(source, "2.parquet", blobs(50, D, seed=8, first_id=2000))
+            assert reindex(settings) == "v3"
+            assert not table.refresh()  # three versions would be in memory
+            old = weakref.ref(first.resident)
+            del first
+        gc.collect()
+        assert old() is None
+        assert table.refresh()
+        assert table.search(QUERIES, 1000)[1].shape[1] == 600
+
+
+def test_follower_refuses_other_versions_and_masks_of_one_version(settings, source):
+    for options in ({"version": "v1"}, {"resident": False}):
+        with pytest.raises(ValueError, match="follow: expected version='main' and resident=True"):
+            opening.open(TABLE, follow=True, **options)
+    with opening.open(TABLE, follow=True) as table:
+        with pytest.raises(ValueError, match=r"where: .* found bool .*: search in `pinned\(\)`"):
+            table.search(QUERIES, where=np.ones(800, bool))
+        with table.pinned() as version:
+            assert version.search(QUERIES, 3, where=version.ids < 1000)[1].max() < 1000
+        assert len(table.within(QUERIES, 16, where=2)[1]) == len(QUERIES) * (LABELS.argmax(axis=1) == 2).sum()
+
+
+def test_errors_of_following_are_logged_and_its_thread_ends(settings, source, caplog):
+    table = opening.open(TABLE, follow=True, seconds=0.01)
+    seen, more = Event(), Event()
+
+    def fails(reader):
+        (more if seen.is_set() else seen).set()
+        raise ConnectionError("no catalog")
+
+    table._newer = fails
+    assert seen.wait(30)
+    assert more.wait(30)
+    assert "cannot open the published version: no catalog" in caplog.text
+    assert table.search(QUERIES, 3)[1].shape == (len(QUERIES), 3)
+    target = weakref.ref(table)
+    del table
+    while target():  # the thread holds it while it looks
+        gc.collect()
+
+
+def test_threads_search_while_versions_are_published(settings, source):
+    """Each answer is that of one version, whatever is published meanwhile."""
+    counts, done = {800 - 10 * i: i for i in range(4)}, Event()
+
+    def search(seed):
+        answers = 0
+        while not done.is_set() or answers < 5:
+            mine = QUERIES[seed::3]
+            with table.pinned() as version:
+                found = version.ids[version.ids < 2000] if seed == 0 else version.ids  # rows whose source stays
+                options = {"rerank": 800, "where": version.ids < 2000} if seed == 0 else {}
+                distances, ids = version.search(mine, 800, **options)
+                assert version.version.name == f"v{1 + counts[version.rows]}"
+                assert all(np.array_equal(np.sort(row), found) for row in ids)
+                expected = opened.setdefault((seed, version.rows), (distances, ids))
+            np.testing.assert_array_equal(ids, expected[1])
+            np.testing.assert_array_equal(distances, expected[0])
+            assert table.search(mine[:1], 1)[1].shape == (1, 1)
+            answers += 1
+        return answers
+
+    opened = {}
+    with opening.open(TABLE, follow=True, seconds=0.05) as table, ThreadPoolExecutor(3) as pool:
+        try:
+            searches = [pool.submit(search, seed) for seed in range(3)]
+            for i in range(1, 3):
+                write(source, "2.parquet", blobs(200, D, seed=2, first_id=2000).take(slice(0, 200 - 10 * i)))
+                assert reindex(settings) == f"v{i + 1}"
+        finally:
+            done.set()
+        assert min(search.result() for search in searches) >= 5
+        while table.refresh():
+            pass
+        assert table.search(QUERIES, 800)[1].shape[1] == 780
+    assert len({rows for _, rows in opened}) >= 2

@@ -33,7 +33,7 @@ from tests.workflows.tables.published_table import (
     table_of,
     write,
 )
-from workflows import datasets, reader
+from workflows import datasets, opening
 from workflows.context import Context
 from workflows.evaluation.judge import judge_of
 from workflows.tables import deletion, gc, history, verify
@@ -70,9 +70,9 @@ def test_deleted_rows_are_hidden_at_once_and_gone_from_every_file_by_the_deadlin
     assert verify.verify(TABLE, deep=True).problems == ()
     # versions with them can be searched and measured until they are due
     x = blobs(200, D, seed=0).x[5:6]
-    assert 5 in reader.open(TABLE, "v1").search(x, 800)[1]
-    assert reader.open(TABLE, "v2").search(x, 1, rerank=50)[1].tolist() == [[5]]
-    assert 5 not in reader.open(TABLE).search(x, 800)[1]
+    assert 5 in opening.open(TABLE, "v1").search(x, 800)[1]
+    assert opening.open(TABLE, "v2").search(x, 1, rerank=50)[1].tolist() == [[5]]
+    assert 5 not in opening.open(TABLE).search(x, 800)[1]
     judge = judge_of(Context.of(spec(), settings, InProcess()), table_of(settings).vocabulary)
     assert not np.isin(judge.queries.ids, gone).any()
     with pytest.raises(ValueError, match="cannot roll back to v1: it holds deleted rows, and is removed by"):

@@ -22,7 +22,7 @@ from tests.workflows.tables.published_table import (
     table_of,
     write,
 )
-from workflows import reader
+from workflows import opening
 from workflows.tables import verify
 
 settings, source = published_table.settings, published_table.source  # fixtures
@@ -65,7 +65,7 @@ def test_a_damaged_part_is_detected_and_never_read(settings, source, harm, messa
     with pytest.raises((OSError, ValueError)):
         rows_of(settings)
     with pytest.raises((OSError, ValueError)):
-        reader.open(TABLE).search(np.zeros((1, D), np.float32))
+        opening.open(TABLE).search(np.zeros((1, D), np.float32))
 
 
 def test_a_flipped_bit_of_an_id_is_detected_when_only_ids_are_read(settings, source):
