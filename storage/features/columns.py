@@ -64,7 +64,7 @@ def usable_rows(column: Any, dim: int, where: str, kind: str = "vector") -> tupl
     Parameters
     ----------
     column
-        Arrow lists of numbers, encoded pictures, or texts.
+        Arrow lists of numbers, encoded pictures, or texts; or vectors (n, dim) float32.
     where
         The file, for messages.
     kind
@@ -75,18 +75,37 @@ def usable_rows(column: Any, dim: int, where: str, kind: str = "vector") -> tupl
     ValueError
         If no row can be read: for a column of another kind, or of vectors of another fixed size.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     if kind != "vector":
         if media.kind(column.type) != kind:
             raise ValueError(f"expected {kind}s, found {column.type}, in {where}")
         return media.usable_media(column, dim)
+    errors: dict[int, str] = {}
+    if isinstance(column, np.ndarray):
+        x, rows, nulls = column, np.arange(len(column)), np.zeros(len(column), bool)
+    else:
+        x, rows, nulls = _lists(column, dim, where, errors)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(x.sum()):  # several times faster; not finite if one of them is not, or if the sum overflows
+            return x, errors
+    finite = np.isfinite(x).all(1)
+    for i in np.flatnonzero(~finite):
+        value = "null among them" if nulls[i] else "NaN or infinity"
+        errors[int(rows[i])] = f"expected {dim} finite numbers, found {value}"
+    return x if finite.all() else x[finite], errors
+
+
+def _lists(column: Any, dim: int, where: str, errors: dict[int, str]) -> tuple[Array, Array, Array]:
+    """Return the rows of Arrow lists that have the right length (m, dim) float32, where they are, and which have nulls.
+
+    Adds an error for each of the others.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     if not hasattr(column.type, "value_type") or str(column.type.value_type) not in NUMBERS:
         raise ValueError(f"expected vectors, lists of {', '.join(sorted(NUMBERS))}, found {column.type}, in {where}")
     if pa.types.is_fixed_size_list(column.type) and column.type.list_size != dim:
         raise ValueError(f"expected vectors of dimension {dim}, found {column.type.list_size}, in every row of {where}")
-    errors: dict[int, str] = {}
     lengths = pc.fill_null(pc.list_value_length(column), -1).to_numpy()
     for row in np.flatnonzero(lengths != dim):
         null = lengths[row] < 0
@@ -97,13 +116,9 @@ def usable_rows(column: Any, dim: int, where: str, kind: str = "vector") -> tupl
         column = column.take(rows)
     values = column.flatten()
     nulls = values.is_null().to_numpy(zero_copy_only=False).reshape(len(rows), dim).any(1)
-    with np.errstate(over="ignore", invalid="ignore"):  # a number beyond float32 becomes infinite: an error below
+    with np.errstate(over="ignore", invalid="ignore"):  # a number beyond float32 becomes infinite: an error later
         x = values.to_numpy(zero_copy_only=False).reshape(len(rows), dim).astype(np.float32)
-    finite = np.isfinite(x).all(1)
-    for i in np.flatnonzero(~finite):
-        value = "null among them" if nulls[i] else "NaN or infinity"
-        errors[int(rows[i])] = f"expected {dim} finite numbers, found {value}"
-    return x if finite.all() else x[finite], errors
+    return x, rows, nulls
 
 
 def refuse_row(errors: dict[int, str], where: str, first_row: int) -> NoReturn:

@@ -94,13 +94,14 @@ class FeatureShard:
             yield from self._read_file(url)
 
     def _read_file(self, url: str) -> Iterator[FeatureBlock]:
-        names = [self.columns.id, self.columns.x]
+        names = [self.columns.id]
         if self.columns.labels and self.vocabulary:
             names.append(self.columns.labels)
         row, deleted = 0, deletions.deleted_ids(self.deleted)
-        for part in parquet.read_batches(url, names, batch_rows(self.dim)):
+        dim = self.dim if self.kind == "vector" else 0
+        for part, vectors in parquet.read_vectors(url, self.columns.x, dim, names, batch_rows(self.dim)):
             ids = self._ids(part[names[0]], url, row)
-            x, errors = columns.usable_rows(part[names[1]], self.dim, url, self.kind)
+            x, errors = columns.usable_rows(vectors, self.dim, url, self.kind)
             keep = ~np.isin(ids, deleted)
             if not keep.all():
                 x = x[np.delete(keep, list(errors))]
@@ -108,8 +109,8 @@ class FeatureShard:
             if errors and not self.drop_bad_rows:
                 columns.refuse_row(errors, url, row)
             labels = None
-            if len(names) == 3:
-                labels = columns.label_indices(part[names[2]], self.vocabulary, url)
+            if len(names) == 2:
+                labels = columns.label_indices(part[names[1]], self.vocabulary, url)
             dropped = [(url, row + i, int(ids[i]), error) for i, error in sorted(errors.items())]
             keep[list(errors)] = False
             if not keep.all():

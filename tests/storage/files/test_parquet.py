@@ -2,8 +2,10 @@
 
 import re
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from storage.files import parquet
 
@@ -21,3 +23,38 @@ def test_a_footer_with_any_byte_changed_is_read_or_refused_in_one_line(tmp_path)
     line = re.compile(rf"{re.escape(str(path))} is not a Parquet file: [^\n]*")
     assert len(refused) > 100
     assert all(line.fullmatch(message) for message in refused)
+
+
+def test_vectors_are_read_beside_other_columns_in_any_order(tmp_path):
+    url, x = str(tmp_path / "s.parquet"), np.arange(300.0).reshape(100, 3)
+    table = pa.table({"labels": [[1]] * 100, "vector": list(x), "unused": ["u"] * 100, "id": np.arange(100)})
+    pq.write_table(table, url, row_group_size=30)
+    found = list(parquet.read_vectors(url, "vector", 3, ["id", "labels"], 40))
+    assert [len(batch) for batch, _ in found] == [40, 40, 20]
+    np.testing.assert_array_equal(np.concatenate([batch["id"].to_numpy() for batch, _ in found]), np.arange(100))
+    vectors = [vectors for _, vectors in found]
+    assert all(type(part) is np.ndarray and part.dtype == np.float32 and part.flags.writeable for part in vectors)
+    np.testing.assert_array_equal(np.concatenate(vectors), x)
+
+
+def test_from_the_batch_with_a_null_on_pyarrow_reads_the_vectors(tmp_path):
+    url, x = str(tmp_path / "s.parquet"), [[float(i), 0.0] for i in range(100)]
+    x[70] = [None, 0.0]
+    pq.write_table(pa.table({"id": np.arange(100), "vector": x}), url, row_group_size=30)
+    found = list(parquet.read_vectors(url, "vector", 2, ["id"], 20))
+    assert [type(vectors) is np.ndarray for _, vectors in found] == [True, True, True, False, False]
+    assert [row for _, vectors in found for row in vectors.tolist()] == [
+        row if i != 70 else [None, 0.0] for i, row in enumerate(x)
+    ]
+    np.testing.assert_array_equal(np.concatenate([batch["id"].to_numpy() for batch, _ in found]), np.arange(100))
+
+
+def test_a_damaged_page_is_refused_with_the_row_before_it(tmp_path):
+    path, x = tmp_path / "s.parquet", np.random.default_rng(0).random((100, 2))
+    table = pa.table({"id": np.arange(100), "vector": list(x)})
+    pq.write_table(table, path, row_group_size=50, compression="none", use_dictionary=False, write_page_checksum=True)
+    content = path.read_bytes()
+    place = content.index(x[60].tobytes())
+    path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    with pytest.raises(ValueError, match=rf"{path} is damaged after row \d+: .*CRC checksum"):
+        list(parquet.read_vectors(str(path), "vector", 2, ["id"], 10))
