@@ -1,5 +1,9 @@
 """The stages without a flow: a dataset of four shards, its specification, and one re-indexing run."""
 
+import os
+import sys
+from unittest import mock
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +17,7 @@ from storage import models
 from storage.features.shard import Columns
 from tests.conftest import blobs
 from workflows import datasets
+from workflows.cli import main
 from workflows.context import Context, open_table
 from workflows.evaluation.judge import judge_of
 from workflows.reindex import gate, pipeline, publishing
@@ -27,6 +32,19 @@ def write_shard(folder, name, batch):
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(batch.x.ravel()), D)
     labels = [[CLASSES[c]] for c in batch.y.argmax(1)]
     pq.write_table(pa.table({"key": batch.ids, "embedding": vectors, "tags": labels}), folder / name)
+
+
+@pytest.fixture
+def run_command(monkeypatch, capsys):
+    """Run the command line in this process, which saves the imports of another one; (exit, stdout, stderr)."""
+
+    def run(*args, **environment):
+        monkeypatch.setattr(sys, "argv", ["hashkiln", *args])
+        with mock.patch.dict(os.environ, environment), pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture

@@ -1,9 +1,5 @@
 """Mistakes that are detectable at the start: exit 2, one line that names the option, nothing created or computed."""
 
-import os
-import sys
-from unittest import mock
-
 import pytest
 from safetensors.numpy import save
 
@@ -12,23 +8,20 @@ from infra.settings import Settings, SettingsError
 from storage.tables import iceberg
 from tests.workflows.conftest import reindex, spec
 from workflows.checks import UsageError, check_run, schema_of
-from workflows.cli import main
 from workflows.context import Context
 from workflows.reindex import fitting, flow
 from workflows.spec import Spec
 
 
 @pytest.fixture
-def hashkiln(tmp_path, monkeypatch, capsys):
+def hashkiln(tmp_path, run_command):
     """Run the command in this process, in an empty home and with no raw files; (exit, stderr)."""
 
     def run(*args, **more):
-        monkeypatch.setattr(sys, "argv", ["hashkiln", *args])
         environment = {"HASHKILN_HOME": str(tmp_path / "home"), "HASHKILN_EXECUTOR": "inprocess", "COLUMNS": "80"}
         environment |= {"HASHKILN_DATA": "/nowhere"}
-        with mock.patch.dict(os.environ, environment | more), pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code, capsys.readouterr().err
+        code, _, error = run_command(*args, **environment | more)
+        return code, error
 
     return run
 

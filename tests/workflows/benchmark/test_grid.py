@@ -194,13 +194,13 @@ def test_the_ranking_of_methods_is_compared_with_that_of_a_similar_dataset(rows)
     assert "32 bits, Kendall's tau 1.00: measured sh > sph > itq; published sh > sph > itq." in text
 
 
-def test_the_command_writes_rows_tables_and_plots(home):
-    args = [HASHKILN, "benchmark", "--dataset", "sample", "--methods", "lsh,pcah,sgh", "--bits", "8", "--seeds", "2"]
+def test_the_command_writes_rows_tables_and_plots(home, run_command):
+    args = ["benchmark", "--dataset", "sample", "--methods", "lsh,pcah,sgh", "--bits", "8", "--seeds", "2"]
     args += ["--set", "sgh.lr=1e30"]  # with which no epoch ends
     args += ["--protocol", "neighbours", "--json", str(home / "rows.json"), "--out", str(home / "out")]
-    run = subprocess.run(args, env=os.environ, capture_output=True, text=True, timeout=240)
-    assert run.returncode == 1
-    assert "sample, sgh, 8 bits, seed 1: expected a finite loss, found inf" in " ".join(run.stderr.split())
+    code, _, error = run_command(*args)
+    assert code == 1
+    assert "sample, sgh, 8 bits, seed 1: expected a finite loss, found inf" in " ".join(error.split())
     found = [Row(**row) for row in json.loads((home / "rows.json").read_text())]
     assert [(row.method, row.bits) for row in found] == [("lsh", 8)] * 2 + [("pcah", 8)]
     assert (home / "out" / "rows.json").read_text() == (home / "rows.json").read_text()

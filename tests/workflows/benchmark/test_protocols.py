@@ -1,8 +1,6 @@
 """The protocol of DHN on small files in CIFAR's format and on lists of pictures: sampling, MAP, cross-validation."""
 
 import json
-import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -215,7 +213,7 @@ def test_published_lists_are_used_as_given_and_queries_in_the_database_are_not_r
     assert row.dataset == "mine"
 
 
-def test_the_command_reports_too_few_rows(tmp_path):
+def test_the_command_samples_classes_tunes_and_reports_too_few_rows(tmp_path, run_command):
     (tmp_path / "p").mkdir()
     for i in range(30):
         (tmp_path / "p" / f"{i}.png").write_bytes(encoded(i % 3, i))
@@ -227,11 +225,11 @@ def test_the_command_reports_too_few_rows(tmp_path):
     )
     with pytest.raises(ValueError, match=few):
         benchmark(grid("", datasets=["p"], draw={}))
-    args = [HASHKILN, "benchmark", "--dataset", "p", "--methods", "dpsh,ksh", "--bits", "8", "--protocol", "dhn"]
+    args = ["benchmark", "--dataset", "p", "--methods", "dpsh,ksh", "--bits", "8", "--protocol", "dhn"]
     args += ["--class-queries", "2", "--class-training", "4", "--without-training", "--cutoff", "5", "--folds", "2"]
     args += ["--set", "ksh.n_anchors=10", "--set", "dpsh.network=linear", "--set", "dpsh.epochs=1"]
     args += ["--tune", "dpsh.lr=0.001,0.01", "--json", str(tmp_path / "rows.json")]
-    subprocess.run(args, env=os.environ, timeout=240, check=True, capture_output=True)
+    assert run_command(*args)[0] == 0
     deep, shallow = json.loads((tmp_path / "rows.json").read_text())
     for row in (deep, shallow):
         assert (row["rows"], row["training_rows"], "map_at_5" in row["metrics"]) == (12, 12, True)

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import blobs
-from workflows.cli import main
 
 HASHKILN = str(Path(sys.executable).with_name("hashkiln"))
 
@@ -43,14 +41,11 @@ def hashkiln(environment):
 
 
 @pytest.fixture
-def here(environment, monkeypatch, capsys):
-    """Run the command in this process, which spares it its imports; (exit, stdout, stderr)."""
+def here(environment, run_command):
+    """Run the command in this process; (exit, stdout, stderr)."""
 
     def run(*args, **more):
-        monkeypatch.setattr(sys, "argv", ["hashkiln", *args])
-        with mock.patch.dict(os.environ, environment | more), pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code, *capsys.readouterr()
+        return run_command(*args, **environment | more)
 
     return run
 
