@@ -2,19 +2,27 @@
 
 Codes are uint8 (n, B), B = ceil(n_bits / 8), n_bits from 1 to 4096, with zero padding as in hashing.bits. They are
 scanned in blocks, so no array of queries x rows is ever allocated. Each function runs on one thread and releases the
-interpreter's lock. Given torch tensors, all on one device, the functions return the same numbers as tensors there.
+interpreter's lock. Given torch tensors, all on one device, the functions return the same numbers as tensors there; on a
+GPU they run as Triton kernels, or as matrix products where Triton is not installed.
 All raise ValueError for codes of another shape, dtype or width.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar, cast
+from importlib.util import find_spec
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
 from ..mapreduce import Array
 from .checks import MAX_BITS, check_codes, check_histogram, check_k, check_no_labels, check_radius
 from .layout import BLOCK_BYTES, blocks, pad_to_words, read_only
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 QUERIES_PER_SET = 64  # from this number of queries per distinct set of labels on, a scan for each set pays off
 TOPK_BYTES = 1 << 20  # bytes of candidates that topk holds at a time: half a level 2 cache
@@ -23,17 +31,26 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def accepts_tensors(function: Function) -> Function:
-    """Pass torch tensors to the function of the same name in hashing.hamming.tensors."""
+    """Pass torch tensors to the function of the same name in hashing.hamming.cuda or hashing.hamming.tensors."""
 
     @wraps(function)
     def dispatch(queries: Any, *args: Any, **kwargs: Any) -> Any:
         if not type(queries).__module__.startswith("torch"):  # a test that does not import torch
             return function(queries, *args, **kwargs)
-        from . import tensors
-
-        return getattr(tensors, function.__name__)(queries, *args, **kwargs)
+        return getattr(tensor_functions(queries), function.__name__)(queries, *args, **kwargs)
 
     return cast(Function, dispatch)
+
+
+def tensor_functions(queries: Tensor) -> ModuleType:
+    """Return the module of these functions for a tensor: Triton kernels for a GPU, if Triton is installed."""
+    if queries.is_cuda and find_spec("triton"):
+        from . import cuda
+
+        return cuda
+    from . import tensors
+
+    return tensors
 
 
 @accepts_tensors

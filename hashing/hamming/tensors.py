@@ -5,7 +5,7 @@ runs on the matrix units of a GPU. SLICE bytes are multiplied at a time: float16
 whatever the order of the sum and the accumulator. Beside the results, no more than a few times TILE numbers are held.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -21,14 +21,7 @@ def histogram(
     queries: Tensor, database: Tensor, n_bits: int, query_labels: Tensor | None = None, labels: Tensor | None = None
 ) -> Tensor:
     """Return (2, q, n_bits + 1) int64, the rows and the relevant rows at each distance."""
-    if query_labels is None or labels is None:
-        check_no_labels(query_labels, labels)
-        query_labels, labels = (codes.new_empty((len(codes), 0), dtype=torch.uint64) for codes in (queries, database))
-        total = graded_histogram(queries, database, n_bits, query_labels, labels, 1)
-        return torch.cat([total, torch.zeros_like(total)])
-    counts = graded_histogram(queries, database, n_bits, query_labels, labels, 2)
-    counts[0] += counts[1]
-    return counts
+    return relevant_histogram(graded_histogram, queries, database, n_bits, query_labels, labels)
 
 
 def graded_histogram(
@@ -46,6 +39,25 @@ def graded_histogram(
             cells += shared.clamp_(max=n_grades - 1).long() * n_bins
         counts[some].scatter_add_(1, cells, one.expand(cells.shape))  # integers, so any order gives the same sums
     return counts.reshape(len(queries), n_grades, n_bins).transpose(0, 1).contiguous()
+
+
+def relevant_histogram(
+    graded: Callable[..., Tensor],
+    queries: Tensor,
+    database: Tensor,
+    n_bits: int,
+    query_labels: Tensor | None,
+    labels: Tensor | None,
+) -> Tensor:
+    """Return what histogram does, computed by a graded histogram."""
+    if query_labels is None or labels is None:
+        check_no_labels(query_labels, labels)
+        query_labels, labels = (codes.new_empty((len(codes), 0), dtype=torch.uint64) for codes in (queries, database))
+        total = graded(queries, database, n_bits, query_labels, labels, 1)
+        return torch.cat([total, torch.zeros_like(total)])
+    counts = graded(queries, database, n_bits, query_labels, labels, 2)
+    counts[0] += counts[1]
+    return counts
 
 
 def pair_distances(queries: Tensor, database: Tensor, query_rows: Tensor, rows: Tensor) -> Tensor:
