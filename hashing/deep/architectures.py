@@ -1,4 +1,4 @@
-"""Names of networks, optimizers and hash layers, and checks of their input shapes. Importing it needs no torch."""
+"""Names of networks, optimizers, precisions and hash layers, and checks of shapes. Importing it needs no torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from math import isqrt
 PICTURES = ("cnn", "cnn_skip", "cnn_f", "alexnet", "vgg16", "resnet18", "resnet50")  # take images, as rows of pixels
 NETWORKS = ("mlp", "linear", *PICTURES, "text")
 OPTIMIZERS = ("adam", "sgd")
+PRECISIONS = ("float32", "bf16")
 HASH_LAYERS = ("linear", "divide", "blocks")
 LEAST_SIDE = {"cnn": 16, "cnn_skip": 16}  # pixels; smaller images leave no output after the convolutions
 

@@ -47,6 +47,8 @@ class Trainable(Protocol):
     hash_rate: float
     weight_decay: float
     augment: bool
+    precision: str
+    chunk: int
     seed: int
     views: ClassVar[int]
     hash_layer: ClassVar[str]

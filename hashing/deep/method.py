@@ -42,6 +42,8 @@ class Deep:
     validation: float = field(default=0.05, metadata={"below": 1})  # held-out share of the training rows
     augment: bool = False  # mirror and shift images at random
     regularizers: str = ""  # added to the loss, such as decov:0.1+so:0.01; see losses.regularizers
+    precision: str = "float32"  # or bf16: the network computes in bfloat16 where it can, the loss in float32
+    chunk: int = 0  # rows that pass through the network at a time, if memory is short; 0 for all rows of a worker
     seed: int = 0
 
     supervised: ClassVar[bool] = True
@@ -58,6 +60,9 @@ class Deep:
         if self.optimizer not in architectures.OPTIMIZERS:
             known = " or ".join(architectures.OPTIMIZERS)
             raise ValueError(f"expected the optimizer {known}, found optimizer={self.optimizer!r}")
+        if self.precision not in architectures.PRECISIONS:
+            known = " or ".join(architectures.PRECISIONS)
+            raise ValueError(f"expected the precision {known}, found precision={self.precision!r}")
         if self.hash_layer.partition(":")[0] not in architectures.HASH_LAYERS:
             known = ", ".join(architectures.HASH_LAYERS)
             raise ValueError(f"expected a hash layer among {known}, found {self.hash_layer!r}")
@@ -69,6 +74,8 @@ class Deep:
 
     def objective(self, out: Outputs) -> Tensor:
         """Return the loss of one batch plus the regularizers."""
+        if not self.regularizers:
+            return self.loss(out)
         added = losses.regularization(
             losses.regularizers(self.regularizers), out.u.chunk(self.views, dim=1), out.network
         )

@@ -1,6 +1,6 @@
 """Synchronous SGD: 1 worker and N workers take the same steps.
 
-All workers read the same batches, in an order keyed by the seed. Each worker runs the network on its slice of a batch.
+All workers take the same batches, in an order keyed by the seed. Each worker runs the network on its slice of a batch.
 The outputs are gathered, so the loss sees every pair of the batch, and the gradients are averaged. All randomness is
 keyed by seed and step, so an interrupted run resumes exactly.
 """
@@ -10,9 +10,11 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import lru_cache, partial
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,10 +28,20 @@ from ..hamming.layout import pack_labels
 from ..mapreduce import Array, Batch, Epoch, Shard, Worker
 from ..statistics import keyed_hash
 from . import networks
+from .batches import ahead, batches
 from .contract import APART, Facts, Outputs, Trainable
 
-WINDOW = 2**28  # bytes of rows shuffled together
 CHECKPOINT_STEPS = 500
+SEEDS = 256
+CHECK_STEPS = 50  # steps from one check of the loss to the next: each waits for the device
+
+
+class Rows(NamedTuple):
+    """A batch of n rows of all workers, on a worker's device."""
+
+    ids: Array  # (n,) int64
+    x: Tensor  # (n / world, d) float32, this worker's rows
+    y: Tensor  # (n, c) float32
 
 
 def train(
@@ -53,13 +65,14 @@ def train(
         run = Run(worker, method, facts, prepared, pretrained)
         if state := worker.latest():
             run.restore(state)
+        place = partial(on_device, worker=worker, device=_device(worker))
         while run.epoch < method.epochs and run.stale < method.patience:
-            for step, batch in enumerate(batches(shards, method, run.epoch)):
-                if step < run.step:  # finished before the restart
-                    continue
-                run.take_step(batch)
-                if run.step % CHECKPOINT_STEPS == 0:
-                    worker.report(run.history, method.epochs, run.state())
+            left = islice(batches(shards, method, run.epoch), run.step, None)  # without those before the restart
+            with ahead(map(place, left)) as prepared_rows:
+                for rows in prepared_rows:
+                    run.take_step(rows)
+                    if run.step % CHECKPOINT_STEPS == 0:
+                        worker.report(run.history, method.epochs, run.state())
             run.end_epoch(held_out)
             worker.report(run.history, method.epochs, run.state())
     if not run.history:
@@ -74,18 +87,45 @@ def _repeatable(worker: Worker) -> Iterator[None]:
     """
     deterministic: Any = torch.utils.deterministic  # typed as a module without its property
     before = torch.get_num_threads(), torch.get_deterministic_debug_mode(), deterministic.fill_uninitialized_memory
+    tf32 = torch.backends.cudnn.allow_tf32
     devices = [] if worker.device == "cpu" else [torch.cuda.current_device()]
     with torch.random.fork_rng(devices):
         try:
             torch.set_num_threads(worker.threads)
             # By default, threads add the gradients of indexed values, such as triplets, in any order.
             torch.set_deterministic_debug_mode("error" if worker.device == "cpu" else "default")
+            torch.backends.cudnn.allow_tf32 = False  # float32 is float32; precision=bf16 asks for less
             deterministic.fill_uninitialized_memory = False  # slow, and training never reads such memory
             yield
         finally:
             torch.set_num_threads(before[0])
             torch.set_deterministic_debug_mode(before[1])
             deterministic.fill_uninitialized_memory = before[2]
+            torch.backends.cudnn.allow_tf32 = tf32
+
+
+def _device(worker: Worker) -> torch.device:
+    """Return the worker's device with its index: another thread has its own current GPU."""
+    return torch.device(worker.device, None if worker.device == "cpu" else torch.cuda.current_device())
+
+
+def on_device(batch: Batch, worker: Worker, device: torch.device) -> Rows:
+    """Copy this worker's rows of a batch, and the labels of all, to a device.
+
+    A batch that the workers cannot share evenly loses its last rows. Raises ValueError for fewer rows than workers.
+    """
+    size = len(batch.ids) // worker.world
+    if not size:
+        raise ValueError(f"expected at least {worker.world} training rows, one for each worker, found {len(batch.ids)}")
+    batch = batch.take(slice(0, size * worker.world))
+    x = np.asarray(batch.x[worker.rank * size : (worker.rank + 1) * size], np.float32)
+    y = np.zeros((len(batch.ids), 1), np.float32) if batch.y is None else np.asarray(batch.y, np.float32)
+    return Rows(batch.ids, *(_copied(torch.from_numpy(array), device) for array in (x, y)))
+
+
+def _copied(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on the device. From pinned memory, the copy to a GPU does not stop the host."""
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _seed(worker: Worker, seed: int) -> None:
@@ -93,6 +133,14 @@ def _seed(worker: Worker, seed: int) -> None:
     torch.default_generator.manual_seed(seed)
     if worker.device != "cpu":
         torch.cuda.manual_seed(seed)
+
+
+@lru_cache(maxsize=4)
+def _seeds(stream: int, block: int) -> list[int]:
+    """Return the seeds of SEEDS steps: computing them one at a time would cost each step 0.2 ms."""
+    steps = np.arange(block * SEEDS, (block + 1) * SEEDS)
+    seeds: list[int] = (keyed_hash(steps, stream) >> np.uint64(1)).tolist()
+    return seeds
 
 
 class Run:
@@ -111,54 +159,83 @@ class Run:
             networks.load_pretrained(self.network.body, pretrained)
         self.head = method.head(len(facts.mean), facts.n_classes)
         self.modules = nn.ModuleList([self.network, *([self.head] if self.head else [])]).to(worker.device)
-        self.optimizer = _optimizer(method, self.network, self.head)
+        self.optimizer = _optimizer(method, self.network, self.head, worker.device)
         self.steps = method.epochs * max(1, facts.rows // method.batch_size)
         self.epoch = self.step = self.taken = self.stale = self.rows = 0
-        self.sum_loss = 0.0
+        self.checked = 0  # step of the epoch up to which losses are known to be finite
+        self.sum_loss = torch.zeros((), dtype=torch.float64, device=worker.device)
         self.began = time.monotonic()  # start of the epoch; a restart continues the clock
         self.history: tuple[Epoch, ...] = ()
         self.best = self.network.state_dict()
 
-    def take_step(self, batch: Batch) -> float:
-        """Take one step on a batch of all workers, and return the loss."""
+    def take_step(self, rows: Rows) -> None:
+        """Take one step on a batch of all workers."""
         worker, progress = self.worker, min(1.0, self.taken / self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * 0.5 * (1 + math.cos(math.pi * progress))
-        self.modules.train()
-        size = len(batch.ids) // worker.world
-        if not size:
-            raise ValueError(
-                f"expected at least {worker.world} training rows, one for each worker, found {len(batch.ids)}"
-            )
-        batch = batch.take(slice(0, size * worker.world))
-        x = torch.tensor(np.asarray(batch.x, np.float32)).to(worker.device)
-        y = torch.zeros(len(x), 1) if batch.y is None else torch.tensor(np.asarray(batch.y, np.float32))
         self._seed(1 + worker.rank)
-        mine = x[worker.rank * size : (worker.rank + 1) * size]
-        mine = self.network.augmented(mine) if self.method.augment else mine
-        with torch.autocast(worker.device, torch.bfloat16, enabled=worker.device != "cpu"):
-            u = self.network(mine)
-        u = _gathered(u.float(), worker)
-        self._seed(0)  # the loss is of the whole batch: all workers need the same random numbers
-        out = Outputs(u, y.to(worker.device), x, batch.ids, progress, self.network, self.head, self.prepared)
-        loss = self.method.objective(out)
+        mine = self.network.augmented(rows.x) if self.method.augment else rows.x
+        x = _all_rows(rows.x, worker)
+        chunks = mine.split(self.method.chunk or len(mine))
         self.optimizer.zero_grad()
+        outputs = self._outputs(chunks)
+        u = _gathered(outputs, worker)
+        self._seed(0)  # the loss is of the whole batch: all workers need the same random numbers
+        loss = self.method.objective(Outputs(u, rows.y, x, rows.ids, progress, self.network, self.head, self.prepared))
         loss.backward()
+        if len(chunks) > 1:
+            self._backward(chunks, outputs)
         _average_gradients(self.modules, worker)
         self.optimizer.step()
-        self.step, self.taken, self.rows = self.step + 1, self.taken + 1, self.rows + len(batch.ids)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise ValueError(f"expected a finite loss, found {value} in step {self.taken}: use a smaller lr")
-        self.sum_loss += value
-        return value
+        self.sum_loss += loss.detach()
+        self.step, self.taken, self.rows = self.step + 1, self.taken + 1, self.rows + len(rows.ids)
+        if self.step % CHECK_STEPS == 0:
+            self.check_loss()
+
+    def _outputs(self, chunks: Sequence[Tensor]) -> Tensor:
+        """Return u (n / world, n_bits) float32. Of several chunks, it has no graph: `_backward` computes it again."""
+        if len(chunks) == 1:
+            return self._forward(chunks[0])
+        self._seed(1 + self.worker.world + self.worker.rank)
+        with torch.no_grad():
+            u = torch.cat([self._forward(chunk) for chunk in chunks])
+        return u.requires_grad_()
+
+    def _backward(self, chunks: Sequence[Tensor], u: Tensor) -> None:
+        """Add the gradients of the network, given those of u, with the activations of one chunk at a time in memory.
+
+        Source: Gao, Zhang, Han & Callan, Scaling deep contrastive learning batch size under memory limited setup
+        (GradCache), RepL4NLP 2021.
+        """
+        self._seed(1 + self.worker.world + self.worker.rank)  # the same dropout as in `_outputs`
+        for chunk, gradient in zip(chunks, u.grad.split(len(chunks[0])), strict=True):  # type: ignore[union-attr]  # set by backward
+            self._forward(chunk).backward(gradient)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        if self.method.precision == "float32":
+            u: Tensor = self.network(x)
+            return u
+        with torch.autocast(self.worker.device, torch.bfloat16):
+            u = self.network(x)
+        return u.float()
+
+    def check_loss(self) -> float:
+        """Return the sum of the epoch's losses. Raises ValueError if it is not finite."""
+        total = float(self.sum_loss)
+        if not math.isfinite(total):
+            steps = f"steps {self.checked + 1} to {self.step} of epoch {self.epoch + 1}"
+            raise ValueError(f"expected a finite loss, found {total} in {steps}: use a smaller lr")
+        self.checked = self.step
+        return total
 
     def _seed(self, stream: int) -> None:
         """Seed a stream of random numbers for this step."""
-        _seed(self.worker, int(keyed_hash(np.array([self.taken]), stream * APART + self.method.seed)[0] >> 1))
+        block, place = divmod(self.taken, SEEDS)
+        _seed(self.worker, _seeds(stream * APART + self.method.seed, block)[place])
 
     def end_epoch(self, held_out: Batch | None) -> None:
         """Score the held-out rows, store the best network, and advance to the next epoch."""
+        total = self.check_loss()
         _share_buffers(self.modules, self.worker)
         score = _score(self.network, held_out, self.method, self.worker.device)
         before = [past["score"] for past in self.history if past["score"] is not None]
@@ -169,19 +246,21 @@ class Run:
         now = time.monotonic()
         ended: Epoch = {
             "epoch": self.epoch + 1,
-            "loss": self.sum_loss / max(1, self.step),
+            "loss": total / max(1, self.step),
             "score": score,
             "lr": self.optimizer.param_groups[0]["lr"],
             "seconds": now - self.began,
             "rows": self.rows,
         }
         self.history = (*self.history, ended)
-        self.epoch, self.step, self.rows, self.sum_loss, self.began = self.epoch + 1, 0, 0, 0.0, now
+        self.sum_loss.zero_()
+        self.epoch, self.step, self.checked, self.rows, self.began = self.epoch + 1, 0, 0, 0, now
 
     def state(self) -> bytes:
-        """Return the checkpoint that `restore` reads."""
+        """Return the checkpoint that `restore` reads. Raises ValueError if a loss is not finite."""
+        self.check_loss()
         file = io.BytesIO()
-        names = ("epoch", "step", "taken", "stale", "rows", "sum_loss", "history", "best")
+        names = ("epoch", "step", "checked", "taken", "stale", "rows", "sum_loss", "history", "best")
         content = {name: getattr(self, name) for name in names}
         content |= {"modules": self.modules.state_dict(), "optimizer": self.optimizer.state_dict()}
         content["seconds"] = time.monotonic() - self.began
@@ -205,42 +284,6 @@ def outcome(state: bytes) -> tuple[tuple[Array, ...], tuple[Epoch, ...]]:
     return parameters, content["history"]
 
 
-def batches(shards: Sequence[Shard], method: Trainable, epoch: int) -> Iterator[Batch]:
-    """Yield the batches of an epoch: shards in keyed order, and rows in keyed order within windows of WINDOW bytes.
-
-    Rows that fit into one window give the same batches for any division into shards. The last incomplete batch is
-    skipped, unless it holds all rows.
-    """
-    seed = int(keyed_hash(np.array([epoch]), method.seed)[0])
-    window: list[Batch] = []
-    seen = 0
-    for place in np.argsort(keyed_hash(np.arange(len(shards)), seed), kind="stable"):
-        for batch in shards[place]:
-            trained = ~method.held_out(batch.ids)
-            if trained.any():
-                window.append(batch.take(trained))
-                seen += len(window[-1].ids)
-            if sum(part.x.nbytes for part in window) >= WINDOW:
-                window = [(yield from _shuffled(window, seed, method.batch_size))]
-    if seen:
-        rest = yield from _shuffled(window, seed, method.batch_size)
-        if len(rest.ids) == seen:
-            yield rest
-
-
-def _shuffled(window: list[Batch], seed: int, size: int) -> Generator[Batch, None, Batch]:
-    """Yield whole batches in keyed order, and return the remaining rows. Empties the list, to hold its rows once."""
-    labels = [part.y for part in window if part.y is not None]
-    y = np.concatenate(labels) if len(labels) == len(window) else None
-    rows = Batch(np.concatenate([part.ids for part in window]), np.concatenate([part.x for part in window]), y)
-    window.clear()
-    order = np.argsort(keyed_hash(rows.ids, seed), kind="stable")
-    whole = len(order) // size * size
-    for start in range(0, whole, size):
-        yield rows.take(order[start : start + size])
-    return rows.take(order[whole:])
-
-
 def _score(
     network: networks.HashNetwork | networks.TwoViews, held_out: Batch | None, method: Trainable, device: str
 ) -> float | None:
@@ -251,29 +294,41 @@ def _score(
     with torch.inference_mode():
         blocks = torch.split(torch.tensor(np.asarray(held_out.x, np.float32)), 256)
         u = torch.cat([network.codes(block.to(device)).float().cpu() for block in blocks])
+    network.train()
     codes = pack(u.numpy() >= 0)
     statistic = histograms.HammingHistogram(codes, method.n_bits, pack_labels(held_out.y), held_out.ids)
     state = statistic.update(statistic.zero(), held_out._replace(x=codes))
     return float(average_precision(statistic.finish(state)).mean())
 
 
-def _optimizer(method: Trainable, network: nn.Module, head: nn.Module | None) -> torch.optim.Optimizer:
-    fast = [p for name, p in network.named_parameters() if "hash" in name.split(".")]
-    slow = [p for name, p in network.named_parameters() if "hash" not in name.split(".")]
-    slow += list(head.parameters()) if head else []
-    groups = [{"params": p, "base_lr": lr} for p, lr in ((slow, method.lr), (fast, method.lr * method.hash_rate)) if p]
+def _optimizer(method: Trainable, network: nn.Module, head: nn.Module | None, device: str) -> torch.optim.Optimizer:
+    by_rate: dict[float, list[nn.Parameter]] = {}  # each group costs a step about 0.1 ms
+    for name, parameter in network.named_parameters():
+        rate = method.lr * (method.hash_rate if "hash" in name.split(".") else 1.0)
+        by_rate.setdefault(rate, []).append(parameter)
+    by_rate.setdefault(method.lr, []).extend(head.parameters() if head else ())
+    groups = [{"params": parameters, "base_lr": rate} for rate, parameters in by_rate.items() if parameters]
+    fused = True if device != "cpu" else None  # one kernel for all parameters
     if method.optimizer == "adam":
-        return torch.optim.Adam(groups, method.lr, weight_decay=method.weight_decay)
-    return torch.optim.SGD(groups, method.lr, momentum=0.9, weight_decay=method.weight_decay)
+        return torch.optim.Adam(groups, method.lr, weight_decay=method.weight_decay, fused=fused)
+    return torch.optim.SGD(groups, method.lr, momentum=0.9, weight_decay=method.weight_decay, fused=fused)
 
 
 def _gathered(u: Tensor, worker: Worker) -> Tensor:
     """Return the outputs of all workers. Own gradients are scaled by world, as `_average_gradients` divides by it."""
     if worker.world == 1:
         return u
-    parts = [torch.empty_like(u) for _ in range(worker.world)]
-    dist.all_gather(parts, u.detach().contiguous())
+    parts = list(_all_rows(u.detach().contiguous(), worker).chunk(worker.world))
     parts[worker.rank] = u.detach() + worker.world * (u - u.detach())
+    return torch.cat(parts)
+
+
+def _all_rows(x: Tensor, worker: Worker) -> Tensor:
+    """Return the rows of all workers."""
+    if worker.world == 1:
+        return x
+    parts = [torch.empty_like(x) for _ in range(worker.world)]
+    dist.all_gather(parts, x)
     return torch.cat(parts)
 
 

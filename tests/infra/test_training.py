@@ -129,7 +129,9 @@ def test_workers_are_refused_that_would_wait_for_a_place(ray_executor):
 @pytest.mark.slow
 def test_a_mistake_of_the_user_is_told_as_itself_and_not_tried_again(ray_executor, tmp_path):
     executor = replace(ray_executor, checkpoints=str(tmp_path / "runs"))
-    with pytest.raises(ValueError, match=r"^expected a finite loss, found nan in step \d+: use a smaller lr$"):
+    with pytest.raises(
+        ValueError, match=r"^expected a finite loss, found nan in steps 1 to 10 of epoch 1: use a smaller lr$"
+    ):
         recorded(tmp_path / "log", lr=1e30).fit(data(executor))
     assert len({pid for pid, *_ in steps(tmp_path / "log")}) == 1
     assert not list((tmp_path / "runs").iterdir())

@@ -250,6 +250,107 @@ def test_without_labels_the_last_epoch_is_the_best():
     assert all(torch.equal(value, end["modules"][f"0.{name}"]) for name, value in end["best"].items())
 
 
+# --- the step ---------------------------------------------------------------------------------------------------------
+
+
+class Waits(torch.utils._python_dispatch.TorchDispatchMode):
+    """Counts the calls that read a value from a device, for which the host waits."""
+
+    found = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.found += function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("chunk", [0, 16])
+def test_the_host_waits_for_the_device_only_where_the_loss_is_checked(chunk, monkeypatch):
+    monkeypatch.setattr(sgd, "CHECK_STEPS", 3)
+    method, data = replace(METHOD, chunk=chunk), Data([[ROWS]], InProcess())
+    state = sgd.Run(Reporter(), method, facts(data, method), None, {})
+    found = []
+    for batch in sgd.batches(data.shards, method, 0):
+        rows = sgd.on_device(batch, state.worker, torch.device("cpu"))
+        with Waits() as waits:
+            state.take_step(rows)
+        found.append(waits.found)
+    assert found == [0, 0, 1, 0, 0, 1, 0]
+
+
+def test_a_loss_that_is_not_finite_is_found_before_it_is_stored(monkeypatch):
+    monkeypatch.setattr(sgd, "CHECKPOINT_STEPS", 3)
+    worker = Reporter()
+    with pytest.raises(ValueError, match=r"^expected a finite loss, found nan in steps 1 to 3 of epoch 1: use a sm"):
+        run(worker, replace(METHOD, lr=1e30))
+    assert not worker.told
+
+
+def test_a_loss_that_fails_later_names_its_epoch_and_its_steps(monkeypatch):
+    monkeypatch.setattr(sgd, "CHECK_STEPS", 2)
+
+    @dataclass(frozen=True)
+    class Failing(DPSH):
+        def loss(self, out):
+            return super().loss(out) / (out.progress < 0.5)  # of 3 epochs of 7 steps: from step 4 of the second on
+
+    with pytest.raises(ValueError, match=r"^expected a finite loss, found nan in steps 5 to 6 of epoch 2: use a small"):
+        run(Reporter(), Failing(**vars(METHOD)))
+
+
+# --- memory and precision ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [METHOD, replace(METHOD, regularizers="decov:0.1+so:0.01"), SGH(8, batch_size=64)])
+@pytest.mark.parametrize("chunk", [16, 40])
+def test_chunks_take_the_steps_of_the_whole_batch(method, chunk):
+    method = replace(method, epochs=2)
+    whole, chunked = run(Reporter(), method), run(Reporter(), replace(method, chunk=chunk))
+    for a, b in zip(parameters(chunked), parameters(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert whole.told[-1][-1]["loss"] == pytest.approx(chunked.told[-1][-1]["loss"], rel=1e-5)
+
+
+def test_chunks_draw_the_same_dropout_twice():
+    class Dropped(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.Sequential(torch.nn.Linear(32, 64), torch.nn.Dropout(), torch.nn.Linear(64, 8))
+            self.seen = []
+
+        def forward(self, x):
+            u = self.layers(x)
+            self.seen.append(u.detach().clone())
+            return u
+
+    method, data = replace(METHOD, chunk=16), Data([[ROWS]], InProcess())
+    state = sgd.Run(Reporter(), method, facts(data, method), None, {})
+    state.network = Dropped()
+    chunks = torch.randn(64, 32).split(16)
+    u = state._outputs(chunks)
+    u.sum().backward()
+    state._backward(chunks, u)
+    assert [len(u) for u in state.network.seen] == [16] * 8
+    assert torch.equal(torch.cat(state.network.seen[:4]), torch.cat(state.network.seen[4:]))
+
+
+def test_bf16_computes_the_network_in_bfloat16_and_the_loss_in_float32():
+    seen = []
+
+    @dataclass(frozen=True)
+    class Seen(DPSH):
+        def loss(self, out):
+            seen.append((out.u.dtype, bool((out.u == out.u.bfloat16()).all())))
+            return super().loss(out)
+
+    half = run(Reporter(), Seen(**vars(replace(METHOD, precision="bf16"))))
+    assert set(seen) == {(torch.float32, True)}
+    seen.clear()
+    full = run(Reporter(), Seen(**vars(METHOD)))
+    assert set(seen) == {(torch.float32, False)}
+    assert half.told[-1][-1]["loss"] == pytest.approx(full.told[-1][-1]["loss"], rel=0.05)
+    assert all(part.dtype == np.float32 for part in parameters(half))
+
+
 # --- mistakes --------------------------------------------------------------------------------------------------------
 
 
@@ -257,8 +358,9 @@ def test_without_labels_the_last_epoch_is_the_best():
     ("settings", "said"),
     [
         ({"network": "cnn"}, r"^expected square images, .*, found d = 32: use network=mlp$"),
+        ({"precision": "fp16"}, r"^expected the precision float32 or bf16, found precision='fp16'$"),
         ({"epochs": 0}, r"^expected epochs and patience of at least 1, found 0 and 3$"),
-        ({"lr": 1e30}, r"^expected a finite loss, found nan in step \d+: use a smaller lr$"),
+        ({"lr": 1e30}, r"^expected a finite loss, found nan in steps 1 to 7 of epoch 1: use a smaller lr$"),
     ],
 )
 def test_a_mistake_is_answered_in_one_line(settings, said):
@@ -294,7 +396,7 @@ def test_the_rate_falls_along_half_a_cosine():
     rates = []
     for epoch in range(METHOD.epochs):
         for batch in sgd.batches(data.shards, METHOD, epoch):
-            state.take_step(batch)
+            state.take_step(sgd.on_device(batch, state.worker, torch.device("cpu")))
             rates.append(state.optimizer.param_groups[0]["lr"])
     assert len(rates) == state.steps
     np.testing.assert_allclose(rates, 0.01 * 0.5 * (1 + np.cos(np.pi * np.arange(len(rates)) / len(rates))))

@@ -1,12 +1,14 @@
 """The batches of an epoch: which rows they hold, in which order, and what of them is in memory."""
 
+import threading
 import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from hashing.deep import sgd
+from hashing.deep import batches as module
+from hashing.deep.batches import AHEAD, ahead, batches
 from hashing.mapreduce import Batch
 from hashing.methods.dpsh import DPSH
 from tests.conftest import blobs, cut
@@ -16,7 +18,7 @@ ROWS = blobs(500)
 
 
 def epochs(method, shards, epoch=0):
-    return list(sgd.batches(shards, method, epoch))
+    return list(batches(shards, method, epoch))
 
 
 def ids(batches):
@@ -38,7 +40,7 @@ def test_batches_are_the_same_for_any_cut_while_rows_fit_the_window(n_shards, ba
 
 @pytest.mark.parametrize("window", [1, 4 * 32 * 100, 2**28])
 def test_an_epoch_sees_every_row_at_most_once_and_loses_less_than_a_batch(window, monkeypatch):
-    monkeypatch.setattr(sgd, "WINDOW", window)
+    monkeypatch.setattr(module, "WINDOW", window)
     seen = [i for batch in ids(epochs(METHOD, cut(ROWS, 5, 30))) for i in batch]
     assert len(seen) == len(set(seen))
     assert set(seen) <= trained_rows(METHOD)
@@ -50,7 +52,7 @@ def test_an_epoch_sees_every_row_at_most_once_and_loses_less_than_a_batch(window
 
 
 def test_what_is_held_is_bounded_by_the_window_whatever_a_shard_is(monkeypatch):
-    monkeypatch.setattr(sgd, "WINDOW", 4 * 32 * 100)
+    monkeypatch.setattr(module, "WINDOW", 4 * 32 * 100)
     read = []
 
     def shard():
@@ -58,12 +60,12 @@ def test_what_is_held_is_bounded_by_the_window_whatever_a_shard_is(monkeypatch):
             read.append(len(batch.ids))
             yield batch
 
-    next(sgd.batches([shard()], METHOD, 0))
+    next(batches([shard()], METHOD, 0))
     assert sum(read) <= 150
 
 
 def test_a_window_lies_in_memory_once_and_twice_while_it_is_put_together(monkeypatch):
-    monkeypatch.setattr(sgd, "WINDOW", 2**23)
+    monkeypatch.setattr(module, "WINDOW", 2**23)
 
     def shard():
         for part in range(32):
@@ -71,12 +73,12 @@ def test_a_window_lies_in_memory_once_and_twice_while_it_is_put_together(monkeyp
 
     tracemalloc.start()
     try:
-        rows = sum(len(batch.ids) for batch in sgd.batches([shard()], METHOD, 0))
+        rows = sum(len(batch.ids) for batch in batches([shard()], METHOD, 0))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert rows > 30_000
-    assert 2 * sgd.WINDOW < peak < 2.6 * sgd.WINDOW
+    assert 2 * module.WINDOW < peak < 2.6 * module.WINDOW
 
 
 def test_epochs_have_orders_of_their_own():
@@ -90,3 +92,55 @@ def test_fewer_rows_than_a_batch_are_one_batch():
     few = ROWS.take(slice(0, 20))
     batches = epochs(METHOD, [[few]])
     assert [len(batch.ids) for batch in batches] == [(~METHOD.held_out(few.ids)).sum()]
+
+
+# --- ahead -----------------------------------------------------------------------------------------------------------
+
+
+def threads():
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("batches")]
+
+
+def test_items_are_prepared_ahead_by_one_thread_in_order_and_not_without_bound():
+    prepared, by = [], set()
+
+    def items():
+        for item in range(20):
+            prepared.append(item)
+            by.add(threading.current_thread().name)
+            yield item
+
+    with ahead(items()) as found:
+        for item in found:
+            assert len(prepared) <= item + 1 + AHEAD
+            assert item in prepared
+    assert prepared == list(range(20))
+    assert by == {"batches_0"}
+    assert not threads()
+
+
+def test_no_items_are_no_items():
+    with ahead([]) as found:
+        assert list(found) == []
+
+
+def test_an_error_of_an_item_is_raised_at_its_place():
+    def items():
+        yield 1
+        raise ValueError("a bad row")
+
+    with ahead(items()) as found:
+        assert next(found) == 1
+        with pytest.raises(ValueError, match=r"^a bad row$"):
+            next(found)
+    assert not threads()
+
+
+def test_the_thread_ends_with_the_block_however_it_is_left():
+    with ahead(iter(int, 1)) as found:  # without an end
+        next(found)
+        assert threads()
+    assert not threads()
+    with pytest.raises(KeyboardInterrupt), ahead(iter(int, 1)):
+        raise KeyboardInterrupt
+    assert not threads()
