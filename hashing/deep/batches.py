@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
 
-from ..mapreduce import Batch, Shard
+from ..mapreduce import Batch
 from ..statistics import keyed_hash
 from .contract import Trainable
+from .stored import Rows
 
 WINDOW = 2**28  # bytes of rows shuffled together
 AHEAD = 3  # batches prepared while a step is taken
@@ -21,12 +22,13 @@ T = TypeVar("T")
 _END = object()
 
 
-def batches(shards: Sequence[Shard], method: Trainable, epoch: int) -> Iterator[Batch]:
+def batches(rows: Rows, method: Trainable, epoch: int) -> Iterator[Batch]:
     """Yield the batches of an epoch: shards in keyed order, and rows in keyed order within windows of WINDOW bytes.
 
     Rows that fit into one window give the same batches for any division into shards. The last incomplete batch is
-    skipped, unless it holds all rows.
+    skipped, unless it holds all rows. Its x are what `rows.take` takes.
     """
+    shards = rows.shards
     seed = int(keyed_hash(np.array([epoch]), method.seed)[0])
     window: list[Batch] = []
     seen = 0
@@ -36,7 +38,7 @@ def batches(shards: Sequence[Shard], method: Trainable, epoch: int) -> Iterator[
             if trained.any():
                 window.append(batch.take(trained))
                 seen += len(window[-1].ids)
-            if sum(part.x.nbytes for part in window) >= WINDOW:
+            if sum(len(part.ids) * rows.row_bytes or part.x.nbytes for part in window) >= WINDOW:
                 window = [(yield from _shuffled(window, seed, method.batch_size))]
     if seen:
         rest = yield from _shuffled(window, seed, method.batch_size)

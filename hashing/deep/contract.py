@@ -31,6 +31,7 @@ class Facts(NamedTuple):
     mean: Array  # (d,)
     variance: Array  # (d,)
     n_classes: int
+    dtype: str = "float32"  # holds every value of the rows: uint8 if all are integers from 0 to 255, such as pixels
 
 
 @dataclass(frozen=True, match_args=False)  # frozen: the protocol requires readable fields only

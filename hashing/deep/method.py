@@ -127,21 +127,28 @@ class Deep:
 
 def facts(data: Data, method: Deep) -> Facts:
     """Return the statistics of the training rows. Raises ValueError without rows or, if supervised, without labels."""
-    n, total, squares, labels = data.reduce(Sum(partial(_sums, method=method)), "training rows")
+    n, total, squares, labels, wider = data.reduce(Sum(partial(_sums, method=method)), "training rows")
     if not n:
         raise ValueError("expected at least one training row, found none in all shards")
     if method.supervised and not np.any(labels):
         raise ValueError(f"expected labels for {type(method).__name__}, found rows without labels")
     mean = total / n
-    return Facts(int(n), mean, np.maximum(squares / n - mean**2, 0), len(np.atleast_1d(labels)))
+    variance = np.maximum(squares / n - mean**2, 0)
+    return Facts(int(n), mean, variance, len(np.atleast_1d(labels)), "float32" if wider else "uint8")
 
 
 def _sums(batch: Batch, method: Deep) -> tuple[Any, ...]:
     if method.supervised and batch.y is None and len(batch.ids):
         raise ValueError(f"expected labels for {type(method).__name__}, found rows without labels")
-    x = batch.x[~method.held_out(batch.ids)].astype(np.float64)
+    x = batch.x[~method.held_out(batch.ids)]
+    wider = not (_are_bytes(x[:1]) and _are_bytes(x))  # of most vectors, the first row is enough
+    x = x.astype(np.float64)
     labels = np.zeros(1) if batch.y is None else batch.y.sum(axis=0, dtype=np.float64)
-    return len(x), x.sum(axis=0), (x * x).sum(axis=0), labels
+    return len(x), x.sum(axis=0), (x * x).sum(axis=0), labels, wider
+
+
+def _are_bytes(x: Array) -> bool:
+    return bool(((x >= 0) & (x <= 255) & (x == np.rint(x))).all())
 
 
 def held_out(data: Data, method: Deep) -> Batch | None:

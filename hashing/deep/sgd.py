@@ -30,17 +30,18 @@ from ..statistics import keyed_hash
 from . import networks
 from .batches import ahead, batches
 from .contract import APART, Facts, Outputs, Trainable
+from .stored import Rows, stored
 
 CHECKPOINT_STEPS = 500
 SEEDS = 256
 CHECK_STEPS = 50  # steps from one check of the loss to the next: each waits for the device
 
 
-class Rows(NamedTuple):
+class Placed(NamedTuple):
     """A batch of n rows of all workers, on a worker's device."""
 
     ids: Array  # (n,) int64
-    x: Tensor  # (n / world, d) float32, this worker's rows
+    x: Tensor  # (n / world, d) uint8 or float32, this worker's rows
     y: Tensor  # (n, c) float32
 
 
@@ -65,9 +66,10 @@ def train(
         run = Run(worker, method, facts, prepared, pretrained)
         if state := worker.latest():
             run.restore(state)
-        place = partial(on_device, worker=worker, device=_device(worker))
+        source = stored(shards, method.held_out, facts, worker)
+        place = partial(on_device, worker=worker, device=_device(worker), rows=source, dtype=facts.dtype)
         while run.epoch < method.epochs and run.stale < method.patience:
-            left = islice(batches(shards, method, run.epoch), run.step, None)  # without those before the restart
+            left = islice(batches(source, method, run.epoch), run.step, None)  # without those before the restart
             with ahead(map(place, left)) as prepared_rows:
                 for rows in prepared_rows:
                     run.take_step(rows)
@@ -109,7 +111,7 @@ def _device(worker: Worker) -> torch.device:
     return torch.device(worker.device, None if worker.device == "cpu" else torch.cuda.current_device())
 
 
-def on_device(batch: Batch, worker: Worker, device: torch.device) -> Rows:
+def on_device(batch: Batch, worker: Worker, device: torch.device, rows: Rows, dtype: str) -> Placed:
     """Copy this worker's rows of a batch, and the labels of all, to a device.
 
     A batch that the workers cannot share evenly loses its last rows. Raises ValueError for fewer rows than workers.
@@ -118,9 +120,9 @@ def on_device(batch: Batch, worker: Worker, device: torch.device) -> Rows:
     if not size:
         raise ValueError(f"expected at least {worker.world} training rows, one for each worker, found {len(batch.ids)}")
     batch = batch.take(slice(0, size * worker.world))
-    x = np.asarray(batch.x[worker.rank * size : (worker.rank + 1) * size], np.float32)
+    x = np.asarray(rows.take(batch.x[worker.rank * size : (worker.rank + 1) * size]), dtype)
     y = np.zeros((len(batch.ids), 1), np.float32) if batch.y is None else np.asarray(batch.y, np.float32)
-    return Rows(batch.ids, *(_copied(torch.from_numpy(array), device) for array in (x, y)))
+    return Placed(batch.ids, *(_copied(torch.from_numpy(array), device) for array in (x, y)))
 
 
 def _copied(tensor: Tensor, device: torch.device) -> Tensor:
@@ -168,14 +170,14 @@ class Run:
         self.history: tuple[Epoch, ...] = ()
         self.best = self.network.state_dict()
 
-    def take_step(self, rows: Rows) -> None:
+    def take_step(self, rows: Placed) -> None:
         """Take one step on a batch of all workers."""
         worker, progress = self.worker, min(1.0, self.taken / self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * 0.5 * (1 + math.cos(math.pi * progress))
         self._seed(1 + worker.rank)
-        mine = self.network.augmented(rows.x) if self.method.augment else rows.x
-        x = _all_rows(rows.x, worker)
+        x, mine = _all_rows(rows.x, worker).float(), rows.x.float()
+        mine = self.network.augmented(mine) if self.method.augment else mine
         chunks = mine.split(self.method.chunk or len(mine))
         self.optimizer.zero_grad()
         outputs = self._outputs(chunks)

@@ -9,6 +9,7 @@ import pytest
 
 from hashing.deep import batches as module
 from hashing.deep.batches import AHEAD, ahead, batches
+from hashing.deep.stored import Rows
 from hashing.mapreduce import Batch
 from hashing.methods.dpsh import DPSH
 from tests.conftest import blobs, cut
@@ -18,7 +19,7 @@ ROWS = blobs(500)
 
 
 def epochs(method, shards, epoch=0):
-    return list(batches(shards, method, epoch))
+    return list(batches(Rows(shards), method, epoch))
 
 
 def ids(batches):
@@ -60,7 +61,7 @@ def test_what_is_held_is_bounded_by_the_window_whatever_a_shard_is(monkeypatch):
             read.append(len(batch.ids))
             yield batch
 
-    next(batches([shard()], METHOD, 0))
+    next(batches(Rows([shard()]), METHOD, 0))
     assert sum(read) <= 150
 
 
@@ -73,7 +74,7 @@ def test_a_window_lies_in_memory_once_and_twice_while_it_is_put_together(monkeyp
 
     tracemalloc.start()
     try:
-        rows = sum(len(batch.ids) for batch in batches([shard()], METHOD, 0))
+        rows = sum(len(batch.ids) for batch in batches(Rows([shard()]), METHOD, 0))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
