@@ -19,6 +19,7 @@ from .observability import observed
 
 STATE_FILE = "state.pt"
 RESTARTS = 3
+WAIT = 24 * 3600  # seconds for other workers: some read more shards than others. Ray itself finds lost workers
 OnReport = Callable[[Sequence[Epoch], int], None]  # all finished epochs, and the planned total
 Loop = Callable[[Worker], None]
 
@@ -30,10 +31,10 @@ class Here:
     folder: Path  # of its checkpoint
     on_report: OnReport
     threads: int
+    device: str = "cpu"
     state: bytes = b""
     rank = 0
     world = 1
-    device = "cpu"
 
     def latest(self) -> bytes | None:
         if (file := self.folder / STATE_FILE).exists():
@@ -50,9 +51,15 @@ class Here:
 
 
 def train_here(loop: Loop, name: str, checkpoints: str, threads: int, on_report: OnReport) -> bytes:
-    """Run the loop in this process, and return the last state. Checkpoints are kept only in a local folder."""
+    """Run the loop in this process, on its GPU if it has one, and return the last state.
+
+    Checkpoints are kept only in a local folder.
+    """
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     with folder_of_runs("" if "://" in checkpoints else checkpoints) as runs:
-        worker = Here(Path(runs) / name, on_report, threads)
+        worker = Here(Path(runs) / name, on_report, threads, device)
         try:
             loop(worker)
         except ValueError:  # a mistake in the input: a retry would fail again
@@ -114,15 +121,16 @@ def train_on_ray(loop: Loop, name: str, checkpoints: str, workers: int | None, o
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # each report waits for this interval
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # paths of shards may be relative
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
     gpus, count = _gpus(), workers_on_ray(workers)
-    cpus = 1 if gpus else _cpus(count)
+    cpus = _cpus_of_a_gpu() if gpus else _cpus(count)
     with folder_of_runs(checkpoints) as runs, _listening(on_report) as callback:
         trainer = TorchTrainer(
             _run_loop,  # type: ignore[arg-type]  # its return value becomes Result.return_value
             train_loop_config={"loop": loop, "threads": cpus},
             scaling_config=ScalingConfig(num_workers=count, use_gpu=bool(gpus), resources_per_worker={"CPU": cpus}),
+            torch_config=TorchConfig(timeout_s=WAIT),
             run_config=RunConfig(
                 name=name,
                 storage_path=_storage(runs),
@@ -180,6 +188,14 @@ def _cpus_of_nodes() -> list[float]:
     alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray has no types
     nodes = [node["Resources"].get("CPU", 0) for node in alive]
     return [cpus for cpus in nodes if cpus]
+
+
+def _cpus_of_a_gpu() -> int:
+    """Return the CPUs of each worker with a GPU, which read and decode rows: its share of the CPUs of its node."""
+    import ray
+
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray has no types
+    return max(1, int(min(node.get("CPU", 0) // node["GPU"] for node in alive if node.get("GPU"))))
 
 
 def _cpus(workers: int) -> int:

@@ -108,7 +108,7 @@ def _repeatable(worker: Worker) -> Iterator[None]:
 
 def _device(worker: Worker) -> torch.device:
     """Return the worker's device with its index: another thread has its own current GPU."""
-    return torch.device(worker.device, None if worker.device == "cpu" else torch.cuda.current_device())
+    return torch.device("cpu") if worker.device == "cpu" else torch.device("cuda", torch.cuda.current_device())
 
 
 def on_device(batch: Batch, worker: Worker, device: torch.device, rows: Rows, dtype: str) -> Placed:
@@ -178,7 +178,7 @@ class Run:
         self._seed(1 + worker.rank)
         x, mine = _all_rows(rows.x, worker).float(), rows.x.float()
         mine = self.network.augmented(mine) if self.method.augment else mine
-        chunks = mine.split(self.method.chunk or len(mine))
+        chunks = torch.split(mine, self.method.chunk or len(mine))
         self.optimizer.zero_grad()
         outputs = self._outputs(chunks)
         u = _gathered(outputs, worker)
@@ -210,8 +210,9 @@ class Run:
         (GradCache), RepL4NLP 2021.
         """
         self._seed(1 + self.worker.world + self.worker.rank)  # the same dropout as in `_outputs`
-        for chunk, gradient in zip(chunks, u.grad.split(len(chunks[0])), strict=True):  # type: ignore[union-attr]  # set by backward
-            self._forward(chunk).backward(gradient)
+        gradients = torch.split(u.grad, len(chunks[0]))  # type: ignore[arg-type]  # set by backward
+        for chunk, gradient in zip(chunks, gradients, strict=True):
+            torch.autograd.backward(self._forward(chunk), gradient)
 
     def _forward(self, x: Tensor) -> Tensor:
         if self.method.precision == "float32":

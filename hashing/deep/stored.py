@@ -89,8 +89,9 @@ def stored(shards: Sequence[Shard], held_out: Callable[[Array], Array], facts: F
         except ValueError as error:
             written = error
         found = _gathered((folder, written), worker)
-        for error in (parts for _, parts in found if isinstance(parts, ValueError)):
-            raise error
+        errors = [parts for _, parts in found if isinstance(parts, ValueError)]
+        if errors:
+            raise errors[0]
         parts = [part for path, parts in found if Path(path).is_dir() for part in parts]
         rows = _mapped(paths, parts, len(shards), len(facts.mean), facts.dtype)
         _gathered(None, worker)  # all have opened the files
@@ -122,13 +123,13 @@ def _write(
                 batch = batch.take(trained)
                 blocks[shard].append(len(batch.ids))
                 row_bytes = batch.x[0].nbytes
-                ids.write(np.ascontiguousarray(batch.ids, np.int64))
-                x.write(np.ascontiguousarray(batch.x, dtype))
+                np.asarray(batch.ids, np.int64).tofile(ids)
+                np.asarray(batch.x, dtype).tofile(x)
                 if batch.y is None:
                     unlabelled = True
                 else:
                     labels = batch.y.dtype.str, batch.y.shape[1]
-                    y.write(np.ascontiguousarray(batch.y))
+                    batch.y.tofile(y)
     return Part(blocks, row_bytes, None if unlabelled else labels)
 
 

@@ -108,6 +108,8 @@ from infra.executors import Ray
 ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)  # of the name alone
 for trainers in (None, 1, 2):
     print(Ray(trainers=trainers).training_workers())
+from infra.training import _cpus_of_a_gpu
+print(_cpus_of_a_gpu())
 try:
     Ray(trainers=3).training_workers()
 except ValueError as error:
@@ -122,7 +124,7 @@ def test_workers_are_refused_that_would_wait_for_a_place(ray_executor):
     assert InProcess().training_workers() == 1
     found = subprocess.run([sys.executable, "-c", GPUS], capture_output=True, text=True, check=True).stdout
     assert found.splitlines() == [
-        "2", "1", "2", "expected HASHKILN_TRAINERS of at most 2, the GPUs of the cluster, found 3"
+        "2", "1", "2", "2", "expected HASHKILN_TRAINERS of at most 2, the GPUs of the cluster, found 3"
     ]  # fmt: skip
 
 
