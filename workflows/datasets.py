@@ -9,30 +9,30 @@ import logging
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from hashing.mapreduce import Array, Executor, Shard
 from infra.executors import Progress, silent
 from infra.observability import observed
 from infra.settings import Settings
 from storage import datasets, warehouse
-from storage.features import deletions, media
+from storage.features import contract, deletions, media
 from storage.features.dataset import (
     Dataset,
     dataset_exists,
     dataset_url,
-    kind_and_dim,
     load_dataset,
     save_dataset,
     write_split,
 )
 from storage.features.shard import Columns, FeatureShard, WithoutRows
 from storage.files import filesystem
-from storage.formats import FeatureRows, hdf5, vecs
+from storage.formats import FeatureRows, Metric
 
 from .spec import Spec, check_name
 
 logger = logging.getLogger(__name__)
-VECTOR_FILES = (".fvecs", ".bvecs")
+LabelsAs = Literal["values", "multi-hot"]
 
 
 def dataset_of(spec: Spec, settings: Settings) -> Dataset:
@@ -92,8 +92,9 @@ def ingest_named(
     named = datasets.get(name)
     files = fetch_files(name, settings, source, progress)
     splits = {split: datasets.read_split(named, split, files) for split in named.splits}
-    about = f"{named.about} ({named.licence})"
-    return _write_dataset(settings, name, splits, about, progress, side, queries_in_base=named.format == "lists")
+    metric: Metric = "euclidean" if named.metric == "labels" else named.metric
+    source_rows = datasets.Source(splits, metric, queries_in_base=named.format == "lists")
+    return _write_dataset(settings, name, source_rows, f"{named.about} ({named.licence})", progress, side)
 
 
 def fetch_files(
@@ -118,51 +119,80 @@ def ingest_source(
     query: str | None = None,
     progress: Progress = silent,
     side: int | None = None,
+    labels_as: LabelsAs | None = None,
+    metric: Metric | None = None,
 ) -> Dataset:
-    """Ingest a dataset of the user. Parquet is used in place; .fvecs, .bvecs, HDF5 and lists of pictures are converted.
+    """Ingest a dataset of the user. Parquet is used in place; other forms (see `datasets.FORMS`) are converted.
 
     Parameters
     ----------
     name
         Of the new dataset.
     source
-        Path or URL of a file, or of a folder of Parquet files or of lists of pictures.
+        Path or URL of a file or folder.
     columns
-        Column names, for Parquet.
+        Column names, for Parquet. An empty x stands for the column vector, image or text.
     query
-        Path or URL of the queries, for Parquet, .fvecs and .bvecs.
+        Path or URL of the queries, unless the source holds its own.
     side
         Side in pixels to which pictures are resized when they are read. Default 64.
+    labels_as
+        How to read labels that can be read in two ways.
+    metric
+        How vectors are compared; by default as the source says, and euclidean if it does not say.
 
     Raises
     ------
     ValueError
-        If the columns are not there or cannot be read, if the source contains the warehouse, or if `side` is given for
-        rows other than pictures.
+        If the source has no known form, if rows cannot be read or can be read in two ways, if the source contains the
+        warehouse, if an option contradicts the source, or if `side` is given for rows other than pictures.
     """
     check_name(name)
     source, query = filesystem.absolute(source), filesystem.absolute(query) if query else None
-    if lists := datasets.find_lists(source):
-        splits = datasets.read_picture_lists(lists)
-        return _write_dataset(settings, name, splits, source, progress, side, queries_in_base=True)
+    if found := datasets.open_source(source, query, labels_as):
+        return _write_dataset(settings, name, _compared_by(found, metric, source), source, progress, side)
     sources = {"base": source} | ({"query": query} if query else {})
-    if _suffix(source) == ".hdf5":
-        keys = {"base": "train", "query": "test"}
-        splits = {split: _number_split(split, hdf5.read_hdf5(source, key)) for split, key in keys.items()}
-        return _write_dataset(settings, name, splits, source, progress)
-    if _suffix(source) in VECTOR_FILES:
-        splits = {split: _number_split(split, vecs.read_vecs(path)) for split, path in sources.items()}
-        return _write_dataset(settings, name, splits, source, progress)
     for url in sources.values():
         if filesystem.listing_includes(url, settings.warehouse_url):
             raise ValueError(f"the source {url} contains the warehouse {settings.warehouse_url}: move one of them")
-    kind, dim = kind_and_dim((file.url for file in filesystem.listing(source, ".parquet")), columns)
+        _check_form(url)
+    _refuse_other_ids(settings, name, columns)
+    kind, dim, columns, understood = contract.understand(sources, columns, labels_as, metric or "euclidean")
     folder = warehouse.DATASET_KEYS.url(settings.warehouse_url, dataset=name) if columns.keyed else ""
-    about = f"{source}, in place"
-    dim = _row_dim(kind, dim, side)
-    dataset = Dataset(name=name, kind=kind, dim=dim, splits=sources, columns=columns, keys=folder, source=about)
+    dataset = Dataset(
+        name=name, kind=kind, metric=metric or "euclidean", dim=_row_dim(kind, dim, side), splits=sources,
+        columns=columns, keys=folder, source=f"{source}, in place", understood=understood,
+    )  # fmt: skip
     save_dataset(settings.warehouse_url, dataset)
     return dataset
+
+
+def _check_form(url: str) -> None:
+    """Raise ValueError, with the forms that are read, unless there are Parquet files."""
+    try:
+        filesystem.listing(url, ".parquet")
+    except FileNotFoundError:
+        found = [file.url.rsplit("/", 1)[-1] for file in filesystem.listing(url)[:3]]
+        raise ValueError(f"{url}: expected one of: {'; '.join(datasets.FORMS)}; found {', '.join(found)}") from None
+
+
+def _refuse_other_ids(settings: Settings, name: str, columns: Columns) -> None:
+    """Raise ValueError if a dataset of that name was ingested with ids where it has keys now, or the other way."""
+    if dataset_exists(settings.warehouse_url, name):
+        before = load_dataset(settings.warehouse_url, name).columns
+        if before.keyed != columns.keyed:
+            old, new = ("keys", "integer ids") if before.keyed else ("integer ids", "keys")
+            raise ValueError(
+                f"dataset {name} was ingested with {old}, and its tables hold those: ingest rows with {new} under "
+                "another name"
+            )
+
+
+def _compared_by(source: datasets.Source, metric: Metric | None, url: str) -> datasets.Source:
+    """Return a source with its metric. Raises ValueError if the user asks for another than its files name."""
+    if metric and source.metric and metric != source.metric:
+        raise ValueError(f"--metric: {url} says {source.metric}, found {metric}: leave it out")
+    return source._replace(metric=metric or source.metric)
 
 
 def _sample() -> Dataset:
@@ -176,25 +206,29 @@ def _sample() -> Dataset:
 def _write_dataset(
     settings: Settings,
     name: str,
-    splits: dict[str, Iterator[FeatureRows]],
-    source: str,
+    rows: datasets.Source,
+    about: str,
     progress: Progress,
     side: int | None = None,
-    queries_in_base: bool = False,
 ) -> Dataset:
     """Write each split as shards to a new folder, and then dataset.json, which makes the dataset exist."""
     root = filesystem.join(dataset_url(settings.warehouse_url, name), uuid.uuid4().hex[:12])
-    urls = {split: filesystem.join(root, split) for split in splits}
+    urls = {split: filesystem.join(root, split) for split in rows.splits}
     shapes = {
-        split: write_split(urls[split], _report_rows(rows, f"ingest {name}, {split}", progress))
-        for split, rows in splits.items()
+        split: write_split(urls[split], _report_rows(blocks, f"ingest {name}, {split}", progress))
+        for split, blocks in rows.splits.items()
     }
     base = shapes["base"]
+    for split, shape in shapes.items():
+        if shape[:3] != base[:3]:
+            raise ValueError(f"{about}: expected {split} rows like base rows, {base[:3]}, found {shape[:3]}")
     columns = Columns(x=base.kind, labels="labels" if base.labelled else None)
-    dim = _row_dim(base.kind, base.dim or media.dim(base.kind), side)
+    metric = rows.metric or "euclidean"
+    understood = contract.understand(urls, columns, "values" if base.labelled else None, metric).splits
     dataset = Dataset(
-        name=name, kind=base.kind, dim=dim, splits=urls, columns=columns, source=source, queries_in_base=queries_in_base
-    )
+        name=name, kind=base.kind, metric=metric, dim=_row_dim(base.kind, base.dim or media.dim(base.kind), side),
+        splits=urls, columns=columns, source=about, queries_in_base=rows.queries_in_base, understood=understood,
+    )  # fmt: skip
     save_dataset(settings.warehouse_url, dataset)
     return dataset
 
@@ -215,13 +249,3 @@ def _report_rows(blocks: Iterator[FeatureRows], label: str, progress: Progress) 
         yield block
         done += len(block.ids)
         report(label, done, 0)
-
-
-def _number_split(split: str, blocks: Iterator[Array]) -> Iterator[FeatureRows]:
-    """Number the rows of a file without ids: base rows from 0, queries from 2^41."""
-    return datasets.number_rows(blocks, datasets.QUERY if split == "query" else 0)
-
-
-def _suffix(source: str) -> str:
-    """Return the suffix of a path or URL, of a .gz the one before it."""
-    return Path(source.removesuffix(".gz")).suffix

@@ -14,7 +14,7 @@ from hashing.bits import pack
 from hashing.functions import HashFunction
 from hashing.mapreduce import Array, Data, Executor, Statistic
 from hashing.neighbours.candidates import AsymmetricTopK, CountWithin, TopK, Within, query_blocks
-from hashing.neighbours.exact import first_k, pair_distances
+from hashing.neighbours.exact import MEASURED, Metric, first_k, pair_distances
 from hashing.neighbours.reranking import CandidateDistances
 from infra.settings import Settings
 from storage.features.dataset import Dataset
@@ -44,11 +44,10 @@ class Search(Value):
             raise ValueError(f"rerank must be 0 or at least k = {self.k}, found {self.rerank}")
         return self
 
-    @property
-    def distance(self) -> str:
-        """The name of the distance."""
+    def distance(self, metric: Metric) -> str:
+        """Return the name of the distance, for vectors that are compared by a metric."""
         if self.rerank:
-            return "squared Euclidean"
+            return MEASURED[metric]
         return "asymmetric Hamming" if self.asymmetric else "Hamming"
 
 
@@ -94,8 +93,8 @@ class Reader:
         k : int, default 10
             Rows for each query.
         rerank : int, default 0
-            Number of nearest codes to rerank by the Euclidean distance of their vectors; 0: off. The first time, the
-            vectors of all rows are read from the source into a temporary file.
+            Number of nearest codes to rerank by the distance of their vectors, by the dataset's metric; 0: off. The
+            first time, the vectors of all rows are read from the source into a temporary file.
         asymmetric : bool, default False
             Compare real-valued queries with binary codes; see `hashing.neighbours.candidates.AsymmetricTopK`.
         where : label, list of labels, or ndarray of bool, shape (rows,), optional
@@ -104,8 +103,8 @@ class Reader:
         Returns
         -------
         distances : ndarray, shape (q, min(k, rows))
-            In increasing order: int32 Hamming distances; float64 if asymmetric; float64 squared Euclidean distances if
-            reranked.
+            In increasing order: int32 Hamming distances; float64 if asymmetric. If reranked, float64: squared Euclidean
+            distances, or by the dataset's metric 1 - cosine, or the negative inner product.
         ids : ndarray of int64, shape (q, min(k, rows))
             Rows at equal distance are sorted by id.
 
@@ -207,8 +206,8 @@ class Reader:
         if self.resident:
             vectors, is_encoded = self.resident.vectors or self.resident.map_vectors(self.dataset)
             rows = self.resident.positions(candidates)
-            queries = np.repeat(np.arange(len(x)), candidates.shape[1])
-            distances = pair_distances(x, vectors, queries, rows.ravel()).reshape(rows.shape)
+            queries, metric = np.repeat(np.arange(len(x)), candidates.shape[1]), self.dataset.distance
+            distances = pair_distances(x, vectors, queries, rows.ravel(), metric).reshape(rows.shape)
             distances[~is_encoded[rows]] = np.inf
         else:
             distances = self._read_distances(x, candidates)
@@ -220,7 +219,7 @@ class Reader:
         return first_k(distances, candidates, k)
 
     def _read_distances(self, x: Array, candidates: Array) -> Array:
-        """Return the squared distances (q, R) of the candidates, inf where the source has changed."""
+        """Return the distances (q, R) of the candidates, inf where the source has changed."""
         sought, source = np.unique(candidates), unchanged_source(self.shards, self.dataset)
         shards = [
             source[part.shard]
@@ -230,7 +229,8 @@ class Reader:
         ]
         if not shards:
             return np.full(candidates.shape, np.inf)
-        return Data(shards, self.executor).reduce(CandidateDistances(x, candidates), "rerank")
+        statistic = CandidateDistances(x, candidates, self.dataset.distance)
+        return Data(shards, self.executor).reduce(statistic, "rerank")
 
     def _codes(self, x: Array) -> Array:
         return pack(self.function.encode(x))

@@ -13,10 +13,8 @@ from infra.executors import Progress, silent
 from storage import datasets, results
 from storage.features.dataset import Dataset
 from storage.files import filesystem
-from storage.formats import npy, vecs
 
 from . import opening
-from .datasets import VECTOR_FILES
 from .reader import Search
 from .spec import Value
 
@@ -56,14 +54,14 @@ def search(
         "snapshot": str(opened.version.snapshot_id),
         "model": properties["model"],
         "search": asked.model_dump_json(),
-        "distance": asked.distance,
+        "distance": asked.distance(opened.dataset.distance),
     }
     blocks = ((batch.ids[positions], ids, distances) for positions, ids, distances in opened.blocks(batch.x, asked))
     rows = results.write_search_results(filesystem.absolute(out), blocks, about)
     return SearchReport(
         table=opened.table,
         version=opened.version.name,
-        distance=asked.distance,
+        distance=asked.distance(opened.dataset.distance),
         queries=len(batch.ids),
         rows=rows,
         out=filesystem.absolute(out),
@@ -78,16 +76,13 @@ def search_flow(table: str, queries: str, out: str, asked: Search | None = None,
 
 
 def read_queries(dataset: Dataset, source: str) -> Batch:
-    """Return a split of the dataset, or a file: .fvecs, .bvecs, .npy (q, d), or Parquet with the dataset's columns.
+    """Return a split of the dataset, or a file: of vectors, or Parquet with the dataset's columns.
 
-    All queries are held in memory. Queries without ids are numbered from 2^41, as in ingested files.
+    Files of vectors are those of `datasets.VECTOR_FILES`. All queries are held in memory. Queries without ids are
+    numbered from 2^41, as in ingested files.
     """
-    suffix = Path(source.removesuffix(".gz")).suffix
-    if source not in dataset.splits and suffix in (".npy", *VECTOR_FILES):
-        path = filesystem.absolute(source)
-        x = npy.read_npy(path) if suffix == ".npy" else np.concatenate(list(vecs.read_vecs(path)))
-        if x.ndim != 2 or x.dtype.kind not in "fiu":
-            raise ValueError(f"{source}: expected queries (q, d) of numbers, found {x.shape} {x.dtype}")
+    if source not in dataset.splits and (blocks := datasets.read_vectors(filesystem.absolute(source))):
+        x = np.concatenate(list(blocks))
         return Batch(datasets.QUERY + np.arange(len(x)), x)
     if source not in dataset.splits and "/" not in source and not Path(source).exists():
         known = ", ".join(dataset.splits)

@@ -141,7 +141,7 @@ class Protocol(Value):
 
     relevance: Literal["auto", "labels", "graded", "neighbours"] = Field(
         "auto",
-        description="relevant rows: those that share a label, or exact Euclidean neighbours; auto: labels if any; "
+        description="relevant rows: those that share a label, or exact nearest neighbours; auto: labels if any; "
         "graded: labels, with NDCG by the number of shared labels",
     )
     neighbours: int = Field(

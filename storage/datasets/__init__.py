@@ -4,25 +4,29 @@ import difflib
 
 from .catalogue import DATASETS, LEARN, QUERY, NamedDataset, PublishedFile, Split
 from .locate import SAMPLE, locate_or_fetch, provenance
-from .reading import find_lists, number_rows, read_groundtruth, read_picture_lists, read_split
+from .reading import number_rows, read_groundtruth, read_split
+from .sources import FORMS, VECTOR_FILES, Source, open_source, read_vectors
 
 __all__ = [
     "DATASETS",
+    "FORMS",
     "LEARN",
     "QUERY",
     "SAMPLE",
+    "VECTOR_FILES",
     "NamedDataset",
     "PublishedFile",
+    "Source",
     "Split",
-    "find_lists",
     "get",
     "locate_or_fetch",
     "names",
     "number_rows",
+    "open_source",
     "provenance",
     "read_groundtruth",
-    "read_picture_lists",
     "read_split",
+    "read_vectors",
 ]
 
 

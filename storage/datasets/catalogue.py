@@ -46,7 +46,7 @@ class NamedDataset:
     about: str
     licence: str
     kind: Literal["vector", "image", "text"]
-    metric: Literal["euclidean", "angular", "labels"]  # what decides whether a base row is relevant to a query
+    metric: Literal["euclidean", "cosine", "labels"]  # what decides whether a base row is relevant to a query
     format: Literal["vecs", "idx", "hdf5", "parquet", "cifar", "lists"]
     splits: Mapping[str, Split]
     files: tuple[PublishedFile, ...] = ()  # empty for the sample, which is shipped
@@ -117,7 +117,7 @@ def _lists(name: str, about: str) -> NamedDataset:
 
 
 def _ann_benchmarks(
-    name: str, n: int, d: int, queries: int, metric: Literal["euclidean", "angular"], size: int | None = None
+    name: str, n: int, d: int, queries: int, metric: Literal["euclidean", "cosine"], size: int | None = None
 ) -> NamedDataset:
     file = f"{name}.hdf5"
     splits = {"base": Split(file, n, d, array="train"), "query": Split(file, queries, d, QUERY, array="test")}
@@ -231,9 +231,9 @@ _ALL = (
     _ann_benchmarks("gist-960-euclidean", 1_000_000, 960, 1_000, "euclidean", 3_844_648_288),
     _ann_benchmarks("mnist-784-euclidean", 60_000, 784, 10_000, "euclidean"),
     _ann_benchmarks("fashion-mnist-784-euclidean", 60_000, 784, 10_000, "euclidean"),
-    *(_ann_benchmarks(f"glove-{d}-angular", 1_183_514, d, 10_000, "angular") for d in (25, 50, 100, 200)),
-    _ann_benchmarks("nytimes-256-angular", 290_000, 256, 10_000, "angular"),
-    _ann_benchmarks("deep-image-96-angular", 9_990_000, 96, 10_000, "angular"),
+    *(_ann_benchmarks(f"glove-{d}-angular", 1_183_514, d, 10_000, "cosine") for d in (25, 50, 100, 200)),
+    _ann_benchmarks("nytimes-256-angular", 290_000, 256, 10_000, "cosine"),
+    _ann_benchmarks("deep-image-96-angular", 9_990_000, 96, 10_000, "cosine"),
     NamedDataset(
         "photosift",
         "SIFT descriptors of 850 pictures of Debian packages, in SIFT1M's form and size; local only",

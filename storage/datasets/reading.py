@@ -126,11 +126,17 @@ def find_lists(folder: str) -> dict[str, Path]:
     return {split: path for split, path in paths.items() if path.is_file()} if paths["base"].is_file() else {}
 
 
-def read_picture_lists(paths: Mapping[str, Path]) -> dict[str, Iterator[FeatureRows]]:
-    """Return the rows of each split, given its list: base, and learn and query if they exist."""
+def read_picture_lists(
+    paths: Mapping[str, Path], labels_as: str | None = "multi-hot"
+) -> dict[str, Iterator[FeatureRows]]:
+    """Return the rows of each split, given its list: base, and learn and query if they exist.
+
+    `labels_as` is that of lists.read_labels.
+    """
     entries = {split: lists.read_entries(path) for split, path in paths.items()}
+    labels = lists.read_labels(entries, paths, labels_as)
     ids = lists.assign_ids(entries, {"base": 0, "learn": LEARN, "query": QUERY})
-    return {split: lists.read_pictures(path, entries[split], ids) for split, path in paths.items()}
+    return {split: lists.read_pictures(path, entries[split], ids, labels[split]) for split, path in paths.items()}
 
 
 def _parquet(split: Split, files: Mapping[str, Path]) -> Iterator[FeatureRows]:

@@ -12,7 +12,73 @@ from . import media
 
 NO_ID = -1  # fills up lists of neighbours that are too short (hashing.neighbours)
 
-NUMBERS = {"halffloat", "float", "double", "uint8", "int8"}
+
+def plain(column: Any) -> Any:
+    """Return an Arrow column without dictionary, views, and the extension types of tensors, UUIDs and bools."""
+    import pyarrow as pa
+    from pyarrow import types
+
+    if isinstance(column.type, pa.BaseExtensionType):
+        column = column.storage
+    if types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    views = (types.is_string_view, pa.string()), (types.is_binary_view, pa.binary()), (types.is_boolean, pa.uint8())
+    for is_view, target in views:
+        if is_view(column.type):
+            return column.cast(target)
+    if types.is_list_view(column.type) or types.is_large_list_view(column.type):
+        return column.cast(pa.large_list(column.type.value_type))
+    return column
+
+
+def is_list(column_type: Any) -> bool:
+    """Return whether a column of this Arrow type holds lists."""
+    from pyarrow import types
+
+    kinds = types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_list_view, types.is_large_list_view
+    return any(is_kind(column_type) for is_kind in kinds)
+
+
+def number_lists(column: Any, dtype: str | None, where: str) -> Any:
+    """Return a column of vectors as Arrow lists of numbers.
+
+    Bytes are vectors of `dtype`, little-endian. Raises ValueError for a column of another type.
+    """
+    import pyarrow as pa
+    from pyarrow import types
+
+    found = column.type
+    column = plain(column)
+    if dtype and media.kind(column.type) == "image":
+        return bytes_as_lists(column, np.dtype(dtype).newbyteorder("<"), where)
+    if not is_list(column.type) or not is_number(column.type.value_type):
+        raise ValueError(f"expected vectors, lists of numbers, found {found}, in {where}")
+    if types.is_boolean(column.type.value_type):
+        sizes = (column.type.list_size,) if types.is_fixed_size_list(column.type) else ()
+        make = pa.large_list if types.is_large_list(column.type) else pa.list_
+        column = column.cast(make(pa.uint8(), *sizes))
+    return column
+
+
+def is_number(value_type: Any) -> bool:
+    """Return whether values of this Arrow type can be those of a vector."""
+    from pyarrow import types
+
+    return any(is_kind(value_type) for is_kind in (types.is_floating, types.is_integer, types.is_boolean))
+
+
+def bytes_as_lists(column: Any, dtype: Any, where: str) -> Any:
+    """Return the rows of a binary column as Arrow lists of numbers; a null row stays null."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    lengths = pc.fill_null(pc.binary_length(column), 0).to_numpy(zero_copy_only=False)
+    if len(wrong := np.flatnonzero(lengths % dtype.itemsize)):
+        row = int(wrong[0])
+        raise ValueError(f"expected rows of whole {dtype.name}, found {lengths[row]} bytes in row {row} of {where}")
+    values = np.frombuffer(b"".join(row or b"" for row in column.to_pylist()), dtype).astype(dtype.newbyteorder("="))
+    ends = np.cumsum(lengths // dtype.itemsize)
+    return pa.LargeListArray.from_arrays(np.concatenate([[0], ends]), pa.array(values), mask=column.is_null())
 
 
 def ids(column: Any, where: str, first_row: int = 0) -> Array:
@@ -50,15 +116,17 @@ def ids(column: Any, where: str, first_row: int = 0) -> Array:
     return np.asarray(values, np.int64)
 
 
-def vectors(column: Any, dim: int, where: str, first_row: int = 0) -> Array:
-    """Return the vectors (n, dim) float32 in a list column. Raises ValueError for the first row without one."""
-    x, errors = usable_rows(column, dim, where)
+def vectors(column: Any, dim: int, where: str, first_row: int = 0, dtype: str | None = None) -> Array:
+    """Return the vectors (n, dim) float32 in a column. Raises ValueError for the first row without one."""
+    x, errors = usable_rows(column, dim, where, dtype=dtype)
     if errors:
         refuse_row(errors, where, first_row)
     return x
 
 
-def usable_rows(column: Any, dim: int, where: str, kind: str = "vector") -> tuple[Array, dict[int, str]]:
+def usable_rows(
+    column: Any, dim: int, where: str, kind: str = "vector", dtype: str | None = None, metric: str = "euclidean"
+) -> tuple[Array, dict[int, str]]:
     """Return the readable rows of a column (m, dim) float32, and an error message for each other row, by its position.
 
     Parameters
@@ -69,6 +137,10 @@ def usable_rows(column: Any, dim: int, where: str, kind: str = "vector") -> tupl
         The file, for messages.
     kind
         "vector", "image" or "text".
+    dtype
+        Of vectors in a column of bytes.
+    metric
+        By "cosine", a vector of zeros is an error.
 
     Raises
     ------
@@ -83,15 +155,19 @@ def usable_rows(column: Any, dim: int, where: str, kind: str = "vector") -> tupl
     if isinstance(column, np.ndarray):
         x, rows, nulls = column, np.arange(len(column)), np.zeros(len(column), bool)
     else:
-        x, rows, nulls = _lists(column, dim, where, errors)
+        x, rows, nulls = _lists(number_lists(column, dtype, where), dim, where, errors)
     with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(x.sum()):  # several times faster; not finite if one of them is not, or if the sum overflows
+        if metric != "cosine" and np.isfinite(x.sum()):  # faster; not finite if one of them is not, or on overflow
             return x, errors
-    finite = np.isfinite(x).all(1)
-    for i in np.flatnonzero(~finite):
+    usable = np.isfinite(x).all(1)
+    for i in np.flatnonzero(~usable):
         value = "null among them" if nulls[i] else "NaN or infinity"
         errors[int(rows[i])] = f"expected {dim} finite numbers, found {value}"
-    return x if finite.all() else x[finite], errors
+    if metric == "cosine":
+        zero = ~x.any(1)
+        errors |= {int(rows[i]): "expected a vector other than zero, which has no cosine" for i in np.flatnonzero(zero)}
+        usable &= ~zero
+    return x if usable.all() else x[usable], errors
 
 
 def _lists(column: Any, dim: int, where: str, errors: dict[int, str]) -> tuple[Array, Array, Array]:
@@ -102,8 +178,6 @@ def _lists(column: Any, dim: int, where: str, errors: dict[int, str]) -> tuple[A
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if not hasattr(column.type, "value_type") or str(column.type.value_type) not in NUMBERS:
-        raise ValueError(f"expected vectors, lists of {', '.join(sorted(NUMBERS))}, found {column.type}, in {where}")
     if pa.types.is_fixed_size_list(column.type) and column.type.list_size != dim:
         raise ValueError(f"expected vectors of dimension {dim}, found {column.type.list_size}, in every row of {where}")
     lengths = pc.fill_null(pc.list_value_length(column), -1).to_numpy()
@@ -127,21 +201,91 @@ def refuse_row(errors: dict[int, str], where: str, first_row: int) -> NoReturn:
     raise ValueError(f"{errors[row]}, in row {first_row + row} of {where}")
 
 
-def label_indices(column: Any, vocabulary: tuple[str | int, ...], where: str) -> Any:
-    """Return the positions of labels in the vocabulary, as Arrow list<int32>, of a list column of labels.
+def label_indices(column: Any, vocabulary: tuple[str | int, ...], where: str, multi_hot_width: int = 0) -> Any:
+    """Return the positions of labels in the vocabulary, as Arrow list<int32>, of a column of labels.
 
     Raises ValueError for a label that is not in the vocabulary.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    values = column.flatten()
-    positions = pc.index_in(values, value_set=pa.array(vocabulary, values.type))
-    if positions.null_count:
-        label = values.filter(pc.is_null(positions))[0].as_py()
+    offsets, values = labels_by_row(column, where, multi_hot_width)
+    alike = [i for i, label in enumerate(vocabulary) if isinstance(label, str) == (values.type == pa.string())]
+    found = pc.index_in(values, value_set=pa.array([vocabulary[i] for i in alike], values.type))
+    if found.null_count:
+        label = values.filter(pc.is_null(found))[0].as_py()
         raise ValueError(f"expected labels of the table's vocabulary, found {label!r}, in {where}")
-    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
-    return label_lists(np.concatenate([[0], np.cumsum(lengths)]), positions)
+    return label_lists(offsets, pa.array(alike, pa.int32()).take(found))
+
+
+def labels_by_row(column: Any, where: str, multi_hot_width: int = 0) -> tuple[Array, Any]:
+    """Return offsets (n + 1,) and the labels of all rows, int64 or string; those of row i end at offsets[i + 1].
+
+    Parameters
+    ----------
+    column
+        Arrow labels, one a row or in lists: integers, strings, bools (as 0 and 1), or dictionaries of these.
+    multi_hot_width
+        If not 0, rows are lists of that many 0 and 1, and the labels are the positions of the ones.
+
+    Raises
+    ------
+    ValueError
+        For a column of another type, and for a multi-hot row of another length or with other values.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    check_label_type(column.type, where)
+    column = plain(column)
+    if not is_list(column.type):
+        present = column.is_valid().to_numpy(zero_copy_only=False)
+        return np.concatenate([[0], present.cumsum()]), label_values(column.drop_null(), where)
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+    values = plain(column.drop_null().flatten())
+    if not multi_hot_width:
+        if values.null_count:
+            raise ValueError(f"expected labels, found null in a list, in {where}")
+        return np.concatenate([[0], np.cumsum(lengths)]), label_values(values, where)
+    if len(wrong := np.flatnonzero((lengths != multi_hot_width) & (lengths > 0))):
+        found = f"{lengths[wrong[0]]} in row {wrong[0]}"
+        raise ValueError(f"expected multi-hot labels of width {multi_hot_width}, found {found}, in {where}")
+    hot = values.to_numpy(zero_copy_only=False).reshape(-1, multi_hot_width)
+    if len(wrong := np.flatnonzero(((hot != 0) & (hot != 1)).any(axis=1))):
+        raise ValueError(f"expected multi-hot labels of 0 and 1, found {hot[wrong[0]].tolist()}, in {where}")
+    rows, positions = np.nonzero(hot)
+    counts = np.bincount(np.flatnonzero(lengths)[rows], minlength=len(column))
+    return np.concatenate([[0], counts.cumsum()]), pa.array(positions)
+
+
+def label_values(values: Any, where: str) -> Any:
+    """Return labels as Arrow int64 or strings, so that labels of different files compare."""
+    import pyarrow as pa
+    from pyarrow import types
+
+    if types.is_floating(values.type):
+        raise ValueError(f"expected labels of integers, strings or bools, found {values.type}, in {where}")
+    try:
+        return values.cast(pa.int64() if types.is_integer(values.type) or types.is_null(values.type) else pa.string())
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"expected labels of int64, found {error}, in {where}") from None
+
+
+def check_label_type(column_type: Any, where: str) -> None:
+    """Raise ValueError unless a column of this Arrow type can hold labels, or multi-hot labels."""
+    import pyarrow as pa
+    from pyarrow import types
+
+    inner = column_type.value_type if is_list(column_type) else column_type
+    value_type = inner.value_type if types.is_dictionary(inner) else inner
+    texts = types.is_string, types.is_large_string, types.is_string_view
+    if any(is_kind(value_type) for is_kind in (types.is_integer, types.is_boolean, *texts)):
+        return
+    if is_list(column_type) and (types.is_floating(inner) or inner == pa.null()):
+        return  # floats only as multi-hot labels: checked at ingest
+    raise ValueError(
+        f"expected labels of integers, strings or bools, or lists of these, found {column_type}, in {where}"
+    )
 
 
 def label_lists(offsets: Array, positions: Any) -> Any:
@@ -160,8 +304,6 @@ def multi_hot(labels: Any, n_classes: int) -> Array:
     return y
 
 
-def distinct_labels(column: Any, where: str) -> set[str | int]:
-    """Return the distinct labels in a list column. Raises ValueError for a column of another type."""
-    if not hasattr(column.type, "value_type"):
-        raise ValueError(f"expected lists of labels, found {column.type}, in {where}")
-    return set(column.flatten().unique().to_pylist()) - {None}
+def distinct_labels(column: Any, where: str, multi_hot_width: int = 0) -> set[str | int]:
+    """Return the distinct labels in a column. Raises ValueError for a column of another type."""
+    return set(labels_by_row(column, where, multi_hot_width)[1].unique().to_pylist())

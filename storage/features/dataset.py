@@ -8,9 +8,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from .. import warehouse as places
-from ..files import filesystem, parquet
-from ..formats import FeatureRows
-from . import bundles, deletions, media, splits
+from ..files import filesystem
+from ..formats import FeatureRows, Metric
+from . import bundles, deletions, splits
+from .contract import SplitSummary
 from .shard import Columns, FeatureShard
 from .splits import Kind
 
@@ -22,18 +23,25 @@ class Dataset(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2  # 1: without metric, multi_hot, dtype and understood, which have defaults
     name: str
     kind: Kind = "vector"
+    metric: Metric = "euclidean"  # of exact neighbours and of reranking
     queries_in_base: bool = False  # a query with the id of a base row is that row, and is not ranked for itself
     dim: int  # d of vectors; of pictures and texts, the numbers that each is read as
     splits: dict[str, str]  # split -> URL of its folder
     columns: Columns = Columns()
     keys: str = ""  # URL of the folder that maps keys to ids, if rows have keys
     source: str  # origin, and original format
+    understood: dict[str, SplitSummary] = {}  # split -> what it held at ingest, in words
     # Set by a run, and not stored:
     bad_rows: BadRows = Field("refuse", exclude=True)  # whether to refuse or to drop rows that cannot be read
     deleted: tuple[str, ...] = Field((), exclude=True)  # deletion files, whose rows are skipped
+
+    @property
+    def distance(self) -> Literal["euclidean", "cosine", "ip"]:
+        """The metric that exact neighbours are computed by."""
+        return "euclidean" if self.metric == "hamming" else self.metric
 
     def shards(self, split: str, vocabulary: tuple[str | int, ...] = ()) -> list[FeatureShard]:
         """Return the present shards of a split, sorted by name.
@@ -50,6 +58,7 @@ class Dataset(BaseModel):
                 version=bundles.group_version({name: files[name].version + suffixes.get(name, "") for name in names}),
                 dim=self.dim,
                 kind=self.kind,
+                metric=self.metric,
                 columns=self.columns,
                 vocabulary=vocabulary,
                 keys=self.keys,
@@ -93,42 +102,6 @@ def save_dataset(warehouse: str, dataset: Dataset) -> None:
     """Write a dataset's `dataset.json`, which makes the dataset exist."""
     content = dataset.model_dump_json(indent=2).encode()
     filesystem.write_bytes(places.DATASET.url(warehouse, dataset=dataset.name), content)
-
-
-def kind_and_dim(urls: Iterable[str], names: Columns) -> tuple[Kind, int]:
-    """Return kind and dimension of the rows in Parquet files, from the schema and the first vector.
-
-    Parameters
-    ----------
-    urls
-        The files in order; the first ones may be empty.
-    names
-        Their columns.
-
-    Raises
-    ------
-    ValueError
-        If a column is missing or has an unsupported type, or if no file has a row.
-    """
-    for url in urls:
-        schema = parquet.open_parquet(url).schema_arrow
-        for name in filter(None, (names.id, names.x, names.labels)):
-            if name not in schema.names:
-                raise ValueError(f"expected a column {name}, found {', '.join(schema.names)}, in {url}")
-        kind = media.kind(schema.field(names.x).type)
-        for name in filter(None, (None if kind else names.x, names.labels)):
-            if not hasattr(schema.field(name).type, "value_type"):
-                items = "numbers" if name == names.x else "labels"
-                raise ValueError(
-                    f"expected lists of {items} in column {name}, found {schema.field(name).type}, in {url}"
-                )
-        for batch in parquet.read_batches(url, [names.x], 64):
-            if kind and len(batch):
-                return kind, media.dim(kind)
-            lengths = [len(x) for x in batch[0].to_pylist() if x is not None]
-            if lengths:
-                return "vector", lengths[0]
-    raise ValueError(f"expected rows, found none, in {url}")
 
 
 def write_split(url: str, blocks: Iterable[FeatureRows], rows_per_shard: int | None = None) -> splits.SplitShape:

@@ -40,7 +40,7 @@ def assign_ids(folder: str, keys: Any) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    wanted = _plain(keys).unique().sort()
+    wanted = plain_keys(keys).unique().sort()
     hashes = _hashes(wanted)
     while True:
         parts = _count(folder)
@@ -63,7 +63,7 @@ def column_ids(folder: str, column: Any, where: str, first_row: int = 0) -> Arra
     if column.null_count:
         row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
         raise ValueError(f"expected a key in every row, found null in row {first_row + row} of {where}")
-    ids = _search(folder, _count(folder), _hashes(_plain(column)))
+    ids = _search(folder, _count(folder), _hashes(plain_keys(column)))
     if len(unknown := np.flatnonzero(ids == NONE)):
         raise ValueError(f"unknown key {column[int(unknown[0])].as_py()!r}, in {where}")
     return ids
@@ -80,7 +80,7 @@ def distinct_keys(columns: Iterable[Any]) -> Any:
     """Return the distinct keys in some columns as an Arrow array, without null."""
     import pyarrow as pa
 
-    keys = [_plain(column).unique() for column in columns] or [pa.array([], pa.string())]
+    keys = [plain_keys(column).unique() for column in columns] or [pa.array([], pa.string())]
     return pa.chunked_array(keys).unique().drop_null()
 
 
@@ -145,7 +145,7 @@ def _read_part(url: str) -> Array:
     import pyarrow.parquet as pq
 
     table = pq.read_table(io.BytesIO(filesystem.read_bytes(url)), columns=["id", "key"])
-    return _sorted(np.column_stack([_hashes(_plain(table["key"])), table["id"].to_numpy().astype("<u8")]))
+    return _sorted(np.column_stack([_hashes(plain_keys(table["key"])), table["id"].to_numpy().astype("<u8")]))
 
 
 def _merged(indices: list[Array]) -> Iterator[Array]:
@@ -175,7 +175,7 @@ def _mapped(url: str) -> Array:
         return np.memmap(copy, "<u8", "r").reshape(-1, 3)
 
 
-def _plain(column: Any) -> Any:
+def plain_keys(column: Any) -> Any:
     """Return a column of keys as bytes if it holds bytes, else as strings."""
     import pyarrow as pa
     from pyarrow import types

@@ -16,15 +16,30 @@ from hashing.statistics import WORDS
 
 SIDE, LENGTH = 64, 32  # default side of a picture in pixels; words of a text
 CHANNELS = 3
+BYTES = "bytes"  # the field of an encoded picture in a struct (bytes, path)
 
 
 def kind(column_type: Any) -> Literal["image", "text"] | None:
     """Return what a column of this Arrow type holds; None if neither pictures nor texts."""
-    import pyarrow as pa
+    from pyarrow import types
 
-    if pa.types.is_binary(column_type) or pa.types.is_large_binary(column_type):
+    if types.is_dictionary(column_type):
+        column_type = column_type.value_type
+    if types.is_struct(column_type) and (field := column_type.get_field_index(BYTES)) >= 0:
+        column_type = column_type.field(field).type
+    binary = types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary
+    texts = types.is_string, types.is_large_string, types.is_string_view
+    if any(is_kind(column_type) for is_kind in binary):
         return "image"
-    return "text" if pa.types.is_string(column_type) or pa.types.is_large_string(column_type) else None
+    return "text" if any(is_kind(column_type) for is_kind in texts) else None
+
+
+def encoded(column: Any) -> Any:
+    """Return a column of encoded pictures or of texts; of the structs of Hugging Face datasets, their bytes."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return pc.struct_field(column, BYTES) if pa.types.is_struct(column.type) else column
 
 
 def dim(kind: str, side: int = SIDE) -> int:
@@ -35,19 +50,39 @@ def dim(kind: str, side: int = SIDE) -> int:
 def pixels(data: bytes, dim: int) -> Array:
     """Decode a picture of any size, resize it to side x side, and return its RGB values (dim,) uint8, dim = 3 side^2.
 
-    Raises ValueError if the data cannot be decoded.
+    Turned as its EXIF orientation says; transparent parts are white; 16 bits, and floats from 0 to 1, are scaled to 8
+    bits. Raises ValueError if the data cannot be decoded, or if the range of its values is unknown.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     side = isqrt(dim // CHANNELS)
     try:
         with Image.open(io.BytesIO(data)) as picture:
-            square = picture.convert("RGB")
+            square = _rgb(ImageOps.exif_transpose(picture))
             if square.size != (side, side):
                 square = square.resize((side, side), Image.Resampling.BILINEAR)
             return np.asarray(square, np.uint8).ravel()
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"expected a picture, found {error}") from None
+
+
+def _rgb(picture: Any) -> Any:
+    """Return a PIL picture of any mode as RGB with 8 bits a channel."""
+    from PIL import Image
+
+    if picture.mode.startswith(("I", "F")):  # one channel of more than 8 bits
+        values = np.asarray(picture, np.float64)
+        deepest = 65535.0 if picture.mode.startswith("I") else 1.0
+        if not (values.min() >= 0 and values.max() <= deepest):
+            raise ValueError(
+                f"expected a picture with values from 0 to {deepest:.0f}, found {values.min():g} to {values.max():g}: "
+                "convert it to 8 bits"
+            )
+        return Image.fromarray(np.rint(values * (255 / deepest)).astype(np.uint8)).convert("RGB")
+    if picture.has_transparency_data:
+        layers = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers).convert("RGB")
+    return picture.convert("RGB")
 
 
 def text_row(text: str, length: int) -> Array:
@@ -70,7 +105,7 @@ def word_number(word: str) -> int:
 def usable_media(column: Any, dim: int) -> tuple[Array, dict[int, str]]:
     """Return the readable rows of a binary or string column, (m, dim) float32, and an error for each other row."""
     rows, errors = [], {}
-    for row, value in enumerate(column.to_pylist()):
+    for row, value in enumerate(encoded(column).to_pylist()):
         try:
             if value is None:
                 raise ValueError("expected a picture or a text, found null")

@@ -30,8 +30,10 @@ class Columns(BaseModel):
 
     id: str = "id"
     keyed: bool = False  # the id column holds keys, which `datasets/<name>/keys/` maps to ids
-    x: str = "vector"
+    x: str = "vector"  # also a field of a struct, by its dotted path
     labels: str | None = None
+    multi_hot: int = 0  # width of labels that are lists of 0 and 1; 0 if labels are values
+    dtype: str | None = None  # of vectors that are stored as bytes
 
 
 class FeatureBlock(NamedTuple):
@@ -55,6 +57,7 @@ class FeatureShard:
     keys: str = ""
     files: tuple[FileVersion, ...] = ()  # all files, as listed; if empty, the one at url
     kind: Kind = "vector"
+    metric: str = "euclidean"
     drop_bad_rows: bool = False  # drop rows that cannot be read, instead of refusing the shard
     deleted: tuple[str, ...] = ()  # URLs of deletion files, whose rows are skipped
 
@@ -98,10 +101,10 @@ class FeatureShard:
         if self.columns.labels and self.vocabulary:
             names.append(self.columns.labels)
         row, deleted = 0, deletions.deleted_ids(self.deleted)
-        dim = self.dim if self.kind == "vector" else 0
+        dim = self.dim if self.kind == "vector" and not self.columns.dtype else 0
         for part, vectors in parquet.read_vectors(url, self.columns.x, dim, names, batch_rows(self.dim)):
             ids = self._ids(part[names[0]], url, row)
-            x, errors = columns.usable_rows(vectors, self.dim, url, self.kind)
+            x, errors = columns.usable_rows(vectors, self.dim, url, self.kind, self.columns.dtype, self.metric)
             keep = ~np.isin(ids, deleted)
             if not keep.all():
                 x = x[np.delete(keep, list(errors))]
@@ -110,7 +113,7 @@ class FeatureShard:
                 columns.refuse_row(errors, url, row)
             labels = None
             if len(names) == 2:
-                labels = columns.label_indices(part[names[1]], self.vocabulary, url)
+                labels = columns.label_indices(part[names[1]], self.vocabulary, url, self.columns.multi_hot)
             dropped = [(url, row + i, int(ids[i]), error) for i, error in sorted(errors.items())]
             keep[list(errors)] = False
             if not keep.all():
@@ -133,7 +136,8 @@ class FeatureShard:
         if not (name := self.columns.labels):
             return set()
         parts = (part for url in self._urls for part in parquet.read_batches(url, [name]))
-        return set().union(*(columns.distinct_labels(part[name], self.url) for part in parts))
+        width = self.columns.multi_hot
+        return set().union(*(columns.distinct_labels(part[name], self.url, width) for part in parts))
 
     def distinct_keys(self) -> Any:
         """Return the distinct keys as an Arrow array. Reads only the key column."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..files import filesystem
 from ..formats import FeatureRows
+from . import media
 
 SHARD_ROWS, SHARD_BYTES = 125_000, 2**25  # limits of a shard, with float32 vectors: wide rows still fill several shards
 Kind = Literal["vector", "image", "text"]
@@ -48,8 +49,8 @@ def _row_bytes(rows: FeatureRows) -> int:
 
 
 def _slice(rows: FeatureRows, start: int, stop: int) -> FeatureRows:
-    labels = None if rows.labels is None else rows.labels[start:stop]
-    return FeatureRows(rows.ids[start:stop], rows.x[start:stop], labels)
+    labels, names = (None if part is None else part[start:stop] for part in (rows.labels, rows.names))
+    return FeatureRows(rows.ids[start:stop], rows.x[start:stop], labels, names)
 
 
 def write_shard(url: str, blocks: list[FeatureRows], first_row: int) -> SplitShape:
@@ -79,6 +80,8 @@ def _table(rows: FeatureRows, url: str, first_row: int) -> Any:
     else:
         name = "text" if isinstance(rows.x[0], str) else "image"
         values = pa.array(rows.x)
+        for row, content in enumerate(rows.x if name == "image" else ()):
+            _check_picture(content, rows.names[row] if rows.names else f"row {first_row + row} of {url}")
     fields = [pa.field("id", pa.int64(), nullable=False), pa.field(name, values.type, nullable=False)]
     arrays = [pa.array(rows.ids, pa.int64()), values]
     if rows.labels is not None:
@@ -86,3 +89,11 @@ def _table(rows: FeatureRows, url: str, first_row: int) -> Any:
         arrays.append(pa.array(rows.labels, pa.list_(pa.string() if named else pa.int64())))
         fields.append(pa.field("labels", arrays[-1].type))
     return pa.table(arrays, schema=pa.schema(fields))
+
+
+def _check_picture(content: Any, where: str) -> None:
+    """Raise ValueError unless a picture can be decoded: at ingest, where its own name is known."""
+    try:
+        media.pixels(content, media.dim("image"))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import compress
+from itertools import compress, pairwise
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from hashing.mapreduce import Array
 
 from ..files import filesystem, parquet
 from ..formats import FeatureRows
-from . import columns, deletions
+from . import columns, deletions, media
 from .dataset import Dataset, dataset_url, save_dataset, write_split
 from .shard import Columns, FeatureShard, batch_rows
 
@@ -25,7 +25,9 @@ def ids_and_labels(shard: FeatureShard) -> tuple[Array, Array]:
     ids, y = [np.zeros(0, np.int64)], [np.zeros((0, len(shard.vocabulary)), np.uint8)]
     for file in shard.files:
         batches = parquet.read_batches(file.url, [str(shard.columns.labels)])
-        positions = (columns.label_indices(batch[0], shard.vocabulary, file.url) for batch in batches)
+        positions = (
+            columns.label_indices(batch[0], shard.vocabulary, file.url, shard.columns.multi_hot) for batch in batches
+        )
         ids.append(shard.ids(file.url))
         y += [columns.multi_hot(labels, len(shard.vocabulary)) for labels in positions]
     all_ids = np.concatenate(ids)
@@ -66,19 +68,22 @@ def _select(shards: Sequence[FeatureShard], wanted: Array) -> Iterator[FeatureRo
     for shard in shards:
         for file in shard.files:
             ids, row = shard.ids(file.url), 0
-            names = [shard.columns.x, str(shard.columns.labels)]
+            names, width = [shard.columns.x, str(shard.columns.labels)], shard.columns.multi_hot
             for part in parquet.read_batches(file.url, names, batch_rows(shard.dim)):
                 part_ids = ids[row : row + len(part)]
                 keep = np.isin(part_ids, wanted)
                 if keep.any():
-                    x = _values(part[0].take(np.flatnonzero(keep)), shard.dim, file.url)
-                    yield FeatureRows(part_ids[keep], x, list(compress(part[1].to_pylist(), keep)))
+                    x = _values(part[0].take(np.flatnonzero(keep)), shard, file.url)
+                    offsets, values = columns.labels_by_row(part[1], file.url, width)
+                    labels = [values[start:stop].to_pylist() for start, stop in pairwise(offsets)]
+                    yield FeatureRows(part_ids[keep], x, list(compress(labels, keep)))
                 row += len(part)
 
 
-def _values(column: Any, dim: int, where: str) -> Any:
+def _values(column: Any, shard: FeatureShard, where: str) -> Any:
     """Return encoded pictures and texts as lists, vectors as (n, dim) uint8 if the column holds uint8, else float32."""
-    if not hasattr(column.type, "value_type"):
-        return column.to_pylist()
-    x = columns.vectors(column, dim, where)
-    return x.astype(np.uint8) if str(column.type.value_type) == "uint8" else x
+    if shard.kind != "vector":
+        return media.encoded(column).to_pylist()
+    x = columns.vectors(column, shard.dim, where, dtype=shard.columns.dtype)
+    stored = columns.number_lists(column, shard.columns.dtype, where).type.value_type
+    return x.astype(np.uint8) if str(stored) == "uint8" else x

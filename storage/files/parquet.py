@@ -21,7 +21,7 @@ def open_parquet(url: str, columns: Sequence[str] = ()) -> Any:
     Raises
     ------
     ValueError
-        If the file is not Parquet, or lacks one of `columns`.
+        If the file is not Parquet, or lacks one of `columns` (see `field_of`).
     """
     return _open(url, columns)[0]
 
@@ -35,18 +35,52 @@ def _open(url: str, columns: Sequence[str]) -> tuple[Any, Any]:
     try:
         source = fs.open_input_file(path)
         file = pq.ParquetFile(source, pre_buffer=False, page_checksum_verification=True)
-        names = file.schema_arrow.names
+        schema = file.schema_arrow
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if _from_store(error):
             raise
         raise ValueError(f"{url} is not a Parquet file: {_first_line(error)}") from None
-    if missing := sorted(set(columns) - set(names)):
-        raise ValueError(f"expected the columns {', '.join(missing)}, found {', '.join(names)}, in {url}")
+    if missing := sorted(name for name in set(columns) if field_of(schema, name) is None):
+        raise ValueError(f"expected the columns {', '.join(missing)}, found {', '.join(schema.names)}, in {url}")
     return file, source
 
 
+def field_of(schema: Any, name: str) -> Any:
+    """Return the Arrow field of a column, or by a dotted path of a field in a struct; None if there is none."""
+    import pyarrow as pa
+
+    if name in schema.names:
+        return schema.field(name)
+    struct = next((field for field in schema if name.startswith(f"{field.name}.")), None)
+    if struct is None or not pa.types.is_struct(struct.type):
+        return None
+    return field_of(pa.schema(list(struct.type)), name[len(struct.name) + 1 :])
+
+
+def _column(table: Any, name: str) -> Any:
+    """Return the column of a record batch that `field_of` finds, null where a struct on the path is."""
+    import pyarrow as pa
+
+    if name in table.schema.names:
+        return table.column(name)
+    struct = next(field.name for field in table.schema if name.startswith(f"{field.name}."))
+    inside = pa.RecordBatch.from_struct_array(pa.StructArray.from_arrays(*_children(table.column(struct))))
+    return _column(inside, name[len(struct) + 1 :])
+
+
+def _named(table: Any, names: Sequence[str]) -> Any:
+    """Return a record batch of some columns under the names that the user gave."""
+    import pyarrow as pa
+
+    return pa.record_batch([_column(table, name) for name in names], names=list(names))
+
+
+def _children(struct: Any) -> tuple[list[Any], list[str]]:
+    return struct.flatten(), [field.name for field in struct.type]
+
+
 def read_batches(url: str, columns: Sequence[str], batch_rows: int = 2**16) -> Iterator[Any]:
-    """Yield some columns of a file as record batches of at most `batch_rows` rows.
+    """Yield some columns of a file (see `field_of`) as record batches of at most `batch_rows` rows.
 
     Raises
     ------
@@ -61,8 +95,8 @@ def read_vectors(
 ) -> Iterator[tuple[Any, Array | Any]]:
     """Yield record batches of some columns, and the vectors of another column in the same rows.
 
-    They are (n, dim) float32. From the first batch on that `parquet_pages` cannot decode, they are lists, as pyarrow
-    reads them.
+    They are (n, dim) float32. From the first batch on that `parquet_pages` cannot decode, and for dim = 0, they are as
+    pyarrow reads them.
 
     Raises
     ------
@@ -81,7 +115,7 @@ def read_vectors(
         for batch in file.iter_batches(batch_rows, columns=others):
             x = np.empty((len(batch), dim), np.float32)
             reader.read(x)
-            yield batch, x
+            yield _named(batch, others), x
             done += 1
         return
     except (Unsupported, pa.ArrowException):
@@ -99,7 +133,7 @@ def _batches(url: str, file: Any, columns: Sequence[str], batch_rows: int) -> It
     row = 0
     try:
         for batch in file.iter_batches(batch_rows, columns=columns):
-            yield batch
+            yield _named(batch, columns)
             row += len(batch)
     except (pa.ArrowException, OSError) as error:
         if _from_store(error):
@@ -111,7 +145,7 @@ def read_column(url: str, name: str) -> Any:
     """Return a whole column as one Arrow array."""
     import pyarrow as pa
 
-    kind = open_parquet(url, [name]).schema_arrow.field(name).type  # for a file without rows
+    kind = field_of(open_parquet(url, [name]).schema_arrow, name).type  # for a file without rows
     return pa.chunked_array([batch[0] for batch in read_batches(url, [name])], kind).combine_chunks()
 
 

@@ -8,11 +8,14 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from hashing.mapreduce import Array
 
 BLOCK_BYTES = 4 << 20  # size of a block of rows
+
+# How the vectors of a dataset are compared. Hamming is for vectors of 0 and 1, where Euclidean distance ranks alike.
+Metric = Literal["euclidean", "cosine", "ip", "hamming"]
 
 
 class FeatureRows(NamedTuple):
@@ -21,6 +24,7 @@ class FeatureRows(NamedTuple):
     ids: Array  # (n,) int64
     x: Array | list[bytes] | list[str]  # (n, d) float32 | uint8 vectors, n encoded pictures, or n texts
     labels: list[list[int]] | list[list[str]] | None = None  # labels of each row
+    names: list[str] | None = None  # what each row is called in messages, such as the file of a picture
 
 
 class Stream(Protocol):

@@ -10,16 +10,16 @@ from pathlib import Path
 
 from hashing.mapreduce import Array
 
-from . import BLOCK_BYTES
+from . import BLOCK_BYTES, Metric
 
+METRICS: dict[str, Metric] = {"euclidean": "euclidean", "angular": "cosine", "ip": "ip", "hamming": "hamming"}
 DTYPES = {"train": "float32", "test": "float32", "neighbors": "int32", "distances": "float32"}
 
 
 def read_hdf5(path: str | Path, key: str) -> Iterator[Array]:
     """Yield blocks (n, d) of train, test or distances (float32), or of neighbors (int32: positions in train).
 
-    Raises ValueError if the file is not HDF5 or lacks one of the four arrays, or if the array is not a matrix of
-    numbers.
+    Raises ValueError if the file is not HDF5 or lacks the array, or if that is not a matrix of numbers.
     """
     import h5py
 
@@ -32,12 +32,10 @@ def read_hdf5(path: str | Path, key: str) -> Iterator[Array]:
     except OSError as error:
         raise ValueError(f"{path}: expected an HDF5 file, found something else: {error}") from None
     with file:
-        missing = [name for name in DTYPES if not isinstance(file.get(name), h5py.Dataset)]
-        if missing:
-            found = ", ".join(file) or "none"
-            raise ValueError(f"{path}: expected the arrays {', '.join(DTYPES)}, found no {missing[0]} among {found}")
-        array = file[key]
-        if array.ndim != 2 or array.dtype.kind not in "fiu" or not array.size:
+        array = file.get(key)
+        if not isinstance(array, h5py.Dataset):
+            raise ValueError(f"{path}: expected an array {key}, found {', '.join(file) or 'none'}")
+        if array.ndim != 2 or array.dtype.kind not in "bfiu" or not array.size:
             raise ValueError(f"{path}: expected {key} to be a matrix of numbers, found {array.shape} {array.dtype}")
         step = max(1, BLOCK_BYTES // (4 * array.shape[1]))
         for row in range(0, len(array), step):
@@ -47,10 +45,18 @@ def read_hdf5(path: str | Path, key: str) -> Iterator[Array]:
                 raise ValueError(f"{path}: expected to read {key} from row {row} on, found {error}") from None
 
 
-def stored_metric(path: str | Path) -> str | None:
-    """Return the file's attribute `distance`, such as euclidean or angular; None if it has none."""
+def stored_metric(path: str | Path) -> Metric | None:
+    """Return the metric that the file's attribute `distance` names; None if it has none.
+
+    Raises ValueError for a distance that is not one of METRICS.
+    """
     import h5py
 
     with h5py.File(path, "r") as file:
         value = file.attrs.get("distance")
-    return value.decode() if isinstance(value, bytes) else value
+    if value is None:
+        return None
+    name = value.decode() if isinstance(value, bytes) else str(value)
+    if name not in METRICS:
+        raise ValueError(f"{path}: expected a distance of {', '.join(METRICS)}, found {name}")
+    return METRICS[name]

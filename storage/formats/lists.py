@@ -1,7 +1,8 @@
 """Lists of pictures, as published with HashNet (Cao et al., ICCV 2017): lines `path l1 l2 ... lc`, each l 0 or 1.
 
-A folder holds database.txt and, for training rows and queries, train.txt and test.txt. A picture in several lists has
-one id, its position in database.txt, so that a query is recognized in the database.
+Lines `path l` with one number, its class, are read too. A folder holds database.txt and, for training rows and queries,
+train.txt and test.txt. A picture in several lists has one id, its position in database.txt, so that a query is
+recognized in the database.
 """
 
 from __future__ import annotations
@@ -22,12 +23,16 @@ class Entry(NamedTuple):
     """A line of a list."""
 
     path: str
-    labels: list[int]
+    numbers: list[int]
     line: int  # counted from 1
 
 
 def read_entries(path: str | Path) -> list[Entry]:
-    """Return the lines of a list. Raises ValueError for labels other than 0 and 1, and for lines of unequal length."""
+    """Return the lines of a list.
+
+    Raises ValueError for lines of unequal length, for anything but numbers from 0 on, and for other numbers than 0 and
+    1 where a line has several.
+    """
     entries: list[Entry] = []
     width = 0
     with open(path, encoding="utf-8") as file:
@@ -36,13 +41,57 @@ def read_entries(path: str | Path) -> list[Entry]:
             if not name:
                 continue
             width = width or len(values)
-            if not values or set(values) - {"0", "1"} or len(values) != width:
-                expected = f"a path and {width or 'some'} labels of 0 or 1"
+            if not values or len(values) != width or not _are_labels(values):
+                expected = f"a path and {width or 'some'} labels of 0 or 1" if width != 1 else "a path and a class"
                 raise ValueError(f"{path}: expected {expected}, found {text.strip()[:80]!r} in line {line}")
-            entries.append(Entry(name, [label for label, value in enumerate(values) if value == "1"], line))
+            entries.append(Entry(name, [int(value) for value in values], line))
     if not entries:
         raise ValueError(f"{path}: expected lines of a path and labels, found none")
     return entries
+
+
+def _are_labels(values: list[str]) -> bool:
+    return not set(values) - {"0", "1"} or (len(values) == 1 and values[0].isascii() and values[0].isdigit())
+
+
+def read_labels(
+    lists: Mapping[str, list[Entry]], paths: Mapping[str, Path], labels_as: str | None
+) -> dict[str, list[list[int]]]:
+    """Return the labels of each line of each list: its class, or the positions of the ones.
+
+    Parameters
+    ----------
+    lists, paths
+        Entries and path of each list, by split.
+    labels_as
+        "multi-hot", or "values": the one number of each line is a class. None: the numbers decide.
+
+    Raises
+    ------
+    ValueError
+        If lists have lines of different lengths, if all numbers are 0 and 1, one a line, and labels_as is None, or if
+        the numbers cannot be read as it says.
+    """
+    width = len(lists["base"][0].numbers)
+    for split, entries in lists.items():
+        if len(entries[0].numbers) != width:
+            found = f"{len(entries[0].numbers)} in {paths[split]}"
+            raise ValueError(f"expected {width} labels in each line, as in {paths['base']}, found {found}")
+    binary = all(set(entry.numbers) <= {0, 1} for entries in lists.values() for entry in entries)
+    if width == 1 and binary and labels_as is None:
+        raise ValueError(
+            f"{paths['base']}: one number 0 or 1 in each line can be a class, or a label that a picture has or lacks: "
+            "pass --labels-as values or --labels-as multi-hot"
+        )
+    if (labels_as == "values" and width > 1) or (labels_as == "multi-hot" and not binary):
+        found = f"{width} in each line" if width > 1 else "other numbers"
+        expected = "one class in each line" if width > 1 else "labels of 0 and 1"
+        raise ValueError(f"{paths['base']}: expected {expected} by --labels-as {labels_as}, found {found}")
+    classes = width == 1 and labels_as != "multi-hot"
+    return {
+        split: [e.numbers if classes else [i for i, number in enumerate(e.numbers) if number] for e in entries]
+        for split, entries in lists.items()
+    }
 
 
 def assign_ids(lists: Mapping[str, list[Entry]], first: Mapping[str, int]) -> dict[str, int]:
@@ -54,24 +103,29 @@ def assign_ids(lists: Mapping[str, list[Entry]], first: Mapping[str, int]) -> di
     return ids
 
 
-def read_pictures(path: str | Path, entries: list[Entry], ids: Mapping[str, int]) -> Iterator[FeatureRows]:
-    """Yield the rows of a list, in blocks. Raises ValueError for a picture that is missing or listed twice.
+def read_pictures(
+    path: str | Path, entries: list[Entry], ids: Mapping[str, int], labels: list[list[int]]
+) -> Iterator[FeatureRows]:
+    """Yield the rows of a list, in blocks, given the labels of each entry.
 
     Pictures are searched in the folder of the list. If a path leads elsewhere, for example to a folder of the machine
-    on which the list was made, its longest ending that exists in the folder of the list is used.
+    on which the list was made, its longest ending that exists in the folder of the list is used. Raises ValueError for
+    a picture that is missing or listed twice.
     """
     root, seen = Path(path).parent, set[str]()
     for start in range(0, len(entries), BLOCK_ROWS):
         block = entries[start : start + BLOCK_ROWS]
-        pictures = []
+        files = []
         for entry in block:
             if entry.path in seen:
                 raise ValueError(f"{path}: expected each picture once, found {entry.path} again in line {entry.line}")
             seen.add(entry.path)
             if (file := _find_picture(root, entry.path)) is None:
                 raise ValueError(f"{path}: expected {entry.path} below {root}, found none, in line {entry.line}")
-            pictures.append(file.read_bytes())
-        yield FeatureRows(np.array([ids[entry.path] for entry in block]), pictures, [entry.labels for entry in block])
+            files.append(file)
+        pictures, names = [file.read_bytes() for file in files], [str(file) for file in files]
+        block_ids = np.array([ids[entry.path] for entry in block])
+        yield FeatureRows(block_ids, pictures, labels[start : start + BLOCK_ROWS], names)
 
 
 def _find_picture(root: Path, path: str) -> Path | None:

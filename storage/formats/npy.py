@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from hashing.mapreduce import Array
+
+from . import BLOCK_BYTES
 
 
 def read_npy(path: str | Path) -> Array:
@@ -18,3 +21,13 @@ def read_npy(path: str | Path) -> Array:
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{path}: expected a .npy file, found an archive of several arrays")
     return array
+
+
+def read_vectors(path: str | Path) -> Iterator[Array]:
+    """Yield blocks (n, d) of the vectors in a file. Raises ValueError unless it is a matrix of numbers, with rows."""
+    array = read_npy(path)
+    if array.ndim != 2 or array.dtype.kind not in "biuf" or not array.size:
+        raise ValueError(f"{path}: expected vectors (n, d) of numbers, found {array.shape} {array.dtype}")
+    step = max(1, BLOCK_BYTES // (array.itemsize * array.shape[1]))
+    for row in range(0, len(array), step):
+        yield np.array(array[row : row + step])

@@ -25,9 +25,13 @@ def killed_twice(children, s3, tmp_path, cluster):
     world.begin(rng)
     with world.watched():
         for stage in (rng.choice(["fit", "stage"]), rng.choice(["stage", "evaluate", "publish"])):
-            run = world.start(SPEC, **on_ray)
-            run.hear_of(stage)
-            ended = run.kill_after(rng.uniform(0, 2))
+            for seconds in (rng.uniform(0, 2), 0.1, 0):
+                run = world.start(SPEC, **on_ray)
+                run.hear_of(stage)
+                ended = run.kill_after(seconds)
+                if ended.killed:
+                    break
+                world.change(rng)  # the run finished first: give the next one something to do
             assert ended.killed, ended
             TALLY.injected("driver killed twice on s3", ended.stage)
         world.environment |= on_ray

@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .common import FAILED, AsJson, From, progress, show
 
+if TYPE_CHECKING:
+    from storage.features.contract import SplitSummary
+
 app = typer.Typer()
+
+
+class VectorDtype(StrEnum):
+    """Types of numbers in vectors that are stored as bytes."""
+
+    float16 = "float16"
+    float32 = "float32"
+    float64 = "float64"
+    int8 = "int8"
+    int16 = "int16"
+    int32 = "int32"
+    uint8 = "uint8"
+
+
+class LabelsAs(StrEnum):
+    """How lists of 0 and 1 are read."""
+
+    values = "values"
+    multi_hot = "multi-hot"
+
+
+class MetricName(StrEnum):
+    """How vectors are compared."""
+
+    euclidean = "euclidean"
+    cosine = "cosine"
+    ip = "ip"
+    hamming = "hamming"
 
 
 @app.command()
@@ -77,7 +109,8 @@ def ingest(
     source: Annotated[
         str,
         typer.Argument(
-            help="A named dataset, Parquet (used in place), .fvecs, .bvecs, .hdf5, or a folder with HashNet lists."
+            help="A named dataset, Parquet (used in place), a file .fvecs, .bvecs, .npy, .fbin, .u8bin, .i8bin or "
+            ".hdf5, a folder with a folder of pictures for each class, or a folder with HashNet lists."
         ),
     ],
     name: Annotated[
@@ -85,10 +118,29 @@ def ingest(
     ] = None,
     where: From = None,
     query: Annotated[str | None, typer.Option(help="File or folder of a separate query set, if there is one.")] = None,
-    id_column: Annotated[str, typer.Option(help="Column of int64 row ids.")] = "id",
-    key_column: Annotated[str | None, typer.Option(help="Column of string keys, for rows without int64 ids.")] = None,
-    vector_column: Annotated[str, typer.Option(help="Column of vectors, encoded images, or texts.")] = "vector",
-    label_column: Annotated[str | None, typer.Option(help="Column of label lists.")] = None,
+    id_column: Annotated[str, typer.Option(help="Column of integer row ids.")] = "id",
+    key_column: Annotated[
+        str | None, typer.Option(help="Column of keys, such as strings or UUIDs, for rows without integer ids.")
+    ] = None,
+    vector_column: Annotated[
+        str,
+        typer.Option(
+            help="Column of vectors, encoded pictures, or texts; a dotted path names a field of a struct.  "
+            "[default: the column vector, image or text]"
+        ),
+    ] = "",
+    vector_dtype: Annotated[
+        VectorDtype | None, typer.Option(help="Type of the numbers, for vectors stored as bytes.", show_default=False)
+    ] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of labels, one for each row or in lists.")] = None,
+    labels_as: Annotated[
+        LabelsAs | None,
+        typer.Option(help="Read lists of 0 and 1 as multi-hot labels, or as the values 0 and 1.", show_default=False),
+    ] = None,
+    metric: Annotated[
+        MetricName | None,
+        typer.Option(help="How vectors are compared.  [default: as the source says, or euclidean]", show_default=False),
+    ] = None,
     side: Annotated[
         int | None,
         typer.Option(min=8, max=1024, help="Side length, in pixels, to which images are resized.  [default: 64]"),
@@ -112,7 +164,13 @@ def ingest(
 
     settings, columns = (
         Settings(),
-        Columns(id=key_column or id_column, keyed=key_column is not None, x=vector_column, labels=label_column),
+        Columns(
+            id=key_column or id_column,
+            keyed=key_column is not None,
+            x=vector_column,
+            labels=label_column,
+            dtype=vector_dtype and vector_dtype.value,
+        ),
     )
     if name is None and source not in DATASETS:
         raise typer.BadParameter(f"{source} is not a named dataset: pass --name NAME to name it")
@@ -122,8 +180,21 @@ def ingest(
         if source in DATASETS and name in (None, source):
             dataset = stage.ingest_named(source, settings, where, report, side)
         else:
-            dataset = stage.ingest_source(str(name), source, settings, columns, query, report, side)
-    show(dataset.model_dump(mode="json"), as_json, dataset.name)
+            dataset = stage.ingest_source(
+                str(name), source, settings, columns, query, report, side, labels_as and labels_as.value,
+                metric and metric.value,
+            )  # fmt: skip
+    if as_json:
+        show(dataset.model_dump(mode="json"), as_json)
+        return
+    about = {"source": dataset.source, "metric": dataset.metric}
+    show(about | {split: _described(held) for split, held in dataset.understood.items()}, as_json, dataset.name)
+
+
+def _described(split: SplitSummary) -> str:
+    """Return what was understood of a split, one line for each property."""
+    size = f"{split.rows:,} rows, {split.files:,} file(s), {split.bytes:,} bytes"
+    return "\n".join([size, split.ids, split.x, f"labels: {split.labels}"])
 
 
 @app.command()

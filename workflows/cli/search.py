@@ -37,7 +37,7 @@ def search(
     ] = None,
     rerank: Annotated[
         int,
-        typer.Option(help="Rerank the N nearest codes by Euclidean distance of their vectors; 0: off.", metavar="N"),
+        typer.Option(help="Rerank the N nearest codes by their vectors; 0: off.", metavar="N"),
     ] = 0,
     asymmetric: Annotated[
         bool, typer.Option("--asymmetric", help="Compare real-valued queries with binary codes.")
@@ -47,8 +47,8 @@ def search(
 ) -> None:
     """Find the rows nearest to each query.
 
-    A query that is also a row of the table finds itself. Euclidean distances are squared. All queries are answered
-    from one version, even if another is published meanwhile.
+    A query that is also a row of the table finds itself. Euclidean distances are squared; cosine is 1 - cos. All
+    queries are answered from one version, even if another is published meanwhile.
 
     Examples: `hashkiln search sample__itq32 --queries query --k 10 --out found.parquet`,
     `hashkiln search mnist__itq32 --queries mine.npy --k 10 --rerank 500 --out found.parquet`

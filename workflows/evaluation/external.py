@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from hashing.mapreduce import Array, Batch, Data, Executor
+from hashing.neighbours.exact import METRICS, Metric
 from hashing.statistics import Sample
 from infra.executors import InProcess, Progress, connect, silent
 from infra.settings import Settings
@@ -17,7 +18,7 @@ from ..records import Report
 from . import health, metrics
 from .by_id import measured_by_id
 from .ground_truth import exact_neighbours
-from .judge import TIES, Judge
+from .judge import DISTANCES, TIES, Judge
 
 SEED = 0
 
@@ -31,6 +32,7 @@ def evaluate(
     neighbours: int | None = None,
     vectors: Any = None,
     query_vectors: Any = None,
+    metric: Metric = "euclidean",
     bits: int | None = None,
     n_queries: int = 1000,
     ties: Literal["expectation", "by-id"] = "expectation",
@@ -38,7 +40,7 @@ def evaluate(
 ) -> Report:
     """Measure how well Hamming distances between codes find the rows that are relevant to each query.
 
-    Relevant are the rows that share a label with the query (`labels`), or else its nearest rows by Euclidean distance
+    Relevant are the rows that share a label with the query (`labels`), or else its nearest rows
     (`neighbours` and `vectors`), which are found exactly.
 
     Parameters
@@ -55,6 +57,8 @@ def evaluate(
         Number of nearest rows that are relevant to a query.
     vectors, query_vectors : array-like, optional
         The encoded vectors, (n, d) and (q, d), compared as float32.
+    metric : {"euclidean", "cosine", "ip"}, default "euclidean"
+        How vectors are compared; "ip" is the inner product.
     bits : int, optional
         Number of bits of packed codes, if less than 8 B.
     n_queries : int, default 1000
@@ -103,6 +107,8 @@ def evaluate(
         raise ValueError(f"n_queries, neighbours: expected at least 1, found {n_queries} and {neighbours}")
     if ties not in TIES:
         raise ValueError(f"ties: expected one of {', '.join(TIES)}, found {ties!r}")
+    if metric not in METRICS:
+        raise ValueError(f"metric: expected one of {', '.join(METRICS)}, found {metric!r}")
     x, n_bits = as_codes("codes", codes, bits)
     y = None if labels is None else as_labels("labels", labels, len(x))
     asked, asked_y = x, y
@@ -118,14 +124,14 @@ def evaluate(
     drawn = _whole(asked, asked_y, classes) if own else data.reduce(Sample(n_queries, SEED), "sample queries")
     judge = Judge(drawn, not own, None, "")
     if neighbours is not None:
-        nearest = _nearest(vectors, query_vectors, neighbours, judge, len(x), data.executor)
+        nearest = _nearest(vectors, query_vectors, neighbours, metric, judge, len(x), data.executor)
         judge = Judge(drawn, not own, nearest, "")
     histogram = judge.histogram_of(drawn.x, n_bits, list(data.shards), data.executor)
     if ties == "by-id":
         measured, curves = measured_by_id(judge.ranked(drawn.x), data.shards, histogram, SEED)
     else:
         measured, curves = metrics.measured(histogram, SEED), metrics.retrieval_curves(histogram)
-    relevant = f"the {neighbours} nearest rows by Euclidean distance" if neighbours else "rows that share a label"
+    relevant = f"the {neighbours} nearest rows by {DISTANCES[metric]}" if neighbours else "rows that share a label"
     origin = "given separately" if own else "sampled from the rows, own rows not ranked"
     return Report(
         protocol=f"relevant: {relevant}; {len(drawn.ids)} queries, {origin}; ties: {TIES[ties]}",
@@ -144,7 +150,9 @@ def _whole(x: Array, y: Array | None, classes: Array | None) -> Batch:
     return Batch(np.arange(len(x)), np.concatenate([batch.x for batch in batches]), labels)
 
 
-def _nearest(vectors: Any, query_vectors: Any, k: int, judge: Judge, n: int, executor: Executor) -> Array:
+def _nearest(
+    vectors: Any, query_vectors: Any, k: int, metric: Metric, judge: Judge, n: int, executor: Executor
+) -> Array:
     """Return the ids (q, k) of the rows nearest to each query."""
     x = as_vectors("vectors", vectors)
     if len(x) != n:
@@ -154,7 +162,8 @@ def _nearest(vectors: Any, query_vectors: Any, k: int, judge: Judge, n: int, exe
         raise ValueError(
             f"query_vectors: expected one for each of {len(judge.queries.ids)} queries, found {len(asked)}"
         )
-    return exact_neighbours(float32(asked), judge.own_rows, k, Data(shards_of(x, None, None, float32), executor))[0]
+    data = Data(shards_of(x, None, None, float32), executor)
+    return exact_neighbours(float32(asked), judge.own_rows, k, data, metric)[0]
 
 
 def evaluate_files(

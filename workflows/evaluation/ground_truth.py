@@ -9,7 +9,7 @@ import numpy as np
 
 from hashing.mapreduce import Array, Data, Executor
 from hashing.neighbours.candidates import STATE_BYTES
-from hashing.neighbours.exact import ENTRY_BYTES, NearestNeighbours
+from hashing.neighbours.exact import ENTRY_BYTES, Metric, NearestNeighbours
 from storage.features.shard import FeatureShard
 from storage.files import npz
 from storage.tables.parts import Part, read_ids
@@ -39,8 +39,9 @@ def nearest(
     published: Mapping[str, Part],
     executor: Executor,
     kept: str,
+    metric: Metric = "euclidean",
 ) -> tuple[Array, Array]:
-    """Return (ids, squared distances) (q, k) of the rows nearest to x (q, d); cache the lists at the URL `kept`.
+    """Return (ids, distances) (q, k) of the rows nearest to x (q, d); cache the lists at the URL `kept`.
 
     The ids of removed shards come from the published parts, keyed by shard name. All shards are read if a removed
     shard has no such part, if the part is damaged, or if too many neighbours were removed.
@@ -54,10 +55,10 @@ def nearest(
         if (gone := _ids(sorted(before - set(now)), published)) is not None:
             lists = _without(Lists(*(found[field] for field in Lists._fields)), gone)
             if came := [shard for shard in shards if (shard.name, shard.version) not in before]:
-                lists = _with(lists, *exact_neighbours(x, own_rows, m, Data(came, executor)))
+                lists = _with(lists, *exact_neighbours(x, own_rows, m, Data(came, executor), metric))
             lists = lists if _enough(lists, k) else None
     if lists is None:
-        ids, distances = exact_neighbours(x, own_rows, m, Data(shards, executor))
+        ids, distances = exact_neighbours(x, own_rows, m, Data(shards, executor), metric)
         lists = Lists(ids, distances, distances[:, -1], ids[:, -1])
     npz.write_arrays(kept, shards=np.array(now), **lists._asdict())
     return lists.ids[:, :k], lists.distances[:, :k]
@@ -69,9 +70,11 @@ def blocks(queries: int, size: int) -> list[slice]:
     return [slice(start, start + step) for start in range(0, queries, step)]
 
 
-def exact_neighbours(x: Array, own_rows: Array, k: int, data: Data) -> tuple[Array, Array]:
-    """Return (ids, squared distances) (q, k) of the rows nearest to x (q, d), computed in blocks of queries."""
-    parts = [NearestNeighbours(x[i], own_rows[i], k) for i in blocks(len(x), ENTRY_BYTES * k)]
+def exact_neighbours(
+    x: Array, own_rows: Array, k: int, data: Data, metric: Metric = "euclidean"
+) -> tuple[Array, Array]:
+    """Return (ids, distances) (q, k) of the rows nearest to x (q, d), computed in blocks of queries."""
+    parts = [NearestNeighbours(x[i], own_rows[i], k, metric) for i in blocks(len(x), ENTRY_BYTES * k)]
     ids, distances = zip(*(data.reduce(part, "exact neighbours") for part in parts), strict=True)
     return np.concatenate(ids), np.concatenate(distances)
 

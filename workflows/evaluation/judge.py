@@ -27,6 +27,7 @@ from . import incremental
 from .ground_truth import blocks, nearest
 
 TIES = {"expectation": "expectation over random order", "by-id": "in order of id"}
+DISTANCES = {"euclidean": "Euclidean distance", "cosine": "cosine", "ip": "inner product"}
 EMPTY: Mapping[str, Part] = MappingProxyType({})
 _NO_ROW = np.iinfo(np.int64).min
 
@@ -114,7 +115,7 @@ def judge_of(
     by_labels = _by_labels(spec.protocol, vocabulary, dataset)
     k = spec.protocol.neighbours
     graded = spec.protocol.relevance == "graded"
-    relevance = "rows that share a label" if by_labels else f"the {k} nearest rows by Euclidean distance"
+    relevance = "rows that share a label" if by_labels else f"the {k} nearest rows by {DISTANCES[dataset.distance]}"
     relevance += ", graded by how many they share" if graded else ""
     protocol = f"relevant: {relevance}; {len(queries.ids)} queries; ties: {TIES[spec.protocol.ties]}"
     judge = Judge(queries, drawn or dataset.queries_in_base, None, protocol, graded)
@@ -124,11 +125,12 @@ def judge_of(
     source = [(shard.name, shard.version) for shard in shards]
     # "nearest": lists cached by old versions under "euclidean" may lack rows
     asked = [dataset.splits["base"], queries.ids.tolist(), queries.x.tobytes().hex(), "nearest", k, judge.drawn]
+    asked += [] if dataset.distance == "euclidean" else [dataset.distance]
     key = digest(source, *asked)
     truth = storage_queries.cached_neighbours(warehouse, key)
     if truth is None:
         lists = incremental.url(warehouse, "neighbours", *asked)
-        truth = nearest(queries.x, judge.own_rows, k, shards, published, context.executor, lists)
+        truth = nearest(queries.x, judge.own_rows, k, shards, published, context.executor, lists, dataset.distance)
         storage_queries.cache_neighbours(warehouse, key, *truth)
     return replace(judge, neighbours=truth[0])
 
