@@ -12,6 +12,7 @@ from infra.settings import Settings
 from storage import datasets
 from storage.features import media
 from storage.features.dataset import dataset_exists, dataset_names, load_dataset
+from storage.queries import current_queries
 
 from .spec import MethodSpec, Protocol, Spec
 
@@ -50,6 +51,7 @@ def check_run(spec: Spec, settings: Settings) -> None:
     schema = schema_of(spec.dataset, settings)
     check_method(spec.method, schema)
     check_protocol(spec.protocol, schema)
+    check_queries(spec, settings)
     check_trainers(spec.method, settings)
 
 
@@ -63,6 +65,21 @@ def check_protocol(protocol: Protocol, schema: Schema) -> None:
     """Raise UsageError if relevance needs labels and the dataset has none."""
     if protocol.relevance in ("labels", "graded") and not schema.labelled:
         raise UsageError(f"expected labels, for relevance by labels, found none in dataset {schema.name}")
+
+
+def check_queries(spec: Spec, settings: Settings) -> None:
+    """Raise UsageError if a dataset has too few rows to draw the queries from."""
+    if not dataset_exists(settings.warehouse_url, spec.dataset):
+        return
+    dataset, wanted = load_dataset(settings.warehouse_url, spec.dataset), spec.protocol.queries
+    if "query" in dataset.splits or (
+        current_queries(settings.warehouse_url, dataset.name) and not spec.protocol.new_queries
+    ):
+        return
+    if "base" in dataset.understood and dataset.understood["base"].rows <= wanted:
+        rows = sum(shard.rows for shard in dataset.shards("base"))  # now: there may be more than at ingest
+        if rows <= wanted:
+            raise UsageError(f"{rows:,} rows are too few to draw {wanted:,} queries from: pass fewer by --queries")
 
 
 def check_pretrained(spec: MethodSpec, schema: Schema, parameters: Mapping[str, Array]) -> None:

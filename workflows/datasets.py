@@ -149,18 +149,23 @@ def ingest_source(
     """
     check_name(name)
     source, query = filesystem.absolute(source), filesystem.absolute(query) if query else None
-    if found := datasets.open_source(source, query, labels_as):
-        return _write_dataset(settings, name, _compared_by(found, metric, source), source, progress, side)
+    with contract.refusing():
+        if found := datasets.open_source(source, query, labels_as):
+            found = _compared_by(found, metric, source)
+    if found:
+        return _write_dataset(settings, name, found, source, progress, side)
     sources = {"base": source} | ({"query": query} if query else {})
-    for url in sources.values():
-        if filesystem.listing_includes(url, settings.warehouse_url):
-            raise ValueError(f"the source {url} contains the warehouse {settings.warehouse_url}: move one of them")
-        _check_form(url)
-    _refuse_other_ids(settings, name, columns)
-    kind, dim, columns, understood = contract.understand(sources, columns, labels_as, metric or "euclidean")
+    with contract.refusing():
+        for url in sources.values():
+            if filesystem.listing_includes(url, settings.warehouse_url):
+                raise ValueError(f"the source {url} contains the warehouse {settings.warehouse_url}: move one of them")
+            _check_form(url)
+        _refuse_other_ids(settings, name, columns)
+        kind, dim, columns, understood = contract.understand(sources, columns, labels_as, metric or "euclidean")
+        dim = _row_dim(kind, dim, side)
     folder = warehouse.DATASET_KEYS.url(settings.warehouse_url, dataset=name) if columns.keyed else ""
     dataset = Dataset(
-        name=name, kind=kind, metric=metric or "euclidean", dim=_row_dim(kind, dim, side), splits=sources,
+        name=name, kind=kind, metric=metric or "euclidean", dim=dim, splits=sources,
         columns=columns, keys=folder, source=f"{source}, in place", understood=understood,
     )  # fmt: skip
     save_dataset(settings.warehouse_url, dataset)

@@ -103,7 +103,7 @@ def _idx(split: Split, files: Mapping[str, Path]) -> Iterator[FeatureRows]:
     if labels.shape != (split.n,):
         raise ValueError(f"{files[split.labels]}: expected {split.n} labels, found sizes {labels.shape}")
     pictures = (x.reshape(len(x), -1) for x in idx.read_idx(files[split.file]))
-    for ids, x, _ in number_rows(pictures, split.first_id):
+    for ids, x, *_ in number_rows(pictures, split.first_id):
         at = ids[0] - split.first_id
         yield FeatureRows(ids, x, labels[at : at + len(x), None].tolist())
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -18,6 +18,19 @@ FIRST_ROWS = 4096  # rows of a split that are read
 PICTURES = 16  # of these, pictures that are decoded
 FOOTERS = 16  # footers that are read at a time
 VECTORS, IDS = ("vector", "image", "text"), "id"  # columns that are read unless others are named
+
+
+class SourceRefused(ValueError):
+    """A source that cannot be read, or not as asked. Nothing was written."""
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Raise the ValueErrors of the block as SourceRefused."""
+    try:
+        yield
+    except ValueError as error:
+        raise SourceRefused(str(error)) from None
 
 
 class SplitSummary(BaseModel):
@@ -53,6 +66,7 @@ class _Split(NamedTuple):
     rows: int
 
 
+@refusing()
 def understand(splits: Mapping[str, str], given: Columns, labels_as: str | None, metric: str) -> Contract:
     """Return what the Parquet files of some splits hold.
 
@@ -69,7 +83,7 @@ def understand(splits: Mapping[str, str], given: Columns, labels_as: str | None,
 
     Raises
     ------
-    ValueError
+    SourceRefused
         If a file lacks a column, or holds another type, kind or dimension than the first file of the base split; if
         first rows cannot be read; and where two readings are possible and the user did not decide.
     FileNotFoundError
@@ -223,11 +237,11 @@ def _check_distinct(ids: Any, names: Columns, where: str) -> None:
 
 def _summary(split: _Split, names: Columns, kind: Kind, dim: int) -> SplitSummary:
     rows = split.first
-    ids = f"{'keys' if names.keyed else 'ids'} ({rows[names.id].type}) in column {names.id}"
+    ids = f"{'keys' if names.keyed else 'ids'} ({_type_name(rows[names.id].type)}) in column {names.id}"
     what = {"vector": f"vectors of dimension {dim}", "image": "pictures", "text": "texts"}[kind]
     if kind == "image":
         what += _first_picture(rows[names.x])
-    stored = f"bytes as {names.dtype}" if names.dtype else str(rows[names.x].type)
+    stored = f"bytes as {names.dtype}" if names.dtype else _type_name(rows[names.x].type)
     return SplitSummary(
         rows=split.rows,
         files=split.files,
@@ -236,6 +250,23 @@ def _summary(split: _Split, names: Columns, kind: Kind, dim: int) -> SplitSummar
         x=f"{what} ({stored}) in column {names.x}",
         labels=_label_summary(split, names),
     )
+
+
+def _type_name(column_type: Any) -> str:
+    """Return an Arrow type in the words of a user."""
+    import pyarrow as pa
+    from pyarrow import types
+
+    if isinstance(column_type, pa.BaseExtensionType):
+        name = column_type.extension_name.removeprefix("arrow.")
+        return name if name == "uuid" else f"tensors of {_type_name(column_type.storage_type.value_type)}"
+    if types.is_dictionary(column_type):
+        return _type_name(column_type.value_type)
+    if columns.is_list(column_type):
+        return f"lists of {_type_name(column_type.value_type)}"
+    if types.is_struct(column_type):
+        return f"structs with {media.BYTES}"
+    return {"halffloat": "float16", "float": "float32", "double": "float64"}.get(str(column_type), str(column_type))
 
 
 def _first_picture(column: Any) -> str:
@@ -257,5 +288,5 @@ def _label_summary(split: _Split, names: Columns) -> str:
     column = split.first[names.labels]
     _, values = columns.labels_by_row(column, split.url, names.multi_hot)
     distinct = len(values.unique())
-    how = f"multi-hot of width {names.multi_hot}" if names.multi_hot else f"values ({column.type})"
+    how = f"multi-hot of width {names.multi_hot}" if names.multi_hot else f"values ({_type_name(column.type)})"
     return f"{how} in column {names.labels}; {distinct} distinct in the first {len(column):,} rows"

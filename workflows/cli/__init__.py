@@ -5,18 +5,39 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from typing import Any
 
 import typer
 from rich.markup import escape
+from typer.core import TyperGroup
 
 from . import benchmark, catalogue, maintenance, reindex, run, search
-from .common import FAILED, REJECTED, USAGE, errors
+from .common import FAILED, INTERRUPTED, REJECTED, USAGE, errors
 
 # Exit codes by the name of an error, as importing the classes is slow. LookupError: a table, version, dataset or split
 # that does not exist; its subclasses, such as KeyError, are other failures.
-EXIT = {"GateRejected": REJECTED, "UsageError": USAGE, "SettingsError": USAGE, "LookupError": USAGE}
+EXIT = {
+    "GateRejected": REJECTED, "UsageError": USAGE, "SettingsError": USAGE, "SourceRefused": USAGE, "LookupError": USAGE,
+}  # fmt: skip
+
+
+class Interruptible(TyperGroup):
+    """A group of commands that says, on Ctrl-C, what is kept."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            errors.print(
+                "[red]Interrupted. Everything finished so far is kept, and nothing was published by half: run the same "
+                "command again to go on.",
+                soft_wrap=True,
+            )
+            raise typer.Exit(INTERRUPTED) from None
+
 
 app = typer.Typer(
+    cls=Interruptible,
     help="Learn binary codes, encode whole datasets into versioned Parquet bit columns, and measure their quality.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -46,9 +67,11 @@ def main() -> None:
     try:
         prepare()
         app()
-    except (ValueError, LookupError, OSError, RuntimeError) as error:
+    except Exception as error:
         if os.environ.get("HASHKILN_VERBOSE"):
             raise
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        if not isinstance(error, (ValueError, LookupError, OSError, RuntimeError)):
+            message = f"unexpected {type(error).__name__}: {error}: HASHKILN_VERBOSE=1 shows where"
         errors.print(f"[red]{escape(str(message))}", soft_wrap=True)
         sys.exit(EXIT.get(type(error).__name__, FAILED))

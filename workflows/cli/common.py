@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..spec import Spec
 
 console, errors = Console(), Console(stderr=True)
-FAILED, USAGE, REJECTED = 1, 2, 3
+FAILED, USAGE, REJECTED, INTERRUPTED = 1, 2, 3, 130
 
 
 class Refit(StrEnum):

@@ -245,7 +245,7 @@ def test_hdf5_of_ann_benchmarks(tmp_path):
         np.testing.assert_array_equal(x, test)
         if metric == "angular":
             np.testing.assert_array_equal(datasets.read_groundtruth(dataset, files), neighbors)
-    with pytest.raises(ValueError, match="expected neighbours by angular distance, found euclidean"):
+    with pytest.raises(ValueError, match="expected neighbours by cosine distance, found euclidean"):
         datasets.read_groundtruth(dataset, files)
 
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 from hashing.statistics import WORDS
 from storage.features import media
-from storage.features.dataset import Dataset, kind_and_dim, write_split
+from storage.features.contract import understand
+from storage.features.dataset import Dataset, write_split
 from storage.features.shard import Columns
 from storage.formats import FeatureRows
 from tests.drawn_pictures import encoded, pixels
@@ -62,7 +63,7 @@ def written(folder, column, values):
     ids = pa.array(range(10, 10 + len(values)), pa.int64())
     pq.write_table(pa.table({"id": ids, column: values}), folder / "a.parquet")
     url = str(folder / "a.parquet")
-    return url, kind_and_dim([url], Columns(x=column))
+    return url, understand({"base": url}, Columns(x=column), None, "euclidean")[:2]
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
@@ -99,8 +100,9 @@ def test_bad_pictures_and_texts_are_refused_with_file_and_row_or_dropped_and_rep
 def test_shards_of_pictures_are_cut_by_their_bytes(tmp_path, monkeypatch):
     from storage.features import splits
 
-    monkeypatch.setattr(splits, "SHARD_BYTES", 10_000)
-    rows = FeatureRows(np.arange(10), [bytes(3000)] * 10, [[]] * 9 + [[2]])
+    picture = encoded(1, 1, 64)
+    monkeypatch.setattr(splits, "SHARD_BYTES", 3 * len(picture) + 1)
+    rows = FeatureRows(np.arange(10), [picture] * 10, [[]] * 9 + [[2]])
     found = write_split(str(tmp_path), [rows])
     sizes = [len(pq.read_table(path)) for path in sorted(tmp_path.glob("*.parquet"))]
     assert sizes == [3, 3, 3, 1]

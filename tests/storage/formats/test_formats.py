@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from faiss.contrib import vecs_io
 
-from storage.formats import hdf5, idx, vecs
+from storage import datasets
+from storage.formats import bins, hdf5, idx, npy, vecs
 
 KINDS = {".fvecs": np.float32, ".bvecs": np.uint8, ".ivecs": np.int32}
 rng = np.random.default_rng(0)
@@ -247,9 +248,7 @@ def test_damaged_or_incomplete_hdf5_is_refused(tmp_path):
     path = tmp_path / "x.hdf5"
     for name in ARRAYS:
         write_hdf5(path, leave_out=[name])
-        assert f"{path}: expected the arrays train, test, neighbors, distances, found no {name} among" in error(
-            hdf5.read_hdf5(path, "train")
-        )
+        assert f"{path}: expected an array {name}, found " in error(hdf5.read_hdf5(path, name))
     for x in (np.zeros(3), np.zeros((2, 2, 2)), np.zeros((0, 3)), np.array([[b"a"]])):
         write_hdf5(path, train=x)
         assert "expected train to be a matrix of numbers" in error(hdf5.read_hdf5(path, "train"))
@@ -261,3 +260,44 @@ def test_damaged_or_incomplete_hdf5_is_refused(tmp_path):
         assert str(path) in error(hdf5.read_hdf5(path, "train"))
     with pytest.raises(FileNotFoundError):
         list(hdf5.read_hdf5(tmp_path / "y.hdf5", "train"))
+
+
+@pytest.mark.parametrize("suffix", [".fbin", ".u8bin", ".i8bin", ".FBIN"])
+def test_bin_files_are_read_in_blocks(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(bins, "BLOCK_BYTES", 64)
+    x = np.random.default_rng(0).integers(0, 100, (50, 6)).astype(bins.DTYPES[suffix.lower()])
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(np.array(x.shape, "<u4").tobytes() + x.tobytes())
+    blocks = list(datasets.read_vectors(str(path)))
+    assert len(blocks) > 1
+    np.testing.assert_array_equal(np.concatenate(blocks), x)
+    for content in (path.read_bytes()[:-1], path.read_bytes() + b"x", b"", bytes(8)):
+        path.write_bytes(content)
+        assert f"found {len(content)} bytes" in error(datasets.read_vectors(str(path)))
+
+
+def test_npy_files_are_read_in_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(npy, "BLOCK_BYTES", 64)
+    x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float16)
+    np.save(tmp_path / "x.npy", x)
+    blocks = list(datasets.read_vectors(str(tmp_path / "x.npy")))
+    assert len(blocks) == 2
+    np.testing.assert_array_equal(np.concatenate(blocks), x)
+    np.save(tmp_path / "x.npy", x[0])
+    assert "expected vectors (n, d) of numbers, found (3,) float16" in error(
+        datasets.read_vectors(str(tmp_path / "x.npy"))
+    )
+
+
+def test_hdf5_says_how_vectors_are_compared(tmp_path):
+    for word, metric in (("angular", "cosine"), ("euclidean", "euclidean"), ("hamming", "hamming"), ("ip", "ip")):
+        with h5py.File(tmp_path / "x.HDF5", "w") as file:
+            file["train"], file["test"] = np.eye(4) > 0, np.eye(4)[:2] > 0
+            file.attrs["distance"] = word
+        source = datasets.open_source(str(tmp_path / "x.HDF5"), None, None)
+        assert source.metric == metric
+        np.testing.assert_array_equal(next(source.splits["query"]).x, np.eye(4)[:2])
+    with h5py.File(tmp_path / "x.HDF5", "a") as file:
+        file.attrs["distance"] = "jaccard"
+    with pytest.raises(ValueError, match="expected a distance of euclidean, angular, ip, hamming, found jaccard"):
+        datasets.open_source(str(tmp_path / "x.HDF5"), None, None)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from storage import datasets
-from storage.datasets import DATASETS, LEARN, QUERY
+from storage.datasets import DATASETS, LEARN, QUERY, reading
+from storage.features.dataset import write_split
 from storage.formats import cifar, lists
 from tests.drawn_pictures import cifar_bytes, encoded, pixels, write_lists
 
@@ -89,9 +90,7 @@ def test_cifar_10_from_its_archive_and_unpacked(tmp_path):
 @pytest.mark.parametrize("prefix", ["", "/home/somebody/nuswide/", "../../data/"])
 def test_a_picture_in_several_lists_has_one_id(tmp_path, prefix):
     write_lists(tmp_path, prefix=prefix)
-    found = {
-        split: next(rows) for split, rows in datasets.read_picture_lists(datasets.find_lists(str(tmp_path))).items()
-    }
+    found = {split: next(rows) for split, rows in reading.read_picture_lists(reading.find_lists(str(tmp_path))).items()}
     np.testing.assert_array_equal(found["base"].ids, np.arange(6))
     np.testing.assert_array_equal(found["learn"].ids, LEARN + np.arange(2))
     np.testing.assert_array_equal(found["query"].ids, [4, 5])
@@ -106,16 +105,64 @@ def test_a_picture_in_several_lists_has_one_id(tmp_path, prefix):
         ("images/0.png 0 2\n", "expected a path and 2 labels of 0 or 1, found .* in line 1"),
         ("images/0.png\n", "expected a path and some labels of 0 or 1"),
         ("\n", "expected lines of a path and labels, found none"),
-        ("images/9.png 1 0\n", r"expected images/9\.png below .*, found none, in line 1"),
-        ("images/0.png 1 0\n\nimages/0.png 1 0\n", r"expected each picture once, found images/0\.png again in line 3"),
-        ("../../../../../../etc/hostname 1 0\n", "expected .*hostname below"),
+        ("images/9.png 1 0 0 0\n", r"expected images/9\.png below .*, found none, in line 1"),
+        (
+            "images/0.png 1 0 0 0\n\nimages/0.png 1 0 0 0\n",
+            r"expected each picture once, found images/0\.png again in line 3",
+        ),
+        ("../../../../../../etc/hostname 1 0 0 0\n", "expected .*hostname below"),
     ],
 )
 def test_a_wrong_list_is_refused_with_its_line(tmp_path, text, message):
     write_lists(tmp_path)
     (tmp_path / "database.txt").write_text(text)
     with pytest.raises(ValueError, match=r"database\.txt: " + message):
-        list(datasets.read_picture_lists(datasets.find_lists(str(tmp_path)))["base"])
+        list(reading.read_picture_lists(reading.find_lists(str(tmp_path)))["base"])
+
+
+@pytest.mark.parametrize(
+    ("lines", "labels_as", "expected"),
+    [
+        (["3", "0", "12"], None, [[3], [0], [12]]),
+        (["1", "0", "1"], "values", [[1], [0], [1]]),
+        (["1", "0", "1"], "multi-hot", [[0], [], [0]]),
+        (["1 1", "0 0", "0 1"], None, [[0, 1], [], [1]]),
+        (["1", "0", "1"], None, "can be a class, or a label that a picture has or lacks: pass --labels-as"),
+        (["3", "0", "1"], "multi-hot", "expected labels of 0 and 1 by --labels-as multi-hot"),
+        (["1 1", "0 0", "0 1"], "values", "expected one class in each line by --labels-as values"),
+    ],
+)
+def test_numbers_in_lists_are_classes_or_flags(tmp_path, lines, labels_as, expected):
+    write_lists(tmp_path)
+    for name in ("train.txt", "test.txt"):
+        (tmp_path / name).unlink()
+    (tmp_path / "database.txt").write_text("".join(f"images/{i}.png {line}\n" for i, line in enumerate(lines)))
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=expected):
+            datasets.open_source(str(tmp_path), None, labels_as)
+        return
+    (block,) = datasets.open_source(str(tmp_path), None, labels_as).splits["base"]
+    assert block.labels == expected
+
+
+def test_folders_of_classes_are_read_with_their_names(tmp_path):
+    for split in ("train", "test"):
+        for i, name in enumerate(["dog", "cat", "dog"]):
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{i}.PNG").write_bytes(encoded(i % 2, i, 8))
+        (tmp_path / split / "cat" / "notes.txt").write_text("no picture")
+    source = datasets.open_source(str(tmp_path / "train"), str(tmp_path / "test"), None)
+    (base,), (query,) = source.splits["base"], source.splits["query"]
+    assert (base.labels, base.ids.tolist()) == ([["cat"], ["dog"], ["dog"]], [0, 1, 2])
+    assert base.names == [str(tmp_path / "train" / name) for name in ("cat/1.PNG", "dog/0.PNG", "dog/2.PNG")]
+    np.testing.assert_array_equal(query.ids, QUERY + np.arange(3))
+    (tmp_path / "train" / "cat" / "1.PNG").write_bytes(b"broken")
+    rows = datasets.open_source(str(tmp_path / "train"), None, None).splits["base"]
+    with pytest.raises(ValueError, match=r"train/cat/1.PNG: expected a picture"):
+        write_split(str(tmp_path / "out"), rows)
+    with pytest.raises(ValueError, match="expected a folder of pictures for each class, like"):
+        datasets.open_source(str(tmp_path / "train"), str(tmp_path), None)
 
 
 def test_datasets_of_lists_are_read_from_a_folder_of_the_user(tmp_path):
@@ -125,7 +172,7 @@ def test_datasets_of_lists_are_read_from_a_folder_of_the_user(tmp_path):
     files = datasets.locate_or_fetch(DATASETS["nus-wide"], tmp_path)
     (block,) = datasets.read_split(DATASETS["nus-wide"], "query", files)
     np.testing.assert_array_equal(block.ids, [4, 5])
-    assert datasets.find_lists(str(tmp_path)) == {}
+    assert reading.find_lists(str(tmp_path)) == {}
     assert set(lists.FILES) == set(DATASETS["coco"].splits)
     assert re.search("local only", DATASETS["coco"].about)
     assert isinstance(files["test.txt"], Path)

@@ -1,0 +1,260 @@
+"""What files of users hold is understood, said back, or refused with the option that decides."""
+
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from storage.features import media
+from storage.features.contract import SourceRefused, understand
+from storage.features.dataset import Dataset
+from storage.features.shard import Columns
+
+N, D = 60, 8
+RNG = np.random.default_rng(0)
+CLASSES = RNG.integers(0, 6, N)
+X = RNG.integers(-100, 100, (N, D)).astype(np.int8)
+WORDS = np.array(["ant", "bee", "cat", "dog", "eel", "fox"])
+
+
+def write(folder, name="a.parquet", ids=None, vector=None, **columns):
+    folder.mkdir(exist_ok=True)
+    values = {"id": np.arange(N) if ids is None else ids, "vector": list(X) if vector is None else vector, **columns}
+    pq.write_table(pa.table({key: value for key, value in values.items() if value is not None}), folder / name)
+    return str(folder)
+
+
+def read(splits, columns, labels_as=None, metric="euclidean", split="base"):
+    """Return the contract, and ids, vectors and labels of a split as later stages read them."""
+    splits = splits if isinstance(splits, dict) else {"base": splits}
+    kind, dim, columns, said = understand(splits, columns, labels_as, metric)
+    dataset = Dataset(name="d", kind=kind, dim=dim, splits=splits, columns=columns, metric=metric, source="")
+    shards = dataset.shards(split)
+    labels = sorted(set().union(*(shard.distinct_labels() for shard in shards)), key=str)
+    batches = [batch for shard in dataset.shards(split, tuple(labels)) for batch in shard]
+    y = np.concatenate([batch.y for batch in batches]) if labels else None
+    return said[split], np.concatenate([b.ids for b in batches]), np.concatenate([b.x for b in batches]), labels, y
+
+
+LISTS = pa.array(X.tolist(), pa.list_(pa.int8()))
+VECTORS = {
+    "list": LISTS,
+    "large_list": LISTS.cast(pa.large_list(pa.int8())),
+    "fixed_size_list": LISTS.cast(pa.list_(pa.int8(), D)),
+    "list_view": pa.array(X.tolist(), pa.list_view(pa.int8())),
+    "large_list_view": pa.array(X.tolist(), pa.large_list_view(pa.int8())),
+    "tensor": pa.FixedShapeTensorArray.from_numpy_ndarray(X.astype(np.float32)),
+    **{
+        str(kind): LISTS.cast(pa.list_(kind))
+        for kind in (pa.int16(), pa.int32(), pa.int64(), pa.float32(), pa.float64())
+    },
+    "float16": pa.array(list(X.astype(np.float16)), pa.list_(pa.float16())),
+}
+
+
+@pytest.mark.parametrize("kind", VECTORS)
+def test_vectors_of_every_type_are_read(tmp_path, kind):
+    said, ids, x, _, _ = read(write(tmp_path / "d", vector=VECTORS[kind]), Columns())
+    np.testing.assert_array_equal(ids, np.arange(N))
+    np.testing.assert_array_equal(x, X)
+    assert (x.dtype, said.rows, said.files) == (np.float32, N, 1)
+    assert f"vectors of dimension {D}" in said.x
+
+
+@pytest.mark.parametrize("kind", [np.uint8, bool])
+def test_vectors_without_a_sign_are_read(tmp_path, kind):
+    expected = (X > 0).astype(kind)
+    _, _, x, _, _ = read(write(tmp_path / "d", vector=[row.tolist() for row in expected]), Columns())
+    np.testing.assert_array_equal(x, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8", "int16", "int32"])
+@pytest.mark.parametrize("fixed", [False, True])
+def test_vectors_stored_as_bytes_are_read_by_their_declared_type(tmp_path, dtype, fixed):
+    rows = [row.tobytes() for row in X.astype(dtype)]
+    column = pa.array(rows, pa.binary(len(rows[0])) if fixed else pa.binary())
+    source = write(tmp_path / "d", vector=column)
+    said, _, x, _, _ = read(source, Columns(dtype=dtype))
+    np.testing.assert_array_equal(x, X)
+    assert f"bytes as {dtype}" in said.x
+    with pytest.raises(SourceRefused, match="vectors stored as bytes need --vector-dtype"):
+        read(source, Columns())
+
+
+def test_a_field_of_a_struct_is_read_by_its_path(tmp_path):
+    inner = pa.StructArray.from_arrays([LISTS], ["values"], mask=pa.array([i == 3 for i in range(N)]))
+    nested = pa.StructArray.from_arrays([inner], ["of"])
+    source = write(tmp_path / "d", vector=nested)
+    kind, dim, columns, _ = understand({"base": source}, Columns(x="vector.of.values"), None, "euclidean")
+    dataset = Dataset(
+        name="d", kind=kind, dim=dim, splits={"base": source}, columns=columns, source="", bad_rows="drop"
+    )
+    x = np.concatenate([batch.x for batch in dataset.shards("base")[0]])
+    np.testing.assert_array_equal(x, np.delete(X, 3, axis=0))  # null as the struct is
+    with pytest.raises(SourceRefused, match=r"expected a column vector.of.other, found id, vector"):
+        read(source, Columns(x="vector.of.other"))
+
+
+LABELS = {
+    "lists": [[int(c)] for c in CLASSES],
+    "integers": CLASSES,
+    "int8": pa.array(CLASSES, pa.int8()),
+    "strings": WORDS[CLASSES].tolist(),
+    "dictionary": pa.array(WORDS[CLASSES]).dictionary_encode(),
+    "lists of dictionary": pa.ListArray.from_arrays(
+        pa.array(np.arange(N + 1), pa.int32()), pa.array(WORDS[CLASSES]).dictionary_encode()
+    ),
+    "large lists of strings": pa.array([[w] for w in WORDS[CLASSES]], pa.large_list(pa.large_string())),
+    "fixed-size lists": pa.array([[int(c)] for c in CLASSES], pa.list_(pa.int16(), 1)),
+}
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_labels_of_every_type_are_read(tmp_path, kind):
+    said, _, _, labels, y = read(write(tmp_path / "d", labels=LABELS[kind]), Columns(labels="labels"))
+    np.testing.assert_array_equal(y.argmax(axis=1), CLASSES)
+    np.testing.assert_array_equal(y.sum(axis=1), 1)
+    assert labels in (list(range(6)), WORDS.tolist())
+    assert "6 distinct in the first 60 rows" in said.labels
+
+
+def test_bools_and_rows_without_labels_are_read(tmp_path):
+    flags = pa.array([None if i == 2 else bool(i % 2) for i in range(N)])
+    _, _, _, labels, y = read(write(tmp_path / "d", labels=flags), Columns(labels="labels"))
+    assert (labels, y[2].tolist(), y[3].tolist()) == ([0, 1], [0, 0], [0, 1])
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.uint8(), pa.bool_(), pa.float32()])
+def test_multi_hot_labels_are_read_as_the_user_says(tmp_path, kind):
+    hot = np.eye(6, dtype=int)[CLASSES]
+    hot[1] = [1, 0, 1, 0, 0, 1]
+    source = write(tmp_path / "d", labels=pa.array(hot.tolist()).cast(pa.list_(kind)))
+    with pytest.raises(SourceRefused, match="pass --labels-as multi-hot or --labels-as values"):
+        read(source, Columns(labels="labels"))
+    said, _, _, labels, y = read(source, Columns(labels="labels"), "multi-hot")
+    assert labels == list(range(6))
+    np.testing.assert_array_equal(y, hot)
+    assert "multi-hot of width 6" in said.labels
+    if kind == pa.float32():
+        with pytest.raises(SourceRefused, match="expected labels of integers, strings or bools"):
+            read(source, Columns(labels="labels"), "values")
+    else:
+        assert read(source, Columns(labels="labels"), "values")[3] == [0, 1]
+
+
+def test_labels_that_are_not_multi_hot_are_refused_as_such(tmp_path):
+    source = write(tmp_path / "d", labels=[[int(c)] * 3 for c in CLASSES])
+    with pytest.raises(SourceRefused, match="expected lists of 0 and 1, all of one length"):
+        read(source, Columns(labels="labels"), "multi-hot")
+    with pytest.raises(SourceRefused, match="found double"):
+        read(write(tmp_path / "e", labels=CLASSES / 2), Columns(labels="labels"))
+    later = np.eye(3, dtype=int)[CLASSES % 3].tolist()
+    write(tmp_path / "f", labels=later)
+    write(tmp_path / "f", "b.parquet", ids=np.arange(N) + N, labels=[[*row, 0] for row in later])
+    with pytest.raises(ValueError, match=r"width 3, found 4 in row 0, in .*b.parquet"):
+        read(str(tmp_path / "f"), Columns(labels="labels"), "multi-hot")
+
+
+@pytest.mark.parametrize("kind", [pa.int8(), pa.int16(), pa.int32(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()])
+def test_ids_of_every_integer_type_are_read(tmp_path, kind):
+    _, ids, _, _, _ = read(write(tmp_path / "d", ids=pa.array(np.arange(N), kind)), Columns())
+    np.testing.assert_array_equal(ids, np.arange(N))
+
+
+def test_queries_are_read_like_the_base_rows(tmp_path):
+    base = write(tmp_path / "base", labels=LABELS["lists"])
+    few = {"vector": list(X[:, :4]), "labels": LABELS["lists"]}
+    cases = {
+        "narrow": (few, r"expected vectors of dimension 8, found 4, in row 0 of .*narrow/a.parquet"),
+        "unlabelled": ({}, r"expected a column labels, found id, vector, in .*unlabelled/a.parquet"),
+        "texts": (few | {"vector": WORDS[CLASSES].tolist()}, r"expected vectors, lists of numbers, found string"),
+        "words": ({"ids": WORDS[CLASSES].tolist(), "labels": LABELS["lists"]}, "expected integer ids, found string"),
+    }
+    for name, (columns, message) in cases.items():
+        splits = {"base": base, "query": write(tmp_path / name, **columns)}
+        with pytest.raises(SourceRefused, match=message):
+            read(splits, Columns(labels="labels"))
+    empty = write(tmp_path / "empty", ids=[], vector=pa.array([], pa.list_(pa.float32())), labels=[])
+    with pytest.raises(SourceRefused, match=r"expected at least one row, found none in .*empty"):
+        read({"base": base, "query": empty}, Columns(labels="labels"))
+
+
+def test_what_no_stage_could_encode_is_refused(tmp_path):
+    alike = write(tmp_path / "alike", ids=np.zeros(N, int))
+    with pytest.raises(SourceRefused, match=r"expected distinct ids, found 0 in rows 0 and 1 of .*alike/a.parquet"):
+        read(alike, Columns())
+    keys = write(tmp_path / "keys", ids=["a", "b", "a"] * 20)
+    with pytest.raises(SourceRefused, match="expected distinct keys, found 'a' in rows 0 and 2"):
+        read(keys, Columns(keyed=True))
+    null = write(tmp_path / "null", vector=pa.array([None] * N, pa.list_(pa.float32())))
+    with pytest.raises(SourceRefused, match="found only null or empty ones"):
+        read(null, Columns())
+    mixed = write(tmp_path / "mixed")
+    write(tmp_path / "mixed", "b.parquet", ids=np.arange(N) + N, vector=WORDS[CLASSES].tolist())
+    with pytest.raises(
+        SourceRefused, match=r"column vector: expected list.* as in .*a.parquet, found string, in .*b.p"
+    ):
+        read(mixed, Columns(x="vector"))
+    with pytest.raises(SourceRefused, match=r"expected a column nope, found id, vector, .*--vector-column"):
+        read(write(tmp_path / "other"), Columns(x="nope"))
+    with pytest.raises(SourceRefused, match=r"expected a column vector, image or text, found id, e"):
+        read(renamed(tmp_path), Columns(x=""))
+
+
+def renamed(tmp_path):
+    pq.write_table(pa.table({"id": np.arange(N), "e": LISTS}), tmp_path / "renamed.parquet")
+    return str(tmp_path / "renamed.parquet")
+
+
+def test_a_vector_of_zeros_has_no_cosine(tmp_path):
+    x = X.astype(np.float32)
+    x[5] = 0
+    source = write(tmp_path / "d", vector=list(x))
+    assert len(read(source, Columns())[1]) == N
+    with pytest.raises(ValueError, match=r"expected a vector other than zero, which has no cosine, in row 5 of"):
+        read(source, Columns(), metric="cosine")
+
+
+def png(pixels, kind="PNG", **options):
+    content = io.BytesIO()
+    (Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels).save(content, kind, **options)
+    return content.getvalue()
+
+
+def test_pictures_are_read_by_their_depth_and_mode():
+    def first(content):
+        return media.pixels(content, media.dim("image", 8))[:3].tolist()
+
+    assert first(png(np.full((8, 8), 50_000, np.uint16))) == [195] * 3  # 50,000 / 257
+    assert first(png(np.full((8, 8), 50_000, np.uint16), "TIFF")) == [195] * 3
+    assert first(png(np.full((8, 8), 0.5, np.float32), "TIFF")) == [128] * 3
+    assert first(b"P5 8 8 1023\n" + np.full(64, 1023, ">u2").tobytes()) == [255] * 3
+    with pytest.raises(ValueError, match="expected a picture with values from 0 to 1, found 0 to 7: convert it"):
+        first(png(np.arange(64, dtype=np.float32).reshape(8, 8) % 8, "TIFF"))
+    clear = np.zeros((8, 8, 4), np.uint8)
+    assert first(png(clear)) == [255] * 3  # transparent: white, not the colour that nobody sees
+    palette = Image.fromarray(np.full((8, 8, 3), [0, 0, 255], np.uint8)).convert("P")
+    assert first(png(palette)) == [0, 0, 255]
+    cmyk = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    assert first(png(cmyk, "TIFF"))[0] > 200
+    turned = np.zeros((8, 8, 3), np.uint8)
+    turned[-1] = 255  # white below
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    assert first(png(turned, exif=exif)) == [255] * 3
+
+
+def test_pictures_in_structs_are_read(tmp_path):
+    rows = [{"bytes": png(np.full((4, 4), 10 * i, np.uint8)), "path": None} for i in range(5)]
+    pq.write_table(pa.table({"id": range(5), "image": rows}), tmp_path / "d.parquet")
+    said, _, x, _, _ = read(str(tmp_path / "d.parquet"), Columns(x=""))
+    assert x[:, 0].tolist() == [0, 10, 20, 30, 40]
+    assert said.x == "pictures, the first 4 x 4 PNG L (structs with bytes) in column image"
+
+
+def test_labels_that_are_there_but_not_read_are_named(tmp_path):
+    said, *_ = read(write(tmp_path / "d", labels=LABELS["lists"]), Columns())
+    assert said.labels == "none; column labels is not read without --label-column labels"
