@@ -291,13 +291,13 @@ def test_npy_files_are_read_in_blocks(tmp_path, monkeypatch):
 
 def test_hdf5_says_how_vectors_are_compared(tmp_path):
     for word, metric in (("angular", "cosine"), ("euclidean", "euclidean"), ("hamming", "hamming"), ("ip", "ip")):
-        with h5py.File(tmp_path / "x.HDF5", "w") as file:
+        with h5py.File(tmp_path / f"{word}.HDF5", "w") as file:
             file["train"], file["test"] = np.eye(4) > 0, np.eye(4)[:2] > 0
             file.attrs["distance"] = word
-        source = datasets.open_source(str(tmp_path / "x.HDF5"), None, None)
+        source = datasets.open_source(str(tmp_path / f"{word}.HDF5"), None, None)
         assert source.metric == metric
-        np.testing.assert_array_equal(next(source.splits["query"]).x, np.eye(4)[:2])
-    with h5py.File(tmp_path / "x.HDF5", "a") as file:
-        file.attrs["distance"] = "jaccard"
-    with pytest.raises(ValueError, match="expected a distance of euclidean, angular, ip, hamming, found jaccard"):
-        datasets.open_source(str(tmp_path / "x.HDF5"), None, None)
+        np.testing.assert_array_equal(next(iter(list(source.splits["query"]))).x, np.eye(4)[:2])
+        with h5py.File(tmp_path / f"{word}.HDF5", "a") as file:
+            file.attrs["distance"] = "jaccard"
+        with pytest.raises(ValueError, match="expected a distance of euclidean, angular, ip, hamming, found jaccard"):
+            datasets.open_source(str(tmp_path / f"{word}.HDF5"), None, None)
