@@ -151,6 +151,8 @@ def ingest_source(
     source, query = filesystem.absolute(source), filesystem.absolute(query) if query else None
     with contract.refusing():
         if found := datasets.open_source(source, query, labels_as):
+            if columns.keyed or columns.labels or columns.dtype:
+                raise ValueError(f"options that name columns are for Parquet, found {source}: leave them out")
             found = _compared_by(found, metric, source)
     if found:
         return _write_dataset(settings, name, found, source, progress, side)

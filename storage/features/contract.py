@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from ..files import filesystem, parquet
@@ -79,7 +80,7 @@ def understand(splits: Mapping[str, str], given: Columns, labels_as: str | None,
     labels_as
         "values", "multi-hot", or None if the user did not say: lists that can be read as either are then refused.
     metric
-        By "cosine", a first row of zeros is refused.
+        By "hamming", vectors must be of 0 and 1.
 
     Raises
     ------
@@ -215,7 +216,9 @@ def _check_first_rows(split: _Split, names: Columns, kind: Kind, dim: int, metri
     ids = keys.plain_keys(rows[names.id]) if names.keyed else columns.ids(rows[names.id], where)
     _check_distinct(ids, names, where)
     few = rows[names.x][:PICTURES] if kind == "image" else rows[names.x]
-    _, errors = columns.usable_rows(few, dim, where, kind, names.dtype, metric)
+    x, errors = columns.usable_rows(few, dim, where, kind, names.dtype, metric)
+    if metric == "hamming" and not np.isin(x, (0, 1)).all():
+        raise ValueError(f"expected vectors of 0 and 1, compared by --metric hamming, found others in {where}")
     if len(errors) == len(few):  # a run can drop some bad rows, but not all
         hint = "" if kind != "image" or names.dtype else "; vectors stored as bytes need --vector-dtype"
         raise ValueError(f"column {names.x}: {errors[min(errors)]}, in row {min(errors)} of {where}{hint}")

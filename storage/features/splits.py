@@ -49,7 +49,8 @@ def _row_bytes(rows: FeatureRows) -> int:
 
 
 def _slice(rows: FeatureRows, start: int, stop: int) -> FeatureRows:
-    labels, names = (None if part is None else part[start:stop] for part in (rows.labels, rows.names))
+    labels = None if rows.labels is None else rows.labels[start:stop]
+    names = None if rows.names is None else rows.names[start:stop]
     return FeatureRows(rows.ids[start:stop], rows.x[start:stop], labels, names)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,34 +12,9 @@ if TYPE_CHECKING:
     from storage.features.contract import SplitSummary
 
 app = typer.Typer()
-
-
-class VectorDtype(StrEnum):
-    """Types of numbers in vectors that are stored as bytes."""
-
-    float16 = "float16"
-    float32 = "float32"
-    float64 = "float64"
-    int8 = "int8"
-    int16 = "int16"
-    int32 = "int32"
-    uint8 = "uint8"
-
-
-class LabelsAs(StrEnum):
-    """How lists of 0 and 1 are read."""
-
-    values = "values"
-    multi_hot = "multi-hot"
-
-
-class MetricName(StrEnum):
-    """How vectors are compared."""
-
-    euclidean = "euclidean"
-    cosine = "cosine"
-    ip = "ip"
-    hamming = "hamming"
+VectorDtype = Literal["float16", "float32", "float64", "int8", "int16", "int32", "uint8"]
+LabelsAs = Literal["values", "multi-hot"]
+MetricName = Literal["euclidean", "cosine", "ip", "hamming"]
 
 
 @app.command()
@@ -169,7 +143,7 @@ def ingest(
             keyed=key_column is not None,
             x=vector_column,
             labels=label_column,
-            dtype=vector_dtype and vector_dtype.value,
+            dtype=vector_dtype,
         ),
     )
     if name is None and source not in DATASETS:
@@ -178,11 +152,13 @@ def ingest(
         if not replace and dataset_exists(settings.warehouse_url, name or source):
             raise ValueError(f"dataset {name or source} already exists: pass --replace to read it again")
         if source in DATASETS and name in (None, source):
+            if labels_as or metric or query:
+                raise typer.BadParameter(f"{source} is a named dataset, which has its own queries, labels and metric")
             dataset = stage.ingest_named(source, settings, where, report, side)
         else:
             dataset = stage.ingest_source(
-                str(name), source, settings, columns, query, report, side, labels_as and labels_as.value,
-                metric and metric.value,
+                str(name), source, settings, columns, query, report, side, labels_as,
+                metric,
             )  # fmt: skip
     if as_json:
         show(dataset.model_dump(mode="json"), as_json)

@@ -218,6 +218,13 @@ def test_a_vector_of_zeros_has_no_cosine(tmp_path):
         read(source, Columns(), metric="cosine")
 
 
+def test_vectors_compared_by_hamming_distance_are_bits(tmp_path):
+    source = write(tmp_path / "d", vector=[(row > 0).tolist() for row in X])
+    assert len(read(source, Columns(), metric="hamming")[1]) == N
+    with pytest.raises(SourceRefused, match="expected vectors of 0 and 1"):
+        read(write(tmp_path / "e"), Columns(), metric="hamming")
+
+
 def png(pixels, kind="PNG", **options):
     content = io.BytesIO()
     (Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels).save(content, kind, **options)
