@@ -66,7 +66,7 @@ def listing(url: str, suffix: str = "") -> list[FileVersion]:
     fs, path = _open(url)
     infos = fs.find(path, detail=True)
     root, scheme = path.rstrip("/"), _scheme(url)
-    names = [name for name in infos if not _hidden(name[len(root) :]) and name.endswith(suffix)]
+    names = [name for name in infos if not _hidden(name[len(root) :]) and name.lower().endswith(suffix)]
     if not names:
         raise FileNotFoundError(f"no {suffix or 'data'} files in {url}")
     return [FileVersion(scheme + name, int(infos[name]["size"]), _version(infos[name])) for name in sorted(names)]

@@ -1,0 +1,115 @@
+"""From files of users to published versions: what is refused, what is said, and by what queries are judged."""
+
+import json
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from infra.executors import InProcess
+from storage.features.contract import SourceRefused
+from storage.features.shard import Columns
+from tests.workflows.conftest import reindex
+from workflows import datasets
+from workflows.checks import UsageError, check_run
+from workflows.cli import app
+from workflows.context import Context
+from workflows.evaluation.judge import judge_of
+from workflows.reader import Search, open
+from workflows.spec import Spec
+
+RNG = np.random.default_rng(0)
+
+
+def spec(name, queries=20, **protocol):
+    return Spec.model_validate(
+        {"dataset": name, "method": {"method": "lsh", "bits": 16}, "protocol": {"queries": queries, **protocol}}
+    )
+
+
+def angular(path, word="angular", n=600, d=12):
+    """Write an HDF5 file as ann-benchmarks does, whose neighbours by Euclidean distance are others."""
+    x = (RNG.normal(size=(n, d)) * RNG.lognormal(size=(n, 1))).astype(np.float32)
+    queries = RNG.normal(size=(30, d)).astype(np.float32)
+    score = queries @ x.T.astype(np.float64)
+    order = np.argsort(-score / np.linalg.norm(x, axis=1) if word == "angular" else -score, axis=1)[:, :50]
+    with h5py.File(path, "w") as file:
+        file["train"], file["test"], file["neighbors"] = x, queries, order.astype(np.int32)
+        file.attrs["distance"] = word
+    return order
+
+
+@pytest.mark.parametrize(("word", "metric", "said"), [("angular", "cosine", "cosine"), ("ip", "ip", "inner product")])
+def test_a_file_is_judged_by_its_own_metric(tmp_path, settings, word, metric, said):
+    expected = angular(tmp_path / "x.hdf5", word)
+    dataset = datasets.ingest_source("x", str(tmp_path / "x.hdf5"), settings, Columns())
+    assert dataset.metric == metric
+    judge = judge_of(Context.of(spec("x", relevance="neighbours"), settings, InProcess()), ())
+    assert f"nearest rows by {said}" in judge.protocol
+    np.testing.assert_array_equal(judge.neighbours[:, :50], expected)
+    with pytest.raises(SourceRefused, match=f"says {metric}, found euclidean: leave it out"):
+        datasets.ingest_source("y", str(tmp_path / "x.hdf5"), settings, Columns(), metric="euclidean")
+
+
+def test_reranking_uses_the_metric_of_the_dataset(tmp_path, settings):
+    expected = angular(tmp_path / "x.hdf5")
+    datasets.ingest_source("x", str(tmp_path / "x.hdf5"), settings, Columns())
+    reindex(settings, spec("x"))
+    table = open("x__lsh16", settings=settings)
+    with h5py.File(tmp_path / "x.hdf5") as file:
+        queries = file["test"][:]
+    distances, ids = table.search(queries, k=50, rerank=600)
+    np.testing.assert_array_equal(ids, expected)
+    assert ((distances >= 0) & (distances <= 2)).all()
+    assert Search(k=5, rerank=10).distance(table.dataset.distance) == "cosine"
+
+
+def test_too_few_rows_for_the_queries_are_refused_before_work(tmp_path, settings):
+    pq.write_table(pa.table({"id": range(60), "vector": RNG.normal(size=(60, 4)).tolist()}), tmp_path / "a.parquet")
+    datasets.ingest_source("few", str(tmp_path / "a.parquet"), settings, Columns())
+    with pytest.raises(UsageError, match="60 rows are too few to draw 1,000 queries from: pass fewer by --queries"):
+        check_run(spec("few", 1000), settings)
+    check_run(spec("few", 59), settings)
+
+
+def test_ids_cannot_become_keys_under_the_same_name(tmp_path, settings):
+    table = pa.table(
+        {"id": range(60), "key": [f"k{i}" for i in range(60)], "vector": [[float(i)] * 4 for i in range(60)]}
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    datasets.ingest_source("mine", str(tmp_path / "a.parquet"), settings, Columns())
+    with pytest.raises(SourceRefused, match=r"mine was ingested with integer ids, .* keys under another name"):
+        datasets.ingest_source("mine", str(tmp_path / "a.parquet"), settings, Columns(id="key", keyed=True))
+
+
+def test_unknown_forms_are_told_what_is_read(tmp_path, settings):
+    (tmp_path / "x.csv").write_text("1,2,3\n")
+    with pytest.raises(SourceRefused, match=r"x.csv: expected one of: Parquet files, .*\.npy.*; found x.csv"):
+        datasets.ingest_source("x", str(tmp_path / "x.csv"), settings, Columns())
+
+
+def test_suffixes_in_capitals_are_the_same_suffixes(tmp_path, settings):
+    np.save(tmp_path / "x.npy", RNG.normal(size=(40, 4)))
+    (tmp_path / "x.npy").rename(tmp_path / "X.NPY")
+    assert datasets.ingest_source("x", str(tmp_path / "X.NPY"), settings, Columns()).understood["base"].rows == 40
+    table = pa.table({"id": range(60), "vector": [[float(i)] * 4 for i in range(60)]})
+    pq.write_table(table, tmp_path / "A.PARQUET")
+    assert datasets.ingest_source("y", str(tmp_path / "A.PARQUET"), settings, Columns()).dim == 4
+
+
+def test_ingest_says_what_it_understood_and_exits_2_where_it_refuses(tmp_path, settings, monkeypatch):
+    hot = np.eye(3, dtype=int)[RNG.integers(0, 3, 60)]
+    table = pa.table({"id": range(60), "vector": [[float(i)] * 4 for i in range(60)], "labels": hot.tolist()})
+    pq.write_table(table, tmp_path / "a.parquet")
+    told = ["ingest", str(tmp_path / "a.parquet"), "--name", "mine", "--label-column", "labels"]
+    with pytest.raises(SourceRefused, match="--labels-as multi-hot"):
+        CliRunner().invoke(app, told, catch_exceptions=False)
+    said = CliRunner().invoke(app, [*told, "--labels-as", "multi-hot"], catch_exceptions=False)
+    assert said.exit_code == 0
+    for words in ("60 rows, 1 file(s)", "ids (int64) in column id", "multi-hot of width 3", "euclidean"):
+        assert words in said.stdout
+    found = CliRunner().invoke(app, [*told, "--labels-as", "values", "--replace", "--json"], catch_exceptions=False)
+    assert json.loads(found.stdout)["understood"]["base"]["labels"].startswith("values (lists of int64)")
