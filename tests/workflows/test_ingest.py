@@ -18,7 +18,8 @@ from workflows.checks import UsageError, check_run
 from workflows.cli import app
 from workflows.context import Context
 from workflows.evaluation.judge import judge_of
-from workflows.reader import Search, open
+from workflows.opening import open
+from workflows.reader import Search
 from workflows.spec import Spec
 
 RNG = np.random.default_rng(0)
@@ -58,12 +59,13 @@ def test_reranking_uses_the_metric_of_the_dataset(tmp_path, settings):
     expected = angular(tmp_path / "x.hdf5")
     datasets.ingest_source("x", str(tmp_path / "x.hdf5"), settings, Columns())
     reindex(settings, spec("x"))
-    table = open("x__lsh16", settings=settings)
     with h5py.File(tmp_path / "x.hdf5") as file:
         queries = file["test"][:]
-    distances, ids = table.search(queries, k=50, rerank=600)
-    np.testing.assert_array_equal(ids, expected)
-    assert ((distances >= 0) & (distances <= 2)).all()
+    for resident in (True, False):
+        table = open("x__lsh16", settings=settings, resident=resident)
+        distances, ids = table.search(queries, k=50, rerank=600)
+        np.testing.assert_array_equal(ids, expected)
+        assert ((distances >= 0) & (distances <= 2)).all()
     assert Search(k=5, rerank=10).distance(table.dataset.distance) == "cosine"
 
 
