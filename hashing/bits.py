@@ -48,6 +48,29 @@ def pack(bits: Array) -> Array:
     return np.packbits(bits, axis=1, bitorder="little")
 
 
+def pack_signs(u: Array) -> tuple[Array, Array]:
+    """Return the codes (n, B) uint8 of projections u (n, n_bits) float32, and their moments (4, n_bits) float64.
+
+    The moments add up over batches. Their rows are n, the number of ones (u >= 0), the sum and the sum of squares.
+
+    >>> codes, moments = pack_signs(np.array([[-0.5, 0.0, 2.0], [1.0, 1.0, 1.0]], np.float32))
+    >>> codes
+    array([[6],
+           [7]], dtype=uint8)
+    >>> moments
+    array([[2.  , 2.  , 2.  ],
+           [1.  , 2.  , 2.  ],
+           [0.5 , 1.  , 3.  ],
+           [1.25, 1.  , 5.  ]])
+    """
+    from .bit_kernels import pack_signs
+
+    n, n_bits = u.shape
+    codes, moments = np.empty((n, n_bytes(n_bits)), np.uint8), np.zeros((4, n_bits))
+    pack_signs(np.ascontiguousarray(u, np.float32).reshape(-1), n_bits, codes.reshape(-1), moments)
+    return codes, moments
+
+
 def unpack(codes: Array, n_bits: int) -> Array:
     """Unpack codes (n, B) uint8 into bits (n, n_bits) bool.
 

@@ -168,8 +168,11 @@ def check_shape(x: Array, dim: int) -> None:
 
 def check_finite(u: Array, x: Array) -> None:
     """Raise ValueError if the values u (n, n_bits) of vectors x (n, d) are not all finite."""
-    if not np.isfinite(u.sum(dtype=np.float64)):
-        row = int(np.flatnonzero(~np.isfinite(u).all(axis=1))[0])
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(u.sum()):  # fast; it may also overflow
+            return
+    if len(rows := np.flatnonzero(~np.isfinite(u).all(axis=1))):
+        row = int(rows[0])
         most = np.abs(x[row]).max()
         raise ValueError(f"row {row}: values up to {most:.3g} overflow float32 or are not finite: scale the vectors")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ from hashing.functions import HashFunction
 
 from ..features.shard import FeatureShard
 from ..files import filesystem
-from .parts import Part, code_array, read_part, repeated_ids, update_digest
+from .parts import SOURCE_DIGESTS, Part, code_array, encode_shard, read_part, repeated_ids, update_digest
 
 MARGIN = 1e-4  # of a bit's mean |value - threshold|: bits of values nearer to it can differ between machines
 
@@ -44,6 +43,14 @@ def check_part(part: Part, n_bits: int) -> list[str]:
     return problems
 
 
+def restore_part(pair: tuple[Part, FeatureShard], function: HashFunction, folder: str) -> None:
+    """Encode a source shard again, in the format of a lost part: the same content gives the same name."""
+    part, shard = pair
+    for format in reversed(SOURCE_DIGESTS):
+        if encode_shard(shard, function, folder, format).url == part.url:
+            break
+
+
 def compare_with_source(pair: tuple[Part, FeatureShard], function: HashFunction) -> SourceComparison:
     """Encode a source shard again and compare ids, bits and the digest of its content with the part.
 
@@ -56,7 +63,9 @@ def compare_with_source(pair: tuple[Part, FeatureShard], function: HashFunction)
         return SourceComparison([], 0, 0)
     ids, codes = table["id"].to_numpy(), code_array(table["code"].combine_chunks(), function.n_bits)
     row = wrong = near = 0
-    content = hashlib.sha256()
+    metadata = table.schema.metadata or {}
+    source_digest, new_digest = SOURCE_DIGESTS[metadata.get(b"hashkiln.format", b"1").decode()]
+    content = new_digest()
     try:
         for batch, _, _ in shard.read_blocks():
             n = len(batch.ids)
@@ -78,7 +87,7 @@ def compare_with_source(pair: tuple[Part, FeatureShard], function: HashFunction)
         problems.append(f"expected {row} rows, as in {shard.url}, found {len(ids)}, in {part.url}")
     if wrong:
         problems.append(f"{wrong} of {compared} bits in {part.url} differ from the encoding of {shard.url}")
-    recorded, actual = (table.schema.metadata or {}).get(b"hashkiln.source_sha256"), content.hexdigest()
+    recorded, actual = metadata.get(f"hashkiln.{source_digest}".encode()), content.digest().hex()
     if recorded and recorded.decode() != actual:
-        problems.append(f"expected content of SHA-256 {recorded.decode()}, found {actual}, in {shard.url}")
+        problems.append(f"expected content of digest {recorded.decode()}, found {actual}, in {shard.url}")
     return SourceComparison(problems, compared, near)

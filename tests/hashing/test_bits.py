@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hashing.bits import n_bytes, pack, sgn, unpack
+from hashing.bits import n_bytes, pack, pack_signs, sgn, unpack
 
 
 def test_zero_is_positive():
@@ -26,3 +26,17 @@ def test_wrong_shapes_are_refused():
         pack(np.ones(3, bool))
     with pytest.raises(ValueError, match=r"expected codes of shape \(n, 2\) for 9 bits, found \(4, 1\)"):
         unpack(np.zeros((4, 1), np.uint8), 9)
+
+
+@pytest.mark.parametrize("n_bits", [1, 8, 12, 33, 64, 70, 256])
+@pytest.mark.parametrize("n", [0, 1, 1000])
+def test_signs_are_packed_with_their_moments_in_one_pass(n, n_bits):
+    u = np.random.default_rng(n_bits).standard_normal((n, n_bits)).astype(np.float32)
+    u[::7, ::3] = 0
+    u[::11] *= -0.0
+    codes, moments = pack_signs(u)
+    np.testing.assert_array_equal(codes, pack(u >= 0))
+    expected, wide = np.zeros((4, n_bits)), u.astype(np.float64)
+    for row in wide:  # in this order: parts have equal bytes if encoded again
+        expected += [np.ones(n_bits), row >= 0, row, row * row]
+    np.testing.assert_array_equal(moments, expected)

@@ -13,7 +13,7 @@ from infra.settings import Settings
 from storage import models
 from storage.features.shard import FeatureShard
 from storage.tables import iceberg, integrity
-from storage.tables.parts import Part, encode_shard
+from storage.tables.parts import Part
 from storage.tables.shared_ids import check_shared_ids
 from storage.tables.table import CodeTable, Version, table_names
 
@@ -69,8 +69,8 @@ def verify(
     if mend and (damaged := [part for part, problems in zip(parts, checks, strict=True) if problems]):
         pairs, _ = _pairs(settings, opened, found, damaged, None)
         function = models.load_model(settings.warehouse_url, found.properties["model"])
-        encode = partial(encode_shard, function=function, folder=opened.folder)
-        list(executor.map(encode, [shard for _, shard in pairs], "mend"))  # a part's name is the digest of its content
+        restore = partial(integrity.restore_part, function=function, folder=opened.folder)
+        list(executor.map(restore, pairs, "mend"))
         checks = list(executor.map(check, parts, "verify"))
     problems = _flat(checks)
     problems += check_shared_ids(parts, parts, executor, skip_damaged=True)

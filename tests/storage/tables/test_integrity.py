@@ -67,3 +67,21 @@ def test_a_part_without_some_rows_has_the_codes_of_the_others(part):
     assert none[0].url != none[1].url
     assert "://" in none[0].url or pq.read_metadata(none[0].url).num_rows == 0
     assert integrity.check_part(none[0], N_BITS) == []
+
+
+@pytest.mark.parametrize("format", ["1", "2"])
+def test_a_lost_part_of_any_format_is_restored_and_compared(folder, format):
+    batch = blobs(300, D)
+    dataset.write_split(join(folder, "base"), [FeatureRows(batch.ids, batch.x, None)])
+    (entry,) = filesystem.listing(join(folder, "base"), ".parquet")
+    shard = FeatureShard(entry.url, "0", entry.version, D, Columns())
+    part = encode_shard(shard, FUNCTION, join(folder, "data"), format)
+    content = filesystem.read_bytes(part.url)
+    if format == "1":
+        digest = hashlib.sha256(batch.ids.tobytes() + batch.x.tobytes()).hexdigest()
+        assert b"hashkiln.source_sha256" in content
+        assert digest.encode() in content
+    assert integrity.compare_with_source((part, shard), FUNCTION) == ([], 300 * N_BITS, 0)
+    filesystem.remove(part.url)
+    integrity.restore_part((part, shard), FUNCTION, join(folder, "data"))
+    assert filesystem.read_bytes(part.url) == content

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import tracemalloc
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pytest
 from hashing.bits import pack
 from hashing.functions import LinearHash
 from storage.features import dataset
+from storage.features import shard as shards
 from storage.features.shard import Columns, FeatureShard, SourceChanged
 from storage.files import filesystem
 from storage.files.filesystem import join
@@ -89,7 +91,39 @@ def test_the_bit_column_is_stored_uncompressed(tmp_path):
     assert column.statistics is None
     assert column.total_compressed_size < 5000 * 4 + 100
     assert file.metadata.row_group(0).column(0).statistics.min == 0
-    assert set(file.schema_arrow.metadata) >= {b"hashkiln.source_sha256"}
+    assert set(file.schema_arrow.metadata) >= {b"hashkiln.source_murmur3"}
+
+
+def test_the_memory_to_encode_does_not_grow_with_the_row_group(tmp_path, monkeypatch):
+    """Of a file of 128 MB in one row group, a few blocks are in memory, as arrays or in Arrow's pool."""
+    n, dim, block = 250_000, 128, 8192
+    monkeypatch.setattr(shards, "batch_rows", lambda _: block)
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(n * dim, np.float32)), dim)
+    path = tmp_path / "0.parquet"
+    pq.write_table(pa.table({"id": np.arange(n), "vector": vectors}), path, compression="none", use_dictionary=["id"])
+    del vectors
+    entry = filesystem.stat(str(path))
+    pool = pa.default_memory_pool()
+    source = FeatureShard(entry.url, "0", entry.version, dim, Columns())
+    parts.encode_shard(source, function(64, dim), str(tmp_path / "warm"))
+    held, most = pool.bytes_allocated(), 0
+    read = FeatureShard.read_blocks
+
+    def observed(self):
+        nonlocal most
+        for rows in read(self):
+            most = max(most, pool.bytes_allocated() - held)
+            yield rows
+
+    monkeypatch.setattr(FeatureShard, "read_blocks", observed)
+    tracemalloc.start()
+    try:
+        parts.encode_shard(source, function(64, dim), str(tmp_path / "data"))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 40e6  # three blocks of 4 MB, the window of 4 MB, and the result with its copies
+    assert most < 10e6
 
 
 def test_labels_are_stored_as_indices_in_the_vocabulary(folder):

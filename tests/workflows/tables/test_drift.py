@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from hashing import bits
 from infra.executors import InProcess
 from storage import models
 from storage.files import npz
-from storage.tables.parts import projection_moments
 from tests.conftest import blobs
 from tests.workflows.conftest import D, encoded_from_source, published_codes, reindex, spec, table_of, write_shard
 from workflows.context import Context
@@ -17,7 +17,7 @@ from workflows.tables import drift
 
 
 def moments(u):
-    return projection_moments(u.astype(np.float32))
+    return bits.pack_signs(u.astype(np.float32))[1]
 
 
 @pytest.mark.parametrize(

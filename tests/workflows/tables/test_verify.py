@@ -122,7 +122,7 @@ def test_deep_finds_wrong_bits_lost_rows_and_changed_content_but_allows_bits_at_
     assert problem == f"the ids in {part.url} differ from those of {source / '0.parquet'} from row 0 on"
     replaced(settings, "0.parquet", batch.ids, packed, {"hashkiln.source_sha256": "0" * 64})
     (problem,) = verify.verify(TABLE, deep=True).problems
-    assert problem.startswith("expected content of SHA-256 000")
+    assert problem.startswith("expected content of digest 000")
     write(source, "0.parquet", blobs(10, D))
     found = verify.verify(TABLE, deep=True)
     assert (found.rechecked, found.problems) == (3, ())

@@ -1,0 +1,44 @@
+"""Items are computed one ahead."""
+
+import threading
+
+import pytest
+
+from storage.features.ahead import ahead
+
+
+def test_items_keep_their_order_and_at_most_one_is_computed_ahead():
+    computed, waiting = [], threading.Semaphore(0)
+
+    def items():
+        for i in range(5):
+            computed.append(i)
+            waiting.release()
+            yield i
+
+    for i, item in enumerate(ahead(items())):
+        assert item == i
+        if i < 4:
+            for _ in range(1 if i else 2):
+                waiting.acquire()
+        assert computed == list(range(min(i + 2, 5)))
+
+
+def test_an_error_is_raised_after_the_items_before_it():
+    def items():
+        yield 1
+        raise ValueError("row 2")
+
+    found = ahead(items())
+    assert next(found) == 1
+    with pytest.raises(ValueError, match="row 2"):
+        next(found)
+
+
+def test_the_thread_ends_with_the_reader():
+    before = threading.active_count()
+    found = ahead(iter(range(100)))
+    assert next(found) == 0
+    found.close()
+    assert threading.active_count() == before
+    assert list(ahead([])) == []
