@@ -33,7 +33,7 @@ class Batches:
 
     def run(self, x: Array, u: Array) -> None:
         """Write the values of all rows x (n, d) to u (n, n_bits) float32."""
-        with _lock, _reproducible():
+        with _lock, reproducible():
             self._run(x, u)
 
     def _run(self, x: Array, u: Array) -> None:
@@ -115,7 +115,7 @@ class _Lane:
 
 
 @contextmanager
-def _reproducible() -> Iterator[None]:
+def reproducible() -> Iterator[None]:
     """Let torch use no TF32, no algorithm chosen by a timing, and one CPU thread."""
     matmul = torch.backends.cuda.matmul
     before = matmul.fp32_precision

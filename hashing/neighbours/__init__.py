@@ -4,4 +4,5 @@
 - `candidates`: the rows nearest by Hamming or asymmetric distance, or within a Hamming radius.
 - `reranking`: Euclidean distances of such candidates.
 - `id_lookup`: finds the rows of a batch by their ids. `exact_kernels`, `merge_kernels`: loops compiled by Numba.
+- `exact_tensors`: the loops of `exact` on a torch device. `rounding`: the error bounds of both.
 """

@@ -8,13 +8,12 @@ import numpy as np
 from ..hamming.checks import check_k
 from ..hamming.layout import read_only
 from ..mapreduce import Array, Batch, one_blas_thread
+from .rounding import norm_bounds
 
 QUERIES, ROWS = 1024, 512  # shape of one matrix product, 2 MiB
 ENTRY_BYTES = 16  # bytes of one neighbour in a state
 CANDIDATE_BYTES = 1 << 25  # bytes of the candidates for the queries of one product, at most
 PAIR_VALUES = 1 << 17  # vector elements that pair_distances gathers at a time
-UNIT = 2.0**-24  # unit roundoff of float32
-SMALLEST, HUGE = 2.0**-126, 2.0**120  # squared norms below which float32 is denormal, and above which it may overflow
 
 Metric = Literal["euclidean", "cosine", "ip"]
 METRICS: tuple[Metric, ...] = get_args(Metric)  # positions are the codes of exact_kernels
@@ -29,8 +28,8 @@ class NearestNeighbours:
 
     The distance of q and x is, by the metric, |q - x|^2 (euclidean), 1 - cos(q, x) (cosine) or -qx (ip). Sorted by
     (distance, id). The row with the query's own id is left out. A query that meets fewer than k rows is padded with
-    id -1 at distance inf. A float32 matrix product only proposes candidates: each row that its rounding
-    could hide is measured again in float64, so the result is bitwise equal for any cut into shards and batches.
+    id -1 at distance inf. A float32 matrix product only proposes candidates: each row that its rounding could hide is
+    measured again in float64, so the result is bitwise equal for any cut into shards and batches, and on any device.
 
     The state is the same table, but each row of it is in any order except that its largest pair is the last. It takes
     ENTRY_BYTES a neighbour; where that is too much, reduce by blocks of queries, with the same result.
@@ -49,6 +48,7 @@ class NearestNeighbours:
     ids: Array  # (q,) int64 ids of the queries' own rows
     k: int
     metric: Metric = "euclidean"
+    device: str | None = None  # of torch, such as "cuda"; if None, one core computes with numpy and Numba
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
@@ -91,6 +91,9 @@ class NearestNeighbours:
         """Add to the state those rows x that are among the nearest so far."""
         from . import exact_kernels
 
+        if self.device is not None:
+            self._add_on_device(self.device, state, ids, x)
+            return
         own, exact, x, ids = (read_only(part) for part in (self.ids, self.queries.astype(np.float32), x, ids))
         queries, rows = exact.copy(), np.zeros((len(x) + -len(x) % exact_kernels.GROUP, x.shape[1]), np.float32)
         rows[: len(x)] = x
@@ -101,7 +104,8 @@ class NearestNeighbours:
         elif self.metric == "cosine":  # 2 (1 - cos) is the squared distance of unit vectors
             queries, rows[: len(x)] = unit_vectors(queries), unit_vectors(x)
         with_norms = self.metric != "ip"
-        (query_low, query_high), (row_low, row_high) = (norm_bounds(part, with_norms) for part in (queries, rows))
+        norms = (np.einsum("ij,ij->i", part, part) for part in (queries, rows))
+        (query_low, query_high), (row_low, row_high) = (norm_bounds(part, x.shape[1], with_norms) for part in norms)
         metric = METRICS.index(self.metric)
         query_slack, row_data = read_only(query_high - query_low), (x, ids, read_only((row_high - row_low)[: len(x)]))
         queries *= -2
@@ -122,6 +126,13 @@ class NearestNeighbours:
                 exact_kernels.hold_candidates(products, row_low[part], j, query_data, row_data, held, best, metric)
             exact_kernels.settle_all(query_data, row_data, held, best, metric)
 
+    def _add_on_device(self, device: str, state: State, ids: Array, x: Array) -> None:
+        from . import exact_tensors
+
+        queries = self.queries.astype(np.float32)
+        units = (unit_vectors(queries), unit_vectors(x)) if self.metric == "cosine" else None
+        exact_tensors.add(state, self.ids, queries, ids, x, units, METRICS.index(self.metric), device)
+
 
 def unit_vectors(x: Array) -> Array:
     """Return x (n, d) float32 divided by its norms, each value rounded once. Raises ValueError for a row of zeros."""
@@ -130,23 +141,6 @@ def unit_vectors(x: Array) -> Array:
         raise ValueError(f"expected vectors other than zero, which has no cosine, found zero in row {norms.argmin()}")
     units: Array = (x / norms[:, None]).astype(np.float32)
     return units
-
-
-def norm_bounds(x: Array, with_norms: bool = True) -> tuple[Array, Array]:
-    """Return (n,) float32 lower and upper bounds of |x|^2, wide enough for the rounding of |q|^2 - 2qx + |x|^2.
-
-    Without norms, bounds of 0, wide enough for the rounding of -2qx. Each side takes its share of the error, so the sum
-    of the bounds of q and x bounds the distance, for any order of the sums (Higham, Accuracy and Stability of Numerical
-    Algorithms, 2002, section 3.1). The roundings are d in the product, d in a norm, 4 in the differences from the
-    centre or 8 in unit vectors, and 16 in the sums and the limit, no term of which is over 5 times the norms where the
-    comparison is close. Where float32 may overflow, the bounds are infinite.
-    """
-    norms = np.einsum("ij,ij->i", x, x)
-    margin = (3 * x.shape[1] + 24) * UNIT * (norms + SMALLEST)
-    centre = norms if with_norms else np.zeros_like(norms)
-    bounds = np.where(norms < HUGE, [centre - margin, centre + margin], [[-np.inf], [np.inf]])
-    low, high = (read_only(bound) for bound in bounds.astype(np.float32))
-    return low, high
 
 
 def first_k(distances: Array, ids: Array, k: int) -> tuple[Array, Array]:

@@ -8,10 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from hashing.mapreduce import Batch, fold, merge_tree
-from hashing.neighbours import exact
+from hashing.neighbours import exact, exact_tensors
 from hashing.neighbours.exact import NearestNeighbours
+
+
+@pytest.fixture(params=[None, "cpu", "cuda"])
+def device(request):
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device: torch computed only on the CPU")
+    return request.param
 
 
 def brute_force(queries, own, ids, x, k, metric="euclidean"):
@@ -47,23 +55,23 @@ def vectors(kind, n, d, rng):
 @pytest.mark.parametrize("kind", ["normal", "grid", "far", "scales", "bytes"])
 @pytest.mark.parametrize("d", [1, 3, 64, 200])
 @pytest.mark.parametrize("metric", exact.METRICS)
-def test_neighbours_equal_a_sort_of_all_pairs(kind, d, metric):
+def test_neighbours_equal_a_sort_of_all_pairs(kind, d, metric, device):
     rng = np.random.default_rng(d)
     x = vectors(kind, 400, d, rng)
     x[~x.any(axis=1), 0] = 1  # a vector of zeros has no cosine
     ids = rng.permutation(10**6)[:400] - 500
     queries, own = x[:40].astype(np.float32), ids[:40]
     for k in (1, 10, 399):
-        statistic = NearestNeighbours(queries, own, k, metric)
+        statistic = NearestNeighbours(queries, own, k, metric, device)
         expected = brute_force(queries, own, ids, x, k, metric)
-        for n_shards, size in ((1, 400), (4, 77), (7, 1)):
+        for n_shards, size in ((1, 400), (4, 77), (7, 1 if device is None else 50)):
             actual = over(pickle.loads(pickle.dumps(statistic)), ids, x, n_shards, size)
             np.testing.assert_array_equal(actual[0], expected[0])
             np.testing.assert_array_equal(actual[1], expected[1])
             assert (actual[0].dtype, actual[1].dtype) == (np.int64, np.float64)
 
 
-def test_neighbours_do_not_depend_on_the_tiles(monkeypatch):
+def test_neighbours_do_not_depend_on_the_tiles(device, monkeypatch):
     rng = np.random.default_rng(1)
     x, ids = vectors("grid", 700, 5, rng), np.arange(700)
     expected = over(NearestNeighbours(x[:50], ids[:50], 9), ids, x)
@@ -71,7 +79,10 @@ def test_neighbours_do_not_depend_on_the_tiles(monkeypatch):
     monkeypatch.setattr(exact, "QUERIES", 7)
     monkeypatch.setattr(exact, "PAIR_VALUES", 11)
     monkeypatch.setattr(exact, "CANDIDATE_BYTES", 999)
-    np.testing.assert_array_equal(over(NearestNeighbours(x[:50], ids[:50], 9), ids, x, size=700), expected)
+    for name, value in (("ROWS", 64), ("QUERIES", 7), ("PAIRS", 11), ("CANDIDATES", 99), ("FEW", 1)):
+        monkeypatch.setattr(exact_tensors, name, value)
+    statistic = NearestNeighbours(x[:50], ids[:50], 9, device=device)
+    np.testing.assert_array_equal(over(statistic, ids, x, size=700), expected)
 
 
 def test_distances_are_accurate_and_each_is_summed_alone():
@@ -103,29 +114,29 @@ def test_cosine_and_inner_product_rank_as_plain_numpy_does():
         np.testing.assert_array_equal(found, np.argsort(-score, axis=1)[:, :50])
 
 
-def test_too_few_neighbours_are_padded():
+def test_too_few_neighbours_are_padded(device):
     x = np.eye(3, dtype=np.float32)
-    ids, distances = over(NearestNeighbours(x, np.array([5, 6, 7]), 4), np.array([5, 6, 9]), x)
+    ids, distances = over(NearestNeighbours(x, np.array([5, 6, 7]), 4, device=device), np.array([5, 6, 9]), x)
     np.testing.assert_array_equal(ids, [[6, 9, -1, -1], [5, 9, -1, -1], [9, 5, 6, -1]])
     np.testing.assert_array_equal(distances[:2], [[2, 2, np.inf, np.inf]] * 2)
-    empty = over(NearestNeighbours(x, np.arange(3), 2), np.arange(0), x[:0])
+    empty = over(NearestNeighbours(x, np.arange(3), 2, device=device), np.arange(0), x[:0])
     assert (empty[0] == -1).all()
     assert np.isinf(empty[1]).all()
 
 
-def test_values_whose_squares_overflow_are_still_found():
+def test_values_whose_squares_overflow_are_still_found(device):
     x = np.array([[1e30, 0], [1.0001e30, 0], [-1e30, 5]], np.float32)
-    ids, _ = over(NearestNeighbours(x, np.arange(3), 1), np.arange(3), x)
+    ids, _ = over(NearestNeighbours(x, np.arange(3), 1, device=device), np.arange(3), x)
     np.testing.assert_array_equal(ids, [[1], [0], [0]])
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e-20, 1e17, 1e18, 3e18, 2e19])
-def test_products_that_underflow_or_overflow_hide_nothing(scale):
+def test_products_that_underflow_or_overflow_hide_nothing(scale, device):
     rng = np.random.default_rng(3)
     x = (scale * rng.normal(size=(300, 20))).astype(np.float32)
     x[::3] += np.float32(scale) * np.array([3, -3] * 10, np.float32)  # terms that cancel
     ids = np.arange(300)
-    actual = over(NearestNeighbours(x[:30], ids[:30], 20), ids, x)
+    actual = over(NearestNeighbours(x[:30], ids[:30], 20, device=device), ids, x)
     np.testing.assert_array_equal(actual, brute_force(x[:30], ids[:30], ids, x, 20))
 
 
