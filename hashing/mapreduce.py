@@ -54,6 +54,28 @@ class Vectors(Protocol):
         """Return the vectors (n, d)."""
 
 
+@dataclass(frozen=True)
+class Resources:
+    """What a task takes of the machine that runs it."""
+
+    cpus: float = 1
+    gpus: float = 0  # a fraction shares a GPU between tasks
+    memory: float = 0  # bytes; 0: not declared
+
+    def __post_init__(self) -> None:
+        if min(self.cpus, self.gpus, self.memory) < 0 or (self.gpus > 1 and self.gpus % 1):
+            raise ValueError(f"expected resources of 0 or more, and whole GPUs above 1, found {self}")
+
+    def __str__(self) -> str:
+        memory = f", {self.memory / 1e9:.3g} GB of memory" if self.memory else ""
+        return f"{self.cpus:g} CPUs, {self.gpus:g} GPUs{memory}"
+
+    def times(self, taken: Resources) -> int:
+        """Return how many tasks that take `taken` fit in these resources at a time."""
+        pairs = (self.cpus, taken.cpus), (self.gpus, taken.gpus), (self.memory, taken.memory)
+        return int(min((own // part for own, part in pairs if part), default=1))
+
+
 class Executor(Protocol):
     """Runs functions over shards, in this process or on other machines.
 
@@ -73,6 +95,17 @@ class Executor(Protocol):
         def reduce(self, fn, merge, items, label=""):
             return merge_tree(self.map(fn, items, label), lambda states: functools.reduce(merge, states))
     """
+
+    def with_resources(self, resources: Resources) -> Executor:
+        """Return an executor each of whose tasks takes the given resources; by default a task takes one CPU.
+
+        Tasks that take a GPU share one copy of fn for each GPU, so that fn may hold arrays there.
+
+        Raises
+        ------
+        ValueError
+            If no machine has them.
+        """
 
     def map(self, fn: Callable[[T], R], items: Sequence[T], label: str = "") -> Iterator[R]:
         """Yield fn(item) for each item, in the order of the items."""

@@ -7,19 +7,24 @@ import os
 import secrets
 import socket
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from functools import partial, reduce
+from threading import Lock
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from hashing.mapreduce import Worker, merge_tree, one_blas_thread
+from hashing.mapreduce import Resources, Worker, merge_tree, one_blas_thread
 
 from .observability import OnEpoch, Progress, ignore_epochs, observed, report_epochs, silent
 from .settings import Settings
 from .training import train_here, train_on_ray, workers_on_ray
 
 __all__ = ["InProcess", "OnEpoch", "Progress", "Ray", "connect", "silent"]
+
+CONCURRENT = 2  # items of an actor at a time: one is read or written while the other is computed
+RESTARTS = 3  # of an actor whose process or node is lost
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -38,6 +43,10 @@ class InProcess:
 
     def __post_init__(self) -> None:
         _observe(self)
+
+    def with_resources(self, resources: Resources) -> InProcess:
+        _check_room(resources, [_this_machine(resources)])
+        return self
 
     def map(self, fn: Callable[[T], R], items: Sequence[T], label: str = "") -> Iterator[R]:
         self.progress(label, 0, len(items))
@@ -63,8 +72,9 @@ class InProcess:
 class Ray:
     """Run one Ray task for each item, with results in the order of the items.
 
-    Ray retries a task whose worker or node is lost, which is safe because fn is pure. A task holds one CPU and one
-    BLAS thread. The first task connects to Ray, or starts it on this machine.
+    Ray retries a task whose worker or node is lost, which is safe because fn is pure. A task holds one BLAS thread and,
+    unless `with_resources` says otherwise, one CPU. Tasks that take GPUs run in actors, each of which holds fn for many
+    items. The first task connects to Ray, or starts it on this machine.
     """
 
     progress: Progress = silent
@@ -74,9 +84,16 @@ class Ray:
     checkpoints: str = ""  # folder or s3:// URL of the checkpoints of unfinished training runs, visible to every node
     trainers: int | None = None  # workers of a training run; if None, one for each GPU, or one without GPUs
     on_epoch: OnEpoch = ignore_epochs
+    resources: Resources = field(default_factory=Resources)  # of a task
 
     def __post_init__(self) -> None:
         _observe(self)
+
+    def with_resources(self, resources: Resources) -> Ray:
+        if resources != Resources():  # these are anywhere, and Ray need not start to find them
+            self.join()
+            _check_room(resources, nodes())
+        return replace(self, resources=resources)
 
     def join(self) -> str:
         """Connect to the cluster if needed, and return its description.
@@ -128,24 +145,95 @@ class Ray:
     def _submit(self, fn: Callable[[T], R], items: Sequence[T], label: str) -> Iterator[Any]:
         """Yield references to the results in order, each when its task is done."""
         self.join()
-        task, function = _remote(_run_task).options(name=label or "map"), _put(fn)  # fn may hold a model: send it once
-        pending: deque[Any] = deque()
+        submit = self._to_actors if self.resources.gpus else self._as_tasks
         self.progress(label, 0, len(items))
-        done = 0
+        with closing(submit(_put(fn), items, label or "map")) as done:  # fn may hold a model: send it once
+            for n, ref in enumerate(done, 1):
+                yield ref
+                self.progress(label, n, len(items))
+
+    def _as_tasks(self, fn: Any, items: Sequence[Any], label: str) -> Generator[Any]:
+        task = _remote(_run_task).options(name=label, **_options(self.resources))
+        pending: deque[Any] = deque()
         for item in items:
-            pending.append(task.remote(function, item))
+            pending.append(task.remote(fn, item))
             if len(pending) == self.in_flight:
                 yield _wait(pending.popleft())
-                self.progress(label, done := done + 1, len(items))
         while pending:
             yield _wait(pending.popleft())
-            self.progress(label, done := done + 1, len(items))
+
+    def _to_actors(self, fn: Any, items: Sequence[Any], label: str) -> Generator[Any]:
+        """Run the items on actors, which end with the last item.
+
+        Tasks would not do: a worker process that has used a GPU keeps it, also for a task that is assigned another.
+        """
+        import ray
+
+        count = min(len(items), max(1, sum(node.times(self.resources) for node in nodes())))
+        options = {"max_concurrency": CONCURRENT, "max_restarts": RESTARTS, "max_task_retries": RESTARTS}
+        holder = _remote(_Holder).options(**_options(self.resources), **options)
+        actors = [holder.remote() for _ in range(count)]
+        # An actor gets an item when it is ready, or done with another: a node may still be starting, or be slow.
+        running = {actor.ready.options(name=label).remote(): actor for _ in range(CONCURRENT + 1) for actor in actors}
+        pending: deque[Any] = deque()
+        try:
+            for item in items:
+                (done, *_), _ = ray.wait(list(running), fetch_local=False)
+                actor = running.pop(done)
+                pending.append(ref := actor.run.options(name=label).remote([fn], item))
+                running[ref] = actor
+                while ray.wait([pending[0]], timeout=0, fetch_local=False)[0]:
+                    yield pending.popleft()
+            while pending:
+                yield _wait(pending.popleft())
+        finally:
+            for actor in actors:
+                ray.kill(actor)
+
+
+class _Holder:
+    """Holds a function for many items, which it may get from several threads at a time."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.fn: Callable[[Any], Any] | None = None
+
+    def ready(self) -> None:
+        """Return when the actor has started."""
+
+    def run(self, fn: list[Any], item: Any) -> Any:
+        """Return the result for an item; fn is a reference in a list, so that Ray does not load it for each item."""
+        with self.lock:
+            self.fn = self.fn or _get(fn[0])
+        return _run_task(self.fn, item)
 
 
 def _observe(executor: InProcess | Ray) -> None:
     """Wrap the callbacks of an executor, so that their errors never stop its work."""
     object.__setattr__(executor, "progress", observed(executor.progress))
     object.__setattr__(executor, "on_epoch", observed(executor.on_epoch))
+
+
+def _check_room(taken: Resources, machines: Sequence[Resources]) -> None:
+    """Raise ValueError if no machine has the resources that a task takes."""
+    if not any(machine.times(taken) for machine in machines):
+        found = "; ".join(sorted(set(map(str, machines)))) or "none"
+        raise ValueError(f"expected a machine with {taken} for a task, found {found}")
+
+
+def _this_machine(taken: Resources) -> Resources:
+    """Return the resources of this machine; its GPUs only if some are to be taken, as torch is slow to import."""
+    gpus = 0
+    if taken.gpus:
+        import torch
+
+        gpus = torch.cuda.device_count()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Resources(len(os.sched_getaffinity(0)), gpus, memory)
+
+
+def _options(taken: Resources) -> dict[str, float]:
+    return {"num_cpus": taken.cpus, "num_gpus": taken.gpus, "memory": int(taken.memory)}
 
 
 def _run_task(fn: Callable[[T], R], item: T) -> R:
@@ -196,12 +284,21 @@ def connect(settings: Settings, progress: Progress = silent, on_epoch: OnEpoch =
     return Ray(progress, address, cpus, checkpoints=runs, trainers=settings.trainers, on_epoch=on_epoch)
 
 
+def nodes() -> list[Resources]:
+    """Return the resources of each node of the cluster."""
+    import ray
+
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray has no types
+    return [Resources(node.get("CPU", 0), node.get("GPU", 0), node.get("memory", 0)) for node in alive]
+
+
 def _describe() -> str:
     import ray
 
-    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray has no types
-    cpus = sum(node["Resources"].get("CPU", 0) for node in nodes)
-    return f"Ray at {ray.get_runtime_context().gcs_address}: {len(nodes)} node(s), {cpus:g} CPUs"
+    found = nodes()
+    cpus, gpus = sum(node.cpus for node in found), sum(node.gpus for node in found)
+    with_gpus = f", {gpus:g} GPUs" if gpus else ""
+    return f"Ray at {ray.get_runtime_context().gcs_address}: {len(found)} node(s), {cpus:g} CPUs{with_gpus}"
 
 
 def _start(cpus: int | None) -> None:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from hashing.mapreduce import Resources
+
 
 class SettingsError(ValueError):
     """Invalid environment variables. The command line exits with 2."""
@@ -20,7 +22,13 @@ class Settings(BaseSettings):
     Raises SettingsError, with the names of the variables, for invalid values.
     """
 
-    model_config = SettingsConfigDict(env_prefix="HASHKILN_", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix="HASHKILN_",
+        frozen=True,
+        env_ignore_empty=True,
+        env_nested_delimiter="_",  # HASHKILN_ENCODE_GPUS is encode.gpus
+        env_nested_max_split=1,
+    )
 
     home: Path = Field(
         Path(".hashkiln"),
@@ -35,6 +43,12 @@ class Settings(BaseSettings):
     cpus: int | None = Field(None, ge=1, description="CPUs of the local Ray; default: all")
     trainers: int | None = Field(
         None, ge=1, description="training workers; default: one for each GPU, or one without GPUs"
+    )
+    fit: Resources = Field(Resources(), description="CPUs, GPUs and memory of a task of the stage fit")
+    encode: Resources = Field(Resources(), description="of a task that encodes a shard; with GPUs, it encodes there")
+    evaluate: Resources = Field(Resources(), description="of a task that counts distances or finds neighbours")
+    device: Literal["cuda", "cpu"] = Field(
+        "cuda", description="torch device of tasks with GPUs; cpu: to try them on a cluster that only claims GPUs"
     )
     ray_address: str = Field(
         "", validation_alias="RAY_ADDRESS", description="address of the Ray cluster to join; default: start a local one"
@@ -104,7 +118,7 @@ def _problem(error: Any) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     if not error["loc"]:
         return message
-    name = str(error["loc"][0])
+    name = "_".join(map(str, error["loc"]))  # encode.gpus is HASHKILN_ENCODE_GPUS
     variable = name if name == "RAY_ADDRESS" else f"HASHKILN_{name.upper()}"
     found = "" if error["type"] == "value_error" else f", found {error['input']!r}"
     return f"{variable}: {message}{found}"

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from hashing.mapreduce import Array, Executor
 from hashing.methods import check_against
+from infra.executors import connect
 from infra.settings import Settings
 from storage import datasets
 from storage.features import media
@@ -53,6 +54,7 @@ def check_run(spec: Spec, settings: Settings) -> None:
     check_protocol(spec.protocol, schema)
     check_queries(spec, settings)
     check_trainers(spec.method, settings)
+    check_resources(spec, settings)
 
 
 def check_method(spec: MethodSpec, schema: Schema) -> None:
@@ -94,6 +96,16 @@ def check_trainers(spec: MethodSpec, settings: Settings) -> None:
     """Raise UsageError if the training workers cannot share a batch evenly."""
     if spec.network and settings.executor == "ray" and settings.trainers:
         _check_batch(spec, settings.trainers)
+
+
+def check_resources(spec: Spec, settings: Settings) -> None:
+    """Raise UsageError if no machine has the resources that a task takes, or a precision needs a GPU."""
+    if spec.precision != "float32" and not settings.encode.gpus:
+        raise UsageError(f"--precision {spec.precision} needs GPUs: set HASHKILN_ENCODE_GPUS=1")
+    executor = connect(settings)
+    for stage in ("fit", "encode", "evaluate"):
+        with _refused(f"for HASHKILN_{stage.upper()}_*"):
+            executor.with_resources(getattr(settings, stage))
 
 
 def check_training(spec: MethodSpec, executor: Executor) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from hashing.functions import Precision
 from hashing.methods import Method, catalogue, check_hyperparameters, method, reads_labels
 from storage.files import filesystem
 
@@ -222,6 +223,10 @@ class Spec(Value):
     bad_rows: Literal["refuse", "drop"] = Field(
         "refuse", description="invalid rows: refuse their shard, or drop, count and quarantine them"
     )
+    precision: Precision = Field(
+        "float32",
+        description="precision of encoding; bf16: bfloat16, faster, for networks on GPUs (HASHKILN_ENCODE_GPUS)",
+    )
     protocol: Protocol = Protocol()
     gate: Gate = Gate()
 
@@ -250,6 +255,14 @@ class Spec(Value):
                     raise ValueError(
                         f"gate: {rule.name} needs --relevance graded, found --relevance {self.protocol.relevance}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _precise(self, info: ValidationInfo) -> Spec:
+        if not _stored(info) and self.precision != "float32" and not self.method.network:
+            raise ValueError(
+                f"precision: expected float32 for {self.method.method}, found {self.precision}: only networks run in it"
+            )
         return self
 
     @classmethod

@@ -37,6 +37,11 @@ class Bad(StrEnum):
     drop = "drop"
 
 
+class Precision(StrEnum):
+    float32 = "float32"
+    bf16 = "bf16"
+
+
 class Relevance(StrEnum):
     auto = "auto"
     labels = "labels"
@@ -76,6 +81,12 @@ BadRows = Annotated[
     Bad,
     typer.Option(
         "--bad-rows", help="For invalid rows, such as NaN or a wrong length: refuse the shard, or drop and count them."
+    ),
+]
+PrecisionOption = Annotated[
+    Precision,
+    typer.Option(
+        "--precision", help="Precision of a network that encodes on GPUs; bf16 is faster. Needs HASHKILN_ENCODE_GPUS."
     ),
 ]
 By = Annotated[

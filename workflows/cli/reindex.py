@@ -17,6 +17,8 @@ from .common import (
     K,
     Losses,
     MaxDrift,
+    Precision,
+    PrecisionOption,
     Queries,
     Relevance,
     Specify,
@@ -47,6 +49,7 @@ def reindex(
     ceiling: Ceilings = None,
     max_loss: Losses = None,
     max_drift: MaxDrift = 0.5,
+    precision: PrecisionOption = Precision.float32,
     force: Annotated[
         str, typer.Option(metavar="REASON", help="Publish even if the gate refuses; the history records the reason.")
     ] = "",
@@ -63,6 +66,7 @@ def reindex(
         protocol={"relevance": relevance, "neighbours": neighbours, "queries": queries},
         gate={"floors": assigned(floor), "ceilings": assigned(ceiling), "max_loss": assigned(max_loss), "force": force},
         max_drift=max_drift,
+        precision=precision,
     )
     if dry_run:
         return _print_outlook(spec, as_json)

@@ -12,6 +12,8 @@ from .common import (
     AsJson,
     By,
     K,
+    Precision,
+    PrecisionOption,
     Queries,
     Relevance,
     Specify,
@@ -52,14 +54,14 @@ def fit(specify: Specify, as_json: AsJson = False) -> None:
 
 @app.command()
 @takes_specification
-def encode(specify: Specify, as_json: AsJson = False) -> None:
+def encode(specify: Specify, precision: PrecisionOption = Precision.float32, as_json: AsJson = False) -> None:
     """Fit a hash function and encode the dataset to a branch, without publishing it.
 
     Example: `hashkiln encode --dataset sample --method lsh --bits 64`
     """
     from ..reindex.pipeline import encode as encode_dataset
 
-    spec = specify()
+    spec = specify(precision=precision)
     with _opened(spec) as context:
         staged = encode_dataset(context)
     name = staged.base if staged.unchanged else staged.branch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from storage import models
 from storage.tables.table import CodeTable, Version
 
@@ -14,6 +16,7 @@ from .judge import EMPTY, judge_of
 
 def measure_version(context: Context, table: CodeTable, version: Version, base: Version | None = None) -> Report:
     """Measure a version, and compare it with `base` if that is given and not empty."""
+    context = replace(context, executor=context.executor.with_resources(context.settings.evaluate))
     before = table.parts(base.snapshot_id) if base else EMPTY
     judge = judge_of(context, table.vocabulary, published=before)
     seed = context.spec.method.seed

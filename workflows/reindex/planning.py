@@ -19,7 +19,7 @@ from .source import fingerprint
 READERS = 16  # threads that read footers: latency dominates
 
 
-def plan(parts: dict[str, Part], shards: dict[str, FeatureShard], same_model: bool) -> Plan:
+def plan(parts: dict[str, Part], shards: dict[str, FeatureShard], alike: bool) -> Plan:
     """Return the difference between the parts of a version and the shards of the source."""
     both = sorted(parts.keys() & shards.keys())
     changed = {name for name in both if parts[name].version != shards[name].version}
@@ -27,19 +27,27 @@ def plan(parts: dict[str, Part], shards: dict[str, FeatureShard], same_model: bo
     return Plan(
         added=tuple(sorted(shards.keys() - parts.keys())),
         changed=tuple(sorted(changed)),
-        stale=() if same_model else rest,
+        stale=() if alike else rest,
         removed=tuple(sorted(parts.keys() - shards.keys())),
-        kept=rest if same_model else (),
+        kept=rest if alike else (),
     )
 
 
-def elsewhere(table: CodeTable, head: Version, model: str, missing: Sequence[FeatureShard]) -> dict[str, Part]:
-    """Return parts of missing shards that another version holds, encoded by the same model; by shard name.
+def encoded_alike(version: Version, model: str, precision: str) -> bool:
+    """Return whether the parts of a version can be kept: the same model has encoded them with the same precision."""
+    properties = version.properties
+    return properties.get("model") == model and properties.get("precision", "float32") == precision
+
+
+def elsewhere(
+    table: CodeTable, head: Version, model: str, precision: str, missing: Sequence[FeatureShard]
+) -> dict[str, Part]:
+    """Return parts of missing shards that another version holds, encoded alike; by shard name.
 
     Only named versions count (published, rejected or staged), because `gc` keeps their files for a grace period.
     """
     wanted = {(shard.name, shard.version) for shard in missing}
-    versions = [v for v in table.versions() if v.properties.get("model") == model] if wanted else []
+    versions = [v for v in table.versions() if encoded_alike(v, model, precision)] if wanted else []
     parts = table.added_parts(head.snapshot_id, versions)
     return {part.shard: part for part in parts if (part.shard, part.version) in wanted}
 
@@ -61,14 +69,16 @@ def look(context: Context) -> Look:
     shards = {shard.name: shard for shard in context.dataset.shards("base")}
     table = context.known_table()
     model, reason = foreseen(context)
+    precision = context.spec.precision
     base = head = table.version() if table else None
     if table and base and model:
-        head = table.version(head_of(table, branch_of(table, base, model.digest, fingerprint(shards.values()))))
+        source = fingerprint(shards.values())
+        head = table.version(head_of(table, branch_of(table, base, model.digest, precision, source)))
     parts = table.parts(head.snapshot_id) if table and head else {}
-    same_model = bool(head and model and head.properties.get("model") == model.digest)
-    difference = plan(parts, shards, same_model)
+    alike = bool(head and model and encoded_alike(head, model.digest, precision))
+    difference = plan(parts, shards, alike)
     if table and head and model:
-        found = sorted(elsewhere(table, head, model.digest, [shards[name] for name in difference.missing]))
+        found = sorted(elsewhere(table, head, model.digest, precision, [shards[name] for name in difference.missing]))
         difference = difference.model_copy(update={"found": tuple(found)})
     return Look(shards, table, base, head, model, reason, difference)
 
@@ -91,9 +101,10 @@ def outlook(context: Context) -> Outlook:
     )
 
 
-def branch_of(table: CodeTable, base: Version, model: str, source: str) -> str:
+def branch_of(table: CodeTable, base: Version, model: str, precision: str, source: str) -> str:
     """Return the branch name of a plan. A repeated attempt at the same plan finds the same branch."""
-    return f"staged-{digest(table.name, base.snapshot_id, model, source)[:12]}"
+    encoding = model if precision == "float32" else f"{model} {precision}"
+    return f"staged-{digest(table.name, base.snapshot_id, encoding, source)[:12]}"
 
 
 def head_of(table: CodeTable, branch: str) -> str:

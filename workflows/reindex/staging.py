@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Generator
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -11,18 +12,18 @@ from typing import NamedTuple
 import numpy as np
 
 from hashing.mapreduce import Array, Executor
-from storage import models
 from storage.features import deletions
 from storage.features.shard import FeatureShard, SourceChanged
 from storage.tables import iceberg, integrity
-from storage.tables.parts import Part, dropped_rows, encode_shard, read_ids
+from storage.tables.parts import Part, dropped_rows, read_ids
 from storage.tables.shared_ids import check_shared_ids
 from storage.tables.table import CodeTable, create_table, future_folder
 
 from ..context import Context
+from ..encoding import encode, encoding_function
 from ..records import Drift, Model, Staged
 from ..tables import drift
-from .planning import branch_of, elsewhere, head_of, plan
+from .planning import branch_of, elsewhere, encoded_alike, head_of, plan
 from .source import fingerprint, places_of, splits
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def stage(context: Context, model: Model, after: str = "") -> Staged:
     start = time.monotonic()
     spec, dataset, executor = context.spec, context.dataset, context.executor
     try:
-        table, shards, first, first_seconds = _opened(context, model)
+        table, shards, first, devices, first_seconds = _opened(context, model)
     except SourceChanged as error:
         if after:
             raise
@@ -46,27 +47,33 @@ def stage(context: Context, model: Model, after: str = "") -> Staged:
         return stage(context, model, "main")
     base = table.version()
     source = fingerprint(shards.values())
-    branch = branch_of(table, base, model.digest, source)
+    branch = branch_of(table, base, model.digest, spec.precision, source)
     known = {
         "table": table.name, "branch": branch, "base": base.name, "base_snapshot": base.snapshot_id, "model": model,
         "source": source,
     }  # fmt: skip
     published = table.parts(base.snapshot_id)
-    same_model = base.properties.get("model") == model.digest
-    if same_model and plan(published, shards, same_model).empty:
+    alike = encoded_alike(base, model.digest, spec.precision)
+    if alike and plan(published, shards, alike).empty:
         rows = sum(part.rows for part in published.values())
         return Staged(**known, unchanged=True, rows=rows, encoded=0, removed=0, seconds=time.monotonic() - start)
     table.stage(branch, table.version(after or head_of(table, branch)).snapshot_id)
     head = table.version(branch)
     present = table.parts(head.snapshot_id)
-    todo = plan(present, shards, head.properties.get("model") == model.digest)
-    found = elsewhere(table, head, model.digest, [shards[name] for name in todo.missing])
+    todo = plan(present, shards, encoded_alike(head, model.digest, spec.precision))
+    found = elsewhere(table, head, model.digest, spec.precision, [shards[name] for name in todo.missing])
     found = _usable(found, executor, table.n_bits, deletions.deleted_ids(dataset.deleted)) | first
     missing = [shards[name] for name in todo.missing if name not in found]
     leaving = present.keys() - set(todo.kept)
+    if todo.kept or found.keys() - first.keys():  # parts of earlier runs
+        versions = [head, *table.versions()]
+        devices |= {
+            v.properties.get("device", "cpu") for v in versions if encoded_alike(v, model.digest, spec.precision)
+        }
     properties = {
         "model": model.digest, "fit": model.fit, "source": source, "splits": splits(dataset),
         "spec": spec.model_dump_json(), "defaults_version": str(spec.method.defaults_version),
+        "precision": spec.precision, "device": _names(devices),
     }  # fmt: skip
     table.replace(branch, list(found.values()), leaving, properties)
     logger.info(
@@ -94,7 +101,7 @@ def stage(context: Context, model: Model, after: str = "") -> Staged:
         dropped=sum(dropped_rows(parts.values()).values()),
         seconds=time.monotonic() - start,
         encode_seconds=encode_seconds,
-        drift=_drift(context, model, fresh if same_model else list(parts.values()), same_model),
+        drift=_drift(context, model, fresh if alike else list(parts.values()), alike),
     )
 
 
@@ -104,6 +111,7 @@ class Opened(NamedTuple):
     table: CodeTable
     shards: dict[str, FeatureShard]  # by name
     first: dict[str, Part]  # encoded before the table was created
+    devices: set[str]  # that encoded it
     seconds: float  # time to encode it
 
 
@@ -117,17 +125,15 @@ def _opened(context: Context, model: Model) -> Opened:
     known = context.known_table()
     vocabulary = places_of(context.dataset, known, context.executor)
     shards = [replace(shard, vocabulary=vocabulary) for shard in context.dataset.shards("base")]
-    first: dict[str, Part] = {}
     encoding = time.monotonic()
-    if not known:
-        function = models.load_model(context.warehouse, model.digest)
-        encode = partial(encode_shard, function=function, folder=future_folder(catalog, name, n_bits))
-        first = {part.shard: part for part in context.executor.map(encode, shards[:1], "encode")}
+    encoded = [] if known else list(_encoded(context, model, shards[:1], future_folder(catalog, name, n_bits)))
+    first = {part.shard: part for part, _ in encoded}
     seconds = time.monotonic() - encoding
     table = create_table(catalog, name, n_bits)
     if vocabulary and table.add_labels(vocabulary)[: len(vocabulary)] != vocabulary:
         first = {}  # another run created the table meanwhile, with another label order
-    return Opened(table, {shard.name: replace(shard, vocabulary=table.vocabulary) for shard in shards}, first, seconds)
+    shards = [replace(shard, vocabulary=table.vocabulary) for shard in shards]
+    return Opened(table, {shard.name: shard for shard in shards}, first, {device for _, device in encoded}, seconds)
 
 
 def _usable(found: dict[str, Part], executor: Executor, n_bits: int, deleted: Array) -> dict[str, Part]:
@@ -162,19 +168,36 @@ def _encode(
     properties: dict[str, str],
 ) -> int:
     """Encode shards, commit them in groups, and return the number of encoded rows."""
-    function = models.load_model(context.warehouse, model.digest)
-    encode = partial(encode_shard, function=function, folder=table.folder)
     pending: list[Part] = []
+    devices = {properties["device"]}
     rows, last = 0, time.monotonic()
     try:
-        for part in context.executor.map(encode, missing, "encode"):
+        for part, device in _encoded(context, model, missing, table.folder):
             pending.append(part)
+            devices.add(device)
             rows += part.rows
             waited = time.monotonic() - last
             if len(pending) >= context.settings.commit_shards or waited >= context.settings.commit_seconds:
-                table.replace(branch, pending, set(), properties)
+                table.replace(branch, pending, set(), properties | {"device": _names(devices)})
                 pending, last = [], time.monotonic()
     finally:  # commit finished parts even if a later shard fails
         if pending:
-            table.replace(branch, pending, set(), properties)
+            table.replace(branch, pending, set(), properties | {"device": _names(devices)})
     return rows
+
+
+def _encoded(context: Context, model: Model, shards: list[FeatureShard], folder: str) -> Generator[tuple[Part, str]]:
+    """Yield the part of each shard, and the device that encoded it."""
+    settings, noted = context.settings, ""
+    function = encoding_function(settings, model.digest, context.spec.precision)
+    executor = context.executor.with_resources(settings.encode)
+    for part, device, note in executor.map(partial(encode, function=function, folder=folder), shards, "encode"):
+        if note and not noted:
+            logger.warning("%s", note)
+            noted = note
+        yield part, device
+
+
+def _names(devices: set[str]) -> str:
+    """Return the names of devices, each of which may itself be several, as one text."""
+    return ", ".join(sorted({name for names in devices for name in names.split(", ") if name}))

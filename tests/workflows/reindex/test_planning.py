@@ -31,16 +31,16 @@ def shards(**versions):
 
 def test_the_plan_is_a_difference():
     have, want = parts(a="1", b="1", c="1"), shards(b="1", c="2", d="1")
-    plan = planning.plan(have, want, same_model=True)
+    plan = planning.plan(have, want, alike=True)
     assert plan.model_dump() == {
         "added": ("d",), "changed": ("c",), "stale": (), "removed": ("a",), "kept": ("b",),
         "found": (),
     }  # fmt: skip
     assert (plan.missing, plan.empty) == (["c", "d"], False)
-    assert planning.plan(have, want, same_model=False).stale == ("b",)
-    assert planning.plan(have, want, same_model=False).missing == ["b", "c", "d"]
-    assert planning.plan(parts(a="1"), shards(a="1"), same_model=True).empty
-    assert not planning.plan(parts(a="1"), shards(), same_model=True).empty
+    assert planning.plan(have, want, alike=False).stale == ("b",)
+    assert planning.plan(have, want, alike=False).missing == ["b", "c", "d"]
+    assert planning.plan(parts(a="1"), shards(a="1"), alike=True).empty
+    assert not planning.plan(parts(a="1"), shards(), alike=True).empty
 
 
 def everything(folder):

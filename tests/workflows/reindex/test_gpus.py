@@ -1,0 +1,96 @@
+"""Encoding in tasks that take GPUs, which Ray claims to have; torch computes on the CPU."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from infra.executors import InProcess
+from infra.settings import Settings
+from storage.features.shard import Columns
+from storage.tables.table import Version
+from tests.conftest import blobs
+from tests.infra import fake_gpus
+from tests.workflows.conftest import reindex, spec, table_of, write_shard
+from workflows import datasets
+from workflows.checks import UsageError, check_run
+from workflows.reindex import planning
+from workflows.tables import verify
+
+DEEP = {"method": "dpsh", "bits": 16, "parameters": {"network": "mlp", "epochs": 1}}
+TABLE = "mine__dpsh16"
+
+
+def properties(settings):
+    version = table_of(settings, TABLE).version()
+    return [version.name, *(version.properties[name] for name in ("device", "precision", "encoded"))]
+
+
+def main(folder):
+    """Reindex on the CPU, on GPUs, with bfloat16 and on the CPU again; the properties of each version."""
+    folder = Path(folder)
+    os.environ.update(HASHKILN_HOME=str(folder / "home"), HASHKILN_DEVICE="cpu")
+    for i in range(2):
+        write_shard(folder / "source", f"{i}.parquet", blobs(200, seed=i, first_id=1000 * i))
+    here, executor = Settings(executor="inprocess"), fake_gpus.start(1)
+    datasets.ingest_source("mine", str(folder / "source"), here, Columns(id="key", x="embedding", labels="tags"))
+    found = {}
+
+    def run(name, settings, executor, **changes):
+        reindex(settings, spec(method=DEEP, gate={"max_loss": {"map": 1}}, **changes), executor)
+        found[name] = properties(settings)
+
+    run("cpu", here, InProcess())
+    os.environ["HASHKILN_ENCODE_GPUS"] = "1"
+    there = Settings()
+    write_shard(folder / "source", "2.parquet", blobs(200, seed=2, first_id=2000))
+    run("gpu", there, executor)
+    run("unchanged", there, executor)
+    run("bf16", there, executor, precision="bf16")
+    del os.environ["HASHKILN_ENCODE_GPUS"]
+    os.environ["HASHKILN_EXECUTOR"] = "inprocess"
+    checked = verify.verify(TABLE, deep=True)
+    found["verified"] = [checked.problems, checked.bits, checked.near]
+    run("again", here, InProcess())
+    return found
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    return fake_gpus.run("tests.workflows.reindex.test_gpus", tmp_path_factory.mktemp("gpus"))
+
+
+def test_a_version_records_the_devices_and_the_precision_that_encoded_it(found):
+    assert found["cpu"] == ["v1", "cpu", "float32", "400"]
+    assert found["gpu"] == ["v2", "cpu, torch on cpu", "float32", "200"]
+    assert found["unchanged"] == found["gpu"]
+
+
+def test_another_precision_encodes_every_row_again(found):
+    assert found["bf16"] == ["v3", "torch on cpu", "bf16", "600"]
+    name, device, precision, encoded = found["again"]
+    assert (name, precision, encoded) == ("v4", "float32", "0")  # the parts of v1 and v2 are as they were
+    assert device == "cpu, torch on cpu"
+
+
+def version(**properties):
+    return Version("v1", 1, 0, properties)
+
+
+def test_versions_before_there_were_precisions_are_of_float32():
+    assert planning.encoded_alike(version(model="a"), "a", "float32")
+    assert not planning.encoded_alike(version(model="a"), "a", "bf16")
+    assert planning.encoded_alike(version(model="a", precision="bf16"), "a", "bf16")
+    assert not planning.encoded_alike(version(model="a", precision="bf16"), "b", "bf16")
+
+
+def test_precisions_that_gain_nothing_or_lack_a_gpu_are_refused(settings, mine, monkeypatch):
+    with pytest.raises(ValueError, match="precision: expected float32 for itq, found bf16: only networks run in it"):
+        spec(precision="bf16")
+    deep = spec(method=DEEP, precision="bf16")
+    with pytest.raises(UsageError, match=r"^--precision bf16 needs GPUs: set HASHKILN_ENCODE_GPUS=1$"):
+        check_run(deep, settings)
+    monkeypatch.setenv("HASHKILN_ENCODE_GPUS", "1")
+    message = r"^expected a machine with 1 CPUs, 1 GPUs for a task, found .*, for HASHKILN_ENCODE_"
+    with pytest.raises(UsageError, match=message):
+        check_run(deep, Settings())

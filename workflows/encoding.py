@@ -1,0 +1,33 @@
+"""The encoding of source shards by a model, on CPUs or on GPUs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hashing.functions import HashFunction, OnDevice, Precision
+from infra.settings import Settings
+from storage import models
+from storage.features.shard import FeatureShard
+from storage.tables.parts import Part, encode_shard
+
+
+class Encoded(NamedTuple):
+    """A new part, and what encoded it."""
+
+    part: Part
+    device: str  # cpu, or the name of a GPU
+    note: str  # about memory that ran short; empty otherwise
+
+
+def encoding_function(settings: Settings, model: str, precision: Precision) -> HashFunction:
+    """Return the hash function of a model, on the GPU of a task if encoding takes GPUs."""
+    function = models.load_model(settings.warehouse_url, model)
+    return function.to(settings.device, precision) if settings.encode.gpus else function
+
+
+def encode(shard: FeatureShard, function: HashFunction, folder: str) -> Encoded:
+    """Encode a source shard into a part below the folder of a table. Raises as `encode_shard` does."""
+    part = encode_shard(shard, function, folder)
+    if isinstance(function, OnDevice):
+        return Encoded(part, function.batches.hardware, function.batches.note)
+    return Encoded(part, "cpu", "")
