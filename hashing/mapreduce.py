@@ -207,15 +207,21 @@ class Sum(Generic[Rows_contra]):
 
     `terms` is a pure, picklable function that returns numbers or arrays, of the same shapes for each batch. Raises
     ValueError where no shard has a batch.
+
+    With `block`, the terms are computed of at most so many rows at a time, and a batch is a NamedTuple of arrays (n,
+    ...) or None. Arrays of all rows of a batch do not fit into the CPU cache.
     """
 
     terms: Callable[[Rows_contra], tuple[Any, ...]]
+    block: int | None = None
 
     def zero(self) -> tuple[Array, ...]:
         return ()
 
     def update(self, state: tuple[Array, ...], batch: Rows_contra) -> tuple[Array, ...]:
-        return self.merge(state, tuple(np.asarray(term, np.float64) for term in self.terms(batch)))
+        for rows in self._blocks(batch):
+            state = self.merge(state, tuple(np.asarray(term, np.float64) for term in self.terms(rows)))
+        return state
 
     def merge(self, left: tuple[Array, ...], right: tuple[Array, ...]) -> tuple[Array, ...]:
         return tuple(a + b for a, b in zip(left, right, strict=True)) if left and right else left or right
@@ -224,6 +230,14 @@ class Sum(Generic[Rows_contra]):
         if not state:
             raise ValueError("expected at least one row, found none in any shard")
         return state
+
+    def _blocks(self, batch: Any) -> Iterator[Any]:
+        if self.block is None or len(batch[0]) <= self.block:
+            yield batch
+        else:
+            for start in range(0, len(batch[0]), self.block):
+                rows = slice(start, start + self.block)
+                yield type(batch)(*(None if field is None else field[rows] for field in batch))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from .bits import sgn
 from .functions import ACTIVATIONS, NetworkHash
 from .mapreduce import Array, Batch, Data, Sum, one_blas_thread
-from .solvers import lbfgs, principal_directions, quantizing_rotation, ridge, top_eigenvectors
+from .solvers import ROWS, lbfgs, principal_directions, quantizing_rotation, ridge, top_eigenvectors
 from .statistics import Range, moments, one_hot
 
 SLOPES: dict[str, Callable[[Array], Array]] = {  # the derivative of each activation, as a function of its value
@@ -26,7 +26,7 @@ class CodedRows(NamedTuple):
     """n rows in memory, with their classes and current codes."""
 
     ids: Array  # (n,) int64
-    x: Array  # (n, r) float64, coordinates on the principal directions
+    x: Array  # (n, r), coordinates on the principal directions
     y: Array | None = None  # (n, c), the class of each
     b: Array | None = None  # (n, n_bits) in {-1, +1}, the codes; None: the signs of the outputs
 
@@ -121,8 +121,8 @@ def value_and_gradient(
 ) -> tuple[float, Array]:
     """Return loss + penalty and its gradient (p,) at theta, exact over all rows: a loss may depend on pairs of rows."""
     network = network.at(theta)
-    value, by = loss(OutputSums(*rows.reduce(Sum(partial(outputs, network=network)), "outputs")))
-    (total,) = rows.reduce(Sum(partial(gradient, network=network, by=by)), "gradient")
+    value, by = loss(OutputSums(*rows.reduce(Sum(partial(outputs, network=network), ROWS), "outputs")))
+    (total,) = rows.reduce(Sum(partial(gradient, network=network, by=by), ROWS), "gradient")
     more, by_parameters = penalty(network)
     return value + more, total + by_parameters.flat()
 
@@ -220,9 +220,9 @@ class Inputs(NamedTuple):
 
 
 def principal_rows(
-    data: Data, n_bits: int, share: float, supervised: bool = False, varying: bool = False
+    data: Data, n_bits: int, share: float, supervised: bool = False, varying: bool = False, dtype: Any = np.float64
 ) -> tuple[Data[CodedRows], Inputs]:
-    """Return `CodedRows` in principal coordinates, float64, and the map to them.
+    """Return `CodedRows` in principal coordinates and the map to them.
 
     The leading directions that together hold `share` of the variance are used, at least n_bits of them. The other
     directions cost most of the time and hardly change a code.
@@ -231,7 +231,7 @@ def principal_rows(
     saturated. With `varying`, raise ValueError unless the rows vary in all these directions: bits that start from the
     other directions would learn rounding errors.
 
-    In float64 because L-BFGS and the discrete steps amplify rounding errors, which depend on the sharding.
+    In float64 by default, because L-BFGS and the discrete steps amplify rounding errors, which depend on the sharding.
     """
     _, mean, cov = moments(data)
     low, high = data.reduce(Range(), "range")
@@ -240,11 +240,12 @@ def principal_rows(
     r = min(int((variances < share * variances[-1]).sum()) + 1, len(cov))
     directions = (principal_directions if varying else top_eigenvectors)(cov, max(n_bits, r))
     inputs = Inputs(mean, directions / (float((high - low).max()) or 1.0))
-    return data.map_rows(partial(_rows, inputs=inputs, supervised=supervised), "principal rows"), inputs
+    return data.map_rows(partial(_rows, inputs=inputs, supervised=supervised, dtype=dtype), "principal rows"), inputs
 
 
-def _rows(batch: Batch, inputs: Inputs, supervised: bool) -> CodedRows:
-    return CodedRows(batch.ids, (batch.x - inputs.mean) @ inputs.basis, one_hot(batch) if supervised else None)
+def _rows(batch: Batch, inputs: Inputs, supervised: bool, dtype: Any) -> CodedRows:
+    x = ((batch.x - inputs.mean) @ inputs.basis).astype(dtype, copy=False)
+    return CodedRows(batch.ids, x, one_hot(batch) if supervised else None)
 
 
 def with_itq_codes(rows: Data[CodedRows], n_bits: int, seed: int) -> Data[CodedRows]:

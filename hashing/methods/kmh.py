@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 from ..anchors import squared_centre_distances
 from ..functions import ProductHash
 from ..mapreduce import Array, Batch, Data, Sum, one_blas_thread
-from ..solvers import balanced_partition, bits_within_dim, top_eigenvectors
+from ..solvers import ROWS, balanced_partition, bits_within_dim, top_eigenvectors
 from ..statistics import moments
 from . import register
 
@@ -61,25 +61,29 @@ class KMH:
         targets = 2 * scale * np.sqrt((bits[:, None] != bits).sum(axis=2))  # d_h of each part
         step = partial(moved, lam=self.lam, n_inner=self.n_inner)
         for i in range(self.n_iter):
-            counts, sums = projected.reduce(Sum(partial(_cells, centres=centres)), f"cells {i + 1} of {self.n_iter}")
+            counts, sums = projected.reduce(
+                Sum(partial(_cells, centres=centres), ROWS), f"cells {i + 1} of {self.n_iter}"
+            )
             centres = np.stack(list(map(step, centres, counts, sums, targets)))
         return ProductHash(mean, rotation, centres)
 
 
 def _project(batch: Batch, mean: Array, rotation: Array) -> Batch:
-    return Batch(batch.ids, (batch.x - mean) @ rotation)
+    return Batch(batch.ids, ((batch.x - mean) @ rotation).astype(np.float32))
 
 
 def _spread(batch: Batch) -> tuple[Array]:
-    return (np.abs(batch.x).sum(axis=0),)
+    return (np.abs(batch.x).sum(axis=0, dtype=np.float64),)
 
 
 def _cells(batch: Batch, centres: Array) -> tuple[Array, Array]:
     """Return the number and the sum of the rows nearest to each centre; centres are (parts, k, width)."""
     counts, sums = np.zeros(centres.shape[:2]), np.zeros_like(centres)
+    ones, places = np.ones(len(batch.x), np.float32), np.arange(len(batch.x) + 1)
     for part, x in enumerate(np.split(batch.x, len(centres), axis=1)):
-        nearest = ((centres[part] ** 2).sum(axis=1) / 2 - x @ centres[part].T).argmin(axis=1)
-        member = csr_array((np.ones(len(x)), nearest, np.arange(len(x) + 1)), (len(x), centres.shape[1]))
+        c = centres[part].astype(np.float32)
+        nearest = ((c**2).sum(axis=1) / 2 - x @ c.T).argmin(axis=1)
+        member = csr_array((ones, nearest, places), (len(x), len(c)))
         counts[part], sums[part] = member.sum(axis=0), member.T @ x
     return counts, sums
 

@@ -10,7 +10,7 @@ from ..anchors import anchor_width, rbf
 from ..bits import sgn
 from ..functions import KernelHash
 from ..mapreduce import Array, Batch, Data, Sum, one_blas_thread
-from ..solvers import lbfgs, top_eigenvectors
+from ..solvers import ROWS, lbfgs, top_eigenvectors
 from ..statistics import Sample, moments, one_hot
 from . import register
 
@@ -18,8 +18,8 @@ from . import register
 class KernelRows(NamedTuple):
     """The kernel features of a shard, and the factor Z of the residual."""
 
-    phi: Array  # (n, m), centred and whitened
-    z: Array  # (n, c + 1 + bits so far), the one-hot labels Y, a 1, and the bits in {-1, +1}
+    phi: Array  # (n, m) float32, centred and whitened
+    z: Array  # (n, c + 1 + bits so far) float32, the one-hot labels Y, a 1, and the bits in {-1, +1}
 
 
 def _kernel_sums(batch: Batch, anchors: Array, gamma: float) -> tuple[int, Array, Array]:
@@ -29,7 +29,8 @@ def _kernel_sums(batch: Batch, anchors: Array, gamma: float) -> tuple[int, Array
 
 def _features(batch: Batch, anchors: Array, gamma: float, mean: Array, white: Array) -> KernelRows:
     z = np.pad(one_hot(batch), ((0, 0), (0, 1)), constant_values=1)
-    return KernelRows((rbf(batch.x.astype(np.float64), anchors, gamma) - mean) @ white, z)
+    phi = (rbf(batch.x.astype(np.float64), anchors, gamma) - mean) @ white
+    return KernelRows(phi.astype(np.float32), z.astype(np.float32))
 
 
 def cost(rows: Data[KernelRows], d: Array, a: Array) -> tuple[float, Array]:
@@ -37,21 +38,21 @@ def cost(rows: Data[KernelRows], d: Array, a: Array) -> tuple[float, Array]:
 
     R = Z diag(d) Z' is never formed, so nothing has n x n entries.
     """
-    zy, slopes = rows.reduce(Sum(partial(_smooth, a=a)), "gradient")
+    zy, slopes = rows.reduce(Sum(partial(_smooth, a=a), ROWS), "gradient")
     return -float(d @ zy**2), -slopes @ (d * zy)
 
 
 def _smooth(rows: KernelRows, a: Array) -> tuple[Array, Array]:
-    y = np.tanh(rows.phi @ a / 2)
-    return rows.z.T @ y, rows.phi.T @ ((1 - y**2)[:, None] * rows.z)
+    y = np.tanh(rows.phi @ a.astype(rows.phi.dtype) / 2)
+    return y @ rows.z, ((rows.z * (1 - y**2)[:, None]).T @ rows.phi).T
 
 
 def _add_bit(rows: KernelRows, a: Array) -> KernelRows:
-    return rows._replace(z=np.column_stack([rows.z, sgn(rows.phi @ a)]))
+    return rows._replace(z=np.column_stack([rows.z, sgn(rows.phi @ a.astype(rows.phi.dtype))]))
 
 
 def _bit_sums(rows: KernelRows, a: Array) -> tuple[Array]:
-    return (rows.z.T @ sgn(rows.phi @ a),)
+    return (rows.z.T @ sgn(rows.phi @ a.astype(rows.phi.dtype)),)
 
 
 @register
@@ -93,7 +94,9 @@ class KSH:
         rows = data.map_rows(partial(_features, anchors=anchors, gamma=gamma, mean=mean, white=white), "features")
         weight = np.empty((len(anchors), self.n_bits))
         for k in range(self.n_bits):
-            _, cross = rows.reduce(Sum(partial(_smooth, a=np.zeros(len(anchors)))), f"bit {k + 1} of {self.n_bits}")
+            _, cross = rows.reduce(
+                Sum(partial(_smooth, a=np.zeros(len(anchors))), ROWS), f"bit {k + 1} of {self.n_bits}"
+            )
             d = np.repeat([2.0 * self.n_bits, -self.n_bits, -1.0], [cross.shape[1] - 1 - k, 1, k]) / n**2
             with one_blas_thread():
                 start = top_eigenvectors((cross * d) @ cross.T, 1)[:, 0]

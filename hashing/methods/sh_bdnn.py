@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
+import numpy as np
+
 from ..functions import NetworkHash
 from ..mapreduce import Data
 from ..perceptrons import (
@@ -85,7 +87,7 @@ class SHBDNN:
     check_dim = bits_within_dim
 
     def fit(self, data: Data) -> NetworkHash:
-        rows, inputs = principal_rows(data, self.n_bits, self.share, supervised=True)
+        rows, inputs = principal_rows(data, self.n_bits, self.share, supervised=True, dtype=np.float32)
         rows = with_itq_codes(rows, self.n_bits, self.seed)
         network = with_code_layer(rows, principal_network(rows, hidden_widths(self.n_bits), "tanh", REACH))
         loss = partial(

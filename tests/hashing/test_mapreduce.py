@@ -45,6 +45,22 @@ def test_sum_adds_in_float64(in_process):
     assert n == 1000
 
 
+@pytest.mark.parametrize("block", [1, 7, 50, 100])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_sum_takes_no_more_rows_at_a_time_than_a_block(block, labelled, in_process):
+    rows = blobs(50) if labelled else blobs(50)._replace(y=None)
+    sizes = []
+
+    def terms(rows):
+        sizes.append(len(rows.x))
+        return rows.ids.sum(), len(rows.x), 0 if rows.y is None else rows.y.sum()
+
+    found = Data([[rows], [rows.take(slice(0, 0))]], in_process).reduce(Sum(terms, block))
+    assert found == (rows.ids.sum(), 50, rows.y.sum() if labelled else 0)
+    assert max(sizes) == min(block, 50)
+    assert sizes[-1] == 0  # a batch without rows has terms too
+
+
 def test_rows_are_mapped_beside_their_shards(in_process, ray_executor):
     batch = blobs(300, 4)
     sums = []
