@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from typer.testing import CliRunner
 
 import hashkiln
 from hashing.methods import METHODS
@@ -118,3 +119,23 @@ def test_the_examples_of_docstrings_hold(path):  # tests/hashkiln/test_public_ap
     result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert result.attempted
     assert not result.failed
+
+
+BLOCKS = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("name", ["bring-your-data"])
+def test_the_examples_of_a_guide_run_in_order(name, tmp_path, monkeypatch):
+    """Run the blocks of Python, and the commands, in one folder; each command must succeed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HASHKILN_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HASHKILN_EXECUTOR", "inprocess")
+    names: dict[str, object] = {}
+    blocks = BLOCKS.findall((ROOT / "docs" / "how-to" / f"{name}.md").read_text())
+    assert {language for language, _ in blocks} == {"python", "sh"}
+    for language, text in blocks:
+        if language == "python":
+            exec(text, names)  # noqa: S102  # our own documents
+        for line in text.splitlines() if language == "sh" else ():
+            done = CliRunner().invoke(app, shlex.split(line)[1:], catch_exceptions=False)
+            assert done.exit_code == 0, (line, done.output)
