@@ -101,7 +101,7 @@ def _best_shift(at, change, bucket):
     Only the buckets that may contain it are sorted: those where the decreases alone reach the least cost at the end of
     a bucket.
     """
-    before, down = np.zeros(NEVER + 1, np.int32), np.zeros(NEVER + 1, np.int32)
+    before, down = np.zeros(NEVER + 1, np.int64), np.zeros(NEVER + 1, np.int64)
     for i in range(len(at)):
         before[bucket[i]] += change[i]
         down[bucket[i]] += min(change[i], 0)
