@@ -1,0 +1,171 @@
+"""What ingest accepts, every later stage accepts: random schemas, from ingest to search and export."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from infra.settings import Settings
+from storage.features.contract import SourceRefused
+from storage.features.shard import Columns
+from tests.workflows.conftest import reindex
+from workflows import datasets
+from workflows.export import export_version
+from workflows.opening import open
+from workflows.spec import Spec
+
+N, D = 50, 6
+NUMBERS = [
+    pa.float16(),
+    pa.float32(),
+    pa.float64(),
+    pa.int8(),
+    pa.int16(),
+    pa.int32(),
+    pa.int64(),
+    pa.uint8(),
+    pa.bool_(),
+]
+LISTS = [pa.list_, pa.large_list, pa.list_view, lambda kind: pa.list_(kind, D)]
+IDS = [
+    pa.int8(),
+    pa.uint16(),
+    pa.int32(),
+    pa.int64(),
+    pa.uint64(),
+    pa.string(),
+    pa.large_string(),
+    pa.binary(),
+    pa.uuid(),
+]
+LABELS = [None, pa.int8(), pa.int64(), pa.string(), pa.bool_(), pa.dictionary(pa.int8(), pa.string()), pa.float64()]
+OUTCOMES = {"accepted": 0, "refused": 0}
+
+
+def column_of_ids(kind, rows, rng):
+    if kind == pa.uuid():
+        return pa.array([int(i).to_bytes(16, "big") for i in rows], kind)
+    if kind in (pa.string(), pa.large_string(), pa.binary()):
+        return pa.array([f"key {i}" for i in rows]).cast(kind)
+    return pa.array(rows, kind)
+
+
+def column_of_vectors(kind, make, rng, nulls):
+    x = rng.integers(0, 2, (N, D)) if kind in (pa.bool_(), pa.uint8()) else rng.integers(-50, 50, (N, D))
+    rows = x.astype(bool).tolist() if kind == pa.bool_() else x.tolist()
+    if kind == pa.float16():
+        rows = list(x.astype(np.float16))
+    for row in range(nulls):
+        rows[row] = None
+    return pa.array(rows, make(kind))
+
+
+def column_of_labels(kind, form, rng):
+    values = rng.integers(0, 3, N)
+    if kind is None:
+        return None
+    texts = kind == pa.string() or pa.types.is_dictionary(kind)
+    plain = (
+        [f"class {v}" for v in values]
+        if texts
+        else [bool(v) for v in values]
+        if kind == pa.bool_()
+        else values.tolist()
+    )
+    if form == "one":
+        return (
+            pa.array(plain, kind.value_type).dictionary_encode()
+            if pa.types.is_dictionary(kind)
+            else pa.array(plain, kind)
+        )
+    value_type = kind.value_type if pa.types.is_dictionary(kind) else kind
+    width = {"list": 1, "multi-hot": 3}[form]
+    if form == "multi-hot" and not texts:
+        return pa.array([[int(v == c) for c in range(3)] for v in values]).cast(pa.list_(value_type))
+    return pa.array([[value] * width for value in plain], pa.list_(value_type))
+
+
+@st.composite
+def schemas(draw):
+    return {
+        "numbers": draw(st.sampled_from(NUMBERS)),
+        "lists": draw(st.sampled_from(LISTS)),
+        "ids": draw(st.sampled_from(IDS)),
+        "labels": draw(st.sampled_from(LABELS)),
+        "form": draw(st.sampled_from(["one", "list", "multi-hot"])),
+        "labels_as": draw(st.sampled_from([None, None, "values", "multi-hot"])),
+        "metric": draw(st.sampled_from([None, "cosine", "ip", "hamming"])),
+        "nulls": draw(st.sampled_from([0, 0, 0, 2, N])),
+        "keyed": draw(st.booleans()),
+        "nested": draw(st.booleans()),
+        "own_queries": draw(st.booleans()),
+        "seed": draw(st.integers(0, 99)),
+    }
+
+
+def write(folder, schema, rows):
+    rng = np.random.default_rng(schema["seed"])
+    vectors = column_of_vectors(schema["numbers"], schema["lists"], rng, schema["nulls"])
+    table = {"id": column_of_ids(schema["ids"], rows, rng)}
+    table["vector"] = pa.StructArray.from_arrays([vectors], ["values"]) if schema["nested"] else vectors
+    if (labels := column_of_labels(schema["labels"], schema["form"], rng)) is not None:
+        table["labels"] = labels
+    folder.mkdir()
+    pq.write_table(pa.table(table), folder / "a.parquet")
+    return str(folder)
+
+
+def run(schema, home):
+    """Return whether ingest accepts the files; then they are encoded, searched and exported."""
+    own = Settings()
+    source = write(home / "source", schema, np.arange(N))
+    query = write(home / "query", schema, 60 + np.arange(N)) if schema["own_queries"] else None
+    columns = Columns(
+        keyed=schema["keyed"],
+        x="vector.values" if schema["nested"] else "",
+        labels="labels" if schema["labels"] else None,
+    )
+    try:
+        datasets.ingest_source("d", source, own, columns, query, labels_as=schema["labels_as"], metric=schema["metric"])
+    except SourceRefused:
+        return False
+    method = {"method": "lsh", "bits": 8}
+    spec = Spec(dataset="d", method=method, bad_rows="drop", protocol={"queries": 10, "neighbours": 5})
+    staged, _, _ = reindex(own, spec)
+    assert staged.rows == N - schema["nulls"]
+    table = open("d__lsh8", settings=own)
+    x = np.random.default_rng(0).normal(size=(3, D))
+    _, ids = table.search(x, k=5, rerank=20)
+    assert ids.shape == (3, 5)
+    export_version("d__lsh8", str(home / "out"))
+    assert len(np.load(home / "out" / "ids.npy")) == staged.rows
+    return True
+
+
+def tried(examples):
+    @settings(max_examples=examples, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(schemas())
+    def try_schema(schema):
+        with tempfile.TemporaryDirectory() as home, pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HASHKILN_HOME", home)
+            patch.setenv("HASHKILN_EXECUTOR", "inprocess")
+            OUTCOMES["accepted" if run(schema, Path(home)) else "refused"] += 1
+
+    return try_schema
+
+
+def test_what_ingest_accepts_every_later_stage_accepts():
+    tried(25)()
+    assert min(OUTCOMES.values()) > 3, OUTCOMES
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_what_ingest_accepts_every_later_stage_accepts_in_many_schemas():
+    tried(400)()
+    print(OUTCOMES)
