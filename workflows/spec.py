@@ -249,12 +249,12 @@ class Spec(Value):
 
     @model_validator(mode="after")
     def _measurable(self, info: ValidationInfo) -> Spec:
-        if not _stored(info) and self.protocol.relevance != "graded":
-            for rule in self.gate.bounds + self.gate.losses:
-                if rule.metric.needs == "graded relevance":
-                    raise ValueError(
-                        f"gate: {rule.name} needs --relevance graded, found --relevance {self.protocol.relevance}"
-                    )
+        relevance = self.protocol.relevance
+        for rule in () if _stored(info) else self.gate.bounds + self.gate.losses:
+            if rule.metric.needs == "graded relevance" and relevance != "graded":
+                raise ValueError(f"gate: {rule.name} needs --relevance graded, found --relevance {relevance}")
+            if rule.metric.needs == "neighbours" and relevance in ("graded", "labels"):
+                raise ValueError(f"gate: {rule.name} needs --relevance neighbours, found --relevance {relevance}")
         return self
 
     @model_validator(mode="after")

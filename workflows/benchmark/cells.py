@@ -128,7 +128,7 @@ class Bench:
         encoded = time.monotonic()
         rows = int(codes.reduce(Sum(_size))[0])
         histogram = judge.histogram(function, list(codes.shards), self.executor)
-        metrics = {name: float(values.mean()) for name, values in metric_values(histogram).items()}
+        metrics = {name: float(values.mean()) for name, values in metric_values(histogram, judge.k).items()}
         ranks = self.grid.draw.ranks(self.name)
         return Row(
             dataset=self.name,

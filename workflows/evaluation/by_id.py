@@ -23,6 +23,7 @@ def measured_by_id(
     Bounds over ties and metrics by radius do not depend on the order and come from the histogram of the shards
     (`Judge.histogram_of`). Raises ValueError for more than 10^6 rows.
     """
+    neighbours = 0 if ranked.neighbours is None else ranked.neighbours.shape[1]
     database, ranks = rows_by_id(shards), metrics.ranks(histogram)
     n_grades = max(2, len(histogram) - 2)
     values, curves = [], []
@@ -31,7 +32,7 @@ def measured_by_id(
         i = range(start, min(start + step, len(ranked.codes)))
         runs = ranked.run_counts(i, database, n_grades)
         order = np.stack([runs.sum(axis=0), runs[1:].sum(axis=0), *runs[: len(histogram) - 2]])
-        values.append(metrics.metric_values(histogram[:, i], order))
+        values.append(metrics.metric_values(histogram[:, i], neighbours, order))
         curves.append(metrics.curves_at(order, ranks))
     found = {name: np.concatenate([part[name] for part in values]) for name in values[0]}
     return metrics.measured(histogram, seed, found), metrics.retrieval_curves(histogram, np.concatenate(curves, axis=2))

@@ -103,12 +103,12 @@ def _comparison(counter: Counter, new: Side, old: Side, whole: Array, seed: int)
     if not ours[0].any():
         return None
     theirs = _common(counter, old, new, _whole(counter, old, new))
-    a, b = metric_values(ours), metric_values(theirs)
+    a, b = (metric_values(histogram, counter.judge.k) for histogram in (ours, theirs))
     return Comparison(
         version=old.version.name,
         rows=int(ours[0].sum(-1).max()),
-        staged=measured(ours, seed),
-        published=measured(theirs, seed),
+        staged=measured(ours, seed, a),
+        published=measured(theirs, seed, b),
         differences={name: estimated(a[name] - b[name], seed) for name in a},
     )
 

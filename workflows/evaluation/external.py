@@ -130,7 +130,8 @@ def evaluate(
     if ties == "by-id":
         measured, curves = measured_by_id(judge.ranked(drawn.x), data.shards, histogram, SEED)
     else:
-        measured, curves = metrics.measured(histogram, SEED), metrics.retrieval_curves(histogram)
+        values = metrics.metric_values(histogram, judge.k)
+        measured, curves = metrics.measured(histogram, SEED, values), metrics.retrieval_curves(histogram)
     relevant = f"the {neighbours} nearest rows by {DISTANCES[metric]}" if neighbours else "rows that share a label"
     origin = "given separately" if own else "sampled from the rows, own rows not ranked"
     return Report(

@@ -43,6 +43,11 @@ class Judge:
     graded: bool = False  # relevance is the number of shared labels
     _sorted: dict[tuple[int, int], IdLookup] = field(default_factory=dict, repr=False)
 
+    @property
+    def k(self) -> int:
+        """The number of neighbours that are relevant to each query; 0 for relevance by labels."""
+        return 0 if self.neighbours is None else self.neighbours.shape[1]
+
     @cached_property
     def identity(self) -> str:
         """Digest of everything a histogram depends on except the codes and labels of the database."""

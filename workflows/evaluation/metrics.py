@@ -8,16 +8,21 @@ from hashing.evaluation import intervals, metrics, tie_groups
 from hashing.mapreduce import Array
 
 from ..records import Curves, Estimate, Measured
+from .registry import OVERSAMPLING
 
 
-def metric_values(histogram: Array, ranked: Array | None = None) -> dict[str, Array]:
+def metric_values(histogram: Array, neighbours: int = 0, ranked: Array | None = None) -> dict[str, Array]:
     """Return each metric, (q,) float64 by name, of a histogram from `Judge`. Empty balls and no hits count as 0.
 
     Metrics by rank are expectations over ties, or those of `ranked`, the histogram of the runs of a literal ranking.
+    If relevance is being among the k = `neighbours` nearest rows, reranking f k candidates by their vectors finds
+    exactly those neighbours that are among the candidates: its recall is that of the first f k ranks.
     """
     ranked, graded = np.split(histogram if ranked is None else ranked, [2])
     ties, ranks = tie_groups.groups(histogram[:2]), tie_groups.groups(ranked)
     gains = {"ndcg": metrics.ndcg(graded), "ndcg_at_100": metrics.ndcg(graded, 100)} if len(graded) else {}
+    factors = OVERSAMPLING if neighbours else ()
+    reranked = {f"recall_reranked_x{factor}": metrics.recall_at(ranks, factor * neighbours) for factor in factors}
     worst, best = metrics.average_precision_bounds(ties)
     return {
         "map": metrics.average_precision(ranks),
@@ -31,12 +36,13 @@ def metric_values(histogram: Array, ranked: Array | None = None) -> dict[str, Ar
         "recall_radius_2": metrics.recall_within(ties, 2),
         "empty_balls_radius_2": (histogram[0, :, :3].sum(-1) == 0).astype(np.float64),
         **gains,
+        **reranked,
     }
 
 
-def measured(histogram: Array, seed: int, found: dict[str, Array] | None = None) -> Measured:
-    """Return means and intervals of the metrics; `rows` is the largest number of rows ranked for a query."""
-    estimates = {name: estimated(values, seed) for name, values in (found or metric_values(histogram)).items()}
+def measured(histogram: Array, seed: int, values: dict[str, Array]) -> Measured:
+    """Return means and intervals of the values of metrics; `rows` is the largest number of rows ranked for a query."""
+    estimates = {name: estimated(found, seed) for name, found in values.items()}
     return Measured(rows=int(histogram[0].sum(-1).max()), metrics=estimates)
 
 

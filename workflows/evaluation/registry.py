@@ -10,7 +10,9 @@ from difflib import get_close_matches
 from typing import Literal, NamedTuple
 
 Direction = Literal["greater", "less", "neither"]
-Needs = Literal["relevant rows", "graded relevance", "codes", "protocol dhn"]
+Needs = Literal["relevant rows", "graded relevance", "neighbours", "codes", "protocol dhn"]
+
+OVERSAMPLING = (1, 2, 4, 10, 100)  # candidates that are reranked, as multiples of the neighbours to find
 
 
 class Metric(NamedTuple):
@@ -44,6 +46,14 @@ METRICS = {
         Metric("empty_balls_radius_2", "share of queries without a row within Hamming radius 2", better="less"),
         Metric("ndcg", "NDCG of all rows (by shared labels, tie-aware)", needs="graded relevance"),
         Metric("ndcg_at_100", "NDCG of the first 100 (by shared labels, tie-aware)", needs="graded relevance"),
+        *(
+            Metric(
+                f"recall_reranked_x{factor}",
+                f"recall of the neighbours after reranking {factor} times as many candidates",
+                needs="neighbours",
+            )
+            for factor in OVERSAMPLING
+        ),
         Metric("health.balance", "share of ones of the least balanced bit", better="neither", needs="codes"),
         Metric("health.entropy", "least entropy of a bit", needs="codes"),
         Metric("health.correlation", "largest absolute correlation of two bits", better="less", needs="codes"),

@@ -27,7 +27,8 @@ def measure_version(context: Context, table: CodeTable, version: Version, base: 
         ranked = judge.ranked(judge.codes(models.load_model(context.warehouse, version.properties["model"])))
         measured, curves = by_id.measured_by_id(ranked, shards, found.histogram, seed)
     else:
-        measured, curves = metrics.measured(found.histogram, seed), metrics.retrieval_curves(found.histogram)
+        values = metrics.metric_values(found.histogram, judge.k)
+        measured, curves = metrics.measured(found.histogram, seed, values), metrics.retrieval_curves(found.histogram)
     return Report(
         protocol=judge.protocol,
         measured=measured,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+import hashkiln
 from hashing.bits import pack
 from hashing.evaluation import metrics
 from infra.settings import Settings
@@ -149,3 +150,27 @@ def test_a_single_row_as_its_own_query_has_no_neighbours(tmp_path, monkeypatch, 
     assert report.measured.rows == 0
     assert report.measured.metrics["map"].value == 0
     assert report.curves.ranks == ()
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine", "ip"])
+def test_recall_after_reranking_is_what_reranking_finds(metric):
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(400, 12)) * rng.lognormal(size=(400, 1))).astype(np.float32)
+    queries = rng.normal(size=(20, 12)).astype(np.float32)
+    f = hashkiln.fit(x, method="lsh", bits=16)
+    codes, asked = f.encode(x), f.encode(queries)
+    report = hashkiln.evaluate(
+        codes, asked, neighbours=10, vectors=x, query_vectors=queries, metric=metric, ties="by-id"
+    )
+    products = queries.astype(np.float64) @ x.T
+    score = {
+        "euclidean": -((queries[:, None].astype(np.float64) - x) ** 2).sum(axis=2),
+        "cosine": products / np.linalg.norm(x.astype(np.float64), axis=1),
+        "ip": products,
+    }[metric]
+    true = np.argsort(-score, axis=1)[:, :10]
+    for factor in (1, 2, 4, 10):
+        _, rows = hashkiln.search(codes, asked, k=10 * factor)
+        found = np.take_along_axis(rows, np.argsort(-np.take_along_axis(score, rows, 1), axis=1)[:, :10], 1)
+        recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, true, strict=True)])
+        assert report.measured.metrics[f"recall_reranked_x{factor}"].value == pytest.approx(recall)

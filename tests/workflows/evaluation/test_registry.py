@@ -27,12 +27,32 @@ def histograms(seed):
 @pytest.mark.parametrize("seed", range(20))
 def test_metrics_are_those_of_the_registry_and_lie_in_their_ranges(seed):
     graded = histograms(seed)
-    for histogram, needs in ((graded, {"relevant rows", "graded relevance"}), (graded[:2], {"relevant rows"})):
-        found = metric_values(histogram)
+    for histogram, k, needs in (
+        (graded, 0, {"relevant rows", "graded relevance"}),
+        (graded[:2], 0, {"relevant rows"}),
+        (graded[:2], 7, {"relevant rows", "neighbours"}),
+    ):
+        found = metric_values(histogram, k)
         assert list(found) == [name for name, metric in METRICS.items() if metric.needs in needs]
         for name, values in found.items():
             assert values.min() >= METRICS[name].low - 1e-12, name
             assert values.max() <= METRICS[name].high + 1e-12, name
+
+
+def test_recall_after_reranking_is_that_of_the_candidates():
+    rng = np.random.default_rng(0)
+    x, queries = rng.normal(size=(300, 6)), rng.normal(size=(8, 6))
+    true = np.argsort(((queries[:, None] - x) ** 2).sum(axis=2), axis=1)[:, :5]
+    distances = ((queries[:, None] > 0) != (x > 0)).sum(axis=2)
+    relevant = np.zeros(distances.shape, bool)
+    np.put_along_axis(relevant, true, True, axis=1)
+    histogram = np.array([[np.bincount(d[keep], minlength=7) for d, keep in zip(distances, kept, strict=True)]
+                          for kept in (np.ones_like(relevant), relevant)])  # fmt: skip
+    for factor in (1, 2, 4, 10):
+        found = metric_values(histogram, 5)[f"recall_reranked_x{factor}"]
+        orders = [np.lexsort((rng.random(distances.shape), distances), axis=1) for _ in range(400)]
+        mean = np.mean([np.take_along_axis(relevant, order[:, : 5 * factor], 1).sum(1) / 5 for order in orders], axis=0)
+        np.testing.assert_allclose(found, mean, atol=0.05)  # 400 random orders of the ties
 
 
 def test_the_registry_is_complete():
