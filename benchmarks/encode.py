@@ -1,30 +1,92 @@
-"""Encoding throughput in rows per second, compared with a minimal script in the same run.
+"""Encoding throughput in rows per second: of one core, and compared with a minimal script in the same run.
 
-    HASHKILN_DATA=… python benchmarks/encode.py [--dataset photosift] [--bits 64] [--repeats 5]
+    HASHKILN_DATA=… python benchmarks/encode.py [--dataset photosift] [--bits 64] [--repeats 5] [--only one-core]
 
-Both read the same shards and write the same codes to Parquet. The minimal script checks nothing, hashes nothing and
+**One core.** Random float32 vectors in a Parquet file with pyarrow's default options. Rows per second of CPU time, with
+the process on one core and the file in memory. Reading is compared with pyarrow, encoding a file into a part with Faiss
+encoding vectors in memory. No encoder that reads a file can be faster than its matrix product and the reading of the
+file one after the other: that is the limit.
+
+**All cores.** Both read the same shards and write the same codes to Parquet. The minimal script checks nothing, hashes nothing and
 does not sync files; pyarrow and BLAS use all cores. Hashkiln checks every value and id, hashes its input and output,
 and syncs files and folders, on one core (in process) and on all cores (Ray). The physical limit is reading the vectors;
 its rate is shown as well.
 """
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
 from functools import partial
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hashing.functions import LinearHash
+from hashing.mapreduce import one_blas_thread
 from infra.executors import InProcess, connect
 from infra.settings import Settings
+from storage.features.shard import Columns, FeatureShard
+from storage.files import filesystem
 from storage.tables.parts import encode_shard
 from workflows.datasets import ingest
 from workflows.spec import Spec
+
+ONE_CORE = [(128, 64), (128, 256), (768, 256)]  # d, bits
+FILE_BYTES = 2**28
+
+
+def by_pyarrow(path):
+    for batch in pq.ParquetFile(path, pre_buffer=False).iter_batches(2**15, use_threads=False):
+        batch["vector"].flatten().to_numpy().reshape(len(batch), -1)
+
+
+def by_hashkiln(shard):
+    for _ in shard.read_blocks():
+        pass
+
+
+def product(x, weight):
+    with one_blas_thread():
+        for start in range(0, len(x), 4096):
+            x[start : start + 4096] @ weight
+
+
+def one_core(d, n_bits, repeats):
+    rng, n = np.random.default_rng(0), FILE_BYTES // (4 * d)
+    x = rng.standard_normal((n, d), np.float32)
+    function = LinearHash(rng.standard_normal((d, n_bits)), rng.standard_normal(n_bits))
+    index = faiss.IndexLSH(d, n_bits, True, False)
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/0.parquet"
+        vectors = pa.ListArray.from_arrays(pa.array(np.arange(0, x.size + 1, d), pa.int32()), pa.array(x.reshape(-1)))
+        pq.write_table(pa.table({"id": np.arange(n), "vector": vectors}), path)
+        shard = FeatureShard(path, "0", filesystem.stat(path).version, d, Columns())
+        ways = {
+            "product in memory": lambda: product(x, function.weight),
+            "pyarrow reads": lambda: by_pyarrow(path),
+            "Hashkiln reads and checks": lambda: by_hashkiln(shard),
+            "Faiss IndexLSH encodes from memory": lambda: index.sa_encode(x),
+            "Hashkiln encodes from the file": lambda: encode_shard(shard, function, folder),
+        }
+        seconds = {name: [] for name in ways}
+        for repeat in range(repeats + 1):
+            for name, way in ways.items():
+                start = time.process_time()
+                way()
+                if repeat:  # the first run warms up
+                    seconds[name].append(time.process_time() - start)
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    medians["limit: product, after reading"] = medians["product in memory"] + medians["Hashkiln reads and checks"]
+    ours = medians["Hashkiln encodes from the file"]
+    print(f"\n{n:,} rows of {d} float32 to {n_bits} bits on one core, median of {repeats}\n")
+    print("| | million rows / s | encoding, relative to it |\n|---|---|---|")
+    for name, median in medians.items():
+        print(f"| {name} | {n / median / 1e6:.3f} | {median / ours:.2f} |")
 
 
 def read(path):
@@ -58,7 +120,20 @@ def main():
     parser.add_argument("--dataset", default="photosift")
     parser.add_argument("--bits", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", choices=["one-core", "all-cores"])
     options = parser.parse_args()
+    if options.only != "all-cores":
+        cores = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {min(cores)})
+        faiss.omp_set_num_threads(1)
+        for d, n_bits in ONE_CORE:
+            one_core(d, n_bits, options.repeats)
+        os.sched_setaffinity(0, cores)
+    if options.only != "one-core":
+        all_cores(options)
+
+
+def all_cores(options):
     settings = Settings()
     shards = ingest(Spec(dataset=options.dataset), settings).shards("base")
     rng = np.random.default_rng(0)

@@ -62,8 +62,18 @@ def write_shard(url: str, blocks: list[FeatureRows], first_row: int) -> SplitSha
     starts = first_row + np.cumsum([0, *(len(block.ids) for block in blocks)])
     table = pa.concat_tables([_table(block, url, int(row)) for block, row in zip(blocks, starts, strict=False)])
     kind: Any = table.schema.names[1]
+    vector, dictionaries = "vector.list.element", ["labels.list.element"]
+    if kind == "vector" and table.schema.types[1].value_type.bit_width == 8:
+        dictionaries.append(vector)  # Parquet has no integers of fewer than 32 bits
+    compression = dict.fromkeys(("id", "image", "text", "labels.list.element"), "zstd")
     with filesystem.create(url) as file:
-        pq.write_table(table, file, row_group_size=2**15, compression="zstd", use_dictionary=["labels"])
+        pq.write_table(
+            table,
+            file,
+            row_group_size=2**15,
+            compression={**compression, vector: "none"},  # zstd saves a tenth of floats, and reads five times slower
+            use_dictionary=dictionaries,
+        )
     dim = table.schema.types[1].list_size if kind == "vector" else None
     return SplitShape(kind, dim, "labels" in table.schema.names, len(table))
 
