@@ -48,13 +48,13 @@ def pack(bits: Array) -> Array:
     return np.packbits(bits, axis=1, bitorder="little")
 
 
-def pack_signs(u: Array) -> tuple[Array, Array]:
-    """Return the codes (n, B) uint8 of projections u (n, n_bits) float32, and their moments (4, n_bits) float64.
+def pack_signs(u: Array, moments: Array) -> Array:
+    """Return the codes (n, B) uint8 of projections u (n, n_bits) float32, and add their moments to (4, n_bits) float64.
 
-    The moments add up over batches. Their rows are n, the number of ones (u >= 0), the sum and the sum of squares.
+    The rows of the moments are n, the number of ones (u >= 0), the sum and the sum of squares.
 
-    >>> codes, moments = pack_signs(np.array([[-0.5, 0.0, 2.0], [1.0, 1.0, 1.0]], np.float32))
-    >>> codes
+    >>> moments = np.zeros((4, 3))
+    >>> pack_signs(np.array([[-0.5, 0.0, 2.0], [1.0, 1.0, 1.0]], np.float32), moments)
     array([[6],
            [7]], dtype=uint8)
     >>> moments
@@ -66,9 +66,9 @@ def pack_signs(u: Array) -> tuple[Array, Array]:
     from .bit_kernels import pack_signs
 
     n, n_bits = u.shape
-    codes, moments = np.empty((n, n_bytes(n_bits)), np.uint8), np.zeros((4, n_bits))
+    codes = np.empty((n, n_bytes(n_bits)), np.uint8)
     pack_signs(np.ascontiguousarray(u, np.float32).reshape(-1), n_bits, codes.reshape(-1), moments)
-    return codes, moments
+    return codes
 
 
 def unpack(codes: Array, n_bits: int) -> Array:

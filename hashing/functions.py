@@ -6,7 +6,7 @@ A family is a frozen dataclass whose fields are arrays, numbers and strings; onl
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from hashlib import sha256
@@ -64,6 +64,9 @@ class HashFunction(Protocol):
 
     def project(self, x: Array) -> Array:
         """Return u (n, n_bits) float32 for vectors x (n, d); the bits are its signs."""
+
+    def blocks(self, x: Array) -> Iterator[Array]:
+        """Yield u for successive rows of x, in blocks that fit the cache."""
 
     def encode(self, x: Array) -> Array:
         """Return bits (n, n_bits) bool for vectors x (n, d); True means +1."""
@@ -128,14 +131,22 @@ class SignFunction(ABC):
         """
         check_shape(x, self.dim)
         u = np.empty((len(x), self.n_bits), np.float32)
-        with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):  # overflow is reported below
-            for start in range(0, len(x), self.rows):
-                block = np.ascontiguousarray(x[start : start + self.rows], np.float32)
-                if (n := len(block)) < self.rows:
-                    block = np.concatenate([block, np.zeros((self.rows - n, self.dim), np.float32)])
-                u[start : start + n] = self.values(block)[:n]
-        check_finite(u, x)
+        with one_blas_thread():
+            for number, block in enumerate(self.blocks(x)):
+                u[number * self.rows : (number + 1) * self.rows] = block
         return u
+
+    def blocks(self, x: Array) -> Iterator[Array]:
+        """Yield u (rows, n_bits) float32 of `project` for each block of rows; raise ValueError as it does."""
+        check_shape(x, self.dim)
+        for start in range(0, len(x), self.rows):
+            block = np.ascontiguousarray(x[start : start + self.rows], np.float32)
+            if (n := len(block)) < self.rows:
+                block = np.concatenate([block, np.zeros((self.rows - n, self.dim), np.float32)])
+            with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):  # overflow is reported below
+                u = np.asarray(self.values(block)[:n], np.float32)
+            check_finite(u, block, start)
+            yield u
 
     def encode(self, x: Array) -> Array:
         """Return bits (n, n_bits) bool, the signs of `project`; raise ValueError as it does."""
@@ -166,14 +177,15 @@ def check_shape(x: Array, dim: int) -> None:
         raise ValueError(f"expected vectors of shape (n, {dim}), found {x.shape}")
 
 
-def check_finite(u: Array, x: Array) -> None:
-    """Raise ValueError if the values u (n, n_bits) of vectors x (n, d) are not all finite."""
+def check_finite(u: Array, x: Array, first_row: int = 0) -> None:
+    """Raise ValueError if the values u (n, n_bits) of vectors x (n, d) are not all finite, with the number of a row."""
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(u.sum()):  # fast; it may also overflow
             return
     if len(rows := np.flatnonzero(~np.isfinite(u).all(axis=1))):
         row = int(rows[0])
         most = np.abs(x[row]).max()
+        row += first_row
         raise ValueError(f"row {row}: values up to {most:.3g} overflow float32 or are not finite: scale the vectors")
 
 
@@ -205,7 +217,9 @@ class LinearHash(SignFunction):
         return self.weight.shape[0], self.weight.shape[1]
 
     def values(self, x: Array) -> Array:
-        return x @ self.weight - self.threshold
+        u: Array = x @ self.weight
+        u -= self.threshold  # in place: memory that is new to the process takes longer than the subtraction
+        return u
 
     def encode(self, x: Array) -> Array:
         """Return the same bits as `SignFunction.encode`; a few rows are not padded to a block.
@@ -435,6 +449,9 @@ class OnDevice:
             self.batches.run(x, u)
         check_finite(u, x)
         return u
+
+    def blocks(self, x: Array) -> Iterator[Array]:
+        yield self.project(x)
 
     def encode(self, x: Array) -> Array:
         bits: Array = self.project(x) >= 0

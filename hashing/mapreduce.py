@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial, reduce
-from threading import Lock
+from threading import Lock, local
 from typing import Any, Generic, NamedTuple, Protocol, TypedDict
 
 import numpy as np
@@ -313,6 +313,7 @@ def merge_tree(states: Iterable[S], merge: Callable[[Sequence[S]], S]) -> S:
 
 
 _lock = Lock()
+_thread = local()  # limited: whether the thread is inside one_blas_thread
 _callers = 0  # number of threads inside one_blas_thread
 _before: list[int] = []  # thread counts of _shared_pools before the first caller entered
 
@@ -341,9 +342,13 @@ def one_blas_thread() -> Iterator[None]:
     """Limit BLAS to one thread inside the context, so that products do not depend on the machine's load and cores.
 
     Several threads may be inside at once. Where BLAS has one pool for the whole process, the last to leave lifts the
-    limit.
+    limit. Inside itself it does nothing, because setting a limit takes a fraction of a millisecond.
     """
     global _callers, _before
+    if getattr(_thread, "limited", False):
+        yield
+        return
+    _thread.limited = True
     with _lock:
         if not _callers:
             _before = [pool.num_threads for pool in _shared_pools()]
@@ -353,6 +358,7 @@ def one_blas_thread() -> Iterator[None]:
         with _blas().limit(limits=1, user_api="blas"):
             yield
     finally:
+        _thread.limited = False
         with _lock:
             _callers -= 1
             if not _callers:

@@ -39,7 +39,7 @@ class Columns(BaseModel):
 class FeatureBlock(NamedTuple):
     """Consecutive rows of a shard, as read for encoding."""
 
-    batch: Batch
+    batch: Batch  # whose x the block after the next one may overwrite
     labels: Any  # Arrow list<int32>, positions in the vocabulary; None without labels
     dropped: list[tuple[str, int, int, str]]  # rows left out of the batch: (file, row, id, error)
 
@@ -85,7 +85,7 @@ class FeatureShard:
     def __iter__(self) -> Iterator[Batch]:
         for batch, labels, _ in self.read_blocks():
             y = columns.multi_hot(labels, len(self.vocabulary)) if labels is not None else None
-            yield Batch(batch.ids, batch.x, y)
+            yield Batch(batch.ids, batch.x.copy(), y)
 
     def read_blocks(self) -> Iterator[FeatureBlock]:
         """Yield the rows in blocks, with labels and with the rows that were dropped.

@@ -260,6 +260,11 @@ def listing_includes(folder: str, url: str) -> bool:
     return f"{url}/".startswith(f"{folder}/") and not _hidden(url[len(folder) :])
 
 
+def is_remote(url: str) -> bool:
+    """Return whether reading waits for a network, and a thread may read ahead."""
+    return bool(_scheme(url))
+
+
 def _hidden(path: str) -> bool:
     return any(name[:1] in "._" for name in path.split("/") if name)
 

@@ -95,8 +95,8 @@ def read_vectors(
 ) -> Iterator[tuple[Any, Array | Any]]:
     """Yield record batches of some columns, and the vectors of another column in the same rows.
 
-    They are (n, dim) float32. From the first batch on that `parquet_pages` cannot decode, and for dim = 0, they are as
-    pyarrow reads them.
+    They are (n, dim) float32, in memory that the batch after the next one overwrites. From the first batch on that
+    `parquet_pages` cannot decode, and for dim = 0, they are as pyarrow reads them.
 
     Raises
     ------
@@ -108,12 +108,15 @@ def read_vectors(
     from .parquet_pages import Unsupported, VectorReader
 
     file, source = _open(url, [*others, column])
-    window = REMOTE_WINDOW if url.startswith("s3://") else LOCAL_WINDOW
+    window = REMOTE_WINDOW if filesystem.is_remote(url) else LOCAL_WINDOW
+    memory = [np.empty((0, dim), np.float32)] * 2  # new memory would take longer than the rest: the kernel zeroes it
     done = 0
     try:
         reader = VectorReader(file.schema, source, column, dim, window)
         for batch in file.iter_batches(batch_rows, columns=others):
-            x = np.empty((len(batch), dim), np.float32)
+            if len(memory[done % 2]) < len(batch):
+                memory[done % 2] = np.empty((len(batch), dim), np.float32)
+            x = memory[done % 2][: len(batch)]
             reader.read(x)
             yield _named(batch, others), x
             done += 1

@@ -92,11 +92,12 @@ def encode_shard(shard: FeatureShard, function: HashFunction, folder: str, forma
     dropped: list[DroppedRow] = []
     moments = np.zeros((4, function.n_bits))
     try:
-        for block in ahead(shard.read_blocks()):
+        blocks = shard.read_blocks()
+        for block in ahead(blocks) if filesystem.is_remote(shard.url) else blocks:
             ids.append(block.batch.ids)
-            block_codes, block_moments = bits.pack_signs(function.project(block.batch.x))
-            codes.append(block_codes)
-            moments += block_moments
+            added = np.zeros_like(moments)
+            codes += [bits.pack_signs(u, added) for u in function.blocks(block.batch.x)]
+            moments += added
             labels.append(block.labels)
             dropped += block.dropped
             update_digest(content, block.batch)

@@ -29,7 +29,7 @@ def test_vectors_are_read_beside_other_columns_in_any_order(tmp_path):
     url, x = str(tmp_path / "s.parquet"), np.arange(300.0).reshape(100, 3)
     table = pa.table({"labels": [[1]] * 100, "vector": list(x), "unused": ["u"] * 100, "id": np.arange(100)})
     pq.write_table(table, url, row_group_size=30)
-    found = list(parquet.read_vectors(url, "vector", 3, ["id", "labels"], 40))
+    found = [(batch, x.copy()) for batch, x in parquet.read_vectors(url, "vector", 3, ["id", "labels"], 40)]
     assert [len(batch) for batch, _ in found] == [40, 40, 20]
     np.testing.assert_array_equal(np.concatenate([batch["id"].to_numpy() for batch, _ in found]), np.arange(100))
     vectors = [vectors for _, vectors in found]
@@ -41,12 +41,24 @@ def test_from_the_batch_with_a_null_on_pyarrow_reads_the_vectors(tmp_path):
     url, x = str(tmp_path / "s.parquet"), [[float(i), 0.0] for i in range(100)]
     x[70] = [None, 0.0]
     pq.write_table(pa.table({"id": np.arange(100), "vector": x}), url, row_group_size=30)
-    found = list(parquet.read_vectors(url, "vector", 2, ["id"], 20))
-    assert [type(vectors) is np.ndarray for _, vectors in found] == [True, True, True, False, False]
-    assert [row for _, vectors in found for row in vectors.tolist()] == [
+    found = [
+        (batch, vectors.tolist(), type(vectors))
+        for batch, vectors in parquet.read_vectors(url, "vector", 2, ["id"], 20)
+    ]
+    assert [kind is np.ndarray for _, _, kind in found] == [True, True, True, False, False]
+    assert [row for _, vectors, _ in found for row in vectors] == [
         row if i != 70 else [None, 0.0] for i, row in enumerate(x)
     ]
-    np.testing.assert_array_equal(np.concatenate([batch["id"].to_numpy() for batch, _ in found]), np.arange(100))
+    np.testing.assert_array_equal(np.concatenate([batch["id"].to_numpy() for batch, *_ in found]), np.arange(100))
+
+
+def test_a_batch_is_kept_while_the_next_one_is_read(tmp_path):
+    url = str(tmp_path / "s.parquet")
+    pq.write_table(pa.table({"id": np.arange(6), "vector": [[float(i)] for i in range(6)]}), url)
+    before = None
+    for row, (_, x) in enumerate(parquet.read_vectors(url, "vector", 1, ["id"], 1)):
+        assert before is None or before == row - 1
+        before = x
 
 
 def test_a_damaged_page_is_refused_with_the_row_before_it(tmp_path):
