@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from prefect import flow
 
 from hashing.mapreduce import Batch
-from infra.executors import Progress, silent
+from infra.executors import InProcess, Progress, silent
 from storage import datasets, results
 from storage.features.dataset import Dataset
 from storage.files import filesystem
@@ -17,6 +18,8 @@ from storage.files import filesystem
 from . import opening
 from .reader import Search
 from .spec import Value
+
+FEW_PAIRS, FEW_ROWS = 10**10, 10**6  # below, a search, or reading all vectors, takes less time than to start Ray
 
 
 class SearchReport(Value):
@@ -47,6 +50,8 @@ def search(
     start, asked = time.monotonic(), asked or Search()
     opened = opening.open(table, version, progress=progress, resident=False)
     batch = read_queries(opened.dataset, queries)
+    if len(batch.ids) * opened.rows < FEW_PAIRS and (not asked.rerank or opened.rows < FEW_ROWS):
+        opened = replace(opened, executor=InProcess(progress))
     properties = opened.version.properties
     about = {
         "table": opened.table,

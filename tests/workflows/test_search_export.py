@@ -17,6 +17,7 @@ from hashing.evaluation.histograms import HammingHistogram
 from hashing.hamming.layout import pack_labels
 from hashing.mapreduce import Batch
 from hashing.neighbours import candidates
+from infra import executors
 from infra.executors import InProcess
 from infra.settings import Settings
 from storage import models
@@ -176,6 +177,25 @@ def test_results_depend_on_neither_executor_nor_block_size(settings, base, queri
         for a, b in zip(other, expected, strict=True):
             assert a.dtype == b.dtype
             np.testing.assert_array_equal(a, b)
+
+
+def test_small_searches_do_not_start_ray(settings, base, queries, tmp_path, monkeypatch):
+    class Started(Exception):
+        pass
+
+    def start(*_):
+        raise Started
+
+    monkeypatch.setenv("HASHKILN_EXECUTOR", "ray")
+    monkeypatch.setattr(executors.Ray, "join", start)
+    for asked in (Search(k=3), Search(k=3, rerank=20)):
+        assert search.search("mine__code16", queries[0], str(tmp_path / "found.parquet"), asked).rows == 90
+    monkeypatch.setattr(search, "FEW_ROWS", 800)
+    with pytest.raises(Started):
+        search.search("mine__code16", queries[0], str(tmp_path / "found.parquet"), Search(k=3, rerank=20))
+    monkeypatch.setattr(search, "FEW_PAIRS", 30 * 800)
+    with pytest.raises(Started):
+        search.search("mine__code16", queries[0], str(tmp_path / "found.parquet"), Search(k=3))
 
 
 def test_the_version_is_pinned_while_another_is_published(settings, base, queries, tmp_path):
