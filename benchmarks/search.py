@@ -86,7 +86,8 @@ def main() -> None:
         codes = pack(function.encode(x))
         np.testing.assert_array_equal(reader.search(x[:100], 10)[0], index.search(codes[:100], 10)[0])
         print(
-            f"{reader.rows:,} rows, {options.bits} bits, one core, medians of {options.repeats}; {versions.line('numba', 'faiss-cpu')}"
+            f"{reader.rows:,} rows, {options.bits} bits, one core, medians of {options.repeats};",
+            versions.line("numba", "faiss-cpu"),
         )
         print(f"read codes and ids: {opened - begin:.2f} s; map vectors: {mapped - opened:.2f} s;", end=" ")
         print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB\n")

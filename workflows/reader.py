@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 
 from hashing.bits import pack
 from hashing.functions import HashFunction
-from hashing.mapreduce import Array, Data, Executor, Statistic
+from hashing.hamming.multi_index import MultiIndex
+from hashing.mapreduce import Array, Data, Executor
 from hashing.neighbours.candidates import AsymmetricTopK, CountWithin, TopK, Within, query_blocks
 from hashing.neighbours.exact import MEASURED, Metric, first_k, pair_distances
 from hashing.neighbours.reranking import CandidateDistances
@@ -66,6 +67,7 @@ class Reader:
     executor: Executor  # reads the parts for each search, unless they are resident
     settings: Settings
     resident: ResidentRows | None = None
+    index: MultiIndex | None = None  # of the codes in memory
 
     @cached_property
     def rows(self) -> int:
@@ -150,19 +152,21 @@ class Reader:
         Each block has queries (positions in x), ids and distances, each (m,), sorted by (query, distance, id).
         """
         x, data, rows = self._queries(x), *self._data(where)
+        index = self.index if where is None else None
         if asked.radius is not None:
-            codes = self._codes(x)
-            counts = data.reduce(CountWithin(codes, asked.radius), "count")
+            codes, radius = self._codes(x), asked.radius
+            counts = index.count_within(codes, radius) if index else data.reduce(CountWithin(codes, radius), "count")
             for block in query_blocks(counts):
-                queries, distances, ids = data.reduce(Within(codes[block], asked.radius), "search")
-                yield queries + block.start, ids, distances
+                within = Within(codes[block], radius)
+                found = self._look_up(index, within) if index else data.reduce(within, "search")
+                yield found[0] + block.start, found[2], found[1]
             return
         width = min(asked.rerank or asked.k, rows)
         if not width:
             yield (np.zeros(0, np.int64),) * 2 + (np.zeros(0),)
             return
         for block in query_blocks(np.full(len(x), width)):
-            distances, ids = self._nearest(x[block], asked, width, data)
+            distances, ids = self._nearest(x[block], asked, width, data, index)
             yield np.repeat(np.arange(len(x))[block], ids.shape[1]), ids.ravel(), distances.ravel()
 
     def _data(self, where: Any) -> tuple[Data, int]:
@@ -192,13 +196,22 @@ class Reader:
             raise ValueError(f"{what}: expected rows in memory: open {self.table} with resident=True")
         return self.resident
 
-    def _nearest(self, x: Array, asked: Search, width: int, data: Data) -> tuple[Array, Array]:
-        statistic: Statistic[tuple[Array, Array], tuple[Array, Array]]
+    def _look_up(self, index: MultiIndex, within: Within) -> tuple[Array, Array, Array]:
+        """Return what the statistic finds, by the index."""
+        offsets, positions, distances = index.within(within.codes, within.radius)
+        queries = np.repeat(np.arange(len(within.codes)), np.diff(offsets))
+        return within.finish((queries, distances, self.ids[positions]))
+
+    def _nearest(
+        self, x: Array, asked: Search, width: int, data: Data, index: MultiIndex | None
+    ) -> tuple[Array, Array]:
         if asked.asymmetric:
-            statistic = AsymmetricTopK(self.function.project(x), width)
+            distances, ids = data.reduce(AsymmetricTopK(self.function.project(x), width), "search")
+        elif index:
+            distances, positions = index.topk(self._codes(x), width)
+            ids = self.ids[positions]
         else:
-            statistic = TopK(self._codes(x), width, sorted_ids=bool(self.resident))
-        distances, ids = data.reduce(statistic, "search")
+            distances, ids = data.reduce(TopK(self._codes(x), width, sorted_ids=bool(self.resident)), "search")
         return self._rerank(x, ids, asked.k) if asked.rerank else (distances, ids)
 
     def _rerank(self, x: Array, candidates: Array, k: int) -> tuple[Array, Array]:

@@ -58,6 +58,32 @@ def test_filters_find_as_many_rows_as_there_are(settings, source, k):
     assert table.search(QUERIES, 3, asymmetric=True, where=few)[1].shape == (len(QUERIES), 3)
 
 
+def test_an_index_changes_no_result_and_follows(settings, source):
+    with pytest.raises(ValueError, match="index: expected resident=True"):
+        opening.open(TABLE, index=True, resident=False)
+    with opening.open(TABLE, index=True, follow=True) as table:
+        for version in ("v1", "v2"):
+            plain = opening.open(TABLE)
+            with table.pinned() as reader:
+                assert (reader.version.name, len(reader.index.codes)) == (version, plain.rows)
+                for call in (
+                    lambda of: of.search(QUERIES, 9),
+                    lambda of: of.search(QUERIES, 9, where=2),
+                    lambda of: of.search(QUERIES, 9, rerank=30),
+                    lambda of: of.search(QUERIES, 9, asymmetric=True),
+                    lambda of: of.within(QUERIES, 3),
+                    lambda of: of.within(QUERIES, 3, where=2),
+                ):
+                    for found, expected in zip(call(reader), call(plain), strict=True):
+                        np.testing.assert_array_equal(found, expected)
+            if version == "v1":
+                write(source, "1.parquet", blobs(150, D, seed=7, first_id=1000))
+                assert reindex(settings) == "v2"
+                assert table.refresh()
+    deletion.delete("mine", plain.ids)
+    assert opening.open(TABLE, index=True).search(QUERIES)[1].shape == (len(QUERIES), 0)
+
+
 def test_filters_that_are_none_are_refused(settings, source):
     table = opening.open(TABLE)
     with pytest.raises(ValueError, match=r"where: expected bool \(800,\), one for each of `ids`, found \(799,\)"):

@@ -172,7 +172,7 @@ def test_results_depend_on_neither_executor_nor_block_size(settings, base, queri
     expected = everything(reader)
     others = [everything(on_ray), everything(resident)]
     monkeypatch.setattr(candidates, "STATE_BYTES", 20 * 400)
-    others += [everything(reader), everything(resident)]
+    others += [everything(reader), everything(resident), everything(hashkiln.open("mine__code16", index=True))]
     for other in others:
         for a, b in zip(other, expected, strict=True):
             assert a.dtype == b.dtype
