@@ -18,8 +18,8 @@ from .checks import check_codes, check_k, check_radius
 from .layout import read_only
 
 MAX_LENGTH = 24  # bits of a piece: a table of 2^24 values takes 64 MiB
-TRIED = 16  # queries after which the index is given up for the others, if it has answered less than half of them
 SHARE = 0.5  # of the time of a scan that a query may use
+TRIED = 16  # queries of a call that are tried first, and calls between tries while most queries end in a scan
 
 
 class MultiIndex:
@@ -42,11 +42,12 @@ class MultiIndex:
             for word in range(words.shape[1])
             for start, stop in cut(min(64, 8 * codes.shape[1] - 64 * word), length)
         ]
-        self._pieces = read_only(np.array(pieces))
         starts = np.zeros((len(pieces), 2 ** max(length for _, _, length in pieces) + 1), np.uint32)
         rows = np.empty((len(pieces), len(codes)), np.uint32)
-        multi_index_kernels.build(words, self._pieces, starts, rows)
-        self._index = words, self._pieces, read_only(starts), read_only(rows)
+        multi_index_kernels.build(words, read_only(np.array(pieces)), starts, rows)
+        self._index = words, read_only(np.array(pieces)), read_only(starts), read_only(rows)
+        self._answered: dict[int, float] = {}  # k -> share of the recent queries that the index answered
+        self._calls = 0
 
     def topk(self, queries: Array, k: int) -> tuple[Array, Array]:
         """Return distances and positions as scan.topk does."""
@@ -55,15 +56,25 @@ class MultiIndex:
         check_codes(queries, self.codes)
         check_k(k)
         found = np.empty((len(queries), min(k, len(self.codes))), np.uint64)
-        done, budget, words = np.zeros(len(queries), bool), self._budget(len(queries)), to_words(queries)
+        done, words, budget = np.zeros(len(queries), bool), to_words(queries), self._budget(len(queries))
         for part in (slice(0, TRIED), slice(TRIED, None)):
-            if done[:TRIED].sum() * 2 >= len(done[:TRIED]) or not part.start:
+            if len(words[part]) and self._pays(k):
                 multi_index_kernels.topk(words[part], *self._index, budget, found[part], done[part])
+                self._note(k, done[part])
         found.sort(axis=1)
         distances, positions = unpacked(found)
         if not done.all():
             distances[~done], positions[~done] = scan.topk(queries[~done], self.codes, k)
         return distances, positions
+
+    def _pays(self, k: int) -> bool:
+        """Whether the index has answered most of the recent queries for k rows. If not, one call of TRIED is a try."""
+        self._calls += 1
+        return self._answered.get(k, 1.0) >= 0.5 or self._calls % TRIED == 0
+
+    def _note(self, k: int, done: Array) -> None:
+        weight = 0.9 ** len(done)
+        self._answered[k] = weight * self._answered.get(k, 1.0) + (1 - weight) * float(done.mean())
 
     def count_within(self, queries: Array, radius: int) -> Array:
         """Return the number of rows within a radius (q,), as scan.count_within does."""
@@ -100,8 +111,8 @@ class MultiIndex:
 
     def _budget(self, n_queries: int) -> float:
         """Return the nanoseconds that a query may use; a scan reads the codes once for several queries."""
-        words = self._index[0].shape[1]
-        return SHARE * len(self.codes) * (0.07 + 0.07 * words) * (1 + 2 / max(1, n_queries))
+        per_row = 0.07 + 0.07 * self._index[0].shape[1]
+        return float(SHARE * len(self.codes) * per_row * (1 + 0.5 / max(1, n_queries)))
 
 
 def cut(n_bits: int, length: int) -> list[tuple[int, int]]:

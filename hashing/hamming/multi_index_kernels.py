@@ -14,7 +14,7 @@ from numba import njit
 from .simd import popcount
 
 DISTANCE = np.uint64(40)  # a row at a distance is one number, distance * 2^40 + position, which sorts as the pair does
-VALUE_COST, ROW_COST = 50.0, 25.0  # nanoseconds to look up a value, and to visit a row
+VALUE_COST, ROW_COST = 50.0, 30.0  # nanoseconds to look up a value, and to visit a row
 
 
 @njit(nogil=True)
@@ -48,10 +48,12 @@ def following(value):
 
 
 @njit(nogil=True)
-def was_visited(query, row, pieces, step):
+def was_visited(query, codes, row, pieces, step):
     """Return whether an earlier step has visited a row."""
     for j in range(len(pieces)):
-        if np.int64(popcount(piece(query, pieces, j) ^ piece(row, pieces, j))) * len(pieces) + j < step:
+        word, ones = pieces[j, 0], np.uint64((1 << pieces[j, 2]) - 1)
+        differing = ((query[word] ^ codes[row, word]) >> np.uint64(pieces[j, 1])) & ones
+        if np.int64(popcount(differing)) * len(pieces) + j < step:
             return True
     return False
 
@@ -73,11 +75,11 @@ def visit(query, codes, pieces, starts, rows, step, budget, limit, out, size, k)
         if budget < 0:
             break
         for at in range(first, last):
-            row, total = codes[rows[j, at]], np.uint64(0)
+            row, total = rows[j, at], np.uint64(0)
             for w in range(len(query)):
-                total += np.uint64(popcount(query[w] ^ row[w]))
-            found = (total << DISTANCE) | np.uint64(rows[j, at])
-            if found >= limit or (k and size == k and found >= out[0]) or was_visited(query, row, pieces, step):
+                total += np.uint64(popcount(query[w] ^ codes[row, w]))
+            found = (total << DISTANCE) | np.uint64(row)
+            if found >= limit or (k and size == k and found >= out[0]) or was_visited(query, codes, row, pieces, step):
                 continue
             if k:
                 size = push(out, size, k, found)

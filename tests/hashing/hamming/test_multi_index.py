@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hashing.hamming import multi_index, scan
+from hashing.hamming import multi_index, multi_index_kernels, scan
 from hashing.hamming.multi_index import MultiIndex
 
 RNG = np.random.default_rng(0)
@@ -65,6 +65,22 @@ def test_the_index_answers_where_rows_are_near(monkeypatch):
         (*index.topk(queries, 3), *index.within(queries, 2)), (*expected[0], *expected[1]), strict=True
     ):
         np.testing.assert_array_equal(found, there)
+
+
+def test_the_index_is_seldom_tried_where_it_does_not_pay(monkeypatch):
+    codes = RNG.integers(0, 256, (50_000, 8), dtype=np.uint8)
+    index, queries, tried = MultiIndex(codes), RNG.integers(0, 256, (100, 8), dtype=np.uint8), []
+    topk = multi_index_kernels.topk
+    monkeypatch.setattr(
+        multi_index_kernels, "topk", lambda words, *rest: tried.append(len(words)) or topk(words, *rest)
+    )
+    expected = scan.topk(queries, codes, 10)
+    for found, there in zip(index.topk(queries, 10), expected, strict=True):
+        np.testing.assert_array_equal(found, there)
+    assert tried == [multi_index.TRIED]
+    for i in range(96):
+        np.testing.assert_array_equal(index.topk(queries[i : i + 1], 10)[1], expected[1][i : i + 1])
+    assert 0 < sum(tried[1:]) <= 12
 
 
 def test_wrong_codes_are_refused():
