@@ -4,7 +4,7 @@
 
 photosift: 1,000,000 rows of 128 dimensions, encoded by ITQ. Hashkiln searches by vectors and returns ids; its time
 includes encoding the queries. Faiss searches by codes with IndexBinaryFlat, and returns positions. The two alternate.
-Times are wall-clock times of one call, and the table shows medians and the median ratio of consecutive calls. For a
+Times are thread times of one call, and the table shows medians and the median ratio of consecutive calls. For a
 re-ranked search, Faiss's part is IndexBinaryFlat followed by numpy over an array of all vectors; for a filter, it is an
 IndexBinaryFlat of the selected rows, made for the call.
 """
@@ -36,9 +36,9 @@ from workflows.spec import Spec
 
 
 def seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    start = time.thread_time()  # both run on the thread that calls
     run()
-    return time.perf_counter() - start
+    return time.thread_time() - start
 
 
 def report(case: str, ours: Callable[[], object], theirs: Callable[[], object], repeats: int) -> None:
@@ -74,12 +74,13 @@ def main() -> None:
         function = ITQ(options.bits).fit(Data(dataset.shards("learn"), InProcess()))
         parts = [encode_shard(shard, function, folder) for shard in dataset.shards("base")]
         shards = [CodeShard(part, options.bits) for part in parts]
-        begin = time.perf_counter()
+        begin = time.thread_time()
         resident = ResidentRows(shards)
-        opened = time.perf_counter()
+        opened = time.thread_time()
         vectors, _ = resident.map_vectors(dataset)
-        mapped = time.perf_counter()
-        reader = Reader("t", Version("v1", 0, 0, {}), (), function, shards, InProcess(), settings, resident)
+        mapped = time.thread_time()
+        version = Version("v1", 0, 0, {"spec": Spec(dataset="photosift").model_dump_json()})
+        reader = Reader("t", version, (), function, shards, InProcess(), settings, resident)
         x = np.concatenate([batch.x for shard in dataset.shards("query") for batch in shard])
         index = faiss.IndexBinaryFlat(options.bits)
         index.add(resident.batch.x)

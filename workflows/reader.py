@@ -83,6 +83,10 @@ class Reader:
         """The dataset that the rows come from."""
         return dataset_of(Spec.stored(self.version.properties["spec"]), self.settings)
 
+    @cached_property
+    def _metric(self) -> Metric:
+        return self.dataset.distance
+
     def search(
         self, x: Array, k: int = 10, rerank: int = 0, asymmetric: bool = False, where: Any = None
     ) -> tuple[Array, Array]:
@@ -219,8 +223,8 @@ class Reader:
         if self.resident:
             vectors, is_encoded = self.resident.vectors or self.resident.map_vectors(self.dataset)
             rows = self.resident.positions(candidates)
-            queries, metric = np.repeat(np.arange(len(x)), candidates.shape[1]), self.dataset.distance
-            distances = pair_distances(x, vectors, queries, rows.ravel(), metric).reshape(rows.shape)
+            queries = np.repeat(np.arange(len(x)), candidates.shape[1])
+            distances = pair_distances(x, vectors, queries, rows.ravel(), self._metric).reshape(rows.shape)
             distances[~is_encoded[rows]] = np.inf
         else:
             distances = self._read_distances(x, candidates)
@@ -242,8 +246,7 @@ class Reader:
         ]
         if not shards:
             return np.full(candidates.shape, np.inf)
-        statistic = CandidateDistances(x, candidates, self.dataset.distance)
-        return Data(shards, self.executor).reduce(statistic, "rerank")
+        return Data(shards, self.executor).reduce(CandidateDistances(x, candidates, self._metric), "rerank")
 
     def _codes(self, x: Array) -> Array:
         return pack(self.function.encode(x))

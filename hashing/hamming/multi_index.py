@@ -100,12 +100,10 @@ class MultiIndex:
         found, done = np.empty(max(1, offsets[-1]), np.uint64), np.zeros(len(queries), bool)
         budget = self._budget(len(queries))
         multi_index_kernels.within(to_words(queries), *self._index, radius, budget, found, offsets, done)
-        for i in np.flatnonzero(~done):
-            _, positions, distances = scan.within(queries[i : i + 1], self.codes, radius)
-            found[offsets[i] : offsets[i + 1]] = distances.astype(np.uint64) << np.uint64(40) | positions.astype(
-                np.uint64
-            )
         distances, positions = unpacked(found[: offsets[-1]])
+        if not done.all():
+            rest = np.repeat(~done, np.diff(offsets))
+            _, positions[rest], distances[rest] = scan.within(queries[~done], self.codes, radius)
         order = np.lexsort((positions, np.repeat(np.arange(len(queries)), np.diff(offsets))))
         return offsets, positions[order], distances[order]
 
@@ -128,9 +126,8 @@ def cut(n_bits: int, length: int) -> list[tuple[int, int]]:
 def to_words(codes: Array) -> Array:
     """Return codes (n, B) as words (n, W) uint64, padded with zero bytes."""
     padding = -codes.shape[1] % 8
-    return read_only(
-        (np.pad(codes, ((0, 0), (0, padding))) if padding else np.ascontiguousarray(codes)).view(np.uint64)
-    )
+    padded = np.pad(codes, ((0, 0), (0, padding))) if padding else np.ascontiguousarray(codes)
+    return read_only(padded.view(np.uint64))
 
 
 def unpacked(found: Array) -> tuple[Array, Array]:
