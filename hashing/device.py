@@ -21,13 +21,13 @@ _lock = Lock()  # threads of a process take turns on the device; they read and w
 
 
 class Batches:
-    """Computes a function of rows on a device, with two batches in flight."""
+    """Computes a function of rows, which `load` moves to a device, with two batches in flight."""
 
-    def __init__(self, values: Callable[[Tensor], Tensor], device: str, cpu_rows: int) -> None:
+    def __init__(self, load: Callable[[], Callable[[Tensor], Tensor]], device: str, cpu_rows: int) -> None:
         self.device = torch.device(device)
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError("expected a GPU for this process, found none: torch sees no CUDA device")
-        self.values = values
+        self.values = load()
         self.rows, self.halved = cpu_rows if self.device.type == "cpu" else 0, False
         self.lanes = _Lane(self.device), _Lane(self.device)
 

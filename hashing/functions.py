@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -18,6 +18,15 @@ import numpy as np
 from .anchors import anchor_weights, rbf, squared_centre_distances
 from .mapreduce import Array, Epoch, one_blas_thread
 from .namespaces import namespace
+from .rounding import (
+    FUNCTION,
+    anchor_weight_error,
+    distance_error,
+    exp_error,
+    gamma,
+    min_error,
+    product_error,
+)
 
 if TYPE_CHECKING:
     from .device import Batches
@@ -31,6 +40,10 @@ SMALLEST, LARGEST = 2.0**-100, 2.0**120  # of |x||w|: float32 products may under
 
 
 Precision = Literal["float32", "bf16"]
+MARGINS: dict[Precision, float] = {  # errors of a network elsewhere, as multiples of those here
+    "float32": 64,  # Winograd convolutions have up to 50 times the errors of sums
+    "bf16": 4,  # the rounding of weights and activations dominates, and is the same everywhere
+}
 _loading = Lock()
 
 
@@ -73,6 +86,12 @@ class HashFunction(Protocol):
 
     def to(self, device: str, precision: Precision = "float32") -> HashFunction:
         """Return the function as torch computes it on a device, such as "cuda"; see `OnDevice`."""
+
+    def undetermined(self, x: Array, precision: Precision = "float32") -> Array:
+        """Return which bits (n, n_bits) of vectors x (n, d) may differ between machines, as their u is nearly 0.
+
+        These are the bits whose u, computed exactly, is within the rounding errors of the given precision.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +136,20 @@ class SignFunction(ABC):
 
         x may also be a tensor, if `on_device` has copied the arrays: the formula uses what numpy and torch share.
         """
+
+    @abstractmethod
+    def rounding(self, x: Array) -> Array:
+        """Return a bound (n, n_bits) on the rounding errors of `values` in float32, for x (n, d) float64.
+
+        The bound holds for any order of summation: on any machine, and for any batch size.
+        """
+
+    def undetermined(self, x: Array, precision: Precision = "float32") -> Array:
+        check_shape(x, self.dim)
+        exact = x.astype(np.float32).astype(np.float64)
+        with one_blas_thread():
+            undetermined: Array = np.abs(self.values(exact)) <= self.rounding(exact)
+        return undetermined
 
     def project(self, x: Array) -> Array:
         """Return u (n, n_bits) float32 for vectors x (n, d).
@@ -221,6 +254,9 @@ class LinearHash(SignFunction):
         u -= self.threshold  # in place: memory that is new to the process takes longer than the subtraction
         return u
 
+    def rounding(self, x: Array) -> Array:
+        return product_error(x, self.weight, self.threshold)
+
     def encode(self, x: Array) -> Array:
         """Return the same bits as `SignFunction.encode`; a few rows are not padded to a block.
 
@@ -263,6 +299,10 @@ class CosineHash(SignFunction):
         u: Array = namespace(x).cos(x @ self.weight + self.phase) - self.threshold
         return u
 
+    def rounding(self, x: Array) -> Array:
+        bound: Array = product_error(x, self.weight, self.phase) + FUNCTION + gamma(1) * (1 + np.abs(self.threshold))
+        return bound
+
 
 @dataclass(frozen=True, eq=False)
 class SphericalHash(SignFunction):
@@ -277,6 +317,11 @@ class SphericalHash(SignFunction):
 
     def values(self, x: Array) -> Array:
         return self.radii**2 - squared_centre_distances(x, self.centres)
+
+    def rounding(self, x: Array) -> Array:
+        distances = squared_centre_distances(x, self.centres)
+        bound: Array = distance_error(x, self.centres, distances) + gamma(2) * (self.radii**2 + distances)
+        return bound
 
 
 @dataclass(frozen=True, eq=False)
@@ -294,6 +339,11 @@ class KernelHash(SignFunction):
 
     def values(self, x: Array) -> Array:
         return rbf(x, self.anchors, self.gamma) @ self.weight - self.threshold
+
+    def rounding(self, x: Array) -> Array:
+        distances = squared_centre_distances(x, self.anchors)
+        error = exp_error(self.gamma * distances, self.gamma * distance_error(x, self.anchors, distances))
+        return product_error(rbf(x, self.anchors, self.gamma), self.weight, self.threshold, error)
 
 
 @dataclass(frozen=True, eq=False)
@@ -320,6 +370,16 @@ class AnchorGraphHash(SignFunction):
         upper, lower = self.split
         u: Array = xp.concatenate([y, xp.where(halves >= 0, halves - upper, lower - halves)], axis=1)
         return u
+
+    def rounding(self, x: Array) -> Array:
+        distances = squared_centre_distances(x, self.anchors)
+        z = anchor_weights(x, self.anchors, self.sigma, self.n_nearest)
+        error = distance_error(x, self.anchors, distances)
+        error = anchor_weight_error(z, distances, error, self.sigma, self.n_nearest)
+        y, bound = z @ self.weight, product_error(z, self.weight, np.zeros(self.weight.shape[1]), error)
+        halves, error = np.abs(y[:, : self.split.shape[1]]), bound[:, : self.split.shape[1]]
+        error = np.where(halves <= error, np.inf, error + gamma(1) * (halves + np.abs(self.split).max(axis=0)))
+        return np.concatenate([bound, error], axis=1)  # a second bit jumps where y changes its sign
 
 
 @dataclass(frozen=True, eq=False)
@@ -351,6 +411,21 @@ class ProductHash(SignFunction):
         stacked: Array = xp.stack(u, axis=1)
         return stacked
 
+    def rounding(self, x: Array) -> Array:
+        m, k, width = self.centres.shape
+        x = x - self.mean
+        parts = (x @ self.rotation).reshape(len(x), m, width)
+        errors = product_error(x, self.rotation, np.zeros(m * width)).reshape(parts.shape)
+        bounds = []
+        for s in range(m):
+            distances = squared_centre_distances(parts[:, s], self.centres[s])
+            error = distance_error(parts[:, s], self.centres[s], distances, errors[:, s])
+            for j in range(k.bit_length() - 1):
+                one = (np.arange(k) >> j & 1).astype(bool)
+                bound = sum(min_error(distances[:, side], error[:, side]) for side in (~one, one))
+                bounds.append(bound + gamma(1) * distances.max(axis=1))
+        return np.stack(bounds, axis=1)
+
 
 @dataclass(frozen=True, eq=False)
 class NetworkHash(SignFunction):
@@ -368,6 +443,13 @@ class NetworkHash(SignFunction):
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             x = ACTIVATIONS[self.activation](x @ weight + bias)
         return x @ self.weights[-1] + self.biases[-1]
+
+    def rounding(self, x: Array) -> Array:
+        error: Array | float = 0.0
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            error = product_error(x, weight, bias, error) + 2 * FUNCTION  # no activation is steeper than 1
+            x = ACTIVATIONS[self.activation](x @ weight + bias)
+        return product_error(x, self.weights[-1], self.biases[-1], error)
 
 
 @dataclass(frozen=True, eq=False)
@@ -409,6 +491,34 @@ class DeepHash(SignFunction):
         from .deep import networks
 
         return networks.on_device(networks.loaded(self.parameters, *self.architecture), device, precision)
+
+    def exact(self, x: Array) -> Array:
+        """Return u (n, n_bits) of x (n, d), computed in float64."""
+        from .deep import networks
+
+        x, network = x.astype(np.float64), networks.loaded(self.parameters, *self.architecture).double()
+        blocks = [networks.evaluated(network, x[i : i + self.rows]) for i in range(0, len(x), self.rows)]
+        return np.concatenate([np.zeros((0, self.n_bits)), *blocks])
+
+    def rounding(self, x: Array) -> Array:
+        return self._measured(x, "float32")[1]
+
+    def undetermined(self, x: Array, precision: Precision = "float32") -> Array:
+        check_shape(x, self.dim)
+        exact, bound = self._measured(x, precision)
+        undetermined: Array = np.abs(exact) <= bound
+        return undetermined
+
+    def _measured(self, x: Array, precision: Precision) -> tuple[Array, Array]:
+        """Return exact u, and a bound on its errors: a multiple of the largest error that is found here.
+
+        Bounds over all layers would exceed u itself.
+        """
+        x = x.astype(np.float32)
+        exact = self.exact(x)
+        rounded = self.project(x) if precision == "float32" else self.to("cpu", precision).project(x)
+        bound = MARGINS[precision] * np.abs(rounded - exact).max(initial=0)
+        return exact, np.full(exact.shape, bound)
 
 
 @dataclass(eq=False)
@@ -457,6 +567,9 @@ class OnDevice:
         bits: Array = self.project(x) >= 0
         return bits
 
+    def undetermined(self, x: Array, precision: Precision = "float32") -> Array:
+        return self.function.undetermined(x, precision)
+
     @property
     def batches(self) -> Batches:
         """The function on the device of this process."""
@@ -464,8 +577,8 @@ class OnDevice:
 
         with _loading:
             if "_batches" not in self.__dict__:
-                values = self.function.on_device(self.device, self.precision)
-                self.__dict__["_batches"] = Batches(values, self.device, self.function.rows)
+                load = partial(self.function.on_device, self.device, self.precision)
+                self.__dict__["_batches"] = Batches(load, self.device, self.function.rows)
         found: Batches = self.__dict__["_batches"]
         return found
 

@@ -70,7 +70,7 @@ class HashNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         features = self.body(self.standard(x) if self.standardised else x)
         with torch.autocast(x.device.type, enabled=False):  # in bfloat16, the largest units of a block would often tie
-            u: Tensor = self.hash(features.float())
+            u: Tensor = self.hash(features.to(x.dtype))
         return u
 
     def codes(self, x: Tensor) -> Tensor:

@@ -7,13 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from hashing import bits
-from hashing.functions import HashFunction
+from hashing.functions import HashFunction, Precision
 
 from ..features.shard import FeatureShard
 from ..files import filesystem
 from .parts import SOURCE_DIGESTS, Part, code_array, encode_shard, read_part, repeated_ids, update_digest
-
-MARGIN = 1e-4  # of a bit's mean |value - threshold|: bits of values nearer to it can differ between machines
 
 
 class SourceComparison(NamedTuple):
@@ -21,7 +19,7 @@ class SourceComparison(NamedTuple):
 
     problems: list[str]
     bits: int  # number of bits compared
-    near: int  # differing bits whose value lies at the threshold; not a problem
+    near: int  # differing bits whose value is within rounding of the threshold; not a problem
 
 
 def check_part(part: Part, n_bits: int) -> list[str]:
@@ -51,8 +49,12 @@ def restore_part(pair: tuple[Part, FeatureShard], function: HashFunction, folder
             break
 
 
-def compare_with_source(pair: tuple[Part, FeatureShard], function: HashFunction) -> SourceComparison:
+def compare_with_source(
+    pair: tuple[Part, FeatureShard], function: HashFunction, precision: Precision = "float32"
+) -> SourceComparison:
     """Encode a source shard again and compare ids, bits and the digest of its content with the part.
+
+    `precision` is that with which the part was encoded.
 
     A part that cannot be read gives an empty comparison, as `check_part` reports it.
     """
@@ -74,10 +76,11 @@ def compare_with_source(pair: tuple[Part, FeatureShard], function: HashFunction)
                 return SourceComparison([problem], 0, 0)
             update_digest(content, batch)
             stored = bits.unpack(codes[row : row + n], function.n_bits)
-            if (differing := function.encode(batch.x) != stored).any():
-                values = np.abs(function.project(batch.x))
-                at_threshold = differing & (values < MARGIN * values.mean(axis=0))
-                near, wrong = near + int(at_threshold.sum()), wrong + int((differing & ~at_threshold).sum())
+            differing = function.encode(batch.x) != stored
+            rows = np.flatnonzero(differing.any(axis=1))
+            if len(rows):
+                excused = int((differing[rows] & function.undetermined(batch.x[rows], precision)).sum())
+                near, wrong = near + excused, wrong + int(differing.sum()) - excused
             row += n
         shard.refuse_change()
     except (OSError, ValueError) as error:

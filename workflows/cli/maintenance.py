@@ -191,7 +191,7 @@ def verify(
         for note in found.notes:
             console.print(escape(note), soft_wrap=True)
         compared = f", {found.bits:,} bits of {found.rechecked:,} shards encoded again" if deep else ""
-        near = f" ({found.near:,} of them differ at the threshold)" if found.near else ""
+        near = f" ({found.near:,} bits within rounding of their threshold differ)" if found.near else ""
         console.print(
             f"{found.table} {found.version}: {found.parts:,} parts, {found.rows:,} rows{compared}{near}: "
             f"{len(found.problems) or 'no'} problem{'s' * (len(found.problems) != 1)}",

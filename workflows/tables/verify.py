@@ -8,9 +8,10 @@ from functools import partial
 
 from prefect import flow
 
+from hashing.functions import HashFunction, Precision
+from hashing.mapreduce import Executor
 from infra.executors import Progress, connect, silent
 from infra.settings import Settings
-from storage import models
 from storage.features.shard import FeatureShard
 from storage.tables import iceberg, integrity
 from storage.tables.parts import Part
@@ -19,6 +20,7 @@ from storage.tables.table import CodeTable, Version, table_names
 
 from ..context import open_table
 from ..datasets import dataset_of
+from ..encoding import encoding_function
 from ..spec import Spec, Value
 
 
@@ -35,7 +37,7 @@ class Verified(Value):
     rows: int
     rechecked: int  # parts that were encoded again
     bits: int  # compared bits of these parts
-    near: int  # differing bits at the threshold, where machines may round differently
+    near: int  # differing bits within rounding of their threshold, which machines may set differently
     problems: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -68,23 +70,31 @@ def verify(
     checks = list(executor.map(check, parts, "verify"))
     if mend and (damaged := [part for part, problems in zip(parts, checks, strict=True) if problems]):
         pairs, _ = _pairs(settings, opened, found, damaged, None)
-        function = models.load_model(settings.warehouse_url, found.properties["model"])
+        encoder, function, _ = _encoder(settings, executor, found)
         restore = partial(integrity.restore_part, function=function, folder=opened.folder)
-        list(executor.map(restore, pairs, "mend"))
+        list(encoder.map(restore, pairs, "mend"))
         checks = list(executor.map(check, parts, "verify"))
     problems = _flat(checks)
     problems += check_shared_ids(parts, parts, executor, skip_damaged=True)
     if not deep or not parts:
         return Verified(**known, problems=tuple(problems), notes=())
     pairs, notes = _pairs(settings, opened, found, parts, sample)
-    function = models.load_model(settings.warehouse_url, found.properties["model"])
-    again = list(executor.map(partial(integrity.compare_with_source, function=function), pairs, "encode again"))
+    encoder, function, precision = _encoder(settings, executor, found)
+    compare = partial(integrity.compare_with_source, function=function, precision=precision)
+    again = list(encoder.map(compare, pairs, "encode again"))
     known |= {"rechecked": len(pairs), "bits": sum(c.bits for c in again), "near": sum(c.near for c in again)}
     return Verified(**known, problems=(*problems, *_flat(c.problems for c in again)), notes=tuple(notes))
 
 
 def _flat(found: Iterable[list[str]]) -> list[str]:
     return [problem for problems in found for problem in problems]
+
+
+def _encoder(settings: Settings, executor: Executor, version: Version) -> tuple[Executor, HashFunction, Precision]:
+    """Return what encodes the rows of a version again: the executor, the function, and its precision."""
+    precision: Precision = "bf16" if version.properties.get("precision") == "bf16" else "float32"
+    function = encoding_function(settings, version.properties["model"], precision)
+    return executor.with_resources(settings.encode), function, precision
 
 
 def _pairs(

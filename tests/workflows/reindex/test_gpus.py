@@ -73,6 +73,12 @@ def test_another_precision_encodes_every_row_again(found):
     assert device == "cpu, torch on cpu"
 
 
+def test_bits_that_differ_by_the_precision_are_counted_apart(found):
+    problems, compared, near = found["verified"]
+    assert (problems, compared) == ([], 600 * 16)
+    assert 0 < near < 100
+
+
 def version(**properties):
     return Version("v1", 1, 0, properties)
 
