@@ -86,8 +86,10 @@ def _alignment(batch: Vectors, rotation: Array) -> tuple[Array]:
     for start in range(0, len(batch.x), ROWS):
         v = batch.x[start : start + ROWS]
         b = np.matmul(v, rotation, out=memory[: len(v)])
-        b += 0  # turns -0 into +0
-        c += np.copysign(b.dtype.type(1), b, out=b).T @ v
+        np.greater_equal(b, 0, out=b)
+        b *= 2
+        b -= 1  # sgn(b), in place
+        c += b.T @ v
     return (c,)
 
 
