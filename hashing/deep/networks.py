@@ -168,12 +168,10 @@ def augmented(x: Tensor) -> Tensor:
     pictures = x.view(-1, side, side, channels)
     reach = side // 8
     padded = F.pad(pictures, (0, 0, reach, reach, reach, reach))
-    rows, columns, mirror = [*torch.randint(2 * reach + 1, (2, len(x))).tolist(), torch.rand(len(x)).tolist()]
-    views = []
-    for picture, top, left, coin in zip(padded, rows, columns, mirror, strict=True):
-        view = picture[top : top + side, left : left + side]
-        views.append(view.flip(1) if coin < 0.5 else view)
-    return torch.stack(views).reshape(len(x), -1)
+    rows, columns = torch.randint(2 * reach + 1, (2, len(x)))[:, :, None] + torch.arange(side)
+    columns = torch.where(torch.rand(len(x))[:, None] < 0.5, columns.flip(1), columns)
+    places = (torch.arange(len(x))[:, None, None], rows[:, :, None], columns[:, None, :])
+    return padded[tuple(index.to(x.device, non_blocking=True) for index in places)].reshape(len(x), -1)
 
 
 def load_pretrained(body: nn.Module, arrays: Mapping[str, Array]) -> None:
