@@ -3,8 +3,8 @@
     python benchmarks/training_workers.py [--workers 1 4 8] [--rows 40000] [--dim 128] [--epochs 5]
 
 The workers are processes of this machine, connected by gloo, each with one thread. They train an mlp from Parquet
-shards. CPU seconds are used, so that the number of cores does not matter: `reading` is that of the shards, and `step`
-that of everything in the thread that takes the steps.
+shards. Seconds are CPU seconds of one worker, whatever the number of cores: `reading` the shards, all that
+`batches` need (reading, storing, shuffling, cutting), and `steps`, with the exchange between workers.
 """
 
 import argparse
@@ -71,13 +71,15 @@ def train(rank, world, folder, once, shards, known, epochs, results):
         dist.init_process_group("gloo", f"file://{folder}", rank=rank, world_size=world)
     if not once:
         stored.SPARE = float("inf")
-    counted, worker, start = [Counted(shard) for shard in shards], Process(rank, world), time.thread_time()
+    counted, worker = [Counted(shard) for shard in shards], Process(rank, world)
+    start, total = time.thread_time(), time.process_time()
     sgd.train(worker, method(epochs), counted, known, None, None, {})
-    step, total = time.thread_time() - start, time.process_time()
+    step = time.thread_time() - start
+    batches = time.process_time() - total - step
     parameters, told = sgd.outcome(worker.state)
     digest = hashlib.sha256(b"".join(part.tobytes() for part in parameters)).hexdigest()[:8]
     read = sum(shard.rows for shard in counted), sum(shard.seconds for shard in counted)
-    results.put((rank, *read, step, total, digest, told[-1]["loss"]))
+    results.put((*read, batches, step, digest, told[-1]["loss"]))
     if world > 1:
         dist.barrier()
         dist.destroy_process_group()
@@ -100,7 +102,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=5)
     options = parser.parse_args()
     context = mp.get_context("spawn")
-    head = "| workers | shards read | rows read by a worker | reading, s | step, s | reading / step | loss | digests |"
+    head = "| workers | shards read | rows of a worker | reading, s | batches, s | steps, s | batches / steps | model |"
     print(head + "\n" + "|---" * 8 + "|")
     with tempfile.TemporaryDirectory() as folder:
         write_split(f"{folder}/base", blocks(options.rows, options.dim), options.rows // 16)
@@ -124,12 +126,12 @@ def main():
                 found = [results.get() for _ in processes]
                 for process in processes:
                     process.join()
-                rows, reading, step = (np.mean([row[i] for row in found]) for i in (1, 2, 3))
-                digests = ", ".join(sorted({row[5] for row in found}))
+                rows, reading, cut, steps = (np.mean([row[i] for row in found]) for i in range(4))
+                digests = ", ".join(sorted({row[4] for row in found}))
                 ways = "once, each by one worker" if once else "in each epoch, by all workers"
                 print(
-                    f"| {world} | {ways} | {rows:,.0f} | {reading:.2f} | {step:.2f} | {reading / step:.2f} "
-                    f"| {found[0][6]:.6f} | {digests} |",
+                    f"| {world} | {ways} | {rows:,.0f} | {reading:.2f} | {cut:.2f} | {steps:.2f} | {cut / steps:.2f} "
+                    f"| loss {found[0][5]:.6f}, {digests} |",
                     flush=True,
                 )
 

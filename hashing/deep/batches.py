@@ -1,4 +1,4 @@
-"""The batches of an epoch, in an order keyed by the seed, and a thread that prepares them ahead of their use."""
+"""The batches of an epoch, in an order keyed by the seed, their way to a device, and a thread that prepares them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from ..mapreduce import Batch
+from ..mapreduce import Array, Batch, Worker
 from ..statistics import keyed_hash
 from .contract import Trainable
 from .stored import Rows
@@ -20,6 +22,14 @@ AHEAD = 3  # batches prepared while a step is taken
 
 T = TypeVar("T")
 _END = object()
+
+
+class Placed(NamedTuple):
+    """A batch of n rows of all workers, on a worker's device."""
+
+    ids: Array  # (n,) int64
+    x: Tensor  # (n / world, d) uint8 or float32, this worker's rows
+    y: Tensor  # (n, c) float32
 
 
 def batches(rows: Rows, method: Trainable, epoch: int) -> Iterator[Batch]:
@@ -57,6 +67,30 @@ def _shuffled(window: list[Batch], seed: int, size: int) -> Generator[Batch, Non
     for start in range(0, whole, size):
         yield rows.take(order[start : start + size])
     return rows.take(order[whole:])
+
+
+def current_device(worker: Worker) -> torch.device:
+    """Return the worker's device with its index: another thread has its own current GPU."""
+    return torch.device("cpu") if worker.device == "cpu" else torch.device("cuda", torch.cuda.current_device())
+
+
+def on_device(batch: Batch, worker: Worker, device: torch.device, rows: Rows, dtype: str) -> Placed:
+    """Copy this worker's rows of a batch, and the labels of all, to a device.
+
+    A batch that the workers cannot share evenly loses its last rows. Raises ValueError for fewer rows than workers.
+    """
+    size = len(batch.ids) // worker.world
+    if not size:
+        raise ValueError(f"expected at least {worker.world} training rows, one for each worker, found {len(batch.ids)}")
+    batch = batch.take(slice(0, size * worker.world))
+    x = np.asarray(rows.take(batch.x[worker.rank * size : (worker.rank + 1) * size]), dtype)
+    y = np.zeros((len(batch.ids), 1), np.float32) if batch.y is None else np.asarray(batch.y, np.float32)
+    return Placed(batch.ids, *(_copied(torch.from_numpy(array), device) for array in (x, y)))
+
+
+def _copied(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on the device. From pinned memory, the copy to a GPU does not stop the host."""
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 @contextmanager

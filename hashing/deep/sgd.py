@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,21 +28,13 @@ from ..hamming.layout import pack_labels
 from ..mapreduce import Array, Batch, Epoch, Shard, Worker
 from ..statistics import keyed_hash
 from . import networks
-from .batches import ahead, batches
+from .batches import Placed, ahead, batches, current_device, on_device
 from .contract import APART, Facts, Outputs, Trainable
-from .stored import Rows, stored
+from .stored import stored
 
 CHECKPOINT_STEPS = 500
 SEEDS = 256
 CHECK_STEPS = 50  # steps from one check of the loss to the next: each waits for the device
-
-
-class Placed(NamedTuple):
-    """A batch of n rows of all workers, on a worker's device."""
-
-    ids: Array  # (n,) int64
-    x: Tensor  # (n / world, d) uint8 or float32, this worker's rows
-    y: Tensor  # (n, c) float32
 
 
 def train(
@@ -67,7 +59,7 @@ def train(
         if state := worker.latest():
             run.restore(state)
         source = stored(shards, method.held_out, facts, worker)
-        place = partial(on_device, worker=worker, device=_device(worker), rows=source, dtype=facts.dtype)
+        place = partial(on_device, worker=worker, device=current_device(worker), rows=source, dtype=facts.dtype)
         while run.epoch < method.epochs and run.stale < method.patience:
             left = islice(batches(source, method, run.epoch), run.step, None)  # without those before the restart
             with ahead(map(place, left)) as prepared_rows:
@@ -104,30 +96,6 @@ def _repeatable(worker: Worker) -> Iterator[None]:
             torch.set_deterministic_debug_mode(before[1])
             deterministic.fill_uninitialized_memory = before[2]
             torch.backends.cudnn.allow_tf32 = tf32
-
-
-def _device(worker: Worker) -> torch.device:
-    """Return the worker's device with its index: another thread has its own current GPU."""
-    return torch.device("cpu") if worker.device == "cpu" else torch.device("cuda", torch.cuda.current_device())
-
-
-def on_device(batch: Batch, worker: Worker, device: torch.device, rows: Rows, dtype: str) -> Placed:
-    """Copy this worker's rows of a batch, and the labels of all, to a device.
-
-    A batch that the workers cannot share evenly loses its last rows. Raises ValueError for fewer rows than workers.
-    """
-    size = len(batch.ids) // worker.world
-    if not size:
-        raise ValueError(f"expected at least {worker.world} training rows, one for each worker, found {len(batch.ids)}")
-    batch = batch.take(slice(0, size * worker.world))
-    x = np.asarray(rows.take(batch.x[worker.rank * size : (worker.rank + 1) * size]), dtype)
-    y = np.zeros((len(batch.ids), 1), np.float32) if batch.y is None else np.asarray(batch.y, np.float32)
-    return Placed(batch.ids, *(_copied(torch.from_numpy(array), device) for array in (x, y)))
-
-
-def _copied(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on the device. From pinned memory, the copy to a GPU does not stop the host."""
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _seed(worker: Worker, seed: int) -> None:
@@ -176,7 +144,8 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * 0.5 * (1 + math.cos(math.pi * progress))
         self._seed(1 + worker.rank)
-        x, mine = _all_rows(rows.x, worker).float(), rows.x.float()
+        x = _all_rows(rows.x, worker).float()
+        mine = x[worker.rank * len(rows.x) : (worker.rank + 1) * len(rows.x)]
         mine = self.network.augmented(mine) if self.method.augment else mine
         chunks = torch.split(mine, self.method.chunk or len(mine))
         self.optimizer.zero_grad()
