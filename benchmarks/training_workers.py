@@ -4,7 +4,7 @@
 
 The workers are processes of this machine, connected by gloo, each with one thread. They train an mlp from Parquet
 shards. Seconds are CPU seconds of one worker, whatever the number of cores: `reading` the shards, all that
-`batches` need (reading, storing, shuffling, cutting), and `steps`, with the exchange between workers.
+`batches` need (reading, storing, shuffling, cutting, and gloo's own threads), and `steps`.
 """
 
 import argparse
