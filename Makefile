@@ -7,7 +7,7 @@ QUIET := $(shell [ -t 2 ] || echo -q)
 PORT ?= 4200
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-all test-faults lint type format bench docs serve constraints clean
+.PHONY: help setup run test test-all test-faults lint type format bench gpu docs serve constraints clean
 
 help:  ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ format: setup  ## Fix style and format with ruff
 
 bench: setup  ## Run the timing benchmarks against peers; HASHKILN_DATA names the folder of real data
 	for name in hamming evaluation neighbours encode ties; do echo "$$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+gpu: setup  ## Check and measure what runs on a GPU, in under 6 minutes; writes benchmarks/results/gpu.md and .json
+	$(BIN)/python benchmarks/gpu.py
 
 docs: setup  ## Generate docs/methods.md and docs/results.md from the catalogue and benchmarks/results
 	for name in methods results; do $(BIN)/python docs/$$name.py > .venv/page && mv .venv/page docs/$$name.md || exit 1; done

@@ -12,14 +12,16 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from threading import Lock
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from hashing.mapreduce import Resources, Worker, merge_tree, one_blas_thread
 
 from .observability import OnEpoch, Progress, ignore_epochs, observed, report_epochs, silent
-from .settings import Settings
 from .training import train_here, train_on_ray, workers_on_ray
+
+if TYPE_CHECKING:
+    from .settings import Settings
 
 __all__ = ["InProcess", "OnEpoch", "Progress", "Ray", "connect", "silent"]
 

@@ -34,7 +34,7 @@ def graded_histogram(
     check_histogram(queries, database, n_bits, query_labels, labels, n_grades)
     query_labels, labels = (as_int32(part) for part in (query_labels, labels))
     used = query_labels.any(dim=0)  # the groups of 32 labels that any query has
-    query_labels, labels = query_labels[:, used].contiguous(), labels[:, used].T.contiguous()
+    query_labels, labels = query_labels[:, used].contiguous(), transposed(labels[:, used])
     counts = _histogram(words(queries), planes(database), n_bits, query_labels, labels, n_grades)
     return counts.reshape(len(queries), n_grades, n_bits + 1).transpose(0, 1).contiguous()
 
@@ -133,11 +133,11 @@ def _collect(
 
 def launch(kernel: Any, codes: Tensor, queries: Tensor, *arguments: Any, **constants: Any) -> None:
     """Run one program for each block of codes and group of queries."""
-    n_programs = n_blocks(codes) * -(-len(queries) // GROUP)
+    n, n_programs = codes.shape[1], n_blocks(codes) * -(-len(queries) // GROUP)
     if n_programs:
         with torch.cuda.device_of(codes):  # type: ignore[no-untyped-call]
             kernel[(n_programs,)](
-                codes, queries, codes.shape[1], len(queries), *arguments, **constants,
+                codes, queries, stride(n), n, len(queries), *arguments, **constants,
                 W=len(codes), BLOCK=block_rows(codes), GROUP=GROUP, num_warps=1,
             )  # fmt: skip
 
@@ -176,7 +176,18 @@ def as_int32(x: Tensor) -> Tensor:
 
 def planes(codes: Tensor) -> Tensor:
     """Return codes (n, B) uint8 as planes (W, n) int32."""
-    return words(codes).T.contiguous()
+    return transposed(words(codes))
+
+
+def transposed(words: Tensor) -> Tensor:
+    """Return words (n, W) as planes (W, n). In memory, planes are aligned, `stride` words apart."""
+    n = len(words)
+    return torch.nn.functional.pad(words, (0, 0, 0, stride(n) - n)).T.contiguous()[:, :n]
+
+
+def stride(n: int) -> int:
+    """Return n rounded up to a multiple of 16, which Triton knows to be one."""
+    return n + -n % 16
 
 
 def check_rows(rows: Tensor, n: int) -> Tensor:

@@ -1,8 +1,10 @@
 """The inner loops of hashing.hamming.cuda, written in Triton and compiled on first use for each width of the codes.
 
 A program holds the codes of BLOCK rows in registers and visits GROUP queries with them, so codes are read from memory
-once for each GROUP queries, and distances exist only in registers. Codes and labels of rows come as planes (W, n)
-int32: plane w holds word w of every row. Queries come as (q, W) int32. Positions of rows are int64 throughout.
+once for each GROUP queries, and distances exist only in registers. Codes and labels of n rows come as planes
+(W, stride) int32: plane w holds word w of every row. Queries come as (q, W) int32. Positions are int64 throughout.
+
+Sizes that vary from call to call are not specialized: each new one would compile the kernel again.
 """
 
 import triton
@@ -22,7 +24,7 @@ def popcount(x):
 
 
 @triton.jit
-def load_block(planes, n, block, W: tl.constexpr, BLOCK: tl.constexpr):
+def load_block(planes, stride, n, block, W: tl.constexpr, BLOCK: tl.constexpr):
     """Return the words of the rows of a block, one tensor a plane, and which of the BLOCK rows exist."""
     start = block.to(tl.int64) * BLOCK
     rows = tl.arange(0, BLOCK)
@@ -31,7 +33,7 @@ def load_block(planes, n, block, W: tl.constexpr, BLOCK: tl.constexpr):
     words = ()
     for _ in tl.static_range(W):
         words = words + (tl.load(pointers, mask=exist, other=0),)  # noqa: RUF005
-        pointers += n  # step by step, because the product of n and a number of planes may exceed int32
+        pointers += stride  # step by step, because the product with a number of planes may exceed int32
     return words, exist
 
 
@@ -44,15 +46,15 @@ def distances(words, query, W: tl.constexpr):
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "q", "n_bins", "n_words"])
 def histogram(
-    planes, queries, n, q, label_planes, query_labels, counts, n_bins, n_grades, n_words,
+    planes, queries, stride, n, q, label_planes, query_labels, counts, n_bins, n_grades, n_words,
     BINS: tl.constexpr, ONCE: tl.constexpr, W: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """Add the rows of a block to counts (q, n_grades * n_bins) int64; with ONCE, all bins are counted at a time."""
     n_groups = tl.cdiv(q, GROUP)
     block, first = tl.program_id(0) // n_groups, tl.program_id(0) % n_groups * GROUP
-    words, exist = load_block(planes, n, block, W, BLOCK)
+    words, exist = load_block(planes, stride, n, block, W, BLOCK)
     label_rows = label_planes + block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     bins = tl.arange(0, BINS)
     offset = tl.cast(first, tl.int64)
@@ -66,7 +68,7 @@ def histogram(
             labels = label_rows
             for w in range(n_words):
                 shared += popcount(tl.load(labels, mask=exist, other=0) & tl.load(query_labels + w))
-                labels += n
+                labels += stride
             cells += tl.minimum(shared, n_grades - 1) * n_bins
         if ONCE:
             found = tl.histogram(cells, BINS, mask=exist)
@@ -85,9 +87,9 @@ def histogram(
         counts += n_grades * n_bins
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "q"])
 def count(
-    planes, queries, n, q, radii, nearer, ties,
+    planes, queries, stride, n, q, radii, nearer, ties,
     TIES: tl.constexpr, W: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """Write (q, blocks) int32, for each query and block the number of rows nearer than a radius, and with TIES at it.
@@ -96,7 +98,7 @@ def count(
     """
     n_groups = tl.cdiv(q, GROUP)
     block, first = tl.program_id(0) // n_groups, tl.program_id(0) % n_groups * GROUP
-    words, exist = load_block(planes, n, block, W, BLOCK)
+    words, exist = load_block(planes, stride, n, block, W, BLOCK)
     n_blocks = tl.cdiv(n, BLOCK)
     offset = tl.cast(first, tl.int64)
     queries += offset * W
@@ -111,9 +113,9 @@ def count(
         entry += n_blocks
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "q"])
 def collect(
-    planes, queries, n, q, radii, chosen, tied, starts, positions, far,
+    planes, queries, stride, n, q, radii, chosen, tied, starts, positions, far,
     W: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """Write the positions (m,) int64 and distances (m,) int32 of the rows nearer than a radius, and of the first ties.
@@ -123,7 +125,7 @@ def collect(
     """
     n_groups = tl.cdiv(q, GROUP)
     block, first = tl.program_id(0) // n_groups, tl.program_id(0) % n_groups * GROUP
-    words, exist = load_block(planes, n, block, W, BLOCK)
+    words, exist = load_block(planes, stride, n, block, W, BLOCK)
     rows = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     n_blocks = tl.cdiv(n, BLOCK)
     offset = tl.cast(first, tl.int64)
@@ -143,7 +145,7 @@ def collect(
         entry += n_blocks
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["m", "n_words"])
 def pairs(queries, codes, query_rows, rows, far, m, n_words, BLOCK: tl.constexpr):
     """Write (m,) int32, the distances of rows (m,) int64 of queries (q, n_words) and of codes (n, n_words) int32."""
     places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
