@@ -1,6 +1,6 @@
 """What runs on a GPU: first that its results are right, then how fast it is, beside what limits it.
 
-    python benchmarks/gpu.py [--seconds 330] [--out benchmarks/results/gpu] [--only SECTION...] [--small]
+    python benchmarks/gpu.py [--seconds 330] [--out PATH] [--only SECTION...] [--small]
 
 Sections run in the order of SECTIONS. Each is reported as failed, and the rest still runs, if a result is wrong or it
 raises; sections that no longer fit in the time are reported as skipped. The exit status is 1 if any section failed.
@@ -444,7 +444,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="small inputs on the CPU, to check this script")
     parser.add_argument("--seconds", type=float, default=330, help="time budget")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/gpu", help="of the .json and the .md")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "benchmarks" / "results" / "gpu", help="of the .json and the .md"
+    )
     parser.add_argument("--only", nargs="*", choices=SECTIONS, default=list(SECTIONS), help="sections to run")
     options = parser.parse_args()
     if not SMALL and not torch.cuda.is_available():

@@ -34,8 +34,8 @@ def count_within(queries: torch.Tensor, codes: torch.Tensor, radius: int) -> tor
     """Return (q,) int64 for queries (q, K) and codes (n, K) of -1 and 1 as int8, K a multiple of 32."""
     (n, k), q = codes.shape, len(queries)
     counts = torch.zeros(q, dtype=torch.int64, device=codes.device)
-    grid = (triton.cdiv(q, QUERIES) * triton.cdiv(n, ROWS),)
-    count[grid](
-        queries, codes, counts, k - 2 * radius, n, q, K=k, PART=min(128, k & -k), Q=QUERIES, N=ROWS, num_warps=8
-    )
+    grid, part = triton.cdiv(q, QUERIES) * triton.cdiv(n, ROWS), min(128, k & -k)
+    constants = {"K": k, "PART": part, "Q": QUERIES, "N": ROWS, "num_warps": 8}
+    launch = count[grid,]
+    launch(queries, codes, counts, k - 2 * radius, n, q, **constants)
     return counts
