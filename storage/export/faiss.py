@@ -1,56 +1,81 @@
-"""Export codes as a Faiss binary index."""
+"""Export codes as a Faiss binary index: flat, IVF or HNSW."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from importlib import import_module
-from importlib.util import find_spec
+from math import isqrt
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..tables.parts import CodeShard, read_ids
-from .folder import atomic_folder
+from hashing.mapreduce import Array
+
+from ..tables.parts import read_ids
+from .optional import optional_package
+from .rows import VersionRows, code_bytes
+
+TRAINING_ROWS = 64  # for each list of an IVF index; Faiss recommends 39 to 256
+PROBES = 32  # lists that a search of an IVF index reads
+LINKS = 32  # of each row in the graph of an HNSW index
 
 
-def to_faiss(shards: Sequence[CodeShard], folder: str, about: dict[str, Any]) -> int:
-    """Write index.faiss to an `atomic_folder`, and return the number of rows.
-
-    The index is an IndexBinaryFlat, inside an IndexBinaryIDMap2 unless the ids are 0, 1, … n - 1. Faiss holds all of it
-    in memory.
-
-    Raises
-    ------
-    ValueError
-        If the number of bits is not a multiple of 8.
-    RuntimeError
-        If Faiss is not installed.
-    """
-    n_bits = shards[0].n_bits
-    if n_bits % 8:
-        raise ValueError(f"Faiss needs a multiple of 8 bits, found {n_bits}: export as npy instead")
-    if not find_spec("faiss"):
-        raise RuntimeError("exporting to Faiss needs the package faiss: pip install faiss-cpu")
-    faiss = import_module("faiss")  # by name, as it is an optional dependency
-    index = faiss.IndexBinaryFlat(n_bits)
-    mapped = None if _ids_are_positions(shards) else faiss.IndexBinaryIDMap2(index)
-    with atomic_folder(folder, about) as place:
-        for shard in shards:
-            for batch in shard:
-                if mapped:
-                    mapped.add_with_ids(batch.x, batch.ids)
-                else:
-                    index.add(batch.x)
-        faiss.write_index_binary(mapped or index, str(place / "index.faiss"))
-    return sum(shard.part.rows for shard in shards)
+def write_flat(rows: VersionRows, place: Path) -> None:
+    """Write an IndexBinaryFlat, inside an IndexBinaryIDMap2 unless the ids are 0, 1, … n - 1: an exact scan."""
+    faiss = _faiss()
+    _fill(_with_ids(faiss.IndexBinaryFlat(rows.padded_bits), rows), rows, place)
 
 
-def _ids_are_positions(shards: Sequence[CodeShard]) -> bool:
-    """Return whether the ids are 0, 1, … n - 1 in this order, by one part at a time."""
+def write_hnsw(rows: VersionRows, place: Path) -> None:
+    """Write an IndexBinaryHNSW, inside an IndexBinaryIDMap2 unless the ids are 0, 1, … n - 1."""
+    faiss = _faiss()
+    _fill(_with_ids(faiss.IndexBinaryHNSW(rows.padded_bits, LINKS), rows), rows, place)
+
+
+def write_ivf(rows: VersionRows, place: Path) -> None:
+    """Write an IndexBinaryIVF of about 4 sqrt(n) lists, trained on random rows."""
+    faiss = _faiss()
+    lists = max(1, min(4 * isqrt(len(rows)), len(rows) // TRAINING_ROWS))
+    quantizer = faiss.IndexBinaryFlat(rows.padded_bits)
+    index = faiss.IndexBinaryIVF(quantizer, rows.padded_bits, lists)
+    index.nprobe = min(PROBES, lists)
+    index.train(_sample(rows, lists * TRAINING_ROWS))
+    _fill(index, rows, place)
+
+
+def _faiss() -> Any:
+    return optional_package("faiss", "faiss-cpu")
+
+
+def _fill(index: Any, rows: VersionRows, place: Path) -> None:
+    """Add all rows to an index, and write it to index.faiss. Faiss holds all of it in memory."""
+    faiss = _faiss()
+    takes_ids = isinstance(index, faiss.IndexBinaryIDMap2 | faiss.IndexBinaryIVF)
+    for batch in rows:
+        codes = code_bytes(batch, rows.n_bits)
+        if takes_ids:
+            index.add_with_ids(codes, batch["id"].to_numpy())
+        else:
+            index.add(codes)
+    faiss.write_index_binary(index, str(place / "index.faiss"))
+
+
+def _with_ids(index: Any, rows: VersionRows) -> Any:
+    """Return the index if the ids are 0, 1, … n - 1 in this order, by one part at a time; else inside a map of ids."""
     start = 0
-    for shard in shards:
+    for shard in rows.shards:
         ids = read_ids(shard.part.url)
         if not np.array_equal(ids, np.arange(start, start + len(ids))):
-            return False
+            return _faiss().IndexBinaryIDMap2(index)
         start += len(ids)
-    return True
+    return index
+
+
+def _sample(rows: VersionRows, size: int) -> Array:
+    """Return the codes of `size` random rows, or of all if there are fewer; one zero code if there are none."""
+    chosen = np.sort(np.random.default_rng(0).choice(len(rows), min(size, len(rows)), replace=False))
+    codes, start = [np.zeros((0 if len(rows) else 1, rows.padded_bits // 8), np.uint8)], 0
+    for batch in rows:
+        first, last = np.searchsorted(chosen, (start, start + len(batch)))
+        codes.append(code_bytes(batch, rows.n_bits)[chosen[first:last] - start])
+        start += len(batch)
+    return np.concatenate(codes)

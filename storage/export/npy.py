@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import IO, Any
+from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from hashing.bits import n_bytes
 
 from ..files import filesystem
-from ..tables.parts import CodeShard
-from .folder import atomic_folder
+from .rows import VersionRows
 
 
-def to_npy(shards: Sequence[CodeShard], folder: str, about: dict[str, Any]) -> int:
-    """Write .npy files to an `atomic_folder`, and return the number of rows n.
+def write(rows: VersionRows, place: Path) -> None:
+    """Write codes.npy (n, B) uint8 and ids.npy (n,) int64; if the table has labels, labels.npy (n, c) uint8, multi-hot.
 
-    The files are codes.npy (n, B) uint8, ids.npy (n,) int64 and, if the table has labels, labels.npy (n, c) uint8,
-    multi-hot. Rows have the order of the shards. One batch is in memory at a time.
+    Rows have the order of the shards. One batch is in memory at a time.
     """
-    rows, n_bits, n_classes = sum(shard.part.rows for shard in shards), shards[0].n_bits, shards[0].n_classes
-    with atomic_folder(folder, about) as place, ExitStack() as stack:
+    n, n_classes = len(rows), len(rows.vocabulary)
+    with ExitStack() as stack:
 
         def create(name: str, dtype: type, *shape: int) -> IO[bytes]:
             file = stack.enter_context(filesystem.create(str(place / name)))
@@ -31,13 +29,12 @@ def to_npy(shards: Sequence[CodeShard], folder: str, about: dict[str, Any]) -> i
             np.lib.format.write_array_header_1_0(file, header)
             return file
 
-        codes, ids = create("codes.npy", np.uint8, rows, n_bytes(n_bits)), create("ids.npy", np.int64, rows)
-        labels = create("labels.npy", np.uint8, rows, n_classes) if n_classes else None
-        for shard in shards:
+        codes, ids = create("codes.npy", np.uint8, n, n_bytes(rows.n_bits)), create("ids.npy", np.int64, n)
+        labels = create("labels.npy", np.uint8, n, n_classes) if n_classes else None
+        for shard in rows.shards:
             for batch in shard:
                 codes.write(batch.x.tobytes())
                 ids.write(batch.ids.tobytes())
                 if labels:
                     y = np.zeros((len(batch.ids), n_classes), np.uint8) if batch.y is None else batch.y
                     labels.write(y.tobytes())
-    return rows

@@ -14,9 +14,17 @@ Table = Annotated[str, typer.Argument(help="A code table, such as mnist__itq32."
 Name = Annotated[str, typer.Option("--version", help="A version: main (the published one), v3, staged-… or rejected-…")]
 
 
-class Format(StrEnum):
+class Target(StrEnum):
     npy = "npy"
-    faiss = "faiss"
+    faiss_flat = "faiss-flat"
+    faiss_ivf = "faiss-ivf"
+    faiss_hnsw = "faiss-hnsw"
+    pgvector = "pgvector"
+    duckdb = "duckdb"
+    milvus = "milvus"
+    lance = "lance"
+    opensearch = "opensearch"
+    qdrant = "qdrant"
 
 
 @app.command()
@@ -72,16 +80,20 @@ def search(
 @app.command()
 def export(
     table: Table,
-    to: Annotated[str, typer.Option(help="New folder to write to. It appears only when complete.")],
-    form: Annotated[Format, typer.Option("--format", help="npy: arrays; faiss: a Faiss binary index.")] = Format.npy,
+    to: Annotated[Target, typer.Option(help="The engine that reads the export; npy: plain arrays.")],
+    out: Annotated[str, typer.Option(help="New folder to write to. It appears only when complete.")],
     version: Name = "main",
     as_json: AsJson = False,
 ) -> None:
-    """Export a version for other tools: codes.npy, ids.npy and labels.npy, or index.faiss; and export.json.
+    """Export a version for another engine, in the form that its bulk loader reads.
 
-    Examples: `hashkiln export sample__itq32 --to exported`, `hashkiln export sample__itq32 --to index --format faiss`
+    opensearch is for Elasticsearch as well. The file export.json describes the export; docs/export.md shows how to load
+    and search each.
+
+    Examples: `hashkiln export sample__itq32 --to npy --out exported`,
+    `hashkiln export sample__itq32 --to pgvector --out exported`
     """
     from ..export import export_version
 
-    found: dict[str, Any] = export_version(table, to, form.value, version)
+    found: dict[str, Any] = export_version(table, to.value, out, version)
     show(found, as_json, f"{table}, {found['version']}")

@@ -1,0 +1,42 @@
+"""Export codes for OpenSearch and Elasticsearch: files for the bulk API, and the index of each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .rows import VersionRows, code_bytes, requests
+
+
+def write(rows: VersionRows, place: Path) -> None:
+    """Write bulk-00000.ndjson, …, and the bodies that create the index: opensearch.json and elasticsearch.json.
+
+    Codes are lists of signed bytes, bit j of a row in byte j div 8 at position 7 - j mod 8, as `numpy.packbits` has it
+    in https://docs.opensearch.org/latest/mappings/supported-field-types/knn-memory-optimized/ and as in
+    https://www.elastic.co/docs/reference/elasticsearch/mapping-reference/dense-vector. The id is the _id of a document.
+    """
+    labels = {"labels": {"type": "long" if rows.has_integer_labels else "keyword"}} if rows.vocabulary else {}
+    opensearch = {
+        "type": "knn_vector",
+        "dimension": rows.padded_bits,
+        "data_type": "binary",
+        "space_type": "hamming",
+        "method": {"name": "hnsw", "engine": "faiss"},
+    }
+    elasticsearch = {"type": "dense_vector", "dims": rows.padded_bits, "element_type": "bit"}
+    _write_json(place / "opensearch.json", opensearch, labels, {"settings": {"index": {"knn": True}}})
+    _write_json(place / "elasticsearch.json", elasticsearch, labels, {})
+    for i, batch in enumerate(requests(rows)):
+        vectors = code_bytes(batch, rows.n_bits, big_endian=True).view(np.int8).tolist()
+        values = batch["labels"].to_pylist() if rows.vocabulary else None
+        with (place / f"bulk-{i:05}.ndjson").open("w") as file:
+            for row, id_ in enumerate(batch["id"].to_pylist()):
+                document = {"code": vectors[row]} | ({"labels": values[row]} if values else {})
+                file.write(json.dumps({"index": {"_id": str(id_)}}) + "\n" + json.dumps(document) + "\n")
+
+
+def _write_json(path: Path, code: dict[str, Any], labels: dict[str, Any], settings: dict[str, Any]) -> None:
+    path.write_text(json.dumps({**settings, "mappings": {"properties": {"code": code, **labels}}}, indent=2))

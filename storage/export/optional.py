@@ -1,0 +1,14 @@
+"""Packages that only some targets need."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+
+def optional_package(module: str, package: str) -> Any:
+    """Return a module. Raises RuntimeError, with the package to install, if it is missing."""
+    if not find_spec(module):
+        raise RuntimeError(f"this export needs the package {module}: pip install {package}")
+    return import_module(module)

@@ -1,0 +1,33 @@
+"""Export codes for Qdrant: bodies of requests to its REST API."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from .rows import VersionRows, bit_array, requests
+
+
+def write(rows: VersionRows, place: Path) -> None:
+    """Write collection.json, and points-00000.json, … for PUT /collections/<name>/points.
+
+    Qdrant has no Hamming distance. Codes are vectors of one uint8, 0 or 1, a bit, whose Manhattan distance is the
+    Hamming distance: https://qdrant.tech/documentation/concepts/vectors/#datatypes. A code takes eight times its size.
+
+    Raises
+    ------
+    ValueError
+        If an id is negative.
+    """
+    if negative := [shard.part.min_id for shard in rows.shards if shard.part.min_id < 0]:
+        raise ValueError(f"Qdrant needs ids from 0, found {min(negative)}: export to another engine")
+    vectors = {"size": rows.n_bits, "distance": "Manhattan", "datatype": "uint8"}
+    (place / "collection.json").write_text(json.dumps({"vectors": vectors}, indent=2))
+    for i, batch in enumerate(requests(rows)):
+        bits = bit_array(batch, rows.n_bits).tolist()
+        ids = batch["id"].to_pylist()
+        points = [{"id": ids[row], "vector": bits[row]} for row in range(len(ids))]
+        if rows.vocabulary:
+            for point, labels in zip(points, batch["labels"].to_pylist(), strict=True):
+                point["payload"] = {"labels": labels}
+        (place / f"points-{i:05}.json").write_text(json.dumps({"points": points}, separators=(",", ":")))

@@ -1,0 +1,99 @@
+"""The rows of a version as Arrow record batches, which most targets write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hashing import bits
+from hashing.mapreduce import Array
+
+from ..tables.parts import BATCH_ROWS, CodeShard, code_array, read_part
+
+REQUEST_BITS = 2**22  # in a request: about 10 MB of JSON; Qdrant accepts 32 MB by default, OpenSearch 100 MB
+
+
+@dataclass(frozen=True)
+class VersionRows:
+    """The rows of a version in the order of its shards, one part in memory at a time.
+
+    Iterating yields record batches with the columns id (int64), code (fixed_size_binary) and, if the table has labels,
+    labels: lists of strings, or of integers if all labels of the table are integers.
+    """
+
+    table: str  # name of the code table
+    shards: Sequence[CodeShard]
+    vocabulary: Sequence[str | int] = ()  # label of each class; empty: without labels
+
+    @property
+    def n_bits(self) -> int:
+        """Length of a code."""
+        return self.shards[0].n_bits
+
+    @property
+    def padded_bits(self) -> int:
+        """Length of a code in whole bytes. The added bits are zero in all codes, so that distances stay."""
+        return 8 * bits.n_bytes(self.n_bits)
+
+    @property
+    def schema(self) -> Any:
+        """The Arrow schema of the record batches."""
+        import pyarrow as pa
+
+        columns = {"id": pa.int64(), "code": pa.binary(self.padded_bits // 8)}
+        if self.vocabulary:
+            columns["labels"] = pa.list_(pa.int64() if self.has_integer_labels else pa.string())
+        return pa.schema(columns)
+
+    @property
+    def has_integer_labels(self) -> bool:
+        """Whether all labels of the table are integers."""
+        return all(isinstance(label, int) for label in self.vocabulary)
+
+    def __len__(self) -> int:
+        return sum(shard.part.rows for shard in self.shards)
+
+    def __iter__(self) -> Iterator[Any]:
+        import pyarrow as pa
+
+        for shard in self.shards:
+            part = read_part(shard.part.url, shard.n_bits, shard.part.size)
+            for batch in part.to_batches(BATCH_ROWS):
+                arrays = [batch["id"], batch["code"]]
+                if self.vocabulary:
+                    arrays.append(self._labels(batch))
+                yield pa.record_batch(arrays, schema=self.schema)
+
+    def _labels(self, batch: Any) -> Any:
+        """Return the labels of a batch of a part, whose labels are classes, as lists of values."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if "labels" not in batch.schema.names:
+            return pa.array([[]] * len(batch), self.schema.field("labels").type)
+        lengths = pc.fill_null(pc.list_value_length(batch["labels"]), 0).to_numpy()
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        values = pa.array(self.vocabulary if self.has_integer_labels else list(map(str, self.vocabulary)))
+        return pa.ListArray.from_arrays(offsets, values.take(batch["labels"].flatten()))
+
+
+def code_bytes(batch: Any, n_bits: int, big_endian: bool = False) -> Array:
+    """Return the codes of a record batch as (n, B) uint8; big_endian: bit j of a row at position 7 - j mod 8."""
+    codes = code_array(batch["code"], n_bits)
+    return np.packbits(np.unpackbits(codes, axis=1, bitorder="little"), axis=1) if big_endian else codes
+
+
+def bit_array(batch: Any, n_bits: int) -> Array:
+    """Return the codes of a record batch as (n, n_bits) uint8 of 0 and 1."""
+    return np.unpackbits(code_array(batch["code"], n_bits), axis=1, count=n_bits, bitorder="little")
+
+
+def requests(rows: VersionRows) -> Iterator[Any]:
+    """Yield the rows as record batches of the size of one request to a server."""
+    size = REQUEST_BITS // rows.n_bits
+    for batch in rows:
+        for start in range(0, len(batch), size):
+            yield batch.slice(start, size)
