@@ -124,7 +124,7 @@ def test_the_examples_of_docstrings_hold(path):  # tests/hashkiln/test_public_ap
 BLOCKS = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("name", ["bring-your-data"])
+@pytest.mark.parametrize("name", ["bring-your-data", "export"])
 def test_the_examples_of_a_guide_run_in_order(name, tmp_path, monkeypatch):
     """Run the blocks of Python, and the commands, in one folder; each command must succeed."""
     monkeypatch.chdir(tmp_path)

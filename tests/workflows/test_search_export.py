@@ -24,6 +24,7 @@ from storage import models
 from storage.features.shard import Columns
 from tests.conftest import blobs
 from workflows import datasets, export, search
+from workflows.cli.search import Target
 from workflows.context import Context, open_table
 from workflows.evaluation import external
 from workflows.reader import Search
@@ -278,7 +279,7 @@ def test_reranking_refuses_vectors_that_changed_after_encoding(settings, base, q
 
 
 def test_exported_arrays_hold_the_version(settings, base, tmp_path):
-    about = export.export_version("mine__code16", str(tmp_path / "new" / "arrays"))
+    about = export.export_version("mine__code16", "npy", str(tmp_path / "new" / "arrays"))
     codes, ids, labels = (np.load(tmp_path / "new" / "arrays" / f"{n}.npy") for n in ("codes", "ids", "labels"))
     order, wanted = np.argsort(ids), np.argsort(base.ids)
     function = hashkiln.open("mine__code16").function
@@ -288,7 +289,7 @@ def test_exported_arrays_hold_the_version(settings, base, tmp_path):
     np.testing.assert_array_equal(vocabulary[labels[order].argmax(1)], base.y[wanted].argmax(1))
     assert json.loads((tmp_path / "new" / "arrays" / "export.json").read_text())["rows"] == 800
     with pytest.raises(FileExistsError, match="is not an empty folder"):
-        export.export_version("mine__code16", str(tmp_path / "new" / "arrays"))
+        export.export_version("mine__code16", "npy", str(tmp_path / "new" / "arrays"))
 
 
 def test_an_export_that_fails_leaves_nothing(settings, base, tmp_path):
@@ -296,7 +297,7 @@ def test_an_export_that_fails_leaves_nothing(settings, base, tmp_path):
     parts = table.parts(table.version().snapshot_id)
     Path(parts["3.parquet"].url).unlink()
     with pytest.raises(FileNotFoundError):
-        export.export_version("mine__code16", str(tmp_path / "new" / "arrays"))
+        export.export_version("mine__code16", "npy", str(tmp_path / "new" / "arrays"))
     assert not list((tmp_path / "new").iterdir())
 
 
@@ -307,7 +308,7 @@ def test_faiss_finds_the_same_neighbours(settings, base, queries, tmp_path, ids_
             labels = [[int(c)] for c in base.y[part].argmax(1)]
             write_vectors(tmp_path / "base" / f"{i}.parquet", part, base.x[part], labels)
         publish(settings)
-    export.export_version("mine__code16", str(tmp_path / "index"), "faiss")
+    export.export_version("mine__code16", "faiss-flat", str(tmp_path / "index"))
     index = faiss.read_index_binary(str(tmp_path / "index" / "index.faiss"))
     assert isinstance(index, faiss.IndexBinaryIDMap2) != ids_are_positions
     reader = hashkiln.open("mine__code16")
@@ -319,17 +320,26 @@ def test_faiss_finds_the_same_neighbours(settings, base, queries, tmp_path, ids_
         assert set(expected_ids[row][sure]) <= set(ids[row])
 
 
-def test_export_to_faiss_is_refused_where_impossible(settings, base, tmp_path, monkeypatch):
-    publish(settings, bits=12)
-    with pytest.raises(ValueError, match="Faiss needs a multiple of 8 bits, found 12"):
-        export.export_version("mine__code12", str(tmp_path / "index"), "faiss")
-    monkeypatch.setattr("storage.export.faiss.find_spec", lambda name: None)
-    with pytest.raises(RuntimeError, match="needs the package faiss: pip install faiss-cpu"):
-        export.export_version("mine__code16", str(tmp_path / "index"), "faiss")
+@pytest.mark.parametrize(("target", "package"), [("faiss-ivf", "faiss-cpu"), ("lance", "pylance")])
+def test_an_export_names_the_missing_package(settings, base, tmp_path, monkeypatch, target, package):
+    monkeypatch.setattr("storage.export.optional.find_spec", lambda name: None)
+    with pytest.raises(RuntimeError, match=f"needs the package .*: pip install {package}"):
+        export.export_version("mine__code16", target, str(tmp_path / "new" / "index"))
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_the_targets_of_the_command_are_those_of_the_function(settings, base, tmp_path):
+    assert [target.value for target in Target] == list(export.TARGETS)
+    with pytest.raises(LookupError, match=r"^unknown target 'solr'; expected one of npy, faiss-flat, .*, qdrant$"):
+        export.export_version("mine__code16", "solr", str(tmp_path / "new"))
+    about = export.export_version("mine__code16", "pgvector", str(tmp_path / "new"))
+    assert (about["target"], about["bit_order"], about["rows"]) == ("pgvector", "bit j is character j", 800)
+    files = sorted(path.name for path in (tmp_path / "new").iterdir())
+    assert files == ["codes.csv", "export.json", "index.sql", "schema.sql"]
 
 
 def test_an_export_scores_as_the_table_does(settings, base, tmp_path):
-    export.export_version("mine__code16", str(tmp_path / "arrays"))
+    export.export_version("mine__code16", "npy", str(tmp_path / "arrays"))
     report = external.evaluate_files(
         *(str(tmp_path / "arrays" / f"{name}.npy") for name in ("codes", "labels")), n_queries=800
     )

@@ -87,7 +87,7 @@ def export(
 ) -> None:
     """Export a version for another engine, in the form that its bulk loader reads.
 
-    opensearch is for Elasticsearch as well. The file export.json describes the export; docs/export.md shows how to load
+    opensearch is for Elasticsearch as well. The file export.json describes the export; docs/how-to/export.md shows how to load
     and search each.
 
     Examples: `hashkiln export sample__itq32 --to npy --out exported`,

@@ -90,7 +90,8 @@ def test_fetch_verifies_the_published_checksums(hashkiln):
             2,
             "radius cannot be combined",
         ),
-        (("export", "nothing", "--to", "/nowhere"), 2, "unknown code table"),
+        (("export", "nothing", "--to", "npy", "--out", "/nowhere"), 2, "unknown code table"),
+        (("export", "x", "--to", "solr", "--out", "/nowhere"), 2, "'pgvector', 'duckdb', 'milvus', 'lance'"),
         (("fit", "--dataset", "nothing"), 2, "expected the name of a dataset, found 'nothing'"),
         (("fetch", "nothing"), 2, "expected the name of a dataset, found 'nothing': did you mean"),
         (("compare", "nothing"), 2, "dataset nothing has no published codes"),
@@ -159,7 +160,7 @@ def test_a_table_is_published_evaluated_and_listed(hashkiln, here, home):
     found = json.loads(here("search", *asked, "--json")[1])
     assert (found["version"], found["rows"], found["distance"]) == ("v1", 1500, "squared Euclidean")
     assert pq.read_table(home / "found.parquet").column_names == ["query", "rank", "id", "distance"]
-    assert here("export", "sample__lsh64", "--to", str(home / "arrays"))[0] == 0
+    assert here("export", "sample__lsh64", "--to", "npy", "--out", str(home / "arrays"))[0] == 0
     np.save(home / "labels.npy", np.arange(40_000) % 10)
     files = ("--codes", str(home / "arrays" / "codes.npy"), "--labels", str(home / "labels.npy"))
     measured = json.loads(here("evaluate", *files, "--queries", "100", "--json")[1])
