@@ -142,7 +142,7 @@ def run(schema, home):
     x = np.random.default_rng(0).normal(size=(3, D))
     _, ids = table.search(x, k=5, rerank=20)
     assert ids.shape == (3, 5)
-    export_version("d__lsh8", str(home / "out"))
+    export_version("d__lsh8", "npy", str(home / "out"))
     assert len(np.load(home / "out" / "ids.npy")) == staged.rows
     return True
 

@@ -264,7 +264,7 @@ def test_wrong_input_is_refused(settings, base, queries, tmp_path):
     with pytest.raises(LookupError, match="version v0 of mine__lsh8 is empty"):
         hashkiln.open("mine__lsh8")
     with pytest.raises(LookupError, match="version v0 of mine__lsh8 is empty"):
-        export.export_version("mine__lsh8", str(tmp_path / "out"))
+        export.export_version("mine__lsh8", "npy", str(tmp_path / "out"))
     for options in ({"k": 0}, {"radius": 1, "rerank": 20}, {"k": 10, "rerank": 9}, {"radius": -1}):
         with pytest.raises(ValueError):  # noqa: PT011  (pydantic's own words)
             Search(**options)

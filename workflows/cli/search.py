@@ -87,8 +87,8 @@ def export(
 ) -> None:
     """Export a version for another engine, in the form that its bulk loader reads.
 
-    opensearch is for Elasticsearch as well. The file export.json describes the export; docs/how-to/export.md shows how to load
-    and search each.
+    The export to opensearch is for Elasticsearch as well. export.json describes the export, and docs/how-to/export.md
+    shows how to load and search it.
 
     Examples: `hashkiln export sample__itq32 --to npy --out exported`,
     `hashkiln export sample__itq32 --to pgvector --out exported`
