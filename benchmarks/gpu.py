@@ -344,21 +344,22 @@ def encoding(card: Card) -> Iterator[Row]:
 
 
 def training(card: Card) -> Iterator[Row]:
-    """Our training loop beside a bare torch loop with all rows on the device; the bound is that loop's rate."""
+    """Our training loop beside a bare torch loop with all rows on the device; the bound is its rate."""
     from training import compare
 
     cases: dict[str, tuple[tuple[Any, ...], Row]] = {
         "mlp 512-d, batch 512": (("mlp", 512, 102_400, 512), {"epochs": 6}),
-        "resnet50 224, batch 64": (("resnet50", 3 * 224**2, 1024, 64), {"epochs": 3}),
-        "resnet50 224, batch 64, bf16": (("resnet50", 3 * 224**2, 1024, 64), {"epochs": 3, "precision": "bf16"}),
+        "resnet50 224, batch 64": (("resnet50", 3 * 224**2, 2048, 64), {"epochs": 3}),
+        "resnet50 224, batch 64, bf16": (("resnet50", 3 * 224**2, 2048, 64), {"epochs": 3, "precision": "bf16"}),
     }
     if SMALL:
         cases = {"mlp 32-d, batch 32": (("mlp", 32, 320, 32), {"epochs": 3})}
     for name, (case, settings) in cases.items():
         found = compare(*case, device=DEVICE, **settings)
-        yield {"what": f"train, {name}", "value": found["rows_per_second"], "unit": "rows/s",
-               "bound": found["bare_rows_per_second"], "floor": (0.9 if "resnet" in name else 0.95)
-               * found["bare_rows_per_second"], "note": f"median ratio by epoch {found['ratio']:.2f}"}  # fmt: skip
+        bare = found["bare_rows_per_second"]
+        yield {"what": f"train, {name}", "value": found["rows_per_second"], "unit": "rows/s", "bound": bare,
+               "floor": (0.9 if "resnet" in name else 0.95) * bare,
+               "note": f"ratio by epoch {found['ratio']:.2f}; ours ends each epoch with a checkpoint"}  # fmt: skip
 
 
 def other_widths_are_exact(card: Card) -> Iterator[Row]:
@@ -370,27 +371,22 @@ def other_widths_are_exact(card: Card) -> Iterator[Row]:
         yield check_kernels(4096, 1_003, 9, tensors, wide=True)
 
 
-SECTIONS: dict[str, tuple[Callable[[Card], Iterator[Row]], int]] = {  # and the seconds that it may take
-    "kernels_are_exact": (kernels_are_exact, 60),
-    "neighbours_are_exact": (neighbours_are_exact, 30),
-    "hamming_rates": (hamming_rates, 60),
-    "few_queries": (few_queries, 10),
-    "neighbour_rate": (neighbour_rate, 40),
-    "matrix_products": (matrix_products, 20),
-    "encoding": (encoding, 60),
-    "training": (training, 60),
-    "other_widths_are_exact": (other_widths_are_exact, 60),
-}
+SECTIONS: dict[str, Callable[[Card], Iterator[Row]]] = {
+    section.__name__: section
+    for section in (
+        kernels_are_exact, neighbours_are_exact, hamming_rates, few_queries, neighbour_rate, matrix_products, encoding,
+        training, other_widths_are_exact,
+    )
+}  # fmt: skip
 
 
 def run_section(name: str, card: Card, deadline: float) -> tuple[list[Row], str]:
     """Return the rows of a section, and how it ended: ok, or why not."""
-    section, need = SECTIONS[name]
     rows: list[Row] = []
-    if time.monotonic() + min(need, 20) > deadline:
+    if time.monotonic() > deadline:
         return rows, "skipped: out of time"
     try:
-        for row in section(card):
+        for row in SECTIONS[name](card):
             rows.append({"section": name, **row})
             print(line(rows[-1]), flush=True)
             if time.monotonic() > deadline:

@@ -55,7 +55,7 @@ def test_a_section_that_fails_does_not_stop_the_others(gpu, tmp_path, monkeypatc
         yield {"what": "the last", "value": 2, "unit": ""}
         yield {"what": "one too many", "value": 3, "unit": ""}
 
-    sections = {"wrong": (wrong, 0), "broken": (broken, 0), "late": (late, 0), "too late": (late, 0)}
+    sections = {"wrong": wrong, "broken": broken, "late": late, "too late": late}
     monkeypatch.setattr(gpu, "SECTIONS", sections)
     monkeypatch.setattr(gpu, "SMALL", True)
     monkeypatch.setattr(gpu, "DEVICE", "cpu")
