@@ -125,7 +125,8 @@ def test_evaluate_gives_the_recorded_metrics_from_the_cache(table):
     before = stamps("kept", "truth", "queries")
     expected = recorded("evaluate")[table]
     report = found("evaluate", table, *EVALUATED[table])
-    assert values(report) == pytest.approx(values(expected), rel=1e-9)
+    metrics = {name: value for name, value in values(report).items() if name in values(expected)}  # others are newer
+    assert metrics == pytest.approx(values(expected), rel=1e-9)
     assert list(report["health"].values()) == pytest.approx(list(expected["health"].values()), rel=1e-9)
     after = stamps("kept", "truth", "queries")
     assert {path: inode for path, (inode, _) in after.items()} == {path: inode for path, (inode, _) in before.items()}
