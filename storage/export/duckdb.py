@@ -8,9 +8,9 @@ from .rows import VersionRows, code_bytes
 
 SQL = """\
 -- duckdb {table}.duckdb < load.sql, in this folder
-CREATE TABLE {table} AS SELECT * REPLACE (left(code::BIT::VARCHAR, {n_bits})::BIT AS code) FROM 'codes.parquet';
+CREATE TABLE "{table}" AS SELECT * REPLACE (left(code::BIT::VARCHAR, {n_bits})::BIT AS code) FROM 'codes.parquet';
 CREATE MACRO nearest(query, k) AS TABLE
-    SELECT id, bit_count(xor(code, query::BIT)) AS distance FROM {table} ORDER BY distance, id LIMIT k;
+    SELECT id, bit_count(xor(code, query::BIT)) AS distance FROM "{table}" ORDER BY distance, id LIMIT k;
 -- FROM nearest('0101…', 10);
 """
 

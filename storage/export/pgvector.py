@@ -13,17 +13,17 @@ from .rows import VersionRows, bit_array
 
 SCHEMA = """\
 -- For PostgreSQL 14 or newer, with or without pgvector. Then load the rows, in psql:
--- \\copy {table} FROM 'codes.csv' WITH (FORMAT csv, HEADER)
-CREATE TABLE {table} (
+-- \\copy "{table}" FROM 'codes.csv' WITH (FORMAT csv, HEADER)
+CREATE TABLE "{table}" (
     {columns}
 );
 """
 INDEX = """\
 -- After loading. Needs pgvector 0.7 or newer.
 CREATE EXTENSION IF NOT EXISTS vector;
-CREATE INDEX ON {table} USING hnsw (code bit_hamming_ops);
--- Through the index:            SELECT id, code <~> B'0101…' AS distance FROM {table} ORDER BY distance LIMIT 10;
--- Exact, also without pgvector: SELECT id, bit_count(code # B'0101…') AS distance FROM {table} ORDER BY 2, 1 LIMIT 10;
+CREATE INDEX ON "{table}" USING hnsw (code bit_hamming_ops);
+-- Through the index:            SELECT id, code <~> B'01…' AS distance FROM "{table}" ORDER BY 2 LIMIT 10;
+-- Exact, also without pgvector: SELECT id, bit_count(code # B'01…') AS distance FROM "{table}" ORDER BY 2, 1 LIMIT 10;
 """
 
 

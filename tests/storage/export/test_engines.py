@@ -39,7 +39,7 @@ def version(tmp_path):
             found.append(parts.encode_shard(source, function(n_bits), str(tmp_path / "data")))
         found.append(found[0]._replace(url=without_rows(found[0], tmp_path, n_bits), rows=0, min_id=0, max_id=-1))
         shards = [parts.CodeShard(part._replace(size=None), n_bits, len(labels)) for part in found]
-        return VersionRows("mine__code", shards, labels)
+        return VersionRows("2d__code", shards, labels)  # a name that SQL needs in quotes
 
     return encode
 
@@ -77,7 +77,7 @@ def test_duckdb_finds_what_we_find(version, tmp_path, n_bits, monkeypatch):
         for i, query in enumerate(queries):
             found = database.execute("FROM nearest($1, $2)", [text(query), K]).fetchall()
             assert found == list(zip(ids[i].tolist(), distances[i].tolist(), strict=True))
-        stored = database.execute("SELECT code::VARCHAR, labels FROM mine__code ORDER BY id").fetchall()
+        stored = database.execute('SELECT code::VARCHAR, labels FROM "2d__code" ORDER BY id').fetchall()
     assert stored == rows_as_text(n_bits)
 
 
@@ -97,19 +97,19 @@ def test_postgresql_finds_what_we_find(version, tmp_path, n_bits, postgresql):
         cursor = connection.cursor()
         cursor.execute((tmp_path / "schema.sql").read_text())
         with (tmp_path / "codes.csv").open() as file:
-            cursor.copy_expert("COPY mine__code FROM STDIN WITH (FORMAT csv, HEADER)", file)
+            cursor.copy_expert('COPY "2d__code" FROM STDIN WITH (FORMAT csv, HEADER)', file)
         queries, distances, ids = expected(n_bits, first_id=-5000)
-        search = "SELECT id, bit_count(code # %s::bit({})) AS distance FROM mine__code ORDER BY 2, 1 LIMIT %s"
+        search = 'SELECT id, bit_count(code # %s::bit({})) AS distance FROM "2d__code" ORDER BY 2, 1 LIMIT %s'
         for i, query in enumerate(queries):
             cursor.execute(search.format(n_bits), (text(query), K))
             assert cursor.fetchall() == list(zip(ids[i].tolist(), distances[i].tolist(), strict=True))
-        cursor.execute("SELECT code::text, labels FROM mine__code ORDER BY id")
+        cursor.execute('SELECT code::text, labels FROM "2d__code" ORDER BY id')
         assert cursor.fetchall() == rows_as_text(n_bits)
         cursor.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'vector'")
         if cursor.fetchone():
             cursor.execute((tmp_path / "index.sql").read_text())
             cursor.execute("SET LOCAL enable_seqscan = off")
-            search = "SELECT code <~> %s AS d FROM mine__code ORDER BY d LIMIT %s"
+            search = 'SELECT code <~> %s AS d FROM "2d__code" ORDER BY d LIMIT %s'
             for i, query in enumerate(queries):
                 cursor.execute(f"EXPLAIN {search}", (text(query), K))
                 assert "Index Scan" in str(cursor.fetchall())
@@ -210,6 +210,7 @@ WRITERS = [
     faiss_export.write_flat,
     faiss_export.write_ivf,
     faiss_export.write_hnsw,
+    lance.write,
 ]
 
 
