@@ -1,10 +1,12 @@
 """Statistics of all rows and of relevant rows by Hamming distance from each query.
 
-States are integers, so the result is bitwise equal for any cut into shards and batches.
+States are integers, so the result is bitwise equal for any cut into shards and batches, and on any device.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +36,7 @@ class HammingHistogram:
     n_bits: int
     labels: Array | None  # (q, w) uint64, from hamming.layout.pack_labels
     ids: Array  # (q,) int64, distinct
+    device: str | None = field(default=None, kw_only=True)  # of torch, such as "cuda"; if None, one core counts
 
     def __post_init__(self) -> None:
         check_queries(self.codes, self.ids)
@@ -47,7 +50,7 @@ class HammingHistogram:
             if batch.y is None:
                 raise ValueError("expected rows with labels, found a batch without")
             labels = pack_labels(batch.y)
-        state += scan.histogram(self.codes, batch.x, self.n_bits, self.labels, labels)
+        state += count_on(self.device, scan.histogram, self.codes, batch.x, self.n_bits, self.labels, labels)
         i, j = self._own.find(batch.ids)
         distances = scan.pair_distances(self.codes, batch.x, i, j)
         np.subtract.at(state[0], (i, distances), 1)
@@ -83,7 +86,8 @@ class GradedHistogram(HammingHistogram):
         if self.labels is None or batch.y is None:
             raise ValueError("expected queries and rows with labels, found a batch without")
         labels = pack_labels(batch.y)
-        state += scan.graded_histogram(self.codes, batch.x, self.n_bits, self.labels, labels, self.n_grades)
+        arguments = self.codes, batch.x, self.n_bits, self.labels, labels, self.n_grades
+        state += count_on(self.device, scan.graded_histogram, *arguments)
         i, j = self._own.find(batch.ids)
         shared = np.bitwise_count(self.labels[i] & labels[j]).sum(axis=1, dtype=np.int64)
         distances = scan.pair_distances(self.codes, batch.x, i, j)
@@ -103,6 +107,7 @@ class NeighbourHistogram:
     n_bits: int
     neighbours: Array | IdLookup  # (q, k) int64 ids, or their neighbour_lookup, made once for several codes
     ids: Array  # (q,) int64, distinct
+    device: str | None = field(default=None, kw_only=True)  # as in HammingHistogram
 
     def __post_init__(self) -> None:
         check_queries(self.codes, self.ids)
@@ -129,11 +134,24 @@ class NeighbourHistogram:
 
     @cached_property
     def _all_rows(self) -> HammingHistogram:
-        return HammingHistogram(self.codes, self.n_bits, None, self.ids)
+        return HammingHistogram(self.codes, self.n_bits, None, self.ids, device=self.device)
 
     @cached_property
     def _lookup(self) -> IdLookup:
         return self.neighbours if isinstance(self.neighbours, IdLookup) else neighbour_lookup(self.neighbours, self.ids)
+
+
+def count_on(device: str | None, function: Callable[..., Any], *arguments: Any) -> Array:
+    """Return a function of hashing.hamming.scan of some arguments, computed on a torch device if there is one."""
+    if device is None:
+        counts: Array = function(*arguments)
+        return counts
+    import torch
+
+    def moved(value: Any) -> Any:
+        return torch.from_numpy(np.ascontiguousarray(value)).to(device) if isinstance(value, np.ndarray) else value
+
+    return np.asarray(function(*map(moved, arguments)).cpu().numpy())
 
 
 def check_queries(codes: Array, ids: Array) -> None:

@@ -40,6 +40,7 @@ def nearest(
     executor: Executor,
     kept: str,
     metric: Metric = "euclidean",
+    device: str | None = None,
 ) -> tuple[Array, Array]:
     """Return (ids, distances) (q, k) of the rows nearest to x (q, d); cache the lists at the URL `kept`.
 
@@ -55,10 +56,10 @@ def nearest(
         if (gone := _ids(sorted(before - set(now)), published)) is not None:
             lists = _without(Lists(*(found[field] for field in Lists._fields)), gone)
             if came := [shard for shard in shards if (shard.name, shard.version) not in before]:
-                lists = _with(lists, *exact_neighbours(x, own_rows, m, Data(came, executor), metric))
+                lists = _with(lists, *exact_neighbours(x, own_rows, m, Data(came, executor), metric, device))
             lists = lists if _enough(lists, k) else None
     if lists is None:
-        ids, distances = exact_neighbours(x, own_rows, m, Data(shards, executor), metric)
+        ids, distances = exact_neighbours(x, own_rows, m, Data(shards, executor), metric, device)
         lists = Lists(ids, distances, distances[:, -1], ids[:, -1])
     npz.write_arrays(kept, shards=np.array(now), **lists._asdict())
     return lists.ids[:, :k], lists.distances[:, :k]
@@ -71,10 +72,10 @@ def blocks(queries: int, size: int) -> list[slice]:
 
 
 def exact_neighbours(
-    x: Array, own_rows: Array, k: int, data: Data, metric: Metric = "euclidean"
+    x: Array, own_rows: Array, k: int, data: Data, metric: Metric = "euclidean", device: str | None = None
 ) -> tuple[Array, Array]:
     """Return (ids, distances) (q, k) of the rows nearest to x (q, d), computed in blocks of queries."""
-    parts = [NearestNeighbours(x[i], own_rows[i], k, metric) for i in blocks(len(x), ENTRY_BYTES * k)]
+    parts = [NearestNeighbours(x[i], own_rows[i], k, metric, device) for i in blocks(len(x), ENTRY_BYTES * k)]
     ids, distances = zip(*(data.reduce(part, "exact neighbours") for part in parts), strict=True)
     return np.concatenate(ids), np.concatenate(distances)
 

@@ -41,6 +41,7 @@ class Judge:
     neighbours: Array | None  # (q, k) int64 ids; None: relevance by labels
     protocol: str
     graded: bool = False  # relevance is the number of shared labels
+    device: str | None = None  # of torch, that counts distances
     _sorted: dict[tuple[int, int], IdLookup] = field(default_factory=dict, repr=False)
 
     @property
@@ -92,11 +93,11 @@ class Judge:
                 key = i.start, i.stop
                 if key not in self._sorted:  # shared by all codes that are measured
                     self._sorted[key] = neighbour_lookup(self.neighbours[i], own[i])
-                statistic = NeighbourHistogram(codes[i], n_bits, self._sorted[key], own[i])
+                statistic = NeighbourHistogram(codes[i], n_bits, self._sorted[key], own[i], device=self.device)
             elif n_grades:
-                statistic = GradedHistogram(codes[i], n_bits, labels, own[i], n_grades)
+                statistic = GradedHistogram(codes[i], n_bits, labels, own[i], n_grades, device=self.device)
             else:
-                statistic = HammingHistogram(codes[i], n_bits, labels, own[i])
+                statistic = HammingHistogram(codes[i], n_bits, labels, own[i], device=self.device)
             histograms.append(Data(shards, executor).reduce(statistic, "evaluate"))
         found = np.concatenate(histograms, axis=1)
         return np.stack([found.sum(axis=0), found[1:].sum(axis=0), *found]) if n_grades else found
@@ -123,7 +124,8 @@ def judge_of(
     relevance = "rows that share a label" if by_labels else f"the {k} nearest rows by {DISTANCES[dataset.distance]}"
     relevance += ", graded by how many they share" if graded else ""
     protocol = f"relevant: {relevance}; {len(queries.ids)} queries; ties: {TIES[spec.protocol.ties]}"
-    judge = Judge(queries, drawn or dataset.queries_in_base, None, protocol, graded)
+    device = context.settings.device if context.settings.evaluate.gpus else None
+    judge = Judge(queries, drawn or dataset.queries_in_base, None, protocol, graded, device)
     if by_labels:
         return judge
     shards = dataset.shards("base")
@@ -135,7 +137,9 @@ def judge_of(
     truth = storage_queries.cached_neighbours(warehouse, key)
     if truth is None:
         lists = incremental.url(warehouse, "neighbours", *asked)
-        truth = nearest(queries.x, judge.own_rows, k, shards, published, context.executor, lists, dataset.distance)
+        truth = nearest(
+            queries.x, judge.own_rows, k, shards, published, context.executor, lists, dataset.distance, device
+        )
         storage_queries.cache_neighbours(warehouse, key, *truth)
     return replace(judge, neighbours=truth[0])
 

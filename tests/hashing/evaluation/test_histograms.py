@@ -74,6 +74,22 @@ def test_a_graded_histogram_equals_the_count_of_all_pairs(rows, n_shards, n_grad
         over(statistic, rows._replace(y=None))
 
 
+def test_counts_on_a_device_are_those_of_the_cpu(rows):
+    """torch on the CPU: a GPU runs the kernels of hashing.hamming.cuda in its place, which have tests of their own."""
+    own, labels = rows.ids[:30], pack_labels(rows.y[:30])
+    listed = np.array([np.roll(rows.ids, i)[:40] for i in range(30)])
+    for kind, arguments in (
+        (histograms.HammingHistogram, (labels, own)),
+        (histograms.HammingHistogram, (None, own)),
+        (histograms.GradedHistogram, (labels, own, 3)),
+        (histograms.NeighbourHistogram, (listed, own)),
+    ):
+        here, there = (kind(rows.x[:30], 20, *arguments, device=device) for device in (None, "cpu"))
+        found = over(pickle.loads(pickle.dumps(there)), rows, 3)
+        np.testing.assert_array_equal(found, over(here, rows, 3))
+        assert found.dtype == np.int64
+
+
 def test_wrong_queries_are_refused(rows):
     labels = pack_labels(rows.y[:3])
     with pytest.raises(ValueError, match=r"ids \(q,\), found \(3, 3\) and \(2,\)"):

@@ -163,9 +163,9 @@ def test_neighbours_are_searched_only_among_new_rows(settings, mine, source, mon
     by_distance = spec(protocol={"relevance": "neighbours", "neighbours": 5, "queries": 50})
     looked, exact = [], ground_truth.exact_neighbours
 
-    def seen(x, own_rows, k, data, metric):
+    def seen(x, own_rows, k, data, *more):
         looked.append([shard.name for shard in data.shards])
-        return exact(x, own_rows, k, data, metric)
+        return exact(x, own_rows, k, data, *more)
 
     monkeypatch.setattr(ground_truth, "exact_neighbours", seen)
     reindex(settings, by_distance)

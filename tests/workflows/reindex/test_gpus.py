@@ -41,13 +41,13 @@ def main(folder):
         found[name] = properties(settings)
 
     run("cpu", here, InProcess())
-    os.environ["HASHKILN_ENCODE_GPUS"] = "1"
+    os.environ.update(HASHKILN_ENCODE_GPUS="1", HASHKILN_EVALUATE_GPUS="1")
     there = Settings()
     write_shard(folder / "source", "2.parquet", blobs(200, seed=2, first_id=2000))
     run("gpu", there, executor)
     run("unchanged", there, executor)
     run("bf16", there, executor, precision="bf16")
-    del os.environ["HASHKILN_ENCODE_GPUS"]
+    del os.environ["HASHKILN_ENCODE_GPUS"], os.environ["HASHKILN_EVALUATE_GPUS"]
     os.environ["HASHKILN_EXECUTOR"] = "inprocess"
     checked = verify.verify(TABLE, deep=True)
     found["verified"] = [checked.problems, checked.bits, checked.near]
