@@ -13,14 +13,14 @@ from hashing.mapreduce import Array
 from .files import filesystem
 
 
-def write_search_results(url: str, blocks: Iterable[tuple[Array, Array, Array]], about: Mapping[str, str]) -> int:
-    """Write search results atomically as columns query, rank, id, distance, and return the number of rows.
+def write_search_results(url: str, blocks: Iterable[Mapping[str, Any]], about: Mapping[str, str]) -> int:
+    """Write search results atomically as columns query, rank, id, distance and others, and return the number of rows.
 
     Parameters
     ----------
     blocks
-        (query, id, distance), each (m,), sorted by query and distance: int64, int64, int32 or float64. The rows of
-        one query are in one block. rank, int32, counts from 1 within a query.
+        Columns, each (m,), sorted by query and distance: query, int64; id, int64; distance, int32 or float64; others of
+        any Arrow type. The rows of one query are in one block. rank, int32, counts from 1 within a query.
     about
         File metadata, stored as hashkiln.<name>.
 
@@ -34,13 +34,13 @@ def write_search_results(url: str, blocks: Iterable[tuple[Array, Array, Array]],
 
     rows, writer = 0, None
     with filesystem.create(url) as file:
-        for query, ids, distance in blocks:
-            table = pa.table({"query": query, "rank": _ranks(query), "id": ids, "distance": distance})
+        for block in blocks:
+            table = pa.table({"query": block["query"], "rank": _ranks(block["query"]), **block})
             if writer is None:
                 schema = table.schema.with_metadata({f"hashkiln.{name}": value for name, value in about.items()})
                 writer = pq.ParquetWriter(file, schema, compression="zstd")
             writer.write_table(table.replace_schema_metadata(writer.schema.metadata))
-            rows += len(query)
+            rows += len(table)
         if writer is None:
             raise ValueError(f"no search results to write to {url}")
         writer.close()

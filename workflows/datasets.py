@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 from hashing.mapreduce import Array, Executor, Shard
 from infra.executors import Progress, silent
 from infra.observability import observed
 from infra.settings import Settings
 from storage import datasets, warehouse
-from storage.features import contract, deletions, media
+from storage.features import contract, deletions, keys, media
 from storage.features.dataset import (
     Dataset,
     dataset_exists,
@@ -51,6 +53,19 @@ def training_shards(dataset: Dataset, excluded: Array, vocabulary: tuple[str | i
         return list(dataset.shards("learn", vocabulary))
     shards = dataset.shards("base", vocabulary)
     return [WithoutRows(shard, excluded) for shard in shards] if len(excluded) else list(shards)
+
+
+def keys_of_version(properties: Mapping[str, str], settings: Settings) -> str:
+    """Return the URL of the keys of a version's rows, from its properties; empty if there are none."""
+    spec = Spec.stored(properties["spec"]) if "spec" in properties else None
+    return dataset_of(spec, settings).keys if spec and is_available(spec.dataset, settings) else ""
+
+
+def number_new(dataset: Dataset, ids: Array) -> Array:
+    """Return ids (n,) of queries, where those whose key no row has are numbered from 2^41, as no row of the dataset."""
+    if not dataset.columns.keyed:
+        return ids
+    return np.where(ids == keys.NONE, datasets.QUERY + np.arange(len(ids)), ids)
 
 
 def labels_of(dataset: Dataset, executor: Executor, shards: list[FeatureShard] | None = None) -> tuple[str | int, ...]:

@@ -7,9 +7,11 @@ from typing import Any
 from infra.settings import Settings
 from storage.export import duckdb, faiss, lance, milvus, npy, opensearch, pgvector, qdrant
 from storage.export.folder import atomic_folder
+from storage.export.keys import write_keys
 from storage.export.rows import VersionRows
 
 from .context import open_version
+from .datasets import keys_of_version
 
 LITTLE = "bit j is byte j div 8, position j mod 8 (little); padding is zero"
 BIG = "bit j is byte j div 8, position 7 - j mod 8 (big); padding is zero"
@@ -31,12 +33,16 @@ TARGETS = {  # what writes the files, and the order of bits in them
 def export_version(table: str, to: str, folder: str, version: str = "main") -> dict[str, Any]:
     """Write a version to a folder for one of TARGETS, and return the content of export.json and the folder.
 
+    If rows have keys, keys.parquet maps their ids to keys.
+
     Raises LookupError for an unknown target, and as `open_version` does.
     """
     if to not in TARGETS:
         raise LookupError(f"unknown target {to!r}; expected one of {', '.join(TARGETS)}")
     write, bit_order = TARGETS[to]
-    code_table, chosen = open_version(Settings(), table, version)
+    settings = Settings()
+    code_table, chosen = open_version(settings, table, version)
+    keys = keys_of_version(chosen.properties, settings)
     rows = VersionRows(code_table.name, code_table.shards(chosen.snapshot_id), code_table.vocabulary)
     description = {
         "table": code_table.name,
@@ -51,4 +57,6 @@ def export_version(table: str, to: str, folder: str, version: str = "main") -> d
     }
     with atomic_folder(folder, description) as place:
         write(rows, place)
+        if keys:
+            write_keys(rows.shards, place, keys)
     return {**description, "folder": folder}

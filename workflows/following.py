@@ -74,6 +74,11 @@ class Follower:
         with self.pinned() as reader:
             return reader.within(x, radius, _labels(where))
 
+    def keys(self, ids: Array) -> Array:
+        """Return the keys of rows of any version, as `Reader.keys` does."""
+        with self.pinned() as reader:
+            return reader.keys(ids)
+
     def refresh(self) -> bool:
         """Look for a new version now. Return whether there is one, and searches now begin in it."""
         with self._refresh:

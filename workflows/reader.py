@@ -18,6 +18,7 @@ from hashing.neighbours.candidates import AsymmetricTopK, CountWithin, TopK, Wit
 from hashing.neighbours.exact import MEASURED, Metric, first_k, pair_distances
 from hashing.neighbours.reranking import CandidateDistances
 from infra.settings import Settings
+from storage.features import keys
 from storage.features.dataset import Dataset
 from storage.tables.parts import CodeShard
 from storage.tables.resident import ResidentRows, unchanged_source
@@ -77,6 +78,17 @@ class Reader:
     def ids(self) -> Array:
         """The ids (n,) int64 of the rows, in increasing order. Raises ValueError unless they are resident."""
         return self._in_memory("ids").batch.ids
+
+    def keys(self, ids: Array) -> Array:
+        """Return the keys of rows, in an array of str or bytes with the shape of their ids (int64).
+
+        Raises ValueError if the rows of the dataset have no keys, or for an id that is not of the dataset.
+        """
+        if not (folder := self.dataset.keys):
+            raise ValueError(f"expected a dataset with keys, found integer ids in {self.dataset.name}")
+        ids = np.asarray(ids, np.int64)
+        names: Array = keys.keys_of(folder, ids.ravel()).to_numpy(zero_copy_only=False).astype(object)
+        return names.reshape(ids.shape)
 
     @property
     def dataset(self) -> Dataset:
@@ -229,9 +241,10 @@ class Reader:
         else:
             distances = self._read_distances(x, candidates)
         if (lost := np.unique(candidates[np.isinf(distances)])).size:
+            row = keys.names_of(self.dataset.keys, lost[:1])[0]
             raise ValueError(
                 f"cannot rerank {self.table} {self.version.name}: the source of {lost.size} rows has changed or was "
-                f"removed (row {lost[0]}, …): run reindex, or search without reranking"
+                f"removed (row {row}, …): run reindex, or search without reranking"
             )
         return first_k(distances, candidates, k)
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from prefect import flow
 
-from hashing.mapreduce import Batch
+from hashing.mapreduce import Array, Batch
 from infra.executors import InProcess, Progress, silent
 from storage import datasets, results
+from storage.features import keys
 from storage.features.dataset import Dataset
 from storage.files import filesystem
 
 from . import opening
+from .datasets import number_new
 from .reader import Search
 from .spec import Value
 
@@ -44,12 +47,14 @@ def search(
 ) -> SearchReport:
     """Search for all queries of a split or a file (see `read_queries`), and write the results to a Parquet file.
 
-    Columns: query and id (int64), rank (int32, from 1), distance (int32 or float64, as in Reader.search). The file
-    metadata name the table, the version, its snapshot and its model.
+    Columns: query and id (int64), rank (int32, from 1), distance (int32 or float64, as in Reader.search); if rows have
+    keys, also key, that of the row, and query_key, unless the file of queries has no keys. The file metadata name the
+    table, the version, its snapshot and its model.
     """
     start, asked = time.monotonic(), asked or Search()
     opened = opening.open(table, version, progress=progress, resident=False)
-    batch = read_queries(opened.dataset, queries)
+    dataset = opened.dataset
+    batch, names = read_queries(dataset, queries)
     if len(batch.ids) * opened.rows < FEW_PAIRS and (not asked.rerank or opened.rows < FEW_ROWS):
         opened = replace(opened, executor=InProcess(progress))
     properties = opened.version.properties
@@ -59,14 +64,23 @@ def search(
         "snapshot": str(opened.version.snapshot_id),
         "model": properties["model"],
         "search": asked.model_dump_json(),
-        "distance": asked.distance(opened.dataset.distance),
+        "distance": asked.distance(dataset.distance),
     }
-    blocks = ((batch.ids[positions], ids, distances) for positions, ids, distances in opened.blocks(batch.x, asked))
+
+    def columns(positions: Array, ids: Array, distances: Array) -> dict[str, Any]:
+        found = {"query": batch.ids[positions], "id": ids, "distance": distances}
+        if dataset.keys:
+            found["key"] = keys.keys_of(dataset.keys, ids)
+        if names is not None:
+            found["query_key"] = names.take(positions)
+        return found
+
+    blocks = (columns(*block) for block in opened.blocks(batch.x, asked))
     rows = results.write_search_results(filesystem.absolute(out), blocks, about)
     return SearchReport(
         table=opened.table,
         version=opened.version.name,
-        distance=asked.distance(opened.dataset.distance),
+        distance=asked.distance(dataset.distance),
         queries=len(batch.ids),
         rows=rows,
         out=filesystem.absolute(out),
@@ -80,24 +94,38 @@ def search_flow(table: str, queries: str, out: str, asked: Search | None = None,
     return search(table, queries, out, asked, version)
 
 
-def read_queries(dataset: Dataset, source: str) -> Batch:
+class Queries(NamedTuple):
+    """The queries of a search."""
+
+    batch: Batch
+    keys: Any = None  # Arrow array; None if they have none
+
+
+def read_queries(dataset: Dataset, source: str) -> Queries:
     """Return a split of the dataset, or a file: of vectors, or Parquet with the dataset's columns.
 
     Files of vectors are those of `datasets.VECTOR_FILES`. All queries are held in memory. Queries without ids are
-    numbered from 2^41, as in ingested files.
+    numbered from 2^41, as in ingested files; so are those whose key no row of the dataset has.
     """
-    if source not in dataset.splits and (blocks := datasets.read_vectors(filesystem.absolute(source))):
-        x = np.concatenate(list(blocks))
-        return Batch(datasets.QUERY + np.arange(len(x)), x)
+    if source not in dataset.splits and (vectors := datasets.read_vectors(filesystem.absolute(source))):
+        x = np.concatenate(list(vectors))
+        return Queries(Batch(datasets.QUERY + np.arange(len(x)), x))
     if source not in dataset.splits and "/" not in source and not Path(source).exists():
         known = ", ".join(dataset.splits)
         raise LookupError(f"expected a split of {dataset.name} ({known}) or a file of queries, found {source!r}")
     url = dataset.splits.get(source, filesystem.absolute(source))
-    shards = dataset.model_copy(update={"splits": {"query": url}}).shards("query")
-    batches = [batch for shard in shards for batch in shard]
-    ids = np.concatenate([np.zeros(0, np.int64), *(batch.ids for batch in batches)])
+    keyed = dataset.columns.keyed
+    shards = dataset.model_copy(update={"splits": {"query": url}}).shards("query", allow_unknown=keyed)
+    blocks = [
+        (block.batch.ids, block.batch.x.copy(), block.names) for shard in shards for block in shard.read_blocks()
+    ]
+    ids = np.concatenate([np.zeros(0, np.int64), *(block[0] for block in blocks)])
     if not len(ids):
         raise ValueError(f"expected at least one query, found none in {url}")
-    if len(np.unique(ids)) < len(ids):
-        raise ValueError(f"expected distinct ids of queries, found {len(ids) - len(np.unique(ids))} repeated, in {url}")
-    return Batch(ids, np.concatenate([batch.x for batch in batches]))
+    names = keys.joined(names for *_, names in blocks) if keyed else None
+    distinct = len(np.unique(ids)) if names is None else len(names.unique())
+    if distinct < len(ids):
+        what = "keys" if keyed else "ids"
+        raise ValueError(f"expected distinct {what} of queries, found {len(ids) - distinct} repeated, in {url}")
+    ids = number_new(dataset, ids)
+    return Queries(Batch(ids, np.concatenate([x for _, x, _ in blocks])), names)

@@ -43,10 +43,13 @@ class Dataset(BaseModel):
         """The metric that exact neighbours are computed by."""
         return "euclidean" if self.metric == "hamming" else self.metric
 
-    def shards(self, split: str, vocabulary: tuple[str | int, ...] = ()) -> list[FeatureShard]:
+    def shards(
+        self, split: str, vocabulary: tuple[str | int, ...] = (), allow_unknown: bool = False
+    ) -> list[FeatureShard]:
         """Return the present shards of a split, sorted by name.
 
-        With a vocabulary, a shard yields labels as positions in it. Raises FileNotFoundError if there are no files.
+        With a vocabulary, a shard yields labels as positions in it. `allow_unknown` is that of FeatureShard. Raises
+        FileNotFoundError if there are no files.
         """
         root = self.splits[split]
         files = {filesystem.relative_path(root, file.url): file for file in filesystem.listing(root, ".parquet")}
@@ -65,6 +68,7 @@ class Dataset(BaseModel):
                 files=tuple(files[name] for name in names),
                 drop_bad_rows=self.bad_rows == "drop",
                 deleted=self.deleted,
+                allow_unknown=allow_unknown,
             )
             for names in bundles.group_files(files)
         ]

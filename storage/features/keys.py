@@ -4,6 +4,9 @@ The list is stored in parts 00000.parquet, 00001.parquet, …. To keep lookups f
 parts share an index file, MERGED of these share a larger one, and so on: `index/00000-00255.u64` holds rows (hash,
 hash, id), sorted by the first hash, and is mapped into memory. Index files are derived from the parts: a reader that
 needs a missing one creates it.
+
+The way back, from id to key, needs no index: a binary search over the first ids of the parts, which their footers hold,
+finds the row groups to read.
 """
 
 from __future__ import annotations
@@ -13,23 +16,59 @@ import io
 import shutil
 import tempfile
 from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from hashing.mapreduce import Array
 
-from ..files import filesystem
+from ..files import filesystem, parquet
 from ..warehouse import KEY_INDEX, KEY_PART
 
 MERGED = 16  # parts, or index files, that share an index file
 SORTED = 2**20  # rows of an index file to sort at a time, on average: 24 MB
 HASHED = 2**16  # keys to hold as Python objects at a time
+GROUP = 2**16  # keys of a row group: what is read to find one key
+READERS = 8  # row groups to read at a time
+HELD = 2**27  # bytes of row groups to keep in memory
 NONE = -1  # in place of the id of a key that has none
 
 _seen: dict[str, int] = {}  # folder -> number of parts seen by this process
+
+
+class _RecentGroups:
+    """The keys of row groups that were used last, in at most HELD bytes. Shared by threads."""
+
+    def __init__(self) -> None:
+        self._groups: OrderedDict[tuple[str, int], Any] = OrderedDict()
+        self._bytes, self._lock = 0, Lock()
+
+    def find(self, group: tuple[str, int]) -> Any | None:
+        with self._lock:
+            if group in self._groups:
+                self._groups.move_to_end(group)
+            return self._groups.get(group)
+
+    def keep(self, group: tuple[str, int], keys: Any) -> None:
+        with self._lock:
+            if group not in self._groups:
+                self._groups[group] = keys
+                self._bytes += _size(keys)
+            while self._bytes > HELD:
+                self._bytes -= _size(self._groups.popitem(last=False)[1])
+
+    def clear(self) -> None:
+        with self._lock:
+            self._groups.clear()
+            self._bytes = 0
+
+
+_recent = _RecentGroups()
 
 
 def assign_ids(folder: str, keys: Any) -> None:
@@ -48,32 +87,67 @@ def assign_ids(folder: str, keys: Any) -> None:
             return
         known = sum(len(_index(folder, first, size)) for first, size in _blocks(parts))
         file = io.BytesIO()
-        pq.write_table(pa.table({"id": np.arange(known, known + len(new)), "key": new}), file, compression="zstd")
+        table = pa.table({"id": np.arange(known, known + len(new)), "key": new})
+        pq.write_table(table, file, row_group_size=GROUP, compression="zstd")
         if filesystem.create_exclusive(_part(folder, parts), file.getvalue()):
             _seen[folder] = parts + 1
             return
 
 
-def column_ids(folder: str, column: Any, where: str, first_row: int = 0) -> Array:
+def column_ids(folder: str, column: Any, where: str, first_row: int = 0, allow_unknown: bool = False) -> Array:
     """Return the ids (n,) int64 of an Arrow column of keys.
 
-    Raises ValueError, with `where`, for a null and for a key without an id. `first_row` is the number of the column's
-    first row, for messages.
+    Raises ValueError, with `where`, for a null and for a key without an id. If unknown keys are allowed, their id is
+    NONE. `first_row` is the number of the column's first row, for messages.
     """
     if column.null_count:
         row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
         raise ValueError(f"expected a key in every row, found null in row {first_row + row} of {where}")
     ids = _search(folder, _count(folder), _hashes(plain_keys(column)))
-    if len(unknown := np.flatnonzero(ids == NONE)):
+    if not allow_unknown and len(unknown := np.flatnonzero(ids == NONE)):
         raise ValueError(f"unknown key {column[int(unknown[0])].as_py()!r}, in {where}")
     return ids
 
 
-def find_ids(folder: str, keys: Iterable[str], where: str) -> Array:
+def find_ids(folder: str, keys: Iterable[str] | Iterable[bytes], where: str) -> Array:
     """Return the ids (n,) int64 of keys. Raises ValueError, with `where`, for a key without an id."""
     import pyarrow as pa
 
-    return column_ids(folder, pa.array(keys, pa.string()), where)
+    return column_ids(folder, joined([pa.array([key]) for key in keys]), where)
+
+
+def keys_of(folder: str, ids: Array) -> Any:
+    """Return the keys of ids (n,) int64 as an Arrow chunked array of strings; of bytes if a part holds bytes.
+
+    Reads the row groups that hold them. Raises ValueError for an id that no key has.
+    """
+    import pyarrow as pa
+
+    wanted, places = np.unique(ids, return_inverse=True)
+    parts = _count(folder)
+    n = int(_group_ids(_part(folder, parts - 1))[-1]) if parts else 0
+    if len(wanted) and not 0 <= wanted[0] <= wanted[-1] < n:
+        missing = wanted[0] if wanted[0] < 0 else wanted[-1]
+        raise ValueError(f"expected ids of the {n:,} keys in {folder}, found {missing}")
+    with ThreadPoolExecutor(READERS) as pool:
+        tasks = _groups_with(folder, wanted, parts, pool)
+        pieces = pool.map(lambda task: _group_keys(*task[:2]).take(pa.array(task[2])), tasks)
+        return joined(pieces).take(pa.array(places))
+
+
+def joined(arrays: Iterable[Any]) -> Any:
+    """Return keys in Arrow arrays as one chunked array: of bytes if one of them holds bytes, else of strings."""
+    import pyarrow as pa
+
+    pieces = list(arrays)
+    kind = pa.binary() if any(piece.type == pa.binary() for piece in pieces) else pa.string()
+    return pa.chunked_array([piece.cast(kind) for piece in pieces], kind)
+
+
+def names_of(folder: str, ids: Iterable[int]) -> list[str]:
+    """Return some ids in the words of messages: by their keys, or as they are where there is no folder of keys."""
+    ids = np.array(list(ids), np.int64)
+    return [repr(key) for key in keys_of(folder, ids).to_pylist()] if folder else list(map(str, ids))
 
 
 def distinct_keys(columns: Iterable[Any]) -> Any:
@@ -109,6 +183,8 @@ def _count(folder: str) -> int:
     if low and not filesystem.exists(_part(folder, low - 1)):  # the dataset was deleted, and possibly created again
         low = 0
         _index.cache_clear()
+        _group_ids.cache_clear()
+        _recent.clear()
     while filesystem.exists(_part(folder, low + step - 1)):
         low, step = low + step, 2 * step
     beyond = range(low, low + step - 1)
@@ -146,6 +222,47 @@ def _read_part(url: str) -> Array:
 
     table = pq.read_table(io.BytesIO(filesystem.read_bytes(url)), columns=["id", "key"])
     return _sorted(np.column_stack([_hashes(plain_keys(table["key"])), table["id"].to_numpy().astype("<u8")]))
+
+
+def _groups_with(folder: str, ids: Array, parts: int, pool: ThreadPoolExecutor) -> list[tuple[str, int, Array]]:
+    """Return (part, row group, rows of this group) that hold some ids (n,), sorted and distinct, in their order."""
+    low, high = np.zeros(len(ids), np.int64), np.full(len(ids), parts)
+    while (high - low > 1).any():
+        middle = (low + high) // 2
+        asked, place = np.unique(middle, return_inverse=True)
+        first = pool.map(lambda part: _group_ids(_part(folder, part))[0], asked.tolist())
+        later = ids >= np.array(list(first))[place]
+        low, high = np.where(later, middle, low), np.where(later, high, middle)
+    found = []
+    for inside in np.split(np.arange(len(ids)), np.flatnonzero(np.diff(low)) + 1) if len(ids) else []:
+        url = _part(folder, int(low[inside[0]]))
+        starts = _group_ids(url)
+        group = np.searchsorted(starts, ids[inside], "right") - 1
+        for rows in np.split(np.arange(len(inside)), np.flatnonzero(np.diff(group)) + 1):
+            number = int(group[rows[0]])
+            found.append((url, number, ids[inside[rows]] - starts[number]))
+    return found
+
+
+@lru_cache(maxsize=2**17)
+def _group_ids(url: str) -> Array:
+    """Return the first id of each row group of a part, and the id after its last one."""
+    metadata = parquet.open_parquet(url, ["id", "key"]).metadata
+    rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    return int(metadata.row_group(0).column(0).statistics.min) + np.cumsum([0, *rows])
+
+
+def _group_keys(url: str, group: int) -> Any:
+    """Return the keys of a row group of a part."""
+    found = _recent.find((url, group))
+    if found is None:
+        found = plain_keys(parquet.open_parquet(url).read_row_group(group, ["key"])["key"].combine_chunks())
+        _recent.keep((url, group), found)
+    return found
+
+
+def _size(keys: Any) -> int:
+    return int(keys.nbytes) + 1000  # of the objects around the bytes
 
 
 def _merged(indices: list[Array]) -> Iterator[Array]:

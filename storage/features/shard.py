@@ -42,6 +42,7 @@ class FeatureBlock(NamedTuple):
     batch: Batch  # whose x the block after the next one may overwrite
     labels: Any  # Arrow list<int32>, positions in the vocabulary; None without labels
     dropped: list[tuple[str, int, int, str]]  # rows left out of the batch: (file, row, id, error)
+    names: Any = None  # Arrow array of the keys, from a shard with allow_unknown
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class FeatureShard:
     metric: str = "euclidean"
     drop_bad_rows: bool = False  # drop rows that cannot be read, instead of refusing the shard
     deleted: tuple[str, ...] = ()  # URLs of deletion files, whose rows are skipped
+    allow_unknown: bool = False  # give rows whose key has no id the id keys.NONE, instead of refusing the shard
 
     @property
     def rows(self) -> int:
@@ -83,9 +85,9 @@ class FeatureShard:
         return tuple(file.url for file in self.files) or (self.url,)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch, labels, _ in self.read_blocks():
-            y = columns.multi_hot(labels, len(self.vocabulary)) if labels is not None else None
-            yield Batch(batch.ids, batch.x.copy(), y)
+        for block in self.read_blocks():
+            y = columns.multi_hot(block.labels, len(self.vocabulary)) if block.labels is not None else None
+            yield Batch(block.batch.ids, block.batch.x.copy(), y)
 
     def read_blocks(self) -> Iterator[FeatureBlock]:
         """Yield the rows in blocks, with labels and with the rows that were dropped.
@@ -97,28 +99,32 @@ class FeatureShard:
             yield from self._read_file(url)
 
     def _read_file(self, url: str) -> Iterator[FeatureBlock]:
-        names = [self.columns.id]
+        read = [self.columns.id]
         if self.columns.labels and self.vocabulary:
-            names.append(self.columns.labels)
+            read.append(self.columns.labels)
         row, deleted = 0, deletions.deleted_ids(self.deleted)
         dim = self.dim if self.kind == "vector" and not self.columns.dtype else 0
-        for part, vectors in parquet.read_vectors(url, self.columns.x, dim, names, batch_rows(self.dim)):
-            ids = self._ids(part[names[0]], url, row)
+        for part, vectors in parquet.read_vectors(url, self.columns.x, dim, read, batch_rows(self.dim)):
+            ids = self._ids(part[read[0]], url, row)
             x, errors = columns.usable_rows(vectors, self.dim, url, self.kind, self.columns.dtype, self.metric)
             keep = ~np.isin(ids, deleted)
             if not keep.all():
                 x = x[np.delete(keep, list(errors))]
                 errors = {i: error for i, error in errors.items() if keep[i]}
             if errors and not self.drop_bad_rows:
+                if self.columns.keyed:
+                    i = min(errors)
+                    errors = {i: f"{errors[i]}, for key {keys.plain_keys(part[read[0]].slice(i, 1))[0].as_py()!r}"}
                 columns.refuse_row(errors, url, row)
             labels = None
-            if len(names) == 2:
-                labels = columns.label_indices(part[names[1]], self.vocabulary, url, self.columns.multi_hot)
+            if len(read) == 2:
+                labels = columns.label_indices(part[read[1]], self.vocabulary, url, self.columns.multi_hot)
             dropped = [(url, row + i, int(ids[i]), error) for i, error in sorted(errors.items())]
             keep[list(errors)] = False
             if not keep.all():
                 ids, labels = ids[keep], None if labels is None else labels.take(np.flatnonzero(keep))
-            yield FeatureBlock(Batch(ids, x), labels, dropped)
+            names = keys.plain_keys(part[read[0]]).take(np.flatnonzero(keep)) if self.allow_unknown else None
+            yield FeatureBlock(Batch(ids, x), labels, dropped, names)
             row += len(part)
 
     def refuse_change(self) -> None:
@@ -146,7 +152,7 @@ class FeatureShard:
 
     def _ids(self, column: Any, url: str, first_row: int = 0) -> Array:
         if self.columns.keyed:
-            return keys.column_ids(self.keys, column, url, first_row)
+            return keys.column_ids(self.keys, column, url, first_row, self.allow_unknown)
         return columns.ids(column, url, first_row)
 
 

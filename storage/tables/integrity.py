@@ -69,7 +69,7 @@ def compare_with_source(
     source_digest, new_digest = SOURCE_DIGESTS[metadata.get(b"hashkiln.format", b"1").decode()]
     content = new_digest()
     try:
-        for batch, _, _ in shard.read_blocks():
+        for batch, *_ in shard.read_blocks():
             n = len(batch.ids)
             if not np.array_equal(batch.ids, ids[row : row + n]):
                 problem = f"the ids in {part.url} differ from those of {shard.url} from row {row} on"

@@ -17,7 +17,7 @@ from hashing.functions import HashFunction
 from hashing.mapreduce import Array, Batch
 
 from .. import warehouse as places
-from ..features import columns
+from ..features import columns, keys
 from ..features.ahead import ahead
 from ..features.shard import FeatureShard
 from ..files import filesystem, parquet
@@ -107,7 +107,7 @@ def encode_shard(shard: FeatureShard, function: HashFunction, folder: str, forma
     shard.refuse_change()
     all_ids = np.concatenate([np.zeros(0, np.int64), *ids])
     all_codes = np.concatenate([np.zeros((0, bits.n_bytes(function.n_bits)), np.uint8), *codes])
-    if problem := repeated_ids(all_ids, shard.url):
+    if problem := repeated_ids(all_ids, shard.url, shard.keys):
         raise ValueError(problem)
     table = _table(all_ids, all_codes, labels if labels and labels[0] is not None else None, function.n_bits)
     about = {
@@ -118,7 +118,7 @@ def encode_shard(shard: FeatureShard, function: HashFunction, folder: str, forma
     }
     if dropped:
         about["dropped_sha256"] = hashlib.sha256(repr(dropped).encode()).hexdigest()
-    return _write_part(table, about, folder, shard.version, dropped)
+    return _write_part(table, about, folder, shard.version, dropped, shard.keys)
 
 
 def without_rows(part: Part, ids: Array, folder: str, version: str, n_bits: int) -> Part | None:
@@ -137,12 +137,17 @@ def without_rows(part: Part, ids: Array, folder: str, version: str, n_bits: int)
 
 
 def _write_part(
-    table: Any, about: dict[str, str], folder: str, version: str, dropped: Sequence[DroppedRow] = ()
+    table: Any,
+    about: dict[str, str],
+    folder: str,
+    version: str,
+    dropped: Sequence[DroppedRow] = (),
+    keys_folder: str = "",
 ) -> Part:
     data = _parquet_bytes(table.replace_schema_metadata({f"hashkiln.{key}": value for key, value in about.items()}))
     url = places.PART.url(folder, digest=hashlib.sha256(data).hexdigest())
     if dropped:
-        filesystem.write_bytes(quarantine_url(url), _quarantine_bytes(dropped))
+        filesystem.write_bytes(quarantine_url(url), _quarantine_bytes(dropped, keys_folder))
     filesystem.write_bytes(url, data)
     ids = table["id"].to_numpy()
     low, high = (int(ids.min()), int(ids.max())) if len(ids) else (0, -1)
@@ -155,20 +160,21 @@ def update_digest(content: Any, batch: Batch) -> None:
     content.update(np.ascontiguousarray(batch.x).data)
 
 
-def repeated_ids(ids: Array, url: str) -> str:
-    """Return a message with examples if ids (n,) occur more than once; empty otherwise."""
+def repeated_ids(ids: Array, url: str, keys_folder: str = "") -> str:
+    """Return a message with examples if ids (n,) occur more than once; empty otherwise. It names their keys, if any."""
     if (ids[1:] > ids[:-1]).all():  # most files: then there is nothing to sort
         return ""
     unique, counts = np.unique(ids, return_counts=True)
     if len(unique) == len(ids):
         return ""
     repeated = unique[counts > 1]
-    examples = ", ".join(map(str, repeated[:3])) + (", …" if len(repeated) > 3 else "")
-    return f"expected unique ids, found {len(repeated)} more than once ({examples}), in {url}"
+    examples = ", ".join(keys.names_of(keys_folder, repeated[:3])) + (", …" if len(repeated) > 3 else "")
+    what = "keys" if keys_folder else "ids"
+    return f"expected unique {what}, found {len(repeated)} more than once ({examples}), in {url}"
 
 
 def quarantine_url(url: str) -> str:
-    """Return the URL of the rows that a part's shard dropped: file, row, id, reason."""
+    """Return the URL of the rows that a part's shard dropped: file, row, id, reason, and key if rows have keys."""
     folder, _, name = url.rsplit("/", 2)
     return places.QUARANTINE.url(folder, digest=name.removesuffix(".parquet"))
 
@@ -276,13 +282,16 @@ def _table(ids: Array, codes: Array, labels: list[Any] | None, n_bits: int) -> A
     return pa.table(arrays, schema=pa.schema(fields))
 
 
-def _quarantine_bytes(rows: Sequence[DroppedRow]) -> bytes:
+def _quarantine_bytes(rows: Sequence[DroppedRow], keys_folder: str) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     file = io.BytesIO()
     columns = zip(*rows, strict=True)
-    pq.write_table(pa.table(dict(zip(("file", "row", "id", "reason"), map(list, columns), strict=True))), file)
+    table = pa.table(dict(zip(("file", "row", "id", "reason"), map(list, columns), strict=True)))
+    if keys_folder:
+        table = table.append_column("key", keys.keys_of(keys_folder, table["id"].to_numpy()))
+    pq.write_table(table, file)
     return file.getvalue()
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from hashing.mapreduce import Array, Executor
 from hashing.statistics import keyed_hash
 
+from ..features import keys
 from .parts import Part, read_ids
 
 EXAMPLES = 3
@@ -34,7 +35,11 @@ class SharedIds(NamedTuple):
 
 
 def check_shared_ids(
-    parts: Iterable[Part], new: Iterable[Part], executor: Executor, skip_damaged: bool = False
+    parts: Iterable[Part],
+    new: Iterable[Part],
+    executor: Executor,
+    skip_damaged: bool = False,
+    keys_folder: str = "",
 ) -> list[str]:
     """Return a message if ids of new parts also occur in another part; an empty list otherwise.
 
@@ -49,15 +54,18 @@ def check_shared_ids(
         The parts to check against all others.
     skip_damaged
         Skip parts that cannot be read, which `integrity.check_part` reports, instead of raising their error.
+    keys_folder
+        URL of the folder of keys, by which the message names rows; empty if they have none.
     """
     if not (todo := list(comparisons(parts, set(new)))):
         return []
     shared = executor.reduce(partial(_compare, skip_damaged=skip_damaged), _merge, todo, "ids")
     if not shared.pairs:
         return []
-    examples = ", ".join(f"{one} in {a} and {b}" for one, a, b in shared.examples)
+    names = keys.names_of(keys_folder, [one for one, _, _ in shared.examples])
+    examples = ", ".join(f"{name} in {a} and {b}" for name, (_, a, b) in zip(names, shared.examples, strict=True))
     more = ", …" if shared.pairs > EXAMPLES else ""
-    return [f"expected unique ids, found {shared.pairs} in two shards: {examples}{more}"]
+    return [f"expected unique {'keys' if keys_folder else 'ids'}, found {shared.pairs} in two shards: {examples}{more}"]
 
 
 def comparisons(parts: Iterable[Part], new: Set[Part]) -> Iterator[IdComparison]:

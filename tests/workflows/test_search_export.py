@@ -228,11 +228,11 @@ def test_queries_come_from_splits_and_files(settings, base, queries, tmp_path, m
     dataset = hashkiln.open("mine__code16").dataset
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in (str(tmp_path / "q.npy"), "~/q.fvecs"):
-        batch = search.read_queries(dataset, name)
+        batch = search.read_queries(dataset, name).batch
         np.testing.assert_array_equal(batch.x, x)
         assert (batch.ids[0], batch.ids[-1]) == (2**41, 2**41 + 29)
-    np.testing.assert_array_equal(search.read_queries(dataset, queries[0]).x, x)
-    assert len(search.read_queries(dataset, "base").ids) == 800
+    np.testing.assert_array_equal(search.read_queries(dataset, queries[0]).batch.x, x)
+    assert len(search.read_queries(dataset, "base").batch.ids) == 800
 
 
 def test_wrong_input_is_refused(settings, base, queries, tmp_path):

@@ -251,19 +251,21 @@ def _print_collected(found: Collected) -> None:
 @app.command()
 def delete(
     dataset: Annotated[str, typer.Argument(help="The dataset that holds the rows.")],
-    ids: Annotated[str, typer.Option(help="Ids or keys separated by commas, or a file with one per line.")],
+    ids: Annotated[
+        str, typer.Option("--ids", "--keys", help="Ids or keys separated by commas, or a file with one per line.")
+    ],
     purge_after: Annotated[
         str, typer.Option(help="Time after which no version may hold the rows, such as 30d.")
     ] = "30d",
     yes: Annotated[bool, typer.Option("--yes", help="Delete without confirmation; required in scripts.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete rows by id: from the published versions at once, and from all versions, through `gc`, by a deadline.
+    """Delete rows by id or key: from the published versions at once, and from all versions by a deadline, through `gc`.
 
     The source files do not change, but later runs skip the rows. This cannot be undone: on a terminal, the command
     shows the number of rows and asks for confirmation first.
 
-    Examples: `hashkiln delete mnist --ids 7,12`, `hashkiln delete mine --ids ids.txt --purge-after 14d --yes`
+    Examples: `hashkiln delete mnist --ids 7,12`, `hashkiln delete mine --keys keys.txt --purge-after 14d --yes`
     """
     from ..tables.deletion import delete as run
 
@@ -292,7 +294,7 @@ def _confirm(dataset: str, names: list[str]) -> None:
 
     with progress() as report:
         found = preview(dataset, names, report)
-    rows = f"{found.rows:,} row{'s' * (found.rows != 1)} in the files of {dataset}, for {len(names):,} ids"
+    rows = f"{found.rows:,} row{'s' * (found.rows != 1)} in the files of {dataset}, for {len(names):,} {found.named_by}"
     more = ", …" if len(found.examples) < max(found.rows, len(names)) else ""
     errors.print(escape(f"{rows}: {', '.join(found.examples)}{more}"), soft_wrap=True)
     typer.confirm("Delete permanently, from every version?", abort=True, err=True)

@@ -37,7 +37,11 @@ def search(
         ),
     ],
     out: Annotated[
-        str, typer.Option(help="Parquet file to write, with columns query, rank (from 1), id and distance.")
+        str,
+        typer.Option(
+            help="Parquet file to write, with columns query, rank (from 1), id and distance; if rows have keys, also "
+            "key and query_key."
+        ),
     ],
     k: Annotated[int, typer.Option(help="Number of rows per query.")] = 10,
     radius: Annotated[
@@ -88,7 +92,7 @@ def export(
     """Export a version for another engine, in the form that its bulk loader reads.
 
     The export to opensearch is for Elasticsearch as well. export.json describes the export, and docs/how-to/export.md
-    shows how to load and search it.
+    shows how to load and search it. If rows have keys, keys.parquet has the columns id and key, in the order of the rows.
 
     Examples: `hashkiln export sample__itq32 --to npy --out exported`,
     `hashkiln export sample__itq32 --to pgvector --out exported`

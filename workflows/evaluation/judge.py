@@ -22,6 +22,7 @@ from storage.features.dataset import Dataset
 from storage.tables.parts import Part
 
 from ..context import Context
+from ..datasets import number_new
 from ..spec import Protocol, digest
 from . import incremental
 from .ground_truth import blocks, nearest
@@ -162,9 +163,11 @@ def draw_queries(context: Context, vocabulary: tuple[str | int, ...]) -> Batch:
 
 
 def _read_queries(dataset: Dataset, vocabulary: tuple[str | int, ...]) -> Batch:
-    batches = [batch for shard in dataset.shards("query", vocabulary) for batch in shard]
+    shards = dataset.shards("query", vocabulary, allow_unknown=dataset.columns.keyed)
+    batches = [batch for shard in shards for batch in shard]
     y = np.concatenate([batch.y for batch in batches if batch.y is not None]) if batches[0].y is not None else None
-    return Batch(np.concatenate([batch.ids for batch in batches]), np.concatenate([batch.x for batch in batches]), y)
+    ids = number_new(dataset, np.concatenate([batch.ids for batch in batches]))
+    return Batch(ids, np.concatenate([batch.x for batch in batches]), y)
 
 
 def _by_labels(protocol: Protocol, vocabulary: tuple[str | int, ...], dataset: Dataset) -> bool:

@@ -91,7 +91,7 @@ def stage(context: Context, model: Model, after: str = "") -> Staged:
     encode_seconds = time.monotonic() - encoding + first_seconds
     parts = table.parts(table.version(branch).snapshot_id)
     fresh = [part for name, part in parts.items() if published.get(name) != part]
-    if problems := check_shared_ids(parts.values(), fresh, executor):
+    if problems := check_shared_ids(parts.values(), fresh, executor, keys_folder=dataset.keys):
         raise ValueError(problems[0])
     return Staged(
         **known,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -34,12 +34,16 @@ ID = re.compile(r"-?[0-9]{1,19}")  # int() also accepts 1_000 and non-ASCII digi
 EXAMPLES = 5
 
 
+Names = Sequence[int] | Sequence[str] | Sequence[bytes]  # ids of rows, or their keys
+
+
 class Preview(Value):
     """Rows that a deletion would remove."""
 
     dataset: str
     rows: int  # in the source files; table versions may hold others
     examples: tuple[str, ...]  # ids or keys of these rows
+    named_by: Literal["ids", "keys"]
 
 
 class Deleted(Value):
@@ -88,9 +92,7 @@ class Removal:
         return self.after[part.shard] if current else f"{part.version}~deleted"
 
 
-def delete(
-    dataset: str, names: Sequence[int] | Sequence[str], purge_after: float = 30, progress: Progress = silent
-) -> Deleted:
+def delete(dataset: str, names: Names, purge_after: float = 30, progress: Progress = silent) -> Deleted:
     """Delete rows by id, or by key if rows have keys. It may be run again after any failure.
 
     The deletion is recorded first, so later runs skip the rows. Then each code table of the dataset publishes a version
@@ -131,30 +133,35 @@ def delete(
     )
 
 
-def preview(dataset: str, names: Sequence[int] | Sequence[str], progress: Progress = silent) -> Preview:
+def preview(dataset: str, names: Names, progress: Progress = silent) -> Preview:
     """Return the rows that `delete` would remove, without writing. Raises ValueError as `delete` does."""
     settings = Settings()
     located = _locate(dataset, names, settings, connect(settings, progress))
     rows = located.rows
     there = np.isin(located.ids, rows) if len(rows) else np.ones(len(located.ids), bool)
     examples = tuple(str(names[place]) for place in np.flatnonzero(there)[:EXAMPLES])
-    return Preview(dataset=dataset, rows=len(rows), examples=examples)
+    return Preview(dataset=dataset, rows=len(rows), examples=examples, named_by=_named_by(located.dataset))
 
 
-def _locate(dataset: str, names: Sequence[int] | Sequence[str], settings: Settings, executor: Executor) -> Located:
+def _locate(dataset: str, names: Names, settings: Settings, executor: Executor) -> Located:
     """Locate rows in the source. Raises ValueError if no source file and no table version holds any."""
     source = dataset_of(Spec(dataset=dataset), settings)
     ids, mine = _ids(source, names), of_dataset(settings, dataset)
     located = Located(source, ids, {split: _files(source, split, ids, executor) for split in source.splits}, mine)
     if not len(located.rows) and not any(_holders(table, np.unique(ids), executor) for table in mine):
-        raise ValueError(f"none of the {len(ids)} ids is in {dataset}, such as {ids[:1]}")
+        raise ValueError(f"none of the {len(ids)} {_named_by(source)} is in {dataset}, such as {names[0]}")
     return located
 
 
-def _ids(source: Dataset, names: Sequence[int] | Sequence[str]) -> Array:
+def _named_by(source: Dataset) -> Literal["ids", "keys"]:
+    return "keys" if source.columns.keyed else "ids"
+
+
+def _ids(source: Dataset, names: Names) -> Array:
     """Return the id of each name."""
     if source.columns.keyed:
-        return keys.find_ids(source.keys, map(str, names), f"the rows of {source.name} to delete")
+        given = [name if isinstance(name, bytes) else str(name) for name in names]
+        return keys.find_ids(source.keys, given, f"the rows of {source.name} to delete")
     for name in names:
         if not ID.fullmatch(str(name)) or not -(2**63) <= int(name) < 2**63:
             raise UsageError(f"expected ids of {source.name} as 64-bit integers such as 7 or -12, found {name!r}")

@@ -19,7 +19,7 @@ from storage.tables.shared_ids import check_shared_ids
 from storage.tables.table import CodeTable, Version, table_names
 
 from ..context import open_table
-from ..datasets import dataset_of
+from ..datasets import dataset_of, keys_of_version
 from ..encoding import encoding_function
 from ..spec import Spec, Value
 
@@ -75,7 +75,8 @@ def verify(
         list(encoder.map(restore, pairs, "mend"))
         checks = list(executor.map(check, parts, "verify"))
     problems = _flat(checks)
-    problems += check_shared_ids(parts, parts, executor, skip_damaged=True)
+    folder = keys_of_version(found.properties, settings)
+    problems += check_shared_ids(parts, parts, executor, skip_damaged=True, keys_folder=folder)
     if not deep or not parts:
         return Verified(**known, problems=tuple(problems), notes=())
     pairs, notes = _pairs(settings, opened, found, parts, sample)

@@ -271,5 +271,5 @@ def test_rows_with_string_keys_have_permanent_ids(settings, tmp_path):
         f"sku{i}" for i in [*range(50, 150), *range(500, 600)]
     }
     write("d.parquet", 140, 20)
-    with pytest.raises(ValueError, match="expected unique ids, found 10 in two shards"):
+    with pytest.raises(ValueError, match="expected unique keys, found 10 in two shards"):
         reindex(settings, of)

@@ -1,0 +1,29 @@
+"""Export the keys of rows beside their codes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..features import keys
+from ..files import filesystem
+from ..tables.parts import CodeShard, read_ids
+
+
+def write_keys(shards: Sequence[CodeShard], place: Path, folder: str) -> None:
+    """Write keys.parquet, with the columns id and key in the order of the rows.
+
+    `folder` is the URL of the dataset's keys. The keys of one shard are in memory at a time.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    writer = None
+    with filesystem.create(str(place / "keys.parquet")) as file:
+        for shard in shards:
+            ids = read_ids(shard.part.url)
+            table = pa.table({"id": ids, "key": keys.keys_of(folder, ids)})
+            writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
+            writer.write_table(table)
+        if writer:
+            writer.close()
