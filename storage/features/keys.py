@@ -109,7 +109,7 @@ def column_ids(folder: str, column: Any, where: str, first_row: int = 0, allow_u
     return ids
 
 
-def find_ids(folder: str, keys: Iterable[str] | Iterable[bytes], where: str) -> Array:
+def find_ids(folder: str, keys: Iterable[str | bytes], where: str) -> Array:
     """Return the ids (n,) int64 of keys. Raises ValueError, with `where`, for a key without an id."""
     import pyarrow as pa
 

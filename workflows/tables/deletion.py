@@ -149,7 +149,7 @@ def _locate(dataset: str, names: Names, settings: Settings, executor: Executor) 
     ids, mine = _ids(source, names), of_dataset(settings, dataset)
     located = Located(source, ids, {split: _files(source, split, ids, executor) for split in source.splits}, mine)
     if not len(located.rows) and not any(_holders(table, np.unique(ids), executor) for table in mine):
-        raise ValueError(f"none of the {len(ids)} {_named_by(source)} is in {dataset}, such as {names[0]}")
+        raise ValueError(f"none of the {len(ids)} {_named_by(source)} is in {dataset}, such as {names[0]!r}")
     return located
 
 
