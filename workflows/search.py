@@ -116,9 +116,7 @@ def read_queries(dataset: Dataset, source: str) -> Queries:
     url = dataset.splits.get(source, filesystem.absolute(source))
     keyed = dataset.columns.keyed
     shards = dataset.model_copy(update={"splits": {"query": url}}).shards("query", allow_unknown=keyed)
-    blocks = [
-        (block.batch.ids, block.batch.x.copy(), block.names) for shard in shards for block in shard.read_blocks()
-    ]
+    blocks = [(block.batch.ids, block.batch.x.copy(), block.names) for shard in shards for block in shard.read_blocks()]
     ids = np.concatenate([np.zeros(0, np.int64), *(block[0] for block in blocks)])
     if not len(ids):
         raise ValueError(f"expected at least one query, found none in {url}")
