@@ -7,7 +7,6 @@ from typing import Any
 from infra.settings import Settings
 from storage.export import duckdb, faiss, lance, milvus, npy, opensearch, pgvector, qdrant
 from storage.export.folder import atomic_folder
-from storage.export.keys import write_keys
 from storage.export.rows import VersionRows
 
 from .context import open_version
@@ -33,8 +32,6 @@ TARGETS = {  # what writes the files, and the order of bits in them
 def export_version(table: str, to: str, folder: str, version: str = "main") -> dict[str, Any]:
     """Write a version to a folder for one of TARGETS, and return the content of export.json and the folder.
 
-    If rows have keys, keys.parquet maps their ids to keys.
-
     Raises LookupError for an unknown target, and as `open_version` does.
     """
     if to not in TARGETS:
@@ -42,8 +39,8 @@ def export_version(table: str, to: str, folder: str, version: str = "main") -> d
     write, bit_order = TARGETS[to]
     settings = Settings()
     code_table, chosen = open_version(settings, table, version)
-    keys = keys_of_version(chosen.properties, settings)
-    rows = VersionRows(code_table.name, code_table.shards(chosen.snapshot_id), code_table.vocabulary)
+    shards, keys = code_table.shards(chosen.snapshot_id), keys_of_version(chosen.properties, settings)
+    rows = VersionRows(code_table.name, shards, code_table.vocabulary, keys)
     description = {
         "table": code_table.name,
         "version": chosen.name,
@@ -57,6 +54,4 @@ def export_version(table: str, to: str, folder: str, version: str = "main") -> d
     }
     with atomic_folder(folder, description) as place:
         write(rows, place)
-        if keys:
-            write_keys(rows.shards, place, keys)
     return {**description, "folder": folder}

@@ -11,6 +11,7 @@ import numpy as np
 from hashing.mapreduce import Array
 
 from ..tables.parts import read_ids
+from .keys import write_keys
 from .optional import optional_package
 from .rows import VersionRows, code_bytes
 
@@ -57,6 +58,7 @@ def _fill(index: Any, rows: VersionRows, place: Path) -> None:
         else:
             index.add(codes)
     faiss.write_index_binary(index, str(place / "index.faiss"))
+    write_keys(rows.shards, place, rows.keys)
 
 
 def _with_ids(index: Any, rows: VersionRows) -> Any:

@@ -11,16 +11,18 @@ from ..tables.parts import CodeShard, read_ids
 
 
 def write_keys(shards: Sequence[CodeShard], place: Path, folder: str) -> None:
-    """Write keys.parquet, with the columns id and key in the order of the rows.
+    """Write keys.parquet, with the columns id and key in the order of the rows; nothing if `folder` is empty.
 
     `folder` is the URL of the dataset's keys. The keys of one shard are in memory at a time.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if not folder:
+        return
     writer = None
     with filesystem.create(str(place / "keys.parquet")) as file:
-        for shard in shards:
+        for shard in [shard for shard in shards if shard.part.rows] or shards[:1]:  # no rows would have no type of key
             ids = read_ids(shard.part.url)
             table = pa.table({"id": ids, "key": keys.keys_of(folder, ids)})
             writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")

@@ -26,6 +26,9 @@ def write(rows: VersionRows, place: Path) -> None:
     if rows.vocabulary:
         fields.append({"fieldName": "labels", "dataType": "JSON"})
         columns["labels"] = pa.string()
+    if rows.keys:
+        fields.append({"fieldName": "key", "dataType": "VarChar", "elementTypeParams": {"max_length": "65535"}})
+        columns["key"] = pa.string()
     collection = {
         "collectionName": rows.table,
         "schema": {"autoId": False, "enableDynamicField": False, "fields": fields},
@@ -42,4 +45,6 @@ def write(rows: VersionRows, place: Path) -> None:
             arrays = [batch["id"], pa.ListArray.from_arrays(offsets, pa.array(codes.ravel()))]
             if rows.vocabulary:
                 arrays.append(pa.array([json.dumps(labels) for labels in batch["labels"].to_pylist()], pa.string()))
+            if rows.keys:
+                arrays.append(batch["key"])
             file.write_batch(pa.record_batch(arrays, schema=schema))

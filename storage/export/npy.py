@@ -11,6 +11,7 @@ import numpy as np
 from hashing.bits import n_bytes
 
 from ..files import filesystem
+from .keys import write_keys
 from .rows import VersionRows
 
 
@@ -38,3 +39,4 @@ def write(rows: VersionRows, place: Path) -> None:
                 if labels:
                     y = np.zeros((len(batch.ids), n_classes), np.uint8) if batch.y is None else batch.y
                     labels.write(y.tobytes())
+    write_keys(rows.shards, place, rows.keys)

@@ -18,7 +18,9 @@ def write(rows: VersionRows, place: Path) -> None:
     in https://docs.opensearch.org/latest/mappings/supported-field-types/knn-memory-optimized/ and as in
     https://www.elastic.co/docs/reference/elasticsearch/mapping-reference/dense-vector. The id is the _id of a document.
     """
-    labels = {"labels": {"type": "long" if rows.has_integer_labels else "keyword"}} if rows.vocabulary else {}
+    fields = {"labels": {"type": "long" if rows.has_integer_labels else "keyword"}} if rows.vocabulary else {}
+    if rows.keys:
+        fields["key"] = {"type": "keyword"}
     opensearch = {
         "type": "knn_vector",
         "dimension": rows.padded_bits,
@@ -27,16 +29,16 @@ def write(rows: VersionRows, place: Path) -> None:
         "method": {"name": "hnsw", "engine": "faiss"},
     }
     elasticsearch = {"type": "dense_vector", "dims": rows.padded_bits, "element_type": "bit"}
-    _write_json(place / "opensearch.json", opensearch, labels, {"settings": {"index": {"knn": True}}})
-    _write_json(place / "elasticsearch.json", elasticsearch, labels, {})
+    _write_json(place / "opensearch.json", opensearch, fields, {"settings": {"index": {"knn": True}}})
+    _write_json(place / "elasticsearch.json", elasticsearch, fields, {})
     for i, batch in enumerate(requests(rows)):
         vectors = code_bytes(batch, rows.n_bits, big_endian=True).view(np.int8).tolist()
-        values = batch["labels"].to_pylist() if rows.vocabulary else None
+        others = batch.drop_columns(["id", "code"]).to_pylist()
         with (place / f"bulk-{i:05}.ndjson").open("w") as file:
             for row, id_ in enumerate(batch["id"].to_pylist()):
-                document = {"code": vectors[row]} | ({"labels": values[row]} if values else {})
+                document = {"code": vectors[row], **others[row]}
                 file.write(json.dumps({"index": {"_id": str(id_)}}) + "\n" + json.dumps(document) + "\n")
 
 
-def _write_json(path: Path, code: dict[str, Any], labels: dict[str, Any], settings: dict[str, Any]) -> None:
-    path.write_text(json.dumps({**settings, "mappings": {"properties": {"code": code, **labels}}}, indent=2))
+def _write_json(path: Path, code: dict[str, Any], fields: dict[str, Any], settings: dict[str, Any]) -> None:
+    path.write_text(json.dumps({**settings, "mappings": {"properties": {"code": code, **fields}}}, indent=2))

@@ -33,7 +33,7 @@ def write(rows: VersionRows, place: Path) -> None:
     from pyarrow import csv
 
     schema = pa.schema([(name, pa.string() if name != "id" else pa.int64()) for name in rows.schema.names])
-    types = {"id": "bigint PRIMARY KEY", "code": f"bit({rows.n_bits}) NOT NULL", "labels": "text[]"}
+    types = {"id": "bigint PRIMARY KEY", "code": f"bit({rows.n_bits}) NOT NULL", "labels": "text[]", "key": "text"}
     if rows.has_integer_labels:
         types["labels"] = "bigint[]"
     columns = ",\n    ".join(f"{name} {types[name]}" for name in schema.names)
@@ -42,8 +42,10 @@ def write(rows: VersionRows, place: Path) -> None:
     with csv.CSVWriter(str(place / "codes.csv"), schema) as file:
         for batch in rows:
             arrays = [batch["id"], _texts(bit_array(batch, rows.n_bits))]
-            if "labels" in schema.names:
+            if rows.vocabulary:
                 arrays.append(pa.array([_array_text(labels) for labels in batch["labels"].to_pylist()], pa.string()))
+            if rows.keys:
+                arrays.append(batch["key"])
             file.write_batch(pa.record_batch(arrays, schema=schema))
 
 

@@ -25,9 +25,9 @@ def write(rows: VersionRows, place: Path) -> None:
     (place / "collection.json").write_text(json.dumps({"vectors": vectors}, indent=2))
     for i, batch in enumerate(requests(rows)):
         bits = bit_array(batch, rows.n_bits).tolist()
-        ids = batch["id"].to_pylist()
-        points = [{"id": ids[row], "vector": bits[row]} for row in range(len(ids))]
-        if rows.vocabulary:
-            for point, labels in zip(points, batch["labels"].to_pylist(), strict=True):
-                point["payload"] = {"labels": labels}
+        ids, payloads = batch["id"].to_pylist(), batch.drop_columns(["id", "code"]).to_pylist()
+        points = [
+            {"id": id_, "vector": vector, "payload": payload}
+            for id_, vector, payload in zip(ids, bits, payloads, strict=True)
+        ]
         (place / f"points-{i:05}.json").write_text(json.dumps({"points": points}, separators=(",", ":")))

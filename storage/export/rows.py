@@ -11,6 +11,7 @@ import numpy as np
 from hashing import bits
 from hashing.mapreduce import Array
 
+from ..features.keys import keys_of
 from ..tables.parts import BATCH_ROWS, CodeShard, code_array, read_part
 
 REQUEST_BITS = 2**22  # in a request: about 10 MB of JSON; Qdrant accepts 32 MB by default, OpenSearch 100 MB
@@ -21,12 +22,14 @@ class VersionRows:
     """The rows of a version in the order of its shards, one part in memory at a time.
 
     Iterating yields record batches with the columns id (int64), code (fixed_size_binary) and, if the table has labels,
-    labels: lists of strings, or of integers if all labels of the table are integers.
+    labels: lists of strings, or of integers if all labels of the table are integers. If rows have keys, the column key
+    has them as strings, of hexadecimal digits if they are bytes.
     """
 
     table: str  # name of the code table
     shards: Sequence[CodeShard]
     vocabulary: Sequence[str | int] = ()  # label of each class; empty: without labels
+    keys: str = ""  # URL of the dataset's keys; empty: without keys
 
     @property
     def n_bits(self) -> int:
@@ -46,6 +49,8 @@ class VersionRows:
         columns = {"id": pa.int64(), "code": pa.binary(self.padded_bits // 8)}
         if self.vocabulary:
             columns["labels"] = pa.list_(pa.int64() if self.has_integer_labels else pa.string())
+        if self.keys:
+            columns["key"] = pa.string()
         return pa.schema(columns)
 
     @property
@@ -65,6 +70,8 @@ class VersionRows:
                 arrays = [batch["id"], batch["code"]]
                 if self.vocabulary:
                     arrays.append(self._labels(batch))
+                if self.keys:
+                    arrays.append(self._keys(batch))
                 yield pa.record_batch(arrays, schema=self.schema)
 
     def _labels(self, batch: Any) -> Any:
@@ -78,6 +85,12 @@ class VersionRows:
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         values = pa.array(self.vocabulary if self.has_integer_labels else list(map(str, self.vocabulary)))
         return pa.ListArray.from_arrays(offsets, values.take(batch["labels"].flatten()))
+
+    def _keys(self, batch: Any) -> Any:
+        import pyarrow as pa
+
+        found = keys_of(self.keys, batch["id"].to_numpy()).combine_chunks()
+        return found if found.type == pa.string() else pa.array([key.hex() for key in found.to_pylist()], pa.string())
 
 
 def code_bytes(batch: Any, n_bits: int, big_endian: bool = False) -> Array:

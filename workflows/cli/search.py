@@ -92,7 +92,7 @@ def export(
     """Export a version for another engine, in the form that its bulk loader reads.
 
     The export to opensearch is for Elasticsearch as well. export.json describes the export, and docs/how-to/export.md
-    shows how to load and search it. If rows have keys, keys.parquet has their ids and keys, in the order of the rows.
+    shows how to load and search it. If rows have keys, the export has them too.
 
     Examples: `hashkiln export sample__itq32 --to npy --out exported`,
     `hashkiln export sample__itq32 --to pgvector --out exported`

@@ -1,5 +1,7 @@
 """Exported codes searched in the engine that reads them, or compared with the form that its documents show."""
 
+import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import duckdb
 import faiss
 import numpy as np
 import psycopg2
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sqlalchemy.engine import make_url
@@ -16,8 +19,9 @@ from hashing.hamming.scan import topk
 from hashing.mapreduce import Batch
 from storage.export import duckdb as duckdb_export
 from storage.export import faiss as faiss_export
-from storage.export import lance, milvus, opensearch, pgvector, qdrant
+from storage.export import lance, milvus, npy, opensearch, pgvector, qdrant
 from storage.export.rows import VersionRows
+from storage.features import keys
 from storage.tables import parts
 from tests.conftest import blobs
 from tests.storage.tables.test_parts import function, shard
@@ -227,3 +231,40 @@ def test_versions_without_rows_and_without_labels(version, tmp_path, write):
     if "index.faiss" in files:
         assert faiss.read_index_binary(str(files["index.faiss"])).ntotal == 0
     assert not [name for name in files if name.startswith(("bulk", "points"))]
+
+
+def read_keys(place):
+    """Return the key of each id, as each target writes it."""
+    if (place / "keys.parquet").exists():
+        found = pq.read_table(place / "keys.parquet").to_pylist()
+    elif (place / "codes.parquet").exists():
+        found = pq.read_table(place / "codes.parquet").to_pylist()
+    elif (place / "codes.csv").exists():
+        with (place / "codes.csv").open() as file:
+            found = [{**row, "id": int(row["id"])} for row in csv.DictReader(file)]
+    elif (place / "collection.json").exists():
+        points = [p for file in place.glob("points-*.json") for p in json.loads(file.read_text())["points"]]
+        found = [{"id": p["id"], "key": p["payload"]["key"]} for p in points]
+    elif (place / "codes.lance").exists():
+        found = pytest.importorskip("lance").dataset(str(place / "codes.lance")).to_table().to_pylist()
+    else:
+        lines = [json.loads(line) for file in place.glob("bulk-*.ndjson") for line in file.read_text().splitlines()]
+        found = [{"id": int(a["index"]["_id"]), **b} for a, b in zip(lines[::2], lines[1::2], strict=True)]
+    return {row["id"]: row["key"] for row in found}
+
+
+@pytest.mark.parametrize("kind", [str, bytes])
+@pytest.mark.parametrize("write", [*WRITERS, npy.write], ids=lambda write: f"{write.__module__}.{write.__name__}")
+def test_rows_come_with_their_keys(version, tmp_path, write, kind):
+    words = [f"key {i:04}, ü" for i in range(1000)]  # in the order of their ids
+    keys.assign_ids(folder := str(tmp_path / "keys"), pa.array([kind_of(word, kind) for word in words]))
+    (tmp_path / "out").mkdir()
+    write(dataclasses.replace(version(8), keys=folder), tmp_path / "out")
+    found = read_keys(tmp_path / "out")
+    if kind is bytes and not isinstance(found[0], bytes):
+        found = {id_: bytes.fromhex(key) for id_, key in found.items()}
+    assert found == {i: kind_of(word, kind) for i, word in enumerate(words)}
+
+
+def kind_of(word, kind):
+    return word.encode() if kind is bytes else word
