@@ -386,7 +386,8 @@ def run_section(name: str, card: Card, deadline: float) -> tuple[list[Row], str]
     if time.monotonic() > deadline:
         return rows, "skipped: out of time"
     try:
-        for row in SECTIONS[name](card):
+        measure = SECTIONS[name]
+        for row in measure(card):
             rows.append({"section": name, **row})
             print(line(rows[-1]), flush=True)
             if time.monotonic() > deadline:

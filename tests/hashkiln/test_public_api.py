@@ -30,7 +30,7 @@ def test_the_examples_of_its_docstrings_hold_also_in_a_running_event_loop(tmp_pa
     """As a notebook has one. reindex comes first: it publishes what the example of open reads."""
     own = {"HASHKILN_HOME": str(tmp_path / "home"), "HASHKILN_EXECUTOR": "inprocess"}
     names = ["reindex", "open", "Hasher", "evaluate", "fit", "search"]
-    types = {"Reader", "Report", "RunOutcome"}  # shown where they are returned
+    types = {"Follower", "Reader", "Report", "RunOutcome"}  # shown where they are returned
     assert sorted([*names, *types]) == sorted(hashkiln.__all__)
     command = [sys.executable, "-W", "error", str(Path(__file__).with_name("examples.py")), *names]
     run = subprocess.run(
@@ -100,7 +100,7 @@ def test_a_dataset_is_fitted_by_its_name(tmp_path, monkeypatch):
     )
     with pytest.raises(ValueError, match="y: pass no labels, because dataset sample has its own"):
         hashkiln.fit("sample", Y)
-    with pytest.raises(ValueError, match="found 'nowhere'"):
+    with pytest.raises(LookupError, match="found 'nowhere'"):
         hashkiln.fit("nowhere")
 
 
