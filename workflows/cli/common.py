@@ -246,8 +246,8 @@ def show(value: Any, as_json: bool, title: str = "") -> None:
         return
     rows = value if isinstance(value, list) else [{"": key, title: item} for key, item in value.items()]
     table = Table(title=title if isinstance(value, list) else None, show_header=isinstance(value, list))
-    for name in rows[0] if rows else ():
-        table.add_column(name, overflow="fold")
+    for place, name in enumerate(rows[0] if rows else ()):
+        table.add_column(name, overflow="fold", no_wrap=place == 0 and isinstance(value, list))  # names stay whole
     for row in rows:
         table.add_row(*(escape(str(item)) for item in row.values()))
     console.print(table)

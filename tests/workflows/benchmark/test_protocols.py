@@ -18,6 +18,7 @@ from infra.executors import InProcess
 from infra.settings import Settings
 from storage.datasets import DATASETS
 from storage.features.dataset import load_dataset
+from storage.features.shard import Columns
 from tests.conftest import blobs, cut
 from tests.drawn_pictures import cifar_bytes, encoded, write_lists
 from workflows import datasets
@@ -204,7 +205,7 @@ def test_a_wrong_grid_is_refused_before_anything_runs(tmp_path, values, message)
 
 def test_published_lists_are_used_as_given_and_queries_in_the_database_are_not_ranked(tmp_path):
     write_lists(tmp_path / "lists", base=20, learn=12, query=6)
-    dataset = datasets.ingest_source("mine", str(tmp_path / "lists"), Settings(), None, side=32)
+    dataset = datasets.ingest_source("mine", str(tmp_path / "lists"), Settings(), Columns(), side=32)
     assert (dataset.kind, dataset.dim, dataset.queries_in_base) == ("image", 3072, True)
     (row,) = benchmark(grid(tmp_path, datasets=["mine"])).rows
     assert (row.rows, row.training_rows) == (20, 12)
@@ -219,7 +220,7 @@ def test_the_command_samples_classes_tunes_and_reports_too_few_rows(tmp_path, ru
         (tmp_path / "p" / f"{i}.png").write_bytes(encoded(i % 3, i))
     lines = [f"{i}.png {' '.join('1' if i % 3 == label else '0' for label in range(3))}" for i in range(30)]
     (tmp_path / "p" / "database.txt").write_text("\n".join(lines))
-    datasets.ingest_source("p", str(tmp_path / "p"), Settings(), None, side=16)
+    datasets.ingest_source("p", str(tmp_path / "p"), Settings(), Columns(), side=16)
     few = (
         r"expected 100 \+ 500 rows of each class, found 10 of class 0, 10 left .*, in dataset p: lower --class-queries"
     )

@@ -62,7 +62,7 @@ class Counting(InProcess):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"protocol": {"queries": 5000}}, "ask for fewer"),
+        ({"protocol": {"queries": 5000}}, "pass fewer by --queries"),
         ({"method": {"method": "dpsh", "bits": 16, "parameters": {"lr": 1e30, "epochs": 1}}}, "expected a finite loss"),
     ],
 )
