@@ -32,7 +32,7 @@ run: setup  ## Encode the sample that ships with the repository, evaluate the co
 	$(BIN)/hashkiln reindex --dataset sample
 
 test: setup  ## Run all tests except slow ones; tests on real data need its folder in HASHKILN_DATA
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-all: setup  ## Run all tests
 	$(BIN)/python -m pytest
