@@ -28,7 +28,7 @@ class Rows(NamedTuple):
     row_bytes: int = 0  # of a row in its source; 0 if the batches hold the rows themselves
 
 
-class Part(NamedTuple):
+class StoredRows(NamedTuple):
     """The rows that one reader stored, in the order of its shards."""
 
     blocks: dict[int, list[int]]  # shard -> rows of each of its batches
@@ -109,7 +109,7 @@ def _gathered(value: Any, worker: Worker) -> list[Any]:
 
 def _write(
     shards: Sequence[Shard], step: int, held_out: Callable[[Array], Array], dtype: str, reader: int, path: Path
-) -> Part:
+) -> StoredRows:
     """Store the training rows of each step-th shard."""
     blocks: dict[int, list[int]] = {}
     row_bytes, labels, unlabelled = 0, None, False
@@ -130,10 +130,10 @@ def _write(
                 else:
                     labels = batch.y.dtype.str, batch.y.shape[1]
                     batch.y.tofile(y)
-    return Part(blocks, row_bytes, None if unlabelled else labels)
+    return StoredRows(blocks, row_bytes, None if unlabelled else labels)
 
 
-def _mapped(paths: Sequence[Path], parts: Sequence[Part], n_shards: int, dim: int, dtype: str) -> Rows:
+def _mapped(paths: Sequence[Path], parts: Sequence[StoredRows], n_shards: int, dim: int, dtype: str) -> Rows:
     """Return the rows in the files of all readers."""
     filled = [(path, part) for path, part in zip(paths, parts, strict=True) if part.row_bytes]
     labelled = all(part.labels for _, part in filled)
