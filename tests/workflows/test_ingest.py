@@ -55,6 +55,19 @@ def test_a_file_is_judged_by_its_own_metric(tmp_path, settings, word, metric, sa
         datasets.ingest_source("y", str(tmp_path / "x.hdf5"), settings, Columns(), metric="euclidean")
 
 
+def test_bits_in_a_file_are_judged_by_hamming_distance(tmp_path, settings):
+    x = RNG.random((200, 24)) < 0.5
+    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+        file["train"], file["test"] = x, x[:5] ^ (RNG.random((5, 24)) < 0.1)
+        file.attrs["distance"] = "hamming"
+        distances = (x ^ file["test"][:][:, None]).sum(axis=2)
+    dataset = datasets.ingest_source("x", str(tmp_path / "x.hdf5"), settings, Columns())
+    assert dataset.metric == "hamming"
+    judge = judge_of(Context.of(spec("x", relevance="neighbours", neighbours=9), settings, InProcess()), ())
+    assert "the 9 nearest rows by Hamming distance" in judge.protocol
+    np.testing.assert_array_equal(judge.neighbours, np.argsort(distances, axis=1, kind="stable")[:, :9])
+
+
 def test_reranking_uses_the_metric_of_the_dataset(tmp_path, settings):
     expected = angular(tmp_path / "x.hdf5")
     datasets.ingest_source("x", str(tmp_path / "x.hdf5"), settings, Columns())

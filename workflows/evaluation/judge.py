@@ -28,7 +28,9 @@ from . import incremental
 from .ground_truth import blocks, nearest
 
 TIES = {"expectation": "expectation over random order", "by-id": "in order of id"}
-DISTANCES = {"euclidean": "Euclidean distance", "cosine": "cosine", "ip": "inner product"}
+DISTANCES = {
+    "euclidean": "Euclidean distance", "cosine": "cosine", "ip": "inner product", "hamming": "Hamming distance",
+}  # fmt: skip
 EMPTY: Mapping[str, Part] = MappingProxyType({})
 _NO_ROW = np.iinfo(np.int64).min
 
@@ -122,7 +124,7 @@ def judge_of(
     by_labels = _by_labels(spec.protocol, vocabulary, dataset)
     k = spec.protocol.neighbours
     graded = spec.protocol.relevance == "graded"
-    relevance = "rows that share a label" if by_labels else f"the {k} nearest rows by {DISTANCES[dataset.distance]}"
+    relevance = "rows that share a label" if by_labels else f"the {k} nearest rows by {DISTANCES[dataset.metric]}"
     relevance += ", graded by how many they share" if graded else ""
     protocol = f"relevant: {relevance}; {len(queries.ids)} queries; ties: {TIES[spec.protocol.ties]}"
     device = context.settings.device if context.settings.evaluate.gpus else None
