@@ -31,7 +31,8 @@ def killed_twice(children, s3, tmp_path, cluster):
                 ended = run.kill_after(seconds)
                 if ended.killed:
                     break
-                world.change(rng)  # the run finished first: give the next one something to do
+                world.check()  # the run finished first: give the next one something to do
+                world.change(rng)
             assert ended.killed, ended
             TALLY.injected("driver killed twice on s3", ended.stage)
         world.environment |= on_ray
