@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hashing.functions import LinearHash
+from hashing.families import LinearHash
 from hashing.mapreduce import one_blas_thread
 from infra.executors import InProcess, connect
 from infra.settings import Settings

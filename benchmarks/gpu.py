@@ -37,11 +37,12 @@ if SMALL:
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from hashing import bits  # noqa: E402
-from hashing.functions import DeepHash, HashFunction  # noqa: E402
-from hashing.hamming import layout, scan, tensors  # noqa: E402
-from hashing.mapreduce import Batch, Data  # noqa: E402
-from hashing.neighbours.exact import NearestNeighbours  # noqa: E402
+from hashing import bits  # noqa: E402  # needs the path above
+from hashing.families import DeepHash  # noqa: E402  # needs the path above
+from hashing.functions import HashFunction  # noqa: E402  # needs the path above
+from hashing.hamming import layout, scan, tensors  # noqa: E402  # needs the path above
+from hashing.mapreduce import Batch, Data  # noqa: E402  # needs the path above
+from hashing.neighbours.exact import NearestNeighbours  # noqa: E402  # needs the path above
 
 DEVICE = "cpu" if SMALL else "cuda"
 POPCOUNTS = 16  # per clock and multiprocessor; compute capability 9.0
@@ -330,7 +331,7 @@ def encoding(card: Card) -> Iterator[Row]:
         some = x[: 32 if function.dim > 10_000 else 5000]
         u = function.project(some)
         for precision in ("float32", "bf16") if isinstance(function, DeepHash) else ("float32",):
-            placed = function.to(DEVICE, precision)  # type: ignore[arg-type]
+            placed = function.to(DEVICE, precision)  # type: ignore[arg-type]  # a Literal
             found = placed.project(some)
             error, differ = np.abs(found - u).max() / np.abs(u).max(), ((found >= 0) != (u >= 0)).mean()
             if error > (1e-3 if precision == "float32" else 0.1):

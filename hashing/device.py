@@ -86,7 +86,7 @@ class _Lane:
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.pinned = device, device.type == "cuda"
-        self.stream = torch.cuda.Stream(device) if self.pinned else None  # type: ignore[no-untyped-call]
+        self.stream = torch.cuda.Stream(device) if self.pinned else None  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.x, self.u = torch.empty(0), torch.empty(0)
         self.target: Array | None = None
 

@@ -52,7 +52,7 @@ Rows_contra = TypeVar("Rows_contra", contravariant=True, default=Batch)  # what 
 
 
 class Vectors(Protocol):
-    """Rows of which only the vectors are read."""
+    """Rows with vectors; whatever else they have is not read."""
 
     @property
     def x(self) -> Array:
@@ -213,8 +213,8 @@ class Sum(Generic[Rows_contra]):
     `terms` is a pure, picklable function that returns numbers or arrays, of the same shapes for each batch. Raises
     ValueError where no shard has a batch.
 
-    With `block`, the terms are computed of at most so many rows at a time, and a batch is a NamedTuple of arrays (n,
-    ...) or None. Arrays of all rows of a batch do not fit into the CPU cache.
+    `block` is the largest number of rows whose terms are computed at a time, so that they fit into the CPU cache. With
+    it, a batch must be a NamedTuple whose fields are arrays (n, ...) or None.
     """
 
     terms: Callable[[Rows_contra], tuple[Any, ...]]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .bits import sgn
-from .functions import ACTIVATIONS, NetworkHash
+from .families import ACTIVATIONS, NetworkHash
 from .mapreduce import Array, Batch, Data, Sum, one_blas_thread
 from .solvers import ROWS, lbfgs, principal_directions, quantizing_rotation, ridge, top_eigenvectors
 from .statistics import Range, moments, one_hot

@@ -74,9 +74,9 @@ class InProcess:
 class Ray:
     """Run one Ray task for each item, with results in the order of the items.
 
-    Ray retries a task whose worker or node is lost, which is safe because fn is pure. A task holds one BLAS thread and,
-    unless `with_resources` says otherwise, one CPU. Tasks that take GPUs run in actors, each of which holds fn for many
-    items. The first task connects to Ray, or starts it on this machine.
+    Ray retries a task whose worker or node is lost, which is safe because fn is pure. A task has one BLAS thread, and
+    one CPU unless `with_resources` gives it more. Tasks with GPUs run in actors: each receives fn once, and applies it
+    to many items. The first task connects to Ray, or starts it on this machine.
     """
 
     progress: Progress = silent

@@ -6,7 +6,8 @@ import hashlib
 import json
 from typing import Any
 
-from hashing.functions import HashFunction, from_arrays, to_arrays
+from hashing.families import from_arrays, to_arrays
+from hashing.functions import HashFunction
 from hashing.mapreduce import Array, Epoch
 
 from . import warehouse as places

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -108,7 +109,8 @@ def ingest_named(
     files = fetch_files(name, settings, source, progress)
     splits = {split: datasets.read_split(named, split, files) for split in named.splits}
     metric: Metric = "euclidean" if named.metric == "labels" else named.metric
-    source_rows = datasets.Source(splits, metric, queries_in_base=named.format == "lists")
+    source_rows = datasets.Source(splits, metric, named.kind, queries_in_base=named.format == "lists")
+    _row_dim(named.kind, 0, side)
     return _write_dataset(settings, name, source_rows, f"{named.about} ({named.licence})", progress, side)
 
 
@@ -168,7 +170,8 @@ def ingest_source(
         if found := datasets.open_source(source, query, labels_as):
             if columns.keyed or columns.labels or columns.dtype:
                 raise ValueError(f"options that name columns are for Parquet, found {source}: leave them out")
-            found = _compared_by(found, metric, source)
+            found = _comparable(_compared_by(found, metric, source), source)
+            _row_dim(found.kind, 0, side)
     if found:
         return _write_dataset(settings, name, found, source, progress, side)
     sources = {"base": source} | ({"query": query} if query else {})
@@ -225,6 +228,28 @@ def _sample() -> Dataset:
     return Dataset(name="sample", dim=named.splits["base"].d, splits=splits, source=named.about)
 
 
+def _comparable(source: datasets.Source, url: str) -> datasets.Source:
+    """Return a source after a look at the first rows of its splits, before any is written.
+
+    Raises ValueError for a split without rows or with vectors of another dimension, and for vectors other than 0 and 1
+    that are compared by Hamming distance.
+    """
+    splits: dict[str, Iterator[FeatureRows]] = {}
+    dims: dict[str, int] = {}
+    for split, blocks in source.splits.items():
+        if (first := next(blocks, None)) is None:
+            raise ValueError(f"expected at least one row, found none in the {split} rows of {url}")
+        splits[split] = chain([first], blocks)
+        if isinstance(first.x, np.ndarray):
+            dims[split] = first.x.shape[1]
+            if source.metric == "hamming" and not np.isin(first.x, (0, 1)).all():
+                raise ValueError(f"expected vectors of 0 and 1, compared by hamming, found others in {url}")
+    if len(set(dims.values())) > 1:
+        found = " and ".join(f"{dim} in the {split} rows" for split, dim in dims.items())
+        raise ValueError(f"expected vectors of one dimension, found {found} of {url}")
+    return source._replace(splits=splits)
+
+
 def _write_dataset(
     settings: Settings,
     name: str,
@@ -241,9 +266,6 @@ def _write_dataset(
         for split, blocks in rows.splits.items()
     }
     base = shapes["base"]
-    for split, shape in shapes.items():
-        if shape[:3] != base[:3]:
-            raise ValueError(f"{about}: expected {split} rows like base rows, {base[:3]}, found {shape[:3]}")
     columns = Columns(x=base.kind, labels="labels" if base.labelled else None)
     metric = rows.metric or "euclidean"
     understood = contract.understand(urls, columns, "values" if base.labelled else None, metric).splits

@@ -72,8 +72,8 @@ def open(
         Read all codes and ids into memory, 8 bytes a row and the code, and search in this process, on the thread that
         calls. If False, each search reads the parts, on the executor of the settings.
     index : bool, default False
-        Build a multi-index of the codes in memory: 4 bytes a row and piece, of which a word of 64 bits has 3 or 4. It
-        makes searches faster where the nearest rows are near; see docs/serving.md. Results are the same.
+        Build a multi-index of the codes in memory: 4 bytes for each row and piece; a word of 64 bits has 3 or 4
+        pieces. It makes searches faster where the nearest rows are near; see docs/serving.md. Results are the same.
     follow : bool, default False
         Move to each new version once it is published; requires version "main" and rows in memory.
     seconds : float, default 10

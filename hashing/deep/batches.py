@@ -1,12 +1,9 @@
-"""The batches of an epoch, in an order keyed by the seed, their way to a device, and a thread that prepares them."""
+"""The batches of an epoch, in an order keyed by the seed, and their way to a device."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import NamedTuple, TypeVar
+from collections.abc import Generator, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,9 +16,6 @@ from .stored import Rows
 
 WINDOW = 2**28  # bytes of rows shuffled together
 AHEAD = 3  # batches prepared while a step is taken
-
-T = TypeVar("T")
-_END = object()
 
 
 class Placed(NamedTuple):
@@ -91,24 +85,3 @@ def on_device(batch: Batch, worker: Worker, device: torch.device, rows: Rows, dt
 def _copied(tensor: Tensor, device: torch.device) -> Tensor:
     """Return a tensor on the device. From pinned memory, the copy to a GPU does not stop the host."""
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
-
-
-@contextmanager
-def ahead(items: Iterable[T], depth: int = AHEAD) -> Iterator[Iterator[T]]:
-    """Yield an iterator over items that a thread prepares, at most `depth` of them ahead.
-
-    An error of the items is raised where the item would have come. The thread has ended when the block has.
-    """
-    source = iter(items)
-    with ThreadPoolExecutor(1, "batches") as pool:
-        waiting = deque(pool.submit(next, source, _END) for _ in range(depth))
-
-        def prepared() -> Iterator[T]:
-            while (item := waiting.popleft().result()) is not _END:
-                waiting.append(pool.submit(next, source, _END))
-                yield item  # type: ignore[misc]  # _END is the only item of another type
-
-        try:
-            yield prepared()
-        finally:
-            pool.shutdown(cancel_futures=True)

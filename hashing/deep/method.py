@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..functions import DeepHash, HashFunction
+from ..families import DeepHash
+from ..functions import HashFunction
 from ..mapreduce import Array, Batch, Data, Sum
 from ..source import source
 from ..statistics import Sample, keyed_hash

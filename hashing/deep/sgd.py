@@ -11,7 +11,7 @@ import io
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import lru_cache, partial
 from itertools import islice
 from typing import Any
@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ..ahead import ahead
 from ..bits import pack
 from ..evaluation import histograms
 from ..evaluation.metrics import average_precision
@@ -28,7 +29,7 @@ from ..hamming.layout import pack_labels
 from ..mapreduce import Array, Batch, Epoch, Shard, Worker
 from ..statistics import keyed_hash
 from . import networks
-from .batches import Placed, ahead, batches, current_device, on_device
+from .batches import AHEAD, Placed, batches, current_device, on_device
 from .contract import APART, Facts, Outputs, Trainable
 from .stored import stored
 
@@ -62,7 +63,7 @@ def train(
         place = partial(on_device, worker=worker, device=current_device(worker), rows=source, dtype=facts.dtype)
         while run.epoch < method.epochs and run.stale < method.patience:
             left = islice(batches(source, method, run.epoch), run.step, None)  # without those before the restart
-            with ahead(map(place, left)) as prepared_rows:
+            with closing(ahead(map(place, left), AHEAD)) as prepared_rows:
                 for rows in prepared_rows:
                     run.take_step(rows)
                     if run.step % CHECKPOINT_STEPS == 0:

@@ -46,7 +46,7 @@ def pair_distances(queries: Tensor, database: Tensor, query_rows: Tensor, rows: 
     out = torch.empty(len(rows), dtype=torch.int32, device=queries.device)
     if len(rows):
         left, right, grid = words(queries), words(database), (-(-len(rows) // MOST_ROWS),)
-        with torch.cuda.device_of(out):  # type: ignore[no-untyped-call]
+        with torch.cuda.device_of(out):  # type: ignore[no-untyped-call]  # torch leaves it untyped
             triton_kernels.pairs[grid](left, right, query_rows, rows, out, len(rows), left.shape[1], BLOCK=MOST_ROWS)
     return out
 
@@ -135,7 +135,7 @@ def launch(kernel: Any, codes: Tensor, queries: Tensor, *arguments: Any, **const
     """Run one program for each block of codes and group of queries."""
     n, n_programs = codes.shape[1], n_blocks(codes) * -(-len(queries) // GROUP)
     if n_programs:
-        with torch.cuda.device_of(codes):  # type: ignore[no-untyped-call]
+        with torch.cuda.device_of(codes):  # type: ignore[no-untyped-call]  # torch leaves it untyped
             kernel[(n_programs,)](
                 codes, queries, stride(n), n, len(queries), *arguments, **constants,
                 W=len(codes), BLOCK=block_rows(codes), GROUP=GROUP, num_warps=1,

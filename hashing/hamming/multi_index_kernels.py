@@ -4,7 +4,8 @@ A table has, for each value of one piece of a code, the positions of the rows th
 are rows[j, starts[j, v] : starts[j, v + 1]], in increasing order. A piece is `length` bits from bit `shift` on of word
 `word`, and pieces is (m, 3) int64 of these three.
 
-Step t looks in table t mod m for all values at distance t div m from the query's piece, if the piece has so many bits.
+Step t looks up, in table t mod m, all values at distance t div m from the query's piece. There are none if the piece
+has fewer bits than that distance.
 After step t, each row within distance t of the query has been visited. Only the first visit of a row counts.
 """
 
@@ -62,8 +63,8 @@ def was_visited(query, codes, row, pieces, step):
 def visit(query, codes, pieces, starts, rows, step, budget, limit, out, size, k):
     """Visit the rows of one step, and return the new budget and size; the budget is negative if it was not enough.
 
-    A row below the limit is added to out, of which `size` are filled: with k, a max-heap of the k least; without, a
-    list, in which rows beyond its end are only counted.
+    Rows below the limit are added to the first `size` entries of out. With k, out is a max-heap of the k least entries;
+    without, it is a list, and rows that no longer fit are only counted.
     """
     j, distance = step % len(pieces), step // len(pieces)
     if distance > pieces[j, 2]:

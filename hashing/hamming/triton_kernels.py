@@ -32,7 +32,7 @@ def load_block(planes, stride, n, block, W: tl.constexpr, BLOCK: tl.constexpr):
     pointers = planes + start + rows
     words = ()
     for _ in tl.static_range(W):
-        words = words + (tl.load(pointers, mask=exist, other=0),)  # noqa: RUF005
+        words = words + (tl.load(pointers, mask=exist, other=0),)  # noqa: RUF005  # Triton has no unpacking
         pointers += stride  # step by step, because the product with a number of planes may exceed int32
     return words, exist
 

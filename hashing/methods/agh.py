@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from ..anchors import anchor_eigenvectors, anchor_graph, anchor_weights, check_anchors
-from ..functions import AnchorGraphHash
+from ..families import AnchorGraphHash
 from ..mapreduce import Array, Batch, Data, Sum
 from . import register
 

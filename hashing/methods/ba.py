@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from ..bits import sgn
-from ..functions import LinearHash
+from ..families import LinearHash
 from ..mapreduce import Array, Data, Sum
 from ..perceptrons import CodedRows, principal_rows, reconstruction_moments, with_itq_codes, with_ones
 from ..solvers import best_codes, bits_within_dim, discrete_descent, lbfgs, ridge

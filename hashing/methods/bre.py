@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..anchors import anchor_width, rbf
-from ..functions import KernelHash
+from ..families import KernelHash
 from ..mapreduce import Array, Data, one_blas_thread
 from ..statistics import Sample, one_hot
 from . import register

@@ -6,7 +6,7 @@ from math import isfinite
 import numpy as np
 
 from ..anchors import kmeans, squared_centre_distances
-from ..functions import LinearHash
+from ..families import LinearHash
 from ..mapreduce import Array, Data
 from . import register
 

@@ -9,7 +9,7 @@ from scipy.sparse import csr_array
 
 from ..anchors import anchor_eigenvectors, anchor_graph, anchor_weights, check_anchors
 from ..bits import sgn
-from ..functions import AnchorGraphHash
+from ..families import AnchorGraphHash
 from ..mapreduce import Array, Batch, Data, Sum
 from ..solvers import nearest_balanced, quantizing_rotation
 from . import register

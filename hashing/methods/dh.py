@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 
-from ..functions import NetworkHash
+from ..families import NetworkHash
 from ..mapreduce import Data
 from ..perceptrons import deep_hashing_widths, orthogonality, principal_network, principal_rows, spread_loss, train
 from ..solvers import bits_within_dim

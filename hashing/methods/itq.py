@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from ..functions import LinearHash
+from ..families import LinearHash
 from ..mapreduce import Array, Batch, Data
 from ..solvers import bits_within_dim, quantizing_rotation, top_eigenvectors
 from ..statistics import moments

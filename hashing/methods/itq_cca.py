@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..functions import LinearHash
+from ..families import LinearHash
 from ..mapreduce import Array, Batch, Data, Sum, one_blas_thread
 from ..solvers import quantizing_rotation, top_eigenvectors
 from ..statistics import moments, multi_hot

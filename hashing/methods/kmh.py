@@ -8,7 +8,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from ..anchors import squared_centre_distances
-from ..functions import ProductHash
+from ..families import ProductHash
 from ..mapreduce import Array, Batch, Data, Sum, one_blas_thread
 from ..solvers import ROWS, balanced_partition, bits_within_dim, top_eigenvectors
 from ..statistics import moments

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..anchors import anchor_width, rbf
 from ..bits import sgn
-from ..functions import KernelHash
+from ..families import KernelHash
 from ..mapreduce import Array, Batch, Data, Sum, one_blas_thread
 from ..solvers import ROWS, lbfgs, top_eigenvectors
 from ..statistics import Sample, moments, one_hot

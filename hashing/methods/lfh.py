@@ -7,7 +7,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from scipy.special import expit
 
-from ..functions import LinearHash
+from ..families import LinearHash
 from ..mapreduce import Array, Batch, Data, Sum, one_blas_thread
 from ..statistics import Sample, keyed_signs, moments, multi_hot
 from . import register

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..functions import LinearHash
+from ..families import LinearHash
 from ..mapreduce import Data
 from ..solvers import bits_within_dim, random_rotation, top_eigenvectors
 from ..statistics import moments

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..functions import LinearHash
+from ..families import LinearHash
 from ..mapreduce import Data
 from ..solvers import bits_within_dim, principal_directions
 from ..statistics import moments

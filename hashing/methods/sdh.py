@@ -7,7 +7,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from ..anchors import anchor_width, rbf
-from ..functions import KernelHash
+from ..families import KernelHash
 from ..mapreduce import Array, Batch, Data, Sum, one_blas_thread
 from ..solvers import discrete_descent
 from ..statistics import Sample, keyed_signs, one_hot

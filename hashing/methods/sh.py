@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..functions import CosineHash
+from ..families import CosineHash
 from ..mapreduce import Array, Data
 from ..solvers import top_eigenvectors
 from ..statistics import Range, moments

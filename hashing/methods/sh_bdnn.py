@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..functions import NetworkHash
+from ..families import NetworkHash
 from ..mapreduce import Data
 from ..perceptrons import (
     OutputSums,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..functions import CosineHash
+from ..families import CosineHash
 from ..mapreduce import Batch, Data
 from ..neighbours.exact import NearestNeighbours
 from ..statistics import Sample

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from ..anchors import squared_centre_distances
-from ..functions import SphericalHash
+from ..families import SphericalHash
 from ..mapreduce import Array, Batch, Data, one_blas_thread
 from ..statistics import Sample
 from . import register

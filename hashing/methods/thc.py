@@ -11,7 +11,7 @@ from ..anchors import anchor_eigenvectors, anchor_graph, check_anchors
 from ..deep.contract import Outputs, Tensor
 from ..deep.losses import binary_cross_entropy
 from ..deep.method import Deep
-from ..functions import AnchorGraphHash
+from ..families import AnchorGraphHash
 from ..mapreduce import Array, Batch, Data, Sum
 from ..solvers import top_eigenvectors
 from ..statistics import FOLDED, Sample, inverse_frequency, tf_idf, unit_rows, word_counts

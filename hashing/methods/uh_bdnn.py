@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 
-from ..functions import NetworkHash
+from ..families import NetworkHash
 from ..mapreduce import Array, Data, Sum
 from ..perceptrons import (
     CodedRows,

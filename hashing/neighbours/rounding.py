@@ -4,8 +4,8 @@ import numpy as np
 
 from ..hamming.layout import read_only
 from ..mapreduce import Array
+from ..rounding import UNIT
 
-UNIT = 2.0**-24  # unit roundoff of float32
 SMALLEST, HUGE = 2.0**-126, 2.0**120  # squared norms below which float32 is denormal, and above which it may overflow
 
 
@@ -16,8 +16,8 @@ def norm_bounds(norms: Array, dim: int, with_norms: bool = True) -> tuple[Array,
     for the rounding of -2qx. Each side takes its share of the error, so the sum of the bounds of q and x bounds the
     distance, for any order of the sums (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1). The
     roundings are d in the product, d in a norm, 4 in the differences from the centre or 8 in unit vectors, and 16 in
-    the sums and the limit, no term of which is over 5 times the norms where the comparison is close. Where float32 may
-    overflow, the bounds are infinite.
+    the sums and the limit. Where the comparison is close, no term of these sums exceeds 5 times the norms. Where
+    float32 may overflow, the bounds are infinite.
     """
     margin = (3 * dim + 24) * UNIT * (norms + SMALLEST)
     centre = norms if with_norms else np.zeros_like(norms)

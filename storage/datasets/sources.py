@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from hashing.mapreduce import Array
 
-from ..formats import FeatureRows, Metric, bins, class_folders, hdf5, npy, vecs
+from ..formats import FeatureRows, Kind, Metric, bins, class_folders, hdf5, npy, vecs
 from .catalogue import QUERY
 from .reading import find_lists, number_rows, read_picture_lists
 
@@ -31,6 +31,7 @@ class Source(NamedTuple):
 
     splits: dict[str, Iterator[FeatureRows]]
     metric: Metric | None = None  # None: the files do not say
+    kind: Kind = "vector"
     queries_in_base: bool = False
 
 
@@ -67,21 +68,25 @@ def open_source(source: str, query: str | None, labels_as: str | None) -> Source
     suffix = suffix_of(source)
     if lists := find_lists(source):
         _refuse_query(query, f"{source} has its own list test.txt")
-        return Source(read_picture_lists(lists, labels_as), queries_in_base=True)
+        return Source(read_picture_lists(lists, labels_as), kind="image", queries_in_base=True)
+    paths = {"base": Path(source)} | ({"query": Path(query)} if query else {})
+    is_vectors, are_classes = suffix in (".hdf5", ".h5", *VECTOR_FILES), class_folders.find_classes(source)
+    if labels_as and (is_vectors or are_classes):
+        raise ValueError(f"--labels-as: {source} has no labels of 0 and 1, found {labels_as}: leave it out")
     if suffix in (".hdf5", ".h5"):
         _refuse_query(query, f"{source} has its own array test")
         blocks = {"base": hdf5.read_hdf5(source, "train"), "query": hdf5.read_hdf5(source, "test")}
         return Source(_numbered(blocks), hdf5.stored_metric(source))
-    paths = {"base": Path(source)} | ({"query": Path(query)} if query else {})
     if suffix in VECTOR_FILES:
         if query and suffix_of(query) not in VECTOR_FILES:
             raise ValueError(f"expected queries in a file {', '.join(VECTOR_FILES)}, like {source}, found {query}")
         return Source(_numbered({split: VECTOR_FILES[suffix_of(str(path))](path) for split, path in paths.items()}))
-    if class_folders.find_classes(source):
+    if are_classes:
         if query and not class_folders.find_classes(query):
             raise ValueError(f"expected a folder of pictures for each class, like {source}, found {query}")
         first = {"base": 0, "query": QUERY}
-        return Source({split: class_folders.read_classes(path, first[split]) for split, path in paths.items()})
+        rows = {split: class_folders.read_classes(path, first[split]) for split, path in paths.items()}
+        return Source(rows, kind="image")
     return None
 
 

@@ -11,9 +11,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from ..files import filesystem, parquet
+from ..formats import Kind
 from . import columns, keys, media
 from .shard import Columns
-from .splits import Kind
 
 FIRST_ROWS = 4096  # rows of a split that are read
 PICTURES = 16  # of these, pictures that are decoded
@@ -90,9 +90,9 @@ def understand(splits: Mapping[str, str], given: Columns, labels_as: str | None,
     FileNotFoundError
         If a split has no files.
     """
-    found = {split: _open_split(url, given) for split, url in splits.items()}
+    names = given.model_copy(update={"x": given.x or _default_x(splits["base"])})
+    found = {split: _open_split(url, names) for split, url in splits.items()}
     base = found["base"]
-    names = given.model_copy(update={"x": given.x or _default_x(base)})
     names = names.model_copy(update={"multi_hot": _multi_hot_width(base, names, labels_as)})
     kind, dim = _kind_and_dim(base, names)
     for split in found.values():
@@ -101,7 +101,7 @@ def understand(splits: Mapping[str, str], given: Columns, labels_as: str | None,
     return Contract(kind, dim, names, summaries)
 
 
-def _open_split(url: str, given: Columns) -> _Split:
+def _open_split(url: str, names: Columns) -> _Split:
     """Read the footers of all files and the first rows of the first file that has any; check the columns."""
     files = filesystem.listing(url, ".parquet")
     with ThreadPoolExecutor(FOOTERS) as pool:
@@ -110,14 +110,11 @@ def _open_split(url: str, given: Columns) -> _Split:
     if first is None:
         raise ValueError(f"expected at least one row, found none in {url}")
     schema = footers[first][1]
-    wanted = [name for name in (given.id, given.x, given.labels) if name]
+    wanted = [name for name in (names.id, names.x, names.labels) if name]
     for file, (_, other) in zip(files, footers, strict=True):
         for name in wanted:
             _check_column(other, schema, name, file.url, files[first].url)
-    rows = next(parquet.read_batches(files[first].url, wanted or [given.id], FIRST_ROWS))
-    if not given.x:
-        names = [*wanted, *(name for name in VECTORS if name in schema.names)]
-        rows = next(parquet.read_batches(files[first].url, names, FIRST_ROWS))
+    rows = next(parquet.read_batches(files[first].url, wanted, FIRST_ROWS))
     total = sum(count for count, _ in footers)
     return _Split(files[first].url, schema, rows, len(files), sum(file.size for file in files), total)
 
@@ -155,18 +152,23 @@ def _shape(column_type: Any) -> tuple[Any, ...]:
     return (media.kind(column_type) or types.is_integer(column_type),)
 
 
-def _default_x(base: _Split) -> str:
+def _default_x(url: str) -> str:
+    """Return the first of VECTORS that the first file has; raise ValueError if it has none of them."""
+    first = filesystem.listing(url, ".parquet")[0].url
+    found = _footer(first)[1].names
     for name in VECTORS:
-        if name in base.schema.names:
+        if name in found:
             return name
+    expected = f"{', '.join(VECTORS[:-1])} or {VECTORS[-1]}"
     raise ValueError(
-        f"expected a column {', '.join(VECTORS[:-1])} or {VECTORS[-1]}, found {', '.join(base.schema.names)}, in "
-        f"{base.url}: name yours by --vector-column"
+        f"expected a column {expected}, found {', '.join(found)}, in {first}: name yours by --vector-column"
     )
 
 
 def _kind_and_dim(base: _Split, names: Columns) -> tuple[Kind, int]:
     """Return the kind of rows and their dimension, from the first row that is not null."""
+    import pyarrow.compute as pc
+
     column = base.first[names.x]
     kind = media.kind(column.type)
     if kind and not (names.dtype and kind == "image"):
@@ -174,10 +176,10 @@ def _kind_and_dim(base: _Split, names: Columns) -> tuple[Kind, int]:
     if names.dtype and kind != "image":
         raise ValueError(f"--vector-dtype is for bytes, found {column.type} in column {names.x} of {base.url}")
     lists = columns.number_lists(column, names.dtype, f"column {names.x} of {base.url}")
-    lengths = [len(x) for x in lists.to_pylist() if x is not None]
-    if not lengths or not lengths[0]:
+    lengths = pc.list_value_length(lists).drop_null()
+    if not len(lengths) or not lengths[0].as_py():
         raise ValueError(f"expected vectors, found only null or empty ones in column {names.x} of {base.url}")
-    return "vector", lengths[0]
+    return "vector", lengths[0].as_py()
 
 
 def _multi_hot_width(base: _Split, names: Columns, labels_as: str | None) -> int:
@@ -211,14 +213,12 @@ def _multi_hot_width(base: _Split, names: Columns, labels_as: str | None) -> int
 def _check_first_rows(split: _Split, names: Columns, kind: Kind, dim: int, metric: str) -> None:
     """Raise ValueError if the first rows of a split cannot be read like those of the base split."""
     where, rows = split.url, split.first
-    if names.x not in rows.schema.names:
-        raise ValueError(f"expected a column {names.x}, found {', '.join(split.schema.names)}, in {where}")
     ids = keys.plain_keys(rows[names.id]) if names.keyed else columns.ids(rows[names.id], where)
     _check_distinct(ids, names, where)
     few = rows[names.x][:PICTURES] if kind == "image" else rows[names.x]
     x, errors = columns.usable_rows(few, dim, where, kind, names.dtype, metric)
     if metric == "hamming" and not np.isin(x, (0, 1)).all():
-        raise ValueError(f"expected vectors of 0 and 1, compared by --metric hamming, found others in {where}")
+        raise ValueError(f"expected vectors of 0 and 1, compared by hamming, found others in {where}")
     if len(errors) == len(few):  # a run can drop some bad rows, but not all
         hint = "" if kind != "image" or names.dtype else "; vectors stored as bytes need --vector-dtype"
         raise ValueError(f"column {names.x}: {errors[min(errors)]}, in row {min(errors)} of {where}{hint}")

@@ -9,11 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .. import warehouse as places
 from ..files import filesystem
-from ..formats import FeatureRows, Metric
+from ..formats import FeatureRows, Kind, Metric
 from . import bundles, deletions, splits
 from .contract import SplitSummary
 from .shard import Columns, FeatureShard
-from .splits import Kind
 
 BadRows = Literal["refuse", "drop"]
 

@@ -13,8 +13,8 @@ from hashing.mapreduce import Array, Batch, Shard
 
 from ..files import filesystem, parquet
 from ..files.filesystem import FileVersion
+from ..formats import Kind
 from . import columns, deletions, keys
-from .splits import Kind
 
 BATCH_BYTES = 2**24
 

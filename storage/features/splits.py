@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..files import filesystem
-from ..formats import FeatureRows
+from ..formats import FeatureRows, Kind
 from . import media
 
 SHARD_ROWS, SHARD_BYTES = 125_000, 2**25  # limits of a shard, with float32 vectors: wide rows still fill several shards
-Kind = Literal["vector", "image", "text"]
 
 
 class SplitShape(NamedTuple):

@@ -304,8 +304,7 @@ class _Chunk(NamedTuple):
 def _chunks(file: Any, leaf: int) -> list[tuple[int, _Chunk]]:
     """Return the number of rows in each row group, and the chunk of one leaf column in it.
 
-    Reads the footer itself, because pyarrow aborts the process when asked for a chunk whose metadata are damaged or
-    encrypted.
+    This parses the footer without pyarrow, which aborts the process for a chunk with damaged or encrypted metadata.
     """
     size = file.size()
     tail = file.read_at(min(size, HEADER_BYTES), max(0, size - HEADER_BYTES))

@@ -16,6 +16,7 @@ BLOCK_BYTES = 4 << 20  # size of a block of rows
 
 # How the vectors of a dataset are compared. Hamming is for vectors of 0 and 1, where Euclidean distance ranks alike.
 Metric = Literal["euclidean", "cosine", "ip", "hamming"]
+Kind = Literal["vector", "image", "text"]
 
 
 class FeatureRows(NamedTuple):
@@ -45,7 +46,7 @@ def open_stream(path: Path, member: str | None = None) -> Iterator[Stream]:
             if member is not None:
                 with gzip.open(raw) as plain, tarfile.open(fileobj=plain, mode="r|") as archive:
                     yield _member(archive, member, path)
-            elif path.suffix == ".gz":
+            elif path.suffix.lower() == ".gz":
                 with gzip.open(raw) as plain:
                     yield plain
             else:

@@ -27,7 +27,7 @@ def read_vecs(path: str | Path, member: str | None = None) -> Iterator[Array]:
     inside a row.
     """
     path = Path(path)
-    name = member or path.name.removesuffix(".gz")
+    name = (member or path.name).lower().removesuffix(".gz")
     dtype = DTYPES.get(Path(name).suffix)
     if dtype is None:
         raise ValueError(f"{path}: expected a name that ends in {', '.join(DTYPES)} (or .gz of these), found {name}")

@@ -13,12 +13,12 @@ import mmh3
 import numpy as np
 
 from hashing import bits
+from hashing.ahead import ahead
 from hashing.functions import HashFunction
 from hashing.mapreduce import Array, Batch
 
 from .. import warehouse as places
 from ..features import columns, keys
-from ..features.ahead import ahead
 from ..features.shard import FeatureShard
 from ..files import filesystem, parquet
 

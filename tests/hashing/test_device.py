@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from hashing.device import FEWEST_ROWS
-from hashing.functions import DeepHash, LinearHash, OnDevice
+from hashing.families import DeepHash, LinearHash
+from hashing.functions import OnDevice
 from tests.hashing.test_functions import EVERY, D, K, X
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hashing.anchors import anchor_weights, rbf, squared_centre_distances
-from hashing.functions import (
+from hashing.families import (
     FAMILIES,
     AnchorGraphHash,
     CosineHash,

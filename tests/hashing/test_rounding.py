@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hashing.deep import networks
-from hashing.functions import (
+from hashing.families import (
     AnchorGraphHash,
     CosineHash,
     DeepHash,

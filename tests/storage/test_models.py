@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hashing.functions import LinearHash
+from hashing.families import LinearHash
 from storage import models
 from storage.files import filesystem
 from storage.files.filesystem import join

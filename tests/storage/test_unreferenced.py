@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from hashing.functions import LinearHash
+from hashing.families import LinearHash
 from storage import models, queries, unreferenced
 from storage.files import filesystem, npz
 from storage.files.filesystem import join

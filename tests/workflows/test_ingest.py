@@ -1,5 +1,6 @@
 """From files of users to published versions: what is refused, what is said, and by what queries are judged."""
 
+import gzip
 import json
 
 import h5py
@@ -106,10 +107,34 @@ def test_unknown_forms_are_told_what_is_read(tmp_path, settings):
         datasets.ingest_source("x", str(tmp_path / "x.csv"), settings, Columns())
 
 
+def test_what_an_option_or_the_queries_contradict_is_refused_before_anything_is_written(tmp_path, settings):
+    def ingest(source, query=None, **options):
+        query = query and str(tmp_path / query)
+        datasets.ingest_source("x", str(tmp_path / source), settings, Columns(x=""), query, **options)
+
+    np.save(tmp_path / "x.npy", RNG.normal(size=(40, 4)))
+    np.save(tmp_path / "narrow.npy", RNG.normal(size=(5, 3)))
+    for source, query, options, message in (
+        ("x.npy", "narrow.npy", {}, "vectors of one dimension, found 4 in the base rows and 3 in the query rows"),
+        ("x.npy", None, {"metric": "hamming"}, "vectors of 0 and 1, compared by hamming"),
+        ("x.npy", None, {"labels_as": "values"}, "--labels-as: .* leave it out"),
+        ("x.npy", None, {"side": 24}, "--side applies only to pictures"),
+    ):
+        with pytest.raises(SourceRefused, match=message):
+            ingest(source, query, **options)
+    assert not (tmp_path / "home" / "warehouse" / "datasets").exists()
+
+
 def test_suffixes_in_capitals_are_the_same_suffixes(tmp_path, settings):
     np.save(tmp_path / "x.npy", RNG.normal(size=(40, 4)))
     (tmp_path / "x.npy").rename(tmp_path / "X.NPY")
     assert datasets.ingest_source("x", str(tmp_path / "X.NPY"), settings, Columns()).understood["base"].rows == 40
+    x = RNG.normal(size=(3, 4)).astype(np.float32)
+    rows = np.hstack([np.full((3, 1), 4, "<i4").view(np.float32), x])
+    (tmp_path / "X.FVECS").write_bytes(rows.tobytes())
+    (tmp_path / "X.FVECS.GZ").write_bytes(gzip.compress(rows.tobytes()))
+    for i, name in enumerate(("X.FVECS", "X.FVECS.GZ")):
+        assert datasets.ingest_source(f"v{i}", str(tmp_path / name), settings, Columns()).understood["base"].rows == 3
     table = pa.table({"id": range(60), "vector": [[float(i)] * 4 for i in range(60)]})
     pq.write_table(table, tmp_path / "A.PARQUET")
     assert datasets.ingest_source("y", str(tmp_path / "A.PARQUET"), settings, Columns()).dim == 4

@@ -9,7 +9,7 @@ from safetensors.numpy import save
 
 from hashing.deep import networks, weights
 from hashing.deep.backbones import BODIES
-from hashing.functions import DeepHash
+from hashing.families import DeepHash
 from hashing.mapreduce import Batch, Data
 from hashing.methods import METHODS
 from infra.executors import InProcess

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import signal
 import sys
 from typing import Any
 
 import typer
 from rich.markup import escape
-from typer.core import TyperGroup
 
 from . import benchmark, catalogue, maintenance, reindex, run, search
 from .common import FAILED, INTERRUPTED, REJECTED, USAGE, errors
@@ -20,24 +21,9 @@ EXIT = {
     "GateRejected": REJECTED, "UsageError": USAGE, "SettingsError": USAGE, "SourceRefused": USAGE, "LookupError": USAGE,
 }  # fmt: skip
 
-
-class Interruptible(TyperGroup):
-    """A group of commands that says, on Ctrl-C, what is kept."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            errors.print(
-                "[red]Interrupted. Everything finished so far is kept, and nothing was published by half: run the same "
-                "command again to go on.",
-                soft_wrap=True,
-            )
-            raise typer.Exit(INTERRUPTED) from None
-
+STOP_SECONDS = 10  # to stop Prefect's server and Ray after Ctrl-C
 
 app = typer.Typer(
-    cls=Interruptible,
     help="Learn binary codes, encode whole datasets into versioned Parquet bit columns, and measure their quality.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -62,8 +48,24 @@ def prepare() -> None:
         logging.getLogger(name).setLevel(logging.INFO)  # such as the Ray cluster in use and unverified files
 
 
+def interrupted(*_: Any) -> None:
+    """Say what is kept, and end the process, at once on a second Ctrl-C.
+
+    No exception is raised, because Prefect would catch it and wait for its server, which the terminal has interrupted
+    too. A run may end anywhere (tests/faults), so only the servers and workers of this process have to be stopped.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(INTERRUPTED))
+    signal.alarm(STOP_SECONDS)
+    kept = "What is finished is kept, and nothing is published by half. Run the same command again to go on."
+    errors.print(f"[red]Interrupted. {kept}", soft_wrap=True)
+    atexit._run_exitfuncs()
+    os._exit(INTERRUPTED)
+
+
 def main() -> None:
     """Run the command line. A user's mistake is one line, without a traceback."""
+    signal.signal(signal.SIGINT, interrupted)
     try:
         prepare()
         app()

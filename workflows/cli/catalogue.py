@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from storage.features.contract import SplitSummary
 
 app = typer.Typer()
+# As storage.formats and workflows.datasets define them, which import numpy: too slow for --help.
 VectorDtype = Literal["float16", "float32", "float64", "int8", "int16", "int32", "uint8"]
 LabelsAs = Literal["values", "multi-hot"]
 MetricName = Literal["euclidean", "cosine", "ip", "hamming"]

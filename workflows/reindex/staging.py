@@ -199,5 +199,5 @@ def _encoded(context: Context, model: Model, shards: list[FeatureShard], folder:
 
 
 def _names(devices: set[str]) -> str:
-    """Return the names of devices, each of which may itself be several, as one text."""
+    """Return the distinct names of devices as one text. A value of `devices` may hold several names."""
     return ", ".join(sorted({name for names in devices for name in names.split(", ") if name}))

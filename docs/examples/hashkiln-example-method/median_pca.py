@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from hashing.functions import LinearHash
+from hashing.families import LinearHash
 from hashing.mapreduce import Array, Batch, Data, Sum
 from hashing.solvers import principal_directions
 from hashing.statistics import moments

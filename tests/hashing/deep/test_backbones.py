@@ -8,7 +8,7 @@ from hashing.deep.backbones import BODIES, Picture, picture_shape
 from hashing.deep.method import Deep
 from hashing.deep.networks import augmented, build, load_pretrained
 from hashing.deep.weights import in_order
-from hashing.functions import DeepHash
+from hashing.families import DeepHash
 from tests.conftest import blobs
 
 BITS = 12

@@ -10,7 +10,7 @@ import torch
 
 from hashing import mapreduce
 from hashing.deep import networks
-from hashing.functions import DeepHash
+from hashing.families import DeepHash
 from hashing.mapreduce import one_blas_thread
 from tests.conftest import blobs
 

@@ -1,6 +1,5 @@
 """The batches of an epoch: which rows they hold, in which order, and what of them is in memory."""
 
-import threading
 import tracemalloc
 from dataclasses import replace
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 
 from hashing.deep import batches as module
-from hashing.deep.batches import AHEAD, ahead, batches
+from hashing.deep.batches import batches
 from hashing.deep.stored import Rows
 from hashing.mapreduce import Batch
 from hashing.methods.dpsh import DPSH
@@ -93,55 +92,3 @@ def test_fewer_rows_than_a_batch_are_one_batch():
     few = ROWS.take(slice(0, 20))
     batches = epochs(METHOD, [[few]])
     assert [len(batch.ids) for batch in batches] == [(~METHOD.held_out(few.ids)).sum()]
-
-
-# --- ahead -----------------------------------------------------------------------------------------------------------
-
-
-def threads():
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("batches")]
-
-
-def test_items_are_prepared_ahead_by_one_thread_in_order_and_not_without_bound():
-    prepared, by = [], set()
-
-    def items():
-        for item in range(20):
-            prepared.append(item)
-            by.add(threading.current_thread().name)
-            yield item
-
-    with ahead(items()) as found:
-        for item in found:
-            assert len(prepared) <= item + 1 + AHEAD
-            assert item in prepared
-    assert prepared == list(range(20))
-    assert by == {"batches_0"}
-    assert not threads()
-
-
-def test_no_items_are_no_items():
-    with ahead([]) as found:
-        assert list(found) == []
-
-
-def test_an_error_of_an_item_is_raised_at_its_place():
-    def items():
-        yield 1
-        raise ValueError("a bad row")
-
-    with ahead(items()) as found:
-        assert next(found) == 1
-        with pytest.raises(ValueError, match=r"^a bad row$"):
-            next(found)
-    assert not threads()
-
-
-def test_the_thread_ends_with_the_block_however_it_is_left():
-    with ahead(iter(int, 1)) as found:  # without an end
-        next(found)
-        assert threads()
-    assert not threads()
-    with pytest.raises(KeyboardInterrupt), ahead(iter(int, 1)):
-        raise KeyboardInterrupt
-    assert not threads()

@@ -7,7 +7,7 @@ import pytest
 
 from hashing.anchors import anchor_eigenvectors, anchor_graph, anchor_weights
 from hashing.bits import sgn
-from hashing.functions import AnchorGraphHash
+from hashing.families import AnchorGraphHash
 from hashing.mapreduce import Batch, Data
 from hashing.methods import dgh, kmh
 from hashing.methods.agh import AGH

@@ -16,7 +16,8 @@ import pytest
 
 from hashing import methods
 from hashing.deep.method import Deep
-from hashing.functions import SignFunction, from_arrays, to_arrays
+from hashing.families import from_arrays, to_arrays
+from hashing.functions import SignFunction
 from hashing.mapreduce import Data
 from hashing.methods import METHODS, check_hyperparameters, method
 from infra.executors import InProcess

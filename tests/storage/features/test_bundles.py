@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hashing.bits import pack
-from hashing.functions import LinearHash
+from hashing.families import LinearHash
 from storage.features import bundles
 from storage.features.dataset import Dataset
 from storage.features.shard import Columns, SourceChanged

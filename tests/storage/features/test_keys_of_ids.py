@@ -1,4 +1,4 @@
-"""The way back from ids to keys: the inverse of the map, reading only what is asked for, in bounded memory."""
+"""Keys are found by their ids: only the row groups that hold them are read, in bounded memory."""
 
 import tracemalloc
 

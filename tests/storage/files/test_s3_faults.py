@@ -10,7 +10,7 @@ import pytest
 import s3fs
 
 from hashing.bits import pack
-from hashing.functions import LinearHash
+from hashing.families import LinearHash
 from storage.features.dataset import Dataset, write_split
 from storage.features.shard import Columns
 from storage.files import filesystem

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from hashing.functions import LinearHash
+from hashing.families import LinearHash
 from storage.features import dataset
 from storage.features.shard import Columns, FeatureShard
 from storage.files import filesystem

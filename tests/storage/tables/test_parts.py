@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hashing.bits import pack
-from hashing.functions import LinearHash
+from hashing.families import LinearHash
 from storage.features import dataset
 from storage.features import shard as shards
 from storage.features.shard import Columns, FeatureShard, SourceChanged

@@ -12,7 +12,7 @@ from pyiceberg.manifest import ManifestFile
 from sqlalchemy import event
 
 from hashing.bits import pack
-from hashing.functions import LinearHash
+from hashing.families import LinearHash
 from storage.features import dataset
 from storage.features.shard import Columns, FeatureShard
 from storage.files import filesystem

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -209,3 +210,31 @@ def test_doctor_checks_everything(hashkiln):
     code, output, _ = hashkiln("doctor", "--json", **ill)
     assert code == 1
     assert {row["what"] for row in json.loads(output) if row["state"] == "failed"} == {"executor", "prefect"}
+
+
+def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(environment):
+    """The signal reaches all processes of the terminal, Prefect's server too."""
+    command = [
+        sys.executable,
+        "-m",
+        "workflows.cli",
+        "reindex",
+        "--dataset",
+        "sample",
+        "--method",
+        "lsh",
+        "--bits",
+        "24",
+    ]
+    env = {**os.environ, **environment}
+    kept = (
+        "Interrupted. What is finished is kept, and nothing is published by half. Run the same command again to go on."
+    )
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True) as run:
+        while "to encode" not in (line := run.stderr.readline()):
+            assert line, "the run ended before it encoded"
+        os.killpg(run.pid, signal.SIGINT)
+        assert kept in " ".join(run.stderr.read().split())
+        assert run.wait() == 130
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert "Published sample__lsh24 v1: 40,000 rows" in done.stdout

@@ -1,10 +1,11 @@
-"""Items are computed one ahead."""
+"""Items are computed ahead, by one thread, in order and within bounds."""
 
 import threading
+from contextlib import closing
 
 import pytest
 
-from storage.features.ahead import ahead
+from hashing.ahead import ahead
 
 
 def test_items_keep_their_order_and_at_most_one_is_computed_ahead():
@@ -42,3 +43,22 @@ def test_the_thread_ends_with_the_reader():
     found.close()
     assert threading.active_count() == before
     assert list(ahead([])) == []
+    with pytest.raises(KeyboardInterrupt), closing(ahead(iter(int, 1), 3)):
+        raise KeyboardInterrupt
+    assert threading.active_count() == before
+
+
+def test_several_items_are_computed_ahead_by_one_thread():
+    computed, by = [], set()
+
+    def items():
+        for item in range(20):
+            computed.append(item)
+            by.add(threading.current_thread().name)
+            yield item
+
+    for item in ahead(items(), 3):
+        assert item in computed
+        assert len(computed) <= item + 1 + 3
+    assert computed == list(range(20))
+    assert len(by) == 1

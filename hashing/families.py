@@ -1,0 +1,371 @@
+"""The families of hash functions that all methods learn, and their conversion to arrays for storage.
+
+A family is a frozen dataclass whose fields are arrays, numbers and strings; only these are stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .anchors import anchor_weights, rbf, squared_centre_distances
+from .functions import HashFunction, Precision, SignFunction, check_shape, part_names
+from .mapreduce import Array
+from .namespaces import namespace
+from .rounding import (
+    FUNCTION,
+    anchor_weight_error,
+    distance_error,
+    exp_error,
+    gamma,
+    min_error,
+    product_error,
+)
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "sigmoid": lambda u: 0.5 * (1 + namespace(u).tanh(0.5 * u)),  # np.tanh is faster than scipy's expit
+    "tanh": lambda u: namespace(u).tanh(u),
+    "linear": lambda u: u,
+}
+SMALLEST, LARGEST = 2.0**-100, 2.0**120  # of |x||w|: float32 products may underflow below, and overflow above
+
+MARGINS: dict[Precision, float] = {  # errors of a network elsewhere, as multiples of those here
+    "float32": 64,  # Winograd convolutions have up to 50 times the errors of sums
+    "bf16": 4,  # the rounding of weights and activations dominates, and is the same everywhere
+}
+
+
+@dataclass(frozen=True, eq=False)
+class LinearHash(SignFunction):
+    """u = xW - t."""
+
+    weight: Array  # (d, n_bits)
+    threshold: Array  # (n_bits,)
+    few_rows: ClassVar[int] = 128  # up to this number, `encode` first tries without a block
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.weight.shape[0], self.weight.shape[1]
+
+    def values(self, x: Array) -> Array:
+        u: Array = x @ self.weight
+        u -= self.threshold  # in place: memory that is new to the process takes longer than the subtraction
+        return u
+
+    def rounding(self, x: Array) -> Array:
+        return product_error(x, self.weight, self.threshold)
+
+    def encode(self, x: Array) -> Array:
+        """Return the same bits as `SignFunction.encode`; a few rows are not padded to a block.
+
+        In float32, a sum of d products differs from x'w by at most d 2^-24 / (1 - d 2^-24) |x||w|, in whatever order it
+        is computed (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1), and the sign of its
+        difference from t is exact. Bits further from the threshold than that are certain from sums in float64. If any
+        bit is not, all rows are computed in a block.
+        """
+        if len(x) > self.few_rows or x.shape[1:] != (self.dim,):
+            return super().encode(x)
+        with np.errstate(over="ignore", invalid="ignore"):
+            rows = x.astype(np.float32).astype(np.float64)
+            weight, norms = self._in_float64
+            u = rows @ weight - self.threshold
+            sizes = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None] * norms
+        rounding = 1.01 * gamma(self.dim + 4) * (sizes + SMALLEST)  # 1.01: the float64 sums round too
+        certain = (abs(u) > rounding) & (sizes < LARGEST)
+        return u >= 0 if certain.all() else super().encode(x)
+
+    @cached_property
+    def _in_float64(self) -> tuple[Array, Array]:
+        """The weight (d, n_bits), and the norms (n_bits,) of its columns."""
+        weight = self.weight.astype(np.float64)
+        return weight, np.linalg.norm(weight, axis=0)
+
+
+@dataclass(frozen=True, eq=False)
+class CosineHash(SignFunction):
+    """u = cos(xW + phase) - t."""
+
+    weight: Array  # (d, n_bits)
+    phase: Array  # (n_bits,) radians
+    threshold: Array  # (n_bits,)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.weight.shape[0], self.weight.shape[1]
+
+    def values(self, x: Array) -> Array:
+        u: Array = namespace(x).cos(x @ self.weight + self.phase) - self.threshold
+        return u
+
+    def rounding(self, x: Array) -> Array:
+        bound: Array = product_error(x, self.weight, self.phase) + FUNCTION + gamma(1) * (1 + np.abs(self.threshold))
+        return bound
+
+
+@dataclass(frozen=True, eq=False)
+class SphericalHash(SignFunction):
+    """u = t^2 - |x - p|^2: a bit is 1 inside its sphere."""
+
+    centres: Array  # (n_bits, d)
+    radii: Array  # (n_bits,)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.centres.shape[1], self.centres.shape[0]
+
+    def values(self, x: Array) -> Array:
+        return self.radii**2 - squared_centre_distances(x, self.centres)
+
+    def rounding(self, x: Array) -> Array:
+        distances = squared_centre_distances(x, self.centres)
+        bound: Array = distance_error(x, self.centres, distances) + gamma(2) * (self.radii**2 + distances)
+        return bound
+
+
+@dataclass(frozen=True, eq=False)
+class KernelHash(SignFunction):
+    """u = k(x)W - t, with k(x) = exp(-gamma |x - a|^2) for each anchor a."""
+
+    anchors: Array  # (m, d)
+    gamma: float
+    weight: Array  # (m, n_bits)
+    threshold: Array  # (n_bits,)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.anchors.shape[1], self.weight.shape[1]
+
+    def values(self, x: Array) -> Array:
+        return rbf(x, self.anchors, self.gamma) @ self.weight - self.threshold
+
+    def rounding(self, x: Array) -> Array:
+        distances = squared_centre_distances(x, self.anchors)
+        error = exp_error(self.gamma * distances, self.gamma * distance_error(x, self.anchors, distances))
+        return product_error(rbf(x, self.anchors, self.gamma), self.weight, self.threshold, error)
+
+
+@dataclass(frozen=True, eq=False)
+class AnchorGraphHash(SignFunction):
+    """u = z(x)W, where z(x) are the weights of x on its nearest anchors.
+
+    Each of the first l columns may define a second bit: for a column y with thresholds (upper, lower) it is
+    [y >= upper] where y >= 0 and [y <= lower] elsewhere.
+    """
+
+    anchors: Array  # (m, d)
+    sigma: float
+    n_nearest: int
+    weight: Array  # (m, k)
+    split: Array  # (2, l), l <= k: the thresholds (upper, lower) of the second bits; n_bits = k + l
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.anchors.shape[1], self.weight.shape[1] + self.split.shape[1]
+
+    def values(self, x: Array) -> Array:
+        y = anchor_weights(x, self.anchors, self.sigma, self.n_nearest) @ self.weight
+        xp, halves = namespace(y), y[:, : self.split.shape[1]]
+        upper, lower = self.split
+        u: Array = xp.concatenate([y, xp.where(halves >= 0, halves - upper, lower - halves)], axis=1)
+        return u
+
+    def rounding(self, x: Array) -> Array:
+        distances = squared_centre_distances(x, self.anchors)
+        z = anchor_weights(x, self.anchors, self.sigma, self.n_nearest)
+        error = distance_error(x, self.anchors, distances)
+        error = anchor_weight_error(z, distances, error, self.sigma, self.n_nearest)
+        y, bound = z @ self.weight, product_error(z, self.weight, np.zeros(self.weight.shape[1]), error)
+        halves, error = np.abs(y[:, : self.split.shape[1]]), bound[:, : self.split.shape[1]]
+        error = np.where(halves <= error, np.inf, error + gamma(1) * (halves + np.abs(self.split).max(axis=0)))
+        return np.concatenate([bound, error], axis=1)  # a second bit jumps where y changes its sign
+
+
+@dataclass(frozen=True, eq=False)
+class ProductHash(SignFunction):
+    """The concatenated indices of the nearest centres in M subspaces of (x - mean)R.
+
+    The index of a centre is its code, least significant bit first. u for a bit is the smallest squared distance to a
+    centre where that bit is 0, minus the smallest to a centre where it is 1, so its signs are the index of the nearest
+    centre.
+    """
+
+    mean: Array  # (d,)
+    rotation: Array  # (d, M * d_s)
+    centres: Array  # (M, 2^b, d_s)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.rotation.shape[0], self.centres.shape[0] * (self.centres.shape[1].bit_length() - 1)
+
+    def values(self, x: Array) -> Array:
+        xp, (m, k, width) = namespace(x), self.centres.shape
+        parts = ((x - self.mean) @ self.rotation).reshape(len(x), m, width)
+        u = []
+        for s in range(m):
+            distances = squared_centre_distances(parts[:, s], self.centres[s])
+            for j in range(k.bit_length() - 1):
+                one = (np.arange(k) >> j & 1).astype(bool)
+                u.append(xp.amin(distances[:, ~one], axis=1) - xp.amin(distances[:, one], axis=1))
+        stacked: Array = xp.stack(u, axis=1)
+        return stacked
+
+    def rounding(self, x: Array) -> Array:
+        m, k, width = self.centres.shape
+        x = x - self.mean
+        parts = (x @ self.rotation).reshape(len(x), m, width)
+        errors = product_error(x, self.rotation, np.zeros(m * width)).reshape(parts.shape)
+        bounds = []
+        for s in range(m):
+            distances = squared_centre_distances(parts[:, s], self.centres[s])
+            error = distance_error(parts[:, s], self.centres[s], distances, errors[:, s])
+            for j in range(k.bit_length() - 1):
+                one = (np.arange(k) >> j & 1).astype(bool)
+                bound = sum(min_error(distances[:, side], error[:, side]) for side in (~one, one))
+                bounds.append(bound + gamma(1) * distances.max(axis=1))
+        return np.stack(bounds, axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkHash(SignFunction):
+    """u = the outputs of a perceptron: each layer is hW + b, with an activation after each but the last."""
+
+    weights: tuple[Array, ...]  # (d, h1), (h1, h2), ..., (h, n_bits)
+    biases: tuple[Array, ...]  # (h1,), ..., (n_bits,)
+    activation: str  # a key of ACTIVATIONS
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.weights[0].shape[0], self.weights[-1].shape[1]
+
+    def values(self, x: Array) -> Array:
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            x = ACTIVATIONS[self.activation](x @ weight + bias)
+        return x @ self.weights[-1] + self.biases[-1]
+
+    def rounding(self, x: Array) -> Array:
+        error: Array | float = 0.0
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            error = product_error(x, weight, bias, error) + 2 * FUNCTION  # no activation is steeper than 1
+            x = ACTIVATIONS[self.activation](x @ weight + bias)
+        return product_error(x, self.weights[-1], self.biases[-1], error)
+
+
+@dataclass(frozen=True, eq=False)
+class DeepHash(SignFunction):
+    """u = the outputs of a network of hashing.deep.networks, in evaluation mode, on the CPU."""
+
+    parameters: tuple[Array, ...]  # in the order of the network's state_dict
+    network: str
+    d: int
+    length: int  # n_bits
+    views: int = 1
+    split: int = 0  # dimension of the first view, where there are two
+    hash_layer: str = "linear"
+    rows: ClassVar[int] = 128  # activations of images are large, and a single query costs a whole block
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.d, self.length
+
+    @cached_property
+    def digest(self) -> str:
+        """Return the SHA-256 of the function; equal copies in a process share one network by it."""
+        content = sha256(repr((self.network, self.shape, self.views, self.split, self.hash_layer)).encode())
+        for part in self.parameters:
+            content.update(part.data)
+        return content.hexdigest()
+
+    @property
+    def architecture(self) -> tuple[Any, ...]:
+        """Return the arguments of `networks.build`."""
+        return self.network, self.d, self.length, self.views, self.split, self.hash_layer
+
+    def values(self, x: Array) -> Array:
+        from .deep import networks
+
+        return networks.evaluated(networks.shared_network(self.digest, self.parameters, *self.architecture), x)
+
+    def on_device(self, device: str, precision: Precision) -> Callable[[Any], Any]:
+        from .deep import networks
+
+        return networks.on_device(networks.loaded(self.parameters, *self.architecture), device, precision)
+
+    def exact(self, x: Array) -> Array:
+        """Return u (n, n_bits) of x (n, d), computed in float64."""
+        from .deep import networks
+
+        x, network = x.astype(np.float64), networks.loaded(self.parameters, *self.architecture).double()
+        blocks = [networks.evaluated(network, x[i : i + self.rows]) for i in range(0, len(x), self.rows)]
+        return np.concatenate([np.zeros((0, self.n_bits)), *blocks])
+
+    def rounding(self, x: Array) -> Array:
+        return self._measured(x, "float32")[1]
+
+    def undetermined(self, x: Array, precision: Precision = "float32") -> Array:
+        check_shape(x, self.dim)
+        exact, bound = self._measured(x, precision)
+        undetermined: Array = np.abs(exact) <= bound
+        return undetermined
+
+    def _measured(self, x: Array, precision: Precision) -> tuple[Array, Array]:
+        """Return exact u, and a bound on its errors: a multiple of the largest error that is found here.
+
+        Bounds over all layers would exceed u itself.
+        """
+        x = x.astype(np.float32)
+        exact = self.exact(x)
+        rounded = self.project(x) if precision == "float32" else self.to("cpu", precision).project(x)
+        bound = MARGINS[precision] * np.abs(rounded - exact).max(initial=0)
+        return exact, np.full(exact.shape, bound)
+
+
+FAMILIES: dict[str, type] = {family.__name__: family for family in SignFunction.__subclasses__()}
+
+
+def to_arrays(function: HashFunction) -> tuple[str, dict[str, Array], dict[str, Any]]:
+    """Return (family, arrays, numbers), which `from_arrays` turns back into the function.
+
+    The parts of a tuple of arrays have the names "field.0", "field.1" and so on. `numbers` holds the other fields, also
+    strings.
+
+    Raises
+    ------
+    ValueError
+        If the function belongs to no family of this module, so that it could not be loaded.
+    """
+    family = type(function).__name__
+    if FAMILIES.get(family) is not type(function):
+        raise ValueError(f"unknown family of hash functions {family!r}: expected one of {sorted(FAMILIES)}")
+    arrays: dict[str, Array] = {}
+    numbers: dict[str, Any] = {}
+    for name in part_names(function):
+        value = getattr(function, name)
+        if isinstance(value, tuple):
+            arrays |= {f"{name}.{place}": part for place, part in enumerate(value)}
+        else:
+            (arrays if isinstance(value, np.ndarray) else numbers)[name] = value
+    return family, arrays, numbers
+
+
+def from_arrays(family: str, arrays: dict[str, Array], numbers: dict[str, Any]) -> HashFunction:
+    """Return the function that `to_arrays` converted.
+
+    Raises
+    ------
+    ValueError
+        If the family is unknown, or the names are not its fields.
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"unknown family of hash functions {family!r}: expected one of {sorted(FAMILIES)}")
+    values: dict[str, Any] = {**numbers, **{name: array for name, array in arrays.items() if "." not in name}}
+    for name, place in sorted((name.split(".")[0], int(name.split(".")[1])) for name in arrays if "." in name):
+        values[name] = (*values.get(name, ()), arrays[f"{name}.{place}"])
+    if values.keys() != (expected := set(part_names(FAMILIES[family]))):
+        raise ValueError(f"expected the fields {sorted(expected)} of {family}, found {sorted(values)}")
+    function: HashFunction = FAMILIES[family](**values)
+    return function
