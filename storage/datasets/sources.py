@@ -36,9 +36,10 @@ class Source(NamedTuple):
 
 
 def suffix_of(source: str) -> str:
-    """Return the suffix of a path or URL in lower case, of a .gz the one before it."""
-    path = Path(source.lower().removesuffix(".gz"))
-    return path.suffix
+    """Return the suffix of a path or URL in lower case; of a .gz that can be read, the one before it."""
+    path = Path(source.lower())
+    inner = Path(path.stem).suffix
+    return inner if path.suffix == ".gz" and inner in vecs.DTYPES else path.suffix
 
 
 def read_vectors(path: str) -> Iterator[Array] | None:

@@ -102,9 +102,10 @@ def test_ids_cannot_become_keys_under_the_same_name(tmp_path, settings):
 
 
 def test_unknown_forms_are_told_what_is_read(tmp_path, settings):
-    (tmp_path / "x.csv").write_text("1,2,3\n")
-    with pytest.raises(SourceRefused, match=r"x.csv: expected one of: Parquet files, .*\.npy.*; found x.csv"):
-        datasets.ingest_source("x", str(tmp_path / "x.csv"), settings, Columns())
+    for name in ("x.csv", "x.fbin.gz", "x.npy.gz"):  # of the compressed forms, only .fvecs and .bvecs
+        (tmp_path / name).write_text("1,2,3\n")
+        with pytest.raises(SourceRefused, match=rf"{name}: expected one of: Parquet files, .*\.npy.*; found {name}"):
+            datasets.ingest_source("x", str(tmp_path / name), settings, Columns())
 
 
 def test_what_an_option_or_the_queries_contradict_is_refused_before_anything_is_written(tmp_path, settings):
