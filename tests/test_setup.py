@@ -1,8 +1,9 @@
-"""constraints.txt is complete, holds only versions, and agrees with pyproject.toml."""
+"""constraints.txt is complete, holds only versions, and agrees with pyproject.toml; running needs nothing of dev."""
 
 import re
+import sys
 import tomllib
-from importlib.metadata import metadata
+from importlib.metadata import metadata, packages_distributions
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+
+from tests.test_layers import FILES, LAYERS, imports
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -28,6 +31,16 @@ def test_constraints_are_names_and_versions():
 def test_every_dependency_is_constrained_within_its_bounds(line):
     wanted = Requirement(line)
     assert VERSIONS[canonicalize_name(wanted.name)] in wanted.specifier
+
+
+def test_running_imports_only_dependencies():
+    """Whatever a dependency requires itself may be imported as well; only `make dev` installs the group dev."""
+    known = {canonicalize_name(Requirement(line).name) for line in PROJECT["project"]["dependencies"]}
+    only_dev = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependency-groups"]["dev"]} - known
+    modules = {name.split(".")[0] for path in FILES for name in imports(path)} - {*LAYERS, *sys.stdlib_module_names}
+    packages = packages_distributions()
+    found = {module: {canonicalize_name(name) for name in packages[module]} for module in modules}
+    assert {module for module, names in found.items() if names & only_dev} == {"triton"}  # comes with torch for CUDA
 
 
 def test_python_has_the_upper_bound_of_prefect_and_ci_tests_versions_below_it():
