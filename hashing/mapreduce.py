@@ -206,6 +206,16 @@ class Statistic(Protocol[S, Result, Rows_contra]):
     def finish(self, state: S) -> Result: ...
 
 
+class Counts:
+    """Base of statistics whose state and result are an array that is added up."""
+
+    def merge(self, left: Array, right: Array) -> Array:
+        return left + right
+
+    def finish(self, state: Array) -> Array:
+        return state
+
+
 @dataclass(frozen=True)
 class Sum(Generic[Rows_contra]):
     """Statistic: the sums over all rows of the terms of each batch, as a tuple of float64 arrays.

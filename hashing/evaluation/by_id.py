@@ -1,8 +1,8 @@
-"""Rankings without ties: rows at equal distance in order of id, as a stable sort of a file leaves them.
+"""Rankings without ties: rows at equal distance are ordered by id, as by a stable sort of rows that are stored by id.
 
-The metrics of one ranking depend only on its runs, maximal sequences of consecutive ranks of one grade. So a ranking is
-written as a histogram with runs in the place of distances, and the rank-based functions of hashing.evaluation.metrics
-give the values of this one order.
+The metrics of a ranking depend only on its runs: maximal sequences of consecutive ranks with the same grade. A ranking
+is therefore represented as a histogram over runs instead of distances, and the rank-based functions of
+hashing.evaluation.metrics return its metrics.
 """
 
 from collections.abc import Iterable
@@ -19,9 +19,9 @@ NOT_RANKED = -1  # grade of a query's own row
 
 
 def rows_by_id(shards: Iterable[Shard]) -> Batch:
-    """Return all rows of shards of packed codes, sorted by id; y holds packed labels (n, w) uint64, or is None.
+    """Return all rows of shards of packed codes, sorted by id. y holds packed labels (n, w) uint64, or is None.
 
-    Raises ValueError for no rows, and for more than MAX_ROWS, as RankingById sorts them for each query in this process.
+    Raises ValueError if there are no rows, or more than MAX_ROWS: RankingById sorts them in memory, once per query.
     """
     batches, n = [], 0
     for batch in (batch for shard in shards for batch in shard):
@@ -36,30 +36,35 @@ def rows_by_id(shards: Iterable[Shard]) -> Batch:
 
 @dataclass(frozen=True, eq=False)
 class RankingById:
-    """Queries whose rows are ranked by (distance, id); a row is relevant that shares a label, or is a neighbour."""
+    """Rankings by (distance, id). Rows are relevant if they share a label with the query, or are its neighbours."""
 
     codes: Array  # (q, B) uint8, packed
-    own_ids: Array  # (q,) int64, the id of the row that is left out of a query's ranking
+    own_ids: Array  # (q,) int64, the id that is left out of each query's ranking
     labels: Array | None  # (q, w) uint64, from hamming.layout.pack_labels
     neighbours: Array | None = None  # (q, k) int64 ids of the relevant rows; if given, labels are not used
 
     def run_counts(self, queries: range, database: Batch, n_grades: int) -> Array:
-        """Count the rows of each grade in each run of the rankings of some queries.
+        """Count the rows of each grade in each run of the rankings of `queries`.
 
         Parameters
         ----------
-        queries : positions in codes
-        database : from rows_by_id
-        n_grades : the grade of a row is the number of labels it shares with the query, at most n_grades - 1; by
-            neighbours it is 0 or 1
+        queries
+            Positions in `codes`.
+        database
+            Result of `rows_by_id`.
+        n_grades
+            The grade of a row is the number of labels that it shares with the query, at most n_grades - 1. With
+            neighbours it is 0 or 1.
 
         Returns
         -------
-        (n_grades, len(queries), runs) int64, runs from rank 1 on, zero beyond the last run of a query
+        Array
+            (n_grades, len(queries), runs) int64: runs from rank 1 on, zero beyond the last run of a query.
 
         Raises
         ------
-        ValueError : where neighbours are not given and the queries or the rows have no labels
+        ValueError
+            If there are no neighbours, and the queries or the rows have no labels.
         """
         runs = [self._runs(i, database, n_grades) for i in queries]
         counts = np.zeros((n_grades, len(queries), max([1, *(len(grades) for grades, _ in runs)])), np.int64)
@@ -82,7 +87,7 @@ class RankingById:
         if self.neighbours is not None:
             grades = np.isin(database.ids, self.neighbours[i]).astype(np.int16)
         elif self.labels is None or database.y is None:
-            raise ValueError("expected queries and rows with labels, found one of them without")
+            raise ValueError("expected labels of both the queries and the rows, or neighbours of the queries")
         else:
             shared = np.bitwise_count(database.y & self.labels[i]).sum(axis=1, dtype=np.int64)
             grades = np.minimum(shared, n_grades - 1).astype(np.int16)

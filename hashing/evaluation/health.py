@@ -11,7 +11,7 @@ from ..mapreduce import Array, Batch
 
 
 class Health(NamedTuple):
-    """How evenly codes use their bits."""
+    """Result of `CodeHealth`."""
 
     rows: int
     balance: Array  # (n_bits,) float64, share of ones; 0.5 is best
@@ -24,10 +24,17 @@ class CodeHealth:
     """Statistic over packed codes -> Health, from integer counts of ones and of pairs of ones.
 
     The state is the upper triangle of an (n_bits + 1, n_bits + 1) matrix of counts, packed by pack_counts. Row 0 and
-    column 0 belong to an additional bit that is always one. At 4096 bits the counts as int64 would take more than the
-    64 MiB that a state may have; packed they take 48 MiB.
+    column 0 belong to an additional bit that is always one. A state is limited to 64 MiB; at 4096 bits, int64 counts
+    would exceed that, and packed counts take 48 MiB.
 
-    Raises ValueError where there are no rows.
+    `finish` raises ValueError if there are no rows.
+
+    Examples
+    --------
+    >>> statistic = CodeHealth(n_bits=2)
+    >>> batch = Batch(np.arange(4), np.array([[0b00], [0b01], [0b10], [0b10]], np.uint8))
+    >>> statistic.finish(statistic.update(statistic.zero(), batch)).balance
+    array([0.25, 0.5 ])
     """
 
     # Derivation: docs/evaluation.md, "Code health"

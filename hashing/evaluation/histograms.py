@@ -12,15 +12,15 @@ import numpy as np
 
 from ..hamming import scan
 from ..hamming.layout import pack_labels
-from ..mapreduce import Array, Batch
+from ..mapreduce import Array, Batch, Counts
 from ..neighbours.id_lookup import IdLookup, neighbour_lookup
 
 
 @dataclass(frozen=True, eq=False)
-class HammingHistogram:
+class HammingHistogram(Counts):
     """Statistic over packed codes: rows, and rows that share a label, by distance -> (2, q, n_bits + 1) int64.
 
-    A query's own row, which has the id of the query, is left out. Without labels no row is relevant.
+    The row with a query's own id is left out. Without labels no row is relevant.
 
     Examples
     --------
@@ -36,7 +36,7 @@ class HammingHistogram:
     n_bits: int
     labels: Array | None  # (q, w) uint64, from hamming.layout.pack_labels
     ids: Array  # (q,) int64, distinct
-    device: str | None = field(default=None, kw_only=True)  # of torch, such as "cuda"; if None, one core counts
+    device: str | None = field(default=None, kw_only=True)  # a torch device, such as "cuda"; None: one CPU core
 
     def __post_init__(self) -> None:
         check_queries(self.codes, self.ids)
@@ -58,12 +58,6 @@ class HammingHistogram:
             np.subtract.at(state[1], (i, distances), (self.labels[i] & labels[j]).any(axis=1))
         return state
 
-    def merge(self, left: Array, right: Array) -> Array:
-        return left + right
-
-    def finish(self, state: Array) -> Array:
-        return state
-
     @cached_property
     def _own(self) -> IdLookup:
         return IdLookup(self.ids, np.arange(len(self.ids)))
@@ -73,8 +67,8 @@ class HammingHistogram:
 class GradedHistogram(HammingHistogram):
     """Statistic over packed codes: rows by number of shared labels and distance -> (n_grades, q, n_bits + 1) int64.
 
-    [g] counts the rows that share g labels with the query, the last grade also those that share more. Own rows are left
-    out.
+    Element g counts the rows that share g labels with the query; the last grade includes the rows that share more. The
+    row with a query's own id is left out.
     """
 
     n_grades: int
@@ -84,7 +78,7 @@ class GradedHistogram(HammingHistogram):
 
     def update(self, state: Array, batch: Batch) -> Array:
         if self.labels is None or batch.y is None:
-            raise ValueError("expected queries and rows with labels, found a batch without")
+            raise ValueError("expected queries and rows with labels, found some without")
         labels = pack_labels(batch.y)
         arguments = self.codes, batch.x, self.n_bits, self.labels, labels, self.n_grades
         state += count_on(self.device, scan.graded_histogram, *arguments)
@@ -96,16 +90,16 @@ class GradedHistogram(HammingHistogram):
 
 
 @dataclass(frozen=True, eq=False)
-class NeighbourHistogram:
-    """Statistic over packed codes: rows, and listed neighbours, by distance -> (2, q, n_bits + 1) int64.
+class NeighbourHistogram(Counts):
+    """Statistic over packed codes: rows, and given neighbours, by distance -> (2, q, n_bits + 1) int64.
 
-    The relevant rows of a query are its neighbours, listed by id. A listed id that no shard holds does not count; -1 is
-    padding, as in NearestNeighbours. Own rows are left out.
+    The relevant rows of a query are its neighbours, given by id. Ids that no shard holds are ignored; -1 is padding, as
+    in NearestNeighbours. The row with a query's own id is left out.
     """
 
     codes: Array  # (q, B) uint8
     n_bits: int
-    neighbours: Array | IdLookup  # (q, k) int64 ids, or their neighbour_lookup, made once for several codes
+    neighbours: Array | IdLookup  # (q, k) int64 ids, or their neighbour_lookup, to share it between several codes
     ids: Array  # (q,) int64, distinct
     device: str | None = field(default=None, kw_only=True)  # as in HammingHistogram
 
@@ -126,12 +120,6 @@ class NeighbourHistogram:
         np.add.at(state[1].reshape(-1), bins, 1)
         return state
 
-    def merge(self, left: Array, right: Array) -> Array:
-        return left + right
-
-    def finish(self, state: Array) -> Array:
-        return state
-
     @cached_property
     def _all_rows(self) -> HammingHistogram:
         return HammingHistogram(self.codes, self.n_bits, None, self.ids, device=self.device)
@@ -142,7 +130,7 @@ class NeighbourHistogram:
 
 
 def count_on(device: str | None, function: Callable[..., Any], *arguments: Any) -> Array:
-    """Return a function of hashing.hamming.scan of some arguments, computed on a torch device if there is one."""
+    """Return function(*arguments), a function of hashing.hamming.scan, computed on the torch device unless None."""
     if device is None:
         counts: Array = function(*arguments)
         return counts

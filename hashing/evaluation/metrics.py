@@ -1,15 +1,15 @@
 """The metrics of Hamming retrieval, as closed forms of an integer histogram.
 
 A histogram h is (2, q, n_bits + 1) int64: h[0] counts all rows, h[1] the relevant ones, by distance from each query.
-Rows at equal distance are tied, and a metric is its expectation over all orders of tied rows, which are equally likely,
-unless it says otherwise. Each metric returns (q,) float64 and raises ValueError for k < 1 or a negative radius; `empty`
-is the value of a query for which the metric would be 0 / 0 (NaN and np.nanmean leave it out). Where several metrics of
-one histogram are needed, pass tie_groups.groups(h) instead of h, and what they share is computed once.
+Rows at equal distance are tied. Unless stated otherwise, a metric is its expectation over all orders of the tied rows,
+each equally likely. Each metric returns (q,) float64 and raises ValueError for k < 1 or a negative radius. `empty` is
+the value for a query whose metric would be 0 / 0; to leave such queries out, pass NaN and use np.nanmean. To compute
+several metrics of one histogram, pass tie_groups.groups(h) instead of h: shared sums are then computed once.
 
-In the formulas l_i is 1 where rank i is relevant, else 0; P(i) is the precision of the first i ranks, R the number of
-relevant rows, h_k that of hits among the first k ranks. n and r are the rows and the relevant rows of one tie, n_before
-and r_before those at smaller distances. A1 to A7 are the definitions of "MAP" in published code, listed in
-docs/evaluation.md.
+In the formulas, l_i is 1 if rank i is relevant, else 0; P(i) is the precision of the first i ranks, R the number of
+relevant rows, and h_k the number of hits among the first k ranks. n and r are the rows and the relevant rows of one
+tie, n_before and r_before those at smaller distances. A1 to A7 are the definitions of "MAP" in published code, listed
+in docs/evaluation.md.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ from ..mapreduce import Array
 from .rank_sums import discount_sum, harmonic, log_no_hit_probability, no_hit_probability, ratio
 from .tie_groups import Histogram, groups, hit_precision
 
-STEPS = 32  # terms of a sum that are computed at once, for the queries whose sums are not complete
+STEPS = 32  # terms of a sum computed at once, for the queries whose sums are not complete yet
 
 
 def average_precision(h: Histogram, empty: float = 0.0) -> Array:
@@ -37,7 +37,7 @@ def average_precision(h: Histogram, empty: float = 0.0) -> Array:
 
 
 def average_precision_at(h: Histogram, k: int, empty: float = 0.0) -> Array:
-    """Return the average precision of the first k ranks, over the most hits they can have: A3.
+    """Return the average precision of the first k ranks, divided by the largest possible number of hits: A3.
 
     (1 / min(R, k)) sum_{i<=k} l_i P(i)
     """
@@ -49,17 +49,17 @@ def average_precision_at(h: Histogram, k: int, empty: float = 0.0) -> Array:
 
 
 def average_precision_at_hits(h: Histogram, k: int, empty: float = 0.0) -> Array:
-    """Return the average precision of the first k ranks, over the hits among them: A2.
+    """Return the average precision of the first k ranks, divided by the number of hits among them: A2.
 
-    (1 / h_k) sum_{i<=k} l_i P(i); `empty` is the value of an order with h_k = 0. This is the convention of the
-    published code of HashNet and others. It rewards finding fewer hits: report A1 or A3 beside it.
+    (1 / h_k) sum_{i<=k} l_i P(i); `empty` is the value of an order with h_k = 0. The published code of HashNet and
+    others uses this definition. It can reward finding fewer hits, so report A1 or A3 as well.
     """
     # Derivation: docs/evaluation.md, "Average precision over the hits"
     g = groups(h)
     n_before, r_before, n, r, seen = g.cut(k)
     done = np.where(g.n_before + g.n <= k, g.hits, 0).sum(axis=1)
-    # The number of hits among the `seen` rows of the cut tie is hypergeometric. Sum over its likely values, each
-    # probability from the one before, from so far below the mean that the rest is under 1e-16.
+    # The number of hits among the `seen` rows of the cut tie is hypergeometric. Sum over its likely values, computing
+    # each probability from the previous one. All other values together have a probability below 1e-16.
     mean = seen * ratio(r, n)
     spread = 9 * np.sqrt(mean * (1 - ratio(r, n)) * ratio(n - seen, n - 1)) + 16
     low = np.maximum(np.maximum(0, seen - (n - r)), np.floor(mean - spread))
@@ -104,7 +104,7 @@ def trapezoid_average_precision(h: Histogram, empty: float = 0.0) -> Array:
 
 
 def average_precision_bounds(h: Histogram, empty: float = 0.0) -> tuple[Array, Array]:
-    """Return the lowest and the highest A1 of any order: in each tie the relevant rows are last, or first."""
+    """Return the lowest and the highest A1 of any order: with the relevant rows of each tie last, and first."""
     # Derivation: docs/evaluation.md, "Bounds of average precision"
     g = groups(h)
     last, first = (
@@ -165,8 +165,8 @@ def reciprocal_rank(h: Histogram) -> Array:
     at = (g.r > 0).argmax(axis=1)[:, None]
     n, r, n_before = (np.take_along_axis(part, at, axis=1)[:, 0] for part in (g.n, g.r, g.n_before))
     # With N = n_before: 1/(N+1) - sum_{i=1}^{n-r} none_i (1/(N+i) - 1/(N+i+1)), where none_i is the probability of no
-    # hit among the first i rows of the tie. In a long tie the terms far out change so slowly that their sum is an
-    # integral, cut at powers of two.
+    # hit among the first i rows of the tie. In a long tie, late terms change so slowly that their sum is computed as
+    # an integral, split at powers of two.
     value, none, far = 1 / (n_before + 1), np.ones(len(n)), 4096
     for first in range(0, far, STEPS):
         i = np.flatnonzero((first < n - r) & (none > 1e-18))
@@ -229,9 +229,12 @@ def ndcg(graded: Array, k: int | None = None, empty: float = 0.0) -> Array:
 
     Parameters
     ----------
-    graded : (n_grades, q, n_bits + 1) int64, rows by grade and distance, from scan.graded_histogram
-    k : ranks that count; None means all
-    empty : value of a query without a row of grade 1 or more
+    graded
+        (n_grades, q, n_bits + 1) int64, rows by grade and distance, from scan.graded_histogram.
+    k
+        Number of ranks; None means all.
+    empty
+        Value for a query without rows of grade 1 or more.
     """
     # Derivation: docs/evaluation.md, "Discounts of NDCG"
     if k is not None:

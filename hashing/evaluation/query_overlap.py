@@ -1,4 +1,4 @@
-"""Query overlap, the leak check: how many rows of a split are queries too, by id and by content."""
+"""Query overlap, a check for leaks: the number of rows of a split that are also queries, by id and by content."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,11 +13,11 @@ from ..mapreduce import Array, Batch
 class QueryOverlap:
     """Statistic: the number of rows with the id of a query, and with the content of a query -> (int, int).
 
-    Contents are compared byte for byte, so vectors and pictures must have the dtype of the queries.
+    Contents are compared byte by byte, so vectors and images must have the dtype of the queries.
     """
 
     ids: Array  # (q,) int64
-    x: Array  # (q, d) vectors | (q, h, w, c) pictures | (q,) text
+    x: Array  # (q, d) vectors | (q, h, w, c) images | (q,) text
 
     def zero(self) -> Array:
         return np.zeros(2, np.int64)

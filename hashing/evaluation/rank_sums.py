@@ -7,9 +7,9 @@ from scipy.special import expi
 
 from ..mapreduce import Array
 
-HARMONIC_RANKS = 512  # sums of 1 / rank are looked up to this rank; beyond, they are an asymptotic series
+HARMONIC_RANKS = 512  # sums of 1 / rank are tabulated up to this rank; beyond it, an asymptotic series is used
 HARMONIC = np.concatenate([[0.0], np.cumsum(1 / np.arange(1.0, HARMONIC_RANKS + 1))])
-DISCOUNT_RANKS = 1 << 20  # sums of discounts are looked up to this rank; beyond, they are an integral
+DISCOUNT_RANKS = 1 << 20  # sums of discounts are tabulated up to this rank; beyond it, an integral is used
 
 
 def ratio(numerator: Array, denominator: Array, empty: float = 0.0) -> Array:
@@ -65,8 +65,8 @@ def discount_table() -> Array:
 def no_hit_probability(n: Array, r: Array, seen: Array) -> Array:
     """Return the probability that the first `seen` of n tied rows include none of the r relevant ones.
 
-    (n - r)! (n - seen)! / (n! (n - r - seen)!), hypergeometric, for float64 arrays (q,) of integers. Values below 1e-18
-    may be larger than they should, but stay below it.
+    (n - r)! (n - seen)! / (n! (n - r - seen)!), a hypergeometric probability, for float64 arrays (q,) of integers.
+    Values below 1e-18 are not accurate, but also returned below 1e-18.
     """
     # Derivation: docs/evaluation.md, "Success"
     few, many = np.minimum(r, seen), np.maximum(r, seen)
@@ -82,7 +82,7 @@ def no_hit_probability(n: Array, r: Array, seen: Array) -> Array:
 def log_no_hit_probability(n: Array, r: Array, seen: Array) -> Array:
     """Return the logarithm of no_hit_probability for long ties and any real `seen`, by Stirling's series.
 
-    Logarithms of almost equal numbers are subtracted inside log1p, so that large ones do not cancel.
+    Differences of almost equal logarithms are computed by log1p, which avoids cancellation.
     """
     # Derivation: docs/evaluation.md, "Reciprocal rank"
 

@@ -1,4 +1,4 @@
-"""Groups of tied rows: what the metrics of one histogram share. The notation is that of hashing.evaluation.metrics."""
+"""Groups of tied rows: sums that the metrics of one histogram share. Notation as in hashing.evaluation.metrics."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,18 +12,18 @@ from .rank_sums import harmonic
 
 
 class CutTie(NamedTuple):
-    """The tie that rank k cuts, each (q,) float64; empty where k is the end of a tie or beyond the last row."""
+    """The tie that rank k cuts, each (q,) float64; empty if k is the end of a tie or beyond the last row."""
 
     n_before: Array  # rows at smaller distances
-    r_before: Array  # relevant ones of those
+    r_before: Array  # relevant rows at smaller distances
     n: Array  # rows of the tie
-    r: Array  # relevant ones of those
+    r: Array  # relevant rows of the tie
     seen: Array  # rows of the tie among the first k ranks
 
 
 @dataclass(frozen=True, eq=False)
 class TieGroups:
-    """A histogram, and sums that several metrics need, computed once; (q, n_bits + 1) float64 by distance."""
+    """A histogram, and the sums that metrics share, computed on first use: (q, n_bits + 1) float64 by distance."""
 
     h: Array  # (2, q, n_bits + 1) int64
 
@@ -79,7 +79,7 @@ Histogram = Array | TieGroups
 
 
 def groups(h: Histogram) -> TieGroups:
-    """Return the tie groups of a histogram, or those given."""
+    """Return the tie groups of a histogram; tie groups are returned unchanged."""
     return h if isinstance(h, TieGroups) else TieGroups(h)
 
 

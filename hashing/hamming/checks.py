@@ -14,13 +14,13 @@ MAX_BITS = 4096
 
 
 def check_codes(queries: Array | Tensor, database: Array | Tensor) -> None:
-    """Raise ValueError unless both are packed codes (n, B) uint8 of one width, of at most MAX_BITS bits."""
+    """Raise ValueError unless both are packed codes (n, B) uint8 of the same width, with at most MAX_BITS bits."""
     for codes in (queries, database):
         if codes.ndim != 2 or dtype_name(codes) != "uint8" or not 1 <= codes.shape[1] <= MAX_BITS // 8:
             found = f"{tuple(codes.shape)} {dtype_name(codes)}"
             raise ValueError(f"expected codes (n, B) uint8 with B from 1 to {MAX_BITS // 8}, found {found}")
     if queries.shape[1] != database.shape[1]:
-        raise ValueError(f"expected codes of one width, found {queries.shape[1]} and {database.shape[1]} bytes")
+        raise ValueError(f"expected codes of the same width, found {queries.shape[1]} and {database.shape[1]} bytes")
 
 
 def check_histogram(
@@ -31,7 +31,7 @@ def check_histogram(
     labels: Array | Tensor,
     n_grades: int,
 ) -> None:
-    """Raise ValueError unless the codes have n_bits and zero padding, and the labels and grades go with them."""
+    """Raise ValueError unless the codes have n_bits bits and zero padding, and and labels and n_grades match them."""
     check_codes(queries, database)
     if n_bytes(n_bits) != queries.shape[1]:
         raise ValueError(f"expected codes of {n_bytes(n_bits)} bytes for {n_bits} bits, found {queries.shape[1]}")
@@ -39,14 +39,14 @@ def check_histogram(
     for codes in (queries, database):
         if n_bits % 8 and (codes[:, -1] >> n_bits % 8).any():
             raise ValueError(
-                f"expected zero padding after {n_bits} bits, found ones: pass the number of bits that the codes have"
+                f"expected zero padding after {n_bits} bits, found ones: pass the actual number of bits of the codes"
             )
     if not 1 <= n_grades <= 65536 // (n_bits + 1):
         raise ValueError(f"expected 1 to {65536 // (n_bits + 1)} grades for {n_bits} bits, found {n_grades}")
 
 
 def check_no_labels(query_labels: Array | Tensor | None, labels: Array | Tensor | None) -> None:
-    """Raise ValueError unless the labels of both the queries and the rows are None."""
+    """Raise ValueError unless both the labels of the queries and those of the rows are None."""
     if query_labels is not None or labels is not None:
         raise ValueError("expected labels of both the queries and the rows, or of neither, found one of them")
 

@@ -1,7 +1,7 @@
-"""The functions of hashing.hamming.scan on CUDA tensors, by Triton kernels, with the same integers as results.
+"""The functions of hashing.hamming.scan on CUDA tensors, by Triton kernels, with the same results.
 
-See there for parameters and results. Rows are visited in blocks. Beside the results, the codes are held a second time,
-word by word, and a few numbers for each block and query, of at most ENTRIES blocks and queries at a time.
+Parameters and results are documented there. Rows are visited in blocks. Besides the results, memory holds a second copy
+of the codes, word by word, and a few numbers for each pair of a block and a query, at most ENTRIES pairs at a time.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from torch import Tensor
 from . import tensors, triton_kernels
 from .checks import MAX_BITS, check_codes, check_histogram, check_k, check_radius
 
-GROUP = 64  # queries that a program visits with the rows it holds
-HELD = 4096  # words that a program holds, 128 for each thread
-MOST_ROWS = 512  # rows that a program holds, at most
+GROUP = 64  # queries that a program compares with its rows
+HELD = 4096  # words in the registers of a program, 128 for each thread
+MOST_ROWS = 512  # maximum number of rows of a program
 MOST_BINS = 256  # bins that a program counts at a time
-ENTRIES = 1 << 24  # blocks and bins of the queries of a launch
+ENTRIES = 1 << 24  # blocks and bins for the queries of a launch
 
 
 def histogram(
@@ -76,7 +76,7 @@ def topk(queries: Tensor, database: Tensor, k: int) -> tuple[Tensor, Tensor]:
     k, codes, found = min(k, len(database)), planes(database), []
     for part in parts(words(queries), codes):
         up_to = _histogram(part, codes, 8 * queries.shape[1]).cumsum(1)
-        radii = (up_to < k).sum(1, keepdim=True)  # the least radii that enclose k rows
+        radii = (up_to < k).sum(1, keepdim=True)  # the smallest radii that contain k rows
         nearer = up_to.gather(1, (radii - 1).clamp(min=0)).where(radii > 0, 0)
         _, positions, distances = _collect(part, codes, radii.int(), k - nearer)
         found.append((distances.reshape(len(part), k), positions.reshape(len(part), k)))
@@ -89,7 +89,7 @@ def _histogram(
     queries: Tensor, codes: Tensor, n_bits: int, query_labels: Tensor | None = None, labels: Tensor | None = None,
     n_grades: int = 1,
 ) -> Tensor:  # fmt: skip
-    """Return (q, n_grades * (n_bits + 1)) int64 for words of queries and planes of codes and of labels."""
+    """Return (q, n_grades * (n_bits + 1)) int64, given words of queries and planes of codes and labels."""
     if query_labels is None or labels is None:
         query_labels, labels = queries[:, :0], codes[:0]
     n_cells = n_grades * (n_bits + 1)
@@ -104,7 +104,7 @@ def _histogram(
 
 
 def _count(queries: Tensor, codes: Tensor, radii: Tensor, ties: bool = False) -> tuple[Tensor, Tensor]:
-    """Return (q, blocks) int32, the rows of each block nearer than each query's radius, and those at it or zeros."""
+    """Return (q, blocks) int32: in each block, the rows nearer than a query's radius, and with `ties` those at it."""
     shape = len(queries), n_blocks(codes)
     nearer, tied = (torch.zeros(shape, dtype=torch.int32, device=codes.device) for _ in range(2))
     launch(triton_kernels.count, codes, queries, radii, nearer, tied, TIES=ties)
@@ -116,7 +116,7 @@ def _collect(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the numbers (q,), positions (m,) and distances (m,) of the rows nearer than each query's radius.
 
-    With `missing` (q, 1), that many of the rows at the radius are added, those with the least positions.
+    With `missing` (q, 1), this number of rows at the radius is added, in order of position.
     """
     chosen, tied = _count(queries, codes, radii, ties=missing is not None)
     if missing is not None:
@@ -143,7 +143,7 @@ def launch(kernel: Any, codes: Tensor, queries: Tensor, *arguments: Any, **const
 
 
 def parts(rows: Tensor, codes: Tensor) -> Sequence[Tensor]:
-    """Return rows, one for each query, in parts, at least one, with at most ENTRIES blocks and bins together."""
+    """Split rows, one for each query, into parts with at most ENTRIES blocks and bins each; at least one part."""
     return torch.split(rows, max(1, ENTRIES // (n_blocks(codes) + 32 * len(codes))))
 
 
@@ -153,12 +153,12 @@ def n_blocks(codes: Tensor) -> int:
 
 
 def block_rows(codes: Tensor) -> int:
-    """Return the rows of a block, a power of two, so that a program holds at most HELD words."""
+    """Return the number of rows in a block: a power of two, with which a program holds at most HELD words."""
     return min(MOST_ROWS, HELD >> (len(codes) - 1).bit_length())
 
 
 def limits(queries: Tensor, radius: int) -> Tensor:
-    """Return (q,) int32, the least distance outside a radius."""
+    """Return (q,) int32, the smallest distance outside a radius."""
     return torch.full((len(queries),), min(radius, MAX_BITS) + 1, dtype=torch.int32, device=queries.device)
 
 
@@ -180,18 +180,18 @@ def planes(codes: Tensor) -> Tensor:
 
 
 def transposed(words: Tensor) -> Tensor:
-    """Return words (n, W) as planes (W, n). In memory, planes are aligned, `stride` words apart."""
+    """Return words (n, W) as planes (W, n), aligned and `stride` words apart in memory."""
     n = len(words)
     return torch.nn.functional.pad(words, (0, 0, 0, stride(n) - n)).T.contiguous()[:, :n]
 
 
 def stride(n: int) -> int:
-    """Return n rounded up to a multiple of 16, which Triton knows to be one."""
+    """Return n rounded up to a multiple of 16, as Triton specializes kernels for such strides."""
     return n + -n % 16
 
 
 def check_rows(rows: Tensor, n: int) -> Tensor:
-    """Return positions (m,) as int64, negative ones counted from the end; raise IndexError for others than n rows'."""
+    """Return positions (m,) as int64, negative ones counted from the end. Raise IndexError if outside of n rows."""
     rows = rows.long()
     if ((rows < -n) | (rows >= n)).any():
         raise IndexError(f"expected positions from {-n} to {n - 1}, found {rows.min()} to {rows.max()}")

@@ -1,11 +1,11 @@
 """The inner loops of hashing.hamming.scan, compiled by Numba on first use and cached on disk.
 
-All arguments are bytes, as hashing.hamming.layout arranges them: queries (q, W * size), and the planes (W, n * size) of
-a block of rows, where plane w holds word w of every row, so that each loop runs over contiguous memory. A word has
-size 2, 4 or 8 bytes; longer codes have W words of 8. Distances are uint16, at most CHUNK at a time.
+Codes are passed as bytes, in the layout of hashing.hamming.layout: queries (q, W * size), and the planes (W, n * size)
+of a block of rows, where plane w holds word w of every row, so that each loop runs over contiguous memory. A word has
+2, 4 or 8 bytes (`size`); longer codes have W words of 8. Distances are uint16, at most CHUNK at a time.
 
-Because codes of any width are bytes, each kernel has one signature. With several, processes that compile different
-signatures of one function at the same time can mix them up in Numba's cache.
+Codes of every width are bytes, so each kernel has a single signature. With several, concurrent processes that compile
+different signatures of one function can corrupt Numba's cache.
 """
 
 import numpy as np
@@ -27,8 +27,8 @@ from .simd import (
 )
 
 CHUNK = 2048  # rows whose distances are computed at a time, at most
-TILE_BYTES = 1 << 15  # bytes of codes that all queries visit before the next: with their distances, a 48 KiB L1 cache
-PAIRED_CELLS = 256  # up to this number of cells, a pair of cells fits in 16 bits and pairs are counted in a table
+TILE_BYTES = 1 << 15  # bytes of codes that all queries visit before the next; with the distances, they fit a 48 KiB L1
+PAIRED_CELLS = 256  # up to this number of cells, a pair of cells fits in 16 bits, and pairs are counted in a table
 
 
 @njit(nogil=True)
@@ -110,7 +110,7 @@ def add_grades(query, labels, start, n_grades, n_bins, scratch, cell):
 
 @njit(nogil=True)
 def count_pairs(cell, scratch, pairs, rest):
-    """Count the cells of two rows in one step, which halves the loads and stores and seldom repeats an address.
+    """Count the cells of two rows in one step: half the loads and stores, and fewer repeated addresses.
 
     An odd last row is counted in rest (n_cells,).
     """
@@ -143,7 +143,7 @@ def unpair(pairs, tables):
 
 @njit(nogil=True)
 def count_fourfold(cell, tables):
-    """Count in four tables in turn, so that a step seldom waits for the store of the previous one."""
+    """Count in four tables in turn, so that a step rarely waits for the store of the previous one."""
     quarter = cell.shape[0] // 4
     a, b, c, d = cell[:quarter], cell[quarter : 2 * quarter], cell[2 * quarter : 3 * quarter], cell[3 * quarter :]
     for j in range(quarter):
@@ -166,7 +166,7 @@ def distance_buffer(queries):
 
 @njit(nogil=True)
 def measure_padded(queries, i, planes, size, start, out):
-    """Write distances as `measure` does, for len(out) rows; rows beyond the last are at distance 65535."""
+    """Write the distances of len(out) rows, as `measure` does; places beyond the last row get 65535."""
     use_wide_vectors()
     n = min(len(out), planes.shape[1] // size - start)
     measure(queries, i, planes, size, start, n, out)
@@ -210,10 +210,10 @@ def within(queries, planes, size, position, radius, ends, positions, distances):
 
 @njit(nogil=True, cache=True)
 def topk(queries, planes, size, position, k, sizes, limits, distances, positions):
-    """Add the rows that could be among the k nearest to distances and positions (q, capacity).
+    """Add the rows that may be among the k nearest to distances and positions (q, capacity).
 
-    Query i has sizes[i] candidates so far. A row at distance limits[i] or more comes after k of them. The capacity is
-    more than k; when it is reached, only the k nearest candidates stay. `position` is that of row 0 in the database.
+    Query i has sizes[i] candidates so far, of which k are nearer than limits[i]. When the capacity, which is more than
+    k, is reached, only the k nearest candidates are kept. `position` is the position of row 0 in the database.
     """
     use_wide_vectors()
     tile, counts, capacity = distance_buffer(queries), np.empty(65536, np.int32), distances.shape[1]
@@ -234,7 +234,7 @@ def topk(queries, planes, size, position, k, sizes, limits, distances, positions
 
 @njit(nogil=True)
 def keep_nearest(distances, positions, k, counts):
-    """Move the k nearest to the front, in their present order, drop the others, and return the k-th distance."""
+    """Move the k nearest to the front, in their current order, drop the others, and return the k-th distance."""
     counts[: distances.max() + 1] = 0
     for distance in distances:
         counts[distance] += 1

@@ -1,4 +1,4 @@
-"""Memory layout of labels and codes, as the Hamming functions and their compiled kernels read them."""
+"""Memory layout of labels and codes for the Hamming functions and their compiled kernels."""
 
 from collections.abc import Iterator
 
@@ -6,9 +6,9 @@ import numpy as np
 
 from ..mapreduce import Array
 
-BLOCK_BYTES = 1 << 20  # bytes of codes that all queries visit before the next block: half a level 2 cache
+BLOCK_BYTES = 1 << 20  # bytes of codes that all queries visit before the next block: half an L2 cache
 CACHE_LINE = 64  # bytes; a vector within one line loads a sixth faster than a vector across two
-ALIGNED_QUERIES = 64  # from this number of queries on, copying codes of one word to an aligned place pays off
+ALIGNED_QUERIES = 64  # from this number of queries on, copying one-word codes to aligned memory pays off
 
 
 def pack_labels(y: Array) -> Array:
@@ -29,19 +29,25 @@ def pack_labels(y: Array) -> Array:
 
 
 def blocks(database: Array, n_queries: int, extra: int = 0) -> Iterator[tuple[slice, Array, int]]:
-    """Yield the codes of a database in blocks that fit the cache, word by word.
+    """Yield the codes of a database word by word, in blocks that fit the cache.
 
     Parameters
     ----------
-    database : (n, B) uint8
-    n_queries : number of queries that will visit each block
-    extra : bytes that are read with each row beside its code
+    database
+        (n, B) uint8.
+    n_queries
+        Number of queries that visit each block.
+    extra
+        Bytes that are read with each row, besides its code.
 
     Yields
     ------
-    rows : slice of the database
-    planes : (W, rows * size) uint8; plane w holds word w of every row, and is overwritten by the next block
-    size : bytes of a word, 2, 4 or 8
+    rows
+        Slice of the database.
+    planes
+        (W, rows * size) uint8; plane w holds word w of every row. The next block overwrites it.
+    size
+        Bytes of a word: 2, 4 or 8.
     """
     step = max(4096, BLOCK_BYTES // (database.shape[1] + extra)) // CACHE_LINE * CACHE_LINE
     memory = np.empty(0, np.uint8)
@@ -68,9 +74,9 @@ def pad_to_words(codes: Array) -> Array:
 
 
 def read_only(array: Array) -> Array:
-    """Return a contiguous, read-only view, or a copy where the array is not contiguous.
+    """Return a contiguous, read-only view, or a copy if the array is not contiguous.
 
-    Numba compiles one signature for each memory layout and writability, so all kernels read arrays of this one kind.
+    Numba compiles a signature for each combination of memory layout and writability; this way kernels need only one.
     """
     array = np.ascontiguousarray(array)[:]
     array.flags.writeable = False

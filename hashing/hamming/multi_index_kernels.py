@@ -1,12 +1,12 @@
 """The inner loops of hashing.hamming.multi_index, compiled by Numba on first use and cached on disk.
 
-A table has, for each value of one piece of a code, the positions of the rows that have it: those of value v in table j
-are rows[j, starts[j, v] : starts[j, v + 1]], in increasing order. A piece is `length` bits from bit `shift` on of word
-`word`, and pieces is (m, 3) int64 of these three.
+Table j lists, for each value v of piece j of a code, the positions of the rows with this value in increasing order:
+rows[j, starts[j, v] : starts[j, v + 1]]. Row j of pieces (m, 3) int64 is (word, shift, length): piece j consists of
+`length` bits of this word from bit `shift` on.
 
 Step t looks up, in table t mod m, all values at distance t div m from the query's piece. There are none if the piece
-has fewer bits than that distance.
-After step t, each row within distance t of the query has been visited. Only the first visit of a row counts.
+has fewer bits than that distance. After step t, each row within distance t of the query has been visited. Only the
+first visit of a row counts.
 """
 
 import numpy as np
@@ -26,7 +26,7 @@ def piece(code, pieces, j):
 
 @njit(nogil=True, cache=True)
 def build(codes, pieces, starts, rows):
-    """Fill starts (m, 2^length + 1), zero before, and rows (m, n) of all tables, for codes (n, W) uint64."""
+    """Fill starts (m, 2^length + 1), initially zero, and rows (m, n) of all tables, for codes (n, W) uint64."""
     for j in range(len(pieces)):
         counts = starts[j]
         for i in range(len(codes)):
@@ -42,7 +42,7 @@ def build(codes, pieces, starts, rows):
 
 @njit(nogil=True)
 def following(value):
-    """Return the next larger number with as many ones (Gosper)."""
+    """Return the next larger number with the same number of ones (Gosper's hack)."""
     low = value & (~value + np.uint64(1))
     higher = value + low
     return higher | (((value ^ higher) >> np.uint64(2)) // low)
@@ -61,10 +61,10 @@ def was_visited(query, codes, row, pieces, step):
 
 @njit(nogil=True)
 def visit(query, codes, pieces, starts, rows, step, budget, limit, out, size, k):
-    """Visit the rows of one step, and return the new budget and size; the budget is negative if it was not enough.
+    """Visit the rows of one step, and return the new budget and size; the budget is negative if it did not suffice.
 
-    Rows below the limit are added to the first `size` entries of out. With k, out is a max-heap of the k least entries;
-    without, it is a list, and rows that no longer fit are only counted.
+    Rows below the limit are added to the first `size` entries of out. With k, out is a max-heap of the k smallest
+    entries; if k is 0, it is a list, and rows that do not fit are only counted.
     """
     j, distance = step % len(pieces), step // len(pieces)
     if distance > pieces[j, 2]:
@@ -96,7 +96,7 @@ def visit(query, codes, pieces, starts, rows, step, budget, limit, out, size, k)
 
 @njit(nogil=True)
 def push(heap, size, k, value):
-    """Add a value to a max-heap of at most k, in place of its maximum if it is full. Return the new size."""
+    """Add a value to a max-heap of at most k values, replacing its maximum if it is full. Return the new size."""
     if size < k:
         at = size
         while at and heap[(at - 1) // 2] < value:
@@ -117,7 +117,7 @@ def push(heap, size, k, value):
 
 @njit(nogil=True, cache=True)
 def topk(queries, codes, pieces, starts, rows, budget, heaps, done):
-    """Write to heaps (q, k) the k least rows of each query, in any order, and to done (q,) whether the budget sufficed.
+    """Write the k nearest rows of each query to heaps (q, k), unsorted, and to done (q,) whether the budget sufficed.
 
     A query may use `budget` nanoseconds.
     """
@@ -132,9 +132,9 @@ def topk(queries, codes, pieces, starts, rows, budget, heaps, done):
 
 @njit(nogil=True, cache=True)
 def within(queries, codes, pieces, starts, rows, radius, budget, out, offsets, done):
-    """Write to out the rows within a radius of each query, from offsets[i] on, and to done whether the budget sufficed.
+    """Write the rows within a radius of query i to out from offsets[i] on, and to done whether the budget sufficed.
 
-    With an empty out, only write to offsets[i + 1] the number of rows of query i.
+    If out is empty, only write the number of rows of query i to offsets[i + 1].
     """
     limit = np.uint64(radius + 1) << DISTANCE
     for i in range(len(queries)):

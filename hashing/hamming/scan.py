@@ -2,9 +2,9 @@
 
 Codes are uint8 (n, B), B = ceil(n_bits / 8), n_bits from 1 to 4096, with zero padding as in hashing.bits. They are
 scanned in blocks, so no array of queries x rows is ever allocated. Each function runs on one thread and releases the
-interpreter's lock. Given torch tensors, all on one device, the functions return the same numbers as tensors there; on a
-GPU they run as Triton kernels, or as matrix products where Triton is not installed.
-All raise ValueError for codes of another shape, dtype or width.
+GIL. Given torch tensors, all on one device, the functions return the same numbers as tensors on this device. On a GPU
+they run as Triton kernels, or as matrix products if Triton is not installed. All functions raise ValueError for codes
+of another shape, dtype or width.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 QUERIES_PER_SET = 64  # from this number of queries per distinct set of labels on, a scan for each set pays off
-TOPK_BYTES = 1 << 20  # bytes of candidates that topk holds at a time: half a level 2 cache
+TOPK_BYTES = 1 << 20  # bytes of the candidates of topk at a time: half an L2 cache
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -35,7 +35,7 @@ def accepts_tensors(function: Function) -> Function:
 
     @wraps(function)
     def dispatch(queries: Any, *args: Any, **kwargs: Any) -> Any:
-        if not type(queries).__module__.startswith("torch"):  # a test that does not import torch
+        if not type(queries).__module__.startswith("torch"):  # a check that does not import torch
             return function(queries, *args, **kwargs)
         return getattr(tensor_functions(queries), function.__name__)(queries, *args, **kwargs)
 
@@ -43,7 +43,7 @@ def accepts_tensors(function: Function) -> Function:
 
 
 def tensor_functions(queries: Tensor) -> ModuleType:
-    """Return the module of these functions for a tensor: Triton kernels for a GPU, if Triton is installed."""
+    """Return the module with the functions for a tensor: Triton kernels for a GPU, if Triton is installed."""
     if queries.is_cuda and find_spec("triton"):
         from . import cuda
 
@@ -61,13 +61,17 @@ def histogram(
 
     Parameters
     ----------
-    queries, database : (q, B) and (n, B) uint8
-    n_bits : length of the codes; the padding after it must be zero
-    query_labels, labels : (q, w) and (n, w) uint64 from layout.pack_labels; a row is relevant that shares a label
+    queries, database
+        (q, B) and (n, B) uint8.
+    n_bits
+        Length of the codes. The padding after it must be zero.
+    query_labels, labels
+        (q, w) and (n, w) uint64 from `layout.pack_labels`. A row is relevant if it shares a label with the query.
 
     Returns
     -------
-    (2, q, n_bits + 1) int64: [0] counts all rows, [1] the relevant ones; without labels [1] is zero
+    Array
+        (2, q, n_bits + 1) int64: [0] counts all rows, [1] the relevant ones. Without labels, [1] is zero.
 
     Examples
     --------
@@ -87,7 +91,7 @@ def histogram(
         counts = graded_histogram(queries, database, n_bits, query_labels, labels, 2)
         counts[0] += counts[1]
         return counts
-    # Queries with the same labels have the same relevant rows. Scan those, or the other rows where they are fewer.
+    # Queries with the same labels have the same relevant rows. Scan these, or the other rows if they are fewer.
     total, relevant = _total(queries, database, n_bits), np.zeros((len(queries), n_bits + 1), np.int64)
     for i, label_set in enumerate(label_sets):
         members, shares = set_of_query == i, (labels & label_set).any(axis=1)
@@ -109,13 +113,15 @@ def _total(queries: Array, database: Array, n_bits: int) -> Array:
 def graded_histogram(
     queries: Array, database: Array, n_bits: int, query_labels: Array, labels: Array, n_grades: int
 ) -> Array:
-    """Count the rows of each grade at each Hamming distance, the grade being the number of shared labels.
+    """Count the rows of each grade at each Hamming distance. The grade of a row is its number of shared labels.
 
-    Parameters are those of histogram, and n_grades from 1 to 65536 // (n_bits + 1).
+    Parameters are those of `histogram`, and n_grades from 1 to 65536 // (n_bits + 1).
 
     Returns
     -------
-    (n_grades, q, n_bits + 1) int64: [g] counts the rows that share g labels, the last grade also those that share more
+    Array
+        (n_grades, q, n_bits + 1) int64: [g] counts the rows that share g labels; the last grade includes the rows that
+        share more.
     """
     from . import kernels
 
@@ -160,9 +166,12 @@ def within(queries: Array, database: Array, radius: int) -> tuple[Array, Array, 
 
     Returns
     -------
-    offsets : (q + 1,) int64; the results of query i are those from offsets[i] to offsets[i + 1]
-    positions : (m,) int64 positions in the database, increasing within each query
-    distances : (m,) int32
+    offsets
+        (q + 1,) int64; the results of query i are those from offsets[i] to offsets[i + 1].
+    positions
+        (m,) int64, positions in the database, increasing within each query.
+    distances
+        (m,) int32.
 
     Examples
     --------
@@ -187,8 +196,10 @@ def topk(queries: Array, database: Array, k: int) -> tuple[Array, Array]:
 
     Returns
     -------
-    distances : (q, k) int32
-    positions : (q, k) int64 positions in the database; of fewer than k rows, one column for each
+    distances
+        (q, k) int32.
+    positions
+        (q, k) int64, positions in the database. If it has n < k rows, both results are (q, n).
 
     Examples
     --------

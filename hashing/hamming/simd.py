@@ -31,9 +31,8 @@ def use_wide_vectors(typing):
     """Let the calling function use vectors of 512 bits where the processor has them; LLVM's default limit is 256."""
 
     def codegen(context, builder, signature, args):
-        set.add(
-            builder.function.attributes, '"prefer-vector-width"="512"'
-        )  # llvmlite's own add() rejects names it does not know
+        attributes = builder.function.attributes
+        set.add(attributes, '"prefer-vector-width"="512"')  # llvmlite's own add() rejects names that it does not know
         return context.get_dummy_value()
 
     return types.none(), codegen
@@ -42,9 +41,9 @@ def use_wide_vectors(typing):
 def measure_step(bits, words=0):
     """Return an intrinsic that writes the distances of STEP rows to out (n,) uint16, beginning at out[j].
 
-    A code is `words` words of `bits` bits; with words=0 their number is read from the width of the queries, in a loop.
-    LLVM by itself would narrow each sum to 16 bits before it stores it, which takes longer than counting the bits. Here
-    `parts` vectors of 512 bits are interleaved into one, and one shuffle puts its rows back in order.
+    A code has `words` words of `bits` bits; with words=0, their number follows from the width of the queries. On its
+    own, LLVM would narrow each sum to 16 bits before storing it, which takes longer than counting the bits. Here
+    `parts` vectors of 512 bits are interleaved into one, and one shuffle restores the order of its rows.
     """
     word, lanes, parts = ir.IntType(bits), 512 // bits, bits // 16
     vector, packed_type = ir.VectorType(word, lanes), ir.VectorType(ir.IntType(16), STEP)

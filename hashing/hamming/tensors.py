@@ -1,8 +1,8 @@
-"""The functions of hashing.hamming.scan on torch tensors, on any device, with the same integers as results.
+"""The functions of hashing.hamming.scan on torch tensors, on any device, with the same results.
 
-See there for parameters and results. A Hamming distance is a matrix product of bits, [a, not a] . [not b, b], which
-runs on the matrix units of a GPU. SLICE bytes are multiplied at a time: float16 holds sums of that many ones exactly,
-whatever the order of the sum and the accumulator. Beside the results, no more than a few times TILE numbers are held.
+Parameters and results are documented there. A Hamming distance is a matrix product of bits, [a, not a] . [not b, b],
+which runs on the matrix units of a GPU. SLICE bytes are multiplied at a time: their sums are exact even in float16, in
+any order of summation. Besides the results, memory holds no more than a few times TILE numbers.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,8 +13,8 @@ from torch import Tensor
 from .checks import MAX_BITS, check_codes, check_histogram, check_k, check_no_labels, check_radius
 
 SLICE = 256  # bytes that are multiplied at a time, 2048 bits
-TILE = 1 << 24  # pairs, or unpacked bits, that are held at a time
-QUERIES = 1024  # queries in a tile, at most
+TILE = 1 << 24  # pairs, or unpacked bits, in memory at a time
+QUERIES = 1024  # maximum number of queries in a tile
 
 
 def histogram(
@@ -37,7 +37,7 @@ def graded_histogram(
         if n_grades > 1:
             shared = shared_bits(query_labels[some].view(torch.uint8), labels[rows].view(torch.uint8))
             cells += shared.clamp_(max=n_grades - 1).long() * n_bins
-        counts[some].scatter_add_(1, cells, one.expand(cells.shape))  # integers, so any order gives the same sums
+        counts[some].scatter_add_(1, cells, one.expand(cells.shape))  # integers: the order does not matter
     return counts.reshape(len(queries), n_grades, n_bins).transpose(0, 1).contiguous()
 
 
@@ -49,7 +49,7 @@ def relevant_histogram(
     query_labels: Tensor | None,
     labels: Tensor | None,
 ) -> Tensor:
-    """Return what histogram does, computed by a graded histogram."""
+    """Return the result of `histogram`, computed by the function `graded`."""
     if query_labels is None or labels is None:
         check_no_labels(query_labels, labels)
         query_labels, labels = (codes.new_empty((len(codes), 0), dtype=torch.uint64) for codes in (queries, database))
@@ -104,16 +104,16 @@ def topk(queries: Tensor, database: Tensor, k: int) -> tuple[Tensor, Tensor]:
     best = torch.full((len(queries), k), n * (MAX_BITS + 1), dtype=torch.int64, device=queries.device)
     for some, rows in tiles(queries, database):
         position = torch.arange(rows.start, rows.stop, device=queries.device)
-        keys = distance_matrix(queries[some], database[rows]).long() * n + position  # distinct, so no ties are left
+        keys = distance_matrix(queries[some], database[rows]).long() * n + position  # distinct, so there are no ties
         keys = keys.topk(min(k, keys.shape[1]), largest=False, sorted=False).values
         best[some] = torch.cat([best[some], keys], dim=1).topk(k, largest=False).values
     return best.div(n, rounding_mode="floor").to(torch.int32), best % n
 
 
 def tiles(queries: Tensor, database: Tensor, extra: int = 0) -> Iterator[tuple[slice, slice]]:
-    """Yield slices of queries and of rows that cover all pairs, each of at most TILE pairs and TILE unpacked bits.
+    """Yield slices of queries and rows that cover all pairs, each with at most TILE pairs and TILE unpacked bits.
 
-    The bits are those of the codes, or of `extra` bytes a row where these are more.
+    The bits are those of the codes, or of `extra` bytes per row if these are more.
     """
     widest = 8 * min(max(2 * queries.shape[1], extra), SLICE)
     step = max(1, TILE // max(widest, min(len(queries), QUERIES)))

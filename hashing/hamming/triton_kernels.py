@@ -1,10 +1,10 @@
 """The inner loops of hashing.hamming.cuda, written in Triton and compiled on first use for each width of the codes.
 
-A program holds the codes of BLOCK rows in registers and visits GROUP queries with them, so codes are read from memory
-once for each GROUP queries, and distances exist only in registers. Codes and labels of n rows come as planes
-(W, stride) int32: plane w holds word w of every row. Queries come as (q, W) int32. Positions are int64 throughout.
+A program holds the codes of BLOCK rows in registers and compares them with GROUP queries, so codes are read from memory
+once per GROUP queries, and distances exist only in registers. Codes and labels of n rows are planes (W, stride) int32:
+plane w holds word w of every row. Queries are (q, W) int32. Positions are int64.
 
-Sizes that vary from call to call are not specialized: each new one would compile the kernel again.
+Sizes that vary from call to call are not specialized: each new value would compile the kernel again.
 """
 
 import triton
@@ -15,7 +15,7 @@ FAR = tl.constexpr(1 << 30)  # above every bin
 
 @triton.jit
 def popcount(x):
-    """Return the number of ones of each int32. LLVM compiles these sums to one instruction, popc."""
+    """Return the number of ones in each int32. LLVM compiles this to one instruction, popc."""
     x = x.to(tl.uint32, bitcast=True)
     x = x - ((x >> 1) & 0x55555555)
     x = (x & 0x33333333) + ((x >> 2) & 0x33333333)
@@ -25,7 +25,7 @@ def popcount(x):
 
 @triton.jit
 def load_block(planes, stride, n, block, W: tl.constexpr, BLOCK: tl.constexpr):
-    """Return the words of the rows of a block, one tensor a plane, and which of the BLOCK rows exist."""
+    """Return the words of the rows of a block, one tensor per plane, and which of the BLOCK rows exist."""
     start = block.to(tl.int64) * BLOCK
     rows = tl.arange(0, BLOCK)
     exist = rows < tl.minimum(n - start, BLOCK).to(tl.int32)
@@ -33,7 +33,7 @@ def load_block(planes, stride, n, block, W: tl.constexpr, BLOCK: tl.constexpr):
     words = ()
     for _ in tl.static_range(W):
         words = words + (tl.load(pointers, mask=exist, other=0),)  # noqa: RUF005  # Triton has no unpacking
-        pointers += stride  # step by step, because the product with a number of planes may exceed int32
+        pointers += stride  # step by step, because stride times w may exceed int32
     return words, exist
 
 
@@ -51,7 +51,7 @@ def histogram(
     planes, queries, stride, n, q, label_planes, query_labels, counts, n_bins, n_grades, n_words,
     BINS: tl.constexpr, ONCE: tl.constexpr, W: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """Add the rows of a block to counts (q, n_grades * n_bins) int64; with ONCE, all bins are counted at a time."""
+    """Add the rows of a block to counts (q, n_grades * n_bins) int64; with ONCE, all bins are counted at once."""
     n_groups = tl.cdiv(q, GROUP)
     block, first = tl.program_id(0) // n_groups, tl.program_id(0) % n_groups * GROUP
     words, exist = load_block(planes, stride, n, block, W, BLOCK)
@@ -73,7 +73,7 @@ def histogram(
         if ONCE:
             found = tl.histogram(cells, BINS, mask=exist)
             tl.atomic_add(counts + bins, found.to(tl.int64), mask=found > 0, sem="relaxed")
-        else:  # windows of BINS bins, each from the least bin that is left
+        else:  # windows of BINS bins, each from the lowest remaining bin
             cells = tl.where(exist, cells, FAR)
             least = tl.min(cells)
             while least < FAR:
@@ -92,9 +92,9 @@ def count(
     planes, queries, stride, n, q, radii, nearer, ties,
     TIES: tl.constexpr, W: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """Write (q, blocks) int32, for each query and block the number of rows nearer than a radius, and with TIES at it.
+    """Write to nearer (q, blocks) int32 the number of rows nearer than radii (q,) int32.
 
-    Radii are (q,) int32.
+    With TIES, write to ties (q, blocks) the number of rows at exactly the radius.
     """
     n_groups = tl.cdiv(q, GROUP)
     block, first = tl.program_id(0) // n_groups, tl.program_id(0) % n_groups * GROUP
@@ -120,8 +120,8 @@ def collect(
 ):  # fmt: skip
     """Write the positions (m,) int64 and distances (m,) int32 of the rows nearer than a radius, and of the first ties.
 
-    From `starts` (q, blocks) on, the `chosen` rows of a query and a block follow each other by position. The first
-    `tied` rows at the radius are among them.
+    The `chosen` rows of a query and a block are written from `starts` (q, blocks) on, in order of position, with the
+    first `tied` rows at the radius among them.
     """
     n_groups = tl.cdiv(q, GROUP)
     block, first = tl.program_id(0) // n_groups, tl.program_id(0) % n_groups * GROUP
@@ -147,7 +147,7 @@ def collect(
 
 @triton.jit(do_not_specialize=["m", "n_words"])
 def pairs(queries, codes, query_rows, rows, far, m, n_words, BLOCK: tl.constexpr):
-    """Write (m,) int32, the distances of rows (m,) int64 of queries (q, n_words) and of codes (n, n_words) int32."""
+    """Write to far (m,) int32 the distances of queries[query_rows[i]] (q, n_words) and codes[rows[i]] (n, n_words)."""
     places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     exist = places < m
     left = queries + tl.load(query_rows + places, mask=exist, other=0) * n_words

@@ -1,8 +1,8 @@
 """Nearest neighbours over shards, as mergeable statistics (hashing.mapreduce): the same bits for any cut into shards.
 
-- `exact`: the k nearest vectors by Euclidean distance, the ground truth of unsupervised retrieval.
+- `exact`: the k nearest vectors, the ground truth of unsupervised retrieval.
 - `candidates`: the rows nearest by Hamming or asymmetric distance, or within a Hamming radius.
-- `reranking`: Euclidean distances of such candidates.
+- `reranking`: exact distances of such candidates.
 - `id_lookup`: finds the rows of a batch by their ids. `exact_kernels`, `merge_kernels`: loops compiled by Numba.
-- `exact_tensors`: the loops of `exact` on a torch device. `rounding`: the error bounds of both.
+- `exact_tensors`: the loops of `exact` on a torch device. `rounding`: bounds of their rounding errors.
 """

@@ -9,14 +9,14 @@ from .. import bits
 from ..hamming.checks import check_k
 from ..hamming.layout import read_only
 from ..hamming.scan import count_within, topk, within
-from ..mapreduce import Array, Batch
+from ..mapreduce import Array, Batch, Counts
 from .exact import first_k
 
-NO_DISTANCE = np.iinfo(np.int32).max  # Hamming distance beside the padding id -1; other distances are padded with inf
+NO_DISTANCE = np.iinfo(np.int32).max  # Hamming distance of the padding id -1; other distances are padded with inf
 STATE_BYTES = 1 << 26  # size limit of a state that a worker returns, 64 MiB
 ENTRY_BYTES = 20  # bytes of one row in the largest of these states, that of Within
 
-Table = tuple[Array, Array]  # distances (q, k) and ids (q, k) int64, of places that no row fills the padding and -1
+Table = tuple[Array, Array]  # distances (q, k) and ids (q, k) int64, padded if there are fewer rows
 
 
 def query_blocks(sizes: Array) -> Iterator[slice]:
@@ -24,11 +24,13 @@ def query_blocks(sizes: Array) -> Iterator[slice]:
 
     Parameters
     ----------
-    sizes : (q,) integers, the number of rows that each query finds, at most
+    sizes
+        (q,) integers, upper bounds of the number of rows that each query finds.
 
     Raises
     ------
-    ValueError : where the rows of a single query do not fit
+    ValueError
+        If the rows of a single query do not fit.
     """
     if (sizes > STATE_BYTES // ENTRY_BYTES).any():
         i = int(sizes.argmax())
@@ -47,13 +49,20 @@ def query_blocks(sizes: Array) -> Iterator[slice]:
 class TopK:
     """Statistic over packed codes: the k nearest rows -> distances (q, k) int32, ids (q, k) int64.
 
-    Sorted by (distance, id), and bitwise equal for any cut into shards and batches. A query that meets fewer than k
-    rows is padded with id -1 at distance NO_DISTANCE. No row is left out, not even one with a query's own id.
+    Sorted by (distance, id), and equal for any cut into shards and batches. If there are fewer than k rows, the rest is
+    filled with id -1 at distance NO_DISTANCE. Unlike in NearestNeighbours, a row with a query's own id is not left out.
+
+    Examples
+    --------
+    >>> nearest = TopK(np.array([[0b00]], np.uint8), k=2)
+    >>> batch = Batch(np.array([7, 8, 9]), np.array([[0b11], [0b01], [0b00]], np.uint8))
+    >>> nearest.finish(nearest.update(nearest.zero(), batch))
+    (array([[0, 1]], dtype=int32), array([[9, 8]]))
     """
 
     codes: Array  # (q, B) uint8
     k: int
-    sorted_ids: bool = False  # the ids of each batch are known to increase, which otherwise is tested
+    sorted_ids: bool = False  # whether the ids of each batch are known to be sorted; otherwise this is checked
 
     def __post_init__(self) -> None:
         check_k(self.k)
@@ -65,7 +74,7 @@ class TopK:
         if not self.sorted_ids and (batch.ids[1:] < batch.ids[:-1]).any():  # topk breaks ties by position
             batch = batch.take(np.argsort(batch.ids))
         distances, positions = topk(self.codes, batch.x, self.k)
-        width = (distances <= state[0][:, -1:]).sum(axis=1).max(initial=0)  # further columns can enter no table
+        width = (distances <= state[0][:, -1:]).sum(axis=1).max(initial=0)  # the other columns are too far
         return self.merge(state, (distances[:, :width], batch.ids[positions[:, :width]]))
 
     def merge(self, left: Table, right: Table) -> Table:
@@ -84,10 +93,10 @@ class TopK:
 class AsymmetricTopK:
     """Statistic over packed codes: the k rows nearest to real-valued queries -> distances (q, k) float64, ids (q, k).
 
-    d(u, b) is the sum of |u_j| over the bits j where b_j differs from [u_j >= 0], the L1 distance that u must move to
-    get the code b. With b in {-1, +1} it is (|u|_1 - <u, b>) / 2, so it ranks rows as the inner product does.
-    Distances are summed in the order of the bits, so they depend on no other row and on no cut; ties go to the lower
-    id. A query that meets fewer than k rows is padded with id -1 at distance inf.
+    d(u, b) is the sum of |u_j| over the bits j where b_j differs from [u_j >= 0]: the L1 distance from u to the nearest
+    point with the code b. With b in {-1, +1} it is (|u|_1 - <u, b>) / 2, so it ranks rows by their inner product.
+    Distances are summed in the order of the bits, so they do not depend on other rows or on the cut into shards. Ties
+    go to the lower id. If there are fewer than k rows, the rest is filled with id -1 at distance inf.
 
     Source: Jain, Jegou & Gros, "Asymmetric Hamming Embedding", ACM Multimedia 2011, without its scaling of each bit.
     """
@@ -127,7 +136,7 @@ class AsymmetricTopK:
 
 
 def byte_costs(u: Array) -> Array:
-    """Return (B, 256) float64, the asymmetric distance from u (n_bits,) that each value of each code byte adds."""
+    """Return (B, 256) float64: what each value of each code byte adds to the asymmetric distance from u (n_bits,)."""
     width = 8 * bits.n_bytes(len(u))
     padded = np.pad(u.astype(np.float64), (0, width - len(u))).reshape(-1, 8, 1)  # (B, 8, 1)
     ones = bits.unpack(np.arange(256, dtype=np.uint8)[:, None], 8).T  # (8, 256)
@@ -143,6 +152,13 @@ class Within:
     """Statistic over packed codes: the rows within a radius, the radius included -> queries, distances, ids, each (m,).
 
     queries are positions in codes, int64; distances int32; ids int64. Sorted by (query, distance, id).
+
+    Examples
+    --------
+    >>> near = Within(np.array([[0b00]], np.uint8), radius=1)
+    >>> batch = Batch(np.array([7, 8, 9]), np.array([[0b11], [0b01], [0b00]], np.uint8))
+    >>> near.finish(near.update(near.zero(), batch))
+    (array([0, 0]), array([0, 1], dtype=int32), array([9, 8]))
     """
 
     codes: Array  # (q, B) uint8
@@ -167,7 +183,7 @@ class Within:
 
 
 @dataclass(frozen=True, eq=False)
-class CountWithin:
+class CountWithin(Counts):
     """Statistic over packed codes: the number of rows within a radius of each query -> (q,) int64."""
 
     codes: Array  # (q, B) uint8
@@ -179,13 +195,7 @@ class CountWithin:
     def update(self, state: Array, batch: Batch) -> Array:
         return state + count_within(self.codes, batch.x, self.radius)
 
-    def merge(self, left: Array, right: Array) -> Array:
-        return left + right
-
-    def finish(self, state: Array) -> Array:
-        return state
-
 
 def empty_table(q: int, k: int, distance: float, dtype: type) -> Table:
-    """Return a table in which every place is padding: the given distance, and id -1."""
+    """Return a table of padding: the given distance, and id -1."""
     return np.full((q, k), distance, dtype), np.full((q, k), -1, np.int64)

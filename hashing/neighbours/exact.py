@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from ..functions import check_shape
 from ..hamming.checks import check_k
 from ..hamming.layout import read_only
 from ..mapreduce import Array, Batch, one_blas_thread
@@ -13,7 +14,7 @@ from .rounding import norm_bounds
 QUERIES, ROWS = 1024, 512  # shape of one matrix product, 2 MiB
 ENTRY_BYTES = 16  # bytes of one neighbour in a state
 CANDIDATE_BYTES = 1 << 25  # bytes of the candidates for the queries of one product, at most
-PAIR_VALUES = 1 << 17  # vector elements that pair_distances gathers at a time
+PAIR_VALUES = 1 << 17  # elements of vectors that pair_distances gathers at a time
 
 Metric = Literal["euclidean", "cosine", "ip"]
 METRICS: tuple[Metric, ...] = get_args(Metric)  # positions are the codes of exact_kernels
@@ -26,15 +27,18 @@ State = tuple[Array, Array]  # ids (q, k) int64, distances (q, k) float64 as exa
 class NearestNeighbours:
     """Statistic over vectors: the k nearest rows of each query -> ids (q, k) int64, distances (q, k) float64.
 
-    The distance of q and x is, by the metric, |q - x|^2 (euclidean), 1 - cos(q, x) (cosine) or -qx (ip). Sorted by
-    (distance, id). The row with the query's own id is left out. A query that meets fewer than k rows is padded with
-    id -1 at distance inf. A float32 matrix product only proposes candidates: each row that its rounding could hide is
-    measured again in float64, so the result is bitwise equal for any cut into shards and batches, and on any device.
+    The distance of q and x is |q - x|^2 (euclidean), 1 - cos(q, x) (cosine) or -qx (ip). Neighbours are sorted by
+    (distance, id). The row with the query's own id is left out. If there are fewer than k rows, the rest is filled with
+    id -1 at distance inf.
 
-    The state is the same table, but each row of it is in any order except that its largest pair is the last. It takes
-    ENTRY_BYTES a neighbour; where that is too much, reduce by blocks of queries, with the same result.
+    A float32 matrix product selects candidates: all rows that can be among the k nearest, given its rounding errors.
+    Their distances are then computed in float64. The result is therefore bitwise equal for any cut into shards and
+    batches, and on any device.
 
-    Raises ValueError for vectors of another dimension, NaN or infinity, and by cosine for a vector of zeros.
+    The state has the same arrays, unsorted except that each query's largest pair (distance, id) is the last. It takes
+    ENTRY_BYTES per neighbour. If that is too much, reduce blocks of queries separately: the result is the same.
+
+    Raises ValueError for vectors of another dimension, for NaN and infinity, and by cosine for vectors of zeros.
 
     Examples
     --------
@@ -48,7 +52,7 @@ class NearestNeighbours:
     ids: Array  # (q,) int64 ids of the queries' own rows
     k: int
     metric: Metric = "euclidean"
-    device: str | None = None  # of torch, such as "cuda"; if None, one core computes with numpy and Numba
+    device: str | None = None  # a torch device, such as "cuda"; None: one CPU core, with numpy and Numba
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
@@ -66,12 +70,11 @@ class NearestNeighbours:
         return np.full(shape, -1, np.int64), np.full(shape, np.inf)
 
     def update(self, state: State, batch: Batch) -> State:
-        if batch.x.ndim != 2 or batch.x.shape[1] != self.queries.shape[1]:
-            raise ValueError(f"expected vectors of dimension {self.queries.shape[1]}, found shape {batch.x.shape}")
+        check_shape(batch.x, self.queries.shape[1])
         x = batch.x.astype(np.float32)
         if not np.isfinite(x).all():
             raise ValueError("expected finite vectors, found NaN or infinity")
-        with np.errstate(over="ignore", invalid="ignore"), one_blas_thread():  # overflows are measured in float64
+        with np.errstate(over="ignore", invalid="ignore"), one_blas_thread():  # overflows are computed in float64
             self._add(state, batch.ids.astype(np.int64), x)
         return state
 
@@ -145,7 +148,7 @@ def unit_vectors(x: Array) -> Array:
 
 def first_k(distances: Array, ids: Array, k: int) -> tuple[Array, Array]:
     """Return the first k of each row of distances (q, m) and ids (q, m), sorted by (distance, id)."""
-    order = np.argsort(ids, axis=1)  # then stable by distance: faster than lexsort, and only equal pairs may swap
+    order = np.argsort(ids, axis=1)  # followed by a stable sort by distance: faster than lexsort
     distances, ids = np.take_along_axis(distances, order, 1), np.take_along_axis(ids, order, 1)
     order = np.argsort(distances, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(distances, order, 1), np.take_along_axis(ids, order, 1)
@@ -154,7 +157,8 @@ def first_k(distances: Array, ids: Array, k: int) -> tuple[Array, Array]:
 def pair_distances(queries: Array, x: Array, query_rows: Array, rows: Array, metric: Metric = "euclidean") -> Array:
     """Return (m,) float64, the distance of queries[query_rows[i]] from x[rows[i]] for each i of m.
 
-    Vectors are read as float32. Each distance is summed alone in float64, so it does not depend on the other pairs.
+    Vectors are converted to float32. Each distance is summed separately in float64, so it does not depend on the other
+    pairs.
     """
     from . import exact_kernels
 

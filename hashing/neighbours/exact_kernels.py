@@ -9,8 +9,8 @@ from numba.extending import intrinsic
 from ..hamming.simd import splat, trailing_zeros, use_wide_vectors
 
 GROUP = 64  # products compared at once, with one bit each as the result
-LANES = 16  # sums that run side by side
-EUCLIDEAN, COSINE, INNER_PRODUCT = 0, 1, 2  # how two vectors are compared
+LANES = 16  # partial sums, one for each lane of a vector register
+EUCLIDEAN, COSINE, INNER_PRODUCT = 0, 1, 2  # metrics
 
 
 @intrinsic
@@ -35,22 +35,31 @@ def passing(typing, products, i, lowest, start, limit):
 
 @njit(nogil=True, cache=True)
 def hold_candidates(products, lowest, start, query_data, row_data, held, best, metric):
-    """Hold for each query the rows of a tile whose float32 distance could be among its k least.
+    """Collect the candidates of each query in a tile of rows: those whose float32 distance may be among the k smallest.
 
     A distance is at least least[i] + products[i, j] + lowest[j]; the sum of the last two is compared with limits[i].
-    Where the candidates of a query fill up they are sifted; if that drops few, they are settled.
+    When the buffer of a query is full, its candidates are sifted; if few of them drop out, they are settled.
 
     Parameters
     ----------
-    products : (q, m) float32, -2 qx; m is the number of rows rounded up to whole groups
-    lowest : (m,) float32, lower bounds of what a row adds to the distance, such as |x|^2
-    start : position of the tile's first row in x
-    query_data : queries (q, d) float32; own (q,), an id that each query leaves out; least and slack (q,) float32, the
-        lower bounds of what a query adds to the distance and their distance from the upper bounds
-    row_data : x (n, d) float32; ids (n,); gap (n,) float32, the distance of the bounds of what a row adds
-    held : sums (q, width) float32 and their rows; counts (q,), how many are held; limits (q,) float32
-    best : ids (q, k) and distances (q, k) float64 found so far, the farthest last
-    metric : EUCLIDEAN, COSINE or INNER_PRODUCT
+    products
+        (q, m) float32, -2 qx; m is the number of rows rounded up to whole groups.
+    lowest
+        (m,) float32, lower bounds of a row's contribution to the distance, such as |x|^2.
+    start
+        Position of the tile's first row in x.
+    query_data
+        queries (q, d) float32; own (q,), the id that each query leaves out; least and slack (q,) float32, the lower
+        bound of a query's contribution to the distance, and the difference of its upper and lower bounds.
+    row_data
+        x (n, d) float32; ids (n,); gap (n,) float32, the difference of the upper and lower bounds of a row's
+        contribution.
+    held
+        The candidates: sums (q, width) float32 and their rows; counts (q,), their number; limits (q,) float32.
+    best
+        ids (q, k) and distances (q, k) float64 of the nearest rows so far, the farthest last.
+    metric
+        EUCLIDEAN, COSINE or INNER_PRODUCT.
     """
     use_wide_vectors()
     queries, own, least, slack = query_data
@@ -73,7 +82,7 @@ def hold_candidates(products, lowest, start, query_data, row_data, held, best, m
                 n += 1
                 if n == sums.shape[1]:
                     n, limit = sift(sums[i], rows[i], n, k, gap, slack[i], limit)
-                    if 4 * n > 3 * sums.shape[1]:  # rounding hides the order of most
+                    if 4 * n > 3 * sums.shape[1]:  # most differ by less than rounding errors
                         settle(queries[i], x, ids, rows[i, :n], best[0][i], best[1][i], metric)
                         n, limit = 0, np.float32(best[1][i, k - 1] - least[i])
         counts[i], limits[i] = n, limit
@@ -81,7 +90,7 @@ def hold_candidates(products, lowest, start, query_data, row_data, held, best, m
 
 @njit(nogil=True, cache=True)
 def settle_all(query_data, row_data, held, best, metric):
-    """Settle the candidates that are held for each query. Parameters are those of hold_candidates."""
+    """Settle the remaining candidates of each query. Parameters are those of hold_candidates."""
     queries, _, _, slack = query_data
     x, ids, gap = row_data
     sums, rows, counts, limits = held
@@ -93,9 +102,9 @@ def settle_all(query_data, row_data, held, best, metric):
 
 @njit(nogil=True)
 def sift(sums, rows, n, k, gap, slack, limit):
-    """Move to the front those of n sums that could be among the k least, and return their number and the new limit.
+    """Move to the front those of n sums that may be among the k smallest, and return their number and the new limit.
 
-    k rows are no farther than the k-th sum plus the largest error of it and of those before it.
+    k rows are no farther than the k-th smallest sum plus the largest error of these k sums.
     """
     if n <= k:
         return n, limit
@@ -116,9 +125,9 @@ def sift(sums, rows, n, k, gap, slack, limit):
 
 @njit(nogil=True)
 def settle(query, x, ids, rows, near, far, metric):
-    """Measure rows in float64, and put the k nearest of them and of the best so far into near and far.
+    """Compute the distances of rows in float64, and update near and far, the ids and distances (k,) of the nearest.
 
-    near and far (k,) are the ids and distances of the best so far; the farthest is last, before and after.
+    The farthest is last, before and after.
     """
     k, n = len(far), len(rows)
     distances, both = np.empty(k + n), np.empty(k + n, np.int64)
@@ -136,14 +145,14 @@ def settle(query, x, ids, rows, near, far, metric):
 
 @njit(nogil=True, cache=True)
 def select_all(distances, ids, k):
-    """Move the k least pairs (distance, id) of each row to the front, the largest of them to place k - 1."""
+    """Move the k smallest pairs (distance, id) of each row to the front, the largest of them to place k - 1."""
     for i in range(len(ids)):
         select(distances[i], ids[i], ids.shape[1], k)
 
 
 @njit(nogil=True)
 def select(keys, ids, n, k):
-    """Move the k least of n pairs (key, id) to the front, the largest of them to place k - 1.
+    """Move the k smallest of n pairs (key, id) to the front, the largest of them to place k - 1.
 
     Source: Hoare, "Algorithm 65: Find", Communications of the ACM, 1961.
     """
@@ -207,7 +216,7 @@ products_of = sum_of_terms("products_of", lambda builder, a, b: builder.fmul(a, 
 
 @njit(nogil=True)
 def measure(query, row, metric):
-    """Return |q - x|^2, 2 (1 - cos(q, x)) or -2 qx in float64, by the metric."""
+    """Return |q - x|^2 (EUCLIDEAN), 2 (1 - cos(q, x)) (COSINE) or -2 qx (INNER_PRODUCT) in float64."""
     if metric == EUCLIDEAN:
         return squared_distance(query, row)
     if metric == INNER_PRODUCT:

@@ -1,7 +1,7 @@
-"""The loops of hashing.neighbours.exact on a torch device, with the same bits as results.
+"""The loops of hashing.neighbours.exact on a torch device, with bitwise equal results.
 
-As on the CPU, a float32 product proposes the rows that its rounding could hide. Their distances are summed in float64
-in the order of exact_kernels.measure.
+As on the CPU, a float32 product selects all rows that can be among the nearest, given its rounding errors. Their
+distances are summed in float64 in the order of exact_kernels.measure.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,9 +16,9 @@ from .exact_kernels import EUCLIDEAN, INNER_PRODUCT, LANES
 from .rounding import norm_bounds
 
 QUERIES, ROWS = 2048, 32768  # shape of one matrix product, 256 MiB
-PAIRS = 1 << 20  # pairs that are measured in float64 at a time
-CANDIDATES = 1 << 22  # candidates that are collected before they are merged into the state
-FEW = 4  # candidates of a query, times k, up to which no smaller limit is searched for
+PAIRS = 1 << 20  # pairs whose distance is computed in float64 at a time
+CANDIDATES = 1 << 22  # candidates to collect before they are merged into the state
+FEW = 4  # up to FEW * k candidates for each query, a search for smaller limits does not pay off
 
 
 def add(
@@ -31,9 +31,9 @@ def add(
     metric: int,
     device: str,
 ) -> None:
-    """Add to the state (see NearestNeighbours) those rows x (n, d) float32 that are among the nearest so far.
+    """Add rows x (n, d) float32 to the state of NearestNeighbours, in place.
 
-    own (q,) are the ids that the queries (q, d) leave out. By cosine, `units` holds both as unit vectors.
+    own (q,) are the ids that the queries (q, d) leave out. For cosine, `units` holds the queries and x as unit vectors.
     """
     with reproducible(), torch.inference_mode():
         best_ids, best, own_ids, exact, row_ids, rows = (
@@ -79,16 +79,16 @@ def candidates(
 
 
 def bounds(x: Tensor, with_norms: bool) -> tuple[Tensor, Tensor]:
-    """Return (n,) float32, what norm_bounds returns for vectors (n, d)."""
+    """Return the bounds (n,) float32 of norm_bounds for vectors (n, d)."""
     norms = (x * x).sum(dim=1).cpu().numpy()
     low, high = (torch.tensor(bound, device=x.device) for bound in norm_bounds(norms, x.shape[1], with_norms))
     return low, high
 
 
 def measure(queries: Tensor, x: Tensor, query_rows: Tensor, rows: Tensor, metric: int) -> Tensor:
-    """Return (m,) float64, what exact_kernels.measure returns for queries[query_rows[i]] and x[rows[i]].
+    """Return (m,) float64, the values of exact_kernels.measure for queries[query_rows[i]] and x[rows[i]].
 
-    numpy computes square roots, because those of torch are not always rounded to nearest on the CPU.
+    numpy computes the square roots, because torch does not always round them to nearest on the CPU.
     """
     out = torch.empty(len(rows), dtype=torch.float64, device=x.device)
     for start in range(0, len(rows), PAIRS):
@@ -105,9 +105,9 @@ def measure(queries: Tensor, x: Tensor, query_rows: Tensor, rows: Tensor, metric
 
 
 def sum_of_terms(term: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
-    """Return (m,) float64, the sums of term(a, b) over the columns of a and b (m, d) as exact_kernels adds them.
+    """Return (m,) float64, the sums of term(a, b) over the columns of a and b (m, d), in the order of exact_kernels.
 
-    Terms and sums are operations of their own, so no device rounds a product and a sum only once.
+    Terms and sums are separate operations, so no device can fuse them into one rounding.
     """
     whole = a.shape[1] // LANES * LANES
     lanes = torch.zeros((len(a), LANES), dtype=torch.float64, device=a.device)
@@ -125,9 +125,9 @@ def squared_difference(a: Tensor, b: Tensor) -> Tensor:
 
 
 def merge(best_ids: Tensor, best: Tensor, pending: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, Tensor]:
-    """Return the ids and distances (q, k) of the nearest of the best so far and of pending pairs, in order.
+    """Return the ids and distances (q, k) of the nearest rows among the best so far and the pending ones, sorted.
 
-    Pending are rows of queries, ids and distances.
+    `pending` holds tuples (positions of queries, ids, distances).
     """
     q, k = best.shape
     places = torch.arange(k, device=best.device)

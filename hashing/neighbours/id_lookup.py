@@ -1,4 +1,4 @@
-"""Find the rows of a batch whose ids are in a list, such as the neighbours of queries."""
+"""Find the rows of a batch by their ids, such as the neighbours of queries."""
 
 import numpy as np
 
@@ -6,12 +6,14 @@ from ..mapreduce import Array
 
 
 class IdLookup:
-    """Pairs (id, value), sorted by id once so that each batch is found among them by binary search.
+    """Pairs (id, value), sorted by id, in which the ids of each batch are found by binary search.
 
     Parameters
     ----------
-    ids : (m,) int64; an id may occur more than once, with several values
-    values : (m,) integers, such as the query that lists the id
+    ids
+        (m,) int64; an id may occur several times, with different values.
+    values
+        (m,) integers, such as the query whose neighbour has the id.
 
     Examples
     --------
@@ -24,7 +26,7 @@ class IdLookup:
         self.ids, self.values = ids[order], values[order]
 
     def find(self, ids: Array) -> tuple[Array, Array]:
-        """Return values (p,) and positions in ids (p,) int64, one pair for each match, by rising position."""
+        """Return values (p,) and positions in ids (p,) int64, one pair for each match, sorted by position."""
         first = np.searchsorted(self.ids, ids, "left")
         counts = np.searchsorted(self.ids, ids, "right") - first
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -32,9 +34,9 @@ class IdLookup:
 
 
 def neighbour_lookup(neighbours: Array, own_ids: Array) -> IdLookup:
-    """Return a lookup from the ids of neighbours (q, k) to the queries that list them.
+    """Return a lookup from the ids of neighbours (q, k) to the queries that have them.
 
-    The id of a query's own row, own_ids (q,), and the padding -1 are left out.
+    The query's own id, own_ids (q,), and the padding -1 are left out.
     """
     listed = (neighbours != own_ids[:, None]) & (neighbours != -1)
     return IdLookup(neighbours[listed], np.repeat(np.arange(len(own_ids), dtype=np.int32), listed.sum(axis=1)))

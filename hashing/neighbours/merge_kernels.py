@@ -5,7 +5,7 @@ from numba import njit
 
 @njit(nogil=True, cache=True)
 def merge(left_distances, left_ids, right_distances, right_ids, distances, ids):
-    """Write to distances, ids (q, k) the first k of two tables (q, k) and (q, m), all sorted by (distance, id)."""
+    """Merge two tables (q, k) and (q, m) sorted by (distance, id), and write the first k to distances, ids (q, k)."""
     for query in range(ids.shape[0]):
         i = j = 0
         for place in range(ids.shape[1]):

@@ -1,10 +1,11 @@
-"""Distances of candidates by their vectors, to rank them again."""
+"""Exact distances of candidates, computed from their vectors, to re-rank them."""
 
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
+from ..functions import check_shape
 from ..mapreduce import Array, Batch
 from .exact import Metric, pair_distances
 from .id_lookup import IdLookup
@@ -14,9 +15,8 @@ from .id_lookup import IdLookup
 class CandidateDistances:
     """Statistic over vectors: distances of each query from its candidates -> (q, k) float64.
 
-    Distances are those of NearestNeighbours. A candidate that no shard holds has distance inf. Each distance is summed
-    alone in float64, so it does not depend on the cut into shards. Sorting candidates by it is the second step of
-    coarse-to-fine search.
+    Distances are those of NearestNeighbours, bit for bit. Candidates that no shard holds have distance inf. Sorting the
+    candidates by these distances is the second step of coarse-to-fine search.
 
     Source: Lin, Yang, Hsiao & Chen, "Deep Learning of Binary Hash Codes for Fast Image Retrieval", CVPR Workshops 2015.
     """
@@ -33,8 +33,7 @@ class CandidateDistances:
         return np.full(self.ids.shape, np.inf)
 
     def update(self, state: Array, batch: Batch) -> Array:
-        if batch.x.ndim != 2 or batch.x.shape[1] != self.queries.shape[1]:
-            raise ValueError(f"expected vectors of dimension {self.queries.shape[1]}, found shape {batch.x.shape}")
+        check_shape(batch.x, self.queries.shape[1])
         places, rows = self._lookup.find(batch.ids)
         i, column = np.divmod(places, self.ids.shape[1])
         state[i, column] = pair_distances(self.queries, batch.x, i, rows, self.metric)

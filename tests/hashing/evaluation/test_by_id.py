@@ -111,5 +111,5 @@ def test_too_many_rows_and_none_are_refused(database, monkeypatch):
     with pytest.raises(ValueError, match="expected at most 299 rows to rank by id, found more"):
         by_id.rows_by_id([[database]])
     unlabelled = RankingById(database.x, database.ids, None)
-    with pytest.raises(ValueError, match="queries and rows with labels"):
+    with pytest.raises(ValueError, match="labels of both the queries and the rows"):
         unlabelled.run_counts(range(1), database, 2)

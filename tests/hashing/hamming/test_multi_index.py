@@ -85,7 +85,7 @@ def test_the_index_is_seldom_tried_where_it_does_not_pay(monkeypatch):
 
 def test_wrong_codes_are_refused():
     index = MultiIndex(clustered(10, 8))
-    with pytest.raises(ValueError, match="expected codes of one width, found 4 and 8 bytes"):
+    with pytest.raises(ValueError, match="expected codes of the same width, found 4 and 8 bytes"):
         index.topk(clustered(2, 4), 3)
     with pytest.raises(ValueError, match="expected k >= 1"):
         index.topk(clustered(2, 8), 0)

@@ -177,7 +177,7 @@ def test_wrong_input_is_refused():
     labels = np.ones((9, 1), np.uint64)
     with pytest.raises(ValueError, match="3 bytes for 24 bits, found 2"):
         scan.histogram(codes, codes, 24)
-    with pytest.raises(ValueError, match="one width, found 2 and 1"):
+    with pytest.raises(ValueError, match="the same width, found 2 and 1"):
         scan.topk(codes, codes[:, :1], 3)
     with pytest.raises(ValueError, match=r"uint8 .* found \(9, 2\) int64"):
         scan.count_within(codes, codes.astype(np.int64), 3)

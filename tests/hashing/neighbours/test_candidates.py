@@ -134,7 +134,7 @@ def test_wrong_codes_are_refused():
     batch = rows(10, 16)
     with pytest.raises(ValueError, match="k >= 1, found 0"):
         TopK(batch.x, 0)
-    with pytest.raises(ValueError, match="one width, found 1 and 2 bytes"):
+    with pytest.raises(ValueError, match="the same width, found 1 and 2 bytes"):
         over(TopK(batch.x[:, :1], 1), batch, 1)
     with pytest.raises(ValueError, match=r"codes \(n, 1\), found shape \(10, 2\)"):
         over(AsymmetricTopK(np.ones((1, 8), np.float32), 1), batch, 1)

@@ -162,7 +162,7 @@ def test_wrong_vectors_are_refused():
     with pytest.raises(ValueError, match="finite queries"):
         NearestNeighbours(x + np.float32(np.nan), np.arange(4), 1)
     statistic = NearestNeighbours(x, np.arange(4), 1)
-    with pytest.raises(ValueError, match=r"dimension 3, found shape \(4, 2\)"):
+    with pytest.raises(ValueError, match=r"\(n, 3\), found \(4, 2\)"):
         over(statistic, np.arange(4), x[:, :2])
     with pytest.raises(ValueError, match="finite vectors"):
         over(statistic, np.arange(4), x + np.float32(np.inf))

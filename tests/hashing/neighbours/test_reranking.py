@@ -32,5 +32,5 @@ def test_distances_of_candidates_are_exact():
 
 def test_vectors_of_another_dimension_are_refused():
     statistic = CandidateDistances(np.zeros((1, 3)), np.zeros((1, 1), np.int64))
-    with pytest.raises(ValueError, match=r"dimension 3, found shape \(10, 2\)"):
+    with pytest.raises(ValueError, match=r"\(n, 3\), found \(10, 2\)"):
         over(statistic, Batch(np.arange(10), np.zeros((10, 2), np.float32)), 1)
