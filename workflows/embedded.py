@@ -1,9 +1,12 @@
-"""Environment variables of embedded Prefect, which reads them on import."""
+"""Environment variables of embedded Prefect, which reads them on import, and our own log lines."""
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
+
+PACKAGES = ("hashing", "storage", "infra", "workflows")
 
 
 def environment() -> None:
@@ -24,3 +27,9 @@ def prefect_home() -> None:
     """Create Prefect's home folder. Without it, importing Prefect warns and its server does not start."""
     environment()
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+
+
+def log_lines() -> None:
+    """Let our own log lines through, such as the Ray cluster in use and unverified files."""
+    for name in PACKAGES:
+        logging.getLogger(name).setLevel(logging.INFO)

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 from rich.markup import escape
 
-from . import benchmark, catalogue, maintenance, reindex, run, search
+from . import benchmark, catalogue, deploy, maintenance, reindex, run, search
 from .common import FAILED, INTERRUPTED, REJECTED, USAGE, errors
 
 # Exit codes by the name of an error, as importing the classes is slow. LookupError: a table, version, dataset or split
@@ -33,6 +33,7 @@ app = typer.Typer(
 app.add_typer(catalogue.app)
 app.add_typer(run.app)
 app.add_typer(reindex.app)
+app.add_typer(deploy.app)
 app.add_typer(benchmark.app)
 app.add_typer(search.app)
 app.add_typer(maintenance.app)
@@ -40,12 +41,11 @@ app.add_typer(maintenance.app)
 
 def prepare() -> None:
     """Set up the environment of a run: Prefect's home folder, no telemetry, and our own log lines."""
-    from ..embedded import environment
+    from ..embedded import environment, log_lines
 
     environment()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    for name in ("hashing", "storage", "infra", "workflows"):
-        logging.getLogger(name).setLevel(logging.INFO)  # such as the Ray cluster in use and unverified files
+    log_lines()
 
 
 def interrupted(*_: Any) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial, wraps
-from inspect import Signature, signature
-from typing import TYPE_CHECKING, Annotated, Any
+from inspect import Parameter, Signature, signature
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..spec import Spec
 
 console, errors = Console(), Console(stderr=True)
+T = TypeVar("T")
 FAILED, USAGE, REJECTED, INTERRUPTED = 1, 2, 3, 130
 
 
@@ -167,24 +168,58 @@ def specification(
     return spec
 
 
-def takes_specification(command: Callable[..., None]) -> Callable[..., None]:
-    """Prepend the options of `specification` to those of a command.
+def takes(specification: Callable[..., Spec]) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Return a decorator that prepends the options of `specification` to those of a command.
 
     The first parameter of the command receives `specification` with these options filled in. Typer reads options from
     the signature, so the returned function has the signature of both.
     """
+
+    def decorate(command: Callable[..., T]) -> Callable[..., T]:
+        own = _options(command)[1:]
+        shared = _options(specification)
+
+        @wraps(command)
+        def run(**given: Any) -> T:
+            return command(
+                partial(specification, **{option.name: given.pop(option.name) for option in shared}), **given
+            )
+
+        run.__signature__ = Signature([*shared, *own])  # type: ignore[attr-defined]
+        run.__annotations__ = {option.name: option.annotation for option in (*shared, *own)}
+        return run
+
+    return decorate
+
+
+def _options(function: Callable[..., Any]) -> list[Parameter]:
+    """Return the parameters of a function, without **others."""
     unneeded = {"Spec": Any}  # the return type, imported for type checkers only
-    options = signature(specification, eval_str=True, locals=unneeded).parameters.values()
-    shared = [option for option in options if option.kind != option.VAR_KEYWORD]
-    own = list(signature(command, eval_str=True).parameters.values())[1:]
+    parameters = signature(function, eval_str=True, locals=unneeded).parameters.values()
+    return [parameter for parameter in parameters if parameter.kind != parameter.VAR_KEYWORD]
 
-    @wraps(command)
-    def run(**given: Any) -> None:
-        command(partial(specification, **{option.name: given.pop(option.name) for option in shared}), **given)
 
-    run.__signature__ = Signature([*shared, *own])  # type: ignore[attr-defined]
-    run.__annotations__ = {option.name: option.annotation for option in (*shared, *own)}
-    return run
+@takes(specification)
+def run_specification(
+    specify: Specify,
+    relevance: By = Relevance.auto,
+    neighbours: K = 100,
+    queries: Queries = 1000,
+    floor: Floors = None,
+    ceiling: Ceilings = None,
+    max_loss: Losses = None,
+    max_drift: MaxDrift = 0.5,
+    precision: PrecisionOption = Precision.float32,
+    **gate: Any,
+) -> Spec:
+    """Return the Spec of a whole run, as `specification`, from the options of the protocol and the gate too."""
+    rules = {"floors": assigned(floor), "ceilings": assigned(ceiling), "max_loss": assigned(max_loss)}
+    return specify(
+        protocol={"relevance": relevance, "neighbours": neighbours, "queries": queries},
+        gate=rules | gate,
+        max_drift=max_drift,
+        precision=precision,
+    )
 
 
 def assigned(texts: list[str] | None) -> dict[str, Any]:

@@ -8,27 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from .common import (
-    REJECTED,
-    AsJson,
-    By,
-    Ceilings,
-    Floors,
-    K,
-    Losses,
-    MaxDrift,
-    Precision,
-    PrecisionOption,
-    Queries,
-    Relevance,
-    Specify,
-    assigned,
-    console,
-    errors,
-    progress,
-    show,
-    takes_specification,
-)
+from .common import REJECTED, AsJson, Specify, console, errors, progress, run_specification, show, takes
 
 if TYPE_CHECKING:
     from ..context import Context
@@ -39,17 +19,9 @@ app = typer.Typer()
 
 
 @app.command()
-@takes_specification
+@takes(run_specification)
 def reindex(
     specify: Specify,
-    relevance: By = Relevance.auto,
-    neighbours: K = 100,
-    queries: Queries = 1000,
-    floor: Floors = None,
-    ceiling: Ceilings = None,
-    max_loss: Losses = None,
-    max_drift: MaxDrift = 0.5,
-    precision: PrecisionOption = Precision.float32,
     force: Annotated[
         str, typer.Option(metavar="REASON", help="Publish even if the gate refuses; the history records the reason.")
     ] = "",
@@ -62,12 +34,7 @@ def reindex(
     `hashkiln reindex --dataset mnist --from ~/mnist --method itq --bits 32 --floor precision_radius_2=0.3`,
     `hashkiln reindex --dataset sample --refit drift --max-loss map=0.01 --ceiling health.constant_bits=0`
     """
-    spec = specify(
-        protocol={"relevance": relevance, "neighbours": neighbours, "queries": queries},
-        gate={"floors": assigned(floor), "ceilings": assigned(ceiling), "max_loss": assigned(max_loss), "force": force},
-        max_drift=max_drift,
-        precision=precision,
-    )
+    spec = specify(force=force)
     if dry_run:
         return _print_outlook(spec, as_json)
     from ..reindex.run import run

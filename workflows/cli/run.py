@@ -21,7 +21,8 @@ from .common import (
     checked,
     progress,
     show,
-    takes_specification,
+    specification,
+    takes,
 )
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ app = typer.Typer()
 
 
 @app.command()
-@takes_specification
+@takes(specification)
 def fit(specify: Specify, as_json: AsJson = False) -> None:
     """Fit a hash function, or reuse an earlier fit of the same rows and options.
 
@@ -53,7 +54,7 @@ def fit(specify: Specify, as_json: AsJson = False) -> None:
 
 
 @app.command()
-@takes_specification
+@takes(specification)
 def encode(specify: Specify, precision: PrecisionOption = Precision.float32, as_json: AsJson = False) -> None:
     """Fit a hash function and encode the dataset to a branch, without publishing it.
 

@@ -10,6 +10,7 @@ from infra.settings import Settings
 from ..checks import check_protocol, schema_of
 from ..context import Context, open_version
 from ..records import Report
+from ..scheduled import log_of_run, run_name
 from ..spec import Protocol, Spec
 from .version import measure_version
 
@@ -33,7 +34,7 @@ def evaluate_version(
     return measure_version(Context.of(spec, settings, connect(settings, progress)), opened, found, base)
 
 
-@flow(name="evaluate")
+@flow(name="evaluate", flow_run_name=run_name, on_running=[log_of_run])
 def evaluate_flow(
     table: str, version: str = "main", beside: str | None = None, protocol: Protocol | None = None
 ) -> Report:

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.client.schemas.objects import State
+from prefect.events import emit_event
+from prefect.states import Failed
 
 from hashing.mapreduce import Epoch
 from infra.executors import Progress, connect, silent
@@ -29,11 +31,12 @@ from storage.tables.table import PublishConflict, table_name
 from ..context import Context
 from ..records import Model, Report, RunOutcome, Staged, Verdict
 from ..reports.run import metric_rows, run_markdown, write_report
+from ..scheduled import log_of_run, run_name
 from ..spec import Spec
 from . import pipeline
 from .fitting import fit
 from .gate import evaluate_staged, gate
-from .publishing import publish
+from .publishing import GateRejected, publish
 from .staging import stage
 
 TRANSIENT = (OSError, RuntimeError)  # a lost machine or network, a concurrent write to the table
@@ -71,7 +74,7 @@ class TrainingTable:
             with get_client(sync_client=True) as client:
                 client.update_artifact(self.artifact, ArtifactUpdate(data=json.dumps(rows)))
         elif rows:
-            made = create_table_artifact(rows, key=_key(self.table, "training"), description="training")
+            made = create_table_artifact(rows, key=_key(self.table, "training"), description="Epochs of training")
             self.artifact = cast(UUID, made)  # a coroutine only inside an event loop
 
 
@@ -95,9 +98,10 @@ def _report(context: Context, staged: Staged, report: Report, verdict: Verdict) 
 
 def _artifacts(table: str, metrics: list[dict[str, Any]], protocol: str, summary: str, url: str) -> None:
     """Publish the report as Prefect artifacts."""
-    create_table_artifact(metrics, key=_key(table, "metrics"), description=protocol)
-    create_markdown_artifact(summary, key=_key(table, "summary"))
-    create_link_artifact(url if "://" in url else f"file://{url}", "report", key=_key(table, "report"))
+    create_table_artifact(metrics, key=_key(table, "metrics"), description=f"Metrics, by {protocol}")
+    create_markdown_artifact(summary, key=_key(table, "summary"), description="Summary of the run")
+    link = url if "://" in url else f"file://{url}"
+    create_link_artifact(link, "report", key=_key(table, "report"), description=f"Report of the run: {url}")
 
 
 @dataclass(frozen=True)
@@ -126,14 +130,33 @@ class TaskRunner:
         return model
 
 
-@flow(name="reindex", validate_parameters=True)
+def _announce(what: str, table: str, **about: Any) -> None:
+    """Send the event hashkiln.version.published or hashkiln.version.rejected."""
+    resource = {"prefect.resource.id": f"hashkiln.table.{table}", "prefect.resource.name": table}
+    emit_event(f"hashkiln.version.{what}", resource, payload={"table": table, **about})
+
+
+@flow(name="reindex", flow_run_name=run_name, on_running=[log_of_run], validate_parameters=True)
 def reindex(spec: Spec) -> RunOutcome:
-    """Encode new and changed rows, compare the version with the published one, and publish it if the gate passes."""
-    settings = Settings()
-    on_epochs = Observer(TrainingTable(table_name(spec.dataset, spec.code_name)))
+    """Encode new and changed rows, compare the version with the published one, and publish it if the gate passes.
+
+    If the gate refuses the version, the run ends in the state Rejected, which is of type FAILED but is not a failure of
+    the run; as a function, it raises GateRejected.
+    """
+    settings, table, announce = Settings(), table_name(spec.dataset, spec.code_name), Observer(_announce)
+    on_epochs = Observer(TrainingTable(table))
     run = TaskRunner(on_epochs)
     executor = connect(settings, _progress, on_epochs)
-    return pipeline.reindex(pipeline.open_run(spec, settings, executor, _progress, run), run)
+    try:
+        outcome = pipeline.reindex(pipeline.open_run(spec, settings, executor, _progress, run), run)
+    except GateRejected as rejected:
+        if not rejected.outcome:  # else no version was made: the published one breaks a rule
+            announce("rejected", table, why=str(rejected))
+        return cast(RunOutcome, Failed(name="Rejected", message=str(rejected), data=rejected))
+    if not outcome.unchanged:
+        get_run_logger().info("published %s %s: %s rows", table, outcome.version, f"{outcome.rows:,}")
+        announce("published", **outcome.model_dump(mode="json"))
+    return outcome
 
 
 if __name__ == "__main__":

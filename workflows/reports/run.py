@@ -72,8 +72,8 @@ def run_markdown(spec: Spec, staged: Staged, report: Report, verdict: Verdict, e
     word = "passed" if verdict.passed else "**rejected**"
     lines = [
         f"# {staged.table}: {word}",
-        f"{staged.rows:,} rows, {staged.encoded:,} encoded in this run, model `{staged.model.digest[:12]}` "
-        f"({staged.model.reason}), published before: {staged.base}.",
+        f"{staged.rows:,} rows, {staged.encoded:,} encoded in this run{_rate(staged)}, "
+        f"model `{staged.model.digest[:12]}` ({staged.model.reason}), published before: {staged.base}.",
         *([f"Training: {trained(epochs)}."] if epochs else []),
         f"Protocol: {report.protocol}.",
         f"Query overlap: {report.overlap}.",
@@ -81,6 +81,11 @@ def run_markdown(spec: Spec, staged: Staged, report: Report, verdict: Verdict, e
         *(f"- {note}" for note in verdict.notes),
     ]
     return "\n\n".join(lines)
+
+
+def _rate(staged: Staged) -> str:
+    seconds = staged.encode_seconds
+    return f" in {seconds:,.1f} s ({staged.encoded / seconds:,.0f} rows/s)" if staged.encoded and seconds else ""
 
 
 def trained(epochs: Sequence[Epoch]) -> str:

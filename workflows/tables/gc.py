@@ -16,6 +16,7 @@ from storage.tables import garbage
 from storage.tables.table import CodeTable
 
 from ..context import open_table, open_tables
+from ..scheduled import log_of_run, run_name
 from ..spec import Value
 
 DAY = 86_400
@@ -123,7 +124,7 @@ def _upload(table: str, upload: Upload) -> Item:
     return Item(table=table, kind="upload", name=upload.url, bytes=0, why="incomplete upload")
 
 
-@flow(name="gc")
+@flow(name="gc", flow_run_name=run_name, on_running=[log_of_run])
 def gc_flow(table: str | None = None, grace: float = 7, keep: int | None = None) -> Collected:
     """Delete unreferenced versions and files, on a schedule."""
     return gc(table, grace, keep)

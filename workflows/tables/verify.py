@@ -21,6 +21,7 @@ from storage.tables.table import CodeTable, Version, table_names
 from ..context import open_table
 from ..datasets import dataset_of, keys_of_version
 from ..encoding import encoding_function
+from ..scheduled import log_of_run, run_name
 from ..spec import Spec, Value
 
 
@@ -115,7 +116,7 @@ def _pairs(
     return pairs, [note] if changed else []
 
 
-@flow(name="verify")
+@flow(name="verify", flow_run_name=run_name, on_running=[log_of_run])
 def verify_flow(table: str | None = None, deep: bool = False, sample: int | None = None) -> list[Verified]:
     """Check every published part of one table or all, on a schedule. Raises Unsound if any is damaged."""
     settings = Settings()
