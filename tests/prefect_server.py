@@ -45,6 +45,12 @@ class Prefect:
         self.start("server", "server", "start", "--host", "127.0.0.1", "--port", str(port))
         until(self.is_healthy, 90, "a server")
 
+    def start_worker(self):
+        """Start a worker of the work pool hashkiln, once."""
+        if len(self.running) == 1:
+            self("work-pool", "create", "hashkiln", "--type", "process")
+            self.start("worker", "worker", "start", "--pool", "hashkiln")
+
     def start(self, name, *arguments):
         with (self.folder / f"{name}.log").open("wb") as log:
             process = psutil.Popen(

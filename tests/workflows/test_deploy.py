@@ -41,7 +41,7 @@ def messages():
 
 @pytest.fixture(scope="module")
 def prefect(prefect_server):
-    prefect_server("work-pool", "create", "hashkiln", "--type", "process", "--overwrite")
+    prefect_server.start_worker()
     return prefect_server
 
 
@@ -100,7 +100,6 @@ def test_deploy_creates_and_updates_and_a_run_sends_its_outcome(deploy, prefect,
     block = prefect.read("block_documents/filter", include_secrets=False)[0]
     assert messages.url not in json.dumps(block)
 
-    prefect.start("worker", "worker", "start", "--pool", "hashkiln")
     (rejected,) = _run(prefect)
     assert (rejected["state_name"], rejected["state_type"]) == ("Rejected", "FAILED")
     assert rejected["name"].startswith("sample__lsh8 20")
@@ -120,11 +119,14 @@ def test_deploy_creates_and_updates_and_a_run_sends_its_outcome(deploy, prefect,
     assert any("published sample__lsh8 v1: 40,000 rows" in line["message"] for line in logs)
     assert any(line["name"].startswith("infra") for line in logs)  # our own lines: the Ray that runs it
 
+    _run(prefect, "-p", 'spec={"dataset": "nowhere"}')
+    message = until(lambda: [one for one in messages if "failed" in one["subject"]], 60, "a message")[0]
+    assert message["subject"].startswith("reindex failed: nowhere__itq32 20")
+    assert "nowhere" in message["body"]
 
-def _run(prefect):
+
+def _run(prefect, *options):
     """Run the deployment, and return its ended runs."""
-    prefect(
-        "deployment", "run", "reindex/sample__lsh8", "--watch", "--watch-interval", "1", "--watch-timeout", "140",
-        may_fail=True,
-    )  # fmt: skip
+    watch = ("--watch", "--watch-interval", "1", "--watch-timeout", "140")
+    prefect("deployment", "run", "reindex/sample__lsh8", *watch, *options, may_fail=True)
     return prefect.runs("sample__lsh8", "COMPLETED", "FAILED", "CRASHED")

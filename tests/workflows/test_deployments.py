@@ -1,5 +1,6 @@
 """prefect.yaml as committed: deployed on a real server and run by a real worker."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,15 +10,17 @@ from infra.settings import Settings
 from storage.tables import iceberg
 from storage.tables.table import load_table
 from tests.prefect_server import ROOT, until
+from workflows.spec import Spec
 
-DEPLOYMENTS = {entry["name"]: entry for entry in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
+FILE, MARK = (ROOT / "prefect.yaml").read_text(), "# Template"
+TEMPLATE = re.sub(r"^# ?", "", FILE[FILE.index("\n", FILE.index(MARK)) + 1 :], flags=re.MULTILINE)
+DEPLOYMENTS = {entry["name"]: entry for entry in yaml.safe_load(FILE)["deployments"]}
 
 
 @pytest.fixture(scope="module")
 def prefect(prefect_server):
-    prefect_server("work-pool", "create", "hashkiln", "--type", "process")
+    prefect_server.start_worker()
     prefect_server("deploy", "--all")
-    prefect_server.start("worker", "worker", "start", "--pool", "hashkiln")
     return prefect_server
 
 
@@ -33,6 +36,14 @@ def test_the_server_has_the_deployments_of_the_file(prefect, name):
     assert (found["concurrency_options"] or {}).get("collision_strategy") == (limit and limit["collision_strategy"])
     if schedules:
         until(lambda: prefect.runs(name, "SCHEDULED"), 60, f"runs of {name} by its schedule")
+
+
+def test_the_template_is_a_deployment_of_the_flow():
+    (mine,) = yaml.safe_load(FILE[: FILE.index("deployments:")] + "deployments:\n" + TEMPLATE)["deployments"]
+    spec = Spec.model_validate(mine["parameters"]["spec"])
+    assert (spec.dataset, spec.method.bits, spec.gate.floors) == ("mine", 64, {"map": 0.25})
+    assert mine.keys() - {"schedules"} == DEPLOYMENTS["reindex"].keys()
+    assert mine["work_pool"] == DEPLOYMENTS["reindex"]["work_pool"]
 
 
 def test_reindex_publishes_a_version_and_evaluate_measures_it(prefect):

@@ -55,7 +55,7 @@ def test_help_of_everything_has_an_example(here):
     code, output, _ = here("--help")
     assert code == 0
     names = ["methods", "datasets", "fetch", "ingest", "fit", "encode", "evaluate", "reindex", "history", "doctor"]
-    names += ["search", "export", "benchmark", "rollback", "diff", "compare", "verify", "gc", "delete"]
+    names += ["deploy", "search", "export", "benchmark", "rollback", "diff", "compare", "verify", "gc", "delete"]
     assert all(f" {name} " in output for name in names)
     for name in names:
         code, output, _ = here(name, "--help")
