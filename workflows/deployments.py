@@ -13,11 +13,12 @@ from prefect.blocks.notifications import CustomWebhookNotificationBlock, Sendgri
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.deployments.runner import EntrypointType, RunnerDeployment
+from prefect.deployments.runner import RunnerDeployment
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow
 from prefect.settings import get_current_settings
+from prefect.types.entrypoint import EntrypointType
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from infra.settings import SettingsError
@@ -114,7 +115,7 @@ def _deployment(
     return RunnerDeployment.from_flow(
         flow,
         name,
-        schedule=when,
+        schedules=[when],
         parameters=parameters,
         tags=["hashkiln", *tags],
         description=flow.description,

@@ -20,6 +20,6 @@ def run_name() -> str:
     return f"{subject} {flow_run.get_scheduled_start_time():%Y-%m-%d %H:%M}"
 
 
-def log_of_run(*_: Any) -> None:
+def log_of_run(flow: Any, flow_run: Any, state: Any) -> None:
     """Let the log lines of this project through, which a deployment sends to the server (a hook for running flows)."""
     log_lines()
