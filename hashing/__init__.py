@@ -1,1 +1,1 @@
-"""The mathematics of learning to hash. Knows no ray, no prefect, no arrow, no file."""
+"""The mathematics of learning to hash. It imports neither Ray nor Prefect, Arrow or fsspec."""

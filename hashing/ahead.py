@@ -1,4 +1,4 @@
-"""Reading ahead: the next items are computed in a thread while the present one is used."""
+"""Reading ahead: a thread computes the next items while the current one is used."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ _END = object()
 def ahead(items: Iterable[T], depth: int = 1) -> Generator[T]:
     """Yield items in order; a thread computes at most `depth` of them ahead.
 
-    An error of the items is raised where the item would have come. The thread ends with the generator: use
-    contextlib.closing where the items may not be read to their end.
+    An exception of the iterable is raised in place of the item that it failed to produce. The thread ends with the
+    generator: use contextlib.closing if you may not read all items.
+
+    >>> list(ahead(map(str, range(3))))
+    ['0', '1', '2']
     """
     source = iter(items)
     pool = ThreadPoolExecutor(1, "ahead")
@@ -23,6 +26,6 @@ def ahead(items: Iterable[T], depth: int = 1) -> Generator[T]:
         waiting = deque(pool.submit(next, source, _END) for _ in range(depth))
         while (item := waiting.popleft().result()) is not _END:
             waiting.append(pool.submit(next, source, _END))
-            yield item  # type: ignore[misc]  # _END is the only item of another type
+            yield item  # type: ignore[misc]  # only _END has another type
     finally:
         pool.shutdown(cancel_futures=True)

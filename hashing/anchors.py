@@ -59,9 +59,8 @@ def anchor_weights(x: Array, anchors: Array, sigma: float, n_nearest: int) -> Ar
         return _tensor_weights(distances, sigma, n_nearest)
     near = np.argpartition(distances, n_nearest - 1, axis=1)[:, :n_nearest]
     least = np.take_along_axis(distances, near, axis=1)
-    weights = np.exp(
-        (least.min(axis=1, keepdims=True) - least) / sigma**2
-    )  # relative to the nearest, so that no row underflows
+    nearest = least.min(axis=1, keepdims=True)  # weights relative to it do not underflow
+    weights = np.exp((nearest - least) / sigma**2)
     z = np.zeros_like(distances)
     np.put_along_axis(z, near, weights / weights.sum(axis=1, keepdims=True), axis=1)
     return z
@@ -96,7 +95,7 @@ def anchor_eigenvectors(mass: Array, gram: Array, k: int) -> Array:
     """
     if k >= len(mass):
         raise ValueError(
-            f"expected fewer eigenvectors than anchors, found {k} eigenvectors, {len(mass)} anchors (1 for 10 rows)"
+            f"expected fewer eigenvectors than anchors (one for 10 rows), found {k} eigenvectors, {len(mass)} anchors"
         )
     scale = 1 / np.sqrt(mass)
     with one_blas_thread():
@@ -122,10 +121,9 @@ class Clusters(NamedTuple):
 
 
 def kmeans(data: Data, k: int, n_iter: int, seed: int) -> Clusters:
-    """Return k-means clusters of all rows, by Lloyd's algorithm from k sampled rows, or fewer if n < k.
+    """Return k-means clusters of all rows, by Lloyd's algorithm from k sampled rows, or all rows if there are fewer.
 
-    A centre without rows does not move. The counts are of the assignment in the last iteration, before its centres
-    moved.
+    A centre without rows does not move. The counts are those of the assignment to the centres before the last update.
     """
     centres = data.reduce(Sample(k, seed), "first centres").x.astype(np.float64)
     counts = np.zeros(len(centres))
@@ -155,20 +153,20 @@ class AnchorGraph(NamedTuple):
 def anchor_graph(data: Data, n_anchors: int, n_nearest: int, n_iter: int, seed: int) -> AnchorGraph:
     """Return the anchor graph of all rows.
 
-    The anchors are k-means centres, at most one for ten rows; sigma is the mean distance of a row to its n_nearest-th
-    anchor. Anchors that are not among the nearest of any row are left out. Raises ValueError where there are too few
-    rows for n_nearest anchors, or the rows do not differ.
+    The anchors are k-means centres, at most one for 10 rows; sigma is the mean distance of a row to its n_nearest-th
+    anchor. Anchors that are not among the nearest of any row are left out. Raises ValueError if there are too few rows
+    for n_nearest anchors, or if the rows do not differ.
     Source: Liu, Wang, Kumar & Chang, Hashing with graphs, ICML 2011, section 3.
     """
     n = int(data.reduce(Sum(_count), "count")[0])
     n_anchors = min(n_anchors, n // 10)
     if n_anchors < n_nearest:
-        raise ValueError(f"expected at least n_nearest = {n_nearest} anchors, one for ten rows, found {n_anchors}")
+        raise ValueError(f"expected at least n_nearest = {n_nearest} anchors, one for 10 rows, found {n_anchors}")
     anchors = kmeans(data, n_anchors, n_iter, seed).centres
     total = data.reduce(Sum(partial(_reach, anchors=anchors, n_nearest=n_nearest)), "sigma")[0]
     sigma = float(total) / n
     if not sigma:
-        raise ValueError(f"expected rows that differ, found the same few {n} times")
+        raise ValueError(f"expected rows that differ, found {n} rows with at most {n_anchors} different values")
     graph = partial(_anchor_sums, anchors=anchors, sigma=sigma, n_nearest=n_nearest)
     mass, gram = data.reduce(Sum(graph), "anchor graph")
     used = mass > 0

@@ -77,7 +77,7 @@ def unpack(codes: Array, n_bits: int) -> Array:
     Raises
     ------
     ValueError
-        If codes does not have the shape (n, n_bytes(n_bits)).
+        If codes are not uint8 of shape (n, n_bytes(n_bits)).
 
     Examples
     --------
@@ -85,6 +85,7 @@ def unpack(codes: Array, n_bits: int) -> Array:
     array([[ True, False,  True],
            [False, False,  True]])
     """
-    if codes.ndim != 2 or codes.shape[1] != n_bytes(n_bits):
-        raise ValueError(f"expected codes of shape (n, {n_bytes(n_bits)}) for {n_bits} bits, found {codes.shape}")
+    if codes.ndim != 2 or codes.shape[1] != n_bytes(n_bits) or codes.dtype != np.uint8:
+        found = f"{codes.shape} {codes.dtype}"
+        raise ValueError(f"expected codes (n, {n_bytes(n_bits)}) uint8 for {n_bits} bits, found {found}")
     return np.unpackbits(codes, axis=1, count=n_bits, bitorder="little").astype(bool)

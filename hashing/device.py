@@ -1,4 +1,4 @@
-"""Computation on a torch device: batches of rows go there, and their values come back."""
+"""Computation on a torch device, in batches of rows."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor
 from .deep.networks import one_thread
 from .mapreduce import Array
 
-MOST_ROWS = 4096  # of a batch: more would not be faster, and copying overlaps with computing
-FEWEST_ROWS = 128  # of a batch after padding, so that short batches have few shapes
-PROBE_ROWS = 16  # of the batch that measures memory
-SHARE = 0.25  # of the free memory that a batch may take: two are on the device at a time
-_lock = Lock()  # threads of a process take turns on the device; they read and write meanwhile
+MOST_ROWS = 4096  # in a batch: more would not be faster, and copying overlaps with computing
+FEWEST_ROWS = 128  # in a batch after padding, so that short batches have few different shapes
+PROBE_ROWS = 16  # in the batch that measures memory
+SHARE = 0.25  # of the free memory for a batch: two are on the device at a time
+_lock = Lock()  # one thread of a process at a time uses the device, while the others read and write
 
 
 class Batches:
-    """Computes a function of rows, which `load` moves to a device, with two batches in flight."""
+    """Compute a function of rows on a device, with two batches in flight. `load` moves it there and returns it."""
 
     def __init__(self, load: Callable[[], Callable[[Tensor], Tensor]], device: str, cpu_rows: int) -> None:
         self.device = torch.device(device)
@@ -54,12 +54,12 @@ class Batches:
 
     @property
     def hardware(self) -> str:
-        """The name of the device, such as NVIDIA H200."""
+        """Return the name of the device, such as NVIDIA H200."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"torch on {self.device}"
 
     @property
     def note(self) -> str:
-        """A message if batches were halved because the memory of the device was too small; else empty."""
+        """Return a message if batches were halved because the device ran out of memory; otherwise an empty string."""
         return f"out of memory on {self.hardware}: batches of {self.rows} rows" if self.halved else ""
 
     def _halve(self, error: torch.OutOfMemoryError) -> None:
@@ -70,7 +70,7 @@ class Batches:
         self.rows, self.halved = self.rows // 2, True
 
     def _fitting_rows(self, dim: int) -> int:
-        """Return the rows of a batch, a power of two, by the memory that a small batch takes."""
+        """Return the number of rows in a batch, a power of two, estimated from the memory of a small batch."""
         torch.cuda.reset_peak_memory_stats(self.device)
         before = torch.cuda.memory_allocated(self.device)
         with torch.inference_mode():
@@ -82,7 +82,7 @@ class Batches:
 
 
 class _Lane:
-    """One of the two batches in flight: a stream, pinned memory for rows and u, and where u goes."""
+    """One of the two batches in flight: a stream, pinned memory for rows and u, and the target of u."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.pinned = device, device.type == "cuda"
@@ -91,7 +91,7 @@ class _Lane:
         self.target: Array | None = None
 
     def start(self, values: Callable[[Tensor], Tensor], x: Array, target: Array, most: int) -> None:
-        """Begin to compute the values of x (n, d), n <= most; `finish` writes them to target (n, n_bits)."""
+        """Start computing the values of x (n, d), n <= most; `finish` writes them to target (n, n_bits)."""
         rows = min(most, max(FEWEST_ROWS, 1 << (len(x) - 1).bit_length()))
         dtype = torch.uint8 if x.dtype == np.uint8 else torch.float32  # pixels are converted on the device
         if self.x.shape != (rows, x.shape[1]) or self.x.dtype != dtype:
@@ -105,7 +105,7 @@ class _Lane:
         self.target = target
 
     def finish(self) -> None:
-        """Wait for the batch, if there is one, and write its u to the target."""
+        """Wait for the batch, if any, and write its u to the target."""
         if self.target is None:
             return
         if self.stream:
@@ -116,7 +116,7 @@ class _Lane:
 
 @contextmanager
 def reproducible() -> Iterator[None]:
-    """Let torch use no TF32, no algorithm chosen by a timing, and one CPU thread."""
+    """Run torch without TF32, without algorithms selected by timing, and on one CPU thread."""
     matmul = torch.backends.cuda.matmul
     before = matmul.fp32_precision
     matmul.fp32_precision = "ieee"

@@ -52,7 +52,7 @@ Rows_contra = TypeVar("Rows_contra", contravariant=True, default=Batch)  # what 
 
 
 class Vectors(Protocol):
-    """Rows with vectors; whatever else they have is not read."""
+    """Rows with vectors. Other fields are not read."""
 
     @property
     def x(self) -> Array:
@@ -61,7 +61,7 @@ class Vectors(Protocol):
 
 @dataclass(frozen=True)
 class Resources:
-    """What a task takes of the machine that runs it."""
+    """Resources that a task reserves on the machine that runs it."""
 
     cpus: float = 1
     gpus: float = 0  # a fraction shares a GPU between tasks
@@ -76,7 +76,7 @@ class Resources:
         return f"{self.cpus:g} CPUs, {self.gpus:g} GPUs{memory}"
 
     def times(self, taken: Resources) -> int:
-        """Return how many tasks that take `taken` fit in these resources at a time."""
+        """Return how many tasks that reserve `taken` each fit into these resources at a time."""
         pairs = (self.cpus, taken.cpus), (self.gpus, taken.gpus), (self.memory, taken.memory)
         return int(min((own // part for own, part in pairs if part), default=1))
 
@@ -89,27 +89,32 @@ class Executor(Protocol):
     items must be picklable, and functions pure: an executor may run them in any order, in several threads at once, and
     again after a failure. `label` names the step in logs and progress.
 
-    A minimal `map` and `reduce` in one thread::
+    Examples
+    --------
+    A minimal `map` and `reduce` in one thread:
 
-        def map(self, fn, items, label=""):
-            for item in items:
-                with one_blas_thread():
-                    result = fn(item)
-                yield result
-
-        def reduce(self, fn, merge, items, label=""):
-            return merge_tree(self.map(fn, items, label), lambda states: functools.reduce(merge, states))
+    >>> class Sequential:
+    ...     def map(self, fn, items, label=""):
+    ...         for item in items:
+    ...             with one_blas_thread():
+    ...                 result = fn(item)
+    ...             yield result
+    ...
+    ...     def reduce(self, fn, merge, items, label=""):
+    ...         return merge_tree(self.map(fn, items, label), lambda states: reduce(merge, states))
+    >>> Sequential().reduce(len, int.__add__, ["abc", "de"])
+    5
     """
 
     def with_resources(self, resources: Resources) -> Executor:
-        """Return an executor each of whose tasks takes the given resources; by default a task takes one CPU.
+        """Return an executor whose tasks reserve the given resources each, instead of one CPU.
 
-        Tasks that take a GPU share one copy of fn for each GPU, so that fn may hold arrays there.
+        Tasks on the same GPU share one copy of fn, so that fn may hold arrays there.
 
         Raises
         ------
         ValueError
-            If no machine has them.
+            If no machine has these resources.
         """
 
     def map(self, fn: Callable[[T], R], items: Sequence[T], label: str = "") -> Iterator[R]:
@@ -125,9 +130,9 @@ class Executor(Protocol):
         """
 
     def train(self, loop: Callable[[Worker], None], name: str) -> bytes:
-        """Run a training loop on every worker and return the state last reported.
+        """Run a training loop on every worker and return the last reported state.
 
-        An interrupted run resumes from its last report when it is started again under the same name. The name must
+        If an interrupted run is started again under the same name, it resumes from its last report. The name must
         therefore identify everything that the loop depends on.
         """
 
@@ -172,7 +177,7 @@ class Worker(Protocol):
         """Return the number of CPU threads that this worker may use."""
 
     def latest(self) -> bytes | None:
-        """Return the state reported last before the run was interrupted; None in a new run."""
+        """Return the last state reported before the run was interrupted; None in a new run."""
 
     def report(self, epochs: Sequence[Epoch], most: int, state: bytes) -> None:
         """Report the finished epochs and the planned maximum, and save the state.
@@ -187,17 +192,21 @@ class Statistic(Protocol[S, Result, Rows_contra]):
     An implementation must be picklable, deterministic and without side effects. `merge` must be associative and
     commutative up to rounding, with `zero()` as its identity; `merge(state, update(zero(), batch))` must equal
     `update(state, batch)`. `update` may modify and return its state argument. `merge` must not modify its arguments,
-    which may lie in read-only shared memory.
+    which may be in read-only shared memory.
 
-    A minimal implementation, which counts rows::
+    Examples
+    --------
+    The number of rows:
 
-        class Count:
-            def zero(self): return 0
-            def update(self, state, batch): return state + len(batch.ids)
-            def merge(self, left, right): return left + right
-            def finish(self, state): return state
-
-        n_rows = data.reduce(Count())
+    >>> class Count:
+    ...     def zero(self): return 0
+    ...     def update(self, state, batch): return state + len(batch.ids)
+    ...     def merge(self, left, right): return left + right
+    ...     def finish(self, state): return state
+    >>> from infra.executors import InProcess
+    >>> shard = [Batch(np.arange(3), np.zeros((3, 2))), Batch(np.arange(3, 5), np.zeros((2, 2)))]
+    >>> Data([shard], InProcess()).reduce(Count())
+    5
     """
 
     def zero(self) -> S: ...
@@ -218,13 +227,21 @@ class Counts:
 
 @dataclass(frozen=True)
 class Sum(Generic[Rows_contra]):
-    """Statistic: the sums over all rows of the terms of each batch, as a tuple of float64 arrays.
+    """Statistic: the sums over all batches of their terms, as a tuple of float64 arrays.
 
-    `terms` is a pure, picklable function that returns numbers or arrays, of the same shapes for each batch. Raises
-    ValueError where no shard has a batch.
+    `terms` is a pure, picklable function that returns numbers or arrays, of the same shapes for each batch. `finish`
+    raises ValueError if there are no batches.
 
-    `block` is the largest number of rows whose terms are computed at a time, so that they fit into the CPU cache. With
-    it, a batch must be a NamedTuple whose fields are arrays (n, ...) or None.
+    `block` limits the number of rows whose terms are computed at a time, so that they fit into the CPU cache. With it,
+    a batch must be a NamedTuple whose fields are arrays (n, ...) or None.
+
+    Examples
+    --------
+    >>> from infra.executors import InProcess
+    >>> data = Data([[Batch(np.arange(2), np.array([[1.0, 2.0], [3.0, 4.0]]))]], InProcess())
+    >>> n, total = data.reduce(Sum(lambda batch: (len(batch.ids), batch.x.sum(axis=0))))
+    >>> total / n
+    array([2., 3.])
     """
 
     terms: Callable[[Rows_contra], tuple[Any, ...]]
@@ -279,8 +296,8 @@ class Data(Generic[Rows_co]):
     def map_rows(self, fn: Callable[[Rows_co], T], label: str = "") -> Data[T]:
         """Return the data with fn (pure and picklable) applied to every batch, without the pretrained parameters.
 
-        The results stay on the workers, and are computed again if they are lost. fn may return another NamedTuple than
-        Batch; the statistics of the new data then read that.
+        The results stay on the workers, and are computed again if they are lost. fn may return another type than Batch,
+        which the statistics of the new data then read.
         """
         return Data(self.executor.keep(partial(_map_shard, fn), self.shards, label), self.executor)
 
@@ -356,8 +373,8 @@ def _limit(threads: list[int]) -> None:
 def one_blas_thread() -> Iterator[None]:
     """Limit BLAS to one thread inside the context, so that products do not depend on the machine's load and cores.
 
-    Several threads may be inside at once. Where BLAS has one pool for the whole process, the last to leave lifts the
-    limit. Inside itself it does nothing, because setting a limit takes a fraction of a millisecond.
+    Several threads may be inside at once. If BLAS has one thread pool for the whole process, the last thread to leave
+    lifts the limit. Nested contexts do nothing, because setting a limit takes a fraction of a millisecond.
     """
     global _callers, _before
     if getattr(_thread, "limited", False):

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def namespace(x: Any) -> Any:
-    """Return the module whose functions take x: numpy for an array, torch for a tensor."""
+    """Return the module with the functions for x: numpy for an array, torch for a tensor."""
     if isinstance(x, np.ndarray):
         return np
     import torch

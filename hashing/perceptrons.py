@@ -1,4 +1,4 @@
-"""Small perceptrons trained on all rows: losses of sums over the outputs, gradients by back-propagation."""
+"""Small perceptrons trained on all rows. Losses depend on sums over the outputs; gradients are back-propagated."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class CodedRows(NamedTuple):
 
     ids: Array  # (n,) int64
     x: Array  # (n, r), coordinates on the principal directions
-    y: Array | None = None  # (n, c), the class of each
+    y: Array | None = None  # (n, c), one-hot classes
     b: Array | None = None  # (n, n_bits) in {-1, +1}, the codes; None: the signs of the outputs
 
     @property
     def codes(self) -> Array:
-        """Return b; raises ValueError where it is None."""
+        """Return b. Raises ValueError if it is None."""
         if self.b is None:
             raise ValueError("expected rows with codes, found rows without")
         return self.b
@@ -97,7 +97,7 @@ Penalty = Callable[[Network], tuple[float, Network]]
 
 
 def outputs(rows: CodedRows, network: Network) -> OutputSums:
-    """Return the sums over some rows (first pass)."""
+    """Return the sums over the outputs of some rows (first pass)."""
     h = network.forward(rows.x)[-1].astype(np.float64)
     match = np.abs(h).sum() if rows.b is None else np.vdot(h, rows.b)
     sums = OutputSums(len(h), h.T @ h, h.sum(axis=0), match)
@@ -107,7 +107,7 @@ def outputs(rows: CodedRows, network: Network) -> OutputSums:
 
 
 def gradient(rows: CodedRows, network: Network, by: OutputSums) -> tuple[Array]:
-    """Return the gradient (p,) over some rows, given the derivatives of the loss by the sums (second pass)."""
+    """Return the gradient (p,) of some rows, given the derivatives of the loss by the sums (second pass)."""
     values = network.forward(rows.x)
     h = values[-1].astype(np.float64)
     delta = h @ (by.gram + by.gram.T) + by.total + by.match * (sgn(h) if rows.b is None else rows.b)
@@ -193,7 +193,7 @@ def orthogonality(network: Network, orthogonal: float, decay: float) -> tuple[fl
 
 
 def hidden_widths(n_bits: int) -> tuple[int, int]:
-    """Return two hidden layer widths by BDNN's released code (90-20, 90-30, 100-40, 120-50 for 8 to 32 bits)."""
+    """Return the widths of two hidden layers, as in BDNN's code: 90-20, 90-30, 100-40, 120-50 for 8 to 32 bits."""
     return max(90, 40 + 5 * n_bits // 2), 10 + 5 * n_bits // 4
 
 
@@ -225,14 +225,14 @@ def principal_rows(
     """Return `CodedRows` in principal coordinates and the map to them.
 
     The leading directions that together hold `share` of the variance are used, at least n_bits of them. The other
-    directions cost most of the time and hardly change a code.
+    directions would take most of the time and hardly change a code.
 
-    All coordinates are divided by the widest range of a dimension, as in BDNN's released code, so that sigmoids are not
-    saturated. With `varying`, raise ValueError unless the rows vary in all these directions: bits that start from the
+    All coordinates are divided by the widest range of a dimension, as in BDNN's released code, so that sigmoids do not
+    saturate. With `varying`, ValueError is raised unless the rows vary in all these directions: bits that start from
     other directions would learn rounding errors.
 
-    In float64 by default, because L-BFGS and the discrete steps amplify rounding errors, which depend on the sharding.
-    The fit of SH-BDNN does not amplify them much, and takes half the time in float32.
+    The default is float64, because L-BFGS and the discrete steps amplify rounding errors, which depend on the sharding.
+    SH-BDNN does not amplify them much, and its fit takes half the time in float32.
     """
     _, mean, cov = moments(data)
     low, high = data.reduce(Range(), "range")
@@ -266,8 +266,8 @@ def _rotated_codes(rows: CodedRows, rotation: Array) -> CodedRows:
 def principal_network(rows: Data[CodedRows], sizes: tuple[int, ...], activation: str, reach: float = 0.0) -> Network:
     """Return a network with layers of the given sizes whose weights are principal directions of the layer's inputs.
 
-    As in BDNN's released code; a layer is at most as wide as its inputs. With a `reach`, the weights of each layer are
-    scaled so that its first output has this standard deviation before the activation, which is then nonlinear.
+    As in BDNN's released code, a layer is at most as wide as its inputs. If `reach` is given, the weights of each layer
+    are scaled so that its first output has this standard deviation before the activation.
     """
     network = Network((), (), ())
     for size in sizes:
@@ -287,7 +287,7 @@ def with_code_layer(rows: Data[CodedRows], network: Network) -> Network:
     return Network((*network.weights, weight), (*network.biases, bias), (*network.activations, "linear"))
 
 
-def turned(rows: Data[CodedRows], network: Network) -> Network:
+def rotated(rows: Data[CodedRows], network: Network) -> Network:
     """Return the network with its outputs H rotated as in ITQ: |H - B| decreases, H'H keeps its eigenvalues."""
     outputs = rows.map_rows(partial(_activate, network=network), "outputs")
     rotation = quantizing_rotation(outputs, len(network.biases[-1]), 50, None)
@@ -322,6 +322,6 @@ def reconstruction_moments(rows: CodedRows) -> tuple[Array, Array]:
 def update_codes(
     rows: CodedRows, network: Network, step: Callable[[CodedRows, Array], Array] | None = None
 ) -> CodedRows:
-    """Return the rows with new codes: step(rows, outputs (n, n_bits)), or the signs of the outputs without a step."""
+    """Return the rows with new codes: step(rows, outputs (n, n_bits)); without a step, the signs of the outputs."""
     h = network.forward(rows.x)[-1].astype(np.float64)
     return rows._replace(b=(step(rows, h) if step else sgn(h)).astype(np.int8))

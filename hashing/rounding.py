@@ -1,8 +1,8 @@
 """Bounds on the rounding errors of float32 in the formulas of hash functions.
 
-They hold for every order of summation, so for every BLAS, batch size and device. Arguments and bounds are float64; an
-`error` is a bound on the errors of an argument. Source: Higham, Accuracy and Stability of Numerical Algorithms, SIAM
-2002, section 3.1: n roundings in a row have a relative error of at most gamma(n).
+They hold for every order of summation, and so for every BLAS, batch size and device. Arguments and bounds are float64;
+`error` bounds the errors of an argument. Source: Higham, Accuracy and Stability of Numerical Algorithms, SIAM 2002,
+section 3.1: n successive roundings have a relative error of at most gamma(n).
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import numpy as np
 from .mapreduce import Array
 
 UNIT = 2.0**-24  # unit roundoff of float32
-TINY = 2.0**-126  # smallest normal number of float32, below which a device may round to 0
+TINY = 2.0**-126  # smallest normal float32; a device may round smaller numbers to 0
 FUNCTION = 4 * UNIT  # relative error of exp, and absolute error of cos and tanh, in numpy, torch and CUDA
 
 
 def gamma(n: int) -> float:
-    """Return the largest relative error of n roundings in a row."""
+    """Return the largest relative error of n successive roundings."""
     return n * UNIT / (1 - n * UNIT)
 
 
 def product_error(x: Array, weight: Array, bias: Array, error: Array | float = 0.0) -> Array:
-    """Return a bound (n, k) on the error of x @ weight + bias, for x (n, d) with errors up to `error`."""
+    """Return a bound (n, k) on the error of x @ weight + bias, for x (n, d) with errors of at most `error`."""
     error = np.broadcast_to(error, x.shape)
     size = (np.abs(x) + error) @ np.abs(weight) + np.abs(bias)
     bound: Array = error @ np.abs(weight) + gamma(x.shape[1] + 2) * size
@@ -30,10 +30,10 @@ def product_error(x: Array, weight: Array, bias: Array, error: Array | float = 0
 
 
 def distance_error(x: Array, centres: Array, distances: Array, error: Array | float = 0.0) -> Array:
-    """Return a bound (n, m) on the error of `squared_centre_distances`, for x (n, d) with errors up to `error`.
+    """Return a bound (n, m) on the error of `squared_centre_distances`, for x (n, d) with errors of at most `error`.
 
-    The formula is |a|^2 + |c|^2 - 2ac for rows a and centres c from which their mean was subtracted. The mean cancels,
-    and its own rounding only changes the norms.
+    The formula is |a|^2 + |c|^2 - 2ac, after the mean of the centres was subtracted from rows a and centres c. The mean
+    cancels, and its own rounding error only changes the norms.
     """
     centres = centres.astype(np.float64)
     moved = float(np.linalg.norm(gamma(len(centres)) * np.abs(centres).mean(axis=0)))
@@ -46,7 +46,7 @@ def distance_error(x: Array, centres: Array, distances: Array, error: Array | fl
 
 
 def exp_error(exponent: Array, error: Array | float) -> Array:
-    """Return a bound on the error of exp(-exponent), for exponents with errors up to `error`."""
+    """Return a bound on the error of exp(-exponent), for exponents with errors of at most `error`."""
     shift = error + gamma(4) * np.abs(exponent)
     bound: Array = np.exp(-exponent) * (np.expm1(shift) + FUNCTION * np.exp(shift)) + TINY
     return bound
@@ -60,9 +60,9 @@ def min_error(values: Array, error: Array) -> Array:
 
 
 def anchor_weight_error(z: Array, distances: Array, error: Array, sigma: float, n_nearest: int) -> Array:
-    """Return a bound (n, m) on the error of `anchor_weights` z, for distances with errors up to `error`.
+    """Return a bound (n, m) on the error of `anchor_weights` z, for distances with errors of at most `error`.
 
-    It is infinite in rows whose nearest anchors are not determined.
+    It is infinite for rows whose set of nearest anchors is not certain.
     """
     ordered, most = np.sort(distances, axis=1), error.max(axis=1)
     if distances.shape[1] > n_nearest:

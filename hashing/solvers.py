@@ -58,21 +58,21 @@ def procrustes(c: Array) -> Array:
     return rotation
 
 
-def random_rotation(k: int, rng: np.random.Generator) -> Array:
-    """Return a random orthogonal (k, k) matrix, distributed by the Haar measure (Mezzadri 2007)."""
+def random_directions(d: int, k: int, rng: np.random.Generator) -> Array:
+    """Return k <= d random orthonormal columns (d, k), distributed by the Haar measure (Mezzadri 2007)."""
     with one_blas_thread():
-        q, r = np.linalg.qr(rng.standard_normal((k, k)))
-    rotation: Array = q * np.sign(np.diag(r))
-    return rotation
+        q, r = np.linalg.qr(rng.standard_normal((d, k)))
+    directions: Array = q * np.sign(np.diag(r))
+    return directions
 
 
 def quantizing_rotation(projected: Data[Vectors], n_bits: int, n_iter: int, seed: int | None) -> Array:
     """Return the rotation R (n_bits, n_bits) that locally minimises |B - VR|_F, alternating B = sgn(VR) and Procrustes.
 
-    The rows x of `projected` are V (n, n_bits). The start is a random rotation, or the identity if the seed is None; no
-    iteration increases the error. Source: ITQ, Gong & Lazebnik, CVPR 2011, section 3.
+    The rows x of `projected` are V (n, n_bits). The iterations start from a random rotation, or from the identity if
+    seed is None; none of them increases the error. Source: ITQ, Gong & Lazebnik, CVPR 2011, section 3.
     """
-    rotation = np.eye(n_bits) if seed is None else random_rotation(n_bits, np.random.default_rng(seed))
+    rotation = np.eye(n_bits) if seed is None else random_directions(n_bits, n_bits, np.random.default_rng(seed))
     for i in range(n_iter):
         (c,) = projected.reduce(Sum(partial(_alignment, rotation=rotation)), f"rotation {i + 1} of {n_iter}")
         rotation = procrustes(c)
@@ -82,7 +82,7 @@ def quantizing_rotation(projected: Data[Vectors], n_bits: int, n_iter: int, seed
 def _alignment(batch: Vectors, rotation: Array) -> tuple[Array]:
     """Return B'V (n_bits, n_bits) with B = sgn(VR): products in the precision of V, summed in float64."""
     c, rotation = np.zeros(rotation.shape), rotation.astype(batch.x.dtype)
-    memory = np.empty((ROWS, len(c)), batch.x.dtype)  # new memory for each block would cost as much as the products
+    memory = np.empty((ROWS, len(c)), batch.x.dtype)  # allocating it for each block would take as long as the products
     for start in range(0, len(batch.x), ROWS):
         v = batch.x[start : start + ROWS]
         b = np.matmul(v, rotation, out=memory[: len(v)])
@@ -166,8 +166,8 @@ def nearest_balanced(scatter: Array, n: float) -> Array:
 def balanced_partition(variances: Array, parts: int) -> Array:
     """Return (parts, width) positions that divide the variances (d,), given in descending order, into balanced parts.
 
-    Each variance goes to the part with the smallest sum of logarithms that is not full. width is d // parts; the d %
-    parts smallest variances are left out.
+    Each variance is assigned to the part that is not full and has the smallest sum of logarithms. width is d // parts;
+    the d % parts smallest variances are left out.
     Source: Ge, He, Ke & Sun, Optimized product quantization, CVPR 2013, section 3.2.
     """
     width = len(variances) // parts
@@ -182,8 +182,8 @@ def balanced_partition(variances: Array, parts: int) -> Array:
 def lbfgs(value_and_gradient: Callable[[Array], tuple[float, Array]], start: Array, n_iter: int) -> Array:
     """Return the parameters (p,) float64 after at most n_iter iterations of SciPy's L-BFGS (Nocedal, 1980).
 
-    Stops early when an iteration improves the value by less than 1e-9 max(|value|, 1). The size of the gradient is no
-    criterion, because it depends on the units of the parameters.
+    It stops early when an iteration improves the value by less than 1e-9 max(|value|, 1). The size of the gradient is
+    not used as a criterion, because it depends on the units of the parameters.
     """
     from scipy.optimize import minimize
 

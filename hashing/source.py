@@ -12,10 +12,10 @@ ROOT = Path(__file__).parent
 
 @cache  # files may change later, but the process keeps running the code that it has loaded
 def source(method: type) -> str:
-    """Return the SHA-256 of the Python files that a method depends on: its own file and the files all methods share.
+    """Return the SHA-256 of the Python files that a method depends on: its own file and the files that methods share.
 
-    A method of another package depends on all files of that package, including its sub-packages. Each file counts by
-    its content and its path below its package, so the digest does not depend on where the package is installed.
+    A method of another package depends on all files of that package, including its sub-packages. The digest covers the
+    content of each file and its path below the package, but not where the package is installed.
 
     Raises
     ------

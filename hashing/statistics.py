@@ -1,4 +1,4 @@
-"""Statistics that several methods compute from the data, summed in float64."""
+"""Statistics that several methods compute from the data, in float64."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from .mapreduce import Array, Batch, Data, Vectors
 
-_Scattered = tuple[int, Any, Any]  # n, mean, scatter; 0.0 stands for arrays of zeros
+_Scattered = tuple[int, Any, Any]  # n, mean, scatter; 0.0 instead of arrays of zeros
 _Extremes = tuple[Array, Array] | None
 _Smallest = tuple[Array, Batch] | None  # keys, ascending, and their rows
 
@@ -23,18 +23,24 @@ class Moments(NamedTuple):
 
 
 def moments(data: Data[Vectors]) -> Moments:
-    """Return the moments of all rows, in one pass that stays accurate where the mean is far from zero.
+    """Return the moments of all rows, in one pass that is accurate even if the mean is far from zero.
 
     Raises
     ------
     ValueError
         If there are no rows.
+
+    Examples
+    --------
+    >>> from infra.executors import InProcess
+    >>> moments(Data([[Batch(np.arange(2), np.array([[1.0], [3.0]]))]], InProcess()))
+    Moments(n=2, mean=array([2.]), cov=array([[1.]]))
     """
     return data.reduce(_Scatter(), "moments")
 
 
 class _Scatter:
-    """n, mean, and the scatter sum (x - mean)(x - mean)', merged pairwise (Chan, Golub & LeVeque 1979)."""
+    """Statistic: n, mean and scatter sum (x - mean)(x - mean)', merged pairwise (Chan, Golub & LeVeque 1979)."""
 
     def zero(self) -> _Scattered:
         return 0, 0.0, 0.0
@@ -79,15 +85,15 @@ class Range:
             return right if left is None else left
         return np.minimum(left[0], right[0]), np.maximum(left[1], right[1])
 
-    def finish(self, state: _Extremes) -> Any:  # None without rows; methods have rows, and unpack it
+    def finish(self, state: _Extremes) -> Any:  # Any, because methods always have rows, and unpack it
         return state
 
 
 def keyed_hash(ids: Array, seed: int) -> Array:
     """Return a pseudorandom uint64, uniformly distributed, for each id (n,) int64.
 
-    It depends only on the id and the seed, not on the order or the sharding of the rows. Computed by SplitMix64
-    (Steele, Lea & Flood, OOPSLA 2014) of the id xor the hashed seed.
+    It depends only on the id and the seed, not on the order or the sharding of the rows: SplitMix64 (Steele, Lea &
+    Flood, OOPSLA 2014) of the id xor the hashed seed.
     """
     with np.errstate(over="ignore"):
         hashed: Array = _splitmix(np.asarray(ids).astype(np.int64).view(np.uint64) ^ _splitmix(np.uint64(seed)))
@@ -101,7 +107,7 @@ def _splitmix(z: Any) -> Any:
     return z ^ (z >> np.uint64(31))
 
 
-WORDS, FOLDED = 2**15, 2**11  # size of the vocabulary, where 0 means no word; length of a vector of counts
+WORDS, FOLDED = 2**15, 2**11  # size of the vocabulary, in which 0 means no word; length of a vector of counts
 
 
 def word_counts(x: Array) -> Array:
@@ -120,14 +126,14 @@ def word_counts(x: Array) -> Array:
 def inverse_frequency(n_rows: int, n_containing: Array) -> Array:
     """Return log((1 + n_rows) / (1 + n_containing)) + 1 for each word, given the number of rows that contain it.
 
-    The smooth inverse document frequency of scikit-learn.
+    This is the smooth inverse document frequency of scikit-learn.
     """
     weight: Array = np.log((1 + n_rows) / (1 + n_containing)) + 1
     return weight
 
 
 def tf_idf(counts: Array, weight: Array) -> Array:
-    """Return log(1 + count) times the inverse frequency of each word, (n, words), scaled to rows of length one."""
+    """Return log(1 + count) times the inverse frequency of each word, (n, words), with rows of length one."""
     return unit_rows(np.log1p(counts) * weight)
 
 
@@ -153,7 +159,13 @@ class Sample:
     """Statistic: k rows sampled uniformly without replacement, as one Batch in ascending order of id.
 
     They are the rows with the k smallest keyed hashes, so the sample does not depend on the order or the sharding of
-    the rows. Fewer than k rows are all returned. Raises ValueError without rows.
+    the rows. If there are fewer than k rows, all are returned. `finish` raises ValueError if there are none.
+
+    Examples
+    --------
+    >>> sample = Sample(k=2, seed=0)
+    >>> sample.finish(sample.update(sample.zero(), Batch(np.arange(5), np.zeros((5, 3))))).ids
+    array([1, 4])
     """
 
     k: int
@@ -164,7 +176,7 @@ class Sample:
 
     def update(self, state: _Smallest, batch: Batch) -> _Smallest:
         key = keyed_hash(batch.ids, self.seed)
-        if state is not None and len(state[0]) == self.k:  # drop early the rows that cannot be among the k smallest
+        if state is not None and len(state[0]) == self.k:  # drop the rows that cannot be among the k smallest
             batch, key = batch.take(key < state[0][-1]), key[key < state[0][-1]]
         return self.merge(state, self._smallest(key, batch))
 
@@ -229,7 +241,7 @@ def multi_hot(batch: Batch) -> Array:
         If the rows have no labels.
     """
     if batch.y is None:
-        raise ValueError("expected rows with labels, which a supervised method learns from, found rows without")
+        raise ValueError("expected rows with labels, found rows without: a supervised method learns from them")
     return batch.y.astype(np.float64)
 
 

@@ -1,1 +1,8 @@
-"""Deep hashing: base class of deep methods, SGD, losses, networks and backbones."""
+"""Deep hashing.
+
+- `method`: the base class of deep methods, from hyper-parameters to a fitted hash function.
+- `contract`: the types that methods and training exchange. `losses`: the terms of objectives.
+- `architectures`: names of networks and checks of shapes, without torch. `networks`: a backbone with a hash layer;
+  `backbones`: networks for vectors, images and texts; `weights`: pretrained parameters from files.
+- `sgd`: the training loop of a worker. `batches`: the order of rows. `stored`: rows read once and mapped into memory.
+"""

@@ -13,7 +13,11 @@ LEAST_SIDE = {"cnn": 16, "cnn_skip": 16}  # pixels; smaller images leave no outp
 
 
 def network_names(network: str, views: int) -> tuple[str, ...]:
-    """Return the network name of each view: A+B names two, A alone applies to all. Raises ValueError if unknown."""
+    """Return the network name of each view: A+B names two, A alone applies to all. Raises ValueError if unknown.
+
+    >>> network_names("vgg16+mlp", 2), network_names("mlp", 2)
+    (('vgg16', 'mlp'), ('mlp', 'mlp'))
+    """
     names = tuple(network.split("+"))
     if len(names) not in (1, views) or not set(names) <= set(NETWORKS):
         pair = ", or two joined by a +" if views == 2 else ""
@@ -26,15 +30,17 @@ def view_dims(dim: int, views: int, first: int) -> tuple[int, ...]:
 
     Parameters
     ----------
-    dim : dimensions of a row
-    views : 1 or 2
-    first : dimensions of the first of two views; 0 for half of them
+    dim
+        Dimension of a row.
+    views
+        1 or 2.
+    first
+        Dimension of the first of two views; 0 for half of the row.
 
     Raises
     ------
     ValueError
-        A view would be empty.
-
+        If a view would be empty.
     """
     if views == 1:
         return (dim,)
@@ -45,7 +51,7 @@ def view_dims(dim: int, views: int, first: int) -> tuple[int, ...]:
 
 
 def picture_shape(dim: int) -> tuple[int, int]:
-    """Return the side and the channels of square images of dim values. Raises ValueError if dim fits none.
+    """Return the side and the channels of square images with dim values. Raises ValueError if there are none.
 
     >>> picture_shape(784), picture_shape(3072)
     ((28, 1), (32, 3))

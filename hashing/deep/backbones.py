@@ -1,7 +1,8 @@
 """Backbones: networks that compute features of vectors, images and texts, all given as rows (n, d).
 
-An image is a row of its pixels in the order (h, w, c), with h = w and c of 1 or 3, so d determines the shape. A text
-is a row of word ids, padded with 0. Each backbone function takes d and returns a module and the width of its features.
+An image is a row of pixels in the order (h, w, c), with h = w and c = 1 or 3, so d determines the shape. A text is a
+row of word ids, padded with 0. The function of each backbone takes d and returns a module and the width of its
+features.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ TEXT_WIDTH = 64
 
 
 class Scale(nn.Module):
-    """(x - mean) / deviation, with one mean for each dimension and one deviation for all of them."""
+    """(x - mean) / deviation, with a mean for each dimension and one deviation for all dimensions."""
 
     mean: Tensor
     deviation: Tensor
@@ -72,7 +73,7 @@ def linear(dim: int) -> tuple[nn.Module, int]:
 
 
 def cnn(dim: int) -> tuple[nn.Module, int]:
-    """Return 5 x 5 convolutions, two or, from 48 x 48 pixels, three, and a layer of 500: LeNet, as wide as in DSH."""
+    """Return two 5 x 5 convolutions (three from 48 x 48 pixels on) and a layer of 500: LeNet with the widths of DSH."""
     check_dim("cnn", dim)
     side, channels = picture_shape(dim)
     layers: list[nn.Module] = [Pixels(dim)]
@@ -223,4 +224,4 @@ BODIES: dict[str, Callable[[int], tuple[nn.Module, int]]] = {
     name: globals()[name]  # the function of that name in this file
     for name in NETWORKS
 }
-STANDARD = ("mlp", "linear", "cnn", "cnn_skip")  # take rows scaled to mean 0 and deviation 1
+STANDARD = ("mlp", "linear", "cnn", "cnn_skip")  # their inputs are scaled to mean 0 and deviation 1

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from ..mapreduce import Array
 
 Tensor = Any  # torch.Tensor
-APART = 2**32  # added to the seed: the seed itself also samples rows, such as queries, which must be independent
+APART = 2**32  # added to the seed, because the seed itself samples other rows, such as queries, independently
 
 
 class Outputs(NamedTuple):
@@ -36,7 +36,7 @@ class Facts(NamedTuple):
 
 @dataclass(frozen=True, match_args=False)  # frozen: the protocol requires readable fields only
 class Trainable(Protocol):
-    """The part of a deep method that SGD uses; `hashing.deep.method.Deep` documents the fields."""
+    """The part of a deep method that SGD uses. The fields are documented in `hashing.deep.method.Deep`."""
 
     n_bits: int
     network: str

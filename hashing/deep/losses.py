@@ -1,9 +1,14 @@
 """Terms of the objectives of deep methods, as functions of tensors. All are finite for every finite input.
 
-Arguments: u (n, n_bits), real outputs before sgn; s (n, n), 1 where two rows are similar, else 0; y (n, c), multi-hot
+Arguments: u (n, n_bits), real outputs before sgn; s (n, n), 1 if two rows are similar, else 0; y (n, c), multi-hot
 labels. A pair is an ordered pair of two different rows. Losses are means over pairs, rows or entries, so that the
-meaning of a weight depends neither on the batch nor on n_bits. Only methods of tensors are called, so that importing
-this file does not import torch.
+meaning of a weight depends neither on the batch size nor on n_bits. Only methods of tensors are called, so that
+importing this file does not import torch.
+
+>>> from torch import tensor
+>>> u, y = tensor([[2.0], [-2.0], [2.0]]), tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+>>> over_pairs(likelihood(u @ u.T / 2, similarity(y)))  # the loss of DPSH without quantization
+tensor(0.1269)
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Tensor = Any  # torch.Tensor, which is imported where it is made
+Tensor = Any  # torch.Tensor, without importing torch
 
 
 def sgn(u: Tensor) -> Tensor:
@@ -30,14 +35,14 @@ def logcosh(t: Tensor) -> Tensor:
     return t.abs() + (-2 * t.abs()).exp().log1p() - 0.6931471805599453
 
 
-def shared_labels(y: Tensor, other: Tensor | None = None) -> Tensor:
-    """Return the number of labels that two rows share, (n, m)."""
-    return y @ (y if other is None else other).T
+def shared_labels(y: Tensor) -> Tensor:
+    """Return the number of labels that two rows share, (n, n)."""
+    return y @ y.T
 
 
-def similarity(y: Tensor, other: Tensor | None = None) -> Tensor:
-    """Return s (n, m): 1 where two rows share a label, else 0."""
-    return (shared_labels(y, other) > 0).to(y.dtype)
+def similarity(y: Tensor) -> Tensor:
+    """Return s (n, n): 1 if two rows share a label, else 0."""
+    return (shared_labels(y) > 0).to(y.dtype)
 
 
 def over_pairs(values: Tensor) -> Tensor:
@@ -57,7 +62,7 @@ def likelihood(theta: Tensor, s: Tensor) -> Tensor:
 def pair_weights(s: Tensor) -> Tensor:
     """Return a weight for each pair: |S| / |S1| if similar, otherwise |S| / |S0|.
 
-    S are all pairs, S1 the similar and S0 the other ones. Source: HashNet, Cao et al., ICCV 2017, equation 2.
+    S are all pairs, S1 the similar pairs and S0 the others. Source: HashNet, Cao et al., ICCV 2017, equation 2.
     """
     n = len(s)
     pairs = n * (n - 1)
@@ -65,10 +70,10 @@ def pair_weights(s: Tensor) -> Tensor:
     return pairs * (s / similar.clamp(min=1) + (1 - s) / (pairs - similar).clamp(min=1))
 
 
-def squared_output_distances(u: Tensor, v: Tensor | None = None) -> Tensor:
-    """Return |u_i - v_j|^2, (n, m)."""
-    v = u if v is None else v
-    return ((u * u).sum(1)[:, None] + (v * v).sum(1)[None, :] - 2 * u @ v.T).clamp(min=0)
+def squared_output_distances(u: Tensor) -> Tensor:
+    """Return |u_i - u_j|^2, (n, n)."""
+    squares = (u * u).sum(1)
+    return (squares[:, None] + squares[None, :] - 2 * u @ u.T).clamp(min=0)
 
 
 def contrastive(distances: Tensor, s: Tensor, margin: float) -> Tensor:
@@ -76,11 +81,10 @@ def contrastive(distances: Tensor, s: Tensor, margin: float) -> Tensor:
     return 0.5 * (s * distances + (1 - s) * (margin - distances).clamp(min=0))
 
 
-def cosine(u: Tensor, v: Tensor | None = None) -> Tensor:
-    """Return the cosines of u_i and v_j, (n, m)."""
-    v = u if v is None else v
-    norms = (u * u).sum(1).clamp(min=1e-12).sqrt()[:, None] * (v * v).sum(1).clamp(min=1e-12).sqrt()[None, :]
-    return u @ v.T / norms
+def cosine(u: Tensor) -> Tensor:
+    """Return the cosines of u_i and u_j, (n, n)."""
+    norms = (u * u).sum(1).clamp(min=1e-12).sqrt()
+    return u @ u.T / (norms[:, None] * norms[None, :])
 
 
 def cauchy(distances: Tensor, s: Tensor, gamma: float) -> Tensor:
@@ -110,9 +114,9 @@ def average(values: Tensor) -> Tensor:
 def ranking_hinge(distances: Tensor, r: Tensor, margin: float) -> tuple[Tensor, Tensor]:
     """Return the sums (n,) of (2^r_ij - 2^r_ik) max(0, d_ij - d_ik + margin) for r_ij > r_ik, and their number.
 
-    d are distances (n, n) and r integer grades (n, n) from 0 on; a row is not a result of its own query. The weight
+    d are distances (n, n) and r integer grades (n, n) >= 0; a row is not a result of its own query. The weight
     2^r_ij - 2^r_ik is the sum of 2^l over the levels l from r_ik to r_ij - 1. Within a level, the k that contribute to
-    j precede d_ij + margin in the sorted row, so a row and level takes n log n steps instead of n^2. Grades over 60
+    j precede d_ij + margin in the sorted row, so each row and level takes n log n steps instead of n^2. Grades above 60
     count as 60. Source: DSRH, Zhao et al., CVPR 2015, section 3.2.
     """
     from torch import searchsorted
@@ -135,7 +139,7 @@ def ranking_hinge(distances: Tensor, r: Tensor, margin: float) -> tuple[Tensor, 
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Return the mean softmax cross-entropy; a row with several labels has each of them as target with equal weight."""
+    """Return the mean softmax cross-entropy. The labels of a row are targets with equal weights."""
     target = y / y.sum(1, keepdim=True).clamp(min=1)
     return -(target * logits.log_softmax(1)).sum(1).mean()
 
@@ -180,16 +184,11 @@ def cauchy_quantization(u: Tensor, gamma: float = 20.0) -> Tensor:
     return (n_bits / 2 * (1 - cosines).clamp(min=0) / gamma).log1p().mean()
 
 
-def straight_through(u: Tensor) -> Tensor:
-    """Return sgn(u), with the gradient of u. Source: GreedyHash, section 3."""
-    return u + (sgn(u) - u).detach()
-
-
 # --- regularizers of outputs and of weights --------------------------------------------------------------------------
 
 
 def balance(u: Tensor) -> Tensor:
-    """Return |mean of u|^2, which is 0 if each bit is 1 for half of the rows."""
+    """Return |mean of u|^2, which is 0 if each bit is 1 in half of the rows."""
     return (u.mean(0) ** 2).sum()
 
 
@@ -252,13 +251,19 @@ OF_WEIGHTS = {
 
 
 def regularizers(text: str) -> dict[str, float]:
-    """Return the weights of regularizers by name, from a text such as decov:0.1+so:0.01. Raises ValueError."""
+    """Return the weights of regularizers by name. Raises ValueError for any other text.
+
+    >>> regularizers("decov:0.1+so:0.01")
+    {'decov': 0.1, 'so': 0.01}
+    """
     weights: dict[str, float] = {}
     for part in filter(None, text.split("+")):
         name, _, weight = part.partition(":")
         if name not in OF_OUTPUTS | OF_WEIGHTS or name in weights or not re.fullmatch(r"\d*\.?\d+(e-\d\d?)?", weight):
             known = ", ".join(OF_OUTPUTS | OF_WEIGHTS)
-            raise ValueError(f"expected regularizers such as decov:0.1+so:0.01, each once, of {known}; found {text!r}")
+            raise ValueError(
+                f"expected regularizers such as decov:0.1+so:0.01, each once, among {known}; found {text!r}"
+            )
         weights[name] = float(weight)
     return weights
 
@@ -266,8 +271,9 @@ def regularizers(text: str) -> dict[str, float]:
 def regularization(weights: Mapping[str, float], views: Sequence[Tensor], network: Any) -> Tensor | float:
     """Return the weighted sum of regularizers.
 
-    Those of outputs apply to each view, without the rows that lack it. Those of weights apply to each linear and
-    convolutional layer, one row per unit or filter; the groups of a grouped convolution count as separate layers.
+    Regularizers of outputs apply to each view, without the rows in which the view is missing. Regularizers of weights
+    apply to each linear and convolutional layer, with one row per unit or filter; the groups of a grouped convolution
+    count as separate layers.
     """
     if not weights:
         return 0.0

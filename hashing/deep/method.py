@@ -1,4 +1,4 @@
-"""Base class of deep methods: hyper-parameters of the training, and the hooks that a method overrides."""
+"""Base class of deep methods: hyper-parameters of training, and the functions that a method overrides."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ..statistics import Sample, keyed_hash
 from . import architectures, losses
 from .contract import APART, Facts, Outputs, Tensor
 
-HELD_OUT = 2000  # rows at most, which score the epochs
-JUDGES = 10  # held-out rows, at least, must have a similar one; the score of fewer is mostly noise
+HELD_OUT = 2000  # maximum number of rows that score the epochs
+JUDGES = 10  # minimum number of held-out rows with a similar one: the score of fewer is mostly noise
 
 
 @dataclass(frozen=True)
@@ -29,22 +29,34 @@ class Deep:
     A subclass defines `loss` and, if needed, `head` and `prepare`. A supervised method holds out a share of the
     training rows and selects the epoch with the best score on them. Other methods train on all rows and use the last
     epoch.
+
+    Examples
+    --------
+    >>> @dataclass(frozen=True)
+    ... class Contrastive(Deep):
+    ...     margin: float = 2.0
+    ...
+    ...     def loss(self, out):
+    ...         distances = losses.squared_output_distances(out.u.tanh())
+    ...         return losses.over_pairs(losses.contrastive(distances, losses.similarity(out.y), self.margin))
+    >>> Contrastive(n_bits=32, margin=1.0).epochs
+    20
     """
 
     n_bits: int
     network: str = "mlp"  # of architectures.NETWORKS; A+B for two views
-    epochs: int = 20  # at most
+    epochs: int = 20  # maximum
     patience: int = 5  # training ends after this number of epochs without a better score
-    batch_size: int = 128  # rows of all workers together
+    batch_size: int = 128  # rows, over all workers
     optimizer: str = "adam"  # adam, or sgd with momentum 0.9
     lr: float = field(default=1e-3, metadata={"above": 0})  # decays to 0 by a cosine schedule
-    hash_rate: float = 1.0  # factor on lr in the hash layer: 10 if the rest is pretrained (DHN, section 4)
+    hash_rate: float = 1.0  # factor on lr in the hash layer, such as 10 if the rest is pretrained (DHN, section 4)
     weight_decay: float = 0.0
     validation: float = field(default=0.05, metadata={"below": 1})  # held-out share of the training rows
     augment: bool = False  # mirror and shift images at random
     regularizers: str = ""  # added to the loss, such as decov:0.1+so:0.01; see losses.regularizers
-    precision: str = "float32"  # or bf16: the network computes in bfloat16 where it can, the loss in float32
-    chunk: int = 0  # rows that pass through the network at a time, if memory is short; 0 for all rows of a worker
+    precision: str = "float32"  # or bf16: the network in bfloat16 where possible, the loss in float32
+    chunk: int = 0  # rows that pass through the network at a time, to save memory; 0 for all rows of a worker
     seed: int = 0
 
     supervised: ClassVar[bool] = True
@@ -103,7 +115,7 @@ class Deep:
 
     @property
     def split(self) -> int:
-        """Dimensions of the first of two views; 0 for half of them."""
+        """Return the dimension of the first of two views; 0 for half of the row."""
         return int(getattr(self, "first_view", 0))
 
     def check_dim(self, dim: int) -> None:
@@ -118,7 +130,7 @@ class Deep:
         return share & self.supervised
 
     def name_of_run(self, data: Data) -> str:
-        """Return a digest of everything that the training depends on: a run resumes one of the same name."""
+        """Return a digest of everything that training depends on: a run resumes an earlier one of the same name."""
         digest = hashlib.sha256(pickle.dumps((type(self).__name__, asdict(self), data.shards)))
         digest.update(source(type(self)).encode())  # type: ignore[arg-type]  # reads Deep.__hash__ as that of its type
         for name, array in data.pretrained.items():
@@ -142,7 +154,7 @@ def _sums(batch: Batch, method: Deep) -> tuple[Any, ...]:
     if method.supervised and batch.y is None and len(batch.ids):
         raise ValueError(f"expected labels for {type(method).__name__}, found rows without labels")
     x = batch.x[~method.held_out(batch.ids)]
-    wider = not (_are_bytes(x[:1]) and _are_bytes(x))  # of most vectors, the first row is enough
+    wider = not (_are_bytes(x[:1]) and _are_bytes(x))  # for most vectors, the first row decides
     x = x.astype(np.float64)
     labels = np.zeros(1) if batch.y is None else batch.y.sum(axis=0, dtype=np.float64)
     return len(x), x.sum(axis=0), (x * x).sum(axis=0), labels, wider
@@ -153,7 +165,7 @@ def _are_bytes(x: Array) -> bool:
 
 
 def held_out(data: Data, method: Deep) -> Batch | None:
-    """Return at most HELD_OUT held-out rows, the same for any shards; None if fewer than JUDGES have a similar one."""
+    """Return up to HELD_OUT held-out rows, the same for any sharding; None if fewer than JUDGES have a similar one."""
     if not method.supervised:
         return None
     rows = data.reduce(Sample(HELD_OUT, APART + method.seed), "rows held out")

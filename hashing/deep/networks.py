@@ -18,8 +18,8 @@ from .backbones import BODIES, STANDARD, Scale
 Network = TypeVar("Network", bound=nn.Module)
 _lock = Lock()
 _latest: dict[str, HashNetwork | TwoViews] = {}  # at most one: DeepHash.digest -> its network
-_callers = 0  # now inside one_thread
-_threads = 0  # of torch, before the first caller entered one_thread
+_callers = 0  # number of callers inside one_thread
+_threads = 0  # threads of torch before the first caller entered one_thread
 
 
 class Divide(nn.Module):
@@ -43,7 +43,7 @@ class Blocks(nn.Linear):
         self.units = units
 
     def codes(self, u: Tensor) -> Tensor:
-        """Return each unit minus the largest other unit of its block: not negative for the largest unit."""
+        """Return each unit minus the largest other unit of its block: >= 0 for the largest, negative for the others."""
         blocks = u.view(len(u), -1, self.units)
         largest = blocks.topk(2, dim=2).values
         other = torch.where(blocks == largest[:, :, :1], largest[:, :, 1:], largest[:, :, :1])
@@ -69,7 +69,7 @@ class HashNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.body(self.standard(x) if self.standardised else x)
-        with torch.autocast(x.device.type, enabled=False):  # in bfloat16, the largest units of a block would often tie
+        with torch.autocast(x.device.type, enabled=False):  # in bfloat16, the largest units of a block often tie
             u: Tensor = self.hash(features.to(x.dtype))
         return u
 
@@ -94,9 +94,9 @@ class HashNetwork(nn.Module):
 
 
 class TwoViews(nn.Module):
-    """Rows of two concatenated views, such as image and text (n, d) -> [F G] (n, 2 n_bits), one half for each view.
+    """Rows (n, d) of two concatenated views, such as image and text -> [F G] (n, 2 n_bits), one half for each view.
 
-    A view of zeros counts as missing, and its half is 0. Codes are the signs of F + G.
+    A view of zeros is missing, and its half is 0. Codes are the signs of F + G.
     """
 
     def __init__(self, bodies: str, dim: int, n_bits: int, first: int, layer: str = "linear") -> None:
@@ -144,18 +144,23 @@ def build(
 
     Parameters
     ----------
-    network : a name of `architectures.NETWORKS`, or two joined by a + for two views
-    dim : dimensions of a row
-    n_bits : length of a code
-    views : 1 or 2
-    first : dimensions of the first of two views; 0 for half of them
-    layer : hash layer, see `hash_layer`
+    network
+        A name of `architectures.NETWORKS`, or two joined by a + for two views.
+    dim
+        Dimension of a row.
+    n_bits
+        Length of a code.
+    views
+        1 or 2.
+    first
+        Dimension of the first of two views; 0 for half of the row.
+    layer
+        Hash layer, see `hash_layer`.
 
     Raises
     ------
     ValueError
-        The network is unknown or cannot take rows of dim dimensions.
-
+        If the network is unknown or cannot take rows of this dimension.
     """
     if views == 2:
         return TwoViews(network, dim, n_bits, first, layer)
@@ -177,13 +182,13 @@ def augmented(x: Tensor) -> Tensor:
 def load_pretrained(body: nn.Module, arrays: Mapping[str, Array]) -> None:
     """Copy pretrained parameters into a body, matched by order and not by name.
 
-    Parameters at the end of arrays that the body has no layer for are ignored, such as the classifier of a torchvision
-    model of the same architecture. Raises ValueError if a shape differs, or if there are too few parameters.
+    Additional parameters at the end are ignored, such as the classifier of a torchvision model of the same
+    architecture. Raises ValueError if a shape differs, or if there are too few parameters.
     """
     own = [(name, value) for name, value in body.state_dict().items() if not name.endswith("num_batches_tracked")]
     given = [(name, value) for name, value in arrays.items() if not name.endswith("num_batches_tracked")]
     if not own:
-        raise ValueError("network=linear has no layers that could start from pretrained parameters")
+        raise ValueError("network=linear has no layers that can start from pretrained parameters")
     if len(given) < len(own):
         raise ValueError(f"expected pretrained parameters for {len(own)} tensors, found {len(given)}")
     for (name, value), (other, array) in zip(own, given, strict=False):
@@ -193,7 +198,7 @@ def load_pretrained(body: nn.Module, arrays: Mapping[str, Array]) -> None:
 
 
 def check_pretrained(network: str, dim: int, arrays: Mapping[str, Array]) -> None:
-    """Raise ValueError if `load_pretrained` would for this network. Allocates no parameters."""
+    """Raise ValueError if `load_pretrained` would do so for this network. Allocates no parameters."""
     with torch.device("meta"):
         load_pretrained(build(network, dim, 1).body, arrays)
 
@@ -202,7 +207,9 @@ def with_parameters(network: Network, parameters: tuple[Array, ...]) -> Network:
     """Set the state of a network, in order, and return it in evaluation mode. Raises ValueError if a shape differs."""
     state = {name: value for name, value in network.state_dict().items() if value.dim()}  # a scalar is a step counter
     if [tuple(value.shape) for value in state.values()] != [part.shape for part in parameters]:
-        raise ValueError("the parameters do not fit the shapes of the network: another version of Hashkiln saved them")
+        raise ValueError(
+            "the parameters do not match the shapes of the network: another version of Hashkiln saved them"
+        )
     network.load_state_dict(
         {name: torch.tensor(part) for name, part in zip(state, parameters, strict=True)}, strict=False
     )
@@ -216,10 +223,12 @@ def shared_network(digest: str, parameters: tuple[Array, ...], *architecture: An
 
     Parameters
     ----------
-    digest : of the function, the key of the cache
-    parameters : values of the network's state, in order
-    architecture : positional arguments of `build`
-
+    digest
+        Digest of the function, the key of the cache.
+    parameters
+        Values of the network's state, in order.
+    architecture
+        Positional arguments of `build`.
     """
     with _lock:
         if digest not in _latest:
@@ -247,7 +256,7 @@ def on_device(network: HashNetwork | TwoViews, device: str, precision: str) -> C
 
 
 def evaluated(network: HashNetwork | TwoViews, x: Array) -> Array:
-    """Return u (n, n_bits) of rows x (n, d). Uses one thread: the last digits of u depend on the number of threads."""
+    """Return u (n, n_bits) of rows x (n, d). On one thread, because the last digits of u depend on the thread count."""
     with one_thread(), torch.inference_mode():
         u: Array = network.codes(torch.tensor(x)).numpy()  # tensor() copies: arrays from Ray are read-only
     return u
@@ -255,7 +264,7 @@ def evaluated(network: HashNetwork | TwoViews, x: Array) -> Array:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run torch on one CPU thread in the block. Overlapping blocks restore the number found by the first of them."""
+    """Run torch on one CPU thread inside the context. The last of overlapping contexts restores the previous number."""
     global _callers, _threads
     with _lock:
         threads = torch.get_num_threads()  # always called: a thread's first call adopts the number of the process

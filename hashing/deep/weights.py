@@ -1,10 +1,10 @@
 """Pretrained parameters from files, by name, in the order of the network's layers.
 
 The layout is torchvision's: names such as features.0.weight or layer1.0.conv1.weight, and torch's shapes. A classifier
-at the end is ignored (networks.load_pretrained). Files of torch.save store their parameters in order. Safetensors are
-sorted by name, so `in_order` restores torchvision's order: features or conv1, bn1, layer1 to layer4 first, classifier
-or fc last, and weight, bias, running_mean, running_var within a layer. Numbers in names are compared as numbers:
-0.weight, 0.bias, 1.weight, ..., 10.weight.
+at the end is ignored (networks.load_pretrained). Files of torch.save store the parameters in order. Safetensors sort
+them by name, so `in_order` restores torchvision's order: features or conv1, bn1, layer1 to layer4 first, classifier or
+fc last, and weight, bias, running_mean, running_var within a layer. Numbers in names are compared as numbers: 0.weight,
+0.bias, 1.weight, ..., 10.weight.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OF_A_LAYER = ("weight", "bias", "running_mean", "running_var", "num_batches_trac
 
 
 def torch_state(content: bytes) -> dict[str, Array]:
-    """Return the parameters, as float32, of a state dict saved by torch.save. Never runs code from the file.
+    """Return the parameters of a state dict saved by torch.save, as float32. Never runs code from the file.
 
     Raises ValueError if the content is not a state dict of tensors.
     """
@@ -39,7 +39,7 @@ def torch_state(content: bytes) -> dict[str, Array]:
 
 
 def in_order(arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """Return the arrays sorted by the order of torchvision's layers, as given by their names.
+    """Return the arrays in the order of torchvision's layers, which follows from their names.
 
     >>> list(in_order({"fc.weight": 0, "bn1.weight": 0, "layer1.10.bias": 0, "layer1.2.bias": 0}))
     ['bn1.weight', 'layer1.2.bias', 'layer1.10.bias', 'fc.weight']

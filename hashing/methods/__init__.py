@@ -1,4 +1,4 @@
-"""The catalogue of methods: one module per method, registered on import, plus the methods of installed packages."""
+"""The catalogue of methods: one module per method, registered on import, and the methods of installed packages."""
 
 from __future__ import annotations
 
@@ -17,19 +17,41 @@ from ..functions import HashFunction
 from ..mapreduce import Data
 
 logger = logging.getLogger(__name__)
-GROUP = "hashkiln.methods"  # entry points by which installed packages add methods: name = module:class
+GROUP = "hashkiln.methods"  # group of the entry points of methods in installed packages: name = module:class
 
 
 class Method(Protocol):
-    """A frozen dataclass of hyper-parameters, each with the paper's default: `n_bits` first, and `seed` if random.
+    """A frozen dataclass of hyper-parameters, with the paper's defaults: `n_bits` first, and `seed` if it is random.
 
     `__post_init__` raises ValueError for hyper-parameters that contradict each other. A method may also define
-    `check_dim(dim)`, which raises ValueError for vectors of a dimension it cannot learn from; `network`, the name of
-    the network of a deep method; and `reads_labels`, whether a method that is not supervised reads labels.
+    `check_dim(dim)`, which raises ValueError for vectors of a dimension that it cannot learn from; `network`, the name
+    of the network of a deep method; and `reads_labels`, whether an unsupervised method reads labels.
 
-    A model is identified by the values that differ from the defaults and by `defaults_version`. Increase that number
+    A model is identified by the values that differ from the defaults and by `defaults_version`. Increase this number
     when the value or the meaning of a default changes, so that tables do not mix models. A new hyper-parameter whose
-    default preserves the behaviour does not need a new number.
+    default preserves the behaviour needs no new number.
+
+    Examples
+    --------
+    A method whose bits compare the first dimensions with their means:
+
+    >>> import numpy as np
+    >>> from dataclasses import dataclass
+    >>> from hashing.families import LinearHash
+    >>> from hashing.statistics import moments
+    >>> @dataclass(frozen=True)
+    ... class Thresholds:
+    ...     n_bits: int
+    ...
+    ...     def fit(self, data: Data) -> HashFunction:
+    ...         mean = moments(data).mean
+    ...         return LinearHash(np.eye(len(mean), self.n_bits), mean[: self.n_bits])
+    >>> from hashing.mapreduce import Batch
+    >>> from infra.executors import InProcess
+    >>> x = np.array([[1.0, 5.0], [3.0, 1.0]])
+    >>> Thresholds(n_bits=2).fit(Data([[Batch(np.arange(2), x)]], InProcess())).encode(x)
+    array([[False,  True],
+           [ True, False]])
     """
 
     supervised: ClassVar[bool] = False
@@ -71,7 +93,7 @@ def catalogue() -> dict[str, type[Method]]:
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: (_package(entry), entry.name)):
         try:
             methods[entry.name] = _load(entry, methods)
-        except Exception as error:  # foreign code may raise anything, and must not disable the other methods
+        except Exception as error:  # code of other packages may raise anything, and must not disable the other methods
             source = f"{entry.value} of package {_package(entry)}"
             logger.warning("skipped method %s (%s): %s: %s", entry.name, source, type(error).__name__, error)
     return methods
@@ -102,12 +124,17 @@ def _load(entry: EntryPoint, methods: dict[str, type[Method]]) -> type[Method]:
 
 
 def method(name: str) -> type[Method]:
-    """Return the method of a name.
+    """Return the class of a method by its name.
 
     Raises
     ------
     ValueError
         If there is no such method; the message suggests similar names.
+
+    Examples
+    --------
+    >>> method("itq")(n_bits=16)
+    ITQ(n_bits=16, n_iter=50, seed=0)
     """
     methods = catalogue()
     if name not in methods:
@@ -129,7 +156,7 @@ def check_against(method: Method, kind: str, dim: int, labelled: bool) -> None:
     kind
         Kind of the rows: vector, image or text.
     dim
-        Dimension of a vector, or the number of values that an image or a text is read as.
+        Dimension of the vectors, or of the vectors that images and texts are converted to.
     labelled
         Whether the rows have labels.
 
@@ -154,7 +181,7 @@ def check_hyperparameters(method: Method) -> None:
     """Check that every numeric hyper-parameter is in its range.
 
     Numbers must be finite and not negative, and integers at least 1 unless their default is 0. The metadata of a field
-    can set other bounds: `above` and `below` are exclusive, `least` is inclusive.
+    can set other bounds: `above` and `below` (exclusive), `least` (inclusive).
 
     Raises
     ------

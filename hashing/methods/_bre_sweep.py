@@ -10,7 +10,7 @@ NEVER = 2 * BUCKETS + 1  # bucket of the rows whose bit never flips
 
 @njit(nogil=True, cache=True)
 def descend(u, weight, columns, offsets, gain):
-    """Set each weight of one bit to its best value in turn, in place, and return the decrease of the cost.
+    """Set each weight of a bit to its best value in turn, in place, and return the decrease of the cost.
 
     Parameters
     ----------
@@ -96,10 +96,10 @@ def _add_pairs(at, at_other, sign, sign_other, gain, first, second):  # a functi
 
 @njit(nogil=True, cache=True)
 def _best_shift(at, change, bucket):
-    """Return the best shift over all real shifts, the first of equally good ones, and its decrease of the cost.
+    """Return the best of all real shifts, the first of equally good ones, and its decrease of the cost.
 
-    Only the buckets that may contain it are sorted: those where the decreases alone reach the least cost at the end of
-    a bucket.
+    Only the buckets that may contain it are sorted: those whose decreases alone would reach the lowest cost found at
+    the end of any bucket.
     """
     before, down = np.zeros(NEVER + 1, np.int64), np.zeros(NEVER + 1, np.int64)
     for i in range(len(at)):

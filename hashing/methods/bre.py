@@ -26,8 +26,8 @@ class BRE:
     Minimises the sum over pairs of (d_ij - t_ij)^2, where d is the Hamming distance and the target t is 0 within a
     class and n_bits between classes. A bit is the sign of a combination of centred Gaussian kernels of n_anchors rows
     (at most a tenth of the sample); the kernel width sigma is the mean distance of a row to its nearest anchor.
-    Coordinate descent sets one coefficient after another to its best value, which a sort finds exactly, as the
-    objective changes only where a row changes its bit.
+    Coordinate descent sets one coefficient after another to its best value. A sort finds it exactly, as the objective
+    changes only where a row changes its bit.
 
     In the paper the kernel is linear, each bit has its own anchors, and passes run until convergence. Its unsupervised
     targets, Euclidean distances, are not implemented.

@@ -16,7 +16,9 @@ from . import register
 
 
 class GraphRows(NamedTuple):
-    z: csr_array  # (n, m)
+    """Rows on the anchor graph."""
+
+    z: csr_array  # (n, m), weights of the nearest anchors
     x: Array  # (n, n_bits), Y
 
 
@@ -28,7 +30,7 @@ class DGH:
     Maximises tr(B'AB) + rho tr(B'Y) over codes B in {-1, +1} and Y with Y'1 = 0 and Y'Y = nI, where A is the anchor
     graph. Starting from a rotation of the eigenvectors of A, B is updated by B <- sgn(2AB + rho Y) until it no longer
     changes, then Y is solved; neither step lowers the objective. The bits of a new row are the signs of its anchors'
-    mean codes; this extension follows the paper from memory.
+    mean codes. This out-of-sample extension could not be compared with the paper.
 
     Summed over all rows: Z'Z, Z'1, the sums of the rotation, then Z'B, 1'[B Y] and [B Y]'[B Y]. Z and Y are stored with
     their shard.
@@ -89,9 +91,8 @@ def improved(
     return rows.map_rows(partial(_with_y, p=before, rho=rho, mean=total / mass.sum(), mix=mix), "Y"), p
 
 
-def _b_and_y(
-    rows: GraphRows, p: Array, rho: float
-) -> Array:  # p (m, n_bits): the anchors' mean codes before this update
+def _b_and_y(rows: GraphRows, p: Array, rho: float) -> Array:
+    """Return [B Y] (n, 2 n_bits), given the mean codes p (m, n_bits) of the anchors before this update of B."""
     return np.hstack([sgn(2 * (rows.z @ p) + rho * rows.x), rows.x])
 
 

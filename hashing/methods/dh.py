@@ -21,7 +21,7 @@ class DH:
 
     In the paper the first term is a sum and the second, of weight 100, a mean, so their balance depends on n; here both
     are means. The paper's variance is not centred, so constant bits would maximise it; here it is centred. The layers
-    are 60-30-16, 80-50-32 and 100-80-64 for 16, 32 and 64 bits, as the paper is reported to use, and interpolated for
+    are 60-30-16, 80-50-32 and 100-80-64 for 16, 32 and 64 bits, reportedly those of the paper, and interpolated for
     other lengths.
 
     Summed over all rows: H'H, H'1 and the sum of |H|, then the gradient, in each evaluation.

@@ -16,7 +16,7 @@ class DHLN(Deep):
     """Deep hashing learning network: cross-entropy of the classes given sigmoid units, spread away from 0.5.
 
     The loss is the cross-entropy given n_bits units sigmoid(u), minus `spread` times the mean of (sigmoid(u) - 0.5)^2.
-    The paper's losses could not be verified: its abstract states a compact sigmoid layer before the loss layer, and
+    The paper's losses could not be verified: its abstract mentions a compact sigmoid layer before the loss layer, and
     thresholds of 0.5. The second term is our assumption; without it the method is DLBHC.
 
     Reference: Zhong, Yang, Wang & Dong, A deep hashing learning network, arXiv 1507.04437, 2015.

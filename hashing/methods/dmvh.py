@@ -18,8 +18,8 @@ class DMVH(Deep):
 
     The code is F + G, the sum of the outputs for the two views. The loss is the contrastive loss of its squared
     distances over the pairs of a batch, plus `eta` times its quantization error. The paper's objective could not be
-    verified. It is known that the network has hidden nodes of each view and shared ones, which give the code, trained
-    to preserve similarity.
+    verified. What is known: its network has hidden nodes for each view and shared ones; the shared nodes give the code
+    and are trained to preserve similarity.
 
     Reference: Kang, Kim & Choi, Deep learning to hash with multiple representations, ICDM 2012.
     """

@@ -68,7 +68,7 @@ class KSH:
     accelerated gradient) with h smoothed to tanh; the better of start and end is selected. The features phi are
     whitened first.
 
-    Summed over all rows: all statistics, as S = 2YY' - 11' for one-hot labels Y is never formed. The paper takes 2,000
+    Summed over all rows: all statistics; S = 2YY' - 11', for one-hot labels Y, is never formed. The paper uses 2,000
     rows and their S; here all rows are used.
 
     Reference: Liu, Wang, Ji, Jiang & Chang, Supervised hashing with kernels, CVPR 2012, section 3.
@@ -82,7 +82,7 @@ class KSH:
 
     def fit(self, data: Data) -> KernelHash:
         anchors = data.reduce(Sample(self.n_anchors, self.seed), "anchors").x.astype(np.float64)
-        anchor_width(anchors)  # raises ValueError if all rows are the same
+        anchor_width(anchors)  # raises ValueError if all anchors are equal
         _, mean, cov = moments(data)
         mean_squared = float(cov.trace() + ((anchors - mean) ** 2).sum(axis=1).mean())  # distance of rows to anchors
         gamma = 1 / (2 * mean_squared)

@@ -15,8 +15,8 @@ from . import register
 class LSH:
     """Locality-sensitive hashing: random hyperplanes through the mean of the rows.
 
-    Two rows differ in a bit with probability angle / pi, the angle being seen from the mean. Only the mean is estimated
-    from the data. Without it, non-negative data would fall on one side of most planes.
+    Two rows differ in a bit with probability angle / pi, where the angle is measured at the mean. Only the mean is
+    estimated from the data. Without it, non-negative data would fall on one side of most planes.
 
     Reference: Charikar, Similarity estimation techniques from rounding algorithms, STOC 2002, section 3.
     """

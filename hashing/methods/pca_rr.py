@@ -6,7 +6,7 @@ import numpy as np
 
 from ..families import LinearHash
 from ..mapreduce import Data
-from ..solvers import bits_within_dim, random_rotation, top_eigenvectors
+from ..solvers import bits_within_dim, random_directions, top_eigenvectors
 from ..statistics import moments
 from . import register
 
@@ -32,5 +32,6 @@ class PCARR:
 
     def fit(self, data: Data) -> LinearHash:
         _, mean, cov = moments(data)
-        weight = top_eigenvectors(cov, self.n_bits) @ random_rotation(self.n_bits, np.random.default_rng(self.seed))
+        rotation = random_directions(self.n_bits, self.n_bits, np.random.default_rng(self.seed))
+        weight = top_eigenvectors(cov, self.n_bits) @ rotation
         return LinearHash(weight, mean @ weight)

@@ -27,7 +27,6 @@ class SGH(Deep):
 
     network: str = "linear"
     lr: float = 1e-2
-    hash_rate: float = 1.0
     batch_size: int = 500
     alpha: float = 1e-3
     beta: float = 1e-3

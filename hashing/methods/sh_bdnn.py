@@ -15,8 +15,8 @@ from ..perceptrons import (
     hidden_widths,
     principal_network,
     principal_rows,
+    rotated,
     train,
-    turned,
     update_codes,
     whitening_units,
     with_code_layer,
@@ -99,6 +99,6 @@ class SHBDNN:
         n_iter, weight = min(self.n_iter, n // (20 * self.n_outer) + 1), self.decay * n / 60_000
         for _ in range(self.n_outer):
             network = train(rows, network, loss, partial(decay, weight=weight), n_iter, units)
-            network = turned(rows, network)
+            network = rotated(rows, network)
             rows = rows.map_rows(partial(update_codes, network=network), "codes")
         return inputs.fold(network)

@@ -8,7 +8,7 @@ from math import log, log2
 from ..deep import losses
 from ..deep.contract import Outputs, Tensor
 from ..deep.losses import bit_entropy, cross_entropy
-from ..deep.method import Deep
+from ..deep.method import Deep, linear
 from . import register
 
 
@@ -48,9 +48,7 @@ class SuBiC(Deep):
         return f"blocks:{self.units}"
 
     def head(self, dim: int, n_classes: int) -> Tensor:
-        from torch import nn
-
-        return nn.Linear(self.n_bits, n_classes)
+        return linear(self.n_bits, n_classes)
 
     def loss(self, out: Outputs) -> Tensor:
         p = out.u.view(len(out.u), -1, self.units).softmax(2)

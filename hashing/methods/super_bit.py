@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..families import LinearHash
-from ..mapreduce import Array, Data, one_blas_thread
+from ..mapreduce import Data
+from ..solvers import random_directions
 from ..statistics import moments
 from . import register
 
@@ -16,7 +17,7 @@ class SuperBit:
     """Super-bit locality-sensitive hashing: random hyperplanes, orthogonal within batches of `depth`.
 
     As in LSH, two rows differ in a bit with probability angle / pi, but the Hamming distance has a lower variance.
-    depth = 0 is the largest depth, min(n_bits, d). The last batch may be smaller.
+    depth = 0 means the largest depth, min(n_bits, d). The last batch may be smaller.
 
     Summed over all rows: the mean, through which the planes pass, as in LSH; the paper's planes pass through the
     origin.
@@ -37,14 +38,6 @@ class SuperBit:
         self.check_dim(len(mean))
         depth = self.depth or min(self.n_bits, len(mean))
         rng = np.random.default_rng(self.seed)
-        batches = [_orthonormal(rng.standard_normal((len(mean), depth))) for _ in range(0, self.n_bits, depth)]
+        batches = [random_directions(len(mean), depth, rng) for _ in range(0, self.n_bits, depth)]
         weight = np.concatenate(batches, axis=1)[:, : self.n_bits]
         return LinearHash(weight, mean @ weight)
-
-
-def _orthonormal(gaussian: Array) -> Array:
-    """Return the Gram-Schmidt basis of the columns; LAPACK computes the same up to signs."""
-    with one_blas_thread():
-        q, r = np.linalg.qr(gaussian)
-    basis: Array = q * np.sign(np.diag(r))
-    return basis

@@ -27,10 +27,9 @@ class THC(Deep):
     a bit. Stage 2 minimises the mean binary cross-entropy of these bits given u.
 
     For texts (network=text) the graph is that of TF-IDF vectors, otherwise that of the rows. Short texts share few
-    words, so all anchors are at about the same distance; neighbours are therefore found among the n_topics singular
-    directions of the TF-IDF vectors (latent semantic analysis), scaled to length 1. The paper solves the Laplacian of
-    the nearest neighbours of all rows; here an anchor graph approximates it, as in AGH, because it can be summed over
-    shards.
+    words, so all anchors are at about the same distance. TF-IDF vectors are therefore projected on their n_topics
+    singular directions (latent semantic analysis) and scaled to length 1. The paper solves the Laplacian of the nearest
+    neighbours of all rows; here an anchor graph approximates it, as in AGH, because it can be summed over shards.
 
     With tags > 0 the labels, times `tags`, become further coordinates of the rows of the graph; the paper's variants
     multiply the weights of the graph instead. The network `text` passes the words to the hash layer together with the

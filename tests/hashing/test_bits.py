@@ -24,8 +24,10 @@ def test_packing_round_trip_and_layout(n_bits):
 def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match=r"expected bits of shape \(n, n_bits\), found \(3,\)"):
         pack(np.ones(3, bool))
-    with pytest.raises(ValueError, match=r"expected codes of shape \(n, 2\) for 9 bits, found \(4, 1\)"):
+    with pytest.raises(ValueError, match=r"expected codes \(n, 2\) uint8 for 9 bits, found \(4, 1\) uint8"):
         unpack(np.zeros((4, 1), np.uint8), 9)
+    with pytest.raises(ValueError, match=r"expected codes \(n, 1\) uint8 for 8 bits, found \(4, 1\) int64"):
+        unpack(np.zeros((4, 1), np.int64), 8)
 
 
 @pytest.mark.parametrize("n_bits", [1, 8, 12, 33, 64, 70, 256])

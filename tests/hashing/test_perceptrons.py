@@ -79,15 +79,15 @@ def test_a_network_is_a_vector_and_a_hash_function():
     np.testing.assert_allclose(inputs.fold(net).project(raw), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_turning_the_outputs_changes_nothing_but_how_near_they_are_to_codes(in_process):
+def test_rotating_the_outputs_only_changes_their_distance_from_codes(in_process):
     rows, net = data(in_process), network()
-    turned = perceptrons.turned(rows, net)
+    rotated = perceptrons.rotated(rows, net)
     loss = partial(similarity_loss, similarity=0.4, fidelity=0.0, independence=0.7, balance=0.2)
     before, after = (
-        perceptrons.value_and_gradient(n.flat(), rows, n, loss, partial(decay, weight=0.1))[0] for n in (net, turned)
+        perceptrons.value_and_gradient(n.flat(), rows, n, loss, partial(decay, weight=0.1))[0] for n in (net, rotated)
     )
     assert after == pytest.approx(before, rel=1e-12)
-    far, near = (n.forward(ROWS.x)[-1] for n in (net, turned))
+    far, near = (n.forward(ROWS.x)[-1] for n in (net, rotated))
     assert np.abs(near).sum() > np.abs(far).sum()  # |H - sgn(H)| of a rotated H falls as <H, sgn(H)> rises
 
 

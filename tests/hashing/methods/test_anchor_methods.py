@@ -72,14 +72,14 @@ def test_second_layer_splits_where_the_graph_is_cut_least(in_process):
 def test_agh_says_what_it_cannot_do(in_process):
     data = Data(cut(blobs(300), 2), in_process)
     assert AGH(n_bits=7, layers=1).fit(data).encode(blobs(5).x).shape == (5, 7)
-    with pytest.raises(ValueError, match=r"fewer eigenvectors than anchors, found 30 eigenvectors, 30 anchors"):
+    with pytest.raises(ValueError, match=r"fewer eigenvectors than anchors .*, found 30 eigenvectors, 30 anchors"):
         AGH(n_bits=30, layers=1).fit(data)
     with pytest.raises(ValueError, match=r"expected at least n_nearest = 2 anchors, .*, found 1"):
         AGH(n_bits=2).fit(Data(cut(blobs(19), 1), in_process))
-    with pytest.raises(ValueError, match="expected at least n_nearest = 2 anchors, one for ten rows, found 0"):
+    with pytest.raises(ValueError, match="expected at least n_nearest = 2 anchors, one for 10 rows, found 0"):
         AGH(n_bits=2).fit(Data(cut(blobs(3), 1), in_process))
     same = blobs(300)._replace(x=np.ones((300, 4), np.float32))
-    with pytest.raises(ValueError, match="expected rows that differ, found the same few 300 times"):
+    with pytest.raises(ValueError, match="expected rows that differ, found 300 rows with at most 30 different values"):
         AGH(n_bits=2).fit(Data(cut(same, 1), in_process))
 
 

@@ -23,7 +23,7 @@ from tests.conftest import blobs, cut, mean_average_precision
 
 @pytest.mark.parametrize("method", [KSH, SDH, FSDH, BRE, LFH])
 def test_rows_without_labels_are_refused(method, in_process):
-    with pytest.raises(ValueError, match=r"^expected rows with labels, .*, found rows without$"):
+    with pytest.raises(ValueError, match="expected rows with labels, found rows without: a supervised method"):
         method(n_bits=8).fit(Data(cut(blobs(50)._replace(y=None), 2), in_process))
 
 
