@@ -175,7 +175,7 @@ def test_of_two_views_the_pictures_are_augmented_and_the_rest_stays():
 
 
 def test_parameters_without_a_place_are_refused():
-    with pytest.raises(ValueError, match=r"^network=linear has no layers that could start from pretrained parameters$"):
+    with pytest.raises(ValueError, match=r"^network=linear has no layers that can start from pretrained parameters$"):
         load_pretrained(build("linear", 8, 4).body, {"0.weight": np.zeros((4, 8), np.float32)})
 
 
@@ -212,7 +212,7 @@ def test_codes_do_not_depend_on_the_batch(body):
 def test_parameters_of_another_network_are_refused():
     network = build("mlp", 32, BITS)
     parameters = tuple(value.numpy() for value in network.state_dict().values() if value.dim())
-    with pytest.raises(ValueError, match="the parameters do not fit the shapes of the network"):
+    with pytest.raises(ValueError, match="the parameters do not match the shapes of the network"):
         DeepHash(parameters, "linear", 32, BITS).project(blobs(3).x)
 
 
