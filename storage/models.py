@@ -13,11 +13,21 @@ from hashing.mapreduce import Array, Epoch
 from . import warehouse as places
 from .files import filesystem
 
-METADATA = "hashkiln"  # the key of the header in a single file
+METADATA = "hashkiln"  # key of the header in a single file
+FORMAT = 1
 
 
 def save_model(warehouse: str, function: HashFunction) -> str:
-    """Write a hash function to `models/<digest>/` and return the digest, which is the same for the same function."""
+    """Write a hash function to `models/<digest>/` and return the digest. Equal functions have equal digests.
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from hashing.families import LinearHash
+    >>> with tempfile.TemporaryDirectory() as warehouse:
+    ...     digest = save_model(warehouse, LinearHash(np.eye(3), np.zeros(3)))
+    ...     load_model(warehouse, digest).n_bits
+    3
+    """
     from safetensors.numpy import save as to_bytes
 
     header, arrays = _contents(function)
@@ -38,7 +48,7 @@ def load_model(warehouse: str, digest: str) -> HashFunction:
     FileNotFoundError
         If there is no such model.
     ValueError
-        If its content has another digest.
+        If its content has another digest, or a newer version of Hashkiln wrote it.
     """
     from safetensors.numpy import load as from_bytes
 
@@ -73,7 +83,7 @@ def load_file(path: str) -> HashFunction:
 
 
 def training_epochs(warehouse: str, digest: str) -> list[Epoch]:
-    """Return the training history of a model; empty if it was not trained by epochs. No part of the digest."""
+    """Return the training history of a model; empty if it was not trained in epochs. The digest does not cover it."""
     url = places.MODEL_EPOCHS.url(warehouse, digest=digest)
     epochs: list[Epoch] = json.loads(filesystem.read_bytes(url)) if filesystem.exists(url) else []
     return epochs
@@ -93,7 +103,7 @@ def record_fit(warehouse: str, fit: str, digest: str) -> None:
 
 
 def recorded_fit(warehouse: str, fit: str) -> str | None:
-    """Return the digest of the model that `record_fit` recorded, or None."""
+    """Return the digest of the model that `record_fit` recorded for a fit, or None."""
     url = places.FIT.url(warehouse, digest=fit)
     return filesystem.read_bytes(url).decode() if filesystem.exists(url) else None
 
@@ -145,13 +155,15 @@ def read_safetensors(content: bytes) -> dict[str, Array]:
 
 
 def _contents(function: HashFunction) -> tuple[str, dict[str, Array]]:
-    """The JSON header and the arrays of a hash function."""
+    """Return the JSON header and the arrays of a hash function."""
     family, arrays, numbers = to_arrays(function)
-    header = {"format": 1, "family": family, "n_bits": function.n_bits, "numbers": numbers}
+    header = {"format": FORMAT, "family": family, "n_bits": function.n_bits, "numbers": numbers}
     return json.dumps(header, sort_keys=True), arrays
 
 
 def _function(header: dict[str, Any], arrays: dict[str, Array]) -> HashFunction:
+    if (found := header.get("format", 1)) > FORMAT:
+        raise ValueError(f"the model has format {found}, newer than {FORMAT}: upgrade hashkiln to load it")
     return from_arrays(header["family"], arrays, header["numbers"])
 
 

@@ -1,4 +1,4 @@
-"""Query sets, sampled once per dataset and then fixed, and their cached exact neighbours."""
+"""Query sets, which are sampled once per dataset and then fixed, and their cached exact neighbours."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def load_queries(warehouse: str, dataset: str, vocabulary: tuple[str | int, ...]
         column = {label: j for j, label in enumerate(vocabulary)}
         y = np.zeros((len(table), len(vocabulary)), np.uint8)
         for row, labels in zip(y, table["labels"].to_pylist(), strict=True):
-            row[[column[label] for label in labels if label in column]] = 1  # no row of the table has the others
+            row[[column[label] for label in labels if label in column]] = 1  # no row of the table has other labels
     return Batch(table["id"].to_numpy(), x, y)
 
 
 def save_queries(
     warehouse: str, dataset: str, queries: Batch, vocabulary: tuple[str | int, ...] = (), redraw: bool = False
 ) -> None:
-    """Save a query set, unless the dataset has one. If two runs race, the first one wins.
+    """Save a query set, unless the dataset has one already. If two runs race, the first one wins.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def save_queries(
 
 
 def remove_queries(warehouse: str, dataset: str, ids: Array) -> int:
-    """Remove queries by id from the saved query set of a dataset, and return how many it had."""
+    """Remove queries by id from the saved query set of a dataset, and return their number."""
     import pyarrow as pa
 
     if not (url := current_queries(warehouse, dataset)):
@@ -80,7 +80,7 @@ def cached_neighbours(warehouse: str, digest: str) -> tuple[Array, Array] | None
     Parameters
     ----------
     digest
-        Of everything that the neighbours depend on.
+        Digest of everything that the neighbours depend on.
     """
     url = places.GROUND_TRUTH.url(warehouse, digest=digest)
     if not filesystem.touch(url):

@@ -1,4 +1,4 @@
-"""Results as Parquet: search results, and rows of any kind."""
+"""Results as Parquet files: search results, and rows of any kind."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from .files import filesystem
 def write_search_results(url: str, blocks: Iterable[Mapping[str, Any]], about: Mapping[str, str]) -> int:
     """Write search results atomically as columns query, rank, id, distance and others, and return the number of rows.
 
+    The rank (int32) counts from 1 within a query.
+
     Parameters
     ----------
     blocks
         Columns, each (m,), sorted by query and distance: query, int64; id, int64; distance, int32 or float64; others of
-        any Arrow type. The rows of one query are in one block. rank, int32, counts from 1 within a query.
+        any Arrow type. The rows of one query are in one block.
     about
         File metadata, stored as hashkiln.<name>.
 
@@ -48,14 +50,14 @@ def write_search_results(url: str, blocks: Iterable[Mapping[str, Any]], about: M
 
 
 def _ranks(query: Array) -> Array:
-    """1, 2, … within each run of one query, (m,) int32."""
+    """Return (m,) int32: 1, 2, … within each run of rows of the same query."""
     starts = np.flatnonzero(np.diff(query, prepend=query[:1] - 1))
     lengths = np.diff(starts, append=len(query))
     return (np.arange(len(query)) - np.repeat(starts, lengths) + 1).astype(np.int32)
 
 
 def to_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Return rows of the same fields, nested or not, as the content of a Parquet file, without empty fields."""
+    """Return rows with the same fields, nested or not, as the content of a Parquet file, without empty fields."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,9 +1,9 @@
 """Find unreferenced files of a warehouse outside its tables.
 
-A version references its model and the pretrained parameters that the model started from; a table, the dataset that was
-sampled for it; a dataset, its current query set. Caches (counts, neighbours) and checkpoints are referenced by nothing,
-as they can be computed again. Files used recently stay, since each use renews their modification time
-(`filesystem.touch`). Files that belong together stay or go together.
+A version references its model and the pretrained parameters from which the model started; a table references the
+dataset that was sampled for it, and a dataset its current query set. Nothing references caches (counts, neighbours) and
+checkpoints, as they can be computed again. Recently used files are kept: each use updates their modification time
+(`filesystem.touch`). Files that belong together are kept or deleted together.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ WHY: dict[Kind, str] = {
 
 
 class Unreferenced(NamedTuple):
-    """Unreferenced files that belong together, in the order of deletion: a file that leads to others comes first."""
+    """Unreferenced files that belong together, in the order of deletion: a file that refers to others comes first."""
 
     kind: Kind
     files: tuple[StoredFile, ...]
@@ -48,17 +48,17 @@ class Unreferenced(NamedTuple):
 def find_unreferenced(
     warehouse: str, referenced: Set[str] | None, tables: Collection[str], limit: float
 ) -> Iterator[Unreferenced]:
-    """Yield the unreferenced files that were neither written nor used since a time.
+    """Yield the unreferenced files that were neither written nor used since `limit`.
 
     Parameters
     ----------
     referenced
         Digests that versions of the tables reference (`garbage.referenced_digests`). None if tables of another catalog
-        may reference more: then models, pretrained parameters and datasets stay.
+        may reference more: models, pretrained parameters and datasets are then kept.
     tables
         Names of all code tables.
     limit
-        The time, in seconds since the epoch.
+        Time in seconds since the epoch.
     """
 
     def needed(kind: Kind, name: str) -> bool:
@@ -80,7 +80,7 @@ def find_unreferenced(
 
 
 def incomplete_uploads(warehouse: str, limit: float) -> list[Upload]:
-    """Return the incomplete multipart uploads outside the tables that started before a time."""
+    """Return the incomplete multipart uploads outside the tables that started before `limit`."""
     roots = (filesystem.join(warehouse, folder) for folder in places.FOLDERS)
     return [upload for root in roots for upload in filesystem.incomplete_uploads(root) if upload.started < limit]
 
@@ -88,7 +88,7 @@ def incomplete_uploads(warehouse: str, limit: float) -> list[Upload]:
 def unknown_tables(warehouse: str, tables: Iterable[str]) -> list[str]:
     """Return the names of table folders in the warehouse that belong to none of the given tables.
 
-    A folder without metadata is none: a first run that was killed left its parts there.
+    Folders without metadata are not tables, but hold parts of a first run that was killed.
     """
     root = places.TABLES.url(warehouse)
     paths = (filesystem.relative_path(root, file.url) for file in filesystem.inventory(root))
@@ -97,7 +97,7 @@ def unknown_tables(warehouse: str, tables: Iterable[str]) -> list[str]:
 
 
 def _groups(warehouse: str) -> dict[tuple[Kind, str], list[StoredFile]]:
-    """Collectable files by (kind, name of the group). The fits that lead to a model come before its files."""
+    """Return the collectable files by (kind, name of the group). Recorded fits of a model come before its files."""
     groups: dict[tuple[Kind, str], list[StoredFile]] = {}
     roots = (filesystem.join(warehouse, folder) for folder in places.FOLDERS)
     for file in (file for root in roots for file in filesystem.inventory(root)):

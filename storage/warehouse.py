@@ -1,7 +1,7 @@
 """Every path of the warehouse, and the pattern by which garbage collection recognises it. No other module repeats one.
 
-Folder names are part of the format and stay when names in the code change, so that older warehouses can be read. Thus
-cached counts are in `kept/` and ground truth in `truth/`.
+Folder names are part of the format: they do not change with names in the code, so that older warehouses can be read.
+For example, cached counts are in `kept/` and ground truth in `truth/`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,14 @@ TEMPORARY = re.compile(r"(?P<path>(?:.+/)?\.[^/]+\.[0-9a-f]{32})")  # a temporar
 
 @dataclass(frozen=True)
 class Place:
-    """The path of one kind of file below a folder, such as `queries/{dataset}/{digest}.parquet`."""
+    """The path of one kind of file below a folder.
+
+    >>> place = Place("queries/{dataset}/{digest}.parquet")
+    >>> place.url("s3://bucket/warehouse", dataset="sift1m", digest="0" * 64)[:37]
+    's3://bucket/warehouse/queries/sift1m/'
+    >>> place.pattern.fullmatch(f"queries/sift1m/{'0' * 64}.parquet")["dataset"]
+    'sift1m'
+    """
 
     template: str
 
@@ -38,7 +45,7 @@ class Place:
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
-        """The regular expression for paths below the folder, with the fields of the template as groups."""
+        """Return the regular expression of paths below the folder, with the fields of the template as groups."""
         literal = re.split(r"\{(\w+)\}", self.template)
         named = [f"(?P<{part}>{FIELDS[part]})" if i % 2 else re.escape(part) for i, part in enumerate(literal)]
         return re.compile("".join(named))
@@ -61,13 +68,13 @@ QUERIES = Place("queries/{dataset}/{digest}.parquet")
 CURRENT_QUERIES = Place("queries/{dataset}/current.json")
 CACHE = Place("kept/{digest}.npz")
 GROUND_TRUTH = Place("truth/{digest}.parquet")
-CHECKPOINTS = Place("training")
+
 CHECKPOINT = Place("training/{run}/{path}")
 REPORT = Place("reports/{table}/{page}.html")
 CELL = Place("benchmark/{digest}.json")
 FOLD = Place("benchmark/folds/{digest}.json")
 TABLES = Place("codes")
-# Folders of the warehouse besides that of the tables.
+# Folders of the warehouse, except that of the tables.
 FOLDERS = ("models", "pretrained", "datasets", "queries", "kept", "truth", "training", "reports", "benchmark")
 
 # Below the folder of a dataset's keys.
@@ -75,7 +82,6 @@ KEY_PART = Place("{part}.parquet")
 KEY_INDEX = Place("index/{part}-{last}.u64")  # of the parts from the first to the last
 
 # Below the folder of a code table.
-PARTS = Place("data")
 PART = Place("data/{digest}.parquet")
 QUARANTINE = Place("quarantine/{digest}.parquet")
 METADATA = Place("metadata")

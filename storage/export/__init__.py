@@ -1,1 +1,1 @@
-"""Export codes to the formats of other tools, one module a target."""
+"""Export codes to the formats of other tools, one module per target."""

@@ -15,9 +15,9 @@ from .keys import write_keys
 from .optional import optional_package
 from .rows import VersionRows, code_bytes
 
-TRAINING_ROWS = 64  # for each list of an IVF index; Faiss recommends 39 to 256
-PROBES = 32  # lists that a search of an IVF index reads
-LINKS = 32  # of each row in the graph of an HNSW index
+TRAINING_ROWS = 64  # per list of an IVF index; Faiss recommends 39 to 256
+PROBES = 32  # lists that a search in an IVF index reads
+LINKS = 32  # links per row in the graph of an HNSW index
 
 
 def write_flat(rows: VersionRows, place: Path) -> None:
@@ -48,7 +48,7 @@ def _faiss() -> Any:
 
 
 def _fill(index: Any, rows: VersionRows, place: Path) -> None:
-    """Add all rows to an index, and write it to index.faiss. Faiss holds all of it in memory."""
+    """Add all rows to an index, and write it to index.faiss. Faiss holds the whole index in memory."""
     faiss = _faiss()
     takes_ids = isinstance(index, faiss.IndexBinaryIDMap2 | faiss.IndexBinaryIVF)
     for batch in rows:
@@ -62,7 +62,7 @@ def _fill(index: Any, rows: VersionRows, place: Path) -> None:
 
 
 def _with_ids(index: Any, rows: VersionRows) -> Any:
-    """Return the index if the ids are 0, 1, … n - 1 in this order, by one part at a time; else inside a map of ids."""
+    """Return the index if the ids are 0, 1, … n - 1 in this order, else wrapped in a map of ids; read part by part."""
     start = 0
     for shard in rows.shards:
         ids = read_ids(shard.part.url)

@@ -15,7 +15,7 @@ from ..files import filesystem
 
 @contextmanager
 def atomic_folder(folder: str, about: dict[str, Any]) -> Iterator[Path]:
-    """Yield a hidden folder to write to, which gets export.json and its name when the block ends.
+    """Yield a hidden folder to write to. When the block ends, it gets a file export.json and its final name.
 
     If the block fails, the hidden folder is deleted.
 

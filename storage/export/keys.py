@@ -11,9 +11,10 @@ from ..tables.parts import CodeShard, read_ids
 
 
 def write_keys(shards: Sequence[CodeShard], place: Path, folder: str) -> None:
-    """Write keys.parquet, with the columns id and key in the order of the rows; nothing if `folder` is empty.
+    """Write keys.parquet, with the columns id and key in the order of the rows.
 
-    `folder` is the URL of the dataset's keys. The keys of one shard are in memory at a time.
+    `folder` is the URL of the dataset's keys; if it is empty, nothing is written. The keys of one shard are in memory
+    at a time.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -22,7 +23,7 @@ def write_keys(shards: Sequence[CodeShard], place: Path, folder: str) -> None:
         return
     writer = None
     with filesystem.create(str(place / "keys.parquet")) as file:
-        for shard in [shard for shard in shards if shard.part.rows] or shards[:1]:  # no rows would have no type of key
+        for shard in [shard for shard in shards if shard.part.rows] or shards[:1]:  # without rows: for the type of keys
             ids = read_ids(shard.part.url)
             table = pa.table({"id": ids, "key": keys.keys_of(folder, ids)})
             writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")

@@ -13,7 +13,8 @@ from .rows import VersionRows, code_bytes
 def write(rows: VersionRows, place: Path) -> None:
     """Write codes.parquet and collection.json, the body of a request to /v2/vectordb/collections/create.
 
-    Codes are lists of uint8 with our order of bits, as in https://milvus.io/docs/binary-vector.md. Labels are JSON.
+    Codes are lists of uint8 in the bit order of hashing.bits, see https://milvus.io/docs/binary-vector.md. Labels are
+    JSON.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

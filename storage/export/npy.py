@@ -16,9 +16,9 @@ from .rows import VersionRows
 
 
 def write(rows: VersionRows, place: Path) -> None:
-    """Write codes.npy (n, B) uint8 and ids.npy (n,) int64; if the table has labels, labels.npy (n, c) uint8, multi-hot.
+    """Write codes.npy (n, B) uint8, ids.npy (n,) int64 and, for a table with labels, multi-hot labels.npy (n, c) uint8.
 
-    Rows have the order of the shards. One batch is in memory at a time.
+    Rows are in the order of the shards. One batch is in memory at a time.
     """
     n, n_classes = len(rows), len(rows.vocabulary)
     with ExitStack() as stack:

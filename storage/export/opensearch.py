@@ -14,8 +14,9 @@ from .rows import VersionRows, code_bytes, requests
 def write(rows: VersionRows, place: Path) -> None:
     """Write bulk-00000.ndjson, …, and the bodies that create the index: opensearch.json and elasticsearch.json.
 
-    Codes are lists of signed bytes, bit j of a row in byte j div 8 at position 7 - j mod 8, as `numpy.packbits` has it
-    in https://docs.opensearch.org/latest/mappings/supported-field-types/knn-memory-optimized/ and as in
+    Codes are lists of signed bytes. Bit j of a row is in byte j div 8 at position 7 - j mod 8, the order of
+    `numpy.packbits`, which both engines document:
+    https://docs.opensearch.org/latest/mappings/supported-field-types/knn-memory-optimized/ and
     https://www.elastic.co/docs/reference/elasticsearch/mapping-reference/dense-vector. The id is the _id of a document.
     """
     fields = {"labels": {"type": "long" if rows.has_integer_labels else "keyword"}} if rows.vocabulary else {}

@@ -1,4 +1,4 @@
-"""Packages that only some targets need."""
+"""Packages that only some export targets need."""
 
 from __future__ import annotations
 

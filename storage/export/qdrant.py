@@ -11,8 +11,8 @@ from .rows import VersionRows, bit_array, requests
 def write(rows: VersionRows, place: Path) -> None:
     """Write collection.json, and points-00000.json, … for PUT /collections/<name>/points.
 
-    Qdrant has no Hamming distance. Codes are vectors of one uint8, 0 or 1, a bit, whose Manhattan distance is the
-    Hamming distance: https://qdrant.tech/documentation/concepts/vectors/#datatypes. A code takes eight times its size.
+    Qdrant has no Hamming distance. Codes are vectors with a uint8, 0 or 1, for each bit; their Manhattan distance is
+    the Hamming distance: https://qdrant.tech/documentation/concepts/vectors/#datatypes. A code takes 8 times its size.
 
     Raises
     ------

@@ -14,16 +14,16 @@ from hashing.mapreduce import Array
 from ..features.keys import keys_of
 from ..tables.parts import BATCH_ROWS, CodeShard, code_array, read_part
 
-REQUEST_BITS = 2**22  # in a request: about 10 MB of JSON; Qdrant accepts 32 MB by default, OpenSearch 100 MB
+REQUEST_BITS = 2**22  # bits in a request: about 10 MB of JSON; by default Qdrant accepts 32 MB, OpenSearch 100 MB
 
 
 @dataclass(frozen=True)
 class VersionRows:
     """The rows of a version in the order of its shards, one part in memory at a time.
 
-    Iterating yields record batches with the columns id (int64), code (fixed_size_binary) and, if the table has labels,
-    labels: lists of strings, or of integers if all labels of the table are integers. If rows have keys, the column key
-    has them as strings, of hexadecimal digits if they are bytes.
+    Iterating yields record batches with the columns id (int64) and code (fixed_size_binary). If the table has labels,
+    the column labels has lists of strings, or of integers if all labels of the table are integers. If rows have keys,
+    the column key has them as strings; bytes are converted to hexadecimal digits.
     """
 
     table: str  # name of the code table
@@ -33,17 +33,17 @@ class VersionRows:
 
     @property
     def n_bits(self) -> int:
-        """Length of a code."""
+        """Return the length of a code."""
         return self.shards[0].n_bits
 
     @property
     def padded_bits(self) -> int:
-        """Length of a code in whole bytes. The added bits are zero in all codes, so that distances stay."""
+        """Return the length of a code in whole bytes. The padding is zero in all codes, so distances are the same."""
         return 8 * bits.n_bytes(self.n_bits)
 
     @property
     def schema(self) -> Any:
-        """The Arrow schema of the record batches."""
+        """Return the Arrow schema of the record batches."""
         import pyarrow as pa
 
         columns = {"id": pa.int64(), "code": pa.binary(self.padded_bits // 8)}
@@ -55,7 +55,7 @@ class VersionRows:
 
     @property
     def has_integer_labels(self) -> bool:
-        """Whether all labels of the table are integers."""
+        """Return whether all labels of the table are integers."""
         return all(isinstance(label, int) for label in self.vocabulary)
 
     def __len__(self) -> int:
@@ -75,7 +75,7 @@ class VersionRows:
                 yield pa.record_batch(arrays, schema=self.schema)
 
     def _labels(self, batch: Any) -> Any:
-        """Return the labels of a batch of a part, whose labels are classes, as lists of values."""
+        """Return the labels of a batch of a part as lists of values. The part has their positions in the vocabulary."""
         import pyarrow as pa
         import pyarrow.compute as pc
 

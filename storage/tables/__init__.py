@@ -1,1 +1,1 @@
-"""Code tables: parts in Parquet, versions in Iceberg, their log, integrity and garbage collection."""
+"""Code tables: parts in Parquet, versions in Iceberg, their log, integrity checks and garbage collection."""

@@ -1,8 +1,8 @@
-"""Delete expired versions of a code table and the files that no version references.
+"""Delete expired versions of a code table, and files that no version references.
 
-A file is deleted if it was written before the grace period and no metadata that was current within the period
-references it. So readers that opened a version within the period find all of its files, and files being written are
-safe. Files whose names hashkiln does not give stay.
+A file is deleted if it was written before the grace period, and no metadata that was current within the period
+references it. Readers that opened a version within the period therefore find all of its files, and files that are being
+written are safe. Files with names that hashkiln does not give are kept.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Garbage(NamedTuple):
     """What was deleted, or would be by a dry run."""
 
     versions: dict[str, str]  # name -> reason
-    snapshots: tuple[int, ...]  # of these versions, and unnamed ones that no staged version needs
+    snapshots: tuple[int, ...]  # snapshots of these versions, and unnamed ones that no staged version needs
     files: tuple[StoredFile, ...]
     uploads: tuple[Upload, ...]
 
@@ -47,20 +47,23 @@ def collect(
 ) -> Garbage:
     """Drop the expired versions of a table, then delete unreferenced files. Return both.
 
-    Expired are rejected versions older than the grace period; staged versions older than it whose base is no longer
-    published; versions with deleted rows, one grace period before their deadline; and published versions except the
-    last `keep`. The current version never expires.
+    The current version never expires. Other versions expire if
+
+    - they were rejected before the grace period,
+    - they were staged before the grace period, and their base is no longer published,
+    - they hold deleted rows, and their deadline is at most one grace period away,
+    - they were published, and are not among the last `keep`.
 
     Parameters
     ----------
     grace
-        The grace period, in seconds.
+        Grace period in seconds.
     keep
         Number of published versions to keep. None keeps all.
     dry_run
-        Delete nothing.
+        Whether to delete nothing.
     clock
-        Returns the current time, in seconds since the epoch.
+        Function that returns the current time in seconds since the epoch.
 
     Raises
     ------
@@ -88,7 +91,7 @@ def collect(
 
 
 def _is_own(path: str) -> bool:
-    """Whether a path below a table's folder is a name that hashkiln gives."""
+    """Return whether a path below a table's folder has a name that hashkiln gives."""
     incomplete = warehouse.TEMPORARY.fullmatch(path)
     final = re.sub(r"\.([^/]+)\.[0-9a-f]{32}$", r"\1", path) if incomplete else path
     patterns = (warehouse.PART.pattern, warehouse.QUARANTINE.pattern, warehouse.ICEBERG_FILES)
@@ -96,7 +99,7 @@ def _is_own(path: str) -> bool:
 
 
 def remove_if_older(file: StoredFile, limit: float) -> bool:
-    """Delete a file unless it was written again since a time, and return whether it was deleted."""
+    """Delete a file unless it was written since `limit`, and return whether it was deleted."""
     try:
         if filesystem.modification_time(file.url) >= limit:
             return False
@@ -112,7 +115,7 @@ def referenced_digests(table: CodeTable, grace: float, clock: Callable[[], float
     Parameters
     ----------
     grace
-        The grace period, in seconds.
+        Grace period in seconds.
     """
     inventory = filesystem.inventory(warehouse.METADATA.url(table.iceberg.location()))
     table.refresh()
@@ -125,7 +128,7 @@ def referenced_digests(table: CodeTable, grace: float, clock: Callable[[], float
 def _drop_versions(
     table: CodeTable, grace: float, keep: int | None, dry_run: bool, clock: Callable[[], float]
 ) -> Garbage:
-    """Remove the names of expired versions, and snapshots that no name needs, in one commit."""
+    """Remove the names of expired versions, and the snapshots that no name needs, in one commit."""
 
     def attempt() -> Garbage:
         versions = _expired(table, grace, keep, clock())
@@ -142,7 +145,7 @@ def _drop_versions(
 
 
 def _expired(table: CodeTable, grace: float, keep: int | None, now: float) -> dict[str, str]:
-    """Expired versions by name, with the reason."""
+    """Return the names of expired versions, with the reason."""
     main, deadlines, expired = table.version(), log.purge_deadlines(table), {}
     published = sorted((v for v in table.versions() if v.number > 0), key=lambda version: version.number)
     surplus = {version.name for version in published[: -max(1, keep)]} if keep is not None else set()
@@ -165,7 +168,7 @@ def _expired(table: CodeTable, grace: float, keep: int | None, now: float) -> di
 
 
 def _needed_snapshots(table: CodeTable, names: Iterable[str]) -> Iterator[int]:
-    """The snapshots that names need. A staged version needs its earlier commits too, back to its base."""
+    """Yield the snapshots that names need. A staged version also needs its earlier commits, back to its base."""
     refs = table.iceberg.refs()
     heads = {refs[name].snapshot_id for name in names}
     yield from heads
@@ -178,7 +181,7 @@ def _needed_snapshots(table: CodeTable, names: Iterable[str]) -> Iterator[int]:
 
 
 def _lineage(table: CodeTable, snapshot_id: int | None) -> Iterator[Snapshot]:
-    """A snapshot and its ancestors, as far as the table still has them."""
+    """Yield a snapshot and those of its ancestors that the table still has."""
     while snapshot_id is not None and (snapshot := table.iceberg.snapshot_by_id(snapshot_id)):
         yield snapshot
         snapshot_id = snapshot.parent_snapshot_id
@@ -187,7 +190,7 @@ def _lineage(table: CodeTable, snapshot_id: int | None) -> Iterator[Snapshot]:
 def _referenced_files(
     table: CodeTable, inventory: list[StoredFile], limit: float, dropped_snapshots: tuple[int, ...]
 ) -> set[str]:
-    """The files that metadata current since a time references, without those of dropped snapshots.
+    """Return the files referenced by metadata that was current since `limit`, without those of dropped snapshots.
 
     Raises FileNotFoundError if a file that the table needs now is missing or not listed under the expected path.
     """
@@ -223,7 +226,7 @@ def _referenced_files(
 
 
 def _add_files(table: CodeTable, snapshot: Snapshot, files: set[str], read: set[str]) -> None:
-    """Add a snapshot's manifest list, its manifests and their parts, except for manifests read before."""
+    """Add a snapshot's manifest list, its manifests and their parts, except for manifests that were read before."""
     io = table.iceberg.io
     files.add(filesystem.absolute(snapshot.manifest_list))
     for manifest in snapshot.manifests(io):
@@ -234,9 +237,9 @@ def _add_files(table: CodeTable, snapshot: Snapshot, files: set[str], read: set[
 
 
 def _recent_metadata(table: CodeTable, inventory: list[StoredFile], limit: float) -> list[TableMetadata]:
-    """The table's current metadata, and all that was current at any time since the limit.
+    """Return the table's current metadata, and all metadata that was current at any time since `limit`.
 
-    The latter was written since, or is the predecessor of a file that was.
+    The latter was written since then, or is the predecessor of a file that was.
     """
     listed = {file.url for file in inventory}
     recent = {file.url for file in inventory if file.url.endswith(".metadata.json") and file.modified >= limit}
@@ -247,7 +250,7 @@ def _recent_metadata(table: CodeTable, inventory: list[StoredFile], limit: float
 
 
 def _metadata(table: CodeTable, url: str) -> TableMetadata | None:
-    """The metadata in a file; None if its writer was killed, and so never committed it."""
+    """Return the metadata in a file; None if its writer was killed and never committed it."""
     try:
         return FromInputFile.table_metadata(table.iceberg.io.new_input(url))
     except (FileNotFoundError, ValueError):

@@ -23,7 +23,7 @@ class SourceComparison(NamedTuple):
 
 
 def check_part(part: Part, n_bits: int) -> list[str]:
-    """Return the problems of a part, a line each: its file, size, SHA-256, code width, rows and ids."""
+    """Return the problems of a part, one line each: file, size, SHA-256, code width, rows and ids."""
     try:
         if not filesystem.exists(part.url):
             return [f"part {part.url} of {part.size} bytes is missing"]
@@ -42,7 +42,7 @@ def check_part(part: Part, n_bits: int) -> list[str]:
 
 
 def restore_part(pair: tuple[Part, FeatureShard], function: HashFunction, folder: str) -> None:
-    """Encode a source shard again, in the format of a lost part: the same content gives the same name."""
+    """Encode a source shard again in the format of a lost part: equal content gives the part its name."""
     part, shard = pair
     for format in reversed(SOURCE_DIGESTS):
         if encode_shard(shard, function, folder, format).url == part.url:
@@ -52,11 +52,18 @@ def restore_part(pair: tuple[Part, FeatureShard], function: HashFunction, folder
 def compare_with_source(
     pair: tuple[Part, FeatureShard], function: HashFunction, precision: Precision = "float32"
 ) -> SourceComparison:
-    """Encode a source shard again and compare ids, bits and the digest of its content with the part.
+    """Encode a source shard again, and compare ids, bits and the digest of its content with the part.
 
-    `precision` is that with which the part was encoded.
+    For a part that cannot be read, which `check_part` reports, the comparison is empty.
 
-    A part that cannot be read gives an empty comparison, as `check_part` reports it.
+    Parameters
+    ----------
+    pair
+        The part and its source shard.
+    function
+        The hash function of the version.
+    precision
+        The precision with which the part was encoded.
     """
     part, shard = pair
     try:

@@ -1,4 +1,4 @@
-"""The log of a code table, in its properties: rollbacks, and deadlines of versions that hold deleted rows."""
+"""The log of a code table, in its properties: rollbacks, and the deadlines of versions that hold deleted rows."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def roll_back(table: CodeTable, to: str, seen: int, by: str) -> Version:
     Parameters
     ----------
     seen
-        The snapshot that main must still be at.
+        The snapshot at which main must still be.
     by
-        Who rolls back, for the log.
+        The user who rolls back, for the log.
 
     Raises
     ------
@@ -64,16 +64,16 @@ def rollbacks(table: CodeTable) -> list[dict[str, str]]:
 
 
 def schedule_purge(table: CodeTable, versions: Sequence[str], due_ms: int, rows: int, by: str) -> None:
-    """Log that versions hold deleted rows and must be removed by a deadline. An earlier deadline of a version stays.
+    """Log that versions hold deleted rows and must be removed by a deadline. Earlier deadlines of a version are kept.
 
     Parameters
     ----------
     due_ms
-        The deadline, in milliseconds since the epoch.
+        Deadline in milliseconds since the epoch.
     rows
         Number of deleted rows, for the log.
     by
-        Who deleted them, for the log.
+        The user who deleted them, for the log.
     """
 
     def attempt() -> None:
@@ -87,7 +87,7 @@ def schedule_purge(table: CodeTable, versions: Sequence[str], due_ms: int, rows:
 
 
 def purge_deadlines(table: CodeTable) -> dict[str, int]:
-    """Return the deadlines, in milliseconds since the epoch, of the table's versions that hold deleted rows."""
+    """Return the deadline of each version that holds deleted rows, in milliseconds since the epoch."""
     deadlines: dict[str, int] = {}
     for entry in json.loads(table.iceberg.properties.get(PURGES, "[]")):
         for name in filter(table.has_ref, entry["versions"]):
@@ -96,13 +96,17 @@ def purge_deadlines(table: CodeTable) -> dict[str, int]:
 
 
 def utc_timestamp(ms: float | None = None) -> str:
-    """Return a time in milliseconds since the epoch, by default now, as ISO 8601 in UTC."""
+    """Return a time, given in milliseconds since the epoch and by default now, as ISO 8601 in UTC.
+
+    >>> utc_timestamp(0)
+    '1970-01-01T00:00:00+00:00'
+    """
     when = datetime.now(UTC) if ms is None else datetime.fromtimestamp(ms / 1000, UTC)
     return when.isoformat(timespec="seconds")
 
 
 def _append_entry(table: CodeTable, key: str, entry: Mapping[str, Any]) -> tuple[AssertProperty, SetPropertiesUpdate]:
-    """The requirement and the update that append an entry to the JSON list in a table property."""
+    """Return the requirement and the update that append an entry to the JSON list in a table property."""
     content = table.iceberg.properties.get(key)
     appended = json.dumps([*json.loads(content or "[]"), entry])
     return AssertProperty(key=key, value=content), SetPropertiesUpdate(updates={key: appended})

@@ -1,4 +1,4 @@
-"""Find ids that occur in more than one part: a table holds each id once."""
+"""Find ids that occur in more than one part. A table must hold each id only once."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ..features import keys
 from .parts import Part, read_ids
 
 EXAMPLES = 3
-HELD = 2**24  # ids that a task holds, in 400 MB: two copies, and a hash table of up to 2**27 slots
-STREAMED = 2**27  # ids that a task compares them with
+HELD = 2**24  # ids in the memory of a task, 400 MB: two copies, and a hash table of up to 2**27 slots
+STREAMED = 2**27  # ids that a task reads to compare them
 
 
 class IdComparison(NamedTuple):
-    """One task: parts whose ids it holds, and the parts to compare them with; if none, compare them with each other."""
+    """One task: parts whose ids are in memory, and the parts to compare them with; if none, with each other."""
 
     held: tuple[Part, ...]
     others: tuple[Part, ...]
@@ -43,8 +43,8 @@ def check_shared_ids(
 ) -> list[str]:
     """Return a message if ids of new parts also occur in another part; an empty list otherwise.
 
-    Only parts whose ranges of ids overlap are read. A task holds the ids of at most HELD rows, or of one part, and
-    reads the others one part at a time. The driver reads none. An id in three parts counts as three pairs.
+    Only parts whose ranges of ids overlap are read. A task holds the ids of at most HELD rows, or of one part, in
+    memory, and reads the others one part at a time. The driver reads none. An id in three parts counts as three pairs.
 
     Parameters
     ----------
@@ -53,9 +53,9 @@ def check_shared_ids(
     new
         The parts to check against all others.
     skip_damaged
-        Skip parts that cannot be read, which `integrity.check_part` reports, instead of raising their error.
+        Whether to skip parts that cannot be read, which `integrity.check_part` reports, instead of raising an error.
     keys_folder
-        URL of the folder of keys, by which the message names rows; empty if they have none.
+        URL of the folder of keys, to name rows in the message; empty if rows have no keys.
     """
     if not (todo := list(comparisons(parts, set(new)))):
         return []
@@ -83,7 +83,7 @@ def comparisons(parts: Iterable[Part], new: Set[Part]) -> Iterator[IdComparison]
 
 
 def _overlapping(parts: Iterable[Part]) -> list[list[Part]]:
-    """Groups of parts whose ranges of ids overlap, directly or through others, each sorted by lowest id."""
+    """Return groups of parts whose ranges of ids overlap, directly or through others, each sorted by lowest id."""
     groups: list[list[Part]] = []
     reach = 0
     for part in sorted((part for part in parts if part.rows), key=lambda part: part.min_id):
@@ -96,7 +96,7 @@ def _overlapping(parts: Iterable[Part]) -> list[list[Part]]:
 
 
 def _packed(parts: Iterable[Part], limit: int) -> Iterator[tuple[Part, ...]]:
-    """Consecutive parts in packs of at most `limit` rows, or of one part."""
+    """Yield consecutive parts in packs of at most `limit` rows, or of one part."""
     pack: list[Part] = []
     rows = 0
     for part in parts:
@@ -153,7 +153,7 @@ def _ids(part: Part, skip_damaged: bool) -> Array:
 
 
 def _distinct(ids: Array) -> Array:
-    """Sorted distinct ids, ten times as fast as np.unique."""
+    """Return the sorted distinct ids, ten times as fast as np.unique."""
     ids = np.sort(ids)
     distinct: Array = ids[np.diff(ids, prepend=ids[:1] - 1) != 0]
     return distinct

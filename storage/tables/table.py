@@ -1,4 +1,4 @@
-"""Code tables: versions of a dataset's codes in Iceberg, staged on a branch, published by moving main."""
+"""Code tables: versions of a dataset's codes in Iceberg, staged on a branch and published by moving main."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Version(NamedTuple):
     name: str
     snapshot_id: int
     timestamp_ms: int
-    properties: dict[str, str]  # those of hashkiln, without the prefix
+    properties: dict[str, str]  # the properties of hashkiln, without the prefix
 
     @property
     def number(self) -> int:
-        """N of a published version vN; -1 otherwise."""
+        """Return N for a published version vN; -1 otherwise."""
         return int(self.name[1:]) if re.fullmatch(r"v\d+", self.name) else -1
 
 
@@ -101,7 +101,7 @@ def create_table(catalog: Catalog, name: str, n_bits: int) -> CodeTable:
     if name not in table_names(catalog):
         new = _new_table(catalog, name, n_bits)
         with suppress(TableAlreadyExistsError, CommitFailedException), new, new.update_snapshot().fast_append():
-            pass  # table and version 0 in one commit, so that a crash leaves both or neither
+            pass  # create table and version 0 in one commit, so that a crash leaves both or neither
     table = load_table(catalog, name, n_bits)
     table.upgrade(iceberg.table_layout(n_bits)[2])
     return table
@@ -118,12 +118,22 @@ def _new_table(catalog: Catalog, name: str, n_bits: int) -> CreateTableTransacti
 
 
 class CodeTable:
-    """A code table, as the catalog had it at the last `refresh` or commit.
+    """A code table, in the state of the catalog at the last `refresh` or commit.
 
     Raises
     ------
     ValueError
-        If a newer hashkiln wrote the table in a format that this one does not know.
+        If a newer version of hashkiln wrote the table in a format that this version does not know.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from storage.tables.iceberg import connect
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     catalog = connect(f"sqlite:///{folder}/catalog.db", folder)
+    ...     table = create_table(catalog, "mine__itq32", n_bits=32)
+    ...     table.version().name, table.shards(table.version().snapshot_id)
+    ('v0', [])
     """
 
     def __init__(self, table: Table) -> None:
@@ -138,17 +148,17 @@ class CodeTable:
 
     @property
     def format(self) -> int:
-        """Version of the table format; 0 if the table was written before formats had versions."""
+        """Return the version of the table format; 0 if the table was written before formats had versions."""
         return int(self.iceberg.properties.get(PREFIX + "format", 0))
 
     @property
     def folder(self) -> str:
-        """URL of the folder of parts, quarantine and metadata."""
+        """Return the URL of the folder of parts, quarantine and metadata."""
         return self.iceberg.location().removeprefix("file://")
 
     @property
     def vocabulary(self) -> tuple[str | int, ...]:
-        """The labels by their index in the codes' labels."""
+        """Return the labels, by their index in the labels of the codes."""
         return tuple(json.loads(self.iceberg.properties.get(VOCABULARY, "[]")))
 
     def refresh(self) -> CodeTable:
@@ -204,7 +214,7 @@ class CodeTable:
         return name in self.iceberg.refs()
 
     def parts(self, snapshot_id: int) -> dict[str, Part]:
-        """Return the parts of a snapshot by the name of their source shard. Read once, as snapshots never change."""
+        """Return the parts of a snapshot by the name of their source shard. Cached, as snapshots never change."""
         if snapshot_id not in self._parts:
             self._parts[snapshot_id] = {
                 part.shard: part for part in map(iceberg.to_part, self._data_files(snapshot_id))
@@ -212,11 +222,11 @@ class CodeTable:
         return dict(self._parts[snapshot_id])
 
     def added_parts(self, snapshot_id: int, versions: Sequence[Version]) -> Iterator[Part]:
-        """Yield the parts that versions have in addition to those of a snapshot. A part can come more than once.
+        """Yield the parts that versions have in addition to those of a snapshot. A part may be yielded more than once.
 
-        A manifest is read once, and only if it adds files, or keeps some of those that a commit added whose own
-        manifest none of these versions has: `gc` dropped the version that had it, or the same run removed one of its
-        parts. The cost is therefore about that of the added parts, not of all parts of the versions.
+        Each manifest is read at most once, and only if it adds files, or if it keeps files of a commit whose own
+        manifest is in none of these versions (`gc` dropped the version that had it, or the same run removed one of its
+        parts). The cost is therefore proportional to the added parts, not to all parts of the versions.
         """
         snapshots = [self.iceberg.snapshot_by_id(s) for s in (snapshot_id, *(v.snapshot_id for v in versions))]
         read: set[str] = set()
@@ -252,16 +262,16 @@ class CodeTable:
         retry_commit(self.iceberg, attempt)
 
     def replace(self, branch: str, add: Sequence[Part], remove: Set[str], properties: Mapping[str, str]) -> None:
-        """Commit to a branch: remove the parts of shards, add parts or replace those of the same shard.
+        """Commit to a branch: remove the parts of some shards, and add parts, or replace those of the same shard.
 
         Parts that another run has committed in the meantime are not added twice.
 
         Parameters
         ----------
         remove
-            Names of shards. Those without a part are ignored.
+            Names of shards. Shards without a part are ignored.
         properties
-            Of the new version, without the prefix.
+            Properties of the new version, without the prefix.
 
         Raises
         ------
@@ -296,7 +306,7 @@ class CodeTable:
         Raises
         ------
         PublishConflict
-            If main is no longer at the snapshot `base`. Nothing has changed then.
+            If main is no longer at the snapshot `base`. Nothing is changed then.
         """
 
         def attempt() -> str:

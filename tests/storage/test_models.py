@@ -33,3 +33,14 @@ def test_fits_are_recorded(folder):
     assert models.recorded_fit(folder, "key") is None
     models.record_fit(folder, "key", "digest")
     assert models.recorded_fit(folder, "key") == "digest"
+
+
+def test_a_model_of_a_newer_format_is_refused(tmp_path, monkeypatch):
+    path = str(tmp_path / "model.safetensors")
+    models.save_file(path, function(24))
+    np.testing.assert_array_equal(models.load_file(path).weight, function(24).weight)
+    monkeypatch.setattr(models, "FORMAT", models.FORMAT + 1)
+    models.save_file(path, function(24))
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="has format 2, newer than 1: upgrade hashkiln"):
+        models.load_file(path)
