@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..formats import lists
 
-LEARN, QUERY = 1 << 40, 1 << 41  # first ids of learn and query rows in files without ids; base rows start at 0
+LEARN, QUERY = 1 << 40, 1 << 41  # first ids of learn and query rows of files without ids; base rows start at 0
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Split:
     """Rows of a file, or of several."""
 
     file: str  # name when unpacked; for the sample, a folder of shards
-    n: int  # number of rows; 0 for as many as the file has
-    d: int | None = None  # of vectors
+    n: int  # number of rows; 0 for all rows of the file
+    d: int | None = None  # dimension of vectors
     first_id: int = 0
     array: str = ""  # the array of an HDF5 file, or the column of a Parquet file
     labels: str = ""  # the file (idx) or the column (parquet) of the labels
-    hash_part: str = ""  # base | query: only the rows that a keyed hash of their ids assigns to this part
+    hash_part: str = ""  # base | query: only the rows that a keyed hash of their ids assigns to this split
     modality: str = ""  # tfidf | both | picture | text: compute these rows (multimodal.modality_rows), not `array`
     more_files: tuple[str, ...] = ()  # files that follow the first
     classes: tuple[int, ...] = ()  # number of classes for each label byte of a row (cifar)
@@ -46,11 +46,11 @@ class NamedDataset:
     about: str
     licence: str
     kind: Literal["vector", "image", "text"]
-    metric: Literal["euclidean", "cosine", "labels"]  # what decides whether a base row is relevant to a query
+    metric: Literal["euclidean", "cosine", "labels"]  # decides whether a base row is relevant to a query
     format: Literal["vecs", "idx", "hdf5", "parquet", "cifar", "lists"]
     splits: Mapping[str, Split]
     files: tuple[PublishedFile, ...] = ()  # empty for the sample, which is shipped
-    groundtruth: str = ""  # the file of the nearest base rows of each query, if there is one
+    groundtruth: str = ""  # the file with the nearest base rows of each query, if there is one
     folder: str = ""  # folder of its files below the data folder; by default the name
 
     def required(self) -> set[str]:

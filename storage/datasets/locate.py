@@ -1,4 +1,4 @@
-"""The files of a named dataset: find them on disk, or download them."""
+"""Find the files of a named dataset on disk, or download them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def locate_or_fetch(
     data_dir
         Files are searched in <data_dir>/<name>/, and downloaded to it.
     source
-        A folder, which must hold the files directly or in <folder>/<name>/; or the URL of a folder that mirrors the
+        A folder, which must contain the files directly or in <folder>/<name>/; or the URL of a folder that mirrors the
         published files.
     progress
-        Called with the bytes downloaded so far and the total.
+        Called with the number of bytes downloaded so far and the total.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def locate_or_fetch(
 
 
 def _names(dataset: NamedDataset, file: str) -> list[str]:
-    """Return the names of the files on disk that may hold a file."""
+    """Return the names of the files on disk that may contain a file."""
     return [file, f"{file}.gz", *(f.name for f in dataset.files if f.name.endswith(".tar.gz"))]
 
 
@@ -83,9 +83,9 @@ def _fetch(file: PublishedFile, home: Path, mirror: str | None, progress: Progre
 
 
 def provenance(dataset: NamedDataset, files: Mapping[str, Path]) -> dict[Path, str]:
-    """Return for each file "verified, …" if its checksum is the published one, else "unverified, …" and the reason.
+    """Return for each file "verified, …" if it has the published checksum, else "unverified, …" and the reason.
 
-    Reads every file whose checksum is known. An unverified file can be used: its rows are checked when they are read.
+    Every file with a known checksum is read. Unverified files can be used: their rows are checked when they are read.
     """
     return {path: _provenance(dataset, path) for path in sorted(set(files.values()))}
 

@@ -1,4 +1,4 @@
-"""Vectors computed from pictures and texts at ingest: pixels, TF-IDF, or both concatenated."""
+"""Vectors computed from images and texts at ingest: pixels, TF-IDF, or both concatenated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hashing.statistics import inverse_frequency, tf_idf
 from ..features import media
 from ..formats import FeatureRows
 
-PIXELS, FOLDED = 3 * 32**2, 1024  # dimensions of a 32 x 32 picture, and of a TF-IDF vector: words are hashed to them
+PIXELS, FOLDED = 3 * 32**2, 1024  # dimensions of a 32 x 32 image, and of a TF-IDF vector of hashed words
 COLUMNS = dict.fromkeys(("both", "text", "picture"), ("title", "keywords"))  # columns to read in addition
 
 
@@ -40,14 +40,14 @@ def modality_rows(batch: Any, modality: str, idf: Array, labels: list[Any]) -> F
     Parameters
     ----------
     batch
-        With the columns id; image and title and keywords, or text.
+        A record batch with the columns id; image, title and keywords, or text.
     modality
         "tfidf": TF-IDF, (n, FOLDED). "both": pixels from 0 to 255, then TF-IDF of norm 1, (n, PIXELS + FOLDED): the two
         parts have different scales. "picture", "text": the same, with zeros in place of the other modality.
     idf
-        (FOLDED,), as `idf_weights` returns.
+        (FOLDED,), the result of `idf_weights`.
     labels
-        Of each row.
+        Labels of each row.
     """
     tfidf = tf_idf(_word_counts(texts(batch)), idf).astype(np.float32)
     if modality == "tfidf":

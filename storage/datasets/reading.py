@@ -1,4 +1,4 @@
-"""Rows of a named dataset, read from its files and checked against the catalogue."""
+"""The rows of a named dataset, read from its files and checked against the catalogue."""
 
 from __future__ import annotations
 
@@ -31,7 +31,14 @@ def read_split(dataset: NamedDataset, split: str, files: Mapping[str, Path]) -> 
     Raises
     ------
     ValueError
-        For an unknown split; on iteration, for damaged files and for rows that differ from the catalogue.
+        For an unknown split; during iteration, for damaged files and for rows that differ from the catalogue.
+
+    Examples
+    --------
+    >>> from storage.datasets import get, locate_or_fetch
+    >>> sample = get("sample")
+    >>> next(read_split(sample, "query", locate_or_fetch(sample, Path(".")))).x.shape
+    (500, 128)
     """
     if split not in dataset.splits:
         raise ValueError(f"{dataset.name}: expected a split of {', '.join(dataset.splits)}, found {split!r}")
@@ -41,7 +48,7 @@ def read_split(dataset: NamedDataset, split: str, files: Mapping[str, Path]) -> 
 def read_groundtruth(dataset: NamedDataset, files: Mapping[str, Path]) -> Array | None:
     """Return ids (q, k) int64 of the nearest base rows of each query, nearest first; None if the dataset has none.
 
-    Raises ValueError for damaged files, and for neighbours of other queries or among other rows than the catalogue's.
+    Raises ValueError for damaged files, and if the neighbours do not match the queries and base rows of the catalogue.
     """
     if dataset.groundtruth not in files:
         return None
@@ -63,7 +70,7 @@ def read_groundtruth(dataset: NamedDataset, files: Mapping[str, Path]) -> Array 
 
 
 def _checked(dataset: NamedDataset, split: str, blocks: Iterator[FeatureRows]) -> Iterator[FeatureRows]:
-    """Yield blocks; raise ValueError if dimension or number of rows differ from the catalogue."""
+    """Yield blocks. Raise ValueError if dimension or number of rows differ from the catalogue."""
     expected, n = dataset.splits[split], 0
     where = f"{dataset.name}, split {split} ({expected.file})"
     for block in blocks:
@@ -121,7 +128,7 @@ def _lists(split: Split, files: Mapping[str, Path]) -> Iterator[FeatureRows]:
 
 
 def find_lists(folder: str) -> dict[str, Path]:
-    """Return the lists of pictures in a local folder, by split; empty if it has no database.txt."""
+    """Return the lists of images in a local folder, by split; empty if it has no database.txt."""
     paths = {split: Path(folder) / file for split, file in lists.FILES.items()}
     return {split: path for split, path in paths.items() if path.is_file()} if paths["base"].is_file() else {}
 
@@ -161,7 +168,7 @@ def _parquet(split: Split, files: Mapping[str, Path]) -> Iterator[FeatureRows]:
 
 
 def _base_texts(path: Path, columns: list[str]) -> Iterator[str]:
-    """Yield the text of each base row. Queries do not count towards the document frequency of words."""
+    """Yield the text of each base row: the document frequency of words does not include queries."""
     import pyarrow.parquet as pq
 
     for batch in pq.ParquetFile(path).iter_batches(PARQUET_ROWS, columns=[c for c in columns if c != "image"]):
@@ -187,7 +194,7 @@ def _label_lists(column: Any) -> list[Any]:
 
 
 def _select_part(block: FeatureRows, split: Split) -> FeatureRows:
-    """Return the rows that the keyed hash of their ids assigns to the split's part; all rows without a part."""
+    """Return the rows that the keyed hash of their ids assigns to the split's part; all rows if it has no part."""
     if not split.hash_part:
         return block
     keep = _is_query(block.ids) == (split.hash_part == "query")

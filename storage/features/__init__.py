@@ -1,1 +1,1 @@
-"""Feature datasets: shards of (id, vector | picture | text, labels), their columns, keys, splits and deletions."""
+"""Feature datasets: shards of (id, vector | image | text, labels), their columns, keys, splits and deletions."""

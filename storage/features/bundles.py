@@ -11,16 +11,19 @@ import numpy as np
 
 from ..files.filesystem import FileVersion
 
-TINY = 2**20  # bytes: a file of this size or more is a task of its own
-BUNDLE_BYTES = 2**25
+TINY = 2**20  # bytes; files of this size or more are not bundled
+BUNDLE_BYTES = 2**25  # maximum size of a bundle
 REACH = 8  # a bundle has more than REACH files, and 2 * REACH on average; smaller groups are not bundled
 
 
 def group_files(files: Mapping[str, FileVersion]) -> list[list[str]]:
-    """Return the names of files in groups, sorted: a file alone, or the files of a bundle.
+    """Return the names of files in groups, sorted. A group is a single file, or the files of a bundle.
 
-    A bundle starts at a name whose hash is the smallest within REACH names on either side. So an added, removed or
-    changed file affects only its own bundle and the adjacent ones.
+    A bundle starts at a name whose hash is the smallest within REACH names on either side. An added, removed or changed
+    file therefore affects only its own bundle and the adjacent ones.
+
+    >>> group_files({name: FileVersion(name, size, "v1") for name, size in (("a", 2**20), ("b", 10))})
+    [['a'], ['b']]
     """
     groups = [[name] for name in files if files[name].size >= TINY]
     tiny = sorted(name for name in files if files[name].size < TINY)
@@ -32,7 +35,7 @@ def group_files(files: Mapping[str, FileVersion]) -> list[list[str]]:
 
 
 def group_version(versions: Mapping[str, str]) -> str:
-    """Return the version of a group of files: the file's own, or a hash of all names and versions of a bundle."""
+    """Return the version of a group: that of a single file, or a hash of all names and versions of a bundle."""
     if len(versions) == 1:
         return next(iter(versions.values()))
     return hashlib.sha256(json.dumps(versions).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Conversion of Arrow columns of a shard to numpy, with a check of every value."""
+"""Conversion of the Arrow columns of a shard to numpy. Every value is checked."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from hashing.mapreduce import Array
 
 from . import media
 
-NO_ID = -1  # fills up lists of neighbours that are too short (hashing.neighbours)
+NO_ID = -1  # pads lists of neighbours (hashing.neighbours)
 
 
 def plain(column: Any) -> Any:
-    """Return an Arrow column without dictionary, views, and the extension types of tensors, UUIDs and bools."""
+    """Return an Arrow column without dictionaries, views, and the extension types of tensors, UUIDs and bools."""
     import pyarrow as pa
     from pyarrow import types
 
@@ -42,7 +42,7 @@ def is_list(column_type: Any) -> bool:
 def number_lists(column: Any, dtype: str | None, where: str) -> Any:
     """Return a column of vectors as Arrow lists of numbers.
 
-    Bytes are vectors of `dtype`, little-endian. Raises ValueError for a column of another type.
+    A column of bytes holds vectors of `dtype`, little-endian. Raises ValueError for a column of another type.
     """
     import pyarrow as pa
     from pyarrow import types
@@ -61,14 +61,14 @@ def number_lists(column: Any, dtype: str | None, where: str) -> Any:
 
 
 def is_number(value_type: Any) -> bool:
-    """Return whether values of this Arrow type can be those of a vector."""
+    """Return whether values of this Arrow type can be elements of a vector."""
     from pyarrow import types
 
     return any(is_kind(value_type) for is_kind in (types.is_floating, types.is_integer, types.is_boolean))
 
 
 def bytes_as_lists(column: Any, dtype: Any, where: str) -> Any:
-    """Return the rows of a binary column as Arrow lists of numbers; a null row stays null."""
+    """Return the rows of a binary column as Arrow lists of numbers. Null rows remain null."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -94,7 +94,13 @@ def ids(column: Any, where: str, first_row: int = 0) -> Array:
     Raises
     ------
     ValueError
-        For a column of another type, for null, for an id beyond int64 and for -1, which stands for a missing neighbour.
+        For a column of another type, for null, for ids beyond int64 and for -1, which marks missing neighbours.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> ids(pa.array([7, 8], pa.uint16()), "mine.parquet")
+    array([7, 8])
     """
     import pyarrow as pa
 
@@ -111,41 +117,41 @@ def ids(column: Any, where: str, first_row: int = 0) -> Array:
     if len(reserved := np.flatnonzero(values == NO_ID)):
         row = first_row + int(reserved[0])
         raise ValueError(
-            f"expected ids other than {NO_ID}, which stands for a missing neighbour, found it in row {row} of {where}"
+            f"expected ids other than {NO_ID}, which marks missing neighbours, found it in row {row} of {where}"
         )
     return np.asarray(values, np.int64)
 
 
-def vectors(column: Any, dim: int, where: str, first_row: int = 0, dtype: str | None = None) -> Array:
-    """Return the vectors (n, dim) float32 in a column. Raises ValueError for the first row without one."""
+def vectors(column: Any, dim: int, where: str, dtype: str | None = None) -> Array:
+    """Return the vectors (n, dim) float32 in a column. Raises ValueError for the first row that cannot be read."""
     x, errors = usable_rows(column, dim, where, dtype=dtype)
     if errors:
-        refuse_row(errors, where, first_row)
+        refuse_row(errors, where, 0)
     return x
 
 
 def usable_rows(
     column: Any, dim: int, where: str, kind: str = "vector", dtype: str | None = None, metric: str = "euclidean"
 ) -> tuple[Array, dict[int, str]]:
-    """Return the readable rows of a column (m, dim) float32, and an error message for each other row, by its position.
+    """Return the readable rows of a column (m, dim) float32, and error messages for the other rows, by their position.
 
     Parameters
     ----------
     column
-        Arrow lists of numbers, encoded pictures, or texts; or vectors (n, dim) float32.
+        Arrow lists of numbers, encoded images, or texts; or vectors (n, dim) float32.
     where
         The file, for messages.
     kind
         "vector", "image" or "text".
     dtype
-        Of vectors in a column of bytes.
+        The dtype of vectors in a column of bytes.
     metric
-        By "cosine", a vector of zeros is an error.
+        For "cosine", a vector of zeros is an error.
 
     Raises
     ------
     ValueError
-        If no row can be read: for a column of another kind, or of vectors of another fixed size.
+        If no row can be read, because the column holds another kind, or vectors of another fixed size.
     """
     if kind != "vector":
         if media.kind(column.type) != kind:
@@ -157,7 +163,7 @@ def usable_rows(
     else:
         x, rows, nulls = _lists(number_lists(column, dtype, where), dim, where, errors)
     with np.errstate(over="ignore", invalid="ignore"):
-        if metric != "cosine" and np.isfinite(x.sum()):  # faster; not finite if one of them is not, or on overflow
+        if metric != "cosine" and np.isfinite(x.sum()):  # fast; not finite if a value is not, or on overflow
             return x, errors
     usable = np.isfinite(x).all(1)
     for i in np.flatnonzero(~usable):
@@ -171,9 +177,9 @@ def usable_rows(
 
 
 def _lists(column: Any, dim: int, where: str, errors: dict[int, str]) -> tuple[Array, Array, Array]:
-    """Return the rows of Arrow lists that have the right length (m, dim) float32, where they are, and which have nulls.
+    """Return the lists of the right length (m, dim) float32, their positions, and whether they have nulls.
 
-    Adds an error for each of the others.
+    Adds an error for each other row.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -202,7 +208,7 @@ def refuse_row(errors: dict[int, str], where: str, first_row: int) -> NoReturn:
 
 
 def label_indices(column: Any, vocabulary: tuple[str | int, ...], where: str, multi_hot_width: int = 0) -> Any:
-    """Return the positions of labels in the vocabulary, as Arrow list<int32>, of a column of labels.
+    """Return a column of labels as positions in the vocabulary, as Arrow list<int32>.
 
     Raises ValueError for a label that is not in the vocabulary.
     """
@@ -219,14 +225,14 @@ def label_indices(column: Any, vocabulary: tuple[str | int, ...], where: str, mu
 
 
 def labels_by_row(column: Any, where: str, multi_hot_width: int = 0) -> tuple[Array, Any]:
-    """Return offsets (n + 1,) and the labels of all rows, int64 or string; those of row i end at offsets[i + 1].
+    """Return offsets (n + 1,) and all labels, int64 or string: row i has those from offsets[i] to offsets[i + 1].
 
     Parameters
     ----------
     column
-        Arrow labels, one a row or in lists: integers, strings, bools (as 0 and 1), or dictionaries of these.
+        Arrow labels, one per row or in lists: integers, strings, bools (as 0 and 1), or dictionaries of these.
     multi_hot_width
-        If not 0, rows are lists of that many 0 and 1, and the labels are the positions of the ones.
+        If not 0, rows are lists of this length of 0 and 1, and the labels are the positions of the ones.
 
     Raises
     ------
@@ -259,7 +265,7 @@ def labels_by_row(column: Any, where: str, multi_hot_width: int = 0) -> tuple[Ar
 
 
 def label_values(values: Any, where: str) -> Any:
-    """Return labels as Arrow int64 or strings, so that labels of different files compare."""
+    """Return labels as Arrow int64 or strings, so that labels of different files are comparable."""
     import pyarrow as pa
     from pyarrow import types
 
@@ -289,7 +295,7 @@ def check_label_type(column_type: Any, where: str) -> None:
 
 
 def label_lists(offsets: Array, positions: Any) -> Any:
-    """Return lists of int32, not null: the type of the label column of a code table."""
+    """Return lists of non-null int32, the type of the label column of a code table."""
     import pyarrow as pa
 
     list_type = pa.list_(pa.field("element", pa.int32(), nullable=False))
@@ -297,7 +303,7 @@ def label_lists(offsets: Array, positions: Any) -> Any:
 
 
 def multi_hot(labels: Any, n_classes: int) -> Array:
-    """Return (n, n_classes) uint8 of lists of positions in the vocabulary."""
+    """Return lists of positions in the vocabulary as multi-hot labels (n, n_classes) uint8."""
     y = np.zeros((len(labels), n_classes), np.uint8)
     lengths = labels.value_lengths().fill_null(0).to_numpy()
     y[np.repeat(np.arange(len(labels)), lengths), labels.flatten().to_numpy()] = 1

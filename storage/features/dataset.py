@@ -26,29 +26,40 @@ class Dataset(BaseModel):
     name: str
     kind: Kind = "vector"
     metric: Metric = "euclidean"  # of exact neighbours and of reranking
-    queries_in_base: bool = False  # a query with the id of a base row is that row, and is not ranked for itself
-    dim: int  # d of vectors; of pictures and texts, the numbers that each is read as
+    queries_in_base: bool = False  # whether queries with the id of a base row are this row, and not ranked themselves
+    dim: int  # dimension of the vectors, or of those that images and texts are converted to
     splits: dict[str, str]  # split -> URL of its folder
     columns: Columns = Columns()
     keys: str = ""  # URL of the folder that maps keys to ids, if rows have keys
     source: str  # origin, and original format
-    understood: dict[str, SplitSummary] = {}  # split -> what it held at ingest, in words
+    understood: dict[str, SplitSummary] = {}  # split -> description of its content at ingest
     # Set by a run, and not stored:
     bad_rows: BadRows = Field("refuse", exclude=True)  # whether to refuse or to drop rows that cannot be read
     deleted: tuple[str, ...] = Field((), exclude=True)  # deletion files, whose rows are skipped
 
     @property
     def distance(self) -> Literal["euclidean", "cosine", "ip"]:
-        """The metric that exact neighbours are computed by."""
+        """Return the metric of exact neighbours: Hamming distance ranks as Euclidean distance does."""
         return "euclidean" if self.metric == "hamming" else self.metric
 
     def shards(
         self, split: str, vocabulary: tuple[str | int, ...] = (), allow_unknown: bool = False
     ) -> list[FeatureShard]:
-        """Return the present shards of a split, sorted by name.
+        """Return the current shards of a split, sorted by name.
 
-        With a vocabulary, a shard yields labels as positions in it. `allow_unknown` is that of FeatureShard. Raises
-        FileNotFoundError if there are no files.
+        Parameters
+        ----------
+        split
+            Name of the split, such as "base".
+        vocabulary
+            Labels; the shards yield labels as positions in it.
+        allow_unknown
+            As in FeatureShard.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there are no files.
         """
         root = self.splits[split]
         files = {filesystem.relative_path(root, file.url): file for file in filesystem.listing(root, ".parquet")}
@@ -122,13 +133,16 @@ def write_split(url: str, blocks: Iterable[FeatureRows], rows_per_shard: int | N
     Raises
     ------
     ValueError
-        If there are no rows, if rows differ in kind, dimension or in having labels, and for values that are not finite.
+        If there are no rows, if values are not finite, or if rows differ in kind, dimension or in having labels.
     """
     total: splits.SplitShape | None = None
     for number, rows in enumerate(splits.cut_into_shards(blocks, rows_per_shard)):
         shape = splits.write_shard(filesystem.join(url, f"{number:05}.parquet"), rows, total.rows if total else 0)
         if total and shape[:3] != total[:3]:
-            raise ValueError(f"expected rows like those before, {total[:3]}, found {shape[:3]} at row {total.rows}")
+            before, found = (f"{s.kind}, dimension {s.dim}, labels {s.labelled}" for s in (total, shape))
+            raise ValueError(
+                f"expected rows like the first ones ({before}), found others ({found}) at row {total.rows}"
+            )
         total = shape._replace(rows=shape.rows + (total.rows if total else 0))
     if not total:
         raise ValueError(f"expected rows to write to {url}, found none")

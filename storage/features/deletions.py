@@ -1,7 +1,7 @@
 """Rows deleted by id, recorded in `datasets/<name>/deleted/<digest>.parquet`.
 
-Deletion files are only ever added. Readers of the dataset skip the deleted rows, and the version of each source file
-that held one changes.
+Deletion files are only ever added. Readers of the dataset skip the deleted rows, and the versions of the source files
+that contain them change.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def add_deletion(folder: str, ids: Array, files: Mapping[str, Sequence[str]], by
     folder
         The dataset's `deletions_folder`.
     files
-        Split -> names of the source files that hold rows with these ids.
+        Split -> names of the source files that contain rows with these ids.
     by
         The user who deletes them.
     """
@@ -58,7 +58,7 @@ def deletion_files(folder: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=8)
 def deleted_ids(urls: tuple[str, ...]) -> Array:
-    """Return the ids (m,) int64 in all given deletion files, sorted and distinct."""
+    """Return the ids (m,) int64 in deletion files, sorted and distinct."""
     return np.unique(np.concatenate([np.zeros(0, np.int64), *(_read_deletion(url)[0] for url in urls)]))
 
 
@@ -72,7 +72,11 @@ def version_suffixes(urls: Iterable[str], split: str) -> dict[str, str]:
 
 
 def without_suffix(version: str) -> str:
-    """Return the version of a source file without its deletions: equal versions mean equal vectors."""
+    """Return the version of a source file without its deletions. Equal results mean equal vectors.
+
+    >>> without_suffix("1024-17000~0123456789ab")
+    '1024-17000'
+    """
     return version.partition("~")[0]
 
 

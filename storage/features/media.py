@@ -1,4 +1,4 @@
-"""Pictures and texts as rows of numbers: the pixels of a picture, the hashes of the words in a text."""
+"""Images and texts as rows of numbers: the pixels of an image, the hashes of the words in a text."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import numpy as np
 from hashing.mapreduce import Array
 from hashing.statistics import WORDS
 
-SIDE, LENGTH = 64, 32  # default side of a picture in pixels; words of a text
+SIDE, LENGTH = 64, 32  # default side of an image in pixels; number of words of a text
 CHANNELS = 3
-BYTES = "bytes"  # the field of an encoded picture in a struct (bytes, path)
+BYTES = "bytes"  # the field of an encoded image in a struct (bytes, path)
 
 
 def kind(column_type: Any) -> Literal["image", "text"] | None:
-    """Return what a column of this Arrow type holds; None if neither pictures nor texts."""
+    """Return what a column of this Arrow type holds; None if neither images nor texts."""
     from pyarrow import types
 
     if types.is_dictionary(column_type):
@@ -35,7 +35,7 @@ def kind(column_type: Any) -> Literal["image", "text"] | None:
 
 
 def encoded(column: Any) -> Any:
-    """Return a column of encoded pictures or of texts; of the structs of Hugging Face datasets, their bytes."""
+    """Return a column of encoded images or texts. From structs, as in Hugging Face datasets, return the bytes."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -43,15 +43,20 @@ def encoded(column: Any) -> Any:
 
 
 def dim(kind: str, side: int = SIDE) -> int:
-    """Return the numbers in a row: of a picture, resized to side x side pixels, or of a text."""
+    """Return the dimension of a row: of an image of side x side pixels, or of a text.
+
+    >>> dim("image"), dim("text")
+    (12288, 32)
+    """
     return {"image": CHANNELS * side**2, "text": LENGTH}[kind]
 
 
 def pixels(data: bytes, dim: int) -> Array:
-    """Decode a picture of any size, resize it to side x side, and return its RGB values (dim,) uint8, dim = 3 side^2.
+    """Decode an image of any size, resize it to side x side, and return its RGB values (dim,) uint8, dim = 3 side^2.
 
-    Turned as its EXIF orientation says; transparent parts are white; 16 bits, and floats from 0 to 1, are scaled to 8
-    bits. Raises ValueError if the data cannot be decoded, or if the range of its values is unknown.
+    The image is rotated according to its EXIF orientation. Transparent parts become white. 16-bit values, and floats
+    from 0 to 1, are scaled to 8 bits. Raises ValueError if the data cannot be decoded, or if the range of its values is
+    unknown.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -67,7 +72,7 @@ def pixels(data: bytes, dim: int) -> Array:
 
 
 def _rgb(picture: Any) -> Any:
-    """Return a PIL picture of any mode as RGB with 8 bits a channel."""
+    """Return a PIL image of any mode as RGB with 8 bits per channel."""
     from PIL import Image
 
     if picture.mode.startswith(("I", "F")):  # one channel of more than 8 bits

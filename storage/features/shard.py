@@ -1,4 +1,4 @@
-"""Shards of a feature dataset: Parquet files, read in batches, with a check of every value."""
+"""Shards of a feature dataset: Parquet files, read in batches. Every value is checked."""
 
 from __future__ import annotations
 
@@ -29,29 +29,38 @@ class Columns(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str = "id"
-    keyed: bool = False  # the id column holds keys, which `datasets/<name>/keys/` maps to ids
-    x: str = "vector"  # also a field of a struct, by its dotted path
+    keyed: bool = False  # whether the id column holds keys, which `datasets/<name>/keys/` maps to ids
+    x: str = "vector"  # or the dotted path of a field in a struct
     labels: str | None = None
     multi_hot: int = 0  # width of labels that are lists of 0 and 1; 0 if labels are values
-    dtype: str | None = None  # of vectors that are stored as bytes
+    dtype: str | None = None  # dtype of vectors that are stored as bytes
 
 
 class FeatureBlock(NamedTuple):
     """Consecutive rows of a shard, as read for encoding."""
 
-    batch: Batch  # whose x the block after the next one may overwrite
+    batch: Batch  # its x may be overwritten by the block after the next one
     labels: Any  # Arrow list<int32>, positions in the vocabulary; None without labels
     dropped: list[tuple[str, int, int, str]]  # rows left out of the batch: (file, row, id, error)
-    names: Any = None  # Arrow array of the keys, from a shard with allow_unknown
+    names: Any = None  # Arrow array of the keys, if the shard has allow_unknown
 
 
 @dataclass(frozen=True)
 class FeatureShard:
-    """One Parquet file of a dataset, or a bundle of tiny ones. Each iteration reads and checks the rows again."""
+    """One Parquet file of a dataset, or a bundle of tiny ones. Each iteration reads and checks the rows again.
+
+    >>> import tempfile
+    >>> import pyarrow as pa
+    >>> import pyarrow.parquet as pq
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     pq.write_table(pa.table({"id": [7], "vector": [[0.0, 1.0]]}), url := f"{folder}/mine.parquet")
+    ...     list(FeatureShard(url, "mine.parquet", "v1", dim=2, columns=Columns()))
+    [Batch(ids=array([7]), x=array([[0., 1.]], dtype=float32), y=None)]
+    """
 
     url: str  # of the file, or of the first file of a bundle
     name: str  # identity of the shard: the path below the folder of its split, followed by + for a bundle
-    version: str  # size and time, or size and ETag, and the deletions: changes when the rows may have changed
+    version: str  # size and time, or size and ETag, and deletions: differs if the rows may have changed
     dim: int
     columns: Columns
     vocabulary: tuple[str | int, ...] = ()
@@ -65,7 +74,7 @@ class FeatureShard:
 
     @property
     def rows(self) -> int:
-        """Number of rows, read from the footers; with deletions, from the id columns."""
+        """Return the number of rows, read from the footers; with deletions, from the id columns."""
         if not self.deleted:
             return sum(int(parquet.open_parquet(url).metadata.num_rows) for url in self._urls)
         deleted = deletions.deleted_ids(self.deleted)
@@ -76,7 +85,7 @@ class FeatureShard:
         return self._ids(parquet.read_column(url, self.columns.id), url)
 
     def ids_by_file(self, wanted: Array) -> dict[str, Array]:
-        """Return the wanted ids that each file holds, by its URL. Files that hold none are left out."""
+        """Return the wanted ids that each file contains, by its URL. Files that contain none are left out."""
         held = {url: ids[np.isin(ids, wanted)] for url, ids in ((url, self.ids(url)) for url in self._urls)}
         return {url: ids for url, ids in held.items() if len(ids)}
 
@@ -90,10 +99,10 @@ class FeatureShard:
             yield Batch(block.batch.ids, block.batch.x.copy(), y)
 
     def read_blocks(self) -> Iterator[FeatureBlock]:
-        """Yield the rows in blocks, with labels and with the rows that were dropped.
+        """Yield the rows in blocks, with labels and the rows that were dropped.
 
-        Raises ValueError, with file and row, for a value that cannot be read. With `drop_bad_rows` such a vector,
-        picture or text is dropped instead; ids and labels must be valid in any case.
+        Raises ValueError, with file and row, for a value that cannot be read. With `drop_bad_rows`, vectors, images and
+        texts that cannot be read are dropped instead; ids and labels must be valid in any case.
         """
         for url in self._urls:
             yield from self._read_file(url)
@@ -158,7 +167,7 @@ class FeatureShard:
 
 @dataclass(frozen=True)
 class WithoutRows:
-    """A shard without the rows of some ids, such as training data without the frozen queries."""
+    """A shard without the rows that have certain ids, such as training data without the queries."""
 
     shard: Shard
     ids: Array  # (m,) int64

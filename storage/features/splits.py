@@ -1,4 +1,4 @@
-"""Splits as shards: rows are cut into groups, and each group is written to one Parquet file, atomically."""
+"""Splits as shards: rows are cut into groups, and each group is written atomically to one Parquet file."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from ..files import filesystem
 from ..formats import FeatureRows, Kind
 from . import media
 
-SHARD_ROWS, SHARD_BYTES = 125_000, 2**25  # limits of a shard, with float32 vectors: wide rows still fill several shards
+SHARD_ROWS, SHARD_BYTES = 125_000, 2**25  # limits of a shard, in float32: few wide rows are also cut into shards
 
 
 class SplitShape(NamedTuple):
     """Kind, dimension and size of rows that were written."""
 
     kind: Kind
-    dim: int | None  # None for pictures and texts
+    dim: int | None  # None for images and texts
     labelled: bool
     rows: int
 
 
 def cut_into_shards(blocks: Iterable[FeatureRows], n: int | None) -> Iterator[list[FeatureRows]]:
-    """Yield the rows of blocks in groups of n, the last one shorter. Without n, apply SHARD_ROWS and SHARD_BYTES."""
+    """Yield the rows of blocks in groups of n; the last group may be shorter. The default n follows from the limits."""
     group: list[FeatureRows] = []
     count = 0
     for block in blocks:
@@ -41,7 +41,7 @@ def cut_into_shards(blocks: Iterable[FeatureRows], n: int | None) -> Iterator[li
 
 
 def _row_bytes(rows: FeatureRows) -> int:
-    """Return the bytes of a row; for pictures and texts, those of the longest one."""
+    """Return the bytes of a row; for images and texts, those of the longest one."""
     if isinstance(rows.x, np.ndarray):
         return 4 * rows.x[0].size if len(rows.x) else 1
     return max((len(x) for x in rows.x), default=0) or 1
@@ -70,7 +70,7 @@ def write_shard(url: str, blocks: list[FeatureRows], first_row: int) -> SplitSha
             table,
             file,
             row_group_size=2**15,
-            compression={**compression, vector: "none"},  # zstd saves a tenth of floats, and reads five times slower
+            compression={**compression, vector: "none"},  # zstd would save a tenth, and be five times slower to read
             use_dictionary=dictionaries,
         )
     dim = table.schema.types[1].list_size if kind == "vector" else None
@@ -102,7 +102,7 @@ def _table(rows: FeatureRows, url: str, first_row: int) -> Any:
 
 
 def _check_picture(content: Any, where: str) -> None:
-    """Raise ValueError unless a picture can be decoded: at ingest, where its own name is known."""
+    """Raise ValueError unless an image can be decoded. Checked at ingest, when its own name is known."""
     try:
         media.pixels(content, media.dim("image"))
     except ValueError as error:

@@ -43,9 +43,9 @@ def write_subset(
     Parameters
     ----------
     name
-        Of the new dataset.
+        Name of the new dataset.
     dataset
-        The dataset to read, with labels.
+        The dataset to read, which has labels.
     ids
         New split -> ids (m,) int64 of its rows.
     sources
@@ -81,7 +81,7 @@ def _select(shards: Sequence[FeatureShard], wanted: Array) -> Iterator[FeatureRo
 
 
 def _values(column: Any, shard: FeatureShard, where: str) -> Any:
-    """Return encoded pictures and texts as lists, vectors as (n, dim) uint8 if the column holds uint8, else float32."""
+    """Return encoded images and texts as lists, vectors as (n, dim) uint8 if the column holds uint8, else float32."""
     if shard.kind != "vector":
         return media.encoded(column).to_pylist()
     x = columns.vectors(column, shard.dim, where, dtype=shard.columns.dtype)

@@ -1,4 +1,4 @@
-"""Download a file: resumed after a broken connection, verified, and only then moved to its name."""
+"""Download a file. The download resumes after a broken connection, and is verified before it gets its name."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def download(
     Raises
     ------
     ValueError
-        For another scheme, size or checksum. What was downloaded is then deleted.
+        For another scheme, size or checksum. The downloaded bytes are then deleted.
     OSError
-        If the server does not send the file, or another process is downloading it.
+        If the server does not send the file, or if another process is downloading it.
     """
     if urllib.parse.urlsplit(url).scheme not in _OPEN:
         raise ValueError(f"expected a URL with one of {', '.join(_OPEN)}, found {url}")
@@ -114,7 +114,7 @@ def _locked(part: Path) -> Iterator[IO[bytes]]:
 
 
 def _publish(url: str, part: Path, target: Path, size: int | None, checksum: str | None) -> None:
-    """Verify the .part file and give it its name; delete it if it is wrong."""
+    """Verify the .part file and give it its final name; delete it if it is wrong."""
     expected = checksum or recorded_checksum(target)
     algorithm = expected.split(":")[0] if expected else "sha256"
     actual = f"{algorithm}:{file_digest(part, algorithm)}"

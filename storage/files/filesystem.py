@@ -21,7 +21,7 @@ class FileVersion(NamedTuple):
 
 
 class StoredFile(NamedTuple):
-    """A file and its age, to collect garbage."""
+    """A file and its age, for garbage collection."""
 
     url: str
     size: int  # bytes
@@ -37,12 +37,16 @@ class Upload(NamedTuple):
 
 
 def join(url: str, *names: str) -> str:
-    """Return the URL of a file below a folder."""
+    """Return the URL of a file below a folder.
+
+    >>> join("s3://bucket/warehouse/", "models", "fits")
+    's3://bucket/warehouse/models/fits'
+    """
     return "/".join([url.rstrip("/"), *names])
 
 
 def absolute(url: str) -> str:
-    """Return the URL as one that does not depend on the working directory."""
+    """Return a URL that does not depend on the working directory."""
     return url.rstrip("/") if _scheme(url) else str(_local(url))
 
 
@@ -54,9 +58,9 @@ def relative_path(folder: str, url: str) -> str:
 
 @explains_s3_errors("list")
 def listing(url: str, suffix: str = "") -> list[FileVersion]:
-    """Return the data files below a folder (or the one file), sorted by URL, without a cache.
+    """Return the data files below a folder, or the file itself, sorted by URL. Listings are not cached.
 
-    Names that begin with a dot or an underscore are not data, by the convention of Hive, Spark and Parquet.
+    Names that begin with a dot or an underscore are not data, as in Hive, Spark and Parquet.
 
     Raises
     ------
@@ -74,9 +78,10 @@ def listing(url: str, suffix: str = "") -> list[FileVersion]:
 
 @explains_s3_errors("list")
 def inventory(url: str, depth: int | None = None) -> list[StoredFile]:
-    """Return all files below a folder, sorted by URL: hidden ones too, folder markers of S3 not. Empty if no folder.
+    """Return all files below a folder, sorted by URL; empty if the folder does not exist.
 
-    With a depth, only the files at most that many levels below it; 1: those in the folder itself.
+    This includes hidden files, but not the folder markers of S3. `depth` limits the levels below the folder: 1 means
+    the files in the folder itself.
     """
     fs, path = _open(url)
     infos = sorted(fs.find(path, maxdepth=depth, detail=True).items())
@@ -86,7 +91,7 @@ def inventory(url: str, depth: int | None = None) -> list[StoredFile]:
 
 @explains_s3_errors("list")
 def incomplete_uploads(url: str) -> list[Upload]:
-    """Return the incomplete multipart uploads below an S3 folder; none for a local one."""
+    """Return the incomplete multipart uploads below an S3 folder; empty for a local folder."""
     if not _scheme(url):
         return []
     fs, path = _open(url)
@@ -113,7 +118,7 @@ def abort_upload(upload: Upload) -> None:
 
 @explains_s3_errors("read")
 def stat(url: str) -> FileVersion:
-    """Return size and version of a file. Raises FileNotFoundError if there is none."""
+    """Return size and version of a file. Raises FileNotFoundError if it does not exist."""
     fs, path = _open(url)
     info = fs.info(path)
     return FileVersion(url, int(info["size"]), _version(info))
@@ -121,14 +126,14 @@ def stat(url: str) -> FileVersion:
 
 @explains_s3_errors("read")
 def modification_time(url: str) -> float:
-    """Return when a file was last written, in seconds since the epoch. Raises FileNotFoundError if there is none."""
+    """Return when a file was written, in seconds since the epoch. Raises FileNotFoundError if it does not exist."""
     fs, path = _open(url)
     return _modified(fs.info(path))
 
 
 @explains_s3_errors("read")
 def exists(url: str) -> bool:
-    """Return whether there is a file, not a folder. Raises FileNotFoundError if the bucket does not exist."""
+    """Return whether a file exists; False for a folder. Raises FileNotFoundError if the bucket does not exist."""
     fs, path = _open(url)
     try:
         return bool(fs.info(path)["type"] == "file")
@@ -139,7 +144,7 @@ def exists(url: str) -> bool:
 
 
 def touch(url: str) -> bool:
-    """Return whether there is a file, and update its modification time if permitted."""
+    """Return whether a file exists, and update its modification time if permitted."""
     if not exists(url):
         return False
     fs, path = _open(url)
@@ -147,30 +152,37 @@ def touch(url: str) -> bool:
         if not _scheme(url):
             os.utime(path)
             return True
-        bucket, _, key = path.partition("/")  # S3 has no other way than a copy of the object onto itself
+        bucket, _, key = path.partition("/")  # on S3, the only way is to copy the object onto itself
         fs.call_s3("copy_object", Bucket=bucket, Key=key, CopySource=path, MetadataDirective="REPLACE")
     return True
 
 
 @explains_s3_errors("read")
 def read_bytes(url: str) -> bytes:
-    """Return the content of a small file. Raises FileNotFoundError if there is none."""
+    """Return the content of a small file. Raises FileNotFoundError if it does not exist."""
     fs, path = _open(url)
     content: bytes = fs.cat_file(path)
     return content
 
 
 def write_bytes(url: str, content: bytes) -> None:
-    """Write a small file, atomically replacing an existing one."""
+    """Write a small file, atomically replacing an existing one.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_bytes(url := join(folder, "new", "file"), b"content")
+    ...     read_bytes(url)
+    b'content'
+    """
     with create(url) as file:
         file.write(content)
 
 
 @contextmanager
 def create(url: str) -> Iterator[IO[bytes]]:
-    """Open a file for writing that appears under its name, complete and durable, when the block ends.
+    """Open a file for writing. When the block ends, it appears under its name, complete and durable.
 
-    If the block fails, nothing appears, and an existing file stays.
+    If the block fails, no file appears, and an existing file is kept.
     """
     if _scheme(url):
         fs, path = _open(url)
@@ -201,9 +213,9 @@ def create(url: str) -> Iterator[IO[bytes]]:
 
 @explains_s3_errors("write")
 def create_exclusive(url: str, content: bytes) -> bool:
-    """Write a small file unless one of that name exists, and return whether the file now holds `content`.
+    """Write a small file unless one of this name exists, and return whether the file now holds `content`.
 
-    If several writers with different contents race, at most one gets True.
+    If several writers with different contents race, at most one of them gets True.
     """
     if _scheme(url):
         fs, path = _open(url)
@@ -238,13 +250,13 @@ def create_exclusive(url: str, content: bytes) -> bool:
 
 @explains_s3_errors("remove")
 def remove(url: str) -> None:
-    """Delete a file. Raises FileNotFoundError if there is none."""
+    """Delete a file. Raises FileNotFoundError if it does not exist."""
     fs, path = _open(url)
     fs.rm_file(path)
 
 
 def arrow(url: str) -> tuple[Any, str]:
-    """Return (pyarrow filesystem, path) of a URL. It reads Parquet on S3 faster than fsspec."""
+    """Return (pyarrow filesystem, path) of a URL. It reads Parquet from S3 faster than fsspec."""
     import pyarrow.fs as pafs
 
     if not _scheme(url):
@@ -261,7 +273,7 @@ def listing_includes(folder: str, url: str) -> bool:
 
 
 def is_remote(url: str) -> bool:
-    """Return whether reading waits for a network, and a thread may read ahead."""
+    """Return whether a file is read over a network, so that reading ahead in a thread pays off."""
     return bool(_scheme(url))
 
 
@@ -270,7 +282,7 @@ def _hidden(path: str) -> bool:
 
 
 def _scheme(url: str) -> str:
-    """`s3://` and the like; empty for the local disk."""
+    """Return the scheme, such as `s3://`; empty for the local disk."""
     head, separator, _ = url.partition("://")
     return "" if not separator or head == "file" else head + separator
 
@@ -280,7 +292,7 @@ def _local(url: str) -> Path:
 
 
 def _open(url: str) -> tuple[Any, str]:
-    """(fsspec filesystem, path)."""
+    """Return (fsspec filesystem, path) of a URL."""
     scheme = _scheme(url)
     if not scheme:
         import fsspec
@@ -305,7 +317,7 @@ def _modified(info: dict[str, Any]) -> float:
 
 @contextmanager
 def _temporary(target: Path) -> Iterator[Path]:
-    """A hidden name beside the target, which is gone when the block ends."""
+    """Yield a hidden path next to the target. A file there is deleted when the block ends."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def read_arrays(url: str) -> dict[str, Array] | None:
-    """Return the arrays by name, or None if the file is missing or damaged. Renews its modification time."""
+    """Return the arrays by name, or None if the file is missing or damaged. Updates its modification time."""
     if not filesystem.touch(url):
         return None
     try:
@@ -29,7 +29,7 @@ def read_arrays(url: str) -> dict[str, Array] | None:
 
 
 def write_arrays(url: str, **arrays: Array) -> None:
-    """Write arrays as np.savez_compressed does, but at level 1: five times as fast, and files hardly larger."""
+    """Write arrays as np.savez_compressed does, but at level 1: five times as fast, with hardly larger files."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, array in arrays.items():

@@ -1,4 +1,4 @@
-"""Read Parquet files written by others. A damaged or foreign file gives an error of one line with its URL."""
+"""Read Parquet files of any origin. Errors for damaged files and other formats are one line, with the URL."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _open(url: str, columns: Sequence[str]) -> tuple[Any, Any]:
 
 
 def field_of(schema: Any, name: str) -> Any:
-    """Return the Arrow field of a column, or by a dotted path of a field in a struct; None if there is none."""
+    """Return the Arrow field of a column, or of a field in a struct by its dotted path; None if there is none."""
     import pyarrow as pa
 
     if name in schema.names:
@@ -58,7 +58,7 @@ def field_of(schema: Any, name: str) -> Any:
 
 
 def _column(table: Any, name: str) -> Any:
-    """Return the column of a record batch that `field_of` finds, null where a struct on the path is."""
+    """Return the column of a record batch that `field_of` finds; it is null where a struct on the path is null."""
     import pyarrow as pa
 
     if name in table.schema.names:
@@ -69,7 +69,7 @@ def _column(table: Any, name: str) -> Any:
 
 
 def _named(table: Any, names: Sequence[str]) -> Any:
-    """Return a record batch of some columns under the names that the user gave."""
+    """Return a record batch of some columns, under the names that the user gave."""
     import pyarrow as pa
 
     return pa.record_batch([_column(table, name) for name in names], names=list(names))
@@ -85,7 +85,7 @@ def read_batches(url: str, columns: Sequence[str], batch_rows: int = 2**16) -> I
     Raises
     ------
     ValueError
-        As `open_parquet` does, and where the file is damaged, with the row.
+        As in `open_parquet`; and if the file is damaged, with the row.
     """
     yield from _batches(url, open_parquet(url, columns), columns, batch_rows)
 
@@ -95,13 +95,13 @@ def read_vectors(
 ) -> Iterator[tuple[Any, Array | Any]]:
     """Yield record batches of some columns, and the vectors of another column in the same rows.
 
-    They are (n, dim) float32, in memory that the batch after the next one overwrites. From the first batch on that
-    `parquet_pages` cannot decode, and for dim = 0, they are as pyarrow reads them.
+    They are (n, dim) float32, in memory that the batch after the next one overwrites. After the first batch that
+    `parquet_pages` cannot decode, and for dim = 0, they are the columns that pyarrow reads.
 
     Raises
     ------
     ValueError
-        As `read_batches` does.
+        As in `read_batches`.
     """
     import pyarrow as pa
 
@@ -109,7 +109,7 @@ def read_vectors(
 
     file, source = _open(url, [*others, column])
     window = REMOTE_WINDOW if filesystem.is_remote(url) else LOCAL_WINDOW
-    memory = [np.empty((0, dim), np.float32)] * 2  # new memory would take longer than the rest: the kernel zeroes it
+    memory = [np.empty((0, dim), np.float32)] * 2  # reused, because the kernel zeroes new memory, which takes long
     done = 0
     try:
         reader = VectorReader(file.schema, source, column, dim, window)
@@ -122,7 +122,7 @@ def read_vectors(
             done += 1
         return
     except (Unsupported, pa.ArrowException):
-        pass  # pyarrow reads it, or says what is wrong
+        pass  # pyarrow reads the rest, or raises the error
     except OSError as error:
         if _from_store(error):
             raise
@@ -153,7 +153,7 @@ def read_column(url: str, name: str) -> Any:
 
 
 def _from_store(error: Exception) -> bool:
-    """Whether the store failed. For content that it cannot parse, Arrow raises OSError too, but without an errno."""
+    """Return whether the store failed. For content that it cannot parse, Arrow raises OSError without an errno."""
     return isinstance(error, OSError) and (error.errno is not None or "AWS Error" in str(error))
 
 

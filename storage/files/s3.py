@@ -7,13 +7,13 @@ from typing import Any
 
 from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 
-ATTEMPTS = 5  # for a request that is throttled, fails or is lost; with backoff and jitter, up to 20 s between two
-BODY_ATTEMPTS = 3  # for a response body that breaks off: s3fs retries it itself
-TIMEOUT = 20  # seconds without a byte, after which a response is lost
+ATTEMPTS = 5  # for a request that is throttled, fails or times out; with backoff and jitter, at most 20 s apart
+BODY_ATTEMPTS = 3  # for a response body that breaks off, which s3fs retries itself
+TIMEOUT = 20  # seconds without a byte
 
 
 class RetryStrategy(AwsStandardS3RetryStrategy):  # type: ignore[misc]  # pyarrow has no types
-    """The retry strategy of pyarrow; pyiceberg creates it by name, without arguments."""
+    """Retry strategy for pyarrow. pyiceberg creates it by name, without arguments."""
 
     def __init__(self) -> None:
         super().__init__(max_attempts=ATTEMPTS)

@@ -12,7 +12,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def explains_s3_errors(action: str) -> Callable[[F], F]:
-    """Decorate a function whose first argument is a URL: `explain_s3_errors` around each call."""
+    """Decorate a function whose first argument is a URL, to run each call in `explain_s3_errors`."""
 
     def decorate(function: F) -> F:
         @wraps(function)
@@ -27,12 +27,12 @@ def explains_s3_errors(action: str) -> Callable[[F], F]:
 
 @contextmanager
 def explain_s3_errors(action: str, url: str) -> Iterator[None]:
-    """Replace errors of S3 by one-line errors of the same meaning; other errors pass unchanged.
+    """Replace errors of S3 by one-line errors of the same meaning. Other errors pass unchanged.
 
     Parameters
     ----------
     action
-        The verb for the message: list, read, write or remove.
+        Verb for the message: list, read, write or remove.
 
     Raises
     ------

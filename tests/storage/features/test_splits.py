@@ -41,5 +41,5 @@ def test_splits_refuse_what_is_not_finite_and_what_is_not_there(tmp_path):
         write_split(str(tmp_path), [rows(batch)])
     with pytest.raises(ValueError, match=r"expected rows to write to .*, found none"):
         write_split(str(tmp_path), [])
-    with pytest.raises(ValueError, match="expected rows like those before"):
+    with pytest.raises(ValueError, match="expected rows like the first ones"):
         write_split(str(tmp_path), [rows(blobs(4, 16)), rows(blobs(4, 17))], rows_per_shard=4)

@@ -140,7 +140,7 @@ CASES = {
     "beyond int64": (columns(id=ids({4700: 2**63 + 5}, pa.uint64())),
                      "expected ids of int64, found 9223372036854775813, in row 4700 of {}"),
     "no id": (columns(id=ids({4800: -1})),
-              "expected ids other than -1, which stands for a missing neighbour, found it in row 4800 of {}"),
+              "expected ids other than -1, which marks missing neighbours, found it in row 4800 of {}"),
     "float ids": (columns(id=pa.array(GOOD.ids.astype(float))), "expected integer ids, found double, in {}"),
     "string ids": (columns(id=pa.array(GOOD.ids.astype(str))),
                    "expected integer ids, found string, in {}; --key-column reads strings as keys"),
