@@ -46,10 +46,11 @@ def ignore_epochs(epochs: Sequence[Epoch]) -> None:
 
 
 def report_epochs(progress: Progress, on_epoch: OnEpoch, epochs: Sequence[Epoch], most: int) -> None:
-    """Report the finished epochs and the planned total (most) to both callbacks."""
+    """Report the finished epochs and the planned total (most) to both callbacks, and log the last one."""
     label = "train"
     if epochs:
-        label += f", loss {epochs[-1]['loss']:.4f}"
-        label += "" if epochs[-1]["score"] is None else f", score {epochs[-1]['score']:.4f}"
+        last = epochs[-1]
+        label += f", loss {last['loss']:.4f}" + ("" if last["score"] is None else f", score {last['score']:.4f}")
+        logger.info("%s: epoch %d of %d, %.1f s", label, len(epochs), most, last["seconds"])
     progress(label, len(epochs), most)
     on_epoch(epochs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 
 from prefect import flow
@@ -70,8 +71,10 @@ def benchmark(grid: Grid, progress: Progress = silent) -> GridOutcome:
         for done, spec in enumerate(specs):
             cell = f"{name}, {spec.method}, {spec.bits} bits, seed {spec.seed}"
             executor.progress(cell, done, len(specs))
+            start = time.monotonic()
             try:
                 rows.append(bench.row(spec))
+                logger.info("%s: %.1f s", cell, time.monotonic() - start)
             except Exception as error:  # any failure concerns this cell only
                 expected = isinstance(error, ValueError)
                 failed[cell] = str(error) if expected else f"{type(error).__name__}: {error}"

@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 
 from . import benchmark, catalogue, deploy, maintenance, reindex, run, search
-from .common import FAILED, INTERRUPTED, REJECTED, USAGE, errors
+from .common import FAILED, INTERRUPTED, REJECTED, USAGE, LogLines, errors
 
 # Exit codes by the name of an error, as importing the classes is slow. LookupError: a table, version, dataset or split
 # that does not exist; its subclasses, such as KeyError, are other failures.
@@ -44,7 +44,7 @@ def prepare() -> None:
     from ..embedded import environment, log_lines
 
     environment()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[LogLines()])
     log_lines()
 
 

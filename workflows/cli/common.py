@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -53,6 +54,13 @@ class Relevance(StrEnum):
 class Ties(StrEnum):
     expectation = "expectation"
     by_id = "by-id"
+
+
+class LogLines(logging.Handler):
+    """Print log records on stderr, above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        errors.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
 
 
 Specify = Callable[..., "Spec"]  # `specification` with the shared options filled in
@@ -259,7 +267,7 @@ def assignment(text: str) -> tuple[str, Any]:
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """Yield an observer that draws a progress bar on a terminal, and nothing elsewhere."""
+    """Yield an observer that draws a progress bar on a terminal, below the log lines, and nothing elsewhere."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from infra.observability import Observer
@@ -269,6 +277,8 @@ def progress() -> Iterator[Progress]:
         line = bar.add_task("", visible=False)
 
         def shown(label: str, done: int, total: int) -> None:
+            if label.partition(",")[0] != bar.tasks[0].description.partition(",")[0]:
+                bar.reset(line)  # the clock of this item of work
             bar.update(line, description=label, completed=done, total=total or None, visible=True)
 
         yield Observer(shown)

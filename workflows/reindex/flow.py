@@ -35,22 +35,12 @@ from ..scheduled import log_of_run, run_name
 from ..spec import Spec
 from . import pipeline
 from .fitting import fit
-from .gate import evaluate_staged, gate
+from .gate import gate
 from .publishing import GateRejected, publish
-from .staging import stage
 
 TRANSIENT = (OSError, RuntimeError)  # a lost machine or network, a concurrent write to the table
 FINAL = (FileNotFoundError, PermissionError, PublishConflict)  # for the user to resolve
 DELAYS: list[float] = [1, 10]  # seconds between tries
-NAMES: dict[Callable[..., Any], str] = {
-    pipeline.ingest: "ingest",
-    fit: "fit",
-    stage: "stage",
-    evaluate_staged: "evaluate",
-    gate: "gate",
-    write_report: "report",
-    publish: "publish",
-}
 T = TypeVar("T")
 _progress: Progress = silent
 
@@ -116,12 +106,13 @@ class TaskRunner:
 
         def as_task() -> T:  # without parameters, because Prefect would search the context for futures
             function: Any = shown.get(stage, stage)
-            result: T = function(*args)
+            with pipeline.timed(stage):
+                result: T = function(*args)
             return result
 
         options = {} if stage in (gate, publish) else retries
         decorate: Any = task
-        run: Callable[[], T] = decorate(as_task, name=NAMES[stage], cache_policy=NO_CACHE, **options)
+        run: Callable[[], T] = decorate(as_task, name=pipeline.NAMES[stage], cache_policy=NO_CACHE, **options)
         return run()
 
     def _fit(self, context: Context, because: str = "") -> Model:

@@ -6,9 +6,11 @@ failure: completed work is found in the warehouse and in the table, and is not r
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
 
 from hashing.mapreduce import Executor
 from infra.executors import Progress, silent
@@ -27,6 +29,7 @@ from .publishing import publish
 from .staging import stage
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 class Runner(Protocol):
@@ -37,12 +40,32 @@ class Runner(Protocol):
 
 def call(stage: Callable[..., T], /, *args: object) -> T:
     """Run a stage as a plain call."""
-    return stage(*args)
+    with timed(stage):
+        return stage(*args)
+
+
+@contextmanager
+def timed(stage: Callable[..., Any]) -> Iterator[None]:
+    """Log one line when a stage has ended: its name and seconds."""
+    start = time.monotonic()
+    yield
+    logger.info("%s: %.1f s", NAMES[stage], time.monotonic() - start)
 
 
 def ingest(spec: Spec, settings: Settings, progress: Progress = silent) -> str:
     """Bring a named dataset in if it is not there yet, and return its name: stages exchange references."""
     return datasets.ingest(spec, settings, progress).name
+
+
+NAMES: dict[Callable[..., Any], str] = {
+    ingest: "ingest",
+    fit: "fit",
+    stage: "encode",
+    evaluate_staged: "evaluate",
+    gate: "gate",
+    write_report: "report",
+    publish: "publish",
+}
 
 
 def open_run(
