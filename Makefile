@@ -8,7 +8,7 @@ QUIET := $(shell [ -t 2 ] || echo -q)
 PORT ?= 4200
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev run test test-all test-faults lint type format bench gpu docs serve constraints clean
+.PHONY: help setup dev run test test-all test-faults cluster-test lint type format bench gpu docs serve constraints clean
 
 help:  ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ test-all: dev  ## Run all tests
 
 test-faults: dev  ## Inject HASHKILN_FAULTS (200) faults into re-indexing, on S3 too, then run a soak test
 	HASHKILN_FAULTS=$${HASHKILN_FAULTS:-200} $(BIN)/python -m pytest tests/faults
+
+cluster-test: dev  ## Run the services of infra/compose.yaml on hosts of this machine and break them; as root, on Linux
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 lint: dev  ## Check style, format and types
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ Linux namespaces make them. The network is a bridge in a namespace of its own, w
 """
 
 import os
+import shutil
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -12,19 +13,21 @@ from pathlib import Path
 import psutil
 
 NETWORK = "10.77.0"
+IP = shutil.which("ip") or "ip"
+RAY = "/tmp/ray"  # noqa: S108  # the folder that Ray uses on every host
 
 
 def missing():
     """Return what this machine lacks for hosts, or an empty string."""
     if os.getuid():
         return "root"
-    probe = subprocess.run(["ip", "netns", "add", "hkprobe"], capture_output=True, text=True)
-    subprocess.run(["ip", "netns", "del", "hkprobe"], capture_output=True)
+    probe = subprocess.run([IP, "netns", "add", "hkprobe"], capture_output=True, text=True)
+    subprocess.run([IP, "netns", "del", "hkprobe"], capture_output=True)
     return f"network namespaces: {probe.stderr.strip()}" if probe.returncode else ""
 
 
 def ip(*arguments):
-    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+    subprocess.run([IP, *arguments], check=True, capture_output=True)
 
 
 @dataclass
@@ -35,12 +38,13 @@ class Host:
     name: str
     address: str
     outer: psutil.Popen = None
+    processes: list = field(default_factory=list)
 
     def start(self):
         setup = [
             f"hostname {self.name}",
             "mount -t tmpfs -o size=1g tmpfs /dev/shm",
-            "mkdir -p /tmp/ray && mount -t tmpfs tmpfs /tmp/ray",
+            f"mkdir -p {RAY} && mount -t tmpfs tmpfs {RAY}",
             f"mount --bind {self.network.names} /etc/hosts",
             "sleep infinity & wait",  # a shell as process 1 reaps orphans
         ]
@@ -48,7 +52,7 @@ class Host:
         command = ["ip", "netns", "exec", self.name, "unshare", *namespaces, "--kill-child"]
         self.outer = psutil.Popen([*command, "bash", "-c", "; ".join(setup)])
         deadline = time.monotonic() + 20
-        while self("test", "-e", "/tmp/ray", check=False).returncode or not self._mounted():
+        while self("test", "-e", RAY, check=False).returncode or not self._mounted():
             assert time.monotonic() < deadline, f"host {self.name} did not start"
             time.sleep(0.05)
 
@@ -72,12 +76,15 @@ class Host:
 
     def popen(self, command, log, env, cwd):
         entered = self.entered("env", f"--chdir={cwd}", *command)
-        return psutil.Popen(entered, stdout=log, stderr=subprocess.STDOUT, env=env)
+        self.processes.append(process := psutil.Popen(entered, stdout=log, stderr=subprocess.STDOUT, env=env))
+        return process
 
     def kill(self):
         """Kill the host with all its processes, as when its power fails."""
         self.outer.kill()
-        self.outer.wait(timeout=20)
+        for process in (self.outer, *self.processes):
+            process.wait(timeout=20)
+        self.processes.clear()
 
     def cut(self):
         """Cut the link to the network."""
@@ -131,4 +138,4 @@ class Network:
             if host.outer and host.outer.is_running():
                 host.kill()
         for name in (*self.hosts, self.switch):
-            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+            subprocess.run([IP, "netns", "del", name], capture_output=True)

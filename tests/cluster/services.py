@@ -125,7 +125,8 @@ class Services:
         deadline = time.monotonic() + seconds
         while not self.healthy(name):
             log = (self.folder / f"{name}.log").read_text(errors="replace")
-            assert time.monotonic() < deadline and self.running[name].poll() is None, f"{name}:\n{log[-5000:]}"
+            assert time.monotonic() < deadline, f"{name} is not healthy:\n{log[-5000:]}"
+            assert self.running[name].poll() is None, f"{name} ended:\n{log[-5000:]}"
             time.sleep(0.2)
 
     def start_all(self):

@@ -1,0 +1,49 @@
+"""The cluster of infra/compose.yaml on hosts of this machine, with a dataset, a reader and a watch on its nodes."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from .cluster import Cluster
+from .hosts import Network, missing
+from .services import Services
+
+SUMMARY = pytest.StashKey[list]()
+
+
+def pytest_configure(config):
+    config.stash[SUMMARY] = []
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory):
+    if lacking := missing():
+        pytest.skip(f"SKIPPED FOR WANT OF {lacking}")
+    if not any(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
+        pytest.skip("SKIPPED FOR WANT OF POSTGRESQL: no initdb in /usr/lib/postgresql/*/bin")
+    if not Path(sys.executable).with_name("weed").exists():
+        pytest.skip("SKIPPED FOR WANT OF SEAWEEDFS: no weed in the virtual environment")
+    folder = tmp_path_factory.mktemp("cluster")
+    for place in (folder, *folder.parents[:2]):
+        place.chmod(0o755)  # PostgreSQL runs as another user
+    network = Network(folder)
+    try:
+        services = Services(network, folder)
+        services.start_all()
+        yield Cluster(services, folder)
+    finally:
+        network.close()
+
+
+@pytest.fixture
+def summary(request):
+    """Add a line to the summary: what happened, when it was noticed, and what was left."""
+    return request.config.stash[SUMMARY].append
+
+
+def pytest_terminal_summary(terminalreporter):
+    if lines := terminalreporter.config.stash[SUMMARY]:
+        terminalreporter.section("cluster")
+        for line in lines:
+            terminalreporter.write_line(line)
