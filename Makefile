@@ -8,7 +8,7 @@ QUIET := $(shell [ -t 2 ] || echo -q)
 PORT ?= 4200
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev run test test-all test-faults cluster-test lint type format bench gpu docs serve constraints clean
+.PHONY: help setup dev run test test-all test-faults cluster-test lint type format bench bench-check gpu docs serve constraints clean
 
 help:  ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,14 +66,19 @@ format: dev  ## Fix style and format with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: dev  ## Run the timing benchmarks against peers; HASHKILN_DATA names the folder of real data
-	for name in hamming evaluation neighbours encode ties; do echo "$$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
+bench: dev  ## Run the benchmarks and write docs/performance.md (FULL=1: for an hour); HASHKILN_DATA: folder of real data
+	@$(BIN)/python benchmarks/run.py $(if $(FULL),--full); failed=$$?; \
+	$(BIN)/python docs/performance.py > .venv/page && mv .venv/page docs/performance.md && exit $$failed
+
+bench-check: dev  ## Measure the ratios to peers again; fail if one has fallen by a quarter against the committed one
+	@rm -rf .venv/bench; $(BIN)/python benchmarks/run.py --peers --out .venv/bench; failed=$$?; \
+	$(BIN)/python benchmarks/check.py benchmarks/results/performance .venv/bench && exit $$failed
 
 gpu: setup  ## Check and measure what runs on a GPU, in under 6 minutes; writes benchmarks/results/gpu.md and .json
 	$(BIN)/python benchmarks/gpu.py
 
-docs: setup  ## Generate docs/methods.md and docs/results.md from the catalogue and benchmarks/results
-	for name in methods results; do $(BIN)/python docs/$$name.py > .venv/page && mv .venv/page docs/$$name.md || exit 1; done
+docs: setup  ## Generate methods.md, results.md and performance.md in docs from the catalogue and benchmarks/results
+	for name in methods results performance; do $(BIN)/python docs/$$name.py > .venv/page && mv .venv/page docs/$$name.md || exit 1; done
 
 # The server runs in its own session, so that Ctrl-C ends the worker first: without its server the worker would not end.
 serve: setup  ## Start a Prefect server and worker on loopback with the deployments of prefect.yaml; stop: Ctrl-C

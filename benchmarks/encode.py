@@ -1,34 +1,35 @@
-"""Encoding throughput in rows per second: of one core, and compared with a minimal script in the same run.
+"""How fast is encoding Parquet files: on one core, and on all?
 
-    HASHKILN_DATA=… python benchmarks/encode.py [--dataset photosift] [--bits 64] [--repeats 5] [--only one-core]
+    HASHKILN_DATA=… python benchmarks/encode.py [--dataset photosift] [--bits 64] [--repeats 3]
 
-**One core.** Random float32 vectors in a Parquet file with pyarrow's default options. Rows per second of CPU time, with
-the process on one core and the file in memory. Reading is compared with pyarrow, encoding a file into a part with Faiss
-encoding vectors in memory. No encoder that reads a file can be faster than its matrix product and the reading of the
-file one after the other: that is the limit.
+**One core.** Random float32 vectors in a Parquet file with pyarrow's default options. Time is that of the process,
+which runs on one core, and the file is in memory. Reading is compared with pyarrow, encoding a file into a part with
+Faiss encoding vectors in memory. No encoder that reads a file can be faster than its matrix product and the reading of
+the file one after the other: that is the limit.
 
-**All cores.** Both read the same shards and write the same codes to Parquet. The minimal script checks nothing, hashes
-nothing and does not sync files; pyarrow and BLAS use all cores. Hashkiln checks every value and id, hashes its input
-and output, and syncs files and folders, on one core (in process) and on all cores (Ray). The physical limit is reading
-the vectors; its rate is shown as well.
+**All cores.** Two programs read the same shards and write the same codes to Parquet; wall-clock time. The minimal
+script checks nothing, hashes nothing and does not sync files; pyarrow and BLAS use all cores. Hashkiln checks every
+value and id, hashes its input and output, and syncs files and folders, in one process or by Ray workers on all cores.
+The limit is reading the vectors.
 """
 
 import argparse
 import os
-import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import faiss
+import measure
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hashing.families import LinearHash
 from hashing.mapreduce import one_blas_thread
-from infra.executors import InProcess, connect
+from infra.executors import InProcess, Ray
 from infra.settings import Settings
 from storage.features.shard import Columns, FeatureShard
 from storage.files import filesystem
@@ -55,38 +56,30 @@ def product(x, weight):
         x[start : start + 4096] @ weight
 
 
-def one_core(d, n_bits, repeats):
+def one_core(d: int, n_bits: int, repeats: int) -> Iterator[measure.Row]:
     rng, n = np.random.default_rng(0), FILE_BYTES // (4 * d)
     x = rng.standard_normal((n, d), np.float32)
     function = LinearHash(rng.standard_normal((d, n_bits)), rng.standard_normal(n_bits))
     index = faiss.IndexLSH(d, n_bits, True, False)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, one_blas_thread():  # as in a task
         path = f"{folder}/0.parquet"
         vectors = pa.ListArray.from_arrays(pa.array(np.arange(0, x.size + 1, d), pa.int32()), pa.array(x.reshape(-1)))
         pq.write_table(pa.table({"id": np.arange(n), "vector": vectors}), path)
         shard = FeatureShard(path, "0", filesystem.stat(path).version, d, Columns())
         ways = {
-            "product in memory": lambda: product(x, function.weight),
-            "pyarrow reads": lambda: by_pyarrow(path),
-            "Hashkiln reads and checks": lambda: by_hashkiln(shard),
-            "Faiss IndexLSH encodes from memory": lambda: index.sa_encode(x),
-            "Hashkiln encodes from the file": lambda: encode_shard(shard, function, folder),
+            "product": lambda: product(x, function.weight),
+            "pyarrow": lambda: by_pyarrow(path),
+            "read": lambda: by_hashkiln(shard),
+            "peer": lambda: index.sa_encode(x),
+            "ours": lambda: encode_shard(shard, function, folder),
         }
-        seconds = {name: [] for name in ways}
-        for repeat in range(repeats + 1):
-            for name, way in ways.items():
-                start = time.process_time()
-                with one_blas_thread():  # as in a task
-                    way()
-                if repeat:  # the first run warms up
-                    seconds[name].append(time.process_time() - start)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    medians["limit: product, after reading"] = medians["product in memory"] + medians["Hashkiln reads and checks"]
-    ours = medians["Hashkiln encodes from the file"]
-    print(f"\n{n:,} rows of {d} float32 to {n_bits} bits on one core, median of {repeats}\n")
-    print("| | million rows / s | encoding, relative to it |\n|---|---|---|")
-    for name, median in medians.items():
-        print(f"| {name} | {n / median / 1e6:.3f} | {median / ours:.2f} |")
+        seconds = measure.in_turns(ways, repeats, time.process_time)
+    case = f"one core, {n:,} rows of {d} float32"
+    reading = {"ours": seconds["read"], "peer": seconds["pyarrow"]}
+    yield measure.row(f"{case}: read and check; peer: pyarrow reads", reading, "Mrow/s", n / 1e6)
+    limit = [sum(parts) for parts in zip(seconds["product"], seconds["read"], strict=True)]
+    yield measure.row(f"{case} to {n_bits} bits; peer: Faiss IndexLSH from memory; limit: product and reading",
+                      seconds | {"limit": limit}, "Mrow/s", n / 1e6)  # fmt: skip
 
 
 def read(path):
@@ -115,54 +108,47 @@ def reading(shards, function, folder):
         read(shard.url)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--dataset", default="photosift")
-    parser.add_argument("--bits", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", choices=["one-core", "all-cores"])
-    options = parser.parse_args()
-    if options.only != "all-cores":
-        cores = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, {min(cores)})
-        faiss.omp_set_num_threads(1)
-        for d, n_bits in ONE_CORE:
-            one_core(d, n_bits, options.repeats)
-        os.sched_setaffinity(0, cores)
-    if options.only != "one-core":
-        all_cores(options)
-
-
-def all_cores(options):
-    settings = Settings()
-    shards = ingest(Spec(dataset=options.dataset), settings).shards("base")
+def all_cores(options: argparse.Namespace, home: str) -> Iterator[measure.Row]:
+    shards = ingest(Spec(dataset=options.dataset), Settings(home=Path(home), data=Settings().data)).shards("base")
     rng = np.random.default_rng(0)
     function = LinearHash(rng.standard_normal((shards[0].dim, options.bits)), rng.standard_normal(options.bits))
-    ray = connect(settings)
-    ray.join()
+    folder = Path(home, "codes")
+    folder.mkdir()
     ways = {
-        "minimal script": minimal_script,
-        "Hashkiln, in process": partial(ours, InProcess()),
-        "Hashkiln, Ray": partial(ours, ray),
-        "reading only": reading,
+        "script": lambda: minimal_script(shards, function, folder),
+        "one process": lambda: ours(InProcess(), shards, function, folder),
+        "workers": lambda: ours(ray, shards, function, folder),
+        "limit": lambda: reading(shards, function, folder),
     }
-    seconds = {name: [] for name in ways}
+    ray = Ray()
+    seconds = measure.in_turns(ways, options.repeats, time.perf_counter)
     rows = sum(shard.rows for shard in shards)
-    for repeat in range(options.repeats + 1):
-        for name, way in ways.items():
-            with tempfile.TemporaryDirectory() as folder:
-                start = time.perf_counter()
-                way(shards, function, Path(folder))
-                if repeat:  # the first run warms up
-                    seconds[name].append(time.perf_counter() - start)
-    print(
-        f"{rows:,} rows of {options.dataset}, {options.bits} bits, {len(shards)} shards, median of {options.repeats}\n"
-    )
-    print("| | rows / s | relative to the script |\n|---|---|---|")
-    base = statistics.median(seconds["minimal script"])
-    for name, times in seconds.items():
-        median = statistics.median(times)
-        print(f"| {name} | {rows / median:,.0f} | {base / median:.2f} |")
+    for mine, peer in (("one process", "script"), ("workers", "script"), ("workers", "one process")):
+        found = {"ours": seconds[mine], "peer": seconds[peer], "limit": seconds["limit"]}
+        case = f"all cores, {rows:,} rows of {options.dataset} to {options.bits} bits, {mine}; peer: {peer}"
+        yield measure.row(f"{case}; limit: reading", found, "Mrow/s", rows / 1e6)
+
+
+def measured(options: argparse.Namespace) -> Iterator[measure.Row]:
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    faiss.omp_set_num_threads(1)
+    for d, n_bits in ONE_CORE:
+        yield from one_core(d, n_bits, options.repeats)
+    os.sched_setaffinity(0, cores)
+    with tempfile.TemporaryDirectory() as home:
+        yield from all_cores(options, home)
+
+
+def main() -> None:
+    parser = measure.parser(__doc__)
+    parser.add_argument("--dataset", default="photosift")
+    parser.add_argument("--bits", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    peer = limit = "named in each row"
+    packages = "numba", "faiss-cpu", "pyarrow", "ray"
+    measure.run(__doc__, options, measured(options), peer=peer, limit=limit, packages=packages)
 
 
 if __name__ == "__main__":

@@ -1,29 +1,28 @@
-"""The exact evaluation compared with the usual one, and how its cost grows.
+"""How fast is the exact evaluation, compared with the usual one, which sorts the rows for each query?
 
-    HASHKILN_DATA=... python benchmarks/evaluation.py [--queries 10000] [--repeats 3] [--huge]
+    HASHKILN_DATA=... python benchmarks/evaluation.py [--queries 1000] [--repeats 3] [--full]
 
-1. MNIST by ITQ at 64 bits, 10,000 queries x 60,000 rows, all metrics. The usual evaluation sorts the rows for one query
-   after another, as published code for deep hashing does, and computes the metrics that this one order allows. Thread
-   time on one core each; then wall-clock time, ours in two processes with half of the queries each, the usual one
-   unchanged. The lower limit is counting pairs (see benchmarks/hamming.py); the rest is computing metrics.
-2. Random codes, 10^5 to 10^7 rows (10^8 with --huge), 1,000 queries: time per pair and memory should not grow.
-3. Two Ray workers compared with two plain processes on the same shards.
+MNIST by ITQ at 64 bits, 1,000 queries (10,000 with --full) x 60,000 rows, all metrics, thread time on one core. The
+peer sorts the rows for one query after another, as published code for deep hashing does, and computes the metrics that
+this one order allows. The limit is counting the pairs (see benchmarks/hamming.py); the rest is computing metrics.
 
-Memory is the peak that numpy and Python allocate beyond what they held before.
+Then histograms of random codes in 16 shards by two Ray workers, compared with two plain processes: wall-clock time.
+Memory is the peak that numpy and Python allocate beyond what they held before. benchmarks/scale.py shows how time and
+memory grow.
 """
 
 import argparse
 import os
-import statistics
 import time
 import tracemalloc
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial, reduce
 from multiprocessing import get_context
 
+import measure
 import numpy as np
-import versions
 
 from hashing.bits import pack, unpack
 from hashing.evaluation import tie_groups
@@ -133,14 +132,7 @@ def usual(signs: np.ndarray, y: np.ndarray, query_signs: np.ndarray, query_y: np
     return means
 
 
-def timed(run, clock=time.thread_time) -> tuple[float, object]:
-    """Return (seconds, result) of a call. Thread time hardly depends on other load on the machine."""
-    start = clock()
-    result = run()
-    return clock() - start, result
-
-
-def peak(run) -> float:
+def peak(run: Callable[[], object]) -> float:
     """Return the peak MiB that numpy and Python allocate beyond what they held before."""
     tracemalloc.start()
     run()
@@ -149,43 +141,28 @@ def peak(run) -> float:
     return most / 2**20
 
 
-def compare(n_queries: int, repeats: int, settings: Settings) -> None:
-    base, queries = mnist("base", settings), mnist("query", settings).take(slice(n_queries))
+def compare(n_queries: int, repeats: int) -> measure.Row:
+    base, queries = mnist("base", Settings()), mnist("query", Settings()).take(slice(n_queries))
     function = ITQ(BITS).fit(Data([[base]], InProcess()))
     codes, query_codes = (part._replace(x=pack(function.encode(part.x))) for part in (base, queries))
-    ours(codes, query_codes.take(slice(10)))  # compiles the kernels
-    runs = [timed(lambda: ours(codes, query_codes)) for _ in range(repeats)]
     signs, query_signs = (2 * unpack(part.x, BITS).astype(np.float32) - 1 for part in (codes, query_codes))
     y, query_y = (part.y.astype(np.float32) for part in (base, query_codes))
+    histogram = HammingHistogram(query_codes.x, BITS, pack_labels(query_codes.y), query_codes.ids)
     with one_blas_thread():
-        clock, (taken, means) = timed(lambda: timed(lambda: usual(signs, y, query_signs, query_y)), time.perf_counter)
-        memory = peak(lambda: usual(signs, y, query_signs[:20], query_y[:20]))
-    seconds, found = statistics.median(run[0] for run in runs), runs[0][1]
-    halves = [query_codes.take(slice(half, None, 2)) for half in range(2)]
-    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-        together = partial(pool.map, partial(ours, codes), halves)
-        list(together())  # starts the processes
-        elapsed = statistics.median(timed(lambda: list(together()), time.perf_counter)[0] for _ in range(repeats))
-    print(f"MNIST, ITQ, {BITS} bits, {len(query_codes.ids):,} queries x {len(codes.ids):,} rows, one core\n")
-    print("| | s | MiB above the data | MAP | metrics |\n|---|---|---|---|---|")
-    print(f"| histogram, median of {repeats} | {seconds:.2f} | {peak(lambda: ours(codes, query_codes)):.0f} | "
-          f"{found['average_precision'][0]:.4f} | {len(found)} |")  # fmt: skip
-    print(f"| one sort per query, run once | {taken:.1f} | {memory:.0f} | {means['map']:.4f} | {len(means)} |")
-    print(
-        f"\nratio {taken / seconds:.0f}; wall clock {clock:.1f} s and {elapsed:.2f} s, ratio {clock / elapsed:.0f}\n",
-        flush=True,
+        found, means = ours(codes, query_codes), usual(signs, y, query_signs, query_y)
+        ways = {
+            "ours": lambda: ours(codes, query_codes),
+            "peer": lambda: usual(signs, y, query_signs, query_y),
+            "limit": lambda: Data([[codes]], InProcess()).reduce(histogram),
+        }
+        seconds = measure.in_turns(ways, repeats)
+        memory = peak(ways["ours"]), peak(lambda: usual(signs, y, query_signs[:20], query_y[:20]))
+    note = (
+        f"{len(found)} and {len(means)} metrics, MAP {found['average_precision'][0]:.4f} and {means['map']:.4f}, "
+        f"{memory[0]:.0f} and {memory[1]:.0f} MiB above the data"
     )
-
-
-def grow(sizes: list[int], repeats: int) -> None:
-    statistic = random_queries(1000)
-    fold(statistic, RandomCodes(0, 9))
-    print("| random codes | Gpair/s | MiB above the data |\n|---|---|---|")
-    for rows in sizes:
-        batches = list(RandomCodes(0, rows))
-        runs = [timed(lambda batches=batches: fold(statistic, batches))[0] for _ in range(repeats)]
-        memory = peak(lambda batches=batches: fold(statistic, batches))
-        print(f"| {rows:,} | {1000 * rows / statistics.median(runs) / 1e9:.2f} | {memory:.1f} |", flush=True)
+    case = f"MNIST, ITQ, {BITS} bits, {len(query_codes.ids):,} queries x {len(codes.ids):,} rows, one core"
+    return measure.row(case, seconds, "s", note=note)
 
 
 def random_queries(n: int) -> HammingHistogram:
@@ -198,39 +175,40 @@ def fold_all(statistic: HammingHistogram, shards: list[RandomCodes]) -> np.ndarr
         return reduce(statistic.merge, (fold(statistic, shard) for shard in shards))
 
 
-def two_workers(rows: int, repeats: int) -> None:
-    shards, statistic = [RandomCodes(seed, rows) for seed in range(16)], random_queries(1000)
-    ray, ratios, rates = Ray(cpus=2), [], []
+def two_workers(rows: int, repeats: int) -> measure.Row:
+    statistic, shards = random_queries(1000), [RandomCodes(seed, rows) for seed in range(16)]
+    ray = Ray(cpus=2)
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-        for repeat in range(repeats + 1):
-            plain, states = timed(
-                lambda: list(pool.map(partial(fold_all, statistic), [shards[::2], shards[1::2]])), time.perf_counter
-            )
-            taken, found = timed(lambda: Data(shards, ray).reduce(statistic), time.perf_counter)
-            if repeat:  # the first run starts the processes
-                ratios.append(plain / taken)
-                rates.append([1000 * rows * len(shards) / seconds / 1e9 for seconds in (plain, taken)])
-    plain, taken = np.median(rates, axis=0)
-    print(
-        f"\n16 shards of {rows:,} rows, two plain processes: {plain:.2f} Gpair/s; two Ray workers: {taken:.2f};",
-        end=" ",
-    )
-    print(f"ratio {statistics.median(ratios):.2f}; equal: {(found == statistic.merge(*states)).all()}")
+        found = {}
+
+        def plain() -> None:
+            halves = pool.map(partial(fold_all, statistic), [shards[::2], shards[1::2]])
+            found["plain"] = statistic.merge(*halves)
+
+        def workers() -> None:
+            found["ray"] = Data(shards, ray).reduce(statistic)
+
+        seconds = measure.in_turns({"ours": workers, "peer": plain}, repeats, time.perf_counter)
+    note = f"peer: two plain processes; equal: {(found['ray'] == found['plain']).all()}"
+    pairs = len(shards) * rows * len(statistic.ids) / 1e9
+    return measure.row(f"16 shards of {rows:,} rows, two Ray workers", seconds, "Gpair/s", pairs, note=note)
+
+
+def measured(options: argparse.Namespace) -> Iterator[measure.Row]:
+    if "HASHKILN_DATA" in os.environ:
+        yield compare(10_000 if options.full else options.queries, options.repeats)
+    else:
+        print("HASHKILN_DATA is not set: skipping MNIST")
+    yield two_workers(1_000_000, options.repeats)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--queries", type=int, default=10_000)
+    parser = measure.parser(__doc__)
+    parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--huge", action="store_true", help="add 10^8 rows")
     options = parser.parse_args()
-    print(f"{versions.line('numba', 'ray')}\n")
-    if "HASHKILN_DATA" in os.environ:
-        compare(options.queries, options.repeats, Settings())
-    else:
-        print("HASHKILN_DATA is not set: skipping MNIST")
-    grow([10**5, 10**6, 10**7] + [10**8] * options.huge, options.repeats)
-    two_workers(1_000_000, options.repeats)
+    peer, limit = "one sort per query", "counting the pairs"
+    measure.run(__doc__, options, measured(options), peer=peer, limit=limit, packages=("numba", "ray"))
 
 
 if __name__ == "__main__":

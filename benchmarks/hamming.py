@@ -1,28 +1,24 @@
-"""hashing.hamming compared with Faiss on one core, in one run.
+"""How fast are the scans over codes in memory, on one core?
 
-    HASHKILN_DATA=... python benchmarks/hamming.py [--rows 1000000] [--queries 1000] [--repeats 3] [--codes FILE.npy]
+    HASHKILN_DATA=... python benchmarks/hamming.py [--rows 1000000] [--queries 1000] [--full] [--codes FILE.npy]
 
-Both visit every pair of a query and a row, so the unit is 10^9 pairs per second. If HASHKILN_DATA is set, the first
-codes are those of photosift by ITQ at 64 bits, fitted here. Random codes follow, the hardest case for topk, because
-nothing is near. Time is thread time. The two libraries alternate, and the table shows the median ratio of consecutive
-runs, so that other load on the machine affects both alike.
+Both libraries visit every pair of a query and a row, so the unit is 10^9 pairs per second. If HASHKILN_DATA is set, the
+first codes are those of photosift by ITQ at 64 bits, fitted here. Random codes follow, the hardest case for topk,
+because nothing is near; --full adds 32 and 128 bits, labels, and more values of k. Time is thread time.
 
-The physical limits of a core with AVX-512: one popcount instruction per cycle on 8 words of 64 bits is 24 pairs per
-nanosecond at 64 bits and 3 GHz. On the same two ports, packing every 32 distances takes 11 more instructions, which
-leaves 13 to 15 pairs for count_within and topk while codes come from the L1 cache. A histogram also increments a
-counter for two rows at a time: load, add and store, at best half a step per cycle, limit it to 3 to 4 pairs per
-nanosecond.
+The limit is one popcount instruction per cycle on 512 bits. On the same two ports, packing every 32 distances takes 11
+more instructions, which leaves about 60 % of that rate for count_within and topk while codes come from the L1 cache. A
+histogram also increments a counter for two rows at a time: load, add and store, at best half a step per cycle, limit it
+to about 15 % at 64 bits.
 """
 
 import argparse
 import os
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import faiss
+import measure
 import numpy as np
-import versions
 
 from hashing.bits import pack
 from hashing.hamming import scan
@@ -31,21 +27,6 @@ from hashing.methods.itq import ITQ
 from infra.executors import InProcess
 from infra.settings import Settings
 from storage import datasets
-
-
-def seconds(run: Callable[[], object]) -> float:
-    start = time.thread_time()  # with one thread, Faiss runs on the calling one
-    run()
-    return time.thread_time() - start
-
-
-def compare(name: str, n_pairs: int, ours: Callable[[], object], theirs: Callable[[], object], repeats: int) -> str:
-    ours()
-    theirs()
-    runs = [(seconds(ours), seconds(theirs)) for _ in range(repeats)]
-    mine, peer = (n_pairs / statistics.median(column) / 1e9 for column in zip(*runs, strict=True))
-    ratio = statistics.median(b / a for a, b in runs)
-    return f"| {name} | {mine:.2f} | {peer:.2f} | {ratio:.1f} |"
 
 
 def photosift(n_bits: int) -> list[np.ndarray]:
@@ -58,58 +39,62 @@ def photosift(n_bits: int) -> list[np.ndarray]:
     return [np.concatenate([pack(function.encode(block.x)) for block in split]) for split in splits]
 
 
-def benchmark(name: str, codes: np.ndarray, n_queries: int, repeats: int) -> None:
-    queries, database = codes[:n_queries], codes[n_queries:]
-    n_bits = 8 * codes.shape[1]
+def benchmark(name: str, codes: np.ndarray, options: argparse.Namespace) -> Iterator[measure.Row]:
+    queries, database = codes[: options.queries], codes[options.queries :]
+    n_bits, n_pairs = 8 * codes.shape[1], len(queries) * len(database)
     index = faiss.IndexBinaryFlat(n_bits)
     index.add(database)
     labels = np.random.default_rng(1).integers(1, 1 << 10, (len(codes), 1), dtype=np.uint64)
-    with_labels = queries, database, n_bits, labels[:n_queries], labels[n_queries:]
-    cases = [
-        (
-            "histogram; k=1000",
-            lambda: scan.histogram(queries, database, n_bits),
-            lambda: index.search(queries, 1000),
-        ),
-        ("histogram, labels; k=1000", lambda: scan.histogram(*with_labels), lambda: index.search(queries, 1000)),
-        (
-            "count_within 2; range 2",
-            lambda: scan.count_within(queries, database, 2),
-            lambda: index.range_search(queries, 3),
-        ),
-        ("within 2; range 2", lambda: scan.within(queries, database, 2), lambda: index.range_search(queries, 3)),
-    ]
-    cases += [
-        (f"topk; k={k}", lambda k=k: scan.topk(queries, database, k), lambda k=k: index.search(queries, k))
-        for k in (1, 10, 100, 1000)
-    ]
-    for case, ours, theirs in cases:
-        print(compare(f"{name}, {n_bits} bits: {case}", n_queries * len(database), ours, theirs, repeats), flush=True)
+    with_labels = queries, database, n_bits, labels[: len(queries)], labels[len(queries) :]
+
+    def nearest(k: int) -> object:
+        return index.search(queries, k)
+
+    def near() -> object:
+        return index.range_search(queries, 3)
+
+    cases = {
+        "histogram; peer: k=1000": (lambda: scan.histogram(queries, database, n_bits), lambda: nearest(1000)),
+        "count_within 2": (lambda: scan.count_within(queries, database, 2), near),
+        "within 2": (lambda: scan.within(queries, database, 2), near),
+        "topk, k=10": (lambda: scan.topk(queries, database, 10), lambda: nearest(10)),
+    }
+    if options.full:
+        cases["histogram with labels; peer: k=1000"] = (lambda: scan.histogram(*with_labels), lambda: nearest(1000))
+        for k in (1, 100, 1000):
+            cases[f"topk, k={k}"] = (lambda k=k: scan.topk(queries, database, k), lambda k=k: nearest(k))
+    most = measure.popcounts(n_bits)
+    for case, (ours, peer) in cases.items():
+        seconds = measure.in_turns({"ours": ours, "peer": peer}, options.repeats)
+        limit = most and most / 1e9
+        yield measure.row(f"{name}, {n_bits} bits: {case}", seconds, "Gpair/s", n_pairs / 1e9, limit)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--queries", type=int, default=1000)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--bits", type=int, nargs="*", default=[32, 64, 128, 256], help="lengths of the random codes")
-    parser.add_argument("--codes", help="packed codes, (n, B) uint8, in random order; the first ones are the queries")
-    options = parser.parse_args()
+def measured(options: argparse.Namespace) -> Iterator[measure.Row]:
     faiss.omp_set_num_threads(1)
-    rng = np.random.default_rng(0)
-    size = f"{options.rows:,} rows, {options.queries:,} queries, one core, medians of {options.repeats}"
-    print(f"{size}; {versions.line('numba', 'faiss-cpu')}\n")
-    print("| operation; Faiss IndexBinaryFlat | Hashkiln, Gpair/s | Faiss, Gpair/s | ratio |\n|---|---|---|---|")
     if options.codes:
-        benchmark(options.codes, np.load(options.codes), options.queries, options.repeats)
+        yield from benchmark(options.codes, np.load(options.codes), options)
         return
     if "HASHKILN_DATA" in os.environ:
         queries, base = photosift(64)
         codes = np.concatenate([queries[: options.queries], base[: options.rows]])
-        benchmark("photosift, ITQ", codes, options.queries, options.repeats)
-    for n_bits in options.bits:
+        yield from benchmark("photosift, ITQ", codes, options)
+    rng = np.random.default_rng(0)
+    for n_bits in [32, 64, 128, 256] if options.full else [64, 256]:
         shape = options.rows + options.queries, n_bits // 8
-        benchmark("random", rng.integers(0, 256, shape, dtype=np.uint8), options.queries, options.repeats)
+        yield from benchmark("random", rng.integers(0, 256, shape, dtype=np.uint8), options)
+
+
+def main() -> None:
+    parser = measure.parser(__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--queries", type=int, default=1000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--codes", help="packed codes, (n, B) uint8, in random order; the first ones are the queries")
+    options = parser.parse_args()
+    limit = "one population count of 512 bits per cycle, at the measured clock rate"
+    packages = "numba", "faiss-cpu"
+    measure.run(__doc__, options, measured(options), peer="Faiss IndexBinaryFlat", limit=limit, packages=packages)
 
 
 if __name__ == "__main__":

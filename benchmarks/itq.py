@@ -1,27 +1,28 @@
-"""Fitting ITQ compared with Faiss, on the same rows and with the same number of iterations, in one run.
+"""How fast is fitting ITQ, on one core and on all?
 
-    HASHKILN_DATA=… python benchmarks/itq.py [--dataset photosift] [--bits 64] [--iterations 50] [--repeats 3]
-                                             [--one-core]
+    HASHKILN_DATA=… python benchmarks/itq.py [--dataset photosift] [--shards 2] [--bits 64] [--iterations 50] [--full]
 
-Faiss: PCAMatrix, configured to use all rows, and ITQMatrix, on one thread and on all cores, from rows in memory.
-Hashkiln: in process (one core) and on Ray (all cores), from the Parquet shards, reading included. On one core the time
-is that of the thread, so that other load matters less; `--one-core` leaves the others out. The alignment is the
-objective that ITQ maximises: the mean of |VR| over the root mean square of VR. The recall is that of the 10 nearest
-rows of 500 rows among the 100 rows with the nearest codes, of the first 100,000 rows.
-The physical limit is the matrix products: 4 n k^2 flops per iteration.
+Faiss: PCAMatrix, configured to use all rows, and ITQMatrix, from rows in memory, with the same number of iterations.
+Hashkiln: from the Parquet shards, reading included; thread time in process. --full fits on all shards, and adds all
+cores in wall-clock time: Ray compared with Faiss's threads. The alignment is the objective that ITQ maximises: the mean
+of |VR| over the root mean square of VR. The recall is that of the 10 nearest rows of 500 rows among the 100 rows with
+the nearest codes, of the first 100,000 rows. The limit is the matrix products: 4 n k^2 flops per iteration.
 """
 
 import argparse
-import statistics
+import tempfile
 import time
+from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import faiss
+import measure
 import numpy as np
 
-from hashing.mapreduce import Data
+from hashing.mapreduce import Data, one_blas_thread
 from hashing.methods.itq import ITQ
-from infra.executors import InProcess, connect
+from infra.executors import InProcess, Ray
 from infra.settings import Settings
 from workflows.datasets import ingest
 from workflows.spec import Spec
@@ -56,46 +57,56 @@ def recall(x, weight, nearest):
     return np.mean([np.isin(near, candidates).mean() for near, candidates in zip(nearest, found, strict=True)])
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def products(x, bits, n_iter):
+    """Multiply as ITQ has to: V R, and its signs with V, in each iteration."""
+    v, rotation = np.ascontiguousarray(x[:, :bits]), np.eye(bits, dtype=np.float32)
+    for _ in range(n_iter):
+        for start in range(0, len(v), 4096):
+            part = v[start : start + 4096]
+            part.T @ (part @ rotation)
+
+
+def measured(options: argparse.Namespace) -> Iterator[measure.Row]:
+    with tempfile.TemporaryDirectory() as home:
+        dataset = ingest(Spec(dataset=options.dataset), Settings(home=Path(home), data=Settings().data))
+        shards = dataset.shards("base")[: None if options.full else options.shards]
+        x = np.concatenate([batch.x for shard in shards for batch in shard]).astype(np.float32)
+        size, part = (options.bits, options.iterations), x[:100_000]
+        nearest = faiss.knn(part[:500], part, 11)[1][:, 1:]  # the first is the row itself
+        kept = {}
+
+        def keep(name, fit):
+            kept[name] = fit()
+
+        def compared(case, ours, peer, clock, **more):
+            ways = {"ours": partial(keep, "ours", ours), "peer": partial(keep, "peer", peer), **more}
+            seconds = measure.in_turns(ways, options.repeats, clock)
+            quality = (
+                f"{name}: alignment {alignment(x, weight):.5f}, recall {recall(part, weight, nearest):.3f}"
+                for name, weight in kept.items()
+            )
+            return measure.row(f"{case}, {len(x):,} x {x.shape[1]} to {options.bits} bits, {options.iterations} "
+                               "iterations", seconds, "s", note="; ".join(quality))  # fmt: skip
+
+        with one_blas_thread():
+            fit = partial(ours, InProcess(), shards, *size)
+            peer = partial(faiss_itq, x, *size, 1)
+            yield compared("one core", fit, peer, time.thread_time, limit=lambda: products(x, *size))
+        if options.full:
+            peer = partial(faiss_itq, x, *size, measure.cores())
+            yield compared("all cores", partial(ours, Ray(), shards, *size), peer, time.perf_counter)
+
+
+def main() -> None:
+    parser = measure.parser(__doc__)
     parser.add_argument("--dataset", default="photosift")
+    parser.add_argument("--shards", type=int, default=2)
     parser.add_argument("--bits", type=int, default=64)
     parser.add_argument("--iterations", type=int, default=50)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--one-core", action="store_true")
+    parser.add_argument("--repeats", type=int, default=2)
     options = parser.parse_args()
-    settings = Settings()
-    shards = ingest(Spec(dataset=options.dataset), settings).shards("base")
-    x = np.concatenate([batch.x for shard in shards for batch in shard]).astype(np.float32)
-    size, cores = (options.bits, options.iterations), faiss.omp_get_max_threads()
-    ways = {
-        "Faiss, 1 thread": partial(faiss_itq, x, *size, 1),
-        "Hashkiln, in process": partial(ours, InProcess(), shards, *size),
-    }
-    if not options.one_core:
-        ray = connect(settings)
-        ray.join()
-        ways[f"Faiss, {cores} threads"] = partial(faiss_itq, x, *size, cores)
-        ways["Hashkiln, Ray"] = partial(ours, ray, shards, *size)
-    clocks = [time.thread_time, time.thread_time, time.perf_counter, time.perf_counter]
-    seconds, weights = {name: [] for name in ways}, {}
-    for _ in range(options.repeats):
-        for (name, way), clock in zip(ways.items(), clocks, strict=False):
-            start = clock()
-            weights[name] = way()
-            seconds[name].append(clock() - start)
-    print(
-        f"{options.dataset}: {x.shape}, {options.bits} bits, {options.iterations} iterations, {options.repeats} runs\n"
-    )
-    print("| fit | seconds (median) | relative to Faiss | alignment | recall |\n|---|---|---|---|---|")
-    part = x[:100_000]
-    nearest = faiss.knn(part[:500], part, 11)[1][:, 1:]  # the first is the row itself
-    names = list(ways)
-    for i, name in enumerate(names):
-        median, peer = statistics.median(seconds[name]), statistics.median(seconds[names[i - i % 2]])
-        weight = weights[name]
-        values = f"{alignment(x, weight):.5f} | {recall(part, weight, nearest):.3f}"
-        print(f"| {name} | {median:.1f} | {median / peer:.2f} | {values} |")
+    peer, limit = "Faiss PCAMatrix and ITQMatrix", "the matrix products of the iterations"
+    measure.run(__doc__, options, measured(options), peer=peer, limit=limit, packages=("faiss-cpu", "scipy"))
 
 
 if __name__ == "__main__":

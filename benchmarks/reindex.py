@@ -1,33 +1,126 @@
-"""The cost of a nightly run: the first run, nothing to do, 1 % of the shards changed, and a new model for all rows.
+"""What does a nightly run cost: the first run, nothing to do, and 1 % of the shards changed?
 
-    python benchmarks/reindex.py --shards 10 1000 10000
+    python benchmarks/reindex.py [--shards 10 1000] [--full] [--profile 40]
 
-Wall and CPU seconds per stage, in one process, without Prefect, on small shards of random labelled rows. Each shard
-becomes one part; --bundled bundles tiny files, as a real run does. "commit" is the share of staging that writes the
-table; "stage" is the rest of it: encoding, listing and planning. --profile N prints the N most expensive functions of
-the run with 1 % changed.
+Seconds of CPU time, by stage of the pipeline, in one process, without Prefect, on small shards of random labelled rows.
+Each shard becomes one part; --bundled bundles tiny files, as a real run does. `commit` is the share of staging that
+writes the table; `stage` is the rest of it: encoding, listing and planning. --profile N prints the N most expensive
+functions of the run with 1 % changed.
 """
 
-import argparse
 import cProfile
 import os
 import pstats
-import shutil
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import measure
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from infra.executors import InProcess
+from infra.settings import Settings
+from storage.features import bundles
+from storage.features.shard import Columns
+from storage.tables.table import CodeTable
+from workflows.context import Context
+from workflows.datasets import ingest_source
+from workflows.reindex import pipeline, unchanged
+from workflows.spec import Spec
+
 D, CLASSES = 32, 10
-STAGES = ("plan", "fit", "stage", "commit", "evaluate", "gate", "publish")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shards", type=int, nargs="+", default=[10, 1000, 10_000])
+class Clock:
+    """Run stages, and keep the CPU seconds of each. Time in a nested call counts for the nested name only."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = {}
+        self.inner = [0.0]
+
+    def __call__(self, stage: Callable[..., Any], /, *args: object, name: str = "") -> Any:
+        start = time.process_time()
+        self.inner.append(0)
+        try:
+            return stage(*args)
+        finally:
+            took, name = time.process_time() - start, name or stage.__name__
+            self.spent[name] = self.spent.get(name, 0) + took - self.inner.pop()
+            self.inner[-1] += took
+
+
+def reindexed(spec: Spec, settings: Settings) -> tuple[int, dict[str, float]]:
+    """Return the rows encoded by a run, and its seconds by stage."""
+    clock, replace = Clock(), CodeTable.replace
+    CodeTable.replace = lambda *args: clock(replace, *args, name="commit")  # type: ignore[method-assign]
+    try:
+        context = Context.of(spec, settings, InProcess())
+        outcome = clock(unchanged.standing, context) or pipeline.reindex(context, clock)
+    finally:
+        CodeTable.replace = replace  # type: ignore[method-assign]
+    return outcome.encoded, clock.spent
+
+
+def nightly(n: int, options: Any, folder: Path) -> Iterator[measure.Row | measure.Point]:
+    source, settings = folder / "source", Settings(home=folder / "home")
+    source.mkdir()
+    for i in range(n):
+        write(source, i, options.rows, seed=i)
+    ingest_source("many", str(source), settings, Columns(labels="labels"))
+    queries = min(options.queries, n * options.rows // 4)
+    spec = Spec(dataset="many", method={"method": "itq", "bits": options.bits, "seed": 0},
+                protocol={"queries": queries}, gate={"force": "a benchmark"})  # fmt: skip
+    changed = max(1, n // 100)
+    yield from reported(n, "first run", n, *reindexed(spec, settings))
+    yield from reported(n, "nothing to do", n, *reindexed(spec, settings))
+    for i in range(changed):
+        write(source, i * (n // changed), options.rows, seed=n + i)
+    profile = cProfile.Profile()
+    if options.profile:
+        profile.enable()
+    cost = reindexed(spec, settings)
+    profile.disable()
+    yield from reported(n, "1 % changed", changed, *cost)
+    if options.profile:
+        pstats.Stats(profile).sort_stats("tottime").print_stats(options.profile)
+
+
+def reported(
+    n: int, run: str, shards: int, encoded: int, spent: dict[str, float]
+) -> Iterator[measure.Row | measure.Point]:
+    """Yield the row of a run, and its cost for each of the shards that it is about."""
+    total = sum(spent.values())
+    stages = ", ".join(f"{name} {seconds:.2f}" for name, seconds in spent.items() if seconds >= 0.01)
+    limit = 2 if run == "nothing to do" else None
+    yield measure.row(f"{n:,} shards, {run}", {"ours": [total]}, "s", limit=limit,
+                      note=f"{encoded:,} rows encoded; {stages}")  # fmt: skip
+    yield measure.Point("shards", "ms per shard", run, n, 1000 * total / shards)
+
+
+def write(folder: Path, i: int, n: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    label = rng.integers(CLASSES, size=n)
+    x = 2 * np.random.default_rng(99).standard_normal((CLASSES, D))[label] + rng.standard_normal((n, D))
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(x.astype(np.float32).ravel()), D)
+    table = pa.table({"id": np.arange(n) + i * n, "vector": vectors, "labels": [[int(c)] for c in label]})
+    pq.write_table(table, folder / f"{i:06}.parquet")
+
+
+def measured(options: Any) -> Iterator[measure.Row | measure.Point]:
+    if not options.bundled:
+        bundles.TINY = 0
+    for n in [*options.shards, *[10_000] * options.full]:
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            yield from nightly(n, options, Path(folder))
+
+
+def main() -> None:
+    parser = measure.parser(__doc__)
+    parser.add_argument("--shards", type=int, nargs="+", default=[10, 100, 1000])
     parser.add_argument("--rows", type=int, default=100, help="rows per shard")
     parser.add_argument("--bits", type=int, default=32)
     parser.add_argument("--queries", type=int, default=1000, help="at most; a quarter of the rows if that is less")
@@ -35,104 +128,9 @@ def main():
     parser.add_argument("--profile", type=int, default=0)
     parser.add_argument("--folder", help="working folder; temporary by default")
     options = parser.parse_args()
-    print(f"{options.rows} rows per shard, {D} dimensions, {options.bits} bits; wall s / CPU s")
-    print("| shards | run | encoded | " + " | ".join(STAGES) + " | all |")
-    print("|---" * (len(STAGES) + 4) + "|")
-    for n in options.shards:
-        folder = tempfile.mkdtemp(dir=options.folder)
-        try:
-            measure(n, options, Path(folder))
-        finally:
-            shutil.rmtree(folder)
-
-
-def measure(n, options, folder):
-    os.environ |= {"HASHKILN_HOME": str(folder / "home"), "HASHKILN_EXECUTOR": "inprocess"}
-    from infra.settings import Settings
-    from storage.features import bundles
-    from storage.features.shard import Columns
-    from workflows.datasets import ingest_source
-    from workflows.spec import Spec
-
-    if not options.bundled:
-        bundles.TINY = 0
-    (folder / "source").mkdir()
-    for i in range(n):
-        write(folder / "source", i, options.rows, seed=i)
-    settings = Settings()
-    ingest_source("many", str(folder / "source"), settings, Columns(labels="labels"))
-    queries = min(options.queries, n * options.rows // 4)
-    spec = Spec(dataset="many", method={"method": "itq", "bits": options.bits, "seed": 0},
-                protocol={"queries": queries}, gate={"force": "a benchmark"})  # fmt: skip
-    changed = max(1, n // 100)
-    show(n, "first", *run(spec, settings))
-    show(n, "nothing to do", *run(spec, settings))
-    for i in range(changed):
-        write(folder / "source", i * (n // changed), options.rows, seed=n + i)
-    profile = cProfile.Profile()
-    if options.profile:
-        profile.enable()
-    cost = run(spec, settings)
-    profile.disable()
-    show(n, f"{changed} changed", *cost)
-    refitted = spec.model_copy(update={"refit": "always", "method": spec.method.model_copy(update={"seed": 1})})
-    show(n, "new model", *run(refitted, settings))
-    if options.profile:
-        pstats.Stats(profile).sort_stats("tottime").print_stats(options.profile)
-
-
-def run(spec, settings):
-    """Return (rows encoded, {stage: (wall, CPU) seconds}) of one run."""
-    from infra.executors import InProcess
-    from storage.tables.table import CodeTable
-    from workflows.reindex import fitting, gate, planning, publishing, staging
-
-    clock = Clock()
-    executor, replace = InProcess(), CodeTable.replace
-    CodeTable.replace = lambda *args: clock("commit", replace, *args)
-    try:
-        clock("plan", planning.standing, spec, settings)
-        model = clock("fit", fitting.fit, spec, settings, executor)
-        staged = clock("stage", staging.stage, spec, settings, executor, model)
-        if not staged.unchanged:
-            report = clock("evaluate", gate.evaluate_staged, spec, settings, executor, staged)
-            verdict = clock("gate", gate.gate, spec, settings, staged, report)
-            clock("publish", publishing.publish, spec, settings, staged, report, verdict, "page")
-    finally:
-        CodeTable.replace = replace
-    return staged.encoded, clock.spent
-
-
-class Clock:
-    """Wall and CPU seconds by name. Time in a nested call counts for the nested name only."""
-
-    def __init__(self):
-        self.spent, self.inner = {}, [np.zeros(2)]
-
-    def __call__(self, name, fn, *args):
-        start = np.array([time.perf_counter(), time.process_time()])
-        self.inner.append(np.zeros(2))
-        try:
-            return fn(*args)
-        finally:
-            took = np.array([time.perf_counter(), time.process_time()]) - start
-            self.spent[name] = self.spent.get(name, np.zeros(2)) + took - self.inner.pop()
-            self.inner[-1] += took
-
-
-def show(n, name, encoded, spent):
-    cells = [spent.get(stage, np.zeros(2)) for stage in STAGES]
-    words = [f"{wall:.2f} / {cpu:.2f}" for wall, cpu in [*cells, sum(cells)]]
-    print(f"| {n:,} | {name} | {encoded:,} | " + " | ".join(words) + " |", flush=True)
-
-
-def write(folder, i, n, seed):
-    rng = np.random.default_rng(seed)
-    label = rng.integers(CLASSES, size=n)
-    x = 2 * np.random.default_rng(99).standard_normal((CLASSES, D))[label] + rng.standard_normal((n, D))
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(x.astype(np.float32).ravel()), D)
-    table = pa.table({"id": np.arange(n) + i * n, "vector": vectors, "labels": [[int(c)] for c in label]})
-    pq.write_table(table, folder / f"{i:06}.parquet")
+    os.environ["HASHKILN_EXECUTOR"] = "inprocess"
+    limit = "the goal of 2 s for a run with nothing to do"
+    measure.run(__doc__, options, measured(options), limit=limit, packages=("pyiceberg", "pyarrow"))
 
 
 if __name__ == "__main__":

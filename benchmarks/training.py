@@ -1,20 +1,22 @@
-"""The training loop beside a bare torch loop of the same network, on the same rows, in one process.
+"""How fast is the training loop, compared with a bare torch loop of the same network?
 
-    python benchmarks/training.py [--device cpu] [--threads 1] [--epochs 12]
+    python benchmarks/training.py [--device cpu] [--threads 1] [--epochs 6]
 
-The bare loop has all rows in one tensor on the device, and knows neither shards nor checkpoints nor workers. After each
-epoch of ours it takes the same number of steps with the same network, loss, optimizer and batch size. A ratio is the
-median over the epochs of bare seconds / our seconds, without the first epoch, which also reads the shards. On a busy
-machine the ratio of CPU times says more.
+Both train on the same rows, in one process. The bare loop has all rows in one tensor on the device, and knows neither
+shards nor checkpoints nor workers. After each epoch of ours it takes the same number of steps with the same network,
+loss, optimizer and batch size. The first epoch, which also reads the shards, does not count. On a busy machine the
+ratio of CPU times says more.
 """
 
 import argparse
 import os
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import measure
 import numpy as np
 import torch
 
@@ -113,20 +115,24 @@ def compare(network, dim, n, batch_size, device="cpu", epochs=12, threads=None, 
         "ratio": ratio,
         "cpu_ratio": cpu_ratio,
         "first_epoch_seconds": worker.ours[0][0],
+        "seconds": {"ours": ours[:, 0].tolist(), "peer": bare[:, 0].tolist()},
     }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, help="of the CPU; default: all")
-    parser.add_argument("--epochs", type=int, default=12)
-    options = parser.parse_args()
-    print("| network | rows/s | bare loop, rows/s | ratio | of CPU times |\n|---|---|---|---|---|")
+def measured(options: argparse.Namespace) -> Iterator[measure.Row]:
     for name, case in CASES.items():
         found = compare(*case, options.device, options.epochs, options.threads)
-        ours, bare = found["rows_per_second"], found["bare_rows_per_second"]
-        print(f"| {name} | {ours:,.0f} | {bare:,.0f} | {found['ratio']:.2f} | {found['cpu_ratio']:.2f} |", flush=True)
+        note = f"ratio of CPU times {found['cpu_ratio']:.2f}"
+        yield measure.row(name, found["seconds"], "krow/s", case[2] / 1e3, note=note)
+
+
+def main() -> None:
+    parser = measure.parser(__doc__)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, help="of the CPU; default: all")
+    parser.add_argument("--epochs", type=int, default=6)
+    options = parser.parse_args()
+    measure.run(__doc__, options, measured(options), peer="a bare torch loop", packages=("torch",))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from .parts import Part
 NAMESPACE = "codes"
 PREFIX = "hashkiln."
 LOST_RACE = re.compile("already exists|UNIQUE constraint|locked")  # errors of a catalog that others create as well
+LONG = LongType()
 FORMAT = 1  # version of the table format; increase it with every change that an older program would misread
 
 
@@ -138,8 +139,8 @@ def to_data_file(part: Part, spec_id: int) -> DataFile:
         "file_size_in_bytes": part.size,
         "value_counts": {1: part.rows, 2: part.rows},
         "null_value_counts": {1: 0, 2: 0},
-        "lower_bounds": {1: to_bytes(LongType(), part.min_id)},
-        "upper_bounds": {1: to_bytes(LongType(), part.max_id)},
+        "lower_bounds": {1: to_bytes(LONG, part.min_id)},
+        "upper_bounds": {1: to_bytes(LONG, part.max_id)},
     }
     empty: dict[str, Any] = {"column_sizes": {}, "nan_value_counts": {}, "split_offsets": None}
     file = DataFile.from_args(**values, **empty, equality_ids=None, sort_order_id=None)
@@ -149,6 +150,6 @@ def to_data_file(part: Part, spec_id: int) -> DataFile:
 
 def to_part(file: DataFile) -> Part:
     """Return the part of a manifest entry."""
-    low, high = (int(from_bytes(LongType(), bounds[1])) for bounds in (file.lower_bounds, file.upper_bounds))
+    low, high = (int(from_bytes(LONG, bounds[1])) for bounds in (file.lower_bounds, file.upper_bounds))
     shard, version = file.partition[0], file.partition[1]
     return Part(file.file_path, shard, version, file.record_count, file.file_size_in_bytes, low, high)

@@ -185,22 +185,57 @@ def test_parts_of_other_versions_are_read_from_the_manifests_that_added_them(cat
         table.replace(branch, [part], set(), MODEL)
     table.reject(table.version("staged-b"))
     staged, rejected = table.version("staged-a"), table.version("rejected-b")
-    opened, fetch = [], ManifestFile.fetch_manifest_entry
-
-    def counted(manifest, *rest, **more):
-        opened.append(manifest.manifest_path)
-        return fetch(manifest, *rest, **more)
-
-    monkeypatch.setattr(ManifestFile, "fetch_manifest_entry", counted)
+    opened = count_manifests(monkeypatch)
     assert list(table.added_parts(v1.snapshot_id, [v1, staged, rejected])) == [second, third]
     assert len(opened) == 2
     assert list(table.added_parts(staged.snapshot_id, [v1])) == []
     assert list(table.added_parts(rejected.snapshot_id, [v1, staged])) == [second]
     assert list(table.added_parts(v1.snapshot_id, [])) == []
     table.replace("staged-a", [], {first.shard}, MODEL)  # rewrites the manifest with the remaining parts
-    opened.clear()
+    opened = count_manifests(monkeypatch)
     assert list(table.added_parts(v1.snapshot_id, [table.version("staged-a")])) == [second]
     assert len(opened) == 1
+
+
+def count_manifests(monkeypatch):
+    """Forget the manifests that were read, and return a list to which the path of each is added when it is read."""
+    opened, fetch = [], ManifestFile.fetch_manifest_entry
+
+    def counted(manifest, *rest, **more):
+        opened.append(manifest.manifest_path)
+        return fetch(manifest, *rest, **more)
+
+    monkeypatch.setattr("storage.tables.table._MANIFESTS", {})
+    monkeypatch.setattr(ManifestFile, "fetch_manifest_entry", counted)
+    return opened
+
+
+def test_a_manifest_is_read_once_in_a_process(catalog, parts, monkeypatch):
+    """So each commit and stage of a run reads what changed, and not the whole list of parts."""
+    first, second, third = parts
+    table = published(catalog, [first, second])
+    opened = count_manifests(monkeypatch)
+    table.stage("staged-x", table.version().snapshot_id)
+    table.replace("staged-x", [third], set(), MODEL)
+    assert len(opened) == 1
+    again = load_table(catalog, "t")
+    assert again.parts(again.version("staged-x").snapshot_id) == {part.shard: part for part in parts}
+    assert len(opened) == 2
+    again.replace("staged-x", [], set(), MODEL | {"report": "page"})
+    assert shards_of(again, "staged-x") == sorted(part.shard for part in parts)
+    assert len(opened) == 2
+
+
+def test_parts_of_few_manifests_are_kept(catalog, parts, monkeypatch):
+    monkeypatch.setattr("storage.tables.table.KEPT", 1)
+    opened = count_manifests(monkeypatch)
+    table = create_table(catalog, "t", N_BITS)
+    table.stage("staged-x", table.version().snapshot_id)
+    for part in parts:
+        table.replace("staged-x", [part], set(), MODEL)
+    opened.clear()
+    assert shards_of(table, "staged-x") == shards_of(table, "staged-x") == sorted(part.shard for part in parts)
+    assert len(opened) > len(parts)
 
 
 def test_parts_are_found_where_only_a_rewritten_manifest_has_them(catalog, parts):

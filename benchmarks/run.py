@@ -1,0 +1,46 @@
+"""Run the benchmarks one after the other, each in a process of its own, and write their results.
+
+    python benchmarks/run.py [--full] [--peers] [--out FOLDER] [--seconds 240] [NAME...]
+
+FOLDER/NAME.json is replaced if NAME ends well. One that fails, or takes longer than it may, is named at the end, and
+the exit code is then 1; the others still run. `make bench` runs this and makes docs/performance.md of the results.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PEERS = ("hamming", "search", "encode", "itq", "training", "evaluation", "neighbours")  # those that compare with a peer
+NAMES = (*PEERS, "scale", "reindex")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: {', '.join(NAMES)}")
+    parser.add_argument("--full", action="store_true", help="measure the cases that take minutes, too")
+    parser.add_argument("--peers", action="store_true", help=f"by default {', '.join(PEERS)}")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "performance")
+    parser.add_argument("--seconds", type=float, help="that one benchmark may take; default 240, or 7200 with --full")
+    options = parser.parse_args()
+    seconds = options.seconds or (7200 if options.full else 240)
+    failed = []
+    for name in options.names or (PEERS if options.peers else NAMES):
+        start, why = time.monotonic(), ""
+        command = [sys.executable, str(HERE / f"{name}.py"), "--json", str(options.out / f"{name}.json")]
+        print(f"\n--- {name}", flush=True)
+        try:
+            done = subprocess.run([*command, *["--full"] * options.full], timeout=seconds)
+            why = f"exit code {done.returncode}" if done.returncode else ""
+        except subprocess.TimeoutExpired:
+            why = f"stopped after {seconds:.0f} s"
+        print(f"--- {name}: {why or 'done'}, {time.monotonic() - start:.0f} s", flush=True)
+        failed += [f"{name} ({why})"] if why else []
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
