@@ -2,17 +2,18 @@
 
 Fit, encode, evaluate and search with arrays in memory:
 
-    f = hashkiln.fit(x, method="itq", bits=64)      # a Hasher
-    codes = f.encode(x)                             # (n, 8) uint8
-    hashkiln.evaluate(codes, labels=y)              # a Report: metrics with intervals
-    hashkiln.search(codes, f.encode(queries), k=10) # distances, rows
+    f = hashkiln.fit(x, method="itq", bits=64)       # a Hasher
+    codes = f.encode(x)                              # (n, 8) uint8
+    hashkiln.evaluate(codes, labels=y)               # a Report: metrics with intervals
+    hashkiln.search(codes, f.encode(queries), k=10)  # distances, rows
 
 Or with a dataset and its published code table:
 
-    hashkiln.reindex("sample", method="itq", bits=64)   # a RunOutcome
-    hashkiln.open("sample__itq64").search(queries)      # of a Reader: distances, ids
+    hashkiln.reindex("sample", method="itq", bits=64)  # a RunOutcome
+    table = hashkiln.open("sample__itq64")             # a Reader
+    table.search(queries, k=10)                        # distances, ids
 
-Each name is imported when it is first used. The functions stand where the work is done; this package has no logic.
+Each name is imported when it is first used. The functions are defined in `workflows`; this package has no logic.
 """
 
 from importlib import import_module

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["InProcess", "OnEpoch", "Progress", "Ray", "connect", "silent"]
 
-CONCURRENT = 2  # items of an actor at a time: one is read or written while the other is computed
-RESTARTS = 3  # of an actor whose process or node is lost
+CONCURRENT = 2  # items that an actor processes at a time: one is read or written while the other is computed
+RESTARTS = 3  # of an actor whose process or node was lost
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -47,7 +47,7 @@ class InProcess:
         _observe(self)
 
     def with_resources(self, resources: Resources) -> InProcess:
-        _check_room(resources, [_this_machine(resources)])
+        _check_resources(resources, [_this_machine(resources)])
         return self
 
     def map(self, fn: Callable[[T], R], items: Sequence[T], label: str = "") -> Iterator[R]:
@@ -82,7 +82,7 @@ class Ray:
     progress: Progress = silent
     address: str = ""  # of the cluster to join; empty: start Ray on this machine
     cpus: int | None = None  # of this machine; all if None
-    in_flight: int = 256  # tasks at most that are unfinished or unread
+    in_flight: int = 256  # largest number of tasks whose results are not yet computed or read
     checkpoints: str = ""  # folder or s3:// URL of the checkpoints of unfinished training runs, visible to every node
     trainers: int | None = None  # workers of a training run; if None, one for each GPU, or one without GPUs
     on_epoch: OnEpoch = ignore_epochs
@@ -92,9 +92,9 @@ class Ray:
         _observe(self)
 
     def with_resources(self, resources: Resources) -> Ray:
-        if resources != Resources():  # these are anywhere, and Ray need not start to find them
+        if resources != Resources():  # every machine has the default: no need to start Ray
             self.join()
-            _check_room(resources, nodes())
+            _check_resources(resources, nodes())
         return replace(self, resources=resources)
 
     def join(self) -> str:
@@ -167,7 +167,7 @@ class Ray:
     def _to_actors(self, fn: Any, items: Sequence[Any], label: str) -> Generator[Any]:
         """Run the items on actors, which end with the last item.
 
-        Tasks would not do: a worker process that has used a GPU keeps it, also for a task that is assigned another.
+        Plain tasks cannot do this: a worker process keeps the first GPU it has used, even for a task with another one.
         """
         import ray
 
@@ -175,7 +175,7 @@ class Ray:
         options = {"max_concurrency": CONCURRENT, "max_restarts": RESTARTS, "max_task_retries": RESTARTS}
         holder = _remote(_Holder).options(**_options(self.resources), **options)
         actors = [holder.remote() for _ in range(count)]
-        # An actor gets an item when it is ready, or done with another: a node may still be starting, or be slow.
+        # An actor gets an item when it is ready or done with another, because nodes may be slow or still starting.
         running = {actor.ready.options(name=label).remote(): actor for _ in range(CONCURRENT + 1) for actor in actors}
         pending: deque[Any] = deque()
         try:
@@ -194,7 +194,7 @@ class Ray:
 
 
 class _Holder:
-    """Holds a function for many items, which it may get from several threads at a time."""
+    """An actor that applies one function to many items, from several threads."""
 
     def __init__(self) -> None:
         self.lock = Lock()
@@ -204,29 +204,29 @@ class _Holder:
         """Return when the actor has started."""
 
     def run(self, fn: list[Any], item: Any) -> Any:
-        """Return the result for an item; fn is a reference in a list, so that Ray does not load it for each item."""
+        """Return fn of an item. `fn` is a reference in a list, because Ray would load a plain one for each item."""
         with self.lock:
             self.fn = self.fn or _get(fn[0])
         return _run_task(self.fn, item)
 
 
 def _observe(executor: InProcess | Ray) -> None:
-    """Wrap the callbacks of an executor, so that their errors never stop its work."""
+    """Wrap the callbacks of an executor, so that their errors never stop a run."""
     object.__setattr__(executor, "progress", observed(executor.progress))
     object.__setattr__(executor, "on_epoch", observed(executor.on_epoch))
 
 
-def _check_room(taken: Resources, machines: Sequence[Resources]) -> None:
-    """Raise ValueError if no machine has the resources that a task takes."""
-    if not any(machine.times(taken) for machine in machines):
+def _check_resources(needed: Resources, machines: Sequence[Resources]) -> None:
+    """Raise ValueError if no machine has the resources that a task needs."""
+    if not any(machine.times(needed) for machine in machines):
         found = "; ".join(sorted(set(map(str, machines)))) or "none"
-        raise ValueError(f"expected a machine with {taken} for a task, found {found}")
+        raise ValueError(f"expected a machine with {needed} for a task, found {found}")
 
 
-def _this_machine(taken: Resources) -> Resources:
-    """Return the resources of this machine; its GPUs only if some are to be taken, as torch is slow to import."""
+def _this_machine(needed: Resources) -> Resources:
+    """Return the resources of this machine. GPUs are counted only if a task needs one, as torch is slow to import."""
     gpus = 0
-    if taken.gpus:
+    if needed.gpus:
         import torch
 
         gpus = torch.cuda.device_count()
@@ -234,8 +234,8 @@ def _this_machine(taken: Resources) -> Resources:
     return Resources(len(os.sched_getaffinity(0)), gpus, memory)
 
 
-def _options(taken: Resources) -> dict[str, float]:
-    return {"num_cpus": taken.cpus, "num_gpus": taken.gpus, "memory": int(taken.memory)}
+def _options(needed: Resources) -> dict[str, float]:
+    return {"num_cpus": needed.cpus, "num_gpus": needed.gpus, "memory": int(needed.memory)}
 
 
 def _run_task(fn: Callable[[T], R], item: T) -> R:

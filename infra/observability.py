@@ -24,7 +24,7 @@ class Observer(Generic[P]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
         try:
             self.callback(*args, **kwargs)
-        except Exception as error:  # of any kind: the callback is not ours
+        except Exception as error:  # the callback may raise anything
             if not self.failed:
                 name = getattr(self.callback, "__qualname__", type(self.callback).__name__)
                 message = " ".join(str(error).split())
@@ -46,7 +46,7 @@ def ignore_epochs(epochs: Sequence[Epoch]) -> None:
 
 
 def report_epochs(progress: Progress, on_epoch: OnEpoch, epochs: Sequence[Epoch], most: int) -> None:
-    """Report the finished epochs and the planned total (most) to both callbacks, and log the last one."""
+    """Report the finished epochs, and the largest number of them (`most`), to both callbacks, and log the last one."""
     label = "train"
     if epochs:
         last = epochs[-1]

@@ -44,11 +44,11 @@ class Settings(BaseSettings):
     trainers: int | None = Field(
         None, ge=1, description="training workers; default: one for each GPU, or one without GPUs"
     )
-    fit: Resources = Field(Resources(), description="CPUs, GPUs and memory of a task of the stage fit")
-    encode: Resources = Field(Resources(), description="of a task that encodes a shard; with GPUs, it encodes there")
-    evaluate: Resources = Field(Resources(), description="of a task that counts distances or finds neighbours")
+    fit: Resources = Field(Resources(), description="CPUs, GPUs and memory of a task that fits")
+    encode: Resources = Field(Resources(), description="the same for tasks that encode shards, on GPUs if any")
+    evaluate: Resources = Field(Resources(), description="the same for tasks that evaluate, on GPUs if any")
     device: Literal["cuda", "cpu"] = Field(
-        "cuda", description="torch device of tasks with GPUs; cpu: to try them on a cluster that only claims GPUs"
+        "cuda", description="torch device of tasks with GPUs; cpu lets a cluster without GPUs run them, for tests"
     )
     ray_address: str = Field(
         "", validation_alias="RAY_ADDRESS", description="address of the Ray cluster to join; default: start a local one"
@@ -87,7 +87,7 @@ class Settings(BaseSettings):
         return f"{scheme}{separator}{_absolute(path)}{mark}{options}"
 
     @model_validator(mode="after")
-    def _used(self) -> Settings:
+    def _check_trainers(self) -> Settings:
         if self.executor == "inprocess" and (self.trainers or 1) > 1:
             raise ValueError(
                 f"HASHKILN_TRAINERS={self.trainers} needs HASHKILN_EXECUTOR=ray: the executor inprocess trains with "

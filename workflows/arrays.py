@@ -1,9 +1,10 @@
-"""Arrays of a user's: checked where they come in, and cut into shards."""
+"""Arrays that users pass: checks, and shards of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -17,22 +18,22 @@ BATCH_BYTES = 2**24
 
 @dataclass(frozen=True)
 class ArrayShard:
-    """Consecutive rows of an array, with ids that count from `first`. Rows are converted batch by batch."""
+    """Consecutive rows of an array, with consecutive ids from `first`. Rows are converted batch by batch."""
 
     x: Array  # (n, ...)
     labels: Array | None  # (n,) classes | (n, c) multi-hot
     classes: Array | None  # (c,) distinct, of labels (n,)
     first: int
-    converted: Callable[[Array], Array]  # float32 or packed
+    convert: Callable[[Array], Array]  # float32 or packed
 
     def __iter__(self) -> Iterator[Batch]:
-        width = 4 * self.x.shape[1]  # whatever the dtype: other batches would change the last digits of a fit
+        width = 4 * self.x.shape[1]  # for any dtype: the last digits of a fit depend on how rows are cut into batches
         if self.labels is not None:
             width += self.labels.shape[1] if self.classes is None else len(self.classes)
         step = max(1, BATCH_BYTES // width)
         for start in range(0, len(self.x), step):
             rows = slice(start, start + step)
-            x = self.converted(self.x[rows])
+            x = self.convert(self.x[rows])
             yield Batch(self.first + start + np.arange(len(x)), x, self._multi_hot(rows))
 
     def _multi_hot(self, rows: slice) -> Array | None:
@@ -43,20 +44,20 @@ class ArrayShard:
 
 
 def shards_of(
-    x: Array, labels: Array | None, classes: Array | None, converted: Callable[[Array], Array], first: int = 0
+    x: Array, labels: Array | None, classes: Array | None, convert: Callable[[Array], Array]
 ) -> list[ArrayShard]:
-    """Return the rows as shards; the id of row i is first + i."""
+    """Return the rows as shards; the id of row i is i."""
     step = ROWS_PER_SHARD
     return [
-        ArrayShard(x[i : i + step], None if labels is None else labels[i : i + step], classes, first + i, converted)
+        ArrayShard(x[i : i + step], None if labels is None else labels[i : i + step], classes, i, convert)
         for i in range(0, len(x), step)
     ]
 
 
 def as_vectors(name: str, given: Any, dim: int | None = None) -> Array:
-    """Return what is given as an array (n, d) of numbers that float32 can hold.
+    """Return an argument as an array (n, d) of numbers that are finite as float32.
 
-    Raises ValueError, which begins with the name of the argument, for anything else.
+    Raises ValueError, which starts with the name of the argument, for anything else.
     """
     x = _array(name, given)
     if x.ndim != 2 or not x.shape[1] or x.dtype.kind not in "biuf":
@@ -73,16 +74,16 @@ def as_vectors(name: str, given: Any, dim: int | None = None) -> Array:
 
 
 def as_labels(name: str, given: Any, n: int) -> Array:
-    """Return what is given as int64 classes (n,), or as multi-hot labels (n, c) of 0 and 1.
+    """Return an argument as int64 classes (n,), or as multi-hot labels (n, c) of 0 and 1.
 
-    Raises ValueError, which begins with the name of the argument, for anything else.
+    Raises ValueError, which starts with the name of the argument, for anything else.
     """
     y = _array(name, given)
-    if y.shape == (len(y), 1):
+    if y.shape == (n, 1):
         y = y[:, 0]
     if y.ndim not in (1, 2) or y.dtype.kind not in "biu" or len(y) != n:
         raise ValueError(f"{name}: expected integer labels ({n},) or multi-hot ({n}, c), found {y.shape} {y.dtype}")
-    if not y.size or int(y.max()) > np.iinfo(np.int64).max:  # as int64 they are compared with those of the queries
+    if not y.size or int(y.max()) > np.iinfo(np.int64).max:  # they are compared as int64
         found = f"up to {y.max()}" if y.size else f"none, of shape {y.shape}"
         raise ValueError(f"{name}: expected labels of int64, found {found}")
     if y.ndim == 2 and (y.min() < 0 or y.max() > 1):
@@ -91,22 +92,33 @@ def as_labels(name: str, given: Any, n: int) -> Array:
 
 
 def as_codes(name: str, given: Any, bits: int | None = None) -> tuple[Array, int]:
-    """Return what is given as an array of codes for `packed`, and their number of bits.
+    """Return an argument as an array of codes for `packed`, and their number of bits.
 
-    (n, B) uint8 is packed as in hashing.bits and in Faiss, 8 B bits unless `bits` says fewer; (n, n_bits) of bool, or
-    of -1 and +1 in any other dtype, is not. Raises ValueError, which begins with the name of the argument, for anything
-    else; other values than -1 and +1 are found when rows are packed.
+    Codes are (n, B) uint8, packed as in hashing.bits and in Faiss, of 8 B bits or of `bits`; or (n, n_bits) of bool, or
+    of -1 and +1 in any other dtype. Raises ValueError, which starts with the name of the argument, for anything else;
+    `packed` finds values other than -1 and +1.
     """
     codes = _array(name, given)
     if codes.ndim != 2 or not codes.size or codes.dtype.kind not in "biuf":
         found = f"{codes.shape} {codes.dtype}"
         raise ValueError(f"{name}: expected codes (n, B) uint8, or (n, n_bits) of bool, or of -1 and +1, found {found}")
     is_packed = codes.dtype == np.uint8
-    n_bits = bits or codes.shape[1] * (8 if is_packed else 1)
+    n_bits = codes.shape[1] * (8 if is_packed else 1) if bits is None else as_count("bits", bits)
     if codes.shape[1] != (n_bytes(n_bits) if is_packed else n_bits):
         kind = "bytes of packed codes" if is_packed else "bits, unpacked"
         raise ValueError(f"{name}: expected codes of {n_bits} bits, found {codes.shape[1]} {kind} a row")
     return codes, n_bits
+
+
+def as_count(name: str, given: Any) -> int:
+    """Return an argument as an integer of at least 1. Raises ValueError, which starts with its name, for others."""
+    try:
+        count = index(given)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise ValueError(f"{name}: expected an integer of at least 1, found {given!r}")
+    return count
 
 
 def packed(codes: Array) -> Array:
@@ -126,5 +138,5 @@ def float32(x: Array) -> Array:
 def _array(name: str, value: Any) -> Array:
     try:
         return np.asarray(value)
-    except (ValueError, TypeError, RuntimeError) as error:  # rows of different lengths; a tensor that has a gradient
+    except (ValueError, TypeError, RuntimeError) as error:  # rows of different lengths; a tensor with a gradient
         raise ValueError(f"{name}: expected an array, found {type(value).__name__}: {error}") from None

@@ -66,7 +66,7 @@ def check_method(spec: MethodSpec, schema: Schema) -> None:
 def check_protocol(protocol: Protocol, schema: Schema) -> None:
     """Raise UsageError if relevance needs labels and the dataset has none."""
     if protocol.relevance in ("labels", "graded") and not schema.labelled:
-        raise UsageError(f"expected labels, for relevance by labels, found none in dataset {schema.name}")
+        raise UsageError(f"relevance by labels needs labels: dataset {schema.name} has none")
 
 
 def check_queries(spec: Spec, settings: Settings) -> None:
@@ -99,7 +99,7 @@ def check_trainers(spec: MethodSpec, settings: Settings) -> None:
 
 
 def check_resources(spec: Spec, settings: Settings) -> None:
-    """Raise UsageError if no machine has the resources that a task takes, or a precision needs a GPU."""
+    """Raise UsageError if no machine has the resources that a task needs, or if a precision needs a GPU."""
     if spec.precision != "float32" and not settings.encode.gpus:
         raise UsageError(f"--precision {spec.precision} needs GPUs: set HASHKILN_ENCODE_GPUS=1")
     executor = connect(settings)
@@ -127,7 +127,7 @@ def _check_batch(spec: MethodSpec, workers: int) -> None:
 
 @contextmanager
 def _refused(where: str = "") -> Iterator[None]:
-    """Turn a ValueError of the block into a UsageError."""
+    """Raise a ValueError of the block as a UsageError, with the place added to its message."""
     try:
         yield
     except ValueError as error:

@@ -12,21 +12,21 @@ from storage.tables.parts import Part, encode_shard
 
 
 class Encoded(NamedTuple):
-    """A new part, and what encoded it."""
+    """A new part, and the device that encoded it."""
 
     part: Part
     device: str  # cpu, or the name of a GPU
-    note: str  # about memory that ran short; empty otherwise
+    note: str  # a warning about GPU memory; empty if there is none
 
 
 def encoding_function(settings: Settings, model: str, precision: Precision) -> HashFunction:
-    """Return the hash function of a model, on the GPU of a task if encoding takes GPUs."""
+    """Return the hash function of a model, on the GPU of a task if its encoding tasks have GPUs."""
     function = models.load_model(settings.warehouse_url, model)
     return function.to(settings.device, precision) if settings.encode.gpus else function
 
 
 def encode(shard: FeatureShard, function: HashFunction, folder: str) -> Encoded:
-    """Encode a source shard into a part below the folder of a table. Raises as `encode_shard` does."""
+    """Encode a source shard to a part in the folder of a table. Raises what `encode_shard` raises."""
     part = encode_shard(shard, function, folder)
     if isinstance(function, OnDevice):
         return Encoded(part, function.batches.hardware, function.batches.note)

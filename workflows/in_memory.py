@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ from infra.executors import InProcess, connect
 from infra.settings import Settings
 from storage import models
 
-from .arrays import as_codes, as_labels, as_vectors, float32, packed, shards_of
+from .arrays import as_codes, as_count, as_labels, as_vectors, float32, packed, shards_of
 from .reindex import fitting, pipeline
 from .spec import MethodSpec, Number, Spec, valid
 
-ROWS = 2**16  # encoded at a time, because projections take 32 times the memory of codes
+ROWS = 2**16  # rows encoded at a time, because projections take 32 times the memory of codes
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,12 @@ class Hasher:
 
     def save(self, path: str | Path) -> None:
         """Write the function to a file, or to an s3:// URL, as safetensors with a header in JSON."""
-        models.save_file(str(path), self.function)
+        models.save_file(os.fspath(path), self.function)
 
     @classmethod
     def load(cls, path: str | Path) -> Hasher:
         """Read a function that `save` wrote. Raises ValueError for any other file."""
-        return cls(models.load_file(str(path)))
+        return cls(models.load_file(os.fspath(path)))
 
 
 def fit(x: Any, y: Any = None, *, method: str = "itq", bits: int = 32, seed: int = 0, **parameters: Number) -> Hasher:
@@ -93,8 +94,8 @@ def fit(x: Any, y: Any = None, *, method: str = "itq", bits: int = 32, seed: int
     Parameters
     ----------
     x : array-like or str
-        Vectors, (n, d) numbers, used as float32. Or the name of a dataset, named or ingested, which is fitted
-        as by `hashkiln fit`, with the model stored in the warehouse.
+        Vectors, (n, d) numbers, used as float32. Or the name of a dataset, named or ingested; then this does what
+        `hashkiln fit` does, and stores the model in the warehouse.
     y : array-like, optional
         Labels of the vectors, for methods that learn from them: (n,) integer classes, or (n, c) multi-hot of 0 and 1.
         Other methods ignore them.
@@ -164,7 +165,7 @@ def search(codes: Any, queries: Any, k: int = 10) -> tuple[Array, Array]:
     queries : array-like
         Codes of the queries, in the same form.
     k : int, default 10
-        Rows for each query.
+        Number of rows to find for each query.
 
     Returns
     -------
@@ -176,7 +177,7 @@ def search(codes: Any, queries: Any, k: int = 10) -> tuple[Array, Array]:
     Raises
     ------
     ValueError
-        If k is less than 1, or the codes have another form or different lengths.
+        If k is not an integer of at least 1, or the codes have another form or different lengths.
 
     Examples
     --------
@@ -188,8 +189,8 @@ def search(codes: Any, queries: Any, k: int = 10) -> tuple[Array, Array]:
     (array([[0, 1, 1]], dtype=int32), array([[0, 1, 3]]))
     """
     x, n_bits = as_codes("codes", codes)
-    asked, query_bits = as_codes("queries", queries)
+    query_codes, query_bits = as_codes("queries", queries)
     if query_bits != n_bits:
         raise ValueError(f"queries: expected codes of {n_bits} bits, as in the database, found {query_bits}")
-    found: tuple[Array, Array] = topk(packed(asked), packed(x), k)
+    found: tuple[Array, Array] = topk(packed(query_codes), packed(x), as_count("k", k))
     return found

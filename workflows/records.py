@@ -1,4 +1,4 @@
-"""Records passed between stages: names of stored objects, and results. Small, frozen, serializable as JSON."""
+"""Records that stages exchange: names of stored objects, and results. Small, frozen, serializable as JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Plan(Value):
     stale: tuple[str, ...]  # unchanged, but encoded by another model
     removed: tuple[str, ...]
     kept: tuple[str, ...]
-    found: tuple[str, ...] = ()  # added, changed or stale, but another version has their parts by this model
+    found: tuple[str, ...] = ()  # added, changed or stale, but encoded by this model in another version
 
     @property
     def missing(self) -> list[str]:
@@ -34,8 +34,8 @@ class Plan(Value):
         return not (self.added or self.changed or self.stale or self.removed)
 
 
-class Outlook(Value):
-    """The forecast of a run, from `reindex --dry-run`."""
+class Forecast(Value):
+    """The work that a run would do, as `reindex --dry-run` shows it."""
 
     table: str
     base: str  # the published version
@@ -61,7 +61,7 @@ class Drift(Value):
     chance: float  # largest movement that chance explains for this number of rows
     balance: float  # share of ones of that bit among the new rows
     own_balance: float  # the same among the training rows
-    shows: bool  # movement exceeds both chance and the limit of the specification
+    shows: bool  # whether `moved` exceeds the drift threshold plus `chance`
 
     def __str__(self) -> str:
         ones = f"share of ones {self.balance:.2f}, in training {self.own_balance:.2f}"
@@ -83,8 +83,8 @@ class Staged(Value):
     dropped: int = 0  # invalid rows of the source: in quarantine, not in any part
     seconds: float
     encode_seconds: float = 0  # part of `seconds`: encoding and committing
-    drift: Drift | None = None  # of rows new since the published version; None if nothing can be compared
-    unchanged: bool = False  # nothing to do: the published version is this one
+    drift: Drift | None = None  # of the rows new since the published version; None if there is nothing to compare
+    unchanged: bool = False  # the published version is up to date: nothing was staged
 
 
 class Estimate(Value):
@@ -134,7 +134,7 @@ class Report(Value):
     comparison: Comparison | None
     incomparable: str = ""  # why the comparison is missing: a damaged part of the published version
     health: dict[str, float]
-    overlap: str  # of queries with the database and with the training set, by id and by content
+    overlap: str  # rows of the database and of the training set that equal a query, by id and by content
 
 
 class Verdict(Value):
@@ -153,6 +153,6 @@ class RunOutcome(Value):
     unchanged: bool
     rows: int
     encoded: int
-    report: str  # URL of the page
-    verdict: Verdict  # of the gate; for an unchanged version, its stored metrics checked by the rules of this run
+    report: str  # path or URL of the report page
+    verdict: Verdict  # of the gate; for an unchanged version, on its stored metrics
     seconds: float

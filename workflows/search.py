@@ -22,7 +22,7 @@ from .datasets import number_new
 from .reader import Search
 from .spec import Value
 
-FEW_PAIRS, FEW_ROWS = 10**10, 10**6  # below, a search, or reading all vectors, takes less time than to start Ray
+FEW_PAIRS, FEW_ROWS = 10**10, 10**6  # smaller searches, and reading fewer vectors, take less time than to start Ray
 
 
 class SearchReport(Value):
@@ -47,9 +47,9 @@ def search(
 ) -> SearchReport:
     """Search for all queries of a split or a file (see `read_queries`), and write the results to a Parquet file.
 
-    Columns: query and id (int64), rank (int32, from 1), distance (int32 or float64, as in Reader.search); if rows have
-    keys, also key, that of the row, and query_key, unless the file of queries has no keys. The file metadata name the
-    table, the version, its snapshot and its model.
+    Columns: query and id (int64), rank (int32, from 1), distance (int32 or float64, as in Reader.search). If rows have
+    keys, also key, and query_key if the queries have keys too. The file metadata name the table, the version, its
+    snapshot and its model.
     """
     start, asked = time.monotonic(), asked or Search()
     opened = opening.open(table, version, progress=progress, resident=False)
@@ -102,10 +102,10 @@ class Queries(NamedTuple):
 
 
 def read_queries(dataset: Dataset, source: str) -> Queries:
-    """Return a split of the dataset, or a file: of vectors, or Parquet with the dataset's columns.
+    """Read queries from a split of the dataset, a file of vectors, or Parquet with the dataset's columns, into memory.
 
-    Files of vectors are those of `datasets.VECTOR_FILES`. All queries are held in memory. Queries without ids are
-    numbered from 2^41, as in ingested files; so are those whose key no row of the dataset has.
+    `datasets.VECTOR_FILES` lists the files of vectors. Queries without ids, and queries whose key no row of the dataset
+    has, get ids from 2^41, as in ingested files.
     """
     if source not in dataset.splits and (vectors := datasets.read_vectors(filesystem.absolute(source))):
         x = np.concatenate(list(vectors))

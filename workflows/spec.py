@@ -8,7 +8,17 @@ import re
 from dataclasses import fields
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+import numpy as np
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from hashing.functions import Precision
 from hashing.methods import Method, catalogue, check_hyperparameters, method, reads_labels
@@ -37,10 +47,11 @@ def valid(kind: type[V], **values: Any) -> V:
 
 
 def problems(error: ValidationError) -> list[str]:
-    """Return one line per invalid value, with its field and the reason."""
+    """Return one line per invalid value: its field, what is expected, and what was found."""
     return [
         "".join(f"{part}: " for part in problem["loc"] if isinstance(part, str))
         + problem["msg"].removeprefix("Value error, ")
+        + ("" if problem["type"] in ("value_error", "missing") else f", found {problem['input']!r}")
         for problem in error.errors()
     ]
 
@@ -64,6 +75,17 @@ class MethodSpec(Value):
     def _named(cls, name: Any) -> Any:
         return method_name(name) if isinstance(name, str) else name
 
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def _numbers(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        values = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
+        for name, value in values.items():
+            if not isinstance(value, Number):
+                raise ValueError(f"expected a number or a string for {name}, found {value!r}")
+        return values
+
     @model_validator(mode="after")
     def _known(self, info: ValidationInfo) -> MethodSpec:
         if _stored(info):
@@ -86,7 +108,7 @@ class MethodSpec(Value):
         for name, value in self.parameters.items():
             kind = type(known[name])
             if type(value) is not kind and (kind, type(value)) != (float, int):
-                raise ValueError(f"expected a {kind.__name__} for {self.method}'s {name}, found {value!r}")
+                raise ValueError(f"expected {name} of {self.method} as {kind.__name__}, found {value!r}")
         seed = {"seed": self.seed} if "seed" in known else {}
         built = cls(n_bits=self.bits, **seed, **self.parameters)  # type: ignore[call-arg]
         check_hyperparameters(built)
@@ -128,12 +150,12 @@ class MethodSpec(Value):
 
     @property
     def network(self) -> str:
-        """The name of the network that it learns; empty if none."""
+        """The name of the network that the method trains; empty if it trains none."""
         return getattr(self.build(), "network", "")
 
     @property
     def takes_pretrained(self) -> bool:
-        """Whether it learns exactly one network, with layers before the hash layer."""
+        """Whether the method trains exactly one network, with layers before the hash layer."""
         return getattr(method(self.method), "views", 0) == 1 and self.network != "linear"
 
 
@@ -175,9 +197,9 @@ class Gate(Value):
     Metrics have their names in workflows.evaluation.registry.
     """
 
-    floors: dict[str, float] = Field({}, description="metric -> smallest allowed value")
-    ceilings: dict[str, float] = Field({}, description="metric -> largest allowed value")
-    max_loss: dict[str, float] = Field(
+    floors: dict[str, StrictFloat] = Field({}, description="metric -> smallest allowed value")
+    ceilings: dict[str, StrictFloat] = Field({}, description="metric -> largest allowed value")
+    max_loss: dict[str, StrictFloat] = Field(
         {}, description="metric -> largest allowed drop, beyond its confidence interval; map defaults to 0"
     )
     force: str = Field("", description="publish even if the gate refuses, for this reason")
@@ -267,7 +289,7 @@ class Spec(Value):
 
     @classmethod
     def stored(cls, text: str) -> Spec:
-        """Read the stored specification of a version, whose names may be unknown to this release."""
+        """Return the stored specification of a version. Its method and options may be unknown to this release."""
         return cls.model_validate_json(text, context={"stored": True})
 
     @property
@@ -276,12 +298,12 @@ class Spec(Value):
 
 
 def method_name(name: str) -> str:
-    """Return the catalogue name of a method, which may be spelled as in its paper: UH-BDNN is uh_bdnn."""
+    """Return the catalogue name of a method spelled as in its paper: uh_bdnn for UH-BDNN."""
     return name.lower().replace("-", "_")
 
 
 def check_name(name: str) -> str:
-    """Return a valid name of a dataset or of codes. Raises ValueError for other characters than a-z, 0-9, _ and -."""
+    """Return a name of a dataset or of codes. Raises ValueError unless it consists of a-z, 0-9, _ and -."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         raise ValueError(f"expected a name of a-z, 0-9, _ and -, found {name!r}")
     return name

@@ -71,7 +71,7 @@ def test_texts_are_hashed_by_a_text_network_and_by_no_other_method(settings, tmp
         with pytest.raises(UsageError, match=f"with network=text for texts, found {found}, in dataset notes"):
             fitting.fit(Context.of(wrong, settings, InProcess()))
         with pytest.raises(ValueError, match="expected a deep method with network=text"):
-            planning.outlook(Context.of(wrong, settings, InProcess()))
+            planning.forecast(Context.of(wrong, settings, InProcess()))
     _, report, version = conftest.reindex(settings, spec("notes", network="text", **{**DEEP, "lr": 0.01}))
     assert version == "v1"
     assert report.measured.metrics["map"].value > 0.9

@@ -18,7 +18,7 @@ def test_inconsistent_specifications_are_refused(settings, mine):
         reindex(settings, spec(dataset="other"))
     unlabelled = datasets.ingest_source("bare", mine.splits["base"], settings, Columns(id="key", x="embedding"))
     assert unlabelled.dim == D
-    with pytest.raises(ValueError, match="expected labels, for relevance by labels, found none in dataset bare"):
+    with pytest.raises(ValueError, match="relevance by labels needs labels: dataset bare has none"):
         reindex(settings, spec(dataset="bare", protocol={"relevance": "labels", "queries": 50}))
     with pytest.raises(ValueError, match="800 rows are too few to draw 5,000 queries from: pass fewer by --queries"):
         reindex(settings, spec(protocol={"queries": 5000}))
@@ -34,8 +34,8 @@ def test_inconsistent_specifications_are_refused(settings, mine):
         ({"method": {"bits": 0}}, "greater than or equal to 1"),
         ({"method": {"bits": 4097}}, "less than or equal to 4096"),
         ({"method": {"parameters": {"iter": 3}}}, r"expected parameters of itq among \['n_iter'\], found iter"),
-        ({"method": {"parameters": {"n_iter": "many"}}}, "expected a int for itq's n_iter, found 'many'"),
-        ({"method": {"parameters": {"n_iter": True}}}, "expected a int for itq's n_iter, found True"),
+        ({"method": {"parameters": {"n_iter": "many"}}}, "expected n_iter of itq as int, found 'many'"),
+        ({"method": {"parameters": {"n_iter": True}}}, "expected n_iter of itq as int, found True"),
         ({"method": {"parameters": {"n_iter": 0}}}, "expected ITQ's n_iter of at least 1, found 0"),
         ({"method": {"method": "sdh", "parameters": {"width": 0.0}}}, "expected SDH's width above 0, found 0.0"),
         ({"method": {"method": "dh", "parameters": {"decay": -1.0}}}, "expected DH's decay of at least 0, found -1.0"),

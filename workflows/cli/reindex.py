@@ -11,7 +11,6 @@ from rich.markup import escape
 from .common import REJECTED, AsJson, Specify, console, errors, progress, run_specification, show, takes
 
 if TYPE_CHECKING:
-    from ..context import Context
     from ..records import RunOutcome
     from ..spec import Spec
 
@@ -36,7 +35,7 @@ def reindex(
     """
     spec = specify(force=force)
     if dry_run:
-        return _print_outlook(spec, as_json)
+        return _print_forecast(spec, as_json)
     from ..reindex.run import run
 
     with progress() as report:
@@ -60,26 +59,25 @@ def _print_unchanged(outcome: RunOutcome) -> None:
 
 
 def _print_published(outcome: RunOutcome) -> None:
-    metrics = json.loads(_version_properties(outcome.table, outcome.version)["metrics"])
+    from infra.settings import Settings
+
+    from ..context import open_table
+
+    metrics = json.loads(open_table(Settings(), outcome.table).version(outcome.version).properties["metrics"])
     show({name: f"{value:.4f}" for name, value in metrics.items()}, False, outcome.table)
     console.print(f"Published {outcome.table} {outcome.version}: {outcome.rows:,} rows, {outcome.encoded:,} encoded")
     console.print(f"Report: {outcome.report}", soft_wrap=True)
 
 
-def _context(spec: Spec) -> Context:
+def _print_forecast(spec: Spec, as_json: bool) -> None:
     from infra.executors import connect
     from infra.settings import Settings
 
     from ..context import Context
+    from ..reindex.planning import forecast
 
     settings = Settings()
-    return Context.of(spec, settings, connect(settings))
-
-
-def _print_outlook(spec: Spec, as_json: bool) -> None:
-    from ..reindex.planning import outlook
-
-    found = outlook(_context(spec))
+    found = forecast(Context.of(spec, settings, connect(settings)))
     if as_json:
         return show(found.model_dump(mode="json"), True)
     rows = {"table": f"{found.table}, based on {found.base}"}
@@ -95,11 +93,3 @@ def _print_outlook(spec: Spec, as_json: bool) -> None:
         "fit": f"{'yes' if found.fit else 'no'}: {found.reason}",
     }
     show(rows, False, "plan")
-
-
-def _version_properties(table: str, version: str) -> dict[str, str]:
-    from infra.settings import Settings
-
-    from ..context import open_table
-
-    return open_table(Settings(), table).version(version).properties

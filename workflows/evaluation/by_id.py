@@ -1,4 +1,4 @@
-"""Metrics of the literal ranking, rows in order of (distance, id): `evaluate --ties by-id`."""
+"""Metrics of rankings by (distance, id), without ties: `evaluate --ties by-id`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from hashing.mapreduce import Array, Shard
 from ..records import Curves, Measured
 from . import metrics
 
-CELLS = 2**24  # queries x rows ranked at once
+CELLS = 2**24  # pairs of queries and rows that are ranked at once
 
 
 def measured_by_id(
     ranked: RankingById, shards: Iterable[Shard], histogram: Array, seed: int
 ) -> tuple[Measured, Curves]:
-    """Return the metrics and curves of rankings by (distance, id), as `metrics.measured` and `retrieval_curves` do.
+    """Return the metrics and curves of rankings by (distance, id), in the form of `metrics.measured`.
 
-    Bounds over ties and metrics by radius do not depend on the order and come from the histogram of the shards
+    Bounds over ties and metrics by radius do not depend on the order; they come from the histogram of the shards
     (`Judge.histogram_of`). Raises ValueError for more than 10^6 rows.
     """
     neighbours = 0 if ranked.neighbours is None else ranked.neighbours.shape[1]

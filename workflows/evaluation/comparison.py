@@ -1,4 +1,4 @@
-"""Measurement of one version, and its comparison with another one on their common rows."""
+"""Measure one version, and compare it with another on their common rows."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ class Side(NamedTuple):
 def compare_versions(counter: Counter, staged: Version, published: Version | None, seed: int) -> Measurement:
     """Measure the staged version over all its rows, and compare it with the published one on their common rows.
 
-    Shards that are unchanged between the versions are common as a whole; in the others, rows with common ids are
-    selected. If the counts of the published version are cached, only parts missing from one version are read. If a
-    part that only the published version has is damaged, the versions are not compared.
+    All rows of a shard that is unchanged between the versions are common; in the other shards, rows with common ids
+    are selected. If the counts of the published version are cached, only parts that one version lacks are read. The
+    versions are not compared if a part that only the published version has is damaged.
     """
 
     def side(version: Version) -> Side:
@@ -90,8 +90,8 @@ def compare_versions(counter: Counter, staged: Version, published: Version | Non
     try:
         return Measurement(everything, _comparison(counter, new, old, everything, seed), health)
     except incremental.DAMAGE:
-        left = incremental.ordered(set(old.parts.values()) - set(new.parts.values()))
-        problems = counter.executor.map(partial(integrity.check_part, n_bits=counter.table.n_bits), left, "verify")
+        removed = incremental.ordered(set(old.parts.values()) - set(new.parts.values()))
+        problems = counter.executor.map(partial(integrity.check_part, n_bits=counter.table.n_bits), removed, "verify")
         if not (damaged := next(filter(None, problems), [])):
             raise
         return Measurement(everything, None, health, damaged[0])
@@ -122,7 +122,7 @@ def _whole(counter: Counter, side: Side, other: Side | None) -> Array:
 
 
 def _common(counter: Counter, side: Side, other: Side, whole: Array) -> Array:
-    """Return the histogram over the rows of a version whose ids the other version has too."""
+    """Return the histogram over the rows of a version whose ids are also in the other version."""
     same = {n for n, part in side.parts.items() if n in other.parts and other.parts[n].version == part.version}
     changed = incremental.ordered([part for name, part in side.parts.items() if name not in same])
     rest = [part for name, part in other.parts.items() if name not in same]

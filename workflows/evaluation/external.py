@@ -1,7 +1,8 @@
-"""Evaluation of codes from arrays and files, with the metrics of table versions."""
+"""Evaluate codes from arrays and files, with the same metrics as versions of a table."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from infra.executors import InProcess, Progress, connect, silent
 from infra.settings import Settings
 from storage.formats import npy
 
-from ..arrays import as_codes, as_labels, as_vectors, float32, packed, shards_of
+from ..arrays import as_codes, as_count, as_labels, as_vectors, float32, packed, shards_of
 from ..records import Report
 from . import health, metrics
 from .by_id import measured_by_id
@@ -40,8 +41,8 @@ def evaluate(
 ) -> Report:
     """Measure how well Hamming distances between codes find the rows that are relevant to each query.
 
-    Relevant are the rows that share a label with the query (`labels`), or else its nearest rows
-    (`neighbours` and `vectors`), which are found exactly.
+    A row is relevant if it shares a label with the query (`labels`), or if it is one of the query's exact nearest rows
+    (`neighbours` and `vectors`).
 
     Parameters
     ----------
@@ -49,12 +50,12 @@ def evaluate(
         Codes of the database: (n, B) uint8, packed as `Hasher.encode` and Faiss pack them; or (n, n_bits) of bool, or
         of -1 and +1 in any other dtype.
     queries : array-like, optional
-        Codes of the queries, of the same form. If not given, a fixed random sample of `n_queries` rows is used, and a
+        Codes of the queries, in the same form. If not given, a fixed random sample of `n_queries` rows is used, and a
         query's own row is not ranked.
     labels, query_labels : array-like, optional
         Labels of the rows and of the queries: (n,) integer classes, or (n, c) multi-hot of 0 and 1.
     neighbours : int, optional
-        Number of nearest rows that are relevant to a query.
+        Number of nearest rows that are relevant to a query, at most the number of ranked rows.
     vectors, query_vectors : array-like, optional
         The encoded vectors, (n, d) and (q, d), compared as float32.
     metric : {"euclidean", "cosine", "ip"}, default "euclidean"
@@ -62,7 +63,7 @@ def evaluate(
     bits : int, optional
         Number of bits of packed codes, if less than 8 B.
     n_queries : int, default 1000
-        Number of queries to sample; all rows if there are fewer.
+        Number of queries to sample, if `queries` is not given; all rows if there are fewer.
     ties : {"expectation", "by-id"}, default "expectation"
         Order of rows at equal distance: the expectation over random order, or by position (at most 10^6 rows).
     executor : Executor, optional
@@ -103,39 +104,39 @@ def evaluate(
         case = "queries" if own else "no queries"
         either = f"{' and '.join(by_labels)}, or {', '.join(by_vectors[:-1])} and {by_vectors[-1]}"
         raise ValueError(f"with {case}: expected {either}, found {', '.join(given) or 'none of them'}")
-    if n_queries < 1 or (neighbours is not None and neighbours < 1):
-        raise ValueError(f"n_queries, neighbours: expected at least 1, found {n_queries} and {neighbours}")
-    if ties not in TIES:
+    n_queries, k = as_count("n_queries", n_queries), None if neighbours is None else as_count("neighbours", neighbours)
+    if ties not in list(TIES):
         raise ValueError(f"ties: expected one of {', '.join(TIES)}, found {ties!r}")
     if metric not in METRICS:
         raise ValueError(f"metric: expected one of {', '.join(METRICS)}, found {metric!r}")
     x, n_bits = as_codes("codes", codes, bits)
+    if k is not None and k > (ranked := len(x) - (not own)):
+        raise ValueError(f"neighbours: expected at most {ranked}, the number of ranked rows, found {k}")
     y = None if labels is None else as_labels("labels", labels, len(x))
-    asked, asked_y = x, y
+    query_x, query_y = x, y
     if own:
-        asked, query_bits = as_codes("queries", queries, bits)
-        asked_y = None if labels is None else as_labels("query_labels", query_labels, len(asked))
+        query_x, query_bits = as_codes("queries", queries, bits)
+        query_y = None if labels is None else as_labels("query_labels", query_labels, len(query_x))
         if query_bits != n_bits:
             raise ValueError(f"queries: expected codes of {n_bits} bits like the database, found {query_bits} bits")
-        if asked_y is not None and y is not None and asked_y.shape[1:] != y.shape[1:]:
-            raise ValueError(f"query_labels: expected labels like {y.shape}, found {asked_y.shape}")
-    classes = np.union1d(y, asked_y) if y is not None and asked_y is not None and y.ndim == 1 else None
+        if query_y is not None and y is not None and query_y.shape[1:] != y.shape[1:]:
+            raise ValueError(f"query_labels: expected labels like {y.shape}, found {query_y.shape}")
+    classes = np.union1d(y, query_y) if y is not None and query_y is not None and y.ndim == 1 else None
     data = Data(shards_of(x, y, classes, packed), executor or InProcess())
-    drawn = _whole(asked, asked_y, classes) if own else data.reduce(Sample(n_queries, SEED), "sample queries")
-    judge = Judge(drawn, not own, None, "")
-    if neighbours is not None:
-        nearest = _nearest(vectors, query_vectors, neighbours, metric, judge, len(x), data.executor)
-        judge = Judge(drawn, not own, nearest, "")
-    histogram = judge.histogram_of(drawn.x, n_bits, list(data.shards), data.executor)
+    sample = _whole(query_x, query_y, classes) if own else data.reduce(Sample(n_queries, SEED), "sample queries")
+    judge = Judge(sample, not own, None, "")
+    if k is not None:
+        judge = replace(judge, neighbours=_nearest(vectors, query_vectors, k, metric, judge, len(x), data.executor))
+    histogram = judge.histogram_of(sample.x, n_bits, list(data.shards), data.executor)
     if ties == "by-id":
-        measured, curves = measured_by_id(judge.ranked(drawn.x), data.shards, histogram, SEED)
+        measured, curves = measured_by_id(judge.ranked(sample.x), data.shards, histogram, SEED)
     else:
         values = metrics.metric_values(histogram, judge.k)
         measured, curves = metrics.measured(histogram, SEED, values), metrics.retrieval_curves(histogram)
-    relevant = f"the {neighbours} nearest rows by {DISTANCES[metric]}" if neighbours else "rows that share a label"
+    relevant = f"the {k} nearest rows by {DISTANCES[metric]}" if k else "rows that share a label"
     origin = "given separately" if own else "sampled from the rows, own rows not ranked"
     return Report(
-        protocol=f"relevant: {relevant}; {len(drawn.ids)} queries, {origin}; ties: {TIES[ties]}",
+        protocol=f"relevant: {relevant}; {len(sample.ids)} queries, {origin}; ties: {TIES[ties]}",
         measured=measured,
         curves=curves,
         comparison=None,
@@ -158,13 +159,12 @@ def _nearest(
     x = as_vectors("vectors", vectors)
     if len(x) != n:
         raise ValueError(f"vectors: expected one for each of {n} codes, found {len(x)}")
-    asked = x[judge.queries.ids] if query_vectors is None else as_vectors("query_vectors", query_vectors, x.shape[1])
-    if len(asked) != len(judge.queries.ids):
-        raise ValueError(
-            f"query_vectors: expected one for each of {len(judge.queries.ids)} queries, found {len(asked)}"
-        )
+    ids = judge.queries.ids
+    queries = x[ids] if query_vectors is None else as_vectors("query_vectors", query_vectors, x.shape[1])
+    if len(queries) != len(ids):
+        raise ValueError(f"query_vectors: expected one for each of {len(ids)} queries, found {len(queries)}")
     data = Data(shards_of(x, None, None, float32), executor)
-    return exact_neighbours(float32(asked), judge.own_rows, k, data, metric)[0]
+    return exact_neighbours(float32(queries), judge.own_rows, k, data, metric)[0]
 
 
 def evaluate_files(
@@ -177,7 +177,7 @@ def evaluate_files(
     ties: Literal["expectation", "by-id"] = "expectation",
     progress: Progress = silent,
 ) -> Report:
-    """Evaluate codes and labels in .npy files, on Ray if the settings say so."""
+    """Evaluate codes and labels in .npy files, on the executor of the settings."""
     x, y, queries, query_y = (path and npy.read_npy(path) for path in (codes, labels, query_codes, query_labels))
     return evaluate(
         x, queries, labels=y, query_labels=query_y, bits=bits, n_queries=n_queries, ties=ties,

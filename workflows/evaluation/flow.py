@@ -7,7 +7,7 @@ from prefect import flow
 from infra.executors import Progress, connect, silent
 from infra.settings import Settings
 
-from ..checks import check_protocol, schema_of
+from ..checks import UsageError, check_protocol, schema_of
 from ..context import Context, open_version
 from ..records import Report
 from ..scheduled import log_of_run, run_name
@@ -18,17 +18,15 @@ from .version import measure_version
 def evaluate_version(
     table: str, version: str, beside: str | None, protocol: Protocol, progress: Progress = silent
 ) -> Report:
-    """Measure a version with its stored specification and the given protocol.
+    """Measure a version with its stored specification and the given protocol, and compare it with version `beside`.
 
-    Raises LookupError as `open_version` does.
+    Raises LookupError as `open_version` does; UsageError if the protocol is not possible.
     """
+    if beside and protocol.ties == "by-id":
+        raise UsageError("versions are compared by expectation over ties only: leave out ties by-id, or --beside")
     settings = Settings()
     opened, found = open_version(settings, table, version)
     spec = Spec.stored(found.properties["spec"]).model_copy(update={"protocol": protocol})
-    if beside and protocol.ties == "by-id":
-        raise ValueError(
-            "ties by-id cannot be compared with another version: use ties expectation, or leave out the other version"
-        )
     check_protocol(protocol, schema_of(spec.dataset, settings))
     base = opened.version(beside) if beside else None
     return measure_version(Context.of(spec, settings, connect(settings, progress)), opened, found, base)
@@ -38,5 +36,5 @@ def evaluate_version(
 def evaluate_flow(
     table: str, version: str = "main", beside: str | None = None, protocol: Protocol | None = None
 ) -> Report:
-    """Measure the published version by default; runs on a schedule."""
+    """Measure a version, by default the published one, on a schedule."""
     return evaluate_version(table, version, beside, protocol or Protocol())

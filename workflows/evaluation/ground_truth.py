@@ -16,13 +16,13 @@ from storage.tables.parts import Part, read_ids
 
 from .incremental import DAMAGE
 
-SPARE = 1000  # spare neighbours cached besides the k used, at most k: rows may be removed later
+SPARE = 1000  # largest number of neighbours cached beyond the k used (at most k more), as rows may be removed later
 
 
 class Lists(NamedTuple):
     """The nearest rows of each query, (q, m) sorted by (distance, id) and padded with id -1 at distance inf.
 
-    The lists are complete up to (reach, last), the position of a row that may have been removed since.
+    The lists are complete up to (reach, last): the distance and id of a row that may have been removed since.
     """
 
     ids: Array
@@ -38,30 +38,31 @@ def nearest(
     shards: Sequence[FeatureShard],
     published: Mapping[str, Part],
     executor: Executor,
-    kept: str,
+    cache_url: str,
     metric: Metric = "euclidean",
     device: str | None = None,
 ) -> tuple[Array, Array]:
-    """Return (ids, distances) (q, k) of the rows nearest to x (q, d); cache the lists at the URL `kept`.
+    """Return (ids, distances) (q, k) of the rows nearest to x (q, d), and cache longer lists at a URL.
 
-    The ids of removed shards come from the published parts, keyed by shard name. All shards are read if a removed
-    shard has no such part, if the part is damaged, or if too many neighbours were removed.
+    Cached lists are updated from the shards that changed. The ids of removed shards come from the published parts,
+    keyed by shard name. All shards are read if a removed shard has no such part, if the part is damaged, or if too many
+    neighbours were removed.
     """
     m = k + min(k, SPARE)
     now = [(shard.name, shard.version) for shard in shards]
-    found = npz.read_arrays(kept)
+    found = npz.read_arrays(cache_url)
     lists = None
     if found:
         before = {(name, version) for name, version in found["shards"].tolist()}
-        if (gone := _ids(sorted(before - set(now)), published)) is not None:
-            lists = _without(Lists(*(found[field] for field in Lists._fields)), gone)
-            if came := [shard for shard in shards if (shard.name, shard.version) not in before]:
-                lists = _with(lists, *exact_neighbours(x, own_rows, m, Data(came, executor), metric, device))
+        if (removed := _ids(sorted(before - set(now)), published)) is not None:
+            lists = _without(Lists(*(found[field] for field in Lists._fields)), removed)
+            if added := [shard for shard in shards if (shard.name, shard.version) not in before]:
+                lists = _with(lists, *exact_neighbours(x, own_rows, m, Data(added, executor), metric, device))
             lists = lists if _enough(lists, k) else None
     if lists is None:
         ids, distances = exact_neighbours(x, own_rows, m, Data(shards, executor), metric, device)
         lists = Lists(ids, distances, distances[:, -1], ids[:, -1])
-    npz.write_arrays(kept, shards=np.array(now), **lists._asdict())
+    npz.write_arrays(cache_url, shards=np.array(now), **lists._asdict())
     return lists.ids[:, :k], lists.distances[:, :k]
 
 
@@ -80,23 +81,23 @@ def exact_neighbours(
     return np.concatenate(ids), np.concatenate(distances)
 
 
-def _ids(left: Sequence[tuple[str, str]], published: Mapping[str, Part]) -> Array | None:
+def _ids(removed: Sequence[tuple[str, str]], published: Mapping[str, Part]) -> Array | None:
     """Return the ids of removed shards, given by name and version; None if a part is missing or damaged."""
-    if any(name not in published or published[name].version != version for name, version in left):
+    if any(name not in published or published[name].version != version for name, version in removed):
         return None
     try:
-        return np.concatenate([np.zeros(0, np.int64), *(read_ids(published[name].url) for name, _ in left)])
+        return np.concatenate([np.zeros(0, np.int64), *(read_ids(published[name].url) for name, _ in removed)])
     except DAMAGE:
         return None
 
 
-def _without(lists: Lists, gone: Array) -> Lists:
-    stays = ~np.isin(lists.ids, gone)
-    return _sorted(lists, np.where(stays, lists.ids, -1), np.where(stays, lists.distances, np.inf))
+def _without(lists: Lists, removed: Array) -> Lists:
+    keep = ~np.isin(lists.ids, removed)
+    return _sorted(lists, np.where(keep, lists.ids, -1), np.where(keep, lists.distances, np.inf))
 
 
 def _with(lists: Lists, ids: Array, distances: Array) -> Lists:
-    """Insert new rows, except those beyond the reach of the lists: unlisted old rows may be nearer."""
+    """Insert new rows, except those beyond the reach of the lists, where rows that are not listed may be nearer."""
     m = lists.ids.shape[1]
     ids, distances = np.hstack([lists.ids, ids]), np.hstack([lists.distances, distances])
     reach, last = lists.reach[:, None], lists.last[:, None]

@@ -1,4 +1,4 @@
-"""Code health under the names of the report."""
+"""Code health, under the names that reports use."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def code_health(codes: Data, n_bits: int) -> dict[str, float]:
 
 
 def in_words(found: Health) -> dict[str, float]:
+    """Return health statistics by the names of `registry.HEALTH`."""
     return {
         HEALTH["health.balance"]: float(found.balance[np.abs(found.balance - 0.5).argmax()]),
         HEALTH["health.entropy"]: float(found.entropy.min()),

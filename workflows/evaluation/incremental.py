@@ -1,8 +1,8 @@
-"""Counts cached in the warehouse, so that measuring a version reads only what changed in it.
+"""Counts cached in the warehouse, so that measuring a version reads only what has changed.
 
-Counts are integers, so addition and subtraction are exact. The counts of a version are those of the previous version,
-minus those of removed parts, plus those of added parts: identical to counting all parts again. Cached files under
-`kept/` may be deleted at any time; missing counts are computed again.
+Counts are integers, so sums and differences are exact: the counts of the previous version, minus those of removed
+parts, plus those of added parts, equal a new count of all parts. Cached files under `kept/` may be deleted at any time;
+missing counts are computed again.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ DAMAGE = (ValueError, FileNotFoundError)  # raised on reading a damaged or missi
 
 
 def counts(count: Count, identity: str, parts: Collection[Part], earlier: Collection[Part], warehouse: str) -> Array:
-    """Return the counts of `parts`, from the cache, by difference from `earlier` parts, or in full.
+    """Return the counts of `parts`: from the cache, by difference from the cached counts of `earlier`, or in full.
 
-    `identity` is the digest of everything but the parts that the counts depend on. The difference is used if the counts
-    of `earlier` are cached.
+    `identity` is a digest of everything else that the counts depend on.
     """
     found = npz.read_arrays(_url(warehouse, identity, parts))
     if found is not None:
@@ -37,19 +36,18 @@ def counts(count: Count, identity: str, parts: Collection[Part], earlier: Collec
     if before is None:
         result = count(ordered(parts))
     else:
-        came, left = set(parts) - set(earlier), set(earlier) - set(parts)
         try:
-            gone = count(ordered(left))
-        except DAMAGE:  # only in removed parts: a full count does not read them
+            removed = count(ordered(set(earlier) - set(parts)))
+        except DAMAGE:  # a full count does not read removed parts
             result = count(ordered(parts))
         else:
-            result = before["counts"] + count(ordered(came)) - gone
+            result = before["counts"] + count(ordered(set(parts) - set(earlier))) - removed
     npz.write_arrays(_url(warehouse, identity, parts), counts=result)
     return result
 
 
 def ordered(parts: Collection[Part]) -> tuple[Part, ...]:
-    """Return the parts in ascending order of id."""
+    """Return the parts in ascending order of their smallest ids."""
     return tuple(sorted(parts, key=lambda part: (part.min_id, part.shard)))
 
 
@@ -60,9 +58,9 @@ def by_shard(
     executor: Executor,
     label: str,
 ) -> Array:
-    """Return the sum over shards of a statistic with an integer state, caching the state of each shard at a URL.
+    """Return the sum over shards of a statistic with an integer state, and cache the state of each shard at a URL.
 
-    Cached by shard and not as one sum, because the old content of a changed shard can no longer be read and subtracted.
+    States are cached by shard, because the old content of a changed shard can no longer be read and subtracted.
     """
     found = npz.read_arrays(url) or {"shards": np.zeros((0, 2), str), "counts": np.zeros((0, 0), np.int64)}
     known = dict(zip(map(tuple, found["shards"].tolist()), found["counts"], strict=True))

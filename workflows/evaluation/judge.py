@@ -1,4 +1,4 @@
-"""Queries and their relevant rows, and the histograms of codes against them."""
+"""Queries and their relevant rows, and histograms of the distances between queries and codes."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class Judge:
     """Queries and their relevant rows: rows that share a label, or the listed neighbours."""
 
     queries: Batch
-    drawn: bool  # queries are rows of the database, so a query's own row is not ranked
+    drawn: bool  # whether queries are rows of the database; then a query's own row is not ranked
     neighbours: Array | None  # (q, k) int64 ids; None: relevance by labels
     protocol: str
     graded: bool = False  # relevance is the number of shared labels
-    device: str | None = None  # of torch, that counts distances
+    device: str | None = None  # torch device that counts distances; None: the CPU, without torch
     _sorted: dict[tuple[int, int], IdLookup] = field(default_factory=dict, repr=False)
 
     @property
@@ -54,7 +54,7 @@ class Judge:
 
     @cached_property
     def identity(self) -> str:
-        """Digest of everything a histogram depends on except the codes and labels of the database."""
+        """A digest of everything that a histogram depends on, except the codes and labels of the database."""
         x, y, truth = self.queries.x, self.queries.y, self.neighbours
         labels = None if y is None else np.argwhere(y).tolist()  # independent of labels added to the vocabulary
         listed = None if truth is None else [truth.shape, truth.tobytes().hex()]
@@ -81,8 +81,8 @@ class Judge:
     def histogram_of(self, codes: Array, n_bits: int, shards: list[Shard], executor: Executor) -> Array:
         """Return (2, q, n_bits + 1) int64 for packed query codes (q, B): all rows and relevant rows by distance.
 
-        If graded, (2 + n_grades, q, n_bits + 1): followed by the rows that share 0, 1, … labels. Computed in blocks of
-        queries, so that a state takes at most 64 MiB.
+        If graded, (2 + n_grades, q, n_bits + 1): the rows that share 0, 1, … labels follow. Queries are counted in
+        blocks, so that a state takes at most 64 MiB.
         """
         y = self.queries.y
         n_grades = int(y.sum(axis=1).max()) + 1 if self.graded and y is not None else 0
@@ -94,7 +94,7 @@ class Judge:
             labels = None if y is None else pack_labels(y[i])
             if self.neighbours is not None:
                 key = i.start, i.stop
-                if key not in self._sorted:  # shared by all codes that are measured
+                if key not in self._sorted:  # computed once for all codes that are measured
                     self._sorted[key] = neighbour_lookup(self.neighbours[i], own[i])
                 statistic = NeighbourHistogram(codes[i], n_bits, self._sorted[key], own[i], device=self.device)
             elif n_grades:
@@ -114,8 +114,8 @@ def judge_of(
 ) -> Judge:
     """Return the judge of a dataset, with cached ground truth if relevance is by neighbours.
 
-    `n_queries` limits the queries to the first ones (None: all). `published` parts, keyed by shard name, hold ids of
-    rows removed since the ground truth was cached. Raises ValueError for relevance by labels without labels.
+    Only the first `n_queries` queries are used (None: all). The `published` parts, by shard name, hold the ids of rows
+    that were removed since the ground truth was cached. Raises ValueError for relevance by labels without labels.
     """
     spec, dataset, warehouse = context.spec, context.dataset, context.warehouse
     drawn = "query" not in dataset.splits
@@ -133,13 +133,13 @@ def judge_of(
         return judge
     shards = dataset.shards("base")
     source = [(shard.name, shard.version) for shard in shards]
-    # "nearest": lists cached by old versions under "euclidean" may lack rows
-    asked = [dataset.splits["base"], queries.ids.tolist(), queries.x.tobytes().hex(), "nearest", k, judge.drawn]
-    asked += [] if dataset.distance == "euclidean" else [dataset.distance]
-    key = digest(source, *asked)
+    # "nearest": lists that old releases cached under "euclidean" may lack rows
+    identity = [dataset.splits["base"], queries.ids.tolist(), queries.x.tobytes().hex(), "nearest", k, judge.drawn]
+    identity += [] if dataset.distance == "euclidean" else [dataset.distance]
+    key = digest(source, *identity)
     truth = storage_queries.cached_neighbours(warehouse, key)
     if truth is None:
-        lists = incremental.url(warehouse, "neighbours", *asked)
+        lists = incremental.url(warehouse, "neighbours", *identity)
         truth = nearest(
             queries.x, judge.own_rows, k, shards, published, context.executor, lists, dataset.distance, device
         )
@@ -148,16 +148,16 @@ def judge_of(
 
 
 def draw_queries(context: Context, vocabulary: tuple[str | int, ...]) -> Batch:
-    """Return the frozen queries of a dataset without a query split; the first call samples them by hashed id."""
+    """Return the frozen queries of a dataset without a query split. The first call samples them by hashed id."""
     spec, dataset, warehouse = context.spec, context.dataset, context.warehouse
     found = storage_queries.load_queries(warehouse, dataset.name, vocabulary)
     if found is None or spec.protocol.new_queries:
         sample = Sample(spec.protocol.queries, spec.method.seed)
         drawn = Data(dataset.shards("base", vocabulary), context.executor).reduce(sample, "sample queries")
-        if len(drawn.ids) < spec.protocol.queries:
+        if (rows := len(drawn.ids)) < spec.protocol.queries:
             raise ValueError(
-                f"expected more than {spec.protocol.queries} rows in {dataset.name}, to sample that many queries, "
-                f"found {len(drawn.ids)}: ask for fewer queries"
+                f"{rows:,} rows of {dataset.name} are too few to draw {spec.protocol.queries:,} queries from: pass "
+                "fewer by --queries"
             )
         storage_queries.save_queries(warehouse, dataset.name, drawn, vocabulary, redraw=spec.protocol.new_queries)
         found = storage_queries.load_queries(warehouse, dataset.name, vocabulary) or drawn
@@ -175,5 +175,5 @@ def _read_queries(dataset: Dataset, vocabulary: tuple[str | int, ...]) -> Batch:
 def _by_labels(protocol: Protocol, vocabulary: tuple[str | int, ...], dataset: Dataset) -> bool:
     by_labels = protocol.relevance in ("labels", "graded")
     if by_labels and not vocabulary:
-        raise ValueError(f"expected labels, for relevance by labels, found none in dataset {dataset.name}")
+        raise ValueError(f"relevance by labels needs labels: dataset {dataset.name} has none")
     return by_labels or (protocol.relevance == "auto" and bool(vocabulary))

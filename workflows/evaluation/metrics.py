@@ -14,9 +14,9 @@ from .registry import OVERSAMPLING
 def metric_values(histogram: Array, neighbours: int = 0, ranked: Array | None = None) -> dict[str, Array]:
     """Return each metric, (q,) float64 by name, of a histogram from `Judge`. Empty balls and no hits count as 0.
 
-    Metrics by rank are expectations over ties, or those of `ranked`, the histogram of the runs of a literal ranking.
-    If relevance is being among the k = `neighbours` nearest rows, reranking f k candidates by their vectors finds
-    exactly those neighbours that are among the candidates: its recall is that of the first f k ranks.
+    Metrics by rank are expectations over ties, or those of `ranked`, the runs of a ranking without ties. If the
+    k = `neighbours` nearest rows are relevant, reranking f k candidates by their vectors finds every neighbour among
+    the candidates, so its recall is that of the first f k ranks.
     """
     ranked, graded = np.split(histogram if ranked is None else ranked, [2])
     ties, ranks = tie_groups.groups(histogram[:2]), tie_groups.groups(ranked)
@@ -47,6 +47,7 @@ def measured(histogram: Array, seed: int, values: dict[str, Array]) -> Measured:
 
 
 def estimated(values: Array, seed: int) -> Estimate:
+    """Return the mean of values (q,) and its bootstrap interval."""
     low, high = intervals.bootstrap_interval(values, seed)
     return Estimate(value=float(values.mean()), low=float(low), high=float(high))
 
@@ -54,7 +55,7 @@ def estimated(values: Array, seed: int) -> Estimate:
 def retrieval_curves(histogram: Array, at: Array | None = None) -> Curves:
     """Return precision and recall by radius and by rank, as in the figures of DHN (Zhu et al., AAAI 2016).
 
-    `at` holds the curves by rank of literal rankings; default: `curves_at` of the histogram.
+    `at` holds the curves by rank of rankings without ties; default: `curves_at` of the histogram.
     """
     histogram = histogram[:2]
     precision, recall = metrics.precision_recall_curve(histogram)

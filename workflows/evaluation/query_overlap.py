@@ -10,7 +10,7 @@ from .judge import Judge
 
 
 def overlap(judge: Judge, context: Context) -> str:
-    """Return how many rows of the database and of the training set equal a query by id or content.
+    """Return, as text, how many rows of the database and of the training set equal a query by id or by content.
 
     Overlap makes metrics look better than they are.
     """

@@ -18,7 +18,7 @@ class Rule:
     Raises ValueError for an unknown metric and for a bound outside the range of the metric.
 
     >>> Rule("floor", "map", 0.25).judge({"map": 0.2})
-    (False, 'map 0.2000 is under its floor of 0.2500')
+    (False, 'map 0.2000 is below its floor of 0.2500')
     """
 
     kind: Kind
@@ -46,5 +46,5 @@ class Rule:
             return False, f"{self.name} was not measured: its {self.kind} of {self.bound:.4f} cannot be checked"
         value = values[self.name]
         holds = value >= self.bound if self.kind == "floor" else value <= self.bound
-        relation = "within" if holds else "under" if self.kind == "floor" else "over"
+        relation = "within" if holds else "below" if self.kind == "floor" else "above"
         return holds, f"{self.name} {value:.4f} is {relation} its {self.kind} of {self.bound:.4f}"

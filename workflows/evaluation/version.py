@@ -1,4 +1,4 @@
-"""Measurement of one version of a code table, optionally compared with another."""
+"""Measure one version of a code table, and optionally compare it with another."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from storage import models
 from storage.tables.table import CodeTable, Version
 
 from ..context import Context
-from ..evaluation import by_id, metrics, query_overlap
 from ..records import Report
+from . import by_id, metrics, query_overlap
 from .comparison import Counter, compare_versions
 from .judge import EMPTY, judge_of
 
 
 def measure_version(context: Context, table: CodeTable, version: Version, base: Version | None = None) -> Report:
-    """Measure a version, and compare it with `base` if that is given and not empty."""
+    """Measure a version, and compare it with `base`, unless that is None or has no rows."""
     context = replace(context, executor=context.executor.with_resources(context.settings.evaluate))
     before = table.parts(base.snapshot_id) if base else EMPTY
     judge = judge_of(context, table.vocabulary, published=before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 
@@ -14,13 +15,13 @@ from storage import models, queries
 from storage.features.dataset import Dataset
 
 from .. import pretrained
-from ..checks import check_method, check_training, schema_of
+from ..checks import UsageError, check_method, check_training, schema_of
 from ..context import Context
 from ..datasets import labels_of, training_shards
 from ..evaluation import judge
 from ..records import Model, Staged
 from ..spec import Spec, digest
-from .source import environment, fingerprint, places_of
+from .source import environment, fingerprint, vocabulary_of
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +29,10 @@ logger = logging.getLogger(__name__)
 def fit(context: Context, because: str = "") -> Model:
     """Return the model of the specification: the published one, that of an earlier fit, or a new one.
 
-    `because` is a reason, such as drift, not to reuse the published model.
+    `because` is a reason, such as drift, to replace the published model.
     """
     spec, dataset, warehouse = context.spec, context.dataset, context.warehouse
-    model, _ = foreseen(context)
+    model, _ = reusable_model(context)
     if model is None or because or spec.refit == "drift":  # may train
         check_training(spec.method, context.executor)
     published, reason = _published_model(context, because)
@@ -39,7 +40,7 @@ def fit(context: Context, because: str = "") -> Model:
         return published
     excluded = np.zeros(0, np.int64)
     if _draws(dataset) or dataset.columns.keyed:
-        vocabulary = places_of(dataset, context.known_table(), context.executor)
+        vocabulary = vocabulary_of(dataset, context.known_table(), context.executor)
     if _draws(dataset):
         excluded = judge.draw_queries(context, vocabulary).ids
     identity, key = _identity(spec), _key(spec, dataset, excluded)
@@ -63,7 +64,7 @@ def refit_reason(spec: Spec, staged: Staged) -> str:
     return f"drift: {staged.drift}" if spec.refit == "drift" and staged.drift and staged.drift.shows else ""
 
 
-def foreseen(context: Context) -> tuple[Model | None, str]:
+def reusable_model(context: Context) -> tuple[Model | None, str]:
     """Return the model that `fit` would reuse, or None, and the reason. Writes nothing."""
     spec, dataset, warehouse = context.spec, context.dataset, context.warehouse
     check_method(spec.method, schema_of(dataset.name, context.settings))
@@ -84,7 +85,7 @@ def foreseen(context: Context) -> tuple[Model | None, str]:
 def _published_model(context: Context, because: str = "") -> tuple[Model | None, str]:
     """Return the published model, or None if a new one is needed, and the reason.
 
-    Raises ValueError if the published model has another specification and the policy is not to refit.
+    Raises UsageError if the published model has another specification and the policy is not to refit.
     """
     spec, table = context.spec, context.known_table()
     published = table.version() if table else None
@@ -98,9 +99,10 @@ def _published_model(context: Context, because: str = "") -> tuple[Model | None,
         found = "another method or other hyper-parameters"
         if _identity(stored, spec.method.defaults_version) == identity:
             found = f"new defaults of {spec.method.method} in this release of hashkiln"
-        raise ValueError(
-            f"table {table.name} has a model fitted as {properties['spec']}, but this run has {found}: "
-            "pass --refit always to fit a new model, or --code NAME to use another table"
+        raise UsageError(
+            f"table {table.name} has a model fitted as {json.dumps(stored.method.identity(fitted_by))} on "
+            f"{stored.dataset}, but this run has {found}: pass --refit always to fit a new model, or --code NAME to "
+            "use another table"
         )
     reason = f"reuses the model of {published.name}"
     return Model(digest=properties["model"], fit=identity, seconds=0, reason=reason), reason

@@ -45,7 +45,7 @@ T = TypeVar("T")
 _progress: Progress = silent
 
 
-def show(progress: Progress) -> None:
+def set_progress(progress: Progress) -> None:
     """Set the observer of progress for the flows of this process."""
     global _progress
     _progress = progress
@@ -53,7 +53,7 @@ def show(progress: Progress) -> None:
 
 @dataclass
 class TrainingTable:
-    """The epochs of a fit as one artifact of the run, updated as they end."""
+    """An artifact of the run with the epochs of a fit, updated after each report."""
 
     table: str
     artifact: UUID | None = None
@@ -65,7 +65,7 @@ class TrainingTable:
                 client.update_artifact(self.artifact, ArtifactUpdate(data=json.dumps(rows)))
         elif rows:
             made = create_table_artifact(rows, key=_key(self.table, "training"), description="Epochs of training")
-            self.artifact = cast(UUID, made)  # a coroutine only inside an event loop
+            self.artifact = cast(UUID, made)  # made is a coroutine only inside an event loop
 
 
 def _key(table: str, kind: str) -> str:
@@ -101,11 +101,11 @@ class TaskRunner:
     on_epochs: Callable[[Sequence[Epoch]], None]
 
     def __call__(self, stage: Callable[..., T], /, *args: Any) -> T:
-        shown: dict[Callable[..., Any], Callable[..., Any]] = {fit: self._fit, write_report: _report}
+        with_artifacts: dict[Callable[..., Any], Callable[..., Any]] = {fit: self._fit, write_report: _report}
         retries: dict[str, Any] = {"retries": 2, "retry_delay_seconds": DELAYS, "retry_condition_fn": _transient}
 
         def as_task() -> T:  # without parameters, because Prefect would search the context for futures
-            function: Any = shown.get(stage, stage)
+            function: Any = with_artifacts.get(stage, stage)
             with pipeline.timed(stage):
                 result: T = function(*args)
             return result
@@ -117,7 +117,7 @@ class TaskRunner:
 
     def _fit(self, context: Context, because: str = "") -> Model:
         model = fit(context, because)
-        self.on_epochs(models.training_epochs(context.warehouse, model.digest))  # also for a reused model
+        self.on_epochs(models.training_epochs(context.warehouse, model.digest))  # again, as the model may be reused
         return model
 
 
@@ -148,7 +148,3 @@ def reindex(spec: Spec) -> RunOutcome:
         get_run_logger().info("published %s %s: %s rows", table, outcome.version, f"{outcome.rows:,}")
         announce("published", **outcome.model_dump(mode="json"))
     return outcome
-
-
-if __name__ == "__main__":
-    reindex(Spec(dataset="sample"))

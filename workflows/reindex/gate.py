@@ -25,8 +25,8 @@ def evaluate_staged(context: Context, staged: Staged) -> Report:
 def gate(context: Context, staged: Staged, report: Report) -> Verdict:
     """Return the verdict on a staged version.
 
-    Checks that every source row is encoded once, that metrics are finite and within floors and ceilings, and that no
-    metric has dropped by more than its limit, beyond the bootstrap interval.
+    Every source row must be encoded exactly once, all metrics must be finite and within their floors and ceilings, and
+    no metric may drop by more than its limit, beyond the bootstrap interval.
     """
     rules, table = context.spec.gate, context.open_table()
     parts = table.parts(staged_version(table, staged).snapshot_id)
@@ -38,7 +38,7 @@ def gate(context: Context, staged: Staged, report: Report) -> Verdict:
     found |= {name: report.health[words] for name, words in HEALTH.items()}
     reasons += [reason for holds, reason in (rule.judge(found) for rule in rules.bounds) if not holds]
     if constant := int(found["health.constant_bits"]):
-        notes.append(f"{constant} of the bits are constant over all rows, and carry no information")
+        notes.append(f"{constant} bits are constant over all rows and carry no information")
     if report.comparison:
         losses, differences = _losses(rules, report.comparison)
         reasons, notes = reasons + losses, notes + differences
@@ -58,9 +58,9 @@ def gate(context: Context, staged: Staged, report: Report) -> Verdict:
 
 
 def _coverage(parts: dict[str, Part], before: dict[str, Part], shards: dict[str, FeatureShard]) -> list[str]:
-    """Return the reasons why not every source row is encoded exactly once.
+    """Return the reasons, if any, why the parts do not hold every source row exactly once.
 
-    Rows are counted only in shards whose part is not published yet.
+    Only rows of shards whose part is not published yet are counted.
     """
     reasons = []
     if missing := sorted(name for name in shards if name not in parts or parts[name].version != shards[name].version):

@@ -1,7 +1,7 @@
-"""The pipeline of flows and the command line: ingest, fit, stage, evaluate, gate, report, publish.
+"""The pipeline that flows and the command line run: ingest, fit, stage, evaluate, gate, report, publish.
 
-Each stage is a function of the run's context and of the results of earlier stages. Each may run again after any
-failure: completed work is found in the warehouse and in the table, and is not repeated.
+Each stage is a function of the run's context and of the results of earlier stages. A stage can be repeated after any
+failure: it finds completed work in the warehouse and in the table.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def timed(stage: Callable[..., Any]) -> Iterator[None]:
 
 
 def ingest(spec: Spec, settings: Settings, progress: Progress = silent) -> str:
-    """Bring a named dataset in if it is not there yet, and return its name: stages exchange references."""
+    """Ingest a named dataset if it is not in the warehouse, and return its name."""
     return datasets.ingest(spec, settings, progress).name
 
 
@@ -71,9 +71,9 @@ NAMES: dict[Callable[..., Any], str] = {
 def open_run(
     spec: Spec, settings: Settings, executor: Executor, progress: Progress = silent, run: Runner = call
 ) -> Context:
-    """Check the specification, bring a named dataset in if it is not there yet, and return the context of the run.
+    """Check the specification, ingest a named dataset if it is not in the warehouse, and return the context of the run.
 
-    Raises UsageError, before anything is made, for a run that cannot succeed.
+    Raises UsageError, before anything is written, for a run that cannot succeed.
     """
     check_run(spec, settings)
     run(ingest, spec, settings, progress)
@@ -81,7 +81,7 @@ def open_run(
 
 
 def encode(context: Context, run: Runner = call) -> Staged:
-    """Fit a model and stage new and changed rows. If the rows have drifted and the policy is drift, do both again."""
+    """Fit a model, and stage new and changed rows. If these have drifted and `refit` is drift, fit and stage again."""
     staged = run(stage, context, run(fit, context))
     if reason := refit_reason(context.spec, staged):
         staged = run(stage, context, run(fit, context, reason))
@@ -99,7 +99,7 @@ def reindex(context: Context, run: Runner = call) -> RunOutcome:
     if staged.unchanged:
         table = context.open_table()
         version = table.version(staged.base)
-        return unchanged.held(unchanged.outcome_of(context.spec, table, version, time.monotonic() - start))
+        return unchanged.check_rules(unchanged.outcome_of(context.spec, table, version, time.monotonic() - start))
     report = run(evaluate_staged, context, staged)
     verdict = run(gate, context, staged, report)
     page = run(write_report, context, staged, report, verdict)

@@ -16,7 +16,8 @@ from .source import environment
 class GateRejected(RuntimeError):
     """The gate refused a version.
 
-    The version is stored as rejected-…, which readers do not see. If nothing had changed, `outcome` has the result.
+    The version is stored as rejected-…, which readers do not see. If nothing had changed, the published version stays,
+    and `outcome` is the outcome of the run.
     """
 
     outcome: RunOutcome | None = None
@@ -25,8 +26,8 @@ class GateRejected(RuntimeError):
 def publish(context: Context, staged: Staged, report: Report, verdict: Verdict, page: str) -> str:
     """Move main to the staged version, and return its new name, v<N>.
 
-    Raises GateRejected if the verdict is negative, after storing the version as rejected-…; PublishConflict if another
-    run published since staging began.
+    Raises GateRejected, after storing the version as rejected-…, if the verdict is negative; PublishConflict if another
+    run has published since staging began.
     """
     table = context.open_table()
     properties = {

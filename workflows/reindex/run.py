@@ -15,13 +15,13 @@ from ..embedded import prefect_home
 from ..records import RunOutcome
 from ..spec import Spec, valid
 from .publishing import GateRejected
-from .unchanged import standing
+from .unchanged import outcome_if_unchanged
 
 
 def reindex(dataset: str, *, method: str = "itq", bits: int = 32, seed: int = 0, **options: Any) -> RunOutcome:
     """Encode new and changed rows of a dataset, and publish the new version if the gate passes.
 
-    This is `hashkiln reindex`: a Prefect flow whose tasks run on Ray.
+    This does what `hashkiln reindex` does: it runs a Prefect flow whose tasks run on Ray.
 
     Parameters
     ----------
@@ -67,13 +67,13 @@ def reindex(dataset: str, *, method: str = "itq", bits: int = 32, seed: int = 0,
 
 
 def run(spec: Spec, progress: Progress = silent) -> RunOutcome:
-    """Run the flow, or only check the rules of the gate if the published version is up to date."""
+    """Run the flow. If the published version is up to date, only check the rules of the gate."""
     if outcome := nothing_to_do(spec):
         return outcome
     prefect_home()
     from . import flow
 
-    flow.show(progress)
+    flow.set_progress(progress)
     try:
         return flow.reindex(spec)
     except GateRejected as rejected:
@@ -85,10 +85,10 @@ def run(spec: Spec, progress: Progress = silent) -> RunOutcome:
 def nothing_to_do(spec: Spec) -> RunOutcome | None:
     """Return the outcome of a run if the published version is up to date, else None.
 
-    This avoids the ten seconds that an embedded Prefect server takes to start. A configured Prefect server records
-    every run, so then the result is None.
+    This saves the ten seconds that an embedded Prefect server takes to start. With a Prefect server of the user's, the
+    result is None, because that server records every run.
     """
     settings = Settings()
-    has_server = bool(os.environ.get("PREFECT_API_URL"))
-    here = is_available(spec.dataset, settings)
-    return standing(Context.of(spec, settings, connect(settings))) if here and not has_server else None
+    if os.environ.get("PREFECT_API_URL") or not is_available(spec.dataset, settings):
+        return None
+    return outcome_if_unchanged(Context.of(spec, settings, connect(settings)))

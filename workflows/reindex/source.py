@@ -1,4 +1,4 @@
-"""The source of a run: keys and labels of its shards, and fingerprints of everything that the codes depend on."""
+"""The source of a run: keys and labels of its shards, and fingerprints of what the codes depend on."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ..spec import digest
 LIBRARIES = ("hashkiln", "numpy", "scipy", "torch", "pyarrow", "pyiceberg", "ray", "prefect")
 
 
-def places_of(dataset: Dataset, table: CodeTable | None, executor: Executor) -> tuple[str | int, ...]:
-    """Assign ids to new keys, and return the vocabulary: the labels of the table, if it exists, then new labels.
+def vocabulary_of(dataset: Dataset, table: CodeTable | None, executor: Executor) -> tuple[str | int, ...]:
+    """Return the labels of the table, if it exists, followed by new labels of the source; assign ids to new keys.
 
-    Skips shards whose part is published, because their keys and labels are known. Does not change the table.
+    Shards whose part is published are skipped, because their keys and labels are known. The table does not change.
     """
     known = table.vocabulary if table else ()
     if not (dataset.columns.keyed or dataset.columns.labels):

@@ -23,18 +23,18 @@ from ..context import Context
 from ..encoding import encode, encoding_function
 from ..records import Drift, Model, Staged
 from ..tables import drift
-from .planning import branch_of, elsewhere, encoded_alike, head_of, plan
-from .source import fingerprint, places_of, splits
+from .planning import branch_of, head_of, plan, reusable_parts, same_encoding
+from .source import fingerprint, splits, vocabulary_of
 
 logger = logging.getLogger(__name__)
 
 
 def stage(context: Context, model: Model, after: str = "") -> Staged:
-    """Encode the shards that the table lacks, and commit them to a branch during encoding.
+    """Encode the shards that the table lacks, and commit them to a branch while encoding goes on.
 
     The plan is the set of source shards (name, version) that the branch lacks under this model. A rerun with the same
-    plan continues on the same branch. Undamaged parts of other versions by the same model are reused. If the source
-    changes during encoding, staging plans once more, starting from the first branch (`after`).
+    plan continues on the same branch. Undamaged parts of the same model in other versions are reused. If the source
+    changes during encoding, staging plans once more; this second attempt starts from the branch `after`.
     """
     start = time.monotonic()
     spec, dataset, executor = context.spec, context.dataset, context.executor
@@ -53,31 +53,31 @@ def stage(context: Context, model: Model, after: str = "") -> Staged:
         "source": source,
     }  # fmt: skip
     published = table.parts(base.snapshot_id)
-    alike = encoded_alike(base, model.digest, spec.precision)
-    if alike and plan(published, shards, alike).empty:
+    same = same_encoding(base, model.digest, spec.precision)
+    if same and plan(published, shards, same).empty:
         rows = sum(part.rows for part in published.values())
         return Staged(**known, unchanged=True, rows=rows, encoded=0, removed=0, seconds=time.monotonic() - start)
     table.stage(branch, table.version(after or head_of(table, branch)).snapshot_id)
     head = table.version(branch)
     present = table.parts(head.snapshot_id)
-    todo = plan(present, shards, encoded_alike(head, model.digest, spec.precision))
-    found = elsewhere(table, head, model.digest, spec.precision, [shards[name] for name in todo.missing])
+    todo = plan(present, shards, same_encoding(head, model.digest, spec.precision))
+    found = reusable_parts(table, head, model.digest, spec.precision, [shards[name] for name in todo.missing])
     found = _usable(found, executor, table.n_bits, deletions.deleted_ids(dataset.deleted)) | first
     missing = [shards[name] for name in todo.missing if name not in found]
-    leaving = present.keys() - set(todo.kept)
+    removed = present.keys() - set(todo.kept)
     if todo.kept or found.keys() - first.keys():  # parts of earlier runs
         versions = [head, *table.versions()]
         devices |= {
-            v.properties.get("device", "cpu") for v in versions if encoded_alike(v, model.digest, spec.precision)
+            v.properties.get("device", "cpu") for v in versions if same_encoding(v, model.digest, spec.precision)
         }
     properties = {
         "model": model.digest, "fit": model.fit, "source": source, "splits": splits(dataset),
         "spec": spec.model_dump_json(), "defaults_version": str(spec.method.defaults_version),
         "precision": spec.precision, "device": _names(devices),
     }  # fmt: skip
-    table.replace(branch, list(found.values()), leaving, properties)
+    table.replace(branch, list(found.values()), removed, properties)
     logger.info(
-        "%s: %d shards, %d to encode, %d to remove", branch, len(shards), len(missing) + len(first), len(leaving)
+        "%s: %d shards, %d to encode, %d to remove", branch, len(shards), len(missing) + len(first), len(removed)
     )
     encoding = time.monotonic()
     try:
@@ -97,11 +97,11 @@ def stage(context: Context, model: Model, after: str = "") -> Staged:
         **known,
         rows=sum(part.rows for part in parts.values()),
         encoded=encoded,
-        removed=len(leaving),
+        removed=len(removed),
         dropped=sum(dropped_rows(parts.values()).values()),
         seconds=time.monotonic() - start,
         encode_seconds=encode_seconds,
-        drift=_drift(context, model, fresh if alike else list(parts.values()), alike),
+        drift=_drift(context, model, fresh if same else list(parts.values()), same),
     )
 
 
@@ -111,19 +111,16 @@ class Opened(NamedTuple):
     table: CodeTable
     shards: dict[str, FeatureShard]  # by name
     first: dict[str, Part]  # encoded before the table was created
-    devices: set[str]  # that encoded it
+    devices: set[str]  # devices that encoded it
     seconds: float  # time to encode it
 
 
 def _opened(context: Context, model: Model) -> Opened:
-    """Open the code table. A new table is created after its first shard is encoded.
-
-    A run that fails earlier leaves no empty table.
-    """
+    """Open the code table, or create it once its first shard is encoded: a run that fails leaves no empty table."""
     catalog = iceberg.connect(context.settings.catalog_url, context.warehouse)
     name, n_bits = context.table_name, context.spec.method.bits
     known = context.known_table()
-    vocabulary = places_of(context.dataset, known, context.executor)
+    vocabulary = vocabulary_of(context.dataset, known, context.executor)
     shards = [replace(shard, vocabulary=vocabulary) for shard in context.dataset.shards("base")]
     encoding = time.monotonic()
     encoded = [] if known else list(_encoded(context, model, shards[:1], future_folder(catalog, name, n_bits)))
@@ -131,7 +128,7 @@ def _opened(context: Context, model: Model) -> Opened:
     seconds = time.monotonic() - encoding
     table = create_table(catalog, name, n_bits)
     if vocabulary and table.add_labels(vocabulary)[: len(vocabulary)] != vocabulary:
-        first = {}  # another run created the table meanwhile, with another label order
+        first = {}  # another run has created the table meanwhile, with its labels in another order
     shards = [replace(shard, vocabulary=table.vocabulary) for shard in shards]
     return Opened(table, {shard.name: shard for shard in shards}, first, {device for _, device in encoded}, seconds)
 
@@ -149,14 +146,14 @@ def _is_usable(part: Part, n_bits: int, deleted: Array) -> bool:
 
 
 def _drift(context: Context, model: Model, fresh: list[Part], used_before: bool) -> Drift | None:
-    """Return the drift of new rows from those that the model encoded first."""
+    """Return the drift of new rows from those that the model encoded first; None if either has no moments."""
     new = drift.moments(fresh)
-    own = drift.own(context.warehouse, model.digest)
+    first = drift.first_moments(context.warehouse, model.digest)
     if new is None:
         return None
-    if own is None and not used_before:
-        drift.keep(context.warehouse, model.digest, new)
-    return drift.between(own, new, context.spec.max_drift) if own is not None and used_before else None
+    if first is None and not used_before:
+        drift.store_first_moments(context.warehouse, model.digest, new)
+    return drift.between(first, new, context.spec.max_drift) if first is not None and used_before else None
 
 
 def _encode(
@@ -170,16 +167,16 @@ def _encode(
     """Encode shards, commit them in groups, and return the number of encoded rows."""
     pending: list[Part] = []
     devices = {properties["device"]}
-    rows, last = 0, time.monotonic()
+    rows, committed = 0, time.monotonic()
     try:
         for part, device in _encoded(context, model, missing, table.folder):
             pending.append(part)
             devices.add(device)
             rows += part.rows
-            waited = time.monotonic() - last
+            waited = time.monotonic() - committed
             if len(pending) >= context.settings.commit_shards or waited >= context.settings.commit_seconds:
                 table.replace(branch, pending, set(), properties | {"device": _names(devices)})
-                pending, last = [], time.monotonic()
+                pending, committed = [], time.monotonic()
     finally:  # commit finished parts even if a later shard fails
         if pending:
             table.replace(branch, pending, set(), properties | {"device": _names(devices)})

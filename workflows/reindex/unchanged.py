@@ -1,4 +1,4 @@
-"""Runs with nothing to do, which check the published version against their rules."""
+"""Runs with nothing to do: they only check the published version against their rules."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ..context import Context
 from ..evaluation.registry import HEALTH
 from ..records import RunOutcome, Verdict
 from ..spec import Spec
-from .planning import look
+from .planning import run_state
 from .publishing import GateRejected
 
 
-def standing(context: Context) -> RunOutcome | None:
+def outcome_if_unchanged(context: Context) -> RunOutcome | None:
     """Return the outcome of a run if the published version is up to date, else None. Runs no stage."""
     start = time.monotonic()
-    found = look(context)
-    if not found.table or not found.base or found.head != found.base or not found.plan.empty:
+    state = run_state(context)
+    if not state.table or not state.base or state.head != state.base or not state.plan.empty:
         return None
-    return outcome_of(context.spec, found.table, found.base, time.monotonic() - start)
+    return outcome_of(context.spec, state.table, state.base, time.monotonic() - start)
 
 
 def outcome_of(spec: Spec, table: CodeTable, version: Version, seconds: float) -> RunOutcome:
@@ -38,7 +38,7 @@ def outcome_of(spec: Spec, table: CodeTable, version: Version, seconds: float) -
     )
 
 
-def held(outcome: RunOutcome) -> RunOutcome:
+def check_rules(outcome: RunOutcome) -> RunOutcome:
     """Return the outcome of a run with nothing to do. Raises GateRejected if the published version breaks a rule."""
     if not outcome.verdict.passed:
         reasons = "; ".join(outcome.verdict.reasons)
@@ -49,7 +49,7 @@ def held(outcome: RunOutcome) -> RunOutcome:
 
 
 def stored_verdict(spec: Spec, table: CodeTable, version: Version) -> Verdict:
-    """Check this run's rules against the metrics stored with a version. A metric that is not stored fails its rule."""
+    """Check the rules of a run against the stored metrics of a version. A metric that is not stored fails its rule."""
     properties, rules, notes = version.properties, spec.gate.bounds, list[str]()
     stored: dict[str, float] = json.loads(properties.get("metrics", "{}"))
     health = json.loads(properties.get("health", "{}"))

@@ -1,4 +1,4 @@
-"""Drift: how far the projections of new rows lie from those of the rows that the model encoded first."""
+"""Drift: how far the projections of new rows have moved from those of the rows that the model encoded first."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from storage.tables.parts import Part, read_moments
 
 from ..records import Drift
 
-CHANCE = 4  # standard errors
-READERS = 16  # threads that read footers: latency dominates
+CHANCE = 4  # standard errors that sampling noise may explain
+READERS = 16  # threads that read footers; latency dominates
 
 
-def between(own: Array, new: Array, limit: float) -> Drift:
+def between(first: Array, new: Array, limit: float) -> Drift:
     """Return the drift between two arrays of moments. Constant bits are skipped, because their deviation is 0."""
-    (mean, deviation), (new_mean, new_deviation) = (_normal(state) for state in (own, new))
+    (mean, deviation), (new_mean, new_deviation) = (_normal(state) for state in (first, new))
     distance = np.hypot(new_mean - mean, new_deviation - deviation)
     moved = np.divide(distance, deviation, out=np.zeros_like(distance), where=deviation > 0)
     bit, rows = int(moved.argmax()), int(new[0, 0])
@@ -31,7 +31,7 @@ def between(own: Array, new: Array, limit: float) -> Drift:
         moved=float(moved[bit]),
         chance=chance,
         balance=float(new[1, bit] / rows),
-        own_balance=float(own[1, bit] / own[0, bit]),
+        own_balance=float(first[1, bit] / first[0, bit]),
         shows=bool(moved[bit] > limit + chance),
     )
 
@@ -44,13 +44,13 @@ def moments(parts: Iterable[Part]) -> Array | None:
     return np.sum(states, axis=0) if states and len(states) == len(found) else None
 
 
-def own(warehouse: str, model: str) -> Array | None:
+def first_moments(warehouse: str, model: str) -> Array | None:
     """Return the stored moments of the rows that a model encoded first, or None."""
     found = npz.read_arrays(_url(warehouse, model))
     return None if found is None else found["moments"]
 
 
-def keep(warehouse: str, model: str, state: Array) -> None:
+def store_first_moments(warehouse: str, model: str, state: Array) -> None:
     """Store the moments of the rows that a model encoded first."""
     npz.write_arrays(_url(warehouse, model), moments=state)
 

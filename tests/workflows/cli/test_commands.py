@@ -154,7 +154,7 @@ def test_a_table_is_published_evaluated_and_listed(hashkiln, here, home):
     assert measured["overlap"] == "database: {0}; training set: {0}".format("0 rows by id, 0 by content")
     assert 0 < measured["measured"]["metrics"]["map"]["value"] < 1
     code, _, error = here("evaluate", "sample__lsh64", "--relevance", "labels")
-    assert (code, error) == (2, "expected labels, for relevance by labels, found none in dataset sample\n")
+    assert (code, error) == (2, "relevance by labels needs labels: dataset sample has none\n")
     code, output, _ = here("evaluate", "sample__lsh64", "--beside", "v1")
     assert (code, "v1, common" in output, "map_pessimistic" in output) == (0, True, True)
     asked = ("sample__lsh64", "--queries", "query", "--k", "3", "--rerank", "9", "--out", str(home / "found.parquet"))
@@ -173,7 +173,7 @@ def test_the_gate_has_an_exit_code_of_its_own(hashkiln, here, prefect_server):
     code, _, error = hashkiln("reindex", *options, "map=0.99", PREFECT_API_URL=prefect_server.url)
     assert code == 3
     assert "was not published: map 0." in error
-    assert "is under its floor of 0.9900" in error
+    assert "is below its floor of 0.9900" in error
     (version,) = json.loads(here("history", "sample__pcah16", "--json")[1])
     assert version["version"].startswith("rejected-")
     assert here("evaluate", "sample__pcah16")[0] == 2  # no published version

@@ -81,7 +81,7 @@ def test_grades_follow_the_counts_of_all_and_relevant_rows(rows, monkeypatch, st
 
 def test_graded_relevance_needs_labels():
     protocol = Spec.model_validate({"dataset": "bare", "protocol": {"relevance": "graded"}}).protocol
-    with pytest.raises(ValueError, match="expected labels, for relevance by labels, found none in dataset bare"):
+    with pytest.raises(ValueError, match="relevance by labels needs labels: dataset bare has none"):
         _by_labels(protocol, (), SimpleNamespace(name="bare"))
     assert _by_labels(protocol, ("a",), SimpleNamespace(name="bare"))
 

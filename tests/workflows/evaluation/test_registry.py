@@ -90,9 +90,9 @@ def test_an_invalid_rule_cannot_be_constructed(rule, message):
 def test_rules_report_whether_they_hold():
     values = {"map": 0.5}
     assert Rule("floor", "map", 0.5).judge(values) == (True, "map 0.5000 is within its floor of 0.5000")
-    assert Rule("floor", "map", 0.6).judge(values) == (False, "map 0.5000 is under its floor of 0.6000")
+    assert Rule("floor", "map", 0.6).judge(values) == (False, "map 0.5000 is below its floor of 0.6000")
     assert Rule("ceiling", "map", 0.5).judge(values)[0]
-    assert Rule("ceiling", "map", 0.4).judge(values) == (False, "map 0.5000 is over its ceiling of 0.4000")
+    assert Rule("ceiling", "map", 0.4).judge(values) == (False, "map 0.5000 is above its ceiling of 0.4000")
     assert Rule("floor", "map", 0.5).judge({"map": float("nan")})[0] is False
     assert Rule("floor", "ndcg", 0.5).judge(values) == (
         False, "ndcg was not measured: its floor of 0.5000 cannot be checked",

@@ -25,7 +25,7 @@ from workflows.spec import Spec
 def test_a_rejected_version_is_not_visible_to_readers(settings, mine, source):
     reindex(settings, spec())
     write_shard(source, "part4.parquet", blobs(50, D, seed=4, first_id=4000))
-    with pytest.raises(GateRejected, match=r"map 0\.\d+ is under its floor of 0\.9900"):
+    with pytest.raises(GateRejected, match=r"map 0\.\d+ is below its floor of 0\.9900"):
         reindex(settings, spec(gate={"floors": {"map": 0.99}}))
     table = table_of(settings)
     assert table.version().name == "v1"
@@ -86,11 +86,11 @@ def judged(settings, of, staged=None, **changed):
 @pytest.mark.parametrize(
     ("gate", "reason"),
     [
-        ({"floors": {"health.entropy": 0.999}}, r"health.entropy 0\.\d+ is under its floor of 0.9990"),
+        ({"floors": {"health.entropy": 0.999}}, r"health.entropy 0\.\d+ is below its floor of 0.9990"),
         ({"floors": {"health.entropy": 0.5}}, ""),
-        ({"ceilings": {"health.correlation": 0.001}}, r"health.correlation 0\.\d+ is over its ceiling of 0.0010"),
+        ({"ceilings": {"health.correlation": 0.001}}, r"health.correlation 0\.\d+ is above its ceiling of 0.0010"),
         ({"ceilings": {"health.constant_bits": 0}}, ""),
-        ({"ceilings": {"empty_balls_radius_2": 0}}, r"empty_balls_radius_2 0\.\d+ is over its ceiling of 0"),
+        ({"ceilings": {"empty_balls_radius_2": 0}}, r"empty_balls_radius_2 0\.\d+ is above its ceiling of 0"),
     ],
 )
 def test_floors_and_ceilings_apply_to_metrics_and_to_code_health(settings, mine, gate, reason):
@@ -105,7 +105,7 @@ def test_constant_bits_are_noted_and_rejected_by_a_ceiling(settings, mine):
     assert verdict.passed
     assert "2 of the bits are constant over all rows, and carry no information" in verdict.notes
     verdict, _ = judged(settings, spec(gate={"ceilings": {"health.constant_bits": 0}}), health=health)
-    assert verdict.reasons == ("health.constant_bits 2.0000 is over its ceiling of 0.0000",)
+    assert verdict.reasons == ("health.constant_bits 2.0000 is above its ceiling of 0.0000",)
 
 
 def test_every_metric_can_have_a_largest_loss(settings, mine, source):
@@ -154,7 +154,7 @@ def test_a_forced_verdict_is_recorded_with_the_failed_checks(settings, mine, sou
     assert reindex(settings, forced)[2] == "v2"
     verdict = Verdict.model_validate_json(table_of(settings).version().properties["verdict"])
     assert verdict.passed
-    assert "is under its floor" in verdict.reasons[0]
+    assert "is below its floor" in verdict.reasons[0]
     assert verdict.notes[-1] == "published by force, reason: the boss says so"
 
 

@@ -84,10 +84,10 @@ def version(**properties):
 
 
 def test_versions_before_there_were_precisions_are_of_float32():
-    assert planning.encoded_alike(version(model="a"), "a", "float32")
-    assert not planning.encoded_alike(version(model="a"), "a", "bf16")
-    assert planning.encoded_alike(version(model="a", precision="bf16"), "a", "bf16")
-    assert not planning.encoded_alike(version(model="a", precision="bf16"), "b", "bf16")
+    assert planning.same_encoding(version(model="a"), "a", "float32")
+    assert not planning.same_encoding(version(model="a"), "a", "bf16")
+    assert planning.same_encoding(version(model="a", precision="bf16"), "a", "bf16")
+    assert not planning.same_encoding(version(model="a", precision="bf16"), "b", "bf16")
 
 
 def test_precisions_that_gain_nothing_or_lack_a_gpu_are_refused(settings, mine, monkeypatch):

@@ -33,8 +33,8 @@ def test_a_release_that_adds_a_hyper_parameter_reuses_the_models(settings, mine,
     first = fitting.fit(Context.of(spec(), settings, InProcess()))
     reindex(settings, spec())
     monkeypatch.setitem(catalogue(), "itq", Grown)
-    assert planning.outlook(Context.of(spec(), settings, InProcess())).reason == "reuses the model of v1"
-    assert unchanged.standing(Context.of(spec(), settings, InProcess())).version == "v1"
+    assert planning.forecast(Context.of(spec(), settings, InProcess())).reason == "reuses the model of v1"
+    assert unchanged.outcome_if_unchanged(Context.of(spec(), settings, InProcess())).version == "v1"
     assert reindex(settings, spec())[0].unchanged
     again = fitting.fit(Context.of(spec(code="other"), settings, InProcess()))  # an earlier fit's, of the same rows
     assert (again.digest, again.seconds) == (first.digest, 0)
@@ -52,11 +52,11 @@ def test_a_release_with_another_default_needs_a_refit(settings, mine, monkeypatc
     ):
         fitting.fit(Context.of(spec(), settings, InProcess()))
     with pytest.raises(ValueError, match="this run has new defaults of itq"):
-        planning.outlook(Context.of(spec(), settings, InProcess()))
+        planning.forecast(Context.of(spec(), settings, InProcess()))
     assert fitting.fit(Context.of(spec(code="other"), settings, InProcess())).seconds > 0
     reindex(settings, spec(refit="always", gate={"force": "to look at it"}))
     assert table_of(settings).version().properties["defaults_version"] == "2"
-    assert planning.outlook(Context.of(spec(), settings, InProcess())).reason == "reuses the model of v2"
+    assert planning.forecast(Context.of(spec(), settings, InProcess())).reason == "reuses the model of v2"
 
 
 @pytest.mark.parametrize("parameters", [{}, {"n_iter": 50}, {"n_iter": 7}])
@@ -71,9 +71,9 @@ def test_models_by_older_programs_are_identified_by_their_specification(settings
     table.stage("staged-old", base.snapshot_id)
     table.replace("staged-old", [], set(), {**old, "fit": digest(every, "mine")})
     table.publish(table.version("staged-old"), base.snapshot_id)
-    assert unchanged.standing(Context.of(spec(method=method), settings, InProcess())).version == "v2"
+    assert unchanged.outcome_if_unchanged(Context.of(spec(method=method), settings, InProcess())).version == "v2"
     assert reindex(settings, spec(method=method))[0].unchanged
     with pytest.raises(ValueError, match="this run has another method or other hyper-parameters"):
-        planning.outlook(Context.of(spec(method={**method, "parameters": {"n_iter": 8}}), settings, InProcess()))
+        planning.forecast(Context.of(spec(method={**method, "parameters": {"n_iter": 8}}), settings, InProcess()))
     with pytest.raises(ValueError, match="this run has another method or other hyper-parameters"):
-        planning.outlook(Context.of(spec(method={**method, "seed": 1}), settings, InProcess()))
+        planning.forecast(Context.of(spec(method={**method, "seed": 1}), settings, InProcess()))

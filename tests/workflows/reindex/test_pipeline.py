@@ -164,13 +164,13 @@ def test_parts_of_other_versions_by_the_same_model_are_reused(settings, mine, so
     with pytest.raises(publishing.GateRejected):
         reindex(settings, spec(gate={"floors": {"map": 1.0}}))
     assert (
-        planning.outlook(Context.of(spec(), settings, InProcess())).rows == 0
+        planning.forecast(Context.of(spec(), settings, InProcess())).rows == 0
     )  # the same plan as that of the rejected version
     write_shard(source, "part6.parquet", blobs(70, D, seed=6, first_id=6000))
     model = fitting.fit(Context.of(spec(), settings, InProcess()))
     assert staging.stage(Context.of(spec(), settings, InProcess()), model).encoded == 70
     (source / "part0.parquet").unlink()
-    found = planning.outlook(Context.of(spec(), settings, InProcess()))
+    found = planning.forecast(Context.of(spec(), settings, InProcess()))
     assert found.plan.found == ("part4.parquet", "part5.parquet", "part6.parquet")
     assert (found.rows, found.plan.missing, found.plan.empty) == (0, [], False)
     (part,) = (p for v in table_of(settings).versions() for p in parts_of(settings, v) if p.shard == "part6.parquet")
@@ -193,7 +193,7 @@ def test_deleted_rows_do_not_come_back_with_an_old_part(settings, mine, source):
     (source / "part4.parquet").rename(source / "aside")
     deletion.delete("mine", [4007])
     (source / "aside").rename(source / "part4.parquet")
-    assert planning.outlook(Context.of(spec(), settings, InProcess())).plan.found == ("part4.parquet",)
+    assert planning.forecast(Context.of(spec(), settings, InProcess())).plan.found == ("part4.parquet",)
     staged, _, _ = reindex(settings, spec())
     assert (staged.encoded, staged.rows) == (49, 849)
     assert 4007 not in published_codes(settings)

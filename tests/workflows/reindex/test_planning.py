@@ -31,16 +31,16 @@ def shards(**versions):
 
 def test_the_plan_is_a_difference():
     have, want = parts(a="1", b="1", c="1"), shards(b="1", c="2", d="1")
-    plan = planning.plan(have, want, alike=True)
+    plan = planning.plan(have, want, same=True)
     assert plan.model_dump() == {
         "added": ("d",), "changed": ("c",), "stale": (), "removed": ("a",), "kept": ("b",),
         "found": (),
     }  # fmt: skip
     assert (plan.missing, plan.empty) == (["c", "d"], False)
-    assert planning.plan(have, want, alike=False).stale == ("b",)
-    assert planning.plan(have, want, alike=False).missing == ["b", "c", "d"]
-    assert planning.plan(parts(a="1"), shards(a="1"), alike=True).empty
-    assert not planning.plan(parts(a="1"), shards(), alike=True).empty
+    assert planning.plan(have, want, same=False).stale == ("b",)
+    assert planning.plan(have, want, same=False).missing == ["b", "c", "d"]
+    assert planning.plan(parts(a="1"), shards(a="1"), same=True).empty
+    assert not planning.plan(parts(a="1"), shards(), same=True).empty
 
 
 def everything(folder):
@@ -50,7 +50,7 @@ def everything(folder):
 
 def test_a_dry_run_writes_nothing_and_predicts_the_run(settings, mine, source):
     before = everything(settings.home)
-    first = planning.outlook(Context.of(spec(), settings, InProcess()))
+    first = planning.forecast(Context.of(spec(), settings, InProcess()))
     assert everything(settings.home) == before
     assert (first.base, first.rows, len(first.plan.added), first.seconds) == ("v0", 800, 4, None)
     assert first.bytes == sum(path.stat().st_size for path in source.iterdir())
@@ -60,7 +60,7 @@ def test_a_dry_run_writes_nothing_and_predicts_the_run(settings, mine, source):
     write_shard(source, "part9.parquet", blobs(70, D, seed=10, first_id=9000))
     (source / "part3.parquet").unlink()
     before = everything(settings.home)
-    found = planning.outlook(Context.of(spec(), settings, InProcess()))
+    found = planning.forecast(Context.of(spec(), settings, InProcess()))
     assert everything(settings.home) == before
     assert found.plan.model_dump() == {
         "added": ("part9.parquet",), "changed": ("part1.parquet",), "stale": (), "removed": ("part3.parquet",),
@@ -70,7 +70,7 @@ def test_a_dry_run_writes_nothing_and_predicts_the_run(settings, mine, source):
     assert (found.fit, found.reason) == (False, "reuses the model of v1")
     rate = 800 / float(table_of(settings).version().properties["encode_seconds"])
     assert found.seconds == pytest.approx(220 / rate)
-    always = planning.outlook(Context.of(spec(refit="always"), settings, InProcess()))
+    always = planning.forecast(Context.of(spec(refit="always"), settings, InProcess()))
     assert (always.fit, always.reason, always.rows) == (True, "--refit always", 620)
     assert everything(settings.home) == before
     assert reindex(settings, spec())[0].encoded == found.rows
@@ -80,10 +80,10 @@ def test_parts_of_an_earlier_attempt_are_not_planned_again(settings, mine, sourc
     reindex(settings, spec())
     write_shard(source, "part4.parquet", blobs(100, D, seed=4, first_id=4000))
     always = spec(refit="always", gate={"floors": {"map": 0.99}})
-    assert planning.outlook(Context.of(always, settings, InProcess())).rows == 900
+    assert planning.forecast(Context.of(always, settings, InProcess())).rows == 900
     with pytest.raises(publishing.GateRejected):
         reindex(settings, always)
-    found = planning.outlook(Context.of(always, settings, InProcess()))
+    found = planning.forecast(Context.of(always, settings, InProcess()))
     assert (found.rows, found.fit) == (0, False)
     assert found.reason == "--refit always; fitted earlier on the same rows"
 
@@ -92,8 +92,8 @@ def test_a_run_with_nothing_to_do_changes_no_file_of_the_warehouse(settings, min
     reindex(settings, spec())
     before = everything(settings.home)
     assert reindex(settings, spec())[0].unchanged
-    standing = unchanged.standing(Context.of(spec(), settings, InProcess()))
-    assert (standing.unchanged, standing.version, standing.rows, standing.report) == (True, "v1", 800, "page")
+    outcome = unchanged.outcome_if_unchanged(Context.of(spec(), settings, InProcess()))
+    assert (outcome.unchanged, outcome.version, outcome.rows, outcome.report) == (True, "v1", 800, "page")
     assert everything(settings.home) == before
 
 
@@ -101,7 +101,7 @@ def test_the_command_prints_the_plan_and_needs_no_prefect_if_there_is_nothing_to
     run = CliRunner().invoke
     options = ["reindex", "--dataset", "mine", "--bits", "16", "--queries", "50"]
     found = json.loads(run(cli.app, [*options, "--dry-run", "--json"]).stdout)
-    assert found == planning.outlook(Context.of(spec(), settings, InProcess())).model_dump(mode="json")
+    assert found == planning.forecast(Context.of(spec(), settings, InProcess())).model_dump(mode="json")
     reindex(settings, spec())
     write_shard(source, "part4.parquet", blobs(100, D, seed=4, first_id=4000))
     output = run(cli.app, [*options, "--dry-run"], env={"COLUMNS": "120"}).stdout
@@ -141,7 +141,7 @@ def test_new_rules_are_checked_on_an_unchanged_version(settings, mine):
     assert (code, verdict) == (0, {"passed": True, "reasons": [], "notes": held})
     assert all(note in output for note in held)
     code, output, verdict = run("--floor", "map=0.1", "--floor", "precision_radius_2=1")
-    broken = f"precision_radius_2 {found['precision_radius_2']:.4f} is under its floor of 1.0000"
+    broken = f"precision_radius_2 {found['precision_radius_2']:.4f} is below its floor of 1.0000"
     assert (code, verdict["passed"], verdict["reasons"], verdict["notes"]) == (3, False, [broken], held[:1])
     assert broken in output
     assert table_of(settings).version().name == "v1"

@@ -34,7 +34,7 @@ def test_history_diff_and_rollback_agree(settings, source):
     assert [(e.version.partition("-")[0], e.what, e.published) for e in events] == [
         ("v1", "published", "now"), ("v2", "published", ""), ("rejected", "rejected", ""), ("v1", "rolled back", ""),
     ]  # fmt: skip
-    assert "is under its floor of 0.9900" in events[2].note
+    assert "is below its floor of 0.9900" in events[2].note
     assert (events[3].note, events[3].by) == ("from v2", current_user())
     with pytest.raises(ValueError, match="cannot roll back mine__code: no version was published before v1"):
         history.rollback(TABLE)
