@@ -126,7 +126,19 @@ class Comparison(Value):
 
 
 class Report(Value):
-    """The evaluation of a staged version, and its comparison with the published one."""
+    """The evaluation of a version or of codes, and its comparison with the published version, if there is one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import hashkiln
+    >>> y = np.arange(60) % 3
+    >>> report = hashkiln.evaluate(np.eye(3, dtype=bool)[y], labels=y)  # equal codes for equal labels
+    >>> report.measured.metrics["map"].value, str(report.measured.metrics["map"])
+    (1.0, '1.0000 [1.0000, 1.0000]')
+    >>> report.curves.recall[0], report.health["constant bits"]
+    (1.0, 0.0)
+    """
 
     protocol: str
     measured: Measured
@@ -146,7 +158,16 @@ class Verdict(Value):
 
 
 class RunOutcome(Value):
-    """The outcome of a run."""
+    """The outcome of a run of `reindex`.
+
+    Examples
+    --------
+    >>> import hashkiln
+    >>> outcome = hashkiln.reindex("sample", method="lsh", bits=8)
+    >>> again = hashkiln.reindex("sample", method="lsh", bits=8)
+    >>> again.version == outcome.version, again.unchanged, again.encoded, again.verdict.passed
+    (True, True, 0, True)
+    """
 
     table: str
     version: str  # the version that readers see now

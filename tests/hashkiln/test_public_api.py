@@ -29,8 +29,8 @@ CODES = pack(X[:, :12] > 0)
 def test_the_examples_of_its_docstrings_hold_also_in_a_running_event_loop(tmp_path, prefect_server):
     """As a notebook has one. reindex comes first: it publishes what the example of open reads."""
     own = {"HASHKILN_HOME": str(tmp_path / "home"), "HASHKILN_EXECUTOR": "inprocess"}
-    names = ["reindex", "open", "Hasher", "evaluate", "fit", "search"]
-    types = {"Follower", "Reader", "Report", "RunOutcome"}  # shown where they are returned
+    names = ["reindex", "RunOutcome", "open", "Hasher", "Report", "evaluate", "fit", "search"]
+    types = {"Follower", "Reader"}  # shown where they are returned
     assert sorted([*names, *types]) == sorted(hashkiln.__all__)
     command = [sys.executable, "-W", "error", str(Path(__file__).with_name("examples.py")), *names]
     run = subprocess.run(
@@ -62,7 +62,8 @@ def test_a_fit_is_that_of_the_method_on_the_same_rows(form, monkeypatch):
     monkeypatch.setattr(arrays, "ROWS_PER_SHARD", 100)
     monkeypatch.setattr(arrays, "BATCH_BYTES", 64 * 100)
     x = np.float16(X)
-    f = hashkiln.fit(x.tolist() if form is list else x.astype(form), method="ITQ", bits=12, n_iter=5, seed=3)
+    given = x.tolist() if form is list else x.astype(form)
+    f = hashkiln.fit(given, method="ITQ", bits=np.int64(12), n_iter=np.int64(5), seed=3)
     shards = cut(Batch(BATCH.ids, x.astype(np.float32)), 4)
     function = METHODS["itq"](12, n_iter=5, seed=3).fit(Data(shards, InProcess()))
     assert (f.dim, f.n_bits) == (16, 12)
@@ -84,6 +85,8 @@ def test_a_deep_method_is_fitted_saved_and_loaded(tmp_path):
     f = hashkiln.fit(X, Y, method="dpsh", bits=8, network="linear", epochs=2)
     f.save(tmp_path / "f.safetensors")
     np.testing.assert_array_equal(hashkiln.Hasher.load(tmp_path / "f.safetensors").encode(X), f.encode(X))
+    with pytest.raises(TypeError, match="not NoneType"):
+        f.save(None)
     (tmp_path / "other").write_bytes(b"pickle")
     with pytest.raises(ValueError, match=r"other.* is not a file that Hasher.save wrote"):
         hashkiln.Hasher.load(tmp_path / "other")
@@ -174,10 +177,12 @@ FIT_REFUSED = [
     ({"x": NAN}, r"x: expected finite float32 values, found \[nan"),
     ({"x": X.astype(float) * 1e39}, "x: expected finite float32 values"),
     ({"method": "itk"}, "expected the name of a method, found 'itk'; did you mean itq"),
-    ({"bits": 0}, "bits: Input should be greater than or equal to 1"),
+    ({"bits": 0}, "bits: Input should be greater than or equal to 1, found 0"),
     ({"seed": -1}, "seed: Input should be greater than or equal to 0"),
     ({"n_iters": 3}, r"expected parameters of itq among \['n_iter'\], found n_iters"),
     ({"n_iter": 0}, "expected ITQ's n_iter of at least 1, found 0"),
+    ({"n_iter": None}, "parameters: expected a number or a string for n_iter, found None"),
+    ({"method": "sdh", "y": 3}, r"y: expected integer labels .* found \(\) int64"),
     ({"method": "sdh"}, "y: sdh learns from labels: pass y"),
     ({"method": "sdh", "y": Y[:9]}, r"y: expected integer labels \(400,\) or multi-hot \(400, c\), found \(9,\) int64"),
     ({"method": "sdh", "y": Y + 0.5}, r"y: expected integer labels .* found \(400,\) float64"),
@@ -201,12 +206,17 @@ EVALUATE_REFUSED = [
     (LABELLED | {"query_labels": Y}, "with no queries: expected labels, or .*, found labels, query_labels"),
     (LABELLED | {"queries": CODES}, "with queries: expected labels and query_labels, or .*, found labels"),
     ({"neighbours": 3}, "found neighbours"),
-    (NEAREST | {"neighbours": 0}, "neighbours: expected at least 1"),
+    (NEAREST | {"neighbours": 0}, "neighbours: expected an integer of at least 1, found 0"),
+    (NEAREST | {"neighbours": 2.5}, "neighbours: expected an integer of at least 1, found 2.5"),
+    (NEAREST | {"neighbours": 400}, "neighbours: expected at most 399, the number of ranked rows, found 400"),
     (NEAREST | {"vectors": X[:9]}, "vectors: expected one for each of 400 codes, found 9"),
     (NEAREST | {"queries": CODES, "query_vectors": X[:9]}, "query_vectors: .* 400 queries, found 9"),
     (NEAREST | {"queries": CODES, "query_vectors": X[:, 1:]}, "query_vectors: .* dimension 16, found 15"),
     (LABELLED | {"ties": "random"}, "ties: expected one of expectation, by-id, found 'random'"),
-    (LABELLED | {"n_queries": 0}, "n_queries, neighbours: expected at least 1"),
+    (LABELLED | {"ties": ["by-id"]}, "ties: expected one of expectation, by-id, found"),
+    (LABELLED | {"n_queries": 0}, "n_queries: expected an integer of at least 1, found 0"),
+    (LABELLED | {"n_queries": "9"}, "n_queries: expected an integer of at least 1, found '9'"),
+    (LABELLED | {"bits": 0}, "bits: expected an integer of at least 1, found 0"),
     (LABELLED | {"codes": X}, r"expected codes of -1 and \+1"),
     (LABELLED | {"codes": CODES[0]}, r"codes: expected codes \(n, B\) uint8"),
     (LABELLED | {"bits": 40}, "codes: expected codes of 40 bits, found 2 bytes of packed codes a row"),
@@ -230,7 +240,8 @@ def test_search_encode_and_reindex_refuse_in_one_line(tmp_path, monkeypatch):
             lambda: hashkiln.search(CODES, CODES[:, :1]),
             "queries: expected codes of 16 bits, .* found 8",
         ),
-        (lambda: hashkiln.search(CODES, CODES, k=0), "expected k >= 1, found 0"),
+        (lambda: hashkiln.search(CODES, CODES, k=0), "k: expected an integer of at least 1, found 0"),
+        (lambda: hashkiln.search(CODES, CODES, k=2.5), "k: expected an integer of at least 1, found 2.5"),
         (lambda: f.encode(X[:, 1:]), "x: expected vectors of dimension 16, found 15"),
         (lambda: f.project(NAN), "x: expected finite float32 values"),
         (lambda: hashkiln.reindex("sample", n_iters=3), r"method: expected parameters of itq among \['n_iter'\]"),

@@ -24,6 +24,7 @@ from storage import models
 from storage.features.shard import Columns
 from tests.conftest import blobs
 from workflows import datasets, export, search
+from workflows.checks import UsageError
 from workflows.cli.search import Target
 from workflows.context import Context, open_table
 from workflows.evaluation import external
@@ -255,6 +256,8 @@ def test_wrong_input_is_refused(settings, base, queries, tmp_path):
     refused(ValueError, r"objects\.npy: expected a \.npy file of numbers", tmp_path / "objects.npy")
     refused(LookupError, r"a split of mine \(base\) or a file of queries, found 'query'", "query")
     refused(LookupError, "unknown code table 'nothing'", table="nothing")
+    with pytest.raises(UsageError, match="is a folder: pass the name of a Parquet file to write"):
+        search.search("mine__code16", queries[0], str(tmp_path))
     with pytest.raises(LookupError, match="unknown version 'v9' of table mine__code16"):
         hashkiln.open("mine__code16", "v9")
     spec = Spec(dataset="mine", method={"method": "lsh", "bits": 8}, protocol={"queries": 20})

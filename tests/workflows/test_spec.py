@@ -32,6 +32,8 @@ def test_inconsistent_specifications_are_refused(settings, mine):
         ({"dataset": "A b"}, "expected a name of a-z, 0-9, _ and -, found 'A b'"),
         ({"method": {"method": "itk"}}, "expected the name of a method, found 'itk'; did you mean itq"),
         ({"method": {"bits": 0}}, "greater than or equal to 1"),
+        ({"gate": {"floors": {"map": True}}}, "Input should be a valid number"),
+        ({"method": {"parameters": {"n_iter": [1]}}}, r"expected a number or a string for n_iter, found \[1\]"),
         ({"method": {"bits": 4097}}, "less than or equal to 4096"),
         ({"method": {"parameters": {"iter": 3}}}, r"expected parameters of itq among \['n_iter'\], found iter"),
         ({"method": {"parameters": {"n_iter": "many"}}}, "expected n_iter of itq as int, found 'many'"),

@@ -34,10 +34,8 @@ from ..spec import MethodSpec, Protocol, Spec, digest
 from . import protocols
 from .grid import Grid, Row
 
-NEIGHBOURS = {
-    "sift1m": 10_000,
-    "photosift": 10_000,
-}  # in the bdnn protocol (Do et al., ECCV 2016); 50 for other datasets
+# Relevant neighbours in the bdnn protocol (Do et al., ECCV 2016); 50 for other datasets.
+NEIGHBOURS = {"sift1m": 10_000, "photosift": 10_000}
 LIBRARIES = ("hashkiln", "numpy", "scipy", "torch")
 NO_IDS = np.zeros(0, np.int64)
 
@@ -46,8 +44,8 @@ NO_IDS = np.zeros(0, np.int64)
 class Bench:
     """A dataset with the judges and settings that its cells share."""
 
-    name: str  # of the requested dataset
-    dataset: Dataset  # protocol dhn: the subset sampled from the requested dataset
+    name: str  # of the dataset that the user named
+    dataset: Dataset  # that dataset, or in protocol dhn a subset sampled from it
     vocabulary: tuple[str | int, ...]
     grid: Grid
     settings: Settings
@@ -55,7 +53,7 @@ class Bench:
     judges: dict[bool, Judge]  # by whether relevance is by labels
 
     def row(self, spec: MethodSpec) -> Row:
-        """Return the result of a cell, cached or measured now. Raises ValueError if it cannot be measured."""
+        """Return the result of a cell, from the cache or measured now. Raises ValueError if it cannot be measured."""
         by_labels = self.grid.by_labels(spec)
         k = NEIGHBOURS.get(self.dataset.name, 50) if self.grid.protocol == "bdnn" else 100
         labels: Literal["labels", "graded"] = "graded" if self.grid.protocol == "graded" else "labels"
@@ -89,7 +87,7 @@ class Bench:
         return judge_of(context, self.vocabulary, self.grid.queries)
 
     def _cross_validated(self, spec: MethodSpec) -> float:
-        """Return the mean over folds of the map of held-out rows as queries against the other training rows."""
+        """Return the mean over folds of the map of held-out rows, as queries, in the other training rows."""
         shards = training_shards(self.dataset, NO_IDS, self.vocabulary)
         names = [(shard.name, shard.version) for shard in self.dataset.shards("learn")]
         folds, scores = self.grid.draw.folds, []
@@ -97,12 +95,12 @@ class Bench:
             key = self._key(spec, "cross-validation", names, place, folds)
             url = warehouse.FOLD.url(self.settings.warehouse_url, digest=key)
             if not filesystem.exists(url):
-                known, held = (
+                training, held_out = (
                     [protocols.Fold(shard, place, folds, inside) for shard in shards] for inside in (False, True)
                 )
-                function = self._fit(spec, known)
-                codes = Data(known, self.executor).map_rows(partial(_encode, function=function), "cross-validation")
-                judge = Judge(protocols.asking(held), False, None, "")
+                function = self._fit(spec, training)
+                codes = Data(training, self.executor).map_rows(partial(_encode, function=function), "cross-validation")
+                judge = Judge(protocols.fold_queries(held_out), False, None, "")
                 histogram = judge.histogram(function, list(codes.shards), self.executor)
                 score = float(average_precision(histogram).mean())
                 filesystem.write_bytes(url, json.dumps({"map": score}).encode())
@@ -124,7 +122,7 @@ class Bench:
         if by_dhn and not self.grid.draw.training_in_database:
             base = protocols.without_training(self.dataset, base)
         codes = Data(base, self.executor).map_rows(partial(_encode, function=function), "encode")
-        health = code_health(codes, spec.bits)  # encodes all rows, timed below
+        health = code_health(codes, spec.bits)  # map_rows is lazy: this encodes all rows
         encoded = time.monotonic()
         rows = int(codes.reduce(Sum(_size))[0])
         histogram = judge.histogram(function, list(codes.shards), self.executor)
@@ -136,7 +134,7 @@ class Bench:
             bits=spec.bits,
             protocol=self.grid.protocol,
             seed=spec.seed,
-            relevance=judge.protocol + (self._said(ranks) if by_dhn else ""),
+            relevance=judge.protocol + (self._ranking(ranks) if by_dhn else ""),
             parameters=spec.parameters,
             pretrained=spec.pretrained,
             rows=rows,
@@ -152,7 +150,8 @@ class Bench:
             when=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
-    def _said(self, ranks: int | None) -> str:
+    def _ranking(self, ranks: int | None) -> str:
+        """Return how map_dhn ranks rows, as text."""
         training = "ranked" if self.grid.draw.training_in_database else "not ranked"
         return f"; map_dhn: of {f'the first {ranks:,}' if ranks else 'all'} ranks; rows learned from are {training}"
 

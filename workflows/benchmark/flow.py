@@ -1,4 +1,4 @@
-"""The flow `benchmark`: datasets x methods x bits x seeds under one protocol, each cell measured once and cached."""
+"""The flow `benchmark`: datasets x methods x bits x seeds under one protocol; each cell is measured once and cached."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ logger = logging.getLogger(__name__)
 
 
 def check_cells(grid: Grid, settings: Settings, parameters: Mapping[str, Array] | None = None) -> None:
-    """Check every cell of a grid before any is measured; raise UsageError if one cannot be measured.
+    """Check every cell of a grid before any is measured. Raises UsageError if one cannot be measured.
 
-    `parameters`, the pretrained parameters of networks by name, are checked too if given.
+    `parameters` are pretrained parameters, by name; None: do not check them.
     """
-    problems: dict[str, tuple[str, str]] = {}  # cell without seed -> method and problem
+    problems: dict[str, tuple[str, str]] = {}  # by cell, without seed: method and problem
     for name in grid.datasets:
         schema = checks.schema_of(name, settings)
         for spec in grid.specs():
@@ -51,8 +51,8 @@ def check_cells(grid: Grid, settings: Settings, parameters: Mapping[str, Array] 
 def benchmark(grid: Grid, progress: Progress = silent) -> GridOutcome:
     """Measure all cells of a grid.
 
-    Results cached for the same code, versions and rows are reused. A failed cell is recorded in the outcome, and the
-    others continue. Raises UsageError before measuring if a cell cannot be measured.
+    Cached results for the same code, versions and rows are reused. The outcome lists the cells that failed; they do not
+    stop the others. Raises UsageError, before anything is measured, if a cell cannot be measured.
     """
     settings = Settings()
     check_cells(grid, settings)
@@ -75,7 +75,7 @@ def benchmark(grid: Grid, progress: Progress = silent) -> GridOutcome:
             try:
                 rows.append(bench.row(spec))
                 logger.info("%s: %.1f s", cell, time.monotonic() - start)
-            except Exception as error:  # any failure concerns this cell only
+            except Exception as error:  # a failed cell does not stop the others
                 expected = isinstance(error, ValueError)
                 failed[cell] = str(error) if expected else f"{type(error).__name__}: {error}"
                 logger.warning("%s: %s", cell, failed[cell], exc_info=not expected)

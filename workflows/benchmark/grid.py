@@ -18,20 +18,18 @@ from . import protocols
 class Grid(Value):
     """The combinations to measure: datasets x methods x bits x seeds."""
 
-    datasets: tuple[str, ...] = Field(min_length=1)
-    methods: tuple[str, ...] = Field(min_length=1)
-    bits: tuple[int, ...] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    datasets: tuple[str, ...]
+    methods: tuple[str, ...]
+    bits: tuple[int, ...]
+    seeds: tuple[int, ...] = (0,)
     protocol: Literal["bdnn", "labels", "graded", "neighbours", "dhn"] = "bdnn"
     draw: protocols.Draw = protocols.Draw()  # only for protocol dhn
     tune: dict[str, dict[str, tuple[Number, ...]]] | None = Field(
-        None, description="values that cross-validation tries, by method (protocol dhn); None: the default values"
+        None, description="values that cross-validation tries, by method (protocol dhn); None: the defaults"
     )
     pretrained: str = Field("", description="digest of the pretrained parameters of networks")
-    queries: int | None = Field(
-        None, ge=1, description="number of the dataset's queries to use, from the first; None: all"
-    )
-    source: str | None = None  # where named datasets' raw files are
+    queries: int | None = Field(None, ge=1, description="number of queries to use, the first of the dataset; None: all")
+    source: str | None = None  # folder or URL with the raw files of named datasets
     parameters: dict[str, dict[str, Number]] = Field(
         {}, description="hyper-parameters that differ from the defaults, by method"
     )
@@ -44,7 +42,9 @@ class Grid(Value):
 
     @field_validator("datasets", "methods", "bits", "seeds")
     @classmethod
-    def _once(cls, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _distinct(cls, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not given:
+            raise ValueError("expected at least one value, found none")
         if again := sorted({str(value) for value in given if given.count(value) > 1}):
             raise ValueError(f"expected distinct values, found repeated {', '.join(again)}")
         return given
@@ -53,8 +53,8 @@ class Grid(Value):
     def _known(self) -> Grid:
         for spec in self.specs():
             spec.build()
-        if strangers := (self.parameters.keys() | (self.tune or {}).keys()) - set(self.methods):
-            raise ValueError(f"expected parameters for methods of the grid only, found {', '.join(sorted(strangers))}")
+        if unknown := (self.parameters.keys() | (self.tune or {}).keys()) - set(self.methods):
+            raise ValueError(f"expected parameters for methods of the grid only, found {', '.join(sorted(unknown))}")
         if self.tune and self.protocol != "dhn":
             raise ValueError(f"tune needs protocol dhn, found protocol {self.protocol}")
         for spec in self.specs():
@@ -62,7 +62,7 @@ class Grid(Value):
         return self
 
     def tuned(self, spec: MethodSpec) -> dict[str, tuple[Number, ...]]:
-        """Return the values that cross-validation tries for a method, except parameters set explicitly."""
+        """Return the values that cross-validation tries for a method, without parameters that are set explicitly."""
         if self.protocol != "dhn":
             return {}
         grid = protocols.tuned(spec) if self.tune is None else self.tune.get(spec.method, {})

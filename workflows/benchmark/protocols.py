@@ -22,11 +22,9 @@ from storage.features.shard import WithoutRows
 from ..spec import MethodSpec, Number, Value, digest
 
 logger = logging.getLogger(__name__)
-CUTOFFS = {
-    "nus-wide": 5_000,
-    "coco": 5_000,
-}  # ranks of MAP in the published tables; the whole database for other datasets
-ASKING = 1_000  # largest number of queries in a fold
+CUTOFFS = {"nus-wide": 5_000, "coco": 5_000}  # ranks of MAP in the published tables; all ranks for other datasets
+FOLD_QUERIES = 1_000  # largest number of queries in a fold
+# Hyper-parameter that weighs the terms of each method's loss; empty: none, so only the learning rate is tuned.
 WEIGHTS = {"dhn": "quantization", "dpsh": "eta", "dsdh": "eta", "dch": "quantization", "dsh": "alpha", "hashnet": ""}
 
 
@@ -47,11 +45,11 @@ class Draw(Value):
 def dataset_of(
     dataset: Dataset, options: Draw, vocabulary: tuple[str | int, ...], settings: Settings, executor: Executor
 ) -> Dataset:
-    """Return the dataset with queries, training rows and database of the protocol.
+    """Return the dataset with the queries, training rows and database of the protocol.
 
     A dataset with its own splits for training and queries, such as HashNet's lists, is returned unchanged. Otherwise
-    rows of each class are sampled by keyed hash of the ids and saved as a dataset `<name>-dhn-<digest>`. Raises
-    ValueError without labels, for repeated ids, or if a class has too few rows.
+    rows of each class are sampled by keyed hash of the ids, and saved as a dataset `<name>-dhn-<digest>`. Raises
+    ValueError if there are no labels, if ids are repeated, or if a class has too few rows.
     """
     if not vocabulary:
         raise ValueError(f"protocol dhn needs labels: dataset {dataset.name} has none")
@@ -73,8 +71,7 @@ def dataset_of(
     try:
         queries, training = draw_by_class(ids, y, vocabulary, *drawn)
     except ValueError as error:
-        way = "lower --class-queries or --class-training"
-        raise ValueError(f"{error}, in dataset {dataset.name}: {way}") from None
+        raise ValueError(f"{error}, in dataset {dataset.name}: lower --class-queries or --class-training") from None
     splits = {"learn": training, "query": queries, "base": np.setdiff1d(ids, queries)}
     return subsets.write_subset(settings.warehouse_url, name, dataset, splits, sorted(dataset.splits))
 
@@ -84,7 +81,7 @@ def draw_by_class(
 ) -> tuple[Array, Array]:
     """Return sorted ids of `n_queries` queries and of `n_training` other training rows per class.
 
-    y is (n, classes) multi-hot. A row of several classes is sampled for one of them; the rarest class comes first.
+    y is (n, classes) multi-hot. A row of several classes is sampled for one of them only; rare classes choose first.
     Raises ValueError if a class has too few rows.
     """
     order = np.argsort(keyed_hash(ids, seed), kind="stable")
@@ -121,7 +118,7 @@ def average_precision(histogram: Array, ranks: int | None) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Fold:
-    """The rows of a shard inside or outside a fold. Folds are assigned by keyed hash of the ids."""
+    """The rows of a shard inside or outside a fold. A keyed hash of the ids assigns rows to folds."""
 
     shard: Shard
     place: int
@@ -175,11 +172,11 @@ def choose(specs: Sequence[MethodSpec], score: Callable[[MethodSpec], float]) ->
     return best
 
 
-def asking(shards: Sequence[Shard]) -> Batch:
-    """Return the queries of a fold: at most ASKING rows, those with the smallest hashes."""
+def fold_queries(shards: Sequence[Shard]) -> Batch:
+    """Return the queries of a fold: its FOLD_QUERIES rows with the smallest hashes, or all if there are fewer."""
     parts = [batch for shard in shards for batch in shard if len(batch.ids)]
     if not parts:
         raise ValueError("expected training rows in every fold, found a fold without any: lower folds")
     y = [part.y for part in parts if part.y is not None]
     rows = Batch(np.concatenate([p.ids for p in parts]), np.concatenate([p.x for p in parts]), np.concatenate(y))
-    return rows.take(np.argsort(keyed_hash(rows.ids, 0), kind="stable")[:ASKING])
+    return rows.take(np.argsort(keyed_hash(rows.ids, 0), kind="stable")[:FOLD_QUERIES])

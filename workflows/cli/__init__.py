@@ -15,13 +15,13 @@ from rich.markup import escape
 from . import benchmark, catalogue, deploy, maintenance, reindex, run, search
 from .common import FAILED, INTERRUPTED, REJECTED, USAGE, LogLines, errors
 
-# Exit codes by the name of an error, as importing the classes is slow. LookupError: a table, version, dataset or split
-# that does not exist; its subclasses, such as KeyError, are other failures.
+# Exit codes by the name of an error, because importing the classes is slow. LookupError means a table, version, dataset
+# or split that does not exist; its subclasses, such as KeyError, mean other failures.
 EXIT = {
     "GateRejected": REJECTED, "UsageError": USAGE, "SettingsError": USAGE, "SourceRefused": USAGE, "LookupError": USAGE,
 }  # fmt: skip
 
-STOP_SECONDS = 10  # to stop Prefect's server and Ray after Ctrl-C
+STOP_SECONDS = 10  # time to stop Prefect's server and Ray after Ctrl-C
 
 app = typer.Typer(
     help="Learn binary codes, encode whole datasets into versioned Parquet bit columns, and measure their quality.",
@@ -49,22 +49,22 @@ def prepare() -> None:
 
 
 def interrupted(*_: Any) -> None:
-    """Say what is kept, and end the process, at once on a second Ctrl-C.
+    """Print what is kept, and end the process; at once on a second Ctrl-C.
 
-    No exception is raised, because Prefect would catch it and wait for its server, which the terminal has interrupted
-    too. A run may end anywhere (tests/faults), so only the servers and workers of this process have to be stopped.
+    Prefect would catch an exception, and wait for its server, which the terminal has interrupted too. A run may end
+    anywhere (tests/faults), so only the servers and workers of this process have to be stopped.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, lambda *_: os._exit(INTERRUPTED))
     signal.alarm(STOP_SECONDS)
-    kept = "What is finished is kept, and nothing is published by half. Run the same command again to go on."
+    kept = "Finished work is kept, and nothing is half published. Run the same command again to continue."
     errors.print(f"[red]Interrupted. {kept}", soft_wrap=True)
     atexit._run_exitfuncs()
     os._exit(INTERRUPTED)
 
 
 def main() -> None:
-    """Run the command line. A user's mistake is one line, without a traceback."""
+    """Run the command line. Print errors as one line, without a traceback unless HASHKILN_VERBOSE is set."""
     signal.signal(signal.SIGINT, interrupted)
     try:
         prepare()
@@ -74,6 +74,6 @@ def main() -> None:
             raise
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         if not isinstance(error, (ValueError, LookupError, OSError, RuntimeError)):
-            message = f"unexpected {type(error).__name__}: {error}: HASHKILN_VERBOSE=1 shows where"
+            message = f"unexpected {type(error).__name__}: {error}: set HASHKILN_VERBOSE=1 for the traceback"
         errors.print(f"[red]{escape(str(message))}", soft_wrap=True)
         sys.exit(EXIT.get(type(error).__name__, FAILED))

@@ -30,7 +30,7 @@ def benchmark(
     dataset: Annotated[str, typer.Option(help="Datasets, separated by commas.")],
     methods: Annotated[str, typer.Option(help="Methods listed by `hashkiln methods`, separated by commas, or all.")],
     bits: Annotated[str, typer.Option(help="Code lengths in bits, separated by commas.")] = "8,16,24,32",
-    seeds: Annotated[int, typer.Option(help="Number of random seeds: 0, 1, …")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of random seeds: 0, 1, …")] = 1,
     protocol: Annotated[ProtocolName, typer.Option(help="Evaluation protocol, described above.")] = ProtocolName.bdnn,
     queries: Annotated[
         int | None, typer.Option(help="Use only the first N queries.  [default: all]", metavar="N")
@@ -44,8 +44,8 @@ def benchmark(
         list[str] | None,
         typer.Option(
             metavar="METHOD.NAME=V,V,…",
-            help="dhn: choose a hyper-parameter by cross-validation. Repeatable; `none` turns this off.  [default: the "
-            "loss weight and lr of each method that has them]",
+            help="dhn: values of a hyper-parameter that cross-validation chooses from. Repeatable; none: off.  "
+            "[default: the loss weight and lr of each method that has them]",
         ),
     ] = None,
     class_queries: Annotated[int, typer.Option(help="dhn: query rows per class.")] = 100,
@@ -55,9 +55,7 @@ def benchmark(
     ] = False,
     cutoff: Annotated[
         int | None,
-        typer.Option(
-            help="dhn: compute MAP over the first ranks only.  [default: 5,000 for nus-wide and coco, else all ranks]"
-        ),
+        typer.Option(help="dhn: number of ranks in MAP.  [default: 5,000 for nus-wide and coco, else all ranks]"),
     ] = None,
     folds: Annotated[int, typer.Option(help="dhn: number of cross-validation folds.")] = 3,
     json_file: Annotated[
@@ -70,11 +68,11 @@ def benchmark(
 ) -> None:
     """Measure methods and compare them with their published figures. Earlier results are reused.
 
-    Protocols say which rows are relevant to a query. bdnn: as in Do et al., ECCV 2016, with precision at radius 2: the
-    50 nearest neighbours (10,000 for datasets of SIFT1M's size), or rows that share a label for supervised methods.
-    labels: rows that share a label. graded: the same, with NDCG by the number of shared labels. neighbours: the 100
-    nearest rows. dhn: MAP as in Zhu et al., AAAI 2016, with a fixed number of query and training rows per class, and
-    loss weights chosen by cross-validation.
+    The protocol defines which rows are relevant to a query. bdnn: the 50 nearest neighbours (10,000 for sift1m and
+    photosift), or rows that share a label for supervised methods, as in Do et al., ECCV 2016. labels: rows that share a
+    label. graded: the same, with NDCG by the number of shared labels. neighbours: the 100 nearest rows. dhn: MAP as in
+    Zhu et al., AAAI 2016, with a fixed number of query and training rows per class, and loss weights chosen by
+    cross-validation.
 
     Examples: `hashkiln benchmark --dataset mnist --methods itq,sh --bits 8,16,24,32 --seeds 3 --json rows.json`,
     `hashkiln benchmark --dataset cifar-10 --methods dhn,ksh --bits 12,24,32,48 --protocol dhn
@@ -114,7 +112,7 @@ def benchmark(
 
 
 def _with_pretrained(grid: Grid, file: str) -> Grid:
-    """Return the grid with pretrained parameters, which are copied to the warehouse if they fit every cell."""
+    """Return the grid with pretrained parameters, after copying them to the warehouse if they fit every cell."""
     from infra.settings import Settings
     from storage.models import save_pretrained
 
@@ -135,7 +133,7 @@ def _names(text: str) -> list[str]:
 
 
 def _tuning(texts: list[str] | None) -> dict[str, dict[str, list[object]]] | None:
-    """Return method -> hyper-parameter -> values; None without --tune."""
+    """Return the values of --tune, by method and hyper-parameter; None without --tune."""
     if not texts:
         return None
     found: dict[str, dict[str, list[object]]] = {}

@@ -150,8 +150,8 @@ def specification(
 ) -> Spec:
     """Return the Spec built from the options that fit, encode and reindex share, and from other fields.
 
-    Invalid values end the command with exit code 2 and one line each, before anything is written. A file of pretrained
-    parameters is copied to the warehouse.
+    Invalid values end the command with exit code 2 and one line each, before anything is written. Pretrained parameters
+    are copied to the warehouse.
     """
     from infra.settings import Settings
     from storage.models import save_pretrained
@@ -167,7 +167,7 @@ def specification(
 
     settings = Settings()
     with checked():
-        spec = build("0" * 64 if pretrained else "")  # the file is read only if all other options are valid
+        spec = build("0" * 64 if pretrained else "")  # read the file only if all other options are valid
     checks.check_run(spec, settings)
     if pretrained:
         found = files.read_pretrained(pretrained)
@@ -180,7 +180,7 @@ def takes(specification: Callable[..., Spec]) -> Callable[[Callable[..., T]], Ca
     """Return a decorator that prepends the options of `specification` to those of a command.
 
     The first parameter of the command receives `specification` with these options filled in. Typer reads options from
-    the signature, so the returned function has the signature of both.
+    the signature, so the returned function has all options in its signature.
     """
 
     def decorate(command: Callable[..., T]) -> Callable[..., T]:
@@ -256,6 +256,7 @@ def checked() -> Iterator[None]:
 
 
 def assignment(text: str) -> tuple[str, Any]:
+    """Return name and value of NAME=VALUE; the value is parsed as JSON if it is JSON, else it is a string."""
     name, separator, value = text.partition("=")
     if not separator:
         raise typer.BadParameter(f"expected NAME=VALUE, found {text!r}")
@@ -267,7 +268,7 @@ def assignment(text: str) -> tuple[str, Any]:
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """Yield an observer that draws a progress bar on a terminal, below the log lines, and nothing elsewhere."""
+    """Yield an observer that draws a progress bar below the log lines, if the output is a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from infra.observability import Observer
@@ -285,14 +286,14 @@ def progress() -> Iterator[Progress]:
 
 
 def show(value: Any, as_json: bool, title: str = "") -> None:
-    """Print rows (dicts) as a table, one dict as two columns, or either as JSON."""
+    """Print rows (dicts) as a table, or one dict as two columns, or any value as JSON."""
     if as_json:
         print(json.dumps(value, indent=2, default=str))
         return
     rows = value if isinstance(value, list) else [{"": key, title: item} for key, item in value.items()]
     table = Table(title=title if isinstance(value, list) else None, show_header=isinstance(value, list))
     for place, name in enumerate(rows[0] if rows else ()):
-        table.add_column(name, overflow="fold", no_wrap=place == 0 and isinstance(value, list))  # names stay whole
+        table.add_column(name, overflow="fold", no_wrap=place == 0 and isinstance(value, list))  # never break names
     for row in rows:
         table.add_row(*(escape(str(item)) for item in row.values()))
     console.print(table)

@@ -14,7 +14,7 @@ from .common import FAILED, AsJson, console, errors, progress, show
 
 if TYPE_CHECKING:
     from ..tables.gc import Collected
-    from ..tables.history import Alike, Difference
+    from ..tables.history import ComparableTables, Difference
 
 app = typer.Typer()
 Table = Annotated[str, typer.Argument(help="A code table, such as mnist__itq32.")]
@@ -22,7 +22,7 @@ UNITS = {"m": 1 / 1440, "h": 1 / 24, "d": 1.0}  # days
 
 
 def duration(text: str) -> float:
-    """Return the number of days in a duration such as 90m, 36h or 7d."""
+    """Return a duration such as 90m, 36h or 7d in days."""
     if not (found := re.fullmatch(r"(\d+(?:\.\d+)?)([mhd])", text)):
         raise typer.BadParameter(f"expected a duration such as 90m, 36h or 7d, found {text!r}")
     return float(found[1]) * UNITS[found[2]]
@@ -66,7 +66,7 @@ def rollback(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Publish an earlier version again. The history records it; version numbers go on from the highest.
+    """Publish an earlier version again. The history records it; the next new version gets the next free number.
 
     Examples: `hashkiln rollback sample__itq32`, `hashkiln rollback sample__itq32 --to v3`
     """
@@ -140,7 +140,7 @@ def compare(
         console.print(f"{len(groups)} protocols: metrics are not comparable between the tables above.")
 
 
-def _comparison_rows(group: Alike) -> list[dict[str, str]]:
+def _comparison_rows(group: ComparableTables) -> list[dict[str, str]]:
     """Return one row per property or metric, with one column per table."""
     columns = {}
     for codes in group.codes:
@@ -168,12 +168,12 @@ def verify(
         int | None,
         typer.Option(min=1, help="With --deep, encode a sample of N source shards.  [default: all]", metavar="N"),
     ] = None,
-    mend: Annotated[
-        bool, typer.Option("--mend", help="Repair damaged parts by encoding their source shards again.")
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Replace damaged parts by encoding their source shards again.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check every part of a version: file, size, SHA-256, rows and ids. Prints problems and exits with 1 if any.
+    """Check every part of a version: file, size, SHA-256, rows and ids. Exits with 1 if there are problems.
 
     Examples: `hashkiln verify sample__itq32`, `hashkiln verify sample__itq32 --version v1 --deep --sample 100`
     """
@@ -182,7 +182,7 @@ def verify(
     if sample and not deep:
         raise typer.BadParameter("--sample needs --deep")
     with progress() as report:
-        found = run(table, version, deep, sample, mend, report)
+        found = run(table, version, deep, sample, repair, report)
     if as_json:
         show(found.model_dump(mode="json"), True)
     else:
@@ -206,22 +206,20 @@ def gc(
     table: Annotated[
         str | None, typer.Argument(help="A code table.  [default: all tables and the rest of the warehouse]")
     ] = None,
-    grace: Annotated[
-        str, typer.Option(help="Minimum age of unreferenced files before deletion, such as 36h or 7d.")
-    ] = "7d",
+    grace: Annotated[str, typer.Option(help="Grace period: minimum age of what is deleted, such as 36h or 7d.")] = "7d",
     keep: Annotated[
         int | None, typer.Option(min=1, help="Number of published versions to keep.  [default: all]")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be deleted, and delete nothing.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Allow a grace under an hour. Safe only while no run is active.")
+        bool, typer.Option("--force", help="Allow a grace period under an hour. Safe only while no run is active.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Delete unreferenced files, and old versions that were rejected or superseded.
 
-    Without a table, also delete models, query sets and other files of the warehouse that were not used within the
-    grace. The published version, versions used within the grace, and files of unknown kind are never deleted.
+    Without a table, also delete models, query sets and other files of the warehouse that were not used within the grace
+    period. The published version, versions used within the grace period, and files of unknown kind are never deleted.
 
     Examples: `hashkiln gc --dry-run`, `hashkiln gc sample__itq32 --keep 10 --grace 7d`
     """

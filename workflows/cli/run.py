@@ -72,7 +72,7 @@ def encode(specify: Specify, precision: PrecisionOption = Precision.float32, as_
 
 @contextmanager
 def _opened(spec: Spec) -> Iterator[Context]:
-    """Yield the context of a run outside a flow, and show its progress."""
+    """Yield the context of a run without a flow, and show its progress."""
     from infra.executors import connect
     from infra.settings import Settings
 
@@ -90,13 +90,13 @@ def evaluate(
         str, typer.Option(help="A version: main (the published one), v3, staged-… or rejected-…")
     ] = "main",
     beside: Annotated[
-        str | None, typer.Option(help="Also measure another version, on the rows that both have.")
+        str | None, typer.Option(help="Compare with another version, on the rows that both have.")
     ] = None,
     relevance: By = Relevance.auto,
     neighbours: K = 100,
     queries: Queries = 1000,
     codes: Annotated[
-        str | None, typer.Option(help="Instead of a table: codes from another tool, as .npy of packed uint8 or ±1.")
+        str | None, typer.Option(help="Codes from another tool instead of a table, as .npy: packed uint8, bool, or ±1.")
     ] = None,
     labels: Annotated[
         str | None, typer.Option(help="Labels of --codes, as .npy: (n,) classes or (n, c) multi-hot.")
@@ -110,7 +110,7 @@ def evaluate(
     ] = None,
     ties: Annotated[
         Ties, typer.Option(help="Order of rows at equal distance: the expectation over all orders, or by id.")
-    ] = (Ties.expectation),
+    ] = Ties.expectation,
     as_json: AsJson = False,
 ) -> None:
     """Measure a version of a code table, or codes from another tool.

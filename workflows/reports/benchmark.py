@@ -1,4 +1,4 @@
-"""The report of a benchmark: Markdown tables with the published figures, and plots as an HTML page."""
+"""The report of a benchmark: Markdown tables beside published figures, and an HTML page of plots."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _cell(rows: Sequence[Row], name: str, bits: int, metric: str) -> str:
 
 
 def order(rows: Sequence[Row]) -> list[str]:
-    """Return how the ranking of the methods agrees with the published one on a dataset of the same kind."""
+    """Return how the ranking of the methods agrees with the published one for a similar dataset, as lines."""
     from scipy.stats import kendalltau
 
     like = LIKE.get(rows[0].dataset)
@@ -88,7 +88,7 @@ def order(rows: Sequence[Row]) -> list[str]:
 
 
 def grid_page(rows: Sequence[Row]) -> str:
-    """Return one HTML page that includes plotly.js: map by bits, precision-recall, precision at the first N ranks."""
+    """Return one HTML page, with plotly.js: map by bits, precision against recall, precision at the first N ranks."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 

@@ -1,4 +1,4 @@
-"""The report of a run, as one self-contained HTML page and as Markdown: metrics, comparison, verdict of the gate."""
+"""The report of a run, as a self-contained HTML page and as Markdown: metrics, comparison, verdict of the gate."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run_page(spec: Spec, staged: Staged, report: Report, verdict: Verdict, epoch
 
 
 def metric_rows(report: Report) -> list[dict[str, Any]]:
-    """Return the table of metrics: over all rows, and over the rows shared with the published version."""
+    """Return one row per metric: over all rows, and over the rows that the published version has too."""
     comparison = report.comparison
     table = []
     for name, estimate in report.measured.metrics.items():
@@ -106,7 +106,7 @@ def _best(epochs: Sequence[Epoch]) -> Epoch | None:
 
 
 def training_plot(epochs: Sequence[Epoch]) -> str:
-    """Return plots of loss, score and learning rate by epoch as HTML; `plot` must come first for plotly.js."""
+    """Return plots of loss, score and learning rate by epoch as HTML, without plotly.js, which `plot` includes."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 

@@ -27,12 +27,11 @@ from ..checks import UsageError
 from ..datasets import dataset_of
 from ..reindex.source import fingerprint
 from ..spec import Spec, Value, digest
-from .history import of_dataset
+from .history import tables_of
 
-ATTEMPTS = 5
+ATTEMPTS = 5  # to publish while other runs publish too
 ID = re.compile(r"-?[0-9]{1,19}")  # int() also accepts 1_000 and non-ASCII digits
 EXAMPLES = 5
-
 
 Names = Sequence[int] | Sequence[str] | Sequence[bytes]  # ids of rows, or their keys
 
@@ -54,7 +53,7 @@ class Deleted(Value):
     rows: int  # of the source files, which later runs skip
     queries: int  # sampled queries that were removed
     published: dict[str, str]  # table -> new published version
-    gone_by: str  # deadline by which `gc` drops every version that holds them
+    gone_by: str  # deadline by which `gc` removes every version that holds them
 
 
 class Located(NamedTuple):
@@ -74,32 +73,32 @@ class Located(NamedTuple):
 
 @dataclass(frozen=True)
 class Removal:
-    """Ids to remove from tables, and the versions of the source shards before and after."""
+    """Ids to remove from tables, and the versions of the source shards before and after the deletion."""
 
     ids: Array  # sorted, distinct
     before: dict[str, str]
     after: dict[str, str]
-    source: str  # fingerprint of the shards after
-    due_ms: int
+    source: str  # fingerprint of the shards after the deletion
+    due_ms: int  # deadline of the purge, in milliseconds since 1970
 
     def within(self, part: Part) -> bool:
         """Return whether any id lies in the id range of a part."""
         return bool(np.searchsorted(self.ids, part.min_id) < np.searchsorted(self.ids, part.max_id, "right"))
 
     def version(self, part: Part) -> str:
-        """Return the version of a part without the rows: that of its shard, unless the part was out of date."""
+        """Return the version of a part without the rows: that of its shard, or one marked ~deleted if it was stale."""
         current = part.shard in self.after and part.version == self.before.get(part.shard)
         return self.after[part.shard] if current else f"{part.version}~deleted"
 
 
 def delete(dataset: str, names: Names, purge_after: float = 30, progress: Progress = silent) -> Deleted:
-    """Delete rows by id, or by key if rows have keys. It may be run again after any failure.
+    """Delete rows by id, or by key if rows have keys. After any failure, the same call completes the deletion.
 
     The deletion is recorded first, so later runs skip the rows. Then each code table of the dataset publishes a version
-    without them, with the other codes unchanged. Older versions that hold the rows can be searched and measured until
-    `purge_after` days have passed; `gc` drops them early enough to delete their files by then.
+    without them; all other codes are unchanged. Older versions that hold the rows can be searched and measured until
+    `purge_after` days have passed; `gc` removes them early enough to delete their files by then.
 
-    Raises ValueError if no source file and no table version holds any of the ids.
+    Raises UsageError for names that cannot be ids; ValueError if no source file and no table version holds any of them.
     """
     settings = Settings()
     executor = connect(settings, progress)
@@ -138,18 +137,20 @@ def preview(dataset: str, names: Names, progress: Progress = silent) -> Preview:
     settings = Settings()
     located = _locate(dataset, names, settings, connect(settings, progress))
     rows = located.rows
-    there = np.isin(located.ids, rows) if len(rows) else np.ones(len(located.ids), bool)
-    examples = tuple(str(names[place]) for place in np.flatnonzero(there)[:EXAMPLES])
+    found = np.isin(located.ids, rows) if len(rows) else np.ones(len(located.ids), bool)
+    examples = tuple(str(names[i]) for i in np.flatnonzero(found)[:EXAMPLES])
     return Preview(dataset=dataset, rows=len(rows), examples=examples, named_by=_named_by(located.dataset))
 
 
 def _locate(dataset: str, names: Names, settings: Settings, executor: Executor) -> Located:
     """Locate rows in the source. Raises ValueError if no source file and no table version holds any."""
     source = dataset_of(Spec(dataset=dataset), settings)
-    ids, mine = _ids(source, names), of_dataset(settings, dataset)
+    ids, mine = _ids(source, names), tables_of(settings, dataset)
     located = Located(source, ids, {split: _files(source, split, ids, executor) for split in source.splits}, mine)
     if not len(located.rows) and not any(_holders(table, np.unique(ids), executor) for table in mine):
-        raise ValueError(f"none of the {len(ids)} {_named_by(source)} is in {dataset}, such as {names[0]!r}")
+        raise ValueError(
+            f"{dataset} has no row with any of the {len(ids)} given {_named_by(source)}, such as {names[0]!r}"
+        )
     return located
 
 
@@ -159,6 +160,8 @@ def _named_by(source: Dataset) -> Literal["ids", "keys"]:
 
 def _ids(source: Dataset, names: Names) -> Array:
     """Return the id of each name."""
+    if not len(names):
+        raise UsageError(f"expected {_named_by(source)} of rows of {source.name} to delete, found none")
     if source.columns.keyed:
         given = [name if isinstance(name, bytes) else str(name) for name in names]
         return keys.find_ids(source.keys, given, f"the rows of {source.name} to delete")
@@ -169,7 +172,7 @@ def _ids(source: Dataset, names: Names) -> Array:
 
 
 def _files(source: Dataset, split: str, wanted: Array, executor: Executor) -> dict[str, Array]:
-    """Return relative file name -> ids of the wanted rows in that file, for a split."""
+    """Return the ids of the wanted rows in each file of a split, by relative file name."""
     found = executor.map(partial(FeatureShard.ids_by_file, wanted=wanted), source.shards(split), f"find in {split}")
     return {filesystem.relative_path(source.splits[split], url): ids for one in found for url, ids in one.items()}
 

@@ -15,19 +15,20 @@ from storage.files.filesystem import Upload
 from storage.tables import garbage
 from storage.tables.table import CodeTable
 
+from ..checks import UsageError
 from ..context import open_table, open_tables
 from ..scheduled import log_of_run, run_name
 from ..spec import Value
 
 DAY = 86_400
-LEAST_GRACE = 1 / 24  # days: longer than the delay between writing a part and its commit
+LEAST_GRACE = 1 / 24  # days; longer than the delay between writing a part and its commit
 
 
 class Item(Value):
     """A deleted item, or one to delete in a dry run."""
 
     table: str  # empty for files of the warehouse outside tables
-    kind: Literal["version", "snapshot", "upload"] | unreferenced.Kind  # an upload is one that was never completed
+    kind: Literal["version", "snapshot", "upload"] | unreferenced.Kind  # upload: one that was never completed
     name: str
     bytes: int
     why: str
@@ -55,11 +56,11 @@ def gc(
 ) -> Collected:
     """Delete unreferenced versions and files of one table, or of all tables and the rest of the warehouse.
 
-    `grace` is in days. Raises ValueError if it is under an hour, in which an active run may not have committed its
-    files yet, unless `force` is set.
+    `grace` is in days, and at least one hour unless `force` is set: an active run may commit its files later than it
+    writes them. Raises UsageError for a shorter grace.
     """
     if not grace >= (0 if force else LEAST_GRACE):
-        raise ValueError(
+        raise UsageError(
             f"expected a grace of at least one hour, found {grace * 24:g} hours: pass --force if no run is active"
         )
     settings = Settings()
@@ -69,11 +70,11 @@ def gc(
         items += _items(one.name, garbage.collect(one, grace * DAY, keep, dry_run, clock))
     if table:
         return Collected(dry_run=dry_run, items=tuple(items), notes=())
-    beside, notes = _beside(settings.warehouse_url, opened, grace, dry_run, clock)
-    return Collected(dry_run=dry_run, items=(*items, *beside), notes=notes)
+    others, notes = _outside_tables(settings.warehouse_url, opened, grace, dry_run, clock)
+    return Collected(dry_run=dry_run, items=(*items, *others), notes=notes)
 
 
-def _beside(
+def _outside_tables(
     warehouse: str, known: list[CodeTable], grace: float, dry_run: bool, clock: Callable[[], float]
 ) -> tuple[list[Item], tuple[str, ...]]:
     """Delete unreferenced files of the warehouse outside its tables, and return them with notes."""
@@ -90,7 +91,7 @@ def _beside(
     for kind, files in unreferenced.find_unreferenced(warehouse, referenced, names, limit):
         for file in files:
             if not dry_run and not garbage.remove_if_older(file, limit):
-                break  # written again since, and it references the others
+                break  # it has been written again meanwhile, and references the other files
             items.append(Item(table="", kind=kind, name=file.url, bytes=file.size, why=unreferenced.WHY[kind]))
     for upload in unreferenced.incomplete_uploads(warehouse, limit):
         if not dry_run:
@@ -103,7 +104,7 @@ def _items(table: str, found: garbage.Garbage) -> list[Item]:
     return [
         *(Item(table=table, kind="version", name=name, bytes=0, why=why) for name, why in found.versions.items()),
         *(
-            Item(table=table, kind="snapshot", name=str(name), bytes=0, why="unnamed, and not part of a staged version")
+            Item(table=table, kind="snapshot", name=str(name), bytes=0, why="not part of any version")
             for name in found.snapshots
         ),
         *(
@@ -112,7 +113,7 @@ def _items(table: str, found: garbage.Garbage) -> list[Item]:
                 kind="file",
                 name=file.url,
                 bytes=file.size,
-                why="not referenced by any version within the grace",
+                why="not referenced by any version within the grace period",
             )
             for file in found.files
         ),

@@ -41,7 +41,7 @@ class Difference(Value):
     models: tuple[str, str]
     protocols: tuple[str, str]
     metrics: dict[str, tuple[float | None, float | None]]
-    measured_at: tuple[str, str]  # versions that were measured: earlier ones if rows were deleted since
+    measured_at: tuple[str, str]  # versions that the metrics belong to: earlier ones if rows have been deleted since
 
     @property
     def comparable(self) -> bool:
@@ -59,11 +59,11 @@ class Codes(Value):
     method: str
     model: str
     metrics: dict[str, float]
-    measured_at: str  # version that was measured: an earlier one if rows were deleted since
+    measured_at: str  # version that the metrics belong to: an earlier one if rows have been deleted since
 
 
-class Alike(Value):
-    """Code tables measured by the same protocol, whose metrics are comparable."""
+class ComparableTables(Value):
+    """Code tables whose metrics are comparable, because they were measured by the same protocol."""
 
     protocol: str
     codes: tuple[Codes, ...]
@@ -87,8 +87,8 @@ def rollback(table: str, to: str | None = None) -> str:
 def history(table: str) -> list[Event]:
     """Return the recorded events of a table, oldest first."""
     opened = open_table(Settings(), table)
-    main, doomed = opened.version(), log.purge_deadlines(opened)
-    events = [_event(version, version.name == main.name, doomed.get(version.name)) for version in opened.versions()]
+    main, deadlines = opened.version(), log.purge_deadlines(opened)
+    events = [_event(version, version.name == main.name, deadlines.get(version.name)) for version in opened.versions()]
     for moved in log.rollbacks(opened):
         known = {"version": moved["to"], "when": moved["at"], "by": moved["by"], "note": f"from {moved['from']}"}
         events.append(Event(**known, what="rolled back", published="", rows=None, model="", metrics={}))
@@ -118,13 +118,13 @@ def diff(table: str, a: str, b: str) -> Difference:
     )
 
 
-def compare_tables(dataset: str) -> list[Alike]:
+def compare_tables(dataset: str) -> list[ComparableTables]:
     """Return the published versions of the code tables of a dataset, grouped by protocol.
 
     Raises LookupError if no code table of the dataset has a published version.
     """
     groups: dict[str, list[Codes]] = {}
-    for table in of_dataset(Settings(), dataset):
+    for table in tables_of(Settings(), dataset):
         version = table.version()
         if spec := _spec(version):
             found = Codes(
@@ -140,11 +140,11 @@ def compare_tables(dataset: str) -> list[Alike]:
             groups.setdefault(version.properties.get("protocol", ""), []).append(found)
     if not groups:
         raise LookupError(f"dataset {dataset} has no published codes: run reindex first")
-    return [Alike(protocol=protocol, codes=tuple(codes)) for protocol, codes in groups.items()]
+    return [ComparableTables(protocol=protocol, codes=tuple(codes)) for protocol, codes in groups.items()]
 
 
-def of_dataset(settings: Settings, dataset: str) -> list[CodeTable]:
-    """Return the code tables that have a version made from a dataset."""
+def tables_of(settings: Settings, dataset: str) -> list[CodeTable]:
+    """Return the code tables with a version that was made from a dataset."""
     opened = open_tables(settings)
     return [table for table in opened if any(s and s.dataset == dataset for s in map(_spec, table.versions()))]
 

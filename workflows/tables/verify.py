@@ -1,4 +1,4 @@
-"""Verify versions: check every part against the table, and optionally against the model and the source."""
+"""Verify versions: check every part against the table, and optionally against the source and the model."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Verified(Value):
     rows: int
     rechecked: int  # parts that were encoded again
     bits: int  # compared bits of these parts
-    near: int  # differing bits within rounding of their threshold, which machines may set differently
+    near: int  # differing bits whose value lies within rounding of their threshold: machines may differ there
     problems: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -48,13 +48,13 @@ def verify(
     version: str = "main",
     deep: bool = False,
     sample: int | None = None,
-    mend: bool = False,
+    repair: bool = False,
     progress: Progress = silent,
 ) -> Verified:
-    """Check every part of a version, and that no id occurs twice. Only parts whose id ranges overlap are compared.
+    """Check every part of a version, and that no id occurs twice.
 
-    With `deep`, also encode the source shards again, all or a sample of `sample`, and compare bits and content. With
-    `mend`, repair damaged parts whose source shard still encodes to the same file.
+    With `deep`, also encode source shards again, all or a random sample of `sample` shards, and compare bits and
+    content. With `repair`, replace damaged parts whose source shard still encodes to the same file.
     """
     settings = Settings()
     executor = connect(settings, progress)
@@ -69,11 +69,11 @@ def verify(
     known |= {"parts": len(parts), "rows": sum(part.rows for part in parts)}
     check = partial(integrity.check_part, n_bits=opened.n_bits)
     checks = list(executor.map(check, parts, "verify"))
-    if mend and (damaged := [part for part, problems in zip(parts, checks, strict=True) if problems]):
+    if repair and (damaged := [part for part, problems in zip(parts, checks, strict=True) if problems]):
         pairs, _ = _pairs(settings, opened, found, damaged, None)
         encoder, function, _ = _encoder(settings, executor, found)
         restore = partial(integrity.restore_part, function=function, folder=opened.folder)
-        list(encoder.map(restore, pairs, "mend"))
+        list(encoder.map(restore, pairs, "repair"))
         checks = list(executor.map(check, parts, "verify"))
     problems = _flat(checks)
     folder = keys_of_version(found.properties, settings)
@@ -93,7 +93,7 @@ def _flat(found: Iterable[list[str]]) -> list[str]:
 
 
 def _encoder(settings: Settings, executor: Executor, version: Version) -> tuple[Executor, HashFunction, Precision]:
-    """Return what encodes the rows of a version again: the executor, the function, and its precision."""
+    """Return the executor, the function and the precision that encode the rows of a version again."""
     precision: Precision = "bf16" if version.properties.get("precision") == "bf16" else "float32"
     function = encoding_function(settings, version.properties["model"], precision)
     return executor.with_resources(settings.encode), function, precision
@@ -102,7 +102,7 @@ def _encoder(settings: Settings, executor: Executor, version: Version) -> tuple[
 def _pairs(
     settings: Settings, table: CodeTable, version: Version, parts: list[Part], sample: int | None
 ) -> tuple[list[tuple[Part, FeatureShard]], list[str]]:
-    """Return parts, all or a sample, with their source shards; and a note on parts whose shard has changed."""
+    """Return parts, all or a sample, with their source shards; and a note if shards have changed."""
     dataset = dataset_of(Spec.stored(version.properties["spec"]), settings)
     shards = {(shard.name, shard.version): shard for shard in dataset.shards("base", table.vocabulary)}
 

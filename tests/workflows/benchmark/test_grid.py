@@ -142,7 +142,7 @@ def test_datasets_are_located_before_any_cell_is_measured(home):
         ({"protocol": "knn"}, "'bdnn', 'labels', 'graded', 'neighbours' or 'dhn'"),
         ({"methods": ["lsh", "LSH"]}, "expected distinct values, found repeated lsh"),
         ({"bits": [8, 16, 8]}, "expected distinct values, found repeated 8"),
-        ({"seeds": []}, "at least 1 item"),
+        ({"seeds": []}, "expected at least one value, found none"),
         ({"queries": 0}, "greater than or equal to 1"),
         ({"methods": ["itq"], "parameters": {"itq": {"n_iter": 0}}}, "expected ITQ's n_iter of at least 1, found 0"),
     ],

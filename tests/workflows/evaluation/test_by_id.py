@@ -7,6 +7,7 @@ from hashing.evaluation import metrics
 from storage import queries
 from tests.workflows.tables import published_table
 from tests.workflows.tables.published_table import TABLE, hashkiln, rows_of, spec, table_of
+from workflows.checks import UsageError
 from workflows.evaluation.flow import evaluate_version
 from workflows.spec import Protocol
 
@@ -63,7 +64,7 @@ def test_ranking_by_id_with_other_kinds_of_relevance(ranked, relevance):
 
 
 def test_comparisons_of_versions_use_expectations_over_ties(source, monkeypatch):
-    with pytest.raises(ValueError, match="ties by-id cannot be compared with another version"):
+    with pytest.raises(UsageError, match="versions are compared by expectation over ties only"):
         evaluate_version(TABLE, "main", "v1", Protocol(ties="by-id"))
     with pytest.raises(ValueError, match="ties: by-id is only for evaluate"):
         spec(protocol={"ties": "by-id"})

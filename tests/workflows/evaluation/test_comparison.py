@@ -217,7 +217,7 @@ def test_a_published_version_with_a_damaged_part_is_not_compared_and_blocks_no_r
 
 
 def test_a_damaged_part_of_the_staged_version_is_an_error(settings, mine, source):
-    """Its shard has not changed, so it would be published again; `verify --mend` repairs it."""
+    """Its shard has not changed, so it would be published again; `verify --repair` repairs it."""
     reindex(settings, spec())
     path = Path(part_of(settings, "part2.parquet").url)
     DAMAGES["flipped"](path)

@@ -8,6 +8,7 @@ from hashing.methods import catalogue
 from hashing.methods.itq import ITQ
 from infra.executors import InProcess
 from tests.workflows.conftest import reindex, spec, table_of
+from workflows.checks import UsageError
 from workflows.context import Context
 from workflows.reindex import fitting, planning, unchanged
 from workflows.spec import digest
@@ -39,7 +40,7 @@ def test_a_release_that_adds_a_hyper_parameter_reuses_the_models(settings, mine,
     again = fitting.fit(Context.of(spec(code="other"), settings, InProcess()))  # an earlier fit's, of the same rows
     assert (again.digest, again.seconds) == (first.digest, 0)
     given = {"method": "itq", "bits": 16, "parameters": {"restarts": 2}}
-    with pytest.raises(ValueError, match="this run has another method or other hyper-parameters: pass --refit always"):
+    with pytest.raises(UsageError, match="this run has another method or other hyper-parameters: pass --refit always"):
         fitting.fit(Context.of(spec(method=given), settings, InProcess()))
     assert fitting.fit(Context.of(spec(method=given, code="other"), settings, InProcess())).seconds > 0
 

@@ -34,6 +34,7 @@ from tests.workflows.tables.published_table import (
     write,
 )
 from workflows import datasets, opening
+from workflows.checks import UsageError
 from workflows.context import Context
 from workflows.evaluation.judge import judge_of
 from workflows.tables import deletion, gc, history, verify
@@ -144,8 +145,10 @@ def test_all_rows_of_a_shard_can_be_deleted(settings, source):
 
 
 def test_unknown_ids_are_refused_and_nothing_is_written(settings, source, tmp_path):
-    with pytest.raises(ValueError, match=r"none of the 2 ids is in mine, such as 77777"):
+    with pytest.raises(ValueError, match=r"mine has no row with any of the 2 given ids, such as 77777"):
         deletion.delete("mine", [77777, 88888])
+    with pytest.raises(UsageError, match="expected ids of rows of mine to delete, found none"):
+        deletion.delete("mine", [])
     assert deletions.deletion_files(deletions.deletions_folder(settings.warehouse_url, "mine")) == ()
     for wrong in ("1;2", str(10**20), str(2**63), "1_000", "+1", "1 0", "１", "٣", "0x1", "--1", "", "1.0", 1.0, True):
         with pytest.raises(ValueError, match=f"64-bit integers such as 7 or -12, found {re.escape(repr(wrong))}"):

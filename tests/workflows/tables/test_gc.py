@@ -22,6 +22,7 @@ from tests.workflows.tables.published_table import (
     table_of,
     write,
 )
+from workflows.checks import UsageError
 from workflows.cli.maintenance import duration
 from workflows.context import Context
 from workflows.evaluation import version
@@ -104,7 +105,7 @@ def test_models_are_kept_if_the_warehouse_has_tables_unknown_to_the_catalog(sett
 
 
 def test_a_short_grace_period_must_be_forced_and_durations_are_parsed(settings, source):
-    with pytest.raises(ValueError, match=r"expected a grace of at least one hour, found 0\.5 hours: pass --force"):
+    with pytest.raises(UsageError, match=r"expected a grace of at least one hour, found 0\.5 hours: pass --force"):
         gc.gc(grace=0.5 / 24)
     assert hashkiln("gc", "--grace", "1m", "--force", "--dry-run")[0] == 0
     code, output = hashkiln("gc", TABLE, "--grace", "1h")

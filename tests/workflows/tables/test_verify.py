@@ -157,8 +157,8 @@ def test_a_damaged_part_is_repaired_by_encoding_its_shard_again(settings, source
     flip(Path(part.url), 600)
     _verified.clear()
     assert len(verify.verify(TABLE).problems) == 1
-    assert hashkiln("verify", TABLE, "--mend")[0] == 0
+    assert hashkiln("verify", TABLE, "--repair")[0] == 0
     assert verify.verify(TABLE, deep=True).problems == ()
     flip(Path(part.url), 600)
     write(source, "2.parquet", blobs(10, D, first_id=2000))
-    assert len(verify.verify(TABLE, mend=True).problems) == 1  # its source is gone
+    assert len(verify.verify(TABLE, repair=True).problems) == 1  # its source is gone
