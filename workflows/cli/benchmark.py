@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -17,21 +16,16 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-class ProtocolName(StrEnum):
-    bdnn = "bdnn"
-    labels = "labels"
-    graded = "graded"
-    neighbours = "neighbours"
-    dhn = "dhn"
-
-
 @app.command()
 def benchmark(
     dataset: Annotated[str, typer.Option(help="Datasets, separated by commas.")],
     methods: Annotated[str, typer.Option(help="Methods listed by `hashkiln methods`, separated by commas, or all.")],
     bits: Annotated[str, typer.Option(help="Code lengths in bits, separated by commas.")] = "8,16,24,32",
     seeds: Annotated[int, typer.Option(min=1, help="Number of random seeds: 0, 1, …")] = 1,
-    protocol: Annotated[ProtocolName, typer.Option(help="Evaluation protocol, described above.")] = ProtocolName.bdnn,
+    protocol: Annotated[
+        Literal["bdnn", "labels", "graded", "neighbours", "dhn"],
+        typer.Option(help="Evaluation protocol, described above."),
+    ] = "bdnn",
     queries: Annotated[
         int | None, typer.Option(help="Use only the first N queries.  [default: all]", metavar="N")
     ] = None,

@@ -6,10 +6,9 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from functools import partial, wraps
 from inspect import Parameter, Signature, signature
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 from rich.console import Console
@@ -26,34 +25,6 @@ if TYPE_CHECKING:
 console, errors = Console(), Console(stderr=True)
 T = TypeVar("T")
 FAILED, USAGE, REJECTED, INTERRUPTED = 1, 2, 3, 130
-
-
-class Refit(StrEnum):
-    never = "never"
-    always = "always"
-    drift = "drift"
-
-
-class Bad(StrEnum):
-    refuse = "refuse"
-    drop = "drop"
-
-
-class Precision(StrEnum):
-    float32 = "float32"
-    bf16 = "bf16"
-
-
-class Relevance(StrEnum):
-    auto = "auto"
-    labels = "labels"
-    neighbours = "neighbours"
-    graded = "graded"
-
-
-class Ties(StrEnum):
-    expectation = "expectation"
-    by_id = "by-id"
 
 
 class LogLines(logging.Handler):
@@ -82,24 +53,24 @@ Pretrained = Annotated[
 Code = Annotated[
     str | None, typer.Option("--code", help="Name of the codes.  [default: method and bits, such as itq32]")
 ]
-RefitPolicy = Annotated[
-    Refit,
+Refit = Annotated[
+    Literal["never", "always", "drift"],
     typer.Option("--refit", help="When to fit a new model: never, always, or if new rows have drifted."),
 ]
 BadRows = Annotated[
-    Bad,
+    Literal["refuse", "drop"],
     typer.Option(
         "--bad-rows", help="For invalid rows, such as NaN or a wrong length: refuse the shard, or drop and count them."
     ),
 ]
-PrecisionOption = Annotated[
-    Precision,
+Precision = Annotated[
+    Literal["float32", "bf16"],
     typer.Option(
         "--precision", help="Precision of a network that encodes on GPUs; bf16 is faster. Needs HASHKILN_ENCODE_GPUS."
     ),
 ]
-By = Annotated[
-    Relevance,
+Relevance = Annotated[
+    Literal["auto", "labels", "neighbours", "graded"],
     typer.Option(
         "--relevance", help="Rows that count as relevant to a query; auto: labels if there are any, else neighbours."
     ),
@@ -144,8 +115,8 @@ def specification(
     parameters: Set = None,
     pretrained: Pretrained = None,
     code: Code = None,
-    refit: RefitPolicy = Refit.never,
-    bad_rows: BadRows = Bad.refuse,
+    refit: Refit = "never",
+    bad_rows: BadRows = "refuse",
     **others: Any,
 ) -> Spec:
     """Return the Spec built from the options that fit, encode and reindex share, and from other fields.
@@ -210,14 +181,14 @@ def _options(function: Callable[..., Any]) -> list[Parameter]:
 @takes(specification)
 def run_specification(
     specify: Specify,
-    relevance: By = Relevance.auto,
+    relevance: Relevance = "auto",
     neighbours: K = 100,
     queries: Queries = 1000,
     floor: Floors = None,
     ceiling: Ceilings = None,
     max_loss: Losses = None,
     max_drift: MaxDrift = 0.5,
-    precision: PrecisionOption = Precision.float32,
+    precision: Precision = "float32",
     **gate: Any,
 ) -> Spec:
     """Return the Spec of a whole run, as `specification`, from the options of the protocol and the gate too."""

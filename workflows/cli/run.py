@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from .common import (
     AsJson,
-    By,
     K,
     Precision,
-    PrecisionOption,
     Queries,
     Relevance,
     Specify,
-    Ties,
     checked,
     progress,
     show,
@@ -55,7 +52,7 @@ def fit(specify: Specify, as_json: AsJson = False) -> None:
 
 @app.command()
 @takes(specification)
-def encode(specify: Specify, precision: PrecisionOption = Precision.float32, as_json: AsJson = False) -> None:
+def encode(specify: Specify, precision: Precision = "float32", as_json: AsJson = False) -> None:
     """Fit a hash function and encode the dataset to a branch, without publishing it.
 
     Example: `hashkiln encode --dataset sample --method lsh --bits 64`
@@ -92,7 +89,7 @@ def evaluate(
     beside: Annotated[
         str | None, typer.Option(help="Compare with another version, on the rows that both have.")
     ] = None,
-    relevance: By = Relevance.auto,
+    relevance: Relevance = "auto",
     neighbours: K = 100,
     queries: Queries = 1000,
     codes: Annotated[
@@ -109,8 +106,9 @@ def evaluate(
         int | None, typer.Option(min=1, help="Code length in bits, if packed codes have padding bits.")
     ] = None,
     ties: Annotated[
-        Ties, typer.Option(help="Order of rows at equal distance: the expectation over all orders, or by id.")
-    ] = Ties.expectation,
+        Literal["expectation", "by-id"],
+        typer.Option(help="Order of rows at equal distance: the expectation over all orders, or by id."),
+    ] = "expectation",
     as_json: AsJson = False,
 ) -> None:
     """Measure a version of a code table, or codes from another tool.
@@ -126,17 +124,17 @@ def evaluate(
     if bool(table) == bool(codes) or bool(codes) != bool(labels):
         raise typer.BadParameter("pass either TABLE, or --codes FILE with --labels FILE")
     of_table = beside or version != "main" or neighbours != 100
-    if codes and (of_table or relevance in (Relevance.neighbours, Relevance.graded)):
+    if codes and (of_table or relevance in ("neighbours", "graded")):
         raise typer.BadParameter(
             "--version, --beside, --neighbours and --relevance neighbours or graded need a TABLE, not --codes"
         )
     if table and (query_codes or query_labels or bits):
         raise typer.BadParameter("--query-codes, --query-labels and --bits need --codes, not a TABLE")
     with checked():
-        protocol = Protocol(relevance=relevance.value, neighbours=neighbours, queries=queries, ties=ties.value)
+        protocol = Protocol(relevance=relevance, neighbours=neighbours, queries=queries, ties=ties)
     with progress() as report:
         if codes and labels:
-            found = external.evaluate_files(codes, labels, query_codes, query_labels, bits, queries, ties.value, report)
+            found = external.evaluate_files(codes, labels, query_codes, query_labels, bits, queries, ties, report)
         else:
             found = run(table or "", version, beside, protocol, report)
     if as_json:
