@@ -1,4 +1,4 @@
-"""What the other tests rely on: a reader beside a run sees a version that is half there."""
+"""The detector that the other tests rely on: a reader notices a half-published version."""
 
 import random
 

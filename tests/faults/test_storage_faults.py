@@ -1,4 +1,4 @@
-"""A disk that is full, and parts that are torn or corrupted where they lie."""
+"""Full disks, and parts that are truncated or corrupted in place."""
 
 import shutil
 import subprocess

@@ -36,7 +36,7 @@ def test_an_error_is_raised_after_the_items_before_it():
         next(found)
 
 
-def test_the_thread_ends_with_the_reader():
+def test_the_thread_ends_with_its_consumer():
     before = threading.active_count()
     found = ahead(iter(range(100)))
     assert next(found) == 0

@@ -114,14 +114,14 @@ def test_saves_and_loads(name, tmp_path):
         np.testing.assert_array_equal(again.project(X), function.project(X))
 
 
-def test_what_is_not_finite_is_refused():
+def test_values_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match=r"^threshold has NaN or infinite values: the fit did not converge"):
         LinearHash(W, np.full(K, np.nan))
     with pytest.raises(ValueError, match=r"^weights has NaN or infinite values: the fit did not converge"):
         NetworkHash((LAYERS[0], np.full((3, K), np.inf)), (T[:3], T), "tanh")
 
 
-def test_what_float32_cannot_hold_is_refused_and_vectors_it_cannot_measure():
+def test_vectors_beyond_the_range_of_float32_are_refused():
     with pytest.raises(ValueError, match=r"^weight has NaN or infinite values: the fit did not converge"):
         LinearHash(np.full((D, K), 1e39), np.zeros(K))
     x = X.copy()

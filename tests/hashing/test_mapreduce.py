@@ -99,7 +99,7 @@ def test_keyed_hashes_are_uniform_and_distinct():
     assert keyed_hash(np.array([0]), 0)[0] != keyed_hash(np.array([0]), 1)[0]
 
 
-def test_taking_rows_takes_them_of_every_field():
+def test_taking_rows_selects_them_in_every_field():
     batch = Batch(np.arange(4), np.arange(8).reshape(4, 2))
     assert batch.take(slice(1, 3)).ids.tolist() == [1, 2]
     assert batch.take(batch.ids > 2).x.tolist() == [[6, 7]]

@@ -53,7 +53,7 @@ def data(in_process, rows=ROWS):
 
 @pytest.mark.parametrize("codes", [True, False])
 @pytest.mark.parametrize("name", LOSSES)
-def test_gradients_are_those_of_differences(name, codes, in_process):
+def test_gradients_equal_differences(name, codes, in_process):
     loss, penalty, last = LOSSES[name]
     rows = ROWS._replace(b=ROWS.b if codes else None, y=ROWS.y if name in ("SH-BDNN", "SupervisedDH") else None)
     net = network(last)
@@ -225,7 +225,7 @@ def test_no_step_of_the_autoencoder_raises_its_objective_at_one_mu(n_bits, in_pr
     assert path[-1] < 0.99 * path[0]
 
 
-def test_the_encoders_gradient_is_that_of_differences(in_process):
+def test_the_gradient_of_the_encoder_equals_differences(in_process):
     rows, scale = data(in_process), np.linspace(0.5, 2, D + 1)[:, None]
     theta = RNG.standard_normal((D + 1) * K)
     _, gradient = ba._machines(theta, rows, scale, 3.0)
@@ -237,7 +237,7 @@ def test_the_encoders_gradient_is_that_of_differences(in_process):
 
 
 @pytest.mark.parametrize("method", [UHBDNN, SHBDNN, BA, DH, SupervisedDH])
-def test_flat_dimensions_are_fitted_and_constant_rows_where_no_bit_begins_as_a_direction(method, in_process):
+def test_constant_dimensions_are_accepted_and_constant_rows_without_directions(method, in_process):
     batch = blobs(60)
     flat, constant = np.where(np.arange(32) < 8, 0, batch.x), np.ones_like(batch.x)
     assert method(n_bits=8).fit(Data(cut(batch._replace(x=flat), 2), in_process)).n_bits == 8

@@ -1,4 +1,4 @@
-"""What code a result is named by: a change in any of its files is seen, and in no other."""
+"""Digests of the source code of methods: they change with any file that a method depends on, and with no other."""
 
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
@@ -45,11 +45,11 @@ def changes(tmp_path, monkeypatch):
     return changes
 
 
-def test_ours_depends_on_its_file_and_on_what_methods_share(changes):
+def test_the_digest_of_a_method_covers_its_file_and_shared_code(changes):
     assert sorted(changes("hashing/methods/itq.py")) == sorted(f"hashing/{name}" for name in OURS)
 
 
-def test_one_of_another_package_depends_on_that_package_too(changes):
+def test_the_digest_of_an_installed_method_covers_its_package(changes):
     shared = {f"hashing/{name}" for name in OURS} - {"hashing/methods/itq.py"}
     assert set(changes("acme/methods/theirs.py")) == shared | {*THEIRS}
     assert set(changes("alone.py")) == shared | {"alone.py"}

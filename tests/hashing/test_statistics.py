@@ -25,7 +25,7 @@ def test_kmeans_is_lloyds_algorithm(n_iter, in_process):
     np.testing.assert_allclose(found.centres, expected.cluster_centers_, rtol=1e-9, atol=1e-9)
 
 
-def test_kmeans_counts_the_rows_that_its_centres_are_the_means_of(in_process):
+def test_kmeans_counts_the_rows_of_each_centre(in_process):
     data, batch = Data(cut(blobs(), 3), in_process), blobs()
     before, after = kmeans(data, 7, 4, seed=1), kmeans(data, 7, 5, seed=1)
     label = ((batch.x[:, None] - before.centres) ** 2).sum(axis=2).argmin(axis=1)
@@ -44,7 +44,7 @@ def test_kmeans_agrees_to_1e_10_however_the_rows_are_cut(in_process):
         np.testing.assert_allclose(other.centres, one.centres, rtol=1e-10, atol=1e-10)
 
 
-def test_a_centre_that_loses_its_rows_stays(in_process):
+def test_a_centre_without_rows_does_not_move(in_process):
     """Of two centres at one place the earlier takes all rows."""
     batch = rows([[0.0, 1.0]] * 6 + [[4.0, 1.0]] * 3)
     centres, counts = kmeans(Data(cut(batch, 2), in_process), 9, 3, seed=0)

@@ -26,7 +26,7 @@ X, Y = BATCH.x, BATCH.y.argmax(axis=1)
 CODES = pack(X[:, :12] > 0)
 
 
-def test_the_examples_of_its_docstrings_hold_also_in_a_running_event_loop(tmp_path, prefect_server):
+def test_the_examples_of_docstrings_hold_in_a_running_event_loop(tmp_path, prefect_server):
     """As a notebook has one. reindex comes first: it publishes what the example of open reads."""
     own = {"HASHKILN_HOME": str(tmp_path / "home"), "HASHKILN_EXECUTOR": "inprocess"}
     names = ["reindex", "RunOutcome", "open", "Hasher", "Report", "evaluate", "fit", "search"]
@@ -72,7 +72,7 @@ def test_a_fit_is_that_of_the_method_on_the_same_rows(form, monkeypatch):
     assert f.encode(x[:0]).shape == (0, 2)
 
 
-def test_labels_are_classes_or_multi_hot_and_ignored_where_nothing_learns_from_them():
+def test_labels_are_classes_or_multi_hot_and_ignored_by_unsupervised_methods():
     fits = [hashkiln.fit(X, y, method="itq_cca", bits=4) for y in (Y, Y.tolist(), BATCH.y, BATCH.y.astype(bool))]
     fits.append(hashkiln.fit(X, 7 - 2 * Y.astype(np.int8)[:, None], method="itq_cca", bits=4))
     for f in fits[1:4]:

@@ -38,13 +38,13 @@ def test_states_are_merged_in_order_in_one_tree(executor, n):
     assert executor.reduce(lambda v: v, lambda a, b: a + b, values) == expected  # to the last bit
 
 
-def test_what_is_kept_serves_as_items(executor):
+def test_kept_results_can_be_items(executor):
     kept = executor.keep(lambda i: np.full(3, i), range(5))
     kept = executor.keep(lambda x: x + 1, kept)
     assert list(executor.map(lambda x: int(x.sum()), kept)) == [3, 6, 9, 12, 15]
 
 
-def test_errors_are_those_of_the_function(executor):
+def test_errors_of_the_function_are_raised(executor):
     def refuse(i):
         raise ValueError(f"expected something else, found {i}")
 
@@ -64,7 +64,7 @@ def test_a_task_holds_one_blas_thread(executor):
 
 
 @pytest.mark.parametrize("kind", [InProcess, partial(Ray, in_flight=3)])
-def test_progress_is_told(kind, ray_executor):
+def test_progress_is_reported(kind, ray_executor):
     told = []
     executor = kind(progress=lambda *args: told.append(args))
     list(executor.map(lambda i: i, range(4), "square"))
@@ -83,7 +83,7 @@ def test_few_tasks_are_in_flight_at_a_time(ray_executor, tmp_path):
     assert len(list(started.iterdir())) == 10
 
 
-def test_a_killed_worker_costs_a_retry_and_nothing_else(ray_executor, tmp_path):
+def test_the_task_of_a_killed_worker_is_retried(ray_executor, tmp_path):
     def die_once(i):
         if i == 3 and not (tmp_path / "died").exists():
             (tmp_path / "died").touch()
@@ -97,7 +97,7 @@ def test_a_killed_worker_costs_a_retry_and_nothing_else(ray_executor, tmp_path):
     assert (tmp_path / "died").exists()
 
 
-def test_a_local_ray_lets_in_only_who_has_its_token(ray_executor):
+def test_a_local_ray_requires_its_token(ray_executor):
     """Ray listens on every interface, so that a node address on loopback guards nothing."""
     address = ray_executor.join().split()[2].rstrip(":")
     assert address.startswith("127.0.0.2:")
@@ -157,7 +157,7 @@ def test_settings_come_from_the_environment(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["wh", "~/wh", "file://wh"])
-def test_paths_of_the_settings_hold_from_any_folder(folder, monkeypatch, tmp_path):
+def test_paths_of_the_settings_are_absolute(folder, monkeypatch, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -197,11 +197,11 @@ def test_only_the_file_of_a_catalog_is_a_path(catalog, stored, monkeypatch, tmp_
         ("HASHKILN_WAREHOUSE", "~no-such-user/wh", "cannot expand ~ in ~no-such-user/wh"),
     ],
 )
-def test_settings_that_name_no_place_are_refused(name, value, message, monkeypatch):
+def test_settings_with_invalid_paths_are_refused(name, value, message, monkeypatch):
     monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=message):
         Settings()
 
 
-def test_no_module_of_ours_starts_ray_by_being_imported():
+def test_importing_our_modules_does_not_start_ray():
     assert "ray" not in run("import sys, infra.executors; print(*sys.modules)").stdout.split()

@@ -1,4 +1,4 @@
-"""Observers never stop work: whatever they raise, it is logged once and the work ends as it would have without them."""
+"""Observers never stop work: their first error is logged, and the work ends as it would without them."""
 
 import logging
 from dataclasses import replace
@@ -47,7 +47,7 @@ def test_the_first_error_is_logged_in_one_line_and_later_calls_are_made(caplog):
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
-def test_an_interrupt_is_no_failure_of_an_observer():
+def test_an_interrupt_is_not_caught_by_an_observer():
     def interrupted():
         raise KeyboardInterrupt
 
@@ -56,7 +56,7 @@ def test_an_interrupt_is_no_failure_of_an_observer():
 
 
 @pytest.mark.parametrize("where", ["here", "ray"])
-def test_work_goes_on_where_observers_fail(where, request, tmp_path, caplog):
+def test_work_continues_if_observers_fail(where, request, tmp_path, caplog):
     executor = InProcess(cpus=2) if where == "here" else request.getfixturevalue("ray_executor")
     executor = replace(executor, checkpoints=str(tmp_path / "runs"), progress=deaf, on_epoch=deaf)
     assert list(executor.map(abs, [-1, -2], "abs")) == [1, 2]
@@ -67,7 +67,7 @@ def test_work_goes_on_where_observers_fail(where, request, tmp_path, caplog):
     assert warnings(caplog) == ["observer deaf failed, the run continues: Deaf: the line is dead"] * 2  # one of each
 
 
-def test_the_checkpoint_is_saved_before_observers_hear_of_it(tmp_path):
+def test_the_checkpoint_is_saved_before_observers_are_called(tmp_path):
     saved = []
     executor = InProcess(
         checkpoints=str(tmp_path), cpus=1, on_epoch=lambda epochs: saved.append(len(list(tmp_path.glob("*/state.pt"))))

@@ -46,7 +46,7 @@ def test_each_stage_has_its_settings(monkeypatch):
 
 
 @pytest.mark.skipif(bool(shutil.which("nvidia-smi")), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_refused_before_any_work(ray_executor):
+def test_a_missing_gpu_is_refused_before_any_work(ray_executor):
     message = r"^expected a machine with 1 CPUs, 1 GPUs for a task, found .* CPUs, 0 GPUs"
     for executor in (InProcess(), ray_executor):
         assert executor.with_resources(Resources())
@@ -148,7 +148,7 @@ def test_a_killed_actor_starts_again(found):
     assert found["killed"] == [1, "die", 2]
 
 
-def test_an_error_is_that_of_the_function(found):
+def test_an_error_of_the_function_is_raised(found):
     assert found["refused"] == "expected another item"
 
 

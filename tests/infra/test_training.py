@@ -1,4 +1,4 @@
-"""Training in process and on a real Ray cluster: the same steps, whoever takes them and whoever dies on the way."""
+"""Training in process and on a real Ray cluster: the same steps for any number of workers and after any failure."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ def kill(pid):
     os.kill(pid, signal.SIGKILL)
 
 
-def test_one_worker_on_ray_is_as_in_process_to_the_last_bit(ray_executor, tmp_path):
+def test_one_worker_on_ray_gives_the_bits_of_training_in_process(ray_executor, tmp_path):
     told, curves = [], []
     runs = str(tmp_path / "runs")
     executor = replace(ray_executor, checkpoints=runs, progress=lambda *args: told.append(args), on_epoch=curves.append)
@@ -67,7 +67,7 @@ def test_two_workers_take_the_steps_of_one(network, ray_executor, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_started_again_and_the_run_goes_on(ray_executor, tmp_path):
+def test_a_killed_worker_is_restarted_and_the_run_continues(ray_executor, tmp_path):
     executor = replace(ray_executor, checkpoints=str(tmp_path / "runs"))
     killer = when_there_are(75, tmp_path / "log", kill)
     function = recorded(tmp_path / "log", epochs=20).fit(data(executor))
@@ -81,7 +81,7 @@ def test_a_killed_worker_is_started_again_and_the_run_goes_on(ray_executor, tmp_
 
 
 @pytest.mark.parametrize("kind", ["here", pytest.param("ray", marks=pytest.mark.slow)])
-def test_a_killed_driver_is_run_again_and_goes_on(kind, tmp_path):
+def test_a_restarted_driver_continues_the_run(kind, tmp_path):
     log, runs = tmp_path / "log", tmp_path / "runs"
     command = [sys.executable, str(DRIVER), kind, str(log), str(runs), "20"]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE)
@@ -117,7 +117,7 @@ except ValueError as error:
 """
 
 
-def test_workers_are_refused_that_would_wait_for_a_place(ray_executor):
+def test_more_workers_than_the_cluster_has_room_for_are_refused(ray_executor):
     assert [replace(ray_executor, trainers=asked).training_workers() for asked in (None, 1, 2)] == [1, 1, 2]
     with pytest.raises(ValueError, match="expected HASHKILN_TRAINERS of at most 2, the CPUs of the cluster, found 3"):
         replace(ray_executor, trainers=3).training_workers()
@@ -129,7 +129,7 @@ def test_workers_are_refused_that_would_wait_for_a_place(ray_executor):
 
 
 @pytest.mark.slow
-def test_a_mistake_of_the_user_is_told_as_itself_and_not_tried_again(ray_executor, tmp_path):
+def test_an_error_of_the_user_is_raised_unchanged_and_not_retried(ray_executor, tmp_path):
     executor = replace(ray_executor, checkpoints=str(tmp_path / "runs"))
     with pytest.raises(
         ValueError, match=r"^expected a finite loss, found nan in steps 1 to 10 of epoch 1: use a smaller lr$"
@@ -140,7 +140,7 @@ def test_a_mistake_of_the_user_is_told_as_itself_and_not_tried_again(ray_executo
 
 
 @pytest.mark.slow
-def test_what_fails_again_and_again_is_told_in_one_line(ray_executor):
+def test_repeated_failures_are_reported_in_one_line(ray_executor):
     with pytest.raises(RuntimeError, match=r"^training failed after 3 restarts: .*no such thing"):
         ray_executor.train(fails, "fails")
 

@@ -1,4 +1,4 @@
-"""From files of users to published versions: what is refused, what is said, and by what queries are judged."""
+"""From users' files to published versions: what is refused, what is printed, and which metric ranks the rows."""
 
 import gzip
 import json
@@ -101,14 +101,14 @@ def test_ids_cannot_become_keys_under_the_same_name(tmp_path, settings):
         datasets.ingest_source("mine", str(tmp_path / "a.parquet"), settings, Columns(id="key", keyed=True))
 
 
-def test_unknown_forms_are_told_what_is_read(tmp_path, settings):
+def test_unknown_forms_are_refused_with_the_supported_ones(tmp_path, settings):
     for name in ("x.csv", "x.fbin.gz", "x.npy.gz"):  # of the compressed forms, only .fvecs and .bvecs
         (tmp_path / name).write_text("1,2,3\n")
         with pytest.raises(SourceRefused, match=rf"{name}: expected one of: Parquet files, .*\.npy.*; found {name}"):
             datasets.ingest_source("x", str(tmp_path / name), settings, Columns())
 
 
-def test_what_an_option_or_the_queries_contradict_is_refused_before_anything_is_written(tmp_path, settings):
+def test_contradictions_to_options_or_queries_are_refused_before_anything_is_written(tmp_path, settings):
     def ingest(source, query=None, **options):
         query = query and str(tmp_path / query)
         datasets.ingest_source("x", str(tmp_path / source), settings, Columns(x=""), query, **options)
@@ -126,7 +126,7 @@ def test_what_an_option_or_the_queries_contradict_is_refused_before_anything_is_
     assert not (tmp_path / "home" / "warehouse" / "datasets").exists()
 
 
-def test_suffixes_in_capitals_are_the_same_suffixes(tmp_path, settings):
+def test_suffixes_in_capitals_are_accepted(tmp_path, settings):
     np.save(tmp_path / "x.npy", RNG.normal(size=(40, 4)))
     (tmp_path / "x.npy").rename(tmp_path / "X.NPY")
     assert datasets.ingest_source("x", str(tmp_path / "X.NPY"), settings, Columns()).understood["base"].rows == 40
@@ -141,7 +141,7 @@ def test_suffixes_in_capitals_are_the_same_suffixes(tmp_path, settings):
     assert datasets.ingest_source("y", str(tmp_path / "A.PARQUET"), settings, Columns()).dim == 4
 
 
-def test_ingest_says_what_it_understood_and_exits_2_where_it_refuses(tmp_path, settings, monkeypatch):
+def test_ingest_prints_what_it_understood_and_exits_with_2_if_it_refuses(tmp_path, settings, monkeypatch):
     hot = np.eye(3, dtype=int)[RNG.integers(0, 3, 60)]
     table = pa.table({"id": range(60), "vector": [[float(i)] * 4 for i in range(60)], "labels": hot.tolist()})
     pq.write_table(table, tmp_path / "a.parquet")

@@ -1,4 +1,4 @@
-"""A dataset whose rows have keys: every result names them by these, not by the ids they were given."""
+"""Datasets whose rows have keys: every result names rows by their keys."""
 
 import json
 import uuid
@@ -154,7 +154,7 @@ def test_errors_name_keys(published, settings, tmp_path):
         reader.search(x[:1], k=1, rerank=N + 2)
 
 
-def test_a_query_split_has_keys_of_its_own(base, tmp_path, settings):
+def test_a_query_split_has_its_own_keys(base, tmp_path, settings):
     names, x = base
     write(tmp_path / "query", "q.parquet", [names[1], "new 1"], x[:2])
     datasets.ingest_source(

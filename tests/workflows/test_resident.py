@@ -30,7 +30,7 @@ def nearest(table, rows, k):
 
 
 @pytest.mark.parametrize("k", [1, 7, 500])
-def test_filters_find_as_many_rows_as_there_are(settings, source, k):
+def test_filters_find_all_selected_rows(settings, source, k):
     table = opening.open(TABLE)
     labels = LABELS.argmax(axis=1)
     few = np.zeros(800, bool)
@@ -58,7 +58,7 @@ def test_filters_find_as_many_rows_as_there_are(settings, source, k):
     assert table.search(QUERIES, 3, asymmetric=True, where=few)[1].shape == (len(QUERIES), 3)
 
 
-def test_an_index_changes_no_result_and_follows(settings, source):
+def test_an_index_changes_no_result_and_follows_new_versions(settings, source):
     with pytest.raises(ValueError, match="index: expected resident=True"):
         opening.open(TABLE, index=True, resident=False)
     with opening.open(TABLE, index=True, follow=True) as table:
@@ -84,7 +84,7 @@ def test_an_index_changes_no_result_and_follows(settings, source):
     assert opening.open(TABLE, index=True).search(QUERIES)[1].shape == (len(QUERIES), 0)
 
 
-def test_filters_that_are_none_are_refused(settings, source):
+def test_invalid_filters_are_refused(settings, source):
     table = opening.open(TABLE)
     with pytest.raises(ValueError, match=r"where: expected bool \(800,\), one for each of `ids`, found \(799,\)"):
         table.search(QUERIES, where=np.ones(799, bool))
@@ -94,7 +94,7 @@ def test_filters_that_are_none_are_refused(settings, source):
         opening.open(TABLE, resident=False).search(QUERIES, where=2)
 
 
-def test_vectors_are_read_once_and_stay(settings, source, monkeypatch):
+def test_vectors_are_read_once(settings, source, monkeypatch):
     table = opening.open(TABLE)
     expected = opening.open(TABLE, resident=False).search(QUERIES, 5, rerank=100)
     for _ in range(2):

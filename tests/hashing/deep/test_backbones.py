@@ -34,7 +34,7 @@ def test_large_networks_give_a_number_for_each_bit(body, dim):
 
 
 @pytest.mark.parametrize(("dim", "shape"), [(784, (28, 1)), (3072, (32, 3)), (64 * 64 * 3, (64, 3))])
-def test_the_number_of_pixels_says_the_shape(dim, shape):
+def test_the_shape_follows_from_the_number_of_pixels(dim, shape):
     assert picture_shape(dim) == shape
 
 
@@ -55,7 +55,7 @@ def test_a_block_has_one_bit():
     assert (bits.view(50, -1, 4).sum(2) == 1).all()
 
 
-def test_a_bit_of_divide_and_encode_sees_its_own_slice():
+def test_each_bit_of_divide_and_encode_depends_on_its_own_slice():
     network = build("linear", 20, BITS, layer="divide")
     x = torch.randn(1, 20, requires_grad=True)
     network(x)[0, 3].backward()
@@ -63,7 +63,7 @@ def test_a_bit_of_divide_and_encode_sees_its_own_slice():
     assert seen.tolist() == [k == 3 for k in range(BITS)]
 
 
-def test_a_view_that_is_missing_leaves_the_code_to_the_other():
+def test_a_row_without_one_view_is_encoded_by_the_other():
     network = build("mlp+text", 20 + 8, BITS, views=2, first=20).eval()
     x = torch.cat([torch.randn(3, 20), torch.randint(1, 99, (3, 8)).float()], 1)
     f, g = network(x).chunk(2, dim=1)
@@ -76,7 +76,7 @@ def test_a_view_that_is_missing_leaves_the_code_to_the_other():
     assert network(first)[:, BITS:].abs().max() == 0
 
 
-def test_the_first_half_is_a_view_unless_it_is_said():
+def test_the_first_view_is_the_first_half_by_default():
     assert build("mlp", 10, BITS, views=2).first == 5
     assert Deep.split.fget(type("Method", (), {"first_view": 3})) == 3
 
@@ -123,7 +123,7 @@ def numbered(shapes):
 
 
 @pytest.mark.parametrize(("body", "state"), [("alexnet", alexnet_state), ("resnet18", resnet18_state)])
-def test_pretrained_parameters_go_where_they_belong(body, state):
+def test_pretrained_parameters_are_loaded_into_their_layers(body, state):
     given = state()
     shuffled = {name: given[name] for name in sorted(given)}  # as safetensors have them
     network = build(body, 3072, BITS)
@@ -147,14 +147,14 @@ def test_pretrained_parameters_of_other_shapes_are_refused_in_one_line():
         load_pretrained(network.body, dict(list(state.items())[:2]))
 
 
-def test_of_two_views_the_first_starts_from_pretrained_parameters():
+def test_pretrained_parameters_start_the_first_of_two_views():
     network = build("mlp", 20, BITS, views=2)
     given = {name: np.full(tuple(value.shape), 0.5, np.float32) for name, value in network.body.state_dict().items()}
     load_pretrained(network.body, given)
     assert {value.mean().item() for value in network.views[0].body.state_dict().values()} == {0.5}
 
 
-def test_pictures_have_the_mean_and_deviation_of_imagenet():
+def test_pictures_are_normalized_as_for_imagenet():
     x = torch.tensor([[124.0, 116.0, 104.0]]).repeat(1, 16).view(1, -1)  # ImageNet's mean colour, 4 x 4
     seen = Picture(48)(x)
     assert seen.shape == (1, 3, 224, 224)
@@ -166,7 +166,7 @@ def test_pictures_have_the_mean_and_deviation_of_imagenet():
     assert Picture(16)(torch.full((1, 16), 9.0)).shape == (1, 3, 224, 224)  # grey
 
 
-def test_of_two_views_the_pictures_are_augmented_and_the_rest_stays():
+def test_with_two_views_only_pictures_are_augmented():
     network, x = build("cnn+mlp", 16 * 16 + 10, 8, 2, 16 * 16), rows(16 * 16 + 10, 5)
     torch.manual_seed(3)
     found = network.augmented(x)
@@ -174,7 +174,7 @@ def test_of_two_views_the_pictures_are_augmented_and_the_rest_stays():
     assert torch.equal(found, torch.cat([augmented(x[:, :256]), x[:, 256:]], 1))
 
 
-def test_parameters_without_a_place_are_refused():
+def test_parameters_that_match_no_layer_are_refused():
     with pytest.raises(ValueError, match=r"^network=linear has no layers that can start from pretrained parameters$"):
         load_pretrained(build("linear", 8, 4).body, {"0.weight": np.zeros((4, 8), np.float32)})
 
@@ -216,7 +216,7 @@ def test_parameters_of_another_network_are_refused():
         DeepHash(parameters, "linear", 32, BITS).project(blobs(3).x)
 
 
-def test_vectors_are_seen_with_mean_zero_and_deviation_one():
+def test_vectors_are_standardized():
     x = torch.tensor(blobs().x) * 50 + 9
     network = build("linear", 32, BITS)
     network.scale(x.double().mean(0), x.double().var(0, unbiased=False))

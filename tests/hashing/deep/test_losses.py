@@ -1,4 +1,4 @@
-"""Every term of the deep objectives against a loop in NumPy, its gradient, and what extreme inputs do to it."""
+"""Every term of the deep objectives against a loop in NumPy: values, gradients, and extreme inputs."""
 
 import subprocess
 import sys
@@ -127,13 +127,13 @@ EVERY = pytest.mark.parametrize("name", sorted(TERMS))
 
 
 @EVERY
-def test_a_term_is_what_a_loop_says(name):
+def test_each_term_equals_a_loop(name):
     term, expected = TERMS[name]
     assert term(tensor(U)).item() == pytest.approx(expected, rel=1e-9)
 
 
 @EVERY
-def test_the_gradient_is_that_of_finite_differences(name):
+def test_gradients_equal_finite_differences(name):
     u = tensor(U).requires_grad_()
     assert torch.autograd.gradcheck(TERMS[name][0], (u,), eps=1e-6, atol=1e-5)
 
@@ -150,7 +150,7 @@ def test_values_and_gradients_are_finite_at_extremes(name, kind):
 
 
 @pytest.mark.parametrize("t", [-1e4, -3.0, 0.0, 3.0, 1e4])
-def test_softplus_and_logcosh_have_their_slopes_everywhere(t):
+def test_softplus_and_logcosh_have_exact_gradients_everywhere(t):
     x = tensor([t], torch.float32).requires_grad_()
     losses.softplus(x).backward()
     assert x.grad.item() == pytest.approx(1 / (1 + np.exp(min(-t, 700))), rel=1e-5)
@@ -161,7 +161,7 @@ def test_softplus_and_logcosh_have_their_slopes_everywhere(t):
 
 @pytest.mark.parametrize("n", [1, 5])
 @pytest.mark.parametrize("s", [0.0, 1.0])
-def test_a_kind_of_pairs_that_a_batch_lacks_is_no_trouble(n, s):
+def test_a_batch_may_lack_similar_or_dissimilar_pairs(n, s):
     u = tensor(RNG.standard_normal((n, BITS)), torch.float32).requires_grad_()
     s = torch.full((n, n), s)
     triplets = losses.labelled_triplets(u @ u.T, s)
@@ -172,7 +172,7 @@ def test_a_kind_of_pairs_that_a_batch_lacks_is_no_trouble(n, s):
     assert torch.isfinite(u.grad).all()
 
 
-def test_triplets_are_counted_of_which_one_row_ranks_above_another():
+def test_triplets_count_rows_that_rank_above_another():
     assert SHARED[~np.eye(N, dtype=bool)].max() > 1  # or levels would go untested
     _, triplets = losses.ranking_hinge(tensor(U @ U.T), tensor(SHARED), 4.0)
     assert triplets.item() == len(RANKED)
@@ -197,12 +197,12 @@ def test_orthogonality_is_measured_on_the_smaller_side():
         assert losses.spectral_restricted_isometry(tensor(w)).item() == pytest.approx(0, abs=1e-7)
 
 
-def test_two_steps_of_the_power_method_come_near_the_spectral_norm():
+def test_two_power_iterations_approximate_the_spectral_norm():
     exact = np.abs(np.linalg.eigvalsh(W @ W.T) - 1).max()
     assert 0.7 * exact < losses.spectral_restricted_isometry(tensor(W)).item() <= exact * (1 + 1e-9)
 
 
-def test_hundreds_of_shared_labels_are_no_larger_than_float32():
+def test_gains_of_hundreds_of_shared_labels_fit_in_float32():
     grades = torch.full((N, N), 500.0)
     grades[:, 0] = 499
     sums, triplets = losses.ranking_hinge(tensor(U @ U.T, torch.float32), grades, 4.0)

@@ -54,7 +54,7 @@ def test_copies_of_a_model_share_one_network(built):
         np.testing.assert_array_equal(found, codes[0])
 
 
-def test_another_model_of_the_same_shape_takes_the_place_of_the_first(built):
+def test_another_model_of_the_same_shape_replaces_the_first(built):
     first, second = copy(FIRST).encode(ROWS.x), copy(SECOND).encode(ROWS.x)
     assert len(built) == 2
     assert len(networks._latest) == 1
@@ -77,7 +77,7 @@ def test_threads_that_encode_at_once_build_once_and_get_the_same_codes(built):
     assert len(built) == 2
 
 
-def test_encoding_leaves_torchs_random_numbers_as_they_were(built):
+def test_encoding_does_not_change_the_random_state_of_torch(built):
     before = torch.get_rng_state()
     copy(FIRST).encode(ROWS.x)
     assert len(built) == 1

@@ -1,4 +1,4 @@
-"""The training loop: which rows it sees, and that a run which was cut off ends as if it had not been."""
+"""The training loop: the rows it uses, and interrupted runs, which end as if they had not been interrupted."""
 
 import io
 from contextlib import nullcontext
@@ -76,7 +76,7 @@ def trained_rows(method):
 # --- rows held out ---------------------------------------------------------------------------------------------------
 
 
-def test_rows_held_out_are_a_keyed_share_apart_from_those_drawn_by_the_seed():
+def test_held_out_rows_are_a_keyed_share_independent_of_the_seed():
     many = np.arange(100_000)
     held = METHOD.held_out(many)
     assert held.mean() == pytest.approx(METHOD.validation, abs=0.005)
@@ -84,7 +84,7 @@ def test_rows_held_out_are_a_keyed_share_apart_from_those_drawn_by_the_seed():
     assert held[drawn].mean() == pytest.approx(METHOD.validation, abs=0.01)
 
 
-def test_rows_held_out_judge_the_epochs_and_are_never_trained_on():
+def test_held_out_rows_score_epochs_and_are_never_trained_on():
     data = Data(cut(ROWS, 3), InProcess())
     rows = held_out(data, METHOD)
     assert set(rows.ids.tolist()) == set(ROWS.ids.tolist()) - trained_rows(METHOD)
@@ -93,13 +93,13 @@ def test_rows_held_out_judge_the_epochs_and_are_never_trained_on():
     assert held_out(data, replace(METHOD, validation=0.0)) is None
 
 
-def test_where_labels_may_not_judge_all_rows_are_trained_on():
+def test_all_rows_are_trained_on_if_labels_cannot_score():
     method, data = SGH(n_bits=8, batch_size=50), Data(cut(ROWS, 3), InProcess())
     assert held_out(data, method) is None
     assert sum(len(batch.ids) for batch in sgd.batches(Rows(data.shards), method, 0)) == facts(data, method).rows == 500
 
 
-def test_rows_that_have_hardly_a_similar_one_do_not_judge():
+def test_rows_with_hardly_any_similar_row_do_not_score():
     """A score that two or three pairs decide would keep an epoch by chance: the last one is kept."""
     classes = ROWS._replace(y=np.repeat(np.eye(250, dtype=np.uint8), 2, axis=0))
     assert held_out(Data([[classes]], InProcess()), METHOD) is None
@@ -109,7 +109,7 @@ def test_rows_that_have_hardly_a_similar_one_do_not_judge():
 
 
 @pytest.mark.parametrize("dies_after", range(1, 9))
-def test_a_run_that_was_cut_off_ends_bit_for_bit_as_one_that_was_not(dies_after, monkeypatch):
+def test_an_interrupted_run_ends_with_the_same_bits(dies_after, monkeypatch):
     monkeypatch.setattr(sgd, "CHECKPOINT_STEPS", 3)  # of the 7 steps of an epoch: reports within and at the end
     whole = run(Reporter())
     with pytest.raises(CutOff):
@@ -121,7 +121,7 @@ def test_a_run_that_was_cut_off_ends_bit_for_bit_as_one_that_was_not(dies_after,
     assert [epoch["epoch"] for epoch in sgd.outcome(again.state)[1]] == [1, 2, 3]
 
 
-def test_a_run_of_chance_goes_on_with_the_same_chance(monkeypatch):
+def test_an_interrupted_run_continues_with_the_same_random_numbers(monkeypatch):
     monkeypatch.setattr(sgd, "CHECKPOINT_STEPS", 2)
     method = SGH(n_bits=8, epochs=2, batch_size=64)  # its codes are drawn
     whole = run(Reporter(), method)
@@ -164,7 +164,7 @@ def torch_of_the_caller():
 
 
 @pytest.mark.parametrize("lr", [1e-2, 1e30], ids=["fitted", "failed"])
-def test_a_fit_leaves_the_callers_torch_as_it_was(torch_of_the_caller, lr):
+def test_a_fit_restores_the_torch_state_of_the_caller(torch_of_the_caller, lr):
     state = torch_of_the_caller
     before = state()
     with pytest.raises(ValueError, match="expected a finite loss") if lr == 1e30 else nullcontext():
@@ -172,13 +172,13 @@ def test_a_fit_leaves_the_callers_torch_as_it_was(torch_of_the_caller, lr):
     assert state() == before
 
 
-def test_several_threads_add_in_the_same_order_each_time():
+def test_sums_by_several_threads_are_deterministic():
     worker = Reporter()
     worker.threads = 2
     run(worker, Colliding(n_bits=8, epochs=1, batch_size=64))
 
 
-def test_a_run_that_ended_and_lost_its_driver_then_gives_what_it_had(tmp_path):
+def test_a_finished_run_that_lost_its_driver_returns_its_result(tmp_path):
     class Killed(InProcess):
         def train(self, loop, name):
             from infra.training import Here
@@ -200,7 +200,7 @@ def test_a_run_that_ended_and_lost_its_driver_then_gives_what_it_had(tmp_path):
     np.testing.assert_array_equal(function.project(ROWS.x), expected.project(ROWS.x))
 
 
-def test_the_name_of_a_run_says_all_that_it_depends_on():
+def test_the_name_of_a_run_covers_everything_it_depends_on():
     def name(method=METHOD, rows=ROWS, pretrained=None):
         return method.name_of_run(Data(cut(rows, 2), InProcess(), pretrained or {}))
 
@@ -247,7 +247,7 @@ def test_the_parameters_are_those_of_the_best_epoch(monkeypatch):
     assert same == [False, True, False]
 
 
-def test_without_labels_the_last_epoch_is_the_best():
+def test_without_labels_the_last_epoch_is_selected():
     plain = blobs(300)._replace(y=None)
     worker = run(Reporter(), SGH(n_bits=8, epochs=2, batch_size=100), [[plain]])
     assert [epoch["score"] for epoch in worker.told[-1]] == [None, None]
@@ -381,12 +381,12 @@ def test_bf16_learns_as_float32_does():
         ({"lr": 1e30}, r"^expected a finite loss, found nan in steps 1 to 7 of epoch 1: use a smaller lr$"),
     ],
 )
-def test_a_mistake_is_answered_in_one_line(settings, said):
+def test_wrong_hyper_parameters_are_refused_in_one_line(settings, said):
     with pytest.raises(ValueError, match=said):
         replace(METHOD, **settings).fit(Data(cut(ROWS, 2), InProcess(cpus=1)))
 
 
-def test_a_supervised_method_asks_for_labels():
+def test_a_supervised_method_requires_labels():
     for rows in ([ROWS._replace(y=None)], [ROWS._replace(y=0 * ROWS.y)], [ROWS, ROWS._replace(y=None)]):
         with pytest.raises(ValueError, match=r"^expected labels for DPSH, found rows without labels$"):
             METHOD.fit(Data([rows], InProcess()))

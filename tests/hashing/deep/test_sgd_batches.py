@@ -51,7 +51,7 @@ def test_an_epoch_sees_every_row_at_most_once_and_loses_less_than_a_batch(window
         np.testing.assert_array_equal(batch.y, ROWS.y[batch.ids])
 
 
-def test_what_is_held_is_bounded_by_the_window_whatever_a_shard_is(monkeypatch):
+def test_memory_is_bounded_by_the_window_for_any_shard_size(monkeypatch):
     monkeypatch.setattr(module, "WINDOW", 4 * 32 * 100)
     read = []
 
@@ -64,7 +64,7 @@ def test_what_is_held_is_bounded_by_the_window_whatever_a_shard_is(monkeypatch):
     assert sum(read) <= 150
 
 
-def test_a_window_lies_in_memory_once_and_twice_while_it_is_put_together(monkeypatch):
+def test_a_window_is_in_memory_once_and_twice_while_it_is_assembled(monkeypatch):
     monkeypatch.setattr(module, "WINDOW", 2**23)
 
     def shard():
@@ -81,7 +81,7 @@ def test_a_window_lies_in_memory_once_and_twice_while_it_is_put_together(monkeyp
     assert 2 * module.WINDOW < peak < 2.6 * module.WINDOW
 
 
-def test_epochs_have_orders_of_their_own():
+def test_each_epoch_has_its_own_order():
     first, second = (ids(epochs(METHOD, cut(ROWS, 3), epoch)) for epoch in (0, 1))
     assert first != second
     assert ids(epochs(METHOD, cut(ROWS, 3), 0)) == first

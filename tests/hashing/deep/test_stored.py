@@ -116,7 +116,7 @@ def test_without_disk_for_the_rows_the_shards_are_read_in_each_epoch(folder, mon
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_an_error_of_a_shard_is_raised_as_itself_and_leaves_nothing(threads, folder):
+def test_the_error_of_a_shard_is_raised_unchanged_and_leaves_no_file(threads, folder):
     def bad():
         yield ROWS
         raise ValueError("a bad row")
@@ -184,6 +184,6 @@ class Bad:
 
 
 @pytest.mark.slow
-def test_an_error_of_one_worker_is_that_of_all(tmp_path):
+def test_an_error_of_one_worker_is_raised_by_all(tmp_path):
     trained(2, tmp_path, [*cut(PIXELS, 3, 60), Bad()])
     assert [(tmp_path / f"{rank}.error").read_text() for rank in range(2)] == ["a bad row"] * 2

@@ -53,7 +53,7 @@ def test_few_and_equal_rows(n):
     assert_equal_to_scan(MultiIndex(clustered(n, 8)), clustered(5, 8)[:0])
 
 
-def test_the_index_answers_where_rows_are_near(monkeypatch):
+def test_the_index_answers_queries_with_near_rows(monkeypatch):
     codes = clustered(200_000, 8, 0.03, 20_000)
     index, queries = MultiIndex(codes), codes[:50] ^ np.uint8(1)
     expected = scan.topk(queries, codes, 3), scan.within(queries, codes, 2)
@@ -67,7 +67,7 @@ def test_the_index_answers_where_rows_are_near(monkeypatch):
         np.testing.assert_array_equal(found, there)
 
 
-def test_the_index_is_seldom_tried_where_it_does_not_pay(monkeypatch):
+def test_the_index_is_seldom_tried_if_it_does_not_pay(monkeypatch):
     codes = RNG.integers(0, 256, (50_000, 8), dtype=np.uint8)
     index, queries, tried = MultiIndex(codes), RNG.integers(0, 256, (100, 8), dtype=np.uint8), []
     topk = multi_index_kernels.topk

@@ -1,4 +1,4 @@
-"""What the papers prove of AGH, DGH and KMH."""
+"""What the papers prove about AGH, DGH and KMH."""
 
 from itertools import pairwise
 
@@ -69,7 +69,7 @@ def test_second_layer_splits_where_the_graph_is_cut_least(in_process):
         assert function.split[0, k] == pytest.approx(uppers[best], abs=1e-2)
 
 
-def test_agh_says_what_it_cannot_do(in_process):
+def test_agh_refuses_what_it_cannot_do(in_process):
     data = Data(cut(blobs(300), 2), in_process)
     assert AGH(n_bits=7, layers=1).fit(data).encode(blobs(5).x).shape == (5, 7)
     with pytest.raises(ValueError, match=r"fewer eigenvectors than anchors .*, found 30 eigenvectors, 30 anchors"):
@@ -84,7 +84,7 @@ def test_agh_says_what_it_cannot_do(in_process):
 
 
 @pytest.mark.parametrize("method", [AGH, DGH])
-def test_a_graph_in_parts_is_said_to_be_one(method, in_process):
+def test_a_disconnected_graph_is_reported(method, in_process):
     batch = blobs(300)
     far = np.arange(300)[:, None] % 10 * 1e5  # ten islands of 30 rows, of some 3 anchors each
     data = Data(cut(batch._replace(x=(batch.x + far).astype(np.float32)), 2), in_process)
@@ -255,6 +255,6 @@ def test_balanced_partition_deals_all_positions_once():
     (33, 0, "expected n_bits <= the directions in which rows vary, found 0 for 1 bits"),
     (40, 0, "expected n_bits <= the directions in which rows vary, found 6 for 8 bits"),
 ])  # fmt: skip
-def test_kmh_says_what_it_cannot_do(n_bits, part, message, in_process):
+def test_kmh_refuses_what_it_cannot_do(n_bits, part, message, in_process):
     with pytest.raises(ValueError, match=message):
         KMH(n_bits=n_bits, n_part=part).fit(Data(cut(blobs(100), 1), in_process))

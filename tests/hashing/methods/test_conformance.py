@@ -140,7 +140,7 @@ def test_beats_chance(name, fitted):
 
 
 @EVERY
-def test_the_seed_is_all_that_is_random(name, in_process):
+def test_only_the_seed_is_random(name, in_process):
     data = Data(cut(blobs(300), 2), in_process)
     once, again = (defaults(name, 8).fit(data) for _ in range(2))
     np.testing.assert_array_equal(once.project(blobs(50).x), again.project(blobs(50).x))
@@ -155,14 +155,14 @@ def test_needs_rows(name, in_process):
 
 
 @EVERY
-def test_empty_shards_and_single_rows_are_rows_like_others(name, in_process, fitted):
+def test_empty_shards_and_shards_of_one_row_are_accepted(name, in_process, fitted):
     batch = blobs()
     shards = [[], [batch.take(slice(0, 1))], [batch.take(slice(0, 0))], [batch.take(slice(1, None))]]
     function = defaults(name).fit(Data(shards, in_process))
     assert (function.encode(batch.x) == fitted[name].encode(batch.x)).mean() > 0.999
 
 
-def test_unknown_names_are_answered_with_near_ones():
+def test_unknown_names_are_refused_with_similar_ones():
     with pytest.raises(ValueError, match="found 'itk'; did you mean itq"):
         method("itk")
 

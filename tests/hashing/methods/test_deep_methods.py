@@ -1,4 +1,4 @@
-"""What is each deep method's own: discrete steps that never make worse, weights, and objectives against loops."""
+"""What is specific to each deep method: steps that never raise the objective, weights, and loops as oracles."""
 
 from itertools import pairwise, product
 
@@ -48,7 +48,7 @@ def test_the_factors_of_cnnh_never_raise_the_objective_of_the_whole_matrix():
     assert np.abs(factored(s, counts / counts.sum(), 8, 8, seed=1)).max() <= 1
 
 
-def test_cnnh_draws_each_row_to_the_code_of_its_own_set_of_labels():
+def test_cnnh_pulls_each_row_to_the_code_of_its_label_set():
     labels = np.unique(Y, axis=0).astype(np.uint8)
     codes = np.where(RNG.random((len(labels), BITS)) < 0.5, 1.0, -1.0)
     own = [next(i for i, row in enumerate(labels) if (row == y).all()) for y in Y]
@@ -148,7 +148,7 @@ def test_balance_does_not_hold_the_outputs_of_dsrh_at_zero():
     assert (out.u.grad * out.u.detach()).sum() < 0  # a step makes them larger
 
 
-def test_a_view_weighs_as_much_as_the_other_in_dmhor_however_wide_it_is():
+def test_both_views_of_dmhor_have_the_same_weight_for_any_width():
     method = METHODS["dmhor"](BITS, network="linear", first_view=2, orthogonal=0.0, eta=0.0)
     network, head = networks.build("linear", 9, BITS, 2, 2).double(), torch.nn.Linear(BITS, 9).double()
     x, u = RNG.standard_normal((N, 9)), RNG.standard_normal((N, 2 * BITS))
@@ -173,7 +173,7 @@ def test_dhn_and_its_variant_with_squares():
     assert drawn - plain == pytest.approx(2 * np.log(np.cosh(np.abs(z) - 1)).mean())
 
 
-def test_a_code_of_sgh_is_drawn_and_its_gradient_is_that_of_its_probability():
+def test_codes_of_sgh_are_sampled_and_their_gradient_is_that_of_the_probability():
     method = METHODS["sgh"](BITS, alpha=0.0, beta=0.0)
     network, head = networks.build("linear", 3, BITS).double(), torch.nn.Linear(BITS, 3).double()
     x = torch.tensor(RNG.standard_normal((N, 3)))
@@ -276,7 +276,7 @@ def test_regularizers_add_to_the_loss_of_any_method(name):
     assert all(torch.isfinite(p.grad).all() for p in run.network.parameters() if p.grad is not None)
 
 
-def test_rows_that_lack_a_view_have_no_say_in_its_regularizers():
+def test_rows_without_a_view_do_not_count_in_its_regularizers():
     present, absent, network = torch.randn(9, 8), torch.zeros(5, 8), torch.nn.Linear(8, 8)
     for name in losses.OF_OUTPUTS:
         alone, padded = (
@@ -307,6 +307,6 @@ def test_a_regularizer_lowers_what_it_names(name):
 @pytest.mark.parametrize(
     "text", ["decov", "decov:", "decov:x", "decov:nan", "decov:-1", "DeCov:1", "so:1+so:2", "so:1,srip:1"]
 )
-def test_a_regularizer_that_does_not_exist_is_answered_at_once(text):
+def test_an_unknown_regularizer_is_refused(text):
     with pytest.raises(ValueError, match=r"^expected regularizers such as decov:0.1\+so:0.01, .*; found '.*'$"):
         METHODS["dhn"](8, regularizers=text)

@@ -65,13 +65,13 @@ def test_dpsh():
     assert objective(METHODS["dpsh"](BITS), U) == pytest.approx(expected)
 
 
-def test_dsh_draws_both_rows_of_a_pair_to_the_corners():
+def test_dsh_pulls_both_rows_of_a_pair_to_the_corners():
     away = np.abs(np.abs(U) - 1).sum(1)
     expected = over_pairs(lambda i, j: contrastive(U, i, j) + 0.01 * (away[i] + away[j]))
     assert objective(METHODS["dsh"](BITS), U) == pytest.approx(expected)
 
 
-def test_dch_weighs_both_kinds_of_pairs_alike():
+def test_dch_gives_both_kinds_of_pairs_the_same_weight():
     def distance(a, b):
         return BITS / 2 * (1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
@@ -116,7 +116,7 @@ def test_dtsh():
 
 
 @pytest.mark.parametrize("name", ["dlbhc", "dhln", "itdh"])
-def test_classes_are_told_of_units(name):
+def test_classifier_heads_read_the_units(name):
     method = METHODS[name](BITS)
     head = method.head(3, C).double()
     units = sigmoid(U)
@@ -141,7 +141,7 @@ def test_subic_sharpens_each_block_and_spreads_over_all_rows():
     assert objective(method, U, head) == pytest.approx(expected)
 
 
-def test_dmvh_compares_what_both_views_say():
+def test_dmvh_compares_both_views():
     f = U + V
     expected = over_pairs(lambda i, j: contrastive(f, i, j) / BITS) + 0.1 * ((f - signs(f)) ** 2).mean()
     assert objective(METHODS["dmvh"](BITS), np.hstack([U, V])) == pytest.approx(expected)

@@ -1,4 +1,4 @@
-"""What is known of a method before a row is read is refused then: hyper-parameters, and the kind of rows."""
+"""Hyper-parameters and kinds of rows that cannot work are refused before a row is read."""
 
 import subprocess
 import sys
@@ -37,7 +37,7 @@ from hashing.methods import METHODS, check_against
         ("dpsh", {"regularizers": "decoy:0.1"}, "expected regularizers such as .*; found 'decoy:0.1'"),
     ],
 )
-def test_hyper_parameters_that_do_not_go_together_make_no_method(name, values, message):
+def test_hyper_parameters_that_conflict_are_refused(name, values, message):
     with pytest.raises(ValueError, match=message):
         METHODS[name](**{"n_bits": 32, **values})
 
@@ -52,7 +52,7 @@ def test_hyper_parameters_that_do_not_go_together_make_no_method(name, values, m
         ("prdh", {"network": "cnn+mlp", "augment": True}),
     ],
 )
-def test_those_that_do_make_one(name, values):
+def test_hyper_parameters_that_agree_are_accepted(name, values):
     METHODS[name](**{"n_bits": 32, **values})
 
 
@@ -63,7 +63,7 @@ def test_every_method_of_the_catalogue_is_made_with_its_defaults():
                 cls(n_bits=bits)
 
 
-def test_an_unknown_hash_layer_makes_no_method():
+def test_an_unknown_hash_layer_is_refused():
     @dataclass(frozen=True)
     class Odd(Deep):
         hash_layer = "spiral"
@@ -108,7 +108,7 @@ def test_rows_that_a_method_cannot_learn_from_are_refused_by_kind_dimension_and_
         ("prdh", {"network": "cnn+mlp", "first_view": 3072}, ("vector", 4096, True)),
     ],
 )
-def test_rows_that_it_can_learn_from_are_not(name, values, rows):
+def test_rows_that_a_method_can_learn_from_are_accepted(name, values, rows):
     check_against(METHODS[name](**{"n_bits": 16, **values}), *rows)
 
 

@@ -1,4 +1,4 @@
-"""What the papers say of the methods with a closed form, and of spherical hashing."""
+"""What the papers say about methods with a closed form, and about spherical hashing."""
 
 from itertools import pairwise
 
@@ -62,7 +62,7 @@ def test_super_bit_planes_are_orthogonal_in_batches(n_bits, depth, batches, in_p
         SuperBit(20, depth=17).fit(Data(cut(blobs(100, 16), 2), in_process))
 
 
-def test_sklsh_bits_differ_as_the_kernel_says(in_process):
+def test_sklsh_bits_differ_as_the_kernel_predicts(in_process):
     gamma, n_bits, batch = 0.02, 8192, blobs(40)
     function = SKLSH(n_bits, gamma).fit(Data([[batch]], in_process))
     bits = function.encode(batch.x)
@@ -87,7 +87,7 @@ def test_sklsh_takes_its_scale_from_the_50th_neighbour(n, k, in_process):
         SKLSH(8).fit(Data(cut(copies(100), 2), in_process))
 
 
-def test_pca_rr_turns_the_principal_directions(in_process):
+def test_pca_rr_rotates_the_principal_directions(in_process):
     from sklearn.decomposition import PCA
 
     batch = blobs(800, 20)
@@ -258,7 +258,7 @@ def test_sph_keeps_the_best_round(in_process):
 
 
 @pytest.mark.parametrize("batch", [copies(200), copies(1), rows(np.repeat(np.eye(4), 50, axis=0)), blobs(2), blobs(15)])
-def test_sph_ends_where_no_spheres_can_do(batch, in_process):
+def test_sph_stops_if_no_spheres_can_satisfy_it(batch, in_process):
     for n_bits in (1, 16):
         function = SpH(n_bits).fit(Data(cut(batch, 2), in_process))
         assert function.encode(batch.x).shape == (len(batch.ids), n_bits)
@@ -296,7 +296,7 @@ def test_density_sensitive_takes_the_planes_of_largest_entropy(in_process):
     np.testing.assert_allclose(found[::-1], best, atol=1e-9)
 
 
-def test_density_sensitive_needs_groups_enough(in_process):
+def test_density_sensitive_needs_enough_groups(in_process):
     with pytest.raises(ValueError, match="expected at least n_bits = 16 pairs of adjacent groups, found 6"):
         DensitySensitive(16).fit(Data(cut(blobs(4), 2), in_process))
     with pytest.raises(ValueError, match="found 0"):
@@ -304,7 +304,7 @@ def test_density_sensitive_needs_groups_enough(in_process):
 
 
 @pytest.mark.parametrize("method", [PCAH, DH, SupervisedDH])
-def test_bits_for_which_there_is_no_direction_are_refused(method, in_process):
+def test_more_bits_than_directions_are_refused(method, in_process):
     """Of rows in 10 dimensions the 11th direction is rounding, and another for each cut into shards."""
     rng = np.random.default_rng(0)
     x = (rng.standard_normal((600, 10)) @ rng.standard_normal((10, 32))).astype(np.float32)

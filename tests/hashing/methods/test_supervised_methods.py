@@ -1,4 +1,4 @@
-"""What the papers prove of KSH, SDH, FSDH, LFH and BRE."""
+"""What the papers prove about KSH, SDH, FSDH, LFH and BRE."""
 
 from functools import partial
 from itertools import pairwise, product
@@ -88,7 +88,7 @@ def test_fsdh_codes_are_orthogonal_where_there_is_a_hadamard_matrix(n_classes, n
 
 
 @pytest.mark.parametrize(("n_classes", "n_bits", "distance"), [(10, 8, 4), (10, 12, 6), (10, 24, 12), (100, 32, 12)])
-def test_fsdh_codes_are_far_from_each_other_elsewhere(n_classes, n_bits, distance):
+def test_fsdh_codes_are_far_apart_without_a_hadamard_matrix(n_classes, n_bits, distance):
     codes = label_codes(n_classes, n_bits, 0)
     assert set(np.unique(codes)) == {-1, 1}
     apart = (n_bits - codes @ codes.T) / 2 + n_bits * np.eye(n_classes)
@@ -187,7 +187,7 @@ def test_sh_bdnn_learns_from_few_rows_as_from_many(n, in_process):
 
 @pytest.mark.parametrize("method", [SDH, FSDH, KSH])
 @pytest.mark.parametrize("copies", [2, 10])
-def test_rows_that_stand_there_several_times_are_no_trouble(method, copies, in_process):
+def test_duplicate_rows_are_accepted(method, copies, in_process):
     """The nearest anchor of an anchor is one that differs: else kernels are as narrow as rounding."""
     rows, queries = blobs(600 // copies), blobs(100, seed=1, first_id=10**6)
     many = Batch(np.arange(600), np.repeat(rows.x, copies, axis=0), np.repeat(rows.y, copies, axis=0))

@@ -1,4 +1,4 @@
-"""What files of users hold is understood, said back, or refused with the option that decides."""
+"""The content of users' files is understood and reported, or refused with the option that decides."""
 
 import io
 
@@ -182,7 +182,7 @@ def test_queries_are_read_like_the_base_rows(tmp_path):
         read({"base": base, "query": empty}, Columns(labels="labels"))
 
 
-def test_what_no_stage_could_encode_is_refused(tmp_path):
+def test_sources_that_no_stage_could_encode_are_refused(tmp_path):
     alike = write(tmp_path / "alike", ids=np.zeros(N, int))
     with pytest.raises(SourceRefused, match=r"expected distinct ids, found 0 in rows 0 and 1 of .*alike/a.parquet"):
         read(alike, Columns())
@@ -261,6 +261,6 @@ def test_pictures_in_structs_are_read(tmp_path):
     assert said.x == "pictures, the first 4 x 4 PNG L (structs with bytes) in column image"
 
 
-def test_labels_that_are_there_but_not_read_are_named(tmp_path):
+def test_labels_that_are_not_read_are_named(tmp_path):
     said, *_ = read(write(tmp_path / "d", labels=LABELS["lists"]), Columns())
     assert said.labels == "none; column labels is not read without --label-column labels"

@@ -167,7 +167,7 @@ def test_a_broken_connection_is_resumed_where_it_broke(target, handler):
 
 
 @pytest.mark.parametrize("handler", [Files, Ftp])
-def test_a_later_call_resumes_an_earlier_one(target, handler):
+def test_a_later_call_resumes_an_earlier_download(target, handler):
     tag = '"v1"' if handler is Files else "213 20100101"
     with serving(handler, cuts=[2_000_000, 0], tag=tag) as server:
         with pytest.raises(OSError, match=r"cannot download .*: the connection closed after 2000000 of 3500000"):
@@ -224,7 +224,7 @@ def test_a_complete_part_file_is_not_downloaded_again(target):
 
 
 @pytest.mark.parametrize("handler", [Files, Ftp])
-def test_wrong_bytes_never_get_the_name_and_are_deleted(target, handler):
+def test_wrong_content_is_deleted_and_never_named(target, handler):
     wrong = CONTENT[:1000] + b"\0" + CONTENT[1001:]
     with serving(handler, content=wrong, tag="213 1") as server:
         with pytest.raises(ValueError, match=f"expected {len(wrong)} bytes with {MD5}, found {len(wrong)} with md5:"):
@@ -269,7 +269,7 @@ def test_a_host_that_cannot_be_reached(target):
         download(url.replace("http:", "ftp:"), target, waits=())
 
 
-def test_an_ftp_file_that_is_not_there(target):
+def test_a_missing_ftp_file(target):
     with serving(Ftp) as server, pytest.raises(OSError, match=r"^cannot download ftp://.*: 550 no such file"):
         download(server.url + "x", target, waits=FAST)
 

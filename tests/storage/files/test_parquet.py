@@ -37,7 +37,7 @@ def test_vectors_are_read_beside_other_columns_in_any_order(tmp_path):
     np.testing.assert_array_equal(np.concatenate(vectors), x)
 
 
-def test_from_the_batch_with_a_null_on_pyarrow_reads_the_vectors(tmp_path):
+def test_pyarrow_reads_the_vectors_from_the_first_batch_with_a_null(tmp_path):
     url, x = str(tmp_path / "s.parquet"), [[float(i), 0.0] for i in range(100)]
     x[70] = [None, 0.0]
     pq.write_table(pa.table({"id": np.arange(100), "vector": x}), url, row_group_size=30)

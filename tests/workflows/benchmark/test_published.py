@@ -1,4 +1,4 @@
-"""Published numbers, measured. The check of the evaluator that METHODS.md names: ITQ on raw MNIST pixels."""
+"""Published figures, measured again: ITQ on raw MNIST pixels checks the evaluation."""
 
 import numpy as np
 import pytest

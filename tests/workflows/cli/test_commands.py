@@ -168,7 +168,7 @@ def test_a_table_is_published_evaluated_and_listed(hashkiln, here, home):
     assert 0.09 < measured["measured"]["metrics"]["map"]["value"] < 0.11
 
 
-def test_the_gate_has_an_exit_code_of_its_own(hashkiln, here, prefect_server):
+def test_the_gate_has_its_own_exit_code(hashkiln, here, prefect_server):
     options = ("--dataset", "sample", "--method", "pcah", "--bits", "16", "--floor")
     code, _, error = hashkiln("reindex", *options, "map=0.99", PREFECT_API_URL=prefect_server.url)
     assert code == 3
@@ -212,7 +212,7 @@ def test_doctor_checks_everything(hashkiln):
     assert {row["what"] for row in json.loads(output) if row["state"] == "failed"} == {"executor", "prefect"}
 
 
-def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(environment):
+def test_ctrl_c_says_what_is_kept_and_the_same_command_resumes(environment):
     """The signal reaches all processes of the terminal, Prefect's server too."""
     command = [
         sys.executable,
