@@ -138,8 +138,9 @@ def method(name: str) -> type[Method]:
     """
     methods = catalogue()
     if name not in methods:
-        near = get_close_matches(name, methods) or sorted(methods)
-        raise ValueError(f"expected the name of a method, found {name!r}; did you mean {', '.join(near)}?")
+        near = get_close_matches(name, methods)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"the methods are {', '.join(sorted(methods))}"
+        raise ValueError(f"expected the name of a method, found {name!r}; {hint}")
     return methods[name]
 
 

@@ -42,6 +42,7 @@ def get(name: str) -> NamedDataset:
     128
     """
     if name not in DATASETS:
-        close = difflib.get_close_matches(name.lower(), DATASETS, n=4, cutoff=0.4) or names()
-        raise LookupError(f"expected the name of a dataset, found {name!r}: did you mean {' or '.join(close)}?")
+        near = difflib.get_close_matches(name.lower(), DATASETS, n=4, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"the named datasets are {', '.join(names())}."
+        raise LookupError(f"expected the name of a dataset, found {name!r}: {hint}")
     return DATASETS[name]

@@ -90,7 +90,7 @@ def test_names():
     assert datasets.get("mnist").name == "mnist"
     with pytest.raises(LookupError, match=r"found 'sift': did you mean .*sift1m"):
         datasets.get("sift")
-    with pytest.raises(LookupError, match=r"found 'qqq': did you mean cifar-10 or "):
+    with pytest.raises(LookupError, match=r"found 'qqq': the named datasets are cifar-10, "):
         datasets.get("qqq")
 
 

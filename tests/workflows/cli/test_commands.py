@@ -94,7 +94,7 @@ def test_fetch_verifies_the_published_checksums(hashkiln):
         (("export", "nothing", "--to", "npy", "--out", "/nowhere"), 2, "unknown code table"),
         (("export", "x", "--to", "solr", "--out", "/nowhere"), 2, "'pgvector', 'duckdb', 'milvus', 'lance'"),
         (("fit", "--dataset", "nothing"), 2, "expected the name of a dataset, found 'nothing'"),
-        (("fetch", "nothing"), 2, "expected the name of a dataset, found 'nothing': did you mean"),
+        (("fetch", "nothing"), 2, "expected the name of a dataset, found 'nothing': the named datasets are"),
         (("compare", "nothing"), 2, "dataset nothing has no published codes"),
         (("fetch", "photosift"), 1, "photosift"),
         (("fetch", "mnist", "--from", "/nowhere"), 1, "/nowhere"),
