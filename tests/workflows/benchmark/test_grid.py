@@ -114,7 +114,9 @@ def test_other_parameters_or_fewer_queries_make_another_cell(home):
 def test_an_impossible_cell_is_named_before_any_is_measured(home):
     with pytest.raises(UsageError, match=r"^sample, pcah, 256 bits: expected n_bits <= d"):
         benchmark(Grid(datasets=["sample"], methods=["pcah"], bits=[16, 256], protocol="neighbours"))
-    with pytest.raises(UsageError, match=r"^sample, lsh, 8 bits: expected labels, .* found none in dataset sample"):
+    with pytest.raises(
+        UsageError, match=r"^sample, lsh, 8 bits: relevance by labels needs labels: dataset sample has none"
+    ):
         benchmark(Grid(datasets=["sample"], methods=["lsh"], bits=[8], protocol="labels"))
     assert not list(home.rglob("*.json"))
 
