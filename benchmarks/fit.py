@@ -13,7 +13,7 @@ import json
 import time
 from pathlib import Path
 
-import versions
+import measure
 
 from hashing.bits import pack
 from hashing.deep.method import Deep
@@ -44,7 +44,7 @@ def main():
     dataset = ingest(Spec(dataset=options.dataset), settings)
     vocabulary = labels_of(dataset, executor)
     judges, rows = {}, []
-    print(f"{versions.line()}\n")
+    print(measure.machine(()), "\n")
     print("| method | seconds before | seconds | map before, % | map, % |\n|---|---|---|---|---|")
     for name in names:
         built = method(name)(n_bits=options.bits)

@@ -1,6 +1,6 @@
 """How fast are the scans over codes in memory, on one core?
 
-    HASHKILN_DATA=... python benchmarks/hamming.py [--rows 1000000] [--queries 1000] [--full] [--codes FILE.npy]
+    HASHKILN_DATA=... python benchmarks/hamming.py [--rows 500000] [--queries 1000] [--full] [--codes FILE.npy]
 
 Both libraries visit every pair of a query and a row, so the unit is 10^9 pairs per second. If HASHKILN_DATA is set, the
 first codes are those of photosift by ITQ at 64 bits, fitted here. Random codes follow, the hardest case for topk,
@@ -87,7 +87,7 @@ def measured(options: argparse.Namespace) -> Iterator[measure.Row]:
 
 def main() -> None:
     parser = measure.parser(__doc__)
-    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rows", type=int, default=500_000)
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--codes", help="packed codes, (n, B) uint8, in random order; the first ones are the queries")

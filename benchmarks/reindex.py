@@ -1,6 +1,6 @@
 """What does a nightly run cost: the first run, nothing to do, and 1 % of the shards changed?
 
-    python benchmarks/reindex.py [--shards 10 1000] [--full] [--profile 40]
+    python benchmarks/reindex.py [--shards 10 1000] [--profile 40]
 
 Seconds of CPU time, by stage of the pipeline, in one process, without Prefect, on small shards of random labelled rows.
 Each shard becomes one part; --bundled bundles tiny files, as a real run does. `commit` is the share of staging that
@@ -113,14 +113,14 @@ def write(folder: Path, i: int, n: int, seed: int) -> None:
 def measured(options: Any) -> Iterator[measure.Row | measure.Point]:
     if not options.bundled:
         bundles.TINY = 0
-    for n in [*options.shards, *[10_000] * options.full]:
+    for n in options.shards:
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             yield from nightly(n, options, Path(folder))
 
 
 def main() -> None:
     parser = measure.parser(__doc__)
-    parser.add_argument("--shards", type=int, nargs="+", default=[10, 100, 1000])
+    parser.add_argument("--shards", type=int, nargs="+", default=[10, 100, 1000, 10_000])
     parser.add_argument("--rows", type=int, default=100, help="rows per shard")
     parser.add_argument("--bits", type=int, default=32)
     parser.add_argument("--queries", type=int, default=1000, help="at most; a quarter of the rows if that is less")

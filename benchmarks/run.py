@@ -1,6 +1,6 @@
 """Run the benchmarks one after the other, each in a process of its own, and write their results.
 
-    python benchmarks/run.py [--full] [--peers] [--out FOLDER] [--seconds 240] [NAME...]
+    python benchmarks/run.py [--full] [--peers] [--out FOLDER] [--seconds 300] [NAME...]
 
 FOLDER/NAME.json is replaced if NAME ends well. One that fails, or takes longer than it may, is named at the end, and
 the exit code is then 1; the others still run. `make bench` runs this and makes docs/performance.md of the results.
@@ -23,9 +23,9 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="measure the cases that take minutes, too")
     parser.add_argument("--peers", action="store_true", help=f"by default {', '.join(PEERS)}")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "performance")
-    parser.add_argument("--seconds", type=float, help="that one benchmark may take; default 240, or 7200 with --full")
+    parser.add_argument("--seconds", type=float, help="that one benchmark may take; default 300, or 7200 with --full")
     options = parser.parse_args()
-    seconds = options.seconds or (7200 if options.full else 240)
+    seconds = options.seconds or (7200 if options.full else 300)
     failed = []
     for name in options.names or (PEERS if options.peers else NAMES):
         start, why = time.monotonic(), ""

@@ -9,8 +9,8 @@ expected and best MAP over all orders of the rows at each distance.
 
 import argparse
 
+import measure
 import numpy as np
-import versions
 
 from hashing.bits import pack
 from hashing.evaluation import histograms, metrics
@@ -41,7 +41,8 @@ def main() -> None:
     data = Data([[base]], InProcess())
     truth, _ = data.reduce(NearestNeighbours(queries.x, queries.ids, 50))
     print(f"MNIST, ITQ with 50 iterations, seed {options.seed}, {len(base.ids):,} rows, {len(queries.ids):,} queries;")
-    print(f"{versions.line('scipy', 'numba')}; MAP in %\n")
+    versions = measure.machine(("scipy", "numba"))["versions"]
+    print(f"{', '.join(f'{name} {version}' for name, version in versions.items())}; MAP in %\n")
     names = ["worst", "expected", "best", "best - worst"]
     print("| bits | " + " | ".join([f"class: {names[0]}", *names[1:], f"50 nearest: {names[0]}", *names[1:]]) + " |")
     print("|" + "---|" * 9)
