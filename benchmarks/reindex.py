@@ -33,6 +33,12 @@ from workflows.reindex import pipeline, unchanged
 from workflows.spec import Spec
 
 D, CLASSES = 32, 10
+REMARKS = """
+Shards: a first run costs the same for each shard, some milliseconds for opening its file in each stage; with few
+shards, starting and the bootstrap of the metrics dominate. With 1 % changed, the cost of a changed shard grows with all
+of them: the source is listed, the manifests of the table are read once, and Iceberg rewrites those that list a replaced
+part.
+"""
 
 
 class Clock:
@@ -95,9 +101,9 @@ def reported(
     """Yield the row of a run, and its cost for each of the shards that it is about."""
     total = sum(spent.values())
     stages = ", ".join(f"{name} {seconds:.2f}" for name, seconds in spent.items() if seconds >= 0.01)
-    limit = 2 if run == "nothing to do" else None
-    yield measure.row(f"{n:,} shards, {run}", {"ours": [total]}, "s", limit=limit,
-                      note=f"{encoded:,} rows encoded; {stages}")  # fmt: skip
+    goal = "goal: under 2 s; " if run == "nothing to do" else ""
+    note = f"{goal}{encoded:,} rows encoded; {stages}"
+    yield measure.row(f"{n:,} shards, {run}", {"ours": [total]}, "s", note=note)
     yield measure.Point("shards", "ms per shard", run, n, 1000 * total / shards)
 
 
@@ -129,8 +135,7 @@ def main() -> None:
     parser.add_argument("--folder", help="working folder; temporary by default")
     options = parser.parse_args()
     os.environ["HASHKILN_EXECUTOR"] = "inprocess"
-    limit = "the goal of 2 s for a run with nothing to do"
-    measure.run(__doc__, options, measured(options), limit=limit, packages=("pyiceberg", "pyarrow"))
+    measure.run(__doc__, options, measured(options), packages=("pyiceberg", "pyarrow"), remarks=REMARKS)
 
 
 if __name__ == "__main__":
