@@ -31,7 +31,7 @@ def test_a_rejected_version_is_not_visible_to_readers(settings, mine, source):
     assert table.version().name == "v1"
     rejected = [v for v in table.versions() if v.name.startswith("rejected-")]
     assert len(rejected) == 1
-    assert "under its floor" in rejected[0].properties["verdict"]
+    assert "below its floor" in rejected[0].properties["verdict"]
     forced, _, version = reindex(settings, spec(gate={"floors": {"map": 0.99}, "force": "the boss says so"}))
     assert (version, forced.encoded) == ("v2", 0)  # what was rejected is encoded already
     assert "the boss says so" in table_of(settings).version().properties["verdict"]
@@ -103,7 +103,7 @@ def test_constant_bits_are_noted_and_rejected_by_a_ceiling(settings, mine):
     health = dict.fromkeys(HEALTH.values(), 0.5) | {HEALTH["health.constant_bits"]: 2}
     verdict, _ = judged(settings, spec(), health=health)
     assert verdict.passed
-    assert "2 of the bits are constant over all rows, and carry no information" in verdict.notes
+    assert "2 bits are constant over all rows and carry no information" in verdict.notes
     verdict, _ = judged(settings, spec(gate={"ceilings": {"health.constant_bits": 0}}), health=health)
     assert verdict.reasons == ("health.constant_bits 2.0000 is above its ceiling of 0.0000",)
 
