@@ -41,6 +41,14 @@ def test_a_ratio_is_the_median_of_consecutive_calls(benchmarks):
     assert measure.line(row).endswith("| 500 ms: reaches 25% |")
 
 
+def test_results_of_a_busy_machine_are_marked(benchmarks):
+    measure = benchmarks("measure")
+    idle, busy = {"average": 1.2, "busy": 0.03}, {"average": 0.4, "busy": 0.5}
+    assert measure.quiet({"before": idle, "after": idle})
+    assert not measure.quiet({"before": busy, "after": idle})
+    assert not measure.quiet({"before": idle, "after": busy})
+
+
 def check(committed, new):
     command = [sys.executable, "benchmarks/check.py", str(committed), str(new)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
