@@ -80,7 +80,7 @@ def bare_loop(method, rows, known, device):
             batch = x[chosen]
             with autocast():
                 u = network(batch)
-            loss = method.loss(Outputs(u, y[chosen], batch, None, 0.0, network, None, None))
+            loss = method.loss(Outputs(u, y[chosen], batch, None, 0.0, network, None, None, None))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

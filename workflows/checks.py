@@ -54,7 +54,8 @@ def check_run(spec: Spec, settings: Settings) -> None:
     check_protocol(spec.protocol, schema)
     check_queries(spec, settings)
     check_trainers(spec.method, settings)
-    check_resources(spec, settings)
+    check_precision(spec, settings)
+    check_resources(settings, "fit", "encode", "evaluate")
 
 
 def check_method(spec: MethodSpec, schema: Schema) -> None:
@@ -98,12 +99,16 @@ def check_trainers(spec: MethodSpec, settings: Settings) -> None:
         _check_batch(spec, settings.trainers)
 
 
-def check_resources(spec: Spec, settings: Settings) -> None:
-    """Raise UsageError if no machine has the resources that a task needs, or if a precision needs a GPU."""
+def check_precision(spec: Spec, settings: Settings) -> None:
+    """Raise UsageError if a precision needs GPUs and encoding takes none."""
     if spec.precision != "float32" and not settings.encode.gpus:
         raise UsageError(f"--precision {spec.precision} needs GPUs: set HASHKILN_ENCODE_GPUS=1")
+
+
+def check_resources(settings: Settings, *stages: str) -> None:
+    """Raise UsageError if no machine has the resources that a task of one of the stages needs."""
     executor = connect(settings)
-    for stage in ("fit", "encode", "evaluate"):
+    for stage in stages:
         with _refused(f"for HASHKILN_{stage.upper()}_*"):
             executor.with_resources(getattr(settings, stage))
 

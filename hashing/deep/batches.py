@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +24,8 @@ class Placed(NamedTuple):
     ids: Array  # (n,) int64
     x: Tensor  # (n / world, d) uint8 or float32, this worker's rows
     y: Tensor  # (n, c) float32
+    targets: Tensor | None  # (n / world, t) float32
+    labels: Array  # (n, c) float32, y in memory of the host
 
 
 def batches(rows: Rows, method: Trainable, epoch: int) -> Iterator[Batch]:
@@ -68,8 +70,10 @@ def current_device(worker: Worker) -> torch.device:
     return torch.device("cpu") if worker.device == "cpu" else torch.device("cuda", torch.cuda.current_device())
 
 
-def on_device(batch: Batch, worker: Worker, device: torch.device, rows: Rows, dtype: str) -> Placed:
-    """Copy this worker's rows of a batch, and the labels of all, to a device.
+def on_device(
+    batch: Batch, worker: Worker, device: torch.device, rows: Rows, dtype: str, targets: Callable[[Batch], Array | None]
+) -> Placed:
+    """Copy this worker's rows of a batch with their targets, and the labels of all, to a device.
 
     A batch that the workers cannot share evenly loses its last rows. Raises ValueError for fewer rows than workers.
     """
@@ -77,11 +81,15 @@ def on_device(batch: Batch, worker: Worker, device: torch.device, rows: Rows, dt
     if not size:
         raise ValueError(f"expected at least {worker.world} training rows, one for each worker, found {len(batch.ids)}")
     batch = batch.take(slice(0, size * worker.world))
-    x = np.asarray(rows.take(batch.x[worker.rank * size : (worker.rank + 1) * size]), dtype)
     y = np.zeros((len(batch.ids), 1), np.float32) if batch.y is None else np.asarray(batch.y, np.float32)
-    return Placed(batch.ids, *(_copied(torch.from_numpy(array), device) for array in (x, y)))
+    own = batch._replace(y=y).take(slice(worker.rank * size, (worker.rank + 1) * size))
+    own = own._replace(x=np.asarray(rows.take(own.x), dtype))
+    found = targets(own)
+    placed = None if found is None else copied(np.asarray(found, np.float32), device)
+    return Placed(batch.ids, copied(own.x, device), copied(y, device), placed, y)
 
 
-def _copied(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on the device. From pinned memory, the copy to a GPU does not stop the host."""
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+def copied(array: Array, device: torch.device) -> Tensor:
+    """Return an array as a tensor on the device. From pinned memory, the copy to a GPU does not stop the host."""
+    tensor = torch.from_numpy(array)
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from ..mapreduce import Array
+from ..mapreduce import Array, Batch
 
 Tensor = Any  # torch.Tensor
 APART = 2**32  # added to the seed, because the seed itself samples other rows, such as queries, independently
@@ -21,7 +21,8 @@ class Outputs(NamedTuple):
     progress: float  # finished share of the training, 0 to 1
     network: Any  # nn.Module that computed u
     head: Any  # nn.Module returned by the method's `head`, or None
-    prepared: Any  # value returned by the method's `prepare`
+    targets: Tensor  # (n, t) float32, what the method's `targets` returned for the rows, or None
+    labels: Array  # (n, c) float32, the values of y in memory of the host: reading y waits for the device
 
 
 class Facts(NamedTuple):
@@ -57,5 +58,6 @@ class Trainable(Protocol):
     @property
     def split(self) -> int: ...
     def head(self, dim: int, n_classes: int) -> Any: ...
+    def targets(self, batch: Batch, prepared: Any) -> Array | None: ...
     def objective(self, out: Outputs) -> Tensor: ...
     def held_out(self, ids: Array) -> Array: ...

@@ -14,10 +14,18 @@ tensor(0.1269)
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+<<<<<<< HEAD
 Tensor = Any  # torch.Tensor, without importing torch
+=======
+import numpy as np
+
+from ..mapreduce import Array
+
+Tensor = Any  # torch.Tensor, which is imported where it is made
+>>>>>>> 10c224e (Let no loss wait for the GPU, and prove it on the device meta; check evaluation's resources first)
 
 
 def sgn(u: Tensor) -> Tensor:
@@ -98,26 +106,43 @@ def cauchy(distances: Tensor, s: Tensor, gamma: float) -> Tensor:
 # --- triplets ------------------------------------------------------------------------------------------------------
 
 
-def labelled_triplets(values: Tensor, s: Tensor) -> Tensor:
-    """Return values_ij - values_ik (m,) for every query i, similar j and dissimilar k of a batch."""
-    similar = s.clone()
-    similar.diagonal().zero_()
-    i, j = similar.nonzero(as_tuple=True)
-    return (values[i, j][:, None] - values[i])[s[i] == 0]
+def shared_with_others(labels: Array) -> Array:
+    """Return the number of labels (n, n) that two rows share, and 0 on the diagonal, for labels (n, c) in NumPy."""
+    shared: Array = labels @ labels.T
+    np.fill_diagonal(shared, 0)
+    return shared
 
 
-def average(values: Tensor) -> Tensor:
-    """Return the mean of values; 0 if there are none."""
-    return values.sum() / max(1, values.numel())
+def labelled_triplets(values: Tensor, s: Tensor, labels: Array) -> tuple[Tensor, Tensor]:
+    """Return values_ij - values_ik (m, n) for similar pairs i, j and all rows k, and a mask (m, n) of dissimilar i, k.
+
+    The pairs are found in `Outputs.labels`: to find them in s, the host would have to wait for the device.
+    """
+    from .batches import copied
+
+    i, j = (copied(part, values.device) for part in shared_with_others(labels).nonzero())
+    return values[i, j][:, None] - values[i], 1 - s[i]
 
 
-def ranking_hinge(distances: Tensor, r: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+def average(values: Tensor, where: Tensor) -> Tensor:
+    """Return the mean of the values at which `where` is 1 and not 0; 0 if there are none."""
+    return (values * where).sum() / where.sum().clamp(min=1)
+
+
+def ranking_hinge(distances: Tensor, r: Tensor, margin: float, highest: int) -> tuple[Tensor, Tensor]:
     """Return the sums (n,) of (2^r_ij - 2^r_ik) max(0, d_ij - d_ik + margin) for r_ij > r_ik, and their number.
 
+<<<<<<< HEAD
     d are distances (n, n) and r integer grades (n, n) >= 0; a row is not a result of its own query. The weight
     2^r_ij - 2^r_ik is the sum of 2^l over the levels l from r_ik to r_ij - 1. Within a level, the k that contribute to
     j precede d_ij + margin in the sorted row, so each row and level takes n log n steps instead of n^2. Grades above 60
     count as 60. Source: DSRH, Zhao et al., CVPR 2015, section 3.2.
+=======
+    d are distances (n, n) and r integer grades (n, n), 0 to `highest`; a row is not a result of its own query. The
+    weight 2^r_ij - 2^r_ik is the sum of 2^l over the levels l from r_ik to r_ij - 1. Within a level, the k that
+    contribute to j precede d_ij + margin in the sorted row, so a row and level takes n log n steps instead of n^2.
+    Grades over 60 count as 60. Source: DSRH, Zhao et al., CVPR 2015, section 3.2.
+>>>>>>> 10c224e (Let no loss wait for the GPU, and prove it on the device meta; check evaluation's resources first)
     """
     from torch import searchsorted
     from torch.nn.functional import pad
@@ -125,7 +150,7 @@ def ranking_hinge(distances: Tensor, r: Tensor, margin: float) -> tuple[Tensor, 
     own = r.new_ones(len(r)).diag_embed().bool()
     r = r.clamp(max=60).masked_fill(own, -1)
     reach, sums, triplets = distances + margin, distances.new_zeros(len(r)), r.new_zeros(())
-    for level in range(int(r.max())):
+    for level in range(min(highest, 60)):
         lower = (r <= level) & ~own
         nearest, places = distances.masked_fill(~lower, float("inf")).sort(dim=1)
         met = searchsorted(nearest.detach(), reach.detach())
@@ -154,54 +179,72 @@ def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return softplus(logits) - target * logits
 
 
+# --- means over all rows, or over those for which rows (n,) is 1 and not 0 ------------------------------------------
+
+
+def mean_of_rows(values: Tensor, rows: Tensor | None = None) -> Tensor:
+    """Return the mean (k,) of the rows of values (n, k)."""
+    return values.mean(0) if rows is None else rows @ values / rows.sum().clamp(min=1)
+
+
+def mean_of_products(u: Tensor, rows: Tensor | None = None) -> Tensor:
+    """Return u'u / n, (n_bits, n_bits)."""
+    return u.T @ u / len(u) if rows is None else (u * rows[:, None]).T @ u / rows.sum().clamp(min=1)
+
+
 # --- quantization: pulls outputs to -1 and +1 ------------------------------------------------------------------------
 
 
-def quantization(u: Tensor) -> Tensor:
+def quantization(u: Tensor, rows: Tensor | None = None) -> Tensor:
     """Return the mean of (u - sgn(u))^2. Source: DPSH, Li, Wang & Kang, IJCAI 2016, equation 4."""
-    return ((u - sgn(u)) ** 2).mean()
+    return mean_of_rows((u - sgn(u)) ** 2, rows).mean()
 
 
-def l1_quantization(u: Tensor) -> Tensor:
+def l1_quantization(u: Tensor, rows: Tensor | None = None) -> Tensor:
     """Return the mean of | |u| - 1 |. Source: DSH, equation 4."""
-    return (u.abs() - 1).abs().mean()
+    return mean_of_rows((u.abs() - 1).abs(), rows).mean()
 
 
-def logcosh_quantization(u: Tensor) -> Tensor:
+def logcosh_quantization(u: Tensor, rows: Tensor | None = None) -> Tensor:
     """Return the mean of log cosh(|u| - 1). Source: DHN, Zhu et al., AAAI 2016, equation 5."""
-    return logcosh(u.abs() - 1).mean()
+    return mean_of_rows(logcosh(u.abs() - 1), rows).mean()
 
 
-def cubic_quantization(u: Tensor) -> Tensor:
+def cubic_quantization(u: Tensor, rows: Tensor | None = None) -> Tensor:
     """Return the mean of | |u| - 1 |^3. Source: GreedyHash, Su et al., NeurIPS 2018, equation 6."""
-    return ((u.abs() - 1).abs() ** 3).mean()
+    return mean_of_rows((u.abs() - 1).abs() ** 3, rows).mean()
 
 
-def cauchy_quantization(u: Tensor, gamma: float = 20.0) -> Tensor:
+def cauchy_quantization(u: Tensor, gamma: float = 20.0, rows: Tensor | None = None) -> Tensor:
     """Return the mean over rows of log(1 + d / gamma), d = n_bits / 2 (1 - cos(|u|, 1)). Source: DCH, equation 7."""
     n_bits = u.shape[1]
-    cosines = u.abs().sum(1) / ((u * u).sum(1).clamp(min=1e-12) * n_bits).sqrt()
-    return (n_bits / 2 * (1 - cosines).clamp(min=0) / gamma).log1p().mean()
+    cosines = u.abs().sum(1, keepdim=True) / ((u * u).sum(1, keepdim=True).clamp(min=1e-12) * n_bits).sqrt()
+    return mean_of_rows((n_bits / 2 * (1 - cosines).clamp(min=0) / gamma).log1p(), rows).mean()
 
 
 # --- regularizers of outputs and of weights --------------------------------------------------------------------------
 
 
+<<<<<<< HEAD
 def balance(u: Tensor) -> Tensor:
     """Return |mean of u|^2, which is 0 if each bit is 1 in half of the rows."""
     return (u.mean(0) ** 2).sum()
+=======
+def balance(u: Tensor, rows: Tensor | None = None) -> Tensor:
+    """Return |mean of u|^2, which is 0 if each bit is 1 for half of the rows."""
+    return (mean_of_rows(u, rows) ** 2).sum()
+>>>>>>> 10c224e (Let no loss wait for the GPU, and prove it on the device meta; check evaluation's resources first)
 
 
-def independence(u: Tensor) -> Tensor:
+def independence(u: Tensor, rows: Tensor | None = None) -> Tensor:
     """Return |u'u / n - I|^2. Source: UH-BDNN, Do, Doan & Cheung, ECCV 2016, equation 8."""
-    gram = u.T @ u / len(u)
+    gram = mean_of_products(u, rows)
     return (gram**2).sum() - 2 * gram.diagonal().sum() + u.shape[1]
 
 
-def decorrelation(u: Tensor) -> Tensor:
+def decorrelation(u: Tensor, rows: Tensor | None = None) -> Tensor:
     """Return DeCov, half the squared covariances of different bits. Source: Cogswell et al., ICLR 2016, equation 2."""
-    centred = u - u.mean(0)
-    cov = centred.T @ centred / len(u)
+    cov = mean_of_products(u - mean_of_rows(u, rows), rows)
     return 0.5 * ((cov**2).sum() - (cov.diagonal() ** 2).sum())
 
 
@@ -233,7 +276,7 @@ def locally_constrained_decorrelation(w: Tensor, reach: float = 10.0) -> Tensor:
 
 # --- regularizers for any deep method ------------------------------------------------------------------------------
 
-OF_OUTPUTS = {
+OF_OUTPUTS: dict[str, Callable[..., Tensor]] = {
     "balance": balance,
     "independence": independence,
     "decov": decorrelation,
@@ -279,7 +322,7 @@ def regularization(weights: Mapping[str, float], views: Sequence[Tensor], networ
         return 0.0
     from torch import nn
 
-    views = [u for u in (view[(view != 0).any(1)] for view in views) if len(u)]
+    present = [(view != 0).any(1).to(view.dtype) for view in views]  # a mask, as the host does not know how many
     layers = [
         group
         for layer in network.modules()
@@ -288,6 +331,9 @@ def regularization(weights: Mapping[str, float], views: Sequence[Tensor], networ
     ]
     terms = []
     for name, weight in weights.items():
-        term, tensors = (OF_OUTPUTS[name], views) if name in OF_OUTPUTS else (OF_WEIGHTS[name], layers)
-        terms += [weight * term(tensor) for tensor in tensors]
+        if name in OF_OUTPUTS:
+            pairs = zip(views, present, strict=True)
+            terms += [weight * rows.amax() * OF_OUTPUTS[name](u, rows=rows) for u, rows in pairs]
+        else:
+            terms += [weight * OF_WEIGHTS[name](layer) for layer in layers]
     return sum(terms)

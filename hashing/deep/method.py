@@ -26,6 +26,7 @@ JUDGES = 10  # minimum number of held-out rows with a similar one: the score of 
 class Deep:
     """A method that learns a network by SGD on batches.
 
+<<<<<<< HEAD
     A subclass defines `loss` and, if needed, `head` and `prepare`. A supervised method holds out a share of the
     training rows and selects the epoch with the best score on them. Other methods train on all rows and use the last
     epoch.
@@ -41,6 +42,11 @@ class Deep:
     ...         return losses.over_pairs(losses.contrastive(distances, losses.similarity(out.y), self.margin))
     >>> Contrastive(n_bits=32, margin=1.0).epochs
     20
+=======
+    A subclass defines `loss` and, if needed, `head`, `prepare` and `targets`. A supervised method holds out a share of
+    the training rows and selects the epoch with the best score on them. Other methods train on all rows and use the
+    last epoch.
+>>>>>>> 10c224e (Let no loss wait for the GPU, and prove it on the device meta; check evaluation's resources first)
     """
 
     n_bits: int
@@ -99,7 +105,15 @@ class Deep:
         return None
 
     def prepare(self, data: Data) -> Any:
-        """Return any value computed from all rows before training; losses find it in `Outputs.prepared`."""
+        """Return any value computed from all rows before training; `targets` receives it."""
+        return None
+
+    def targets(self, batch: Batch, prepared: Any) -> Array | None:
+        """Return what the loss needs to know of each row (m, t) beside its labels, or None.
+
+        It is computed on the CPU, ahead of the steps, and losses find it in `Outputs.targets`. The x of the batch are
+        uint8 or float32, its y float32.
+        """
         return None
 
     def fit(self, data: Data) -> HashFunction:

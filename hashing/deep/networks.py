@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ..mapreduce import Array
 from .architectures import PICTURES, network_names, picture_shape, view_dims
 from .backbones import BODIES, STANDARD, Scale
+from .batches import copied
 
 Network = TypeVar("Network", bound=nn.Module)
 _lock = Lock()
@@ -176,7 +177,7 @@ def augmented(x: Tensor) -> Tensor:
     rows, columns = torch.randint(2 * reach + 1, (2, len(x)))[:, :, None] + torch.arange(side)
     columns = torch.where(torch.rand(len(x))[:, None] < 0.5, columns.flip(1), columns)
     places = (torch.arange(len(x))[:, None, None], rows[:, :, None], columns[:, None, :])
-    return padded[tuple(index.to(x.device, non_blocking=True) for index in places)].reshape(len(x), -1)
+    return padded[tuple(copied(index.numpy(), x.device) for index in places)].reshape(len(x), -1)
 
 
 def load_pretrained(body: nn.Module, arrays: Mapping[str, Array]) -> None:

@@ -56,11 +56,13 @@ def train(
             f"expected a number of workers that divides batch_size={method.batch_size}, found {worker.world}"
         )
     with _repeatable(worker):
-        run = Run(worker, method, facts, prepared, pretrained)
+        run = Run(worker, method, facts, pretrained)
         if state := worker.latest():
             run.restore(state)
         source = stored(shards, method.held_out, facts, worker)
-        place = partial(on_device, worker=worker, device=current_device(worker), rows=source, dtype=facts.dtype)
+        targets = partial(method.targets, prepared=prepared)
+        place = partial(on_device, worker=worker, device=current_device(worker), rows=source, dtype=facts.dtype,
+                        targets=targets)  # fmt: skip
         while run.epoch < method.epochs and run.stale < method.patience:
             left = islice(batches(source, method, run.epoch), run.step, None)  # without those before the restart
             with closing(ahead(map(place, left), AHEAD)) as prepared_rows:
@@ -117,10 +119,8 @@ def _seeds(stream: int, block: int) -> list[int]:
 class Run:
     """State of a training run on one worker, between two steps."""
 
-    def __init__(
-        self, worker: Worker, method: Trainable, facts: Facts, prepared: Any, pretrained: Mapping[str, Array]
-    ) -> None:
-        self.worker, self.method, self.prepared = worker, method, prepared
+    def __init__(self, worker: Worker, method: Trainable, facts: Facts, pretrained: Mapping[str, Array]) -> None:
+        self.worker, self.method = worker, method
         _seed(worker, method.seed)
         self.network = networks.build(
             method.network, len(facts.mean), method.n_bits, method.views, method.split, method.hash_layer
@@ -153,7 +153,9 @@ class Run:
         outputs = self._outputs(chunks)
         u = _gathered(outputs, worker)
         self._seed(0)  # the loss is of the whole batch: all workers need the same random numbers
-        loss = self.method.objective(Outputs(u, rows.y, x, rows.ids, progress, self.network, self.head, self.prepared))
+        targets = None if rows.targets is None else _all_rows(rows.targets, worker)
+        seen = Outputs(u, rows.y, x, rows.ids, progress, self.network, self.head, targets, rows.labels)
+        loss = self.method.objective(seen)
         loss.backward()
         if len(chunks) > 1:
             self._backward(chunks, outputs)
@@ -281,7 +283,7 @@ def _optimizer(method: Trainable, network: nn.Module, head: nn.Module | None, de
         by_rate.setdefault(rate, []).append(parameter)
     by_rate.setdefault(method.lr, []).extend(head.parameters() if head else ())
     groups = [{"params": parameters, "base_lr": rate} for rate, parameters in by_rate.items() if parameters]
-    fused = True if device != "cpu" else None  # one kernel for all parameters
+    fused = True if device == "cuda" else None  # one kernel for all parameters
     if method.optimizer == "adam":
         return torch.optim.Adam(groups, method.lr, weight_decay=method.weight_decay, fused=fused)
     return torch.optim.SGD(groups, method.lr, momentum=0.9, weight_decay=method.weight_decay, fused=fused)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ..deep.contract import Outputs, Tensor
 from ..deep.losses import cross_entropy
 from ..deep.method import Deep, linear
-from ..mapreduce import Array, Data
+from ..mapreduce import Array, Batch, Data
 from ..statistics import label_sets
 from . import register
 
@@ -42,11 +43,16 @@ class CNNH(Deep):
     def head(self, dim: int, n_classes: int) -> Tensor:
         return linear(self.n_bits, n_classes)
 
+    def targets(self, batch: Batch, prepared: tuple[Array, Array]) -> Array:
+        labels, codes = (part.astype(np.float32) for part in prepared)
+        y: Any = batch.y  # a supervised method has labels
+        same = (y @ labels.T - (labels.sum(1) + y.sum(1, keepdims=True)) / 2).argmax(1)  # 0 where sets agree
+        own: Array = codes[same]
+        return own
+
     def loss(self, out: Outputs) -> Tensor:
-        labels, codes = (out.u.new_tensor(part) for part in out.prepared)
-        same = (out.y @ labels.T - (labels.sum(1) + out.y.sum(1, keepdim=True)) / 2).argmax(1)  # 0 where sets agree
         z = out.u.tanh()
-        fit = ((z - codes[same]) ** 2).mean()
+        fit = ((z - out.targets) ** 2).mean()
         return fit + self.classification * cross_entropy(out.head(z), out.y) if self.classification else fit
 
 

@@ -36,5 +36,6 @@ class DRSCH(Deep):
 
     def loss(self, out: Outputs) -> Tensor:
         s, distances = similarity(out.y), squared_output_distances(out.head[0] * out.u.sigmoid())
-        gaps = labelled_triplets(distances, s)
-        return average((self.margin * self.n_bits + gaps).clamp(min=0)) + self.beta * over_pairs(s * distances)
+        gaps, counted = labelled_triplets(distances, s, out.labels)
+        hinge = average((self.margin * self.n_bits + gaps).clamp(min=0), counted)
+        return hinge + self.beta * over_pairs(s * distances)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..deep.contract import Outputs, Tensor
-from ..deep.losses import balance, ranking_hinge, shared_labels
+from ..deep.losses import balance, ranking_hinge, shared_labels, shared_with_others
 from ..deep.method import Deep
 from . import register
 
@@ -34,7 +34,8 @@ class DSRH(Deep):
     def loss(self, out: Outputs) -> Tensor:
         z, r = (out.u / 2).tanh(), shared_labels(out.y)
         distances = (self.n_bits - z @ z.T) / 2
-        hinge, triplets = ranking_hinge(distances, r, self.margin * self.n_bits)
+        highest = int(shared_with_others(out.labels).max())  # of r the host would wait for the device
+        hinge, triplets = ranking_hinge(distances, r, self.margin * self.n_bits, highest)
         places = (r.new_ones(len(r)).cumsum(0) + 1).log2()
         r = r - r.diagonal().diag_embed()  # a row is not a result of its own query
         ideal = ((2**r - 1).sort(dim=1, descending=True).values / places).sum(1).clamp(min=1)

@@ -26,5 +26,5 @@ class DTSH(Deep):
     eta: float = 0.1
 
     def loss(self, out: Outputs) -> Tensor:
-        gaps = labelled_triplets(out.u @ out.u.T / 2, similarity(out.y)) - self.margin * self.n_bits
-        return average(softplus(-gaps)) + self.eta * quantization(out.u)
+        gaps, counted = labelled_triplets(out.u @ out.u.T / 2, similarity(out.y), out.labels)
+        return average(softplus(self.margin * self.n_bits - gaps), counted) + self.eta * quantization(out.u)

@@ -33,5 +33,5 @@ class NINH(Deep):
         f = out.u.sigmoid()
         middle = f.clamp(0.5 - self.eps, 0.5 + self.eps)
         f = (middle - 0.5) / (2 * self.eps) + 0.5 + self.leak * (f - middle)
-        gaps = labelled_triplets(squared_output_distances(f), similarity(out.y))
-        return average((self.margin + gaps).clamp(min=0))
+        gaps, counted = labelled_triplets(squared_output_distances(f), similarity(out.y), out.labels)
+        return average((self.margin + gaps).clamp(min=0), counted)

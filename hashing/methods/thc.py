@@ -69,11 +69,14 @@ class THC(Deep):
         median = np.median(smooth.project(rows.reduce(Sample(10_000, self.seed)).x), axis=0)
         return smooth, weights, median
 
+    def targets(self, batch: Batch, prepared: tuple[AnchorGraphHash, tuple[Array, ...], Array]) -> Array:
+        smooth, weights, median = prepared
+        rows = _features(batch._replace(x=np.asarray(batch.x, np.float32)), weights, self.tags)
+        bits: Array = smooth.values(rows.x) >= median
+        return bits
+
     def loss(self, out: Outputs) -> Tensor:
-        smooth, weights, median = out.prepared
-        y = None if out.y is None else out.y.cpu().numpy()
-        x = _features(Batch(out.ids, out.x.cpu().numpy(), y), weights, self.tags).x
-        return binary_cross_entropy(out.u, out.u.new_tensor(smooth.values(x) >= median)).mean()
+        return binary_cross_entropy(out.u, out.targets).mean()
 
 
 def _used_words(batch: Batch) -> tuple[int, Array]:

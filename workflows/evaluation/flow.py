@@ -7,7 +7,7 @@ from prefect import flow
 from infra.executors import Progress, connect, silent
 from infra.settings import Settings
 
-from ..checks import UsageError, check_protocol, schema_of
+from ..checks import UsageError, check_protocol, check_resources, schema_of
 from ..context import Context, open_version
 from ..records import Report
 from ..scheduled import log_of_run, run_name
@@ -20,7 +20,7 @@ def evaluate_version(
 ) -> Report:
     """Measure a version with its stored specification and the given protocol, and compare it with version `beside`.
 
-    Raises LookupError as `open_version` does; UsageError if the protocol is not possible.
+    Raises LookupError as `open_version` does; UsageError if the protocol is not possible or no machine has the resources.
     """
     if beside and protocol.ties == "by-id":
         raise UsageError("versions are compared by expectation over ties only: leave out ties by-id, or --beside")
@@ -28,6 +28,7 @@ def evaluate_version(
     opened, found = open_version(settings, table, version)
     spec = Spec.stored(found.properties["spec"]).model_copy(update={"protocol": protocol})
     check_protocol(protocol, schema_of(spec.dataset, settings))
+    check_resources(settings, "evaluate")
     base = opened.version(beside) if beside else None
     return measure_version(Context.of(spec, settings, connect(settings, progress)), opened, found, base)
 

@@ -18,6 +18,7 @@ from storage.tables.parts import Part
 from storage.tables.shared_ids import check_shared_ids
 from storage.tables.table import CodeTable, Version, table_names
 
+from ..checks import check_resources
 from ..context import open_table
 from ..datasets import dataset_of, keys_of_version
 from ..encoding import encoding_function
@@ -57,6 +58,8 @@ def verify(
     content. With `repair`, replace damaged parts whose source shard still encodes to the same file.
     """
     settings = Settings()
+    if deep or mend:
+        check_resources(settings, "encode")
     executor = connect(settings, progress)
     opened = open_table(settings, table)
     found = opened.version(version)

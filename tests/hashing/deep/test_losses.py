@@ -52,6 +52,11 @@ def entropy(p):
     return -sum(value * np.log2(value) for value in p)
 
 
+def over_triplets(term, values, s, labels):
+    gaps, counted = losses.labelled_triplets(values, s, labels)
+    return losses.average(term(gaps), counted)
+
+
 P = np.exp(U) / np.exp(U).sum(1, keepdims=True)
 COV = (U - U.mean(0)).T @ (U - U.mean(0)) / N
 OFF_DIAGONAL = ~np.eye(BITS, dtype=bool)
@@ -81,14 +86,14 @@ TERMS = {
         mean_over_pairs(lambda i, j: U[i] @ U[j] / mean_over_pairs(lambda a, b: float(S[a, b] == S[i, j]))),
     ),
     "triplets": (
-        lambda u: losses.average(
-            (1.5 + losses.labelled_triplets(losses.squared_output_distances(u), tensor(S))).clamp(min=0)
+        lambda u: over_triplets(
+            lambda gaps: (1.5 + gaps).clamp(min=0), losses.squared_output_distances(u), tensor(S), Y
         ),
         mean_over_triplets(lambda i, j, k: max(0, 1.5 + gap(U, i, j) - gap(U, i, k))),
     ),
     "ranking": (
         lambda u: (
-            losses.ranking_hinge(losses.squared_output_distances(u), tensor(SHARED), 4.0)[0]
+            losses.ranking_hinge(losses.squared_output_distances(u), tensor(SHARED), 4.0, C)[0]
             @ tensor(range(N)).to(u.dtype)
         ),
         sum(
@@ -163,18 +168,19 @@ def test_softplus_and_logcosh_have_exact_gradients_everywhere(t):
 @pytest.mark.parametrize("s", [0.0, 1.0])
 def test_a_batch_may_lack_similar_or_dissimilar_pairs(n, s):
     u = tensor(RNG.standard_normal((n, BITS)), torch.float32).requires_grad_()
+    labels = np.full((n, 1), 1) if s else np.eye(n)
     s = torch.full((n, n), s)
-    triplets = losses.labelled_triplets(u @ u.T, s)
-    value = over_pairs(losses.pair_weights(s) * losses.likelihood(u @ u.T, s)) + losses.average(triplets)
+    triplets = over_triplets(lambda gaps: gaps + 1, u @ u.T, s, labels)
+    value = over_pairs(losses.pair_weights(s) * losses.likelihood(u @ u.T, s)) + triplets
     value.backward()
-    assert len(triplets) == 0
+    assert triplets == 0
     assert torch.isfinite(value)
     assert torch.isfinite(u.grad).all()
 
 
 def test_triplets_count_rows_that_rank_above_another():
     assert SHARED[~np.eye(N, dtype=bool)].max() > 1  # or levels would go untested
-    _, triplets = losses.ranking_hinge(tensor(U @ U.T), tensor(SHARED), 4.0)
+    _, triplets = losses.ranking_hinge(tensor(U @ U.T), tensor(SHARED), 4.0, C)
     assert triplets.item() == len(RANKED)
 
 
@@ -205,11 +211,11 @@ def test_two_power_iterations_approximate_the_spectral_norm():
 def test_gains_of_hundreds_of_shared_labels_fit_in_float32():
     grades = torch.full((N, N), 500.0)
     grades[:, 0] = 499
-    sums, triplets = losses.ranking_hinge(tensor(U @ U.T, torch.float32), grades, 4.0)
+    sums, triplets = losses.ranking_hinge(tensor(U @ U.T, torch.float32), grades, 4.0, 500)
     assert torch.isfinite(sums).all()
     assert triplets == 0  # beyond 60 all count alike
     grades[:, 0] = 59
-    sums, triplets = losses.ranking_hinge(tensor(U @ U.T, torch.float32), grades, 4.0)
+    sums, triplets = losses.ranking_hinge(tensor(U @ U.T, torch.float32), grades, 4.0, 500)
     assert torch.isfinite(sums).all()
     assert triplets > 0
 

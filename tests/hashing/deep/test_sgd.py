@@ -58,7 +58,7 @@ def run(worker, method=METHOD, shards=None):
 
 
 def placed(batch):
-    return sgd.on_device(batch, Reporter(), torch.device("cpu"), Rows([]), "float32")
+    return sgd.on_device(batch, Reporter(), torch.device("cpu"), Rows([]), "float32", lambda rows: None)
 
 
 def parameters(worker):
@@ -258,30 +258,6 @@ def test_without_labels_the_last_epoch_is_selected():
 # --- the step ---------------------------------------------------------------------------------------------------------
 
 
-class Waits(torch.utils._python_dispatch.TorchDispatchMode):
-    """Counts the calls that read a value from a device, for which the host waits."""
-
-    found = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.found += function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
-        return function(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("chunk", [0, 16])
-def test_the_host_waits_for_the_device_only_where_the_loss_is_checked(chunk, monkeypatch):
-    monkeypatch.setattr(sgd, "CHECK_STEPS", 3)
-    method, data = replace(METHOD, chunk=chunk), Data([[ROWS]], InProcess())
-    state = sgd.Run(Reporter(), method, facts(data, method), None, {})
-    found = []
-    for batch in sgd.batches(Rows(data.shards), method, 0):
-        rows = placed(batch)
-        with Waits() as waits:
-            state.take_step(rows)
-        found.append(waits.found)
-    assert found == [0, 0, 1, 0, 0, 1, 0]
-
-
 def test_a_loss_that_is_not_finite_is_found_before_it_is_stored(monkeypatch):
     monkeypatch.setattr(sgd, "CHECKPOINT_STEPS", 3)
     worker = Reporter()
@@ -328,7 +304,7 @@ def test_chunks_draw_the_same_dropout_twice():
             return u
 
     method, data = replace(METHOD, chunk=16), Data([[ROWS]], InProcess())
-    state = sgd.Run(Reporter(), method, facts(data, method), None, {})
+    state = sgd.Run(Reporter(), method, facts(data, method), {})
     state.network = Dropped()
     chunks = torch.randn(64, 32).split(16)
     u = state._outputs(chunks)
@@ -353,7 +329,7 @@ def test_bf16_computes_the_network_in_bfloat16_and_the_loss_in_float32(precision
             seen.append(output.dtype)
 
     method, data = Seen(**vars(replace(METHOD, precision=precision))), Data([[ROWS]], InProcess())
-    state = sgd.Run(Reporter(), method, facts(data, method), None, {})
+    state = sgd.Run(Reporter(), method, facts(data, method), {})
     handle = torch.nn.modules.module.register_module_forward_hook(note)
     try:
         state.take_step(placed(ROWS.take(slice(0, 64))))
@@ -402,7 +378,7 @@ def test_workers_must_share_a_batch_evenly():
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_the_hash_layer_learns_at_its_own_rate(optimizer):
     method = replace(METHOD, optimizer=optimizer, hash_rate=10.0)
-    state = sgd.Run(Reporter(), method, facts(Data([[ROWS]], InProcess()), method), None, {})
+    state = sgd.Run(Reporter(), method, facts(Data([[ROWS]], InProcess()), method), {})
     rates = {id(p): group["base_lr"] for group in state.optimizer.param_groups for p in group["params"]}
     for name, parameter in state.network.named_parameters():
         assert rates[id(parameter)] == (0.1 if name.startswith("hash.") else 0.01)
@@ -410,7 +386,7 @@ def test_the_hash_layer_learns_at_its_own_rate(optimizer):
 
 def test_the_rate_falls_along_half_a_cosine():
     data = Data([[ROWS]], InProcess())
-    state = sgd.Run(Reporter(), METHOD, facts(data, METHOD), None, {})
+    state = sgd.Run(Reporter(), METHOD, facts(data, METHOD), {})
     rates = []
     for epoch in range(METHOD.epochs):
         for batch in sgd.batches(Rows(data.shards), METHOD, epoch):

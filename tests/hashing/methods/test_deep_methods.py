@@ -24,10 +24,11 @@ Y[Y.sum(1) == 0, 0] = 1
 SHARED = Y @ Y.T
 
 
-def outputs(u=U, y=Y, x=None, progress=0.5, network=None, head=None, prepared=None):
+def outputs(u=U, y=Y, x=None, progress=0.5, network=None, head=None, targets=None):
     u = torch.tensor(u, dtype=torch.float64, requires_grad=True)
     x = torch.zeros(len(u), 3) if x is None else x
-    return Outputs(u, torch.tensor(y, dtype=torch.float64), x, np.arange(len(u)), progress, network, head, prepared)
+    labels = torch.tensor(y, dtype=torch.float64)
+    return Outputs(u, labels, x, np.arange(len(u)), progress, network, head, targets, y)
 
 
 # --- CNNH, stage 1 ---------------------------------------------------------------------------------------------------
@@ -52,7 +53,9 @@ def test_cnnh_pulls_each_row_to_the_code_of_its_label_set():
     labels = np.unique(Y, axis=0).astype(np.uint8)
     codes = np.where(RNG.random((len(labels), BITS)) < 0.5, 1.0, -1.0)
     own = [next(i for i, row in enumerate(labels) if (row == y).all()) for y in Y]
-    loss = METHODS["cnnh"](BITS).loss(outputs(prepared=(labels, codes)))
+    method = METHODS["cnnh"](BITS)
+    targets = method.targets(Batch(np.arange(N), np.zeros((N, 3)), Y), (labels, codes))
+    loss = method.loss(outputs(targets=torch.tensor(targets)))
     assert loss.item() == pytest.approx(((np.tanh(U) - codes[own]) ** 2).mean())
 
 
@@ -217,11 +220,9 @@ def test_thc_gives_texts_of_one_topic_nearer_codes(in_process):
     words = 1 + 40 * topic[:, None] + np.argsort(rng.random((800, 40)))[:, :4]  # 4 of the 40 words of its topic
     texts = Batch(np.arange(800), words.astype(np.float32))
     method = METHODS["thc"](8, network="text", n_topics=64, n_anchors=80)
-    smooth, weights, median = method.prepare(Data([[texts]], in_process))
-    u = torch.zeros(800, 8, dtype=torch.float64, requires_grad=True)
-    out = Outputs(u, None, torch.tensor(texts.x), texts.ids, 0.5, None, None, (smooth, weights, median))
-    method.loss(out).backward()
-    codes = u.grad.numpy() < 0  # u = 0 is drawn to the code of stage 1
+    codes = method.targets(texts, method.prepare(Data([[texts]], in_process)))
+    loss = method.loss(outputs(np.zeros((800, 8)), targets=torch.tensor(codes, dtype=torch.float64)))
+    assert loss.item() == pytest.approx(np.log(2))
     distances, same = (codes[:, None] != codes).sum(axis=2), topic[:, None] == topic
     assert distances[same].mean() < 1 < 3 < distances[~same].mean()
 
@@ -231,8 +232,9 @@ def test_tags_make_thc_split_rows_by_their_labels(in_process):
     rows = rows._replace(x=0.2 * np.random.default_rng(1).standard_normal((800, 4), np.float32))  # nothing to see
     data = Data([[rows]], in_process)
     method = METHODS["thc"](8, network="linear", n_anchors=60, tags=2.0)
-    smooth, _, median = method.prepare(data)
-    codes = smooth.project(np.hstack([rows.x, 2 * rows.y]).astype(np.float32)) >= median
+    smooth, weights, median = method.prepare(data)
+    codes = method.targets(rows._replace(y=rows.y.astype(np.float32)), (smooth, weights, median))
+    np.testing.assert_array_equal(codes, smooth.project(np.hstack([rows.x, 2 * rows.y]).astype(np.float32)) >= median)
     distances, same = (codes[:, None] != codes).sum(axis=2), rows.y @ rows.y.T > 0
     assert distances[same].mean() < 2 < 4 < distances[~same].mean()
     with pytest.raises(ValueError, match="expected rows with labels for tags > 0, found rows without"):
@@ -255,11 +257,12 @@ def test_regularizers_add_to_the_loss_of_any_method(name):
     method = DEEP[name](8, regularizers=every(of_outputs | losses.OF_WEIGHTS))
     data = Data([[rows]], InProcess())
     known, prepared = facts(data, method), method.prepare(data)
-    run = sgd.Run(Here("", lambda *_: None, 1), method, known, prepared, {})
-    u = run.network(torch.tensor(rows.x))
+    run = sgd.Run(Here("", lambda *_: None, 1), method, known, {})
+    u, targets, y = run.network(torch.tensor(rows.x)), method.targets(rows, prepared), rows.y.astype(np.float32)
     out = Outputs(
-        u, torch.tensor(rows.y, dtype=u.dtype), torch.tensor(rows.x), rows.ids, 0.5, run.network, run.head, prepared
-    )
+        u, torch.tensor(y), torch.tensor(rows.x), rows.ids, 0.5, run.network, run.head,
+        None if targets is None else torch.tensor(targets, dtype=u.dtype), y,
+    )  # fmt: skip
     torch.manual_seed(0)
     own = method.loss(out)
     torch.manual_seed(0)
@@ -283,7 +286,7 @@ def test_rows_without_a_view_do_not_count_in_its_regularizers():
             losses.regularization({name: 1.0}, views, network)
             for views in ([present], [torch.cat([absent, present]), absent])
         )
-        assert alone == padded
+        assert torch.allclose(alone, padded)
 
 
 def test_bits_of_a_block_are_one_of_several_and_not_balanced():

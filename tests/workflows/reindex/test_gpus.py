@@ -14,7 +14,9 @@ from tests.infra import fake_gpus
 from tests.workflows.conftest import reindex, spec, table_of, write_shard
 from workflows import datasets
 from workflows.checks import UsageError, check_run
+from workflows.evaluation import flow
 from workflows.reindex import planning
+from workflows.spec import Protocol
 from workflows.tables import verify
 
 DEEP = {"method": "dpsh", "bits": 16, "parameters": {"network": "mlp", "epochs": 1}}
@@ -100,3 +102,21 @@ def test_precisions_that_gain_nothing_or_lack_a_gpu_are_refused(settings, mine, 
     message = r"^expected a machine with 1 CPUs, 1 GPUs for a task, found .*, for HASHKILN_ENCODE_"
     with pytest.raises(UsageError, match=message):
         check_run(deep, Settings())
+
+
+@pytest.mark.parametrize(
+    ("stage", "run"),
+    [
+        ("EVALUATE", lambda table: flow.evaluate_version(table, "main", None, Protocol(queries=20, new_queries=True))),
+        ("ENCODE", lambda table: verify.verify(table, deep=True)),
+    ],
+    ids=["evaluate", "verify"],
+)
+def test_resources_that_no_machine_has_are_refused_before_anything_is_made(stage, run, settings, mine, monkeypatch):
+    reindex(settings, spec())
+    before = sorted(settings.home.rglob("*"))
+    monkeypatch.setenv(f"HASHKILN_{stage}_GPUS", "1")
+    message = rf"^expected a machine with 1 CPUs, 1 GPUs for a task, found .*, for HASHKILN_{stage}_"
+    with pytest.raises(UsageError, match=message):
+        run("mine__itq16")
+    assert sorted(settings.home.rglob("*")) == before
