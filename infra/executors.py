@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from hashing.mapreduce import Resources, Worker, merge_tree, one_blas_thread
 
 from .observability import OnEpoch, Progress, ignore_epochs, observed, report_epochs, silent
-from .training import train_here, train_on_ray, workers_on_ray
+from .training import nodes, train_here, train_on_ray, workers_on_ray
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -42,6 +42,7 @@ class InProcess:
     checkpoints: str = ""  # folder of the checkpoints of unfinished training runs; without it, they cannot resume
     cpus: int | None = None  # for a training run; all if None
     on_epoch: OnEpoch = ignore_epochs
+    trainer: Resources | None = None  # of a training run; if None, those of this machine
 
     def __post_init__(self) -> None:
         _observe(self)
@@ -64,7 +65,8 @@ class InProcess:
 
     def train(self, loop: Callable[[Worker], None], name: str) -> bytes:
         on_report = partial(report_epochs, self.progress, self.on_epoch)
-        return train_here(loop, name, self.checkpoints, self.cpus or len(os.sched_getaffinity(0)), on_report)
+        taken = self.trainer or Resources(self.cpus or len(os.sched_getaffinity(0)), gpus=1)
+        return train_here(loop, name, self.checkpoints, taken, on_report)
 
     def training_workers(self) -> int:
         return 1
@@ -85,6 +87,7 @@ class Ray:
     in_flight: int = 256  # largest number of tasks whose results are not yet computed or read
     checkpoints: str = ""  # folder or s3:// URL of the checkpoints of unfinished training runs, visible to every node
     trainers: int | None = None  # workers of a training run; if None, one for each GPU, or one without GPUs
+    trainer: Resources | None = None  # of each; if None, one GPU, if there are any, and its share of the CPUs
     on_epoch: OnEpoch = ignore_epochs
     resources: Resources = field(default_factory=Resources)  # of a task
 
@@ -138,11 +141,12 @@ class Ray:
     def train(self, loop: Callable[[Worker], None], name: str) -> bytes:
         self.join()
         on_report = partial(report_epochs, self.progress, self.on_epoch)
-        return train_on_ray(loop, name, self.checkpoints, self.trainers, on_report)
+        return train_on_ray(loop, name, self.checkpoints, *workers_on_ray(self.trainers, self.trainer), on_report)
 
     def training_workers(self) -> int:
         self.join()
-        return workers_on_ray(self.trainers)
+        count, _ = workers_on_ray(self.trainers, self.trainer)
+        return count
 
     def _submit(self, fn: Callable[[T], R], items: Sequence[T], label: str) -> Iterator[Any]:
         """Yield references to the results in order, each when its task is done."""
@@ -281,17 +285,10 @@ def _get(ref: Any) -> Any:
 def connect(settings: Settings, progress: Progress = silent, on_epoch: OnEpoch = ignore_epochs) -> InProcess | Ray:
     """Return the executor that the settings select."""
     if settings.executor == "inprocess":
-        return InProcess(progress, settings.training_url, settings.cpus, on_epoch)
+        return InProcess(progress, settings.training_url, settings.cpus, on_epoch, settings.fit)
     address, cpus, runs = settings.ray_address, settings.cpus, settings.training_url
-    return Ray(progress, address, cpus, checkpoints=runs, trainers=settings.trainers, on_epoch=on_epoch)
-
-
-def nodes() -> list[Resources]:
-    """Return the resources of each node of the cluster."""
-    import ray
-
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray has no types
-    return [Resources(node.get("CPU", 0), node.get("GPU", 0), node.get("memory", 0)) for node in alive]
+    trainers, trainer = settings.trainers, settings.fit
+    return Ray(progress, address, cpus, checkpoints=runs, trainers=trainers, trainer=trainer, on_epoch=on_epoch)
 
 
 def _describe() -> str:

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any
 
-from hashing.mapreduce import Epoch, Worker
+from hashing.mapreduce import Epoch, Resources, Worker
 
 from .observability import observed
 
@@ -50,16 +50,16 @@ class Here:
         self.on_report(epochs, most)
 
 
-def train_here(loop: Loop, name: str, checkpoints: str, threads: int, on_report: OnReport) -> bytes:
-    """Run the loop in this process, on its GPU if it has one, and return the last state.
+def train_here(loop: Loop, name: str, checkpoints: str, taken: Resources, on_report: OnReport) -> bytes:
+    """Run the loop in this process, on its GPU if it has one and takes it, and return the last state.
 
     Checkpoints are kept only in a local folder.
     """
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if taken.gpus and torch.cuda.is_available() else "cpu"
     with folder_of_runs("" if "://" in checkpoints else checkpoints) as runs:
-        worker = Here(Path(runs) / name, on_report, threads, device)
+        worker = Here(Path(runs) / name, on_report, _threads(taken), device)
         try:
             loop(worker)
         except ValueError:  # a mistake in the input: a retry would fail again
@@ -96,7 +96,7 @@ class OnRay:
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
-def train_on_ray(loop: Loop, name: str, checkpoints: str, workers: int | None, on_report: OnReport) -> bytes:
+def train_on_ray(loop: Loop, name: str, checkpoints: str, workers: int, taken: Resources, on_report: OnReport) -> bytes:
     """Run the loop on workers of the connected Ray cluster, and return the last state.
 
     If a worker is lost, all workers resume from the last checkpoint, RESTARTS times at most. If the driver is lost, a
@@ -107,13 +107,14 @@ def train_on_ray(loop: Loop, name: str, checkpoints: str, workers: int | None, o
     loop : called by each worker
     name : of the run
     checkpoints : folder or URL that all nodes see
-    workers : number of workers; if None, one for each GPU, or one without GPUs
+    workers : number of workers
+    taken : what each takes of its node
     on_report : called with the finished epochs and the planned total
 
     Raises
     ------
     ValueError
-        The loop raised it, or the cluster has too few CPUs or GPUs.
+        The loop raised it.
     RuntimeError
         Training failed after all restarts.
 
@@ -123,13 +124,16 @@ def train_on_ray(loop: Loop, name: str, checkpoints: str, workers: int | None, o
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    gpus, count = _gpus(), workers_on_ray(workers)
-    cpus = _cpus_of_a_gpu() if gpus else _cpus(count)
+    each = {"CPU": taken.cpus, "GPU": taken.gpus, "memory": taken.memory}
     with folder_of_runs(checkpoints) as runs, _listening(on_report) as callback:
         trainer = TorchTrainer(
             _run_loop,  # type: ignore[arg-type]  # its return value becomes Result.return_value
-            train_loop_config={"loop": loop, "threads": cpus},
-            scaling_config=ScalingConfig(num_workers=count, use_gpu=bool(gpus), resources_per_worker={"CPU": cpus}),
+            train_loop_config={"loop": loop, "threads": _threads(taken)},
+            scaling_config=ScalingConfig(
+                num_workers=workers,
+                use_gpu=bool(taken.gpus),
+                resources_per_worker={name: value for name, value in each.items() if value},
+            ),
             torch_config=TorchConfig(timeout_s=WAIT),
             run_config=RunConfig(
                 name=name,
@@ -163,45 +167,55 @@ def _run_loop(config: dict[str, Any]) -> ValueError | None:
     return None
 
 
-def workers_on_ray(requested: int | None) -> int:
-    """Return the number of training workers: as requested, or one for each GPU, or one without GPUs.
+def workers_on_ray(requested: int | None, declared: Resources | None) -> tuple[int, Resources]:
+    """Return the number of training workers, and what each takes of its node.
 
-    Raises ValueError if the cluster has fewer GPUs or, without GPUs, fewer CPUs than requested.
+    Parameters
+    ----------
+    requested : number of workers; if None, one for each GPU, or one without GPUs
+    declared : resources of each worker; if None, one GPU, if the cluster has any, and its share of the CPUs of its node
+
+    Raises
+    ------
+    ValueError
+        They do not fit in the cluster, or several workers would share a GPU.
+
     """
-    gpus = _gpus()
-    available, unit = (gpus, "GPUs") if gpus else (int(sum(_cpus_of_nodes())), "CPUs")
-    if requested and requested > available:
-        found = f"found {requested}"
-        raise ValueError(f"expected HASHKILN_TRAINERS of at most {available}, the {unit} of the cluster, {found}")
-    return requested or gpus or 1
+    machines = nodes()
+    gpus, cpus = int(sum(node.gpus for node in machines)), int(sum(node.cpus for node in machines))
+    room, unit, default = (gpus, "GPUs of the cluster", gpus) if gpus else (cpus, "CPUs of the cluster", 1)
+    if declared:
+        if declared.gpus > 1:
+            raise ValueError(f"expected HASHKILN_FIT_GPUS of at most 1, for one worker, found {declared.gpus:g}")
+        room, unit = sum(node.times(declared) for node in machines), f"places in the cluster with {declared}"
+        default = max(1, room) if declared.gpus == 1 else 1
+    if requested and requested > room:
+        raise ValueError(f"expected HASHKILN_TRAINERS of at most {room}, the {unit}, found {requested}")
+    count = requested or default
+    if declared and count > 1 and 0 < declared.gpus < 1:
+        raise ValueError(f"expected HASHKILN_FIT_GPUS=1 for {count} training workers, found {declared.gpus:g}")
+    return count, declared or _share(machines, count)
 
 
-def _gpus() -> int:
-    import ray
-
-    return int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]  # Ray has no types
-
-
-def _cpus_of_nodes() -> list[float]:
-    import ray
-
-    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray has no types
-    nodes = [node["Resources"].get("CPU", 0) for node in alive]
-    return [cpus for cpus in nodes if cpus]
-
-
-def _cpus_of_a_gpu() -> int:
-    """Return the CPUs of each worker with a GPU, which read and decode rows: its share of the CPUs of its node."""
+def nodes() -> list[Resources]:
+    """Return the resources of each node of the cluster."""
     import ray
 
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray has no types
-    return max(1, int(min(node.get("CPU", 0) // node["GPU"] for node in alive if node.get("GPU"))))
+    return [Resources(node.get("CPU", 0), node.get("GPU", 0), node.get("memory", 0)) for node in alive]
 
 
-def _cpus(workers: int) -> int:
-    """Return the CPUs of each worker, such that all workers fit: a worker uses one node."""
-    nodes = _cpus_of_nodes() or [1]
-    return max(1, int(min(nodes) // -(-workers // len(nodes))))
+def _share(machines: Sequence[Resources], workers: int) -> Resources:
+    """Return the resources of each worker, such that all fit: a worker uses one node and at most one GPU."""
+    of_gpus = [node.cpus // node.gpus for node in machines if node.gpus]
+    if of_gpus:
+        return Resources(max(1, int(min(of_gpus))), 1)
+    cpus = [node.cpus for node in machines if node.cpus] or [1]
+    return Resources(max(1, int(min(cpus) // -(-workers // len(cpus)))))
+
+
+def _threads(taken: Resources) -> int:
+    return max(1, int(taken.cpus))
 
 
 def _storage(url: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from hashing.mapreduce import Array, Executor
+from hashing.mapreduce import Array, Executor, Resources
 from hashing.methods import check_against
 from infra.executors import connect
 from infra.settings import Settings
@@ -110,7 +110,7 @@ def check_resources(settings: Settings, *stages: str) -> None:
     executor = connect(settings)
     for stage in stages:
         with _refused(f"for HASHKILN_{stage.upper()}_*"):
-            executor.with_resources(getattr(settings, stage))
+            executor.with_resources(getattr(settings, stage) or Resources())
 
 
 def check_training(spec: MethodSpec, executor: Executor) -> None:

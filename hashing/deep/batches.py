@@ -34,12 +34,11 @@ def batches(rows: Rows, method: Trainable, epoch: int) -> Iterator[Batch]:
     Rows that fit into one window give the same batches for any division into shards. The last incomplete batch is
     skipped, unless it holds all rows. Its x are what `rows.take` takes.
     """
-    shards = rows.shards
-    seed = int(keyed_hash(np.array([epoch]), method.seed)[0])
+    seed = _seed(method, epoch)
     window: list[Batch] = []
     seen = 0
-    for place in np.argsort(keyed_hash(np.arange(len(shards)), seed), kind="stable"):
-        for batch in shards[place]:
+    for shard in shard_order(len(rows.shards), method, epoch):
+        for batch in rows.shards[shard]:
             trained = ~method.held_out(batch.ids)
             if trained.any():
                 window.append(batch.take(trained))
@@ -50,6 +49,15 @@ def batches(rows: Rows, method: Trainable, epoch: int) -> Iterator[Batch]:
         rest = yield from _shuffled(window, seed, method.batch_size)
         if len(rest.ids) == seen:
             yield rest
+
+
+def shard_order(n_shards: int, method: Trainable, epoch: int) -> Array:
+    """Return the positions of the shards in the order of an epoch."""
+    return np.argsort(keyed_hash(np.arange(n_shards), _seed(method, epoch)), kind="stable")
+
+
+def _seed(method: Trainable, epoch: int) -> int:
+    return int(keyed_hash(np.array([epoch]), method.seed)[0])
 
 
 def _shuffled(window: list[Batch], seed: int, size: int) -> Generator[Batch, None, Batch]:

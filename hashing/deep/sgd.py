@@ -29,7 +29,7 @@ from ..hamming.layout import pack_labels
 from ..mapreduce import Array, Batch, Epoch, Shard, Worker
 from ..statistics import keyed_hash
 from . import networks
-from .batches import AHEAD, Placed, batches, current_device, on_device
+from .batches import AHEAD, Placed, batches, current_device, on_device, shard_order
 from .contract import APART, Facts, Outputs, Trainable
 from .stored import stored
 
@@ -59,19 +59,19 @@ def train(
         run = Run(worker, method, facts, pretrained)
         if state := worker.latest():
             run.restore(state)
-        source = stored(shards, method.held_out, facts, worker)
-        targets = partial(method.targets, prepared=prepared)
-        place = partial(on_device, worker=worker, device=current_device(worker), rows=source, dtype=facts.dtype,
-                        targets=targets)  # fmt: skip
-        while run.epoch < method.epochs and run.stale < method.patience:
-            left = islice(batches(source, method, run.epoch), run.step, None)  # without those before the restart
-            with closing(ahead(map(place, left), AHEAD)) as prepared_rows:
-                for rows in prepared_rows:
-                    run.take_step(rows)
-                    if run.step % CHECKPOINT_STEPS == 0:
-                        worker.report(run.history, method.epochs, run.state())
-            run.end_epoch(held_out)
-            worker.report(run.history, method.epochs, run.state())
+        order = shard_order(len(shards), method, run.epoch)
+        with stored(shards, order, method.held_out, facts, worker) as source:
+            place = partial(on_device, worker=worker, device=current_device(worker), rows=source, dtype=facts.dtype,
+                            targets=partial(method.targets, prepared=prepared))  # fmt: skip
+            while run.epoch < method.epochs and run.stale < method.patience:
+                left = islice(batches(source, method, run.epoch), run.step, None)  # without those before the restart
+                with closing(ahead(map(place, left), AHEAD)) as prepared_rows:
+                    for rows in prepared_rows:
+                        run.take_step(rows)
+                        if run.step % CHECKPOINT_STEPS == 0:
+                            worker.report(run.history, method.epochs, run.state())
+                run.end_epoch(held_out)
+                worker.report(run.history, method.epochs, run.state())
     if not run.history:
         raise ValueError(f"expected epochs and patience of at least 1, found {method.epochs} and {method.patience}")
 

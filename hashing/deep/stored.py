@@ -1,15 +1,19 @@
-"""Training rows, read from their shards once in a run and then from files of this machine, mapped into memory."""
+"""Training rows: read from their shards once in a run, beside the training, into files that workers map into memory."""
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from threading import Event
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch.distributed as dist
@@ -18,51 +22,67 @@ from ..mapreduce import Array, Batch, Shard, Worker
 from .contract import Facts
 
 SPARE = 2.0  # free disk, relative to the bytes of the rows, that is needed to store them
+POLL = 0.01  # seconds between two looks at what another process has read
 
 
-class Rows(NamedTuple):
+@dataclass
+class Rows:
     """The training rows of a run."""
 
-    shards: Sequence[Shard]  # their batches hold what `take` takes for x
+    shards: Sequence[Iterable[Batch]]  # their batches hold what `take` takes for x
     take: Callable[[Array], Array] = np.asarray  # x of a batch -> rows (n, d)
     row_bytes: int = 0  # of a row in its source; 0 if the batches hold the rows themselves
 
 
-class StoredRows(NamedTuple):
-    """The rows that one reader stored, in the order of its shards."""
+class Part(NamedTuple):
+    """The rows of a shard in the files of its reader."""
 
-    blocks: dict[int, list[int]]  # shard -> rows of each of its batches
+    first: int  # position of its first row
+    blocks: list[tuple[int, bool]]  # rows of each of its batches, and whether they have labels
     row_bytes: int
-    labels: tuple[str, int] | None  # dtype and width of y
+
+
+class Files(NamedTuple):
+    """The files of a reader, one line of JSON in `parts` for each shard; as arrays, and as files open for writing."""
+
+    ids: Any  # (rows, 1) int64
+    x: Any  # (rows, d)
+    y: Any  # (rows, c) uint8
+    parts: IO[str]
 
 
 @dataclass(frozen=True)
 class StoredShard:
     """The training rows of a shard. The x of its batches is their position among all rows."""
 
-    ids: Array
-    y: Array | None
-    first: int  # position of the first row
-    blocks: list[int]
+    files: Files
+    base: int  # position of the first row of its reader among all rows
+    part: Callable[[], Part]  # waits until the shard has been read
+    rows: Rows
 
     def __iter__(self) -> Iterator[Batch]:
-        start = 0
-        for n in self.blocks:
-            rows = slice(start, start + n)
-            places = np.arange(self.first + start, self.first + start + n)
-            yield Batch(self.ids[rows], places, None if self.y is None else self.y[rows])
+        start, blocks, self.rows.row_bytes = self.part()
+        for n, labelled in blocks:
+            own = slice(start, start + n)
+            places = np.arange(self.base + start, self.base + start + n)
+            yield Batch(self.files.ids[own, 0], places, self.files.y[own] if labelled else None)
             start += n
 
 
-def stored(shards: Sequence[Shard], held_out: Callable[[Array], Array], facts: Facts, worker: Worker) -> Rows:
-    """Read each shard once, by one thread of one worker of this machine, and return the rows in files mapped by all.
+@contextmanager
+def stored(
+    shards: Sequence[Shard], order: Array, held_out: Callable[[Array], Array], facts: Facts, worker: Worker
+) -> Iterator[Rows]:
+    """Read each shard once, by one thread of one worker of this machine, and yield the rows in files mapped by all.
 
-    The files have no name any more when this returns: the disk is free again when the last worker ends, however it
-    ends. Without disk for twice the rows on each machine, all workers read the shards in each epoch.
+    The threads read while the block runs: the first iteration over a shard waits until it has been read. The files
+    have no names, so the disk is free again when the last worker ends, however it ends. Without disk for twice the
+    rows on each machine, all workers read the shards in each epoch.
 
     Parameters
     ----------
     shards : all shards
+    order : positions of the shards, in the order in which they will be iterated first
     held_out : mask (n,) of the rows with given ids that are not for training
     facts : of the training rows
     worker : this one; all workers must call this together
@@ -70,32 +90,52 @@ def stored(shards: Sequence[Shard], held_out: Callable[[Array], Array], facts: F
     Raises
     ------
     ValueError
-        A shard raised it, of this worker or of another one.
+        The iteration over a shard raises it, if its reader did, in this worker or in another one.
 
     """
-    width = len(facts.mean) * np.dtype(facts.dtype).itemsize + facts.n_classes + 8
-    with TemporaryDirectory(prefix="hashkiln-", ignore_cleanup_errors=True) as folder:
-        fits = shutil.disk_usage(folder).free > SPARE * facts.rows * width
-        plans = _gathered((folder, worker.threads, fits), worker)
-        if not all(fits for *_, fits in plans):
-            return Rows(shards)
-        # Workers that see a folder share its machine, and all of them see the same ones.
-        paths = [Path(path, str(i)) for path, n, _ in plans if Path(path).is_dir() for i in range(n)]
-        own = [reader for reader, path in enumerate(paths) if path.parent == Path(folder)]
-        write = partial(_write, shards, len(paths), held_out, facts.dtype)
-        try:
-            with ThreadPoolExecutor(len(own), "readers") as pool:
-                written: Any = list(pool.map(write, own, (paths[reader] for reader in own)))
-        except ValueError as error:
-            written = error
-        found = _gathered((folder, written), worker)
-        errors = [parts for _, parts in found if isinstance(parts, ValueError)]
-        if errors:
-            raise errors[0]
-        parts = [part for path, parts in found if Path(path).is_dir() for part in parts]
-        rows = _mapped(paths, parts, len(shards), len(facts.mean), facts.dtype)
-        _gathered(None, worker)  # all have opened the files
-    return rows
+    columns = {"ids": (np.int64, 1), "x": (facts.dtype, len(facts.mean)), "y": (np.uint8, facts.n_classes)}
+    widths = {name: np.dtype(dtype).itemsize * width for name, (dtype, width) in columns.items()}
+    with ExitStack() as opened:
+        with TemporaryDirectory(prefix="hashkiln-", ignore_cleanup_errors=True) as folder:
+            fits = shutil.disk_usage(folder).free > SPARE * facts.rows * sum(widths.values())
+            plans = _gathered((folder, worker.threads, fits), worker)
+            if not all(fits for *_, fits in plans):
+                yield Rows(shards)
+                return
+            # Workers that see a folder share its machine, and all of them see the same ones.
+            paths = [Path(path, str(i)) for path, n, _ in plans if Path(path).is_dir() for i in range(n)]
+            own = {}
+            for reader, path in enumerate(paths):
+                if path.parent == Path(folder):
+                    arrays = [opened.enter_context(open(f"{path}.{name}", "wb")) for name in columns]
+                    for file, width in zip(arrays, widths.values(), strict=True):
+                        file.truncate(facts.rows * width)  # rows that are not written take no disk
+                    own[reader] = Files(*arrays, opened.enter_context(open(f"{path}.parts", "w", buffering=1)))
+            _gathered(None, worker)  # all have created their files
+            files = [
+                Files(
+                    *(_map(f"{path}.{name}", *column) for name, column in columns.items()),
+                    opened.enter_context(open(f"{path}.parts")),
+                )
+                for path in paths
+            ]
+            _gathered(None, worker)  # all have opened them
+        stop, rows = Event(), Rows([], partial(_take, [of.x for of in files], facts.rows))
+        pool = opened.enter_context(ThreadPoolExecutor(len(own), "readers"))
+        opened.callback(stop.set)
+        parts: dict[int, Callable[[], Part]] = {}
+        for reader, of in enumerate(files):
+            shares = order[reader :: len(files)].tolist()
+            if reader in own:
+                found: dict[int, Future[Part]] = {shard: Future() for shard in shares}
+                parts |= {shard: future.result for shard, future in found.items()}
+                pool.submit(_read, shards, found, own[reader], held_out, facts, stop)
+            else:
+                elsewhere = _Elsewhere(of.parts)
+                parts |= {shard: partial(elsewhere.part, shard) for shard in shares}
+        at = {shard: place % len(files) for place, shard in enumerate(order.tolist())}
+        rows.shards = [StoredShard(files[at[i]], at[i] * facts.rows, parts[i], rows) for i in range(len(shards))]
+        yield rows
 
 
 def _gathered(value: Any, worker: Worker) -> list[Any]:
@@ -107,63 +147,80 @@ def _gathered(value: Any, worker: Worker) -> list[Any]:
     return values
 
 
-def _write(
-    shards: Sequence[Shard], step: int, held_out: Callable[[Array], Array], dtype: str, reader: int, path: Path
-) -> StoredRows:
-    """Store the training rows of each step-th shard."""
-    blocks: dict[int, list[int]] = {}
-    row_bytes, labels, unlabelled = 0, None, False
-    with open(f"{path}.ids", "wb") as ids, open(f"{path}.x", "wb") as x, open(f"{path}.y", "wb") as y:
-        for shard in range(reader, len(shards), step):
-            blocks[shard] = []
-            for batch in shards[shard]:
-                trained = ~held_out(batch.ids)
-                if not trained.any():
-                    continue
-                batch = batch.take(trained)
-                blocks[shard].append(len(batch.ids))
-                row_bytes = batch.x[0].nbytes
-                np.asarray(batch.ids, np.int64).tofile(ids)
-                np.asarray(batch.x, dtype).tofile(x)
-                if batch.y is None:
-                    unlabelled = True
-                else:
-                    labels = batch.y.dtype.str, batch.y.shape[1]
-                    batch.y.tofile(y)
-    return StoredRows(blocks, row_bytes, None if unlabelled else labels)
+def _read(
+    shards: Sequence[Shard], found: dict[int, Future[Part]], files: Files, held_out: Callable[[Array], Array],
+    facts: Facts, stop: Event,
+) -> None:  # fmt: skip
+    """Store the training rows of some shards. Results go to `found`, and to other processes in a file."""
+    first = 0
+    for shard, future in found.items():
+        try:
+            part = _store(shards[shard], first, files, held_out, facts, stop)
+        except Exception as error:  # of any kind: it is raised where the rows are needed
+            files.parts.write(json.dumps([type(error).__name__, str(error)]) + "\n")
+            for later in found.values():
+                if not later.done():
+                    later.set_exception(error)
+            return
+        first += sum(n for n, _ in part.blocks)
+        files.parts.write(json.dumps([shard, *part]) + "\n")
+        future.set_result(part)
 
 
-def _mapped(paths: Sequence[Path], parts: Sequence[StoredRows], n_shards: int, dim: int, dtype: str) -> Rows:
-    """Return the rows in the files of all readers."""
-    filled = [(path, part) for path, part in zip(paths, parts, strict=True) if part.row_bytes]
-    labelled = all(part.labels for _, part in filled)
-    shards: list[Shard] = [[] for _ in range(n_shards)]
-    x, first = [], [0]
-    for path, part in filled:
-        x.append(_map(f"{path}.x", dtype, dim))
-        ids = _map(f"{path}.ids", np.int64, 1)[:, 0]
-        y = _map(f"{path}.y", *part.labels) if labelled and part.labels else None
-        start = 0
-        for shard, blocks in part.blocks.items():
-            rows = slice(start, start + sum(blocks))
-            shards[shard] = StoredShard(ids[rows], None if y is None else y[rows], first[-1] + start, blocks)
-            start = rows.stop
-        first.append(first[-1] + start)
-    row_bytes = max((part.row_bytes for _, part in filled), default=0)
-    return Rows(shards, partial(_take, x, np.array(first)), row_bytes)
+def _store(
+    shard: Shard, first: int, files: Files, held_out: Callable[[Array], Array], facts: Facts, stop: Event
+) -> Part:
+    blocks, row_bytes, end = [], 0, first
+    for batch in shard:
+        if stop.is_set():
+            raise InterruptedError("training has ended")
+        trained = ~held_out(batch.ids)
+        if not trained.any():
+            continue
+        batch = batch.take(trained)
+        end, row_bytes = end + len(batch.ids), batch.x[0].nbytes
+        if end > facts.rows:
+            raise ValueError(f"expected {facts.rows:,} training rows, as counted before, found more: they have changed")
+        blocks.append((len(batch.ids), batch.y is not None))
+        np.asarray(batch.ids, np.int64).tofile(files.ids)
+        np.asarray(batch.x, facts.dtype).tofile(files.x)
+        y = np.zeros((len(batch.ids), facts.n_classes)) if batch.y is None else batch.y
+        np.asarray(y, np.uint8).tofile(files.y)
+    return Part(first, blocks, row_bytes)
+
+
+@dataclass
+class _Elsewhere:
+    """What a reader in another process has read."""
+
+    file: IO[str]
+    rest: str = ""  # a line that is not complete yet
+    found: dict[int, Part] = field(default_factory=dict)
+
+    def part(self, shard: int) -> Part:
+        """Wait for a shard. A reader that dies leaves the waiting to the executor, which ends all workers."""
+        while shard not in self.found:
+            *lines, self.rest = (self.rest + self.file.read()).split("\n")
+            for name, *values in map(json.loads, lines):
+                if isinstance(name, str):
+                    raise (ValueError if name == "ValueError" else RuntimeError)(*values)
+                self.found[name] = Part(*values)
+            if not lines:
+                time.sleep(POLL)
+        return self.found[shard]
 
 
 def _map(path: str, dtype: Any, width: int) -> Array:
     return np.asarray(np.memmap(path, dtype, "r")).reshape(-1, width)
 
 
-def _take(x: Sequence[Array], first: Array, places: Array) -> Array:
-    """Return the rows at some positions; the rows of x[i] have the positions first[i] to first[i + 1] - 1."""
+def _take(x: Sequence[Array], base: int, places: Array) -> Array:
+    """Return the rows at some positions; those of x[i] have the positions from i * base on."""
     if len(x) == 1:
         return x[0][places]
-    part = np.searchsorted(first, places, "right") - 1
+    part = places // base
     rows = np.empty((len(places), x[0].shape[1]), x[0].dtype)
     for i in np.unique(part):
         own = part == i
-        rows[own] = x[i][places[own] - first[i]]
+        rows[own] = x[i][places[own] - i * base]
     return rows

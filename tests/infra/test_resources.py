@@ -40,6 +40,8 @@ def test_each_stage_has_its_settings(monkeypatch):
     settings = Settings()
     assert (settings.encode, settings.fit) == (Resources(3, 0.5), Resources(memory=4e9))
     assert settings.evaluate == Resources()
+    monkeypatch.delenv("HASHKILN_FIT_MEMORY")
+    assert Settings().fit is None
     monkeypatch.setenv("HASHKILN_ENCODE_GPU", "1")
     with pytest.raises(ValueError, match=r"^HASHKILN_ENCODE_GPU: Unexpected keyword argument"):
         Settings()

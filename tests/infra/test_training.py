@@ -12,7 +12,9 @@ from threading import Thread
 import numpy as np
 import pytest
 
-from infra.executors import InProcess
+from hashing.mapreduce import Resources
+from infra.executors import InProcess, connect
+from infra.settings import Settings
 from tests.infra.recorded import data, digest, losses, recorded, steps
 
 DRIVER = Path(__file__).with_name("recorded.py")
@@ -108,12 +110,17 @@ from infra.executors import Ray
 ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)  # of the name alone
 for trainers in (None, 1, 2):
     print(Ray(trainers=trainers).training_workers())
-from infra.training import _cpus_of_a_gpu
-print(_cpus_of_a_gpu())
-try:
-    Ray(trainers=3).training_workers()
-except ValueError as error:
-    print(error)
+from hashing.mapreduce import Resources
+from infra.training import workers_on_ray
+for requested, declared in [
+    (None, None), (None, Resources(1, 1)), (1, Resources(3, 1)), (None, Resources(1, 0.5)), (2, Resources(1)),
+    (3, None), (3, Resources(1, 1)), (2, Resources(1, 0.5)), (None, Resources(1, 2)), (2, Resources(3)),
+]:
+    try:
+        count, taken = workers_on_ray(requested, declared)
+        print(f"{count} with {taken}")
+    except ValueError as error:
+        print(error)
 """
 
 
@@ -124,8 +131,42 @@ def test_more_workers_than_the_cluster_has_room_for_are_refused(ray_executor):
     assert InProcess().training_workers() == 1
     found = subprocess.run([sys.executable, "-c", GPUS], capture_output=True, text=True, check=True).stdout
     assert found.splitlines() == [
-        "2", "1", "2", "2", "expected HASHKILN_TRAINERS of at most 2, the GPUs of the cluster, found 3"
+        "2", "1", "2",
+        "2 with 2 CPUs, 1 GPUs",
+        "2 with 1 CPUs, 1 GPUs",
+        "1 with 3 CPUs, 1 GPUs",
+        "1 with 1 CPUs, 0.5 GPUs",
+        "2 with 1 CPUs, 0 GPUs",
+        "expected HASHKILN_TRAINERS of at most 2, the GPUs of the cluster, found 3",
+        "expected HASHKILN_TRAINERS of at most 2, the places in the cluster with 1 CPUs, 1 GPUs, found 3",
+        "expected HASHKILN_FIT_GPUS=1 for 2 training workers, found 0.5",
+        "expected HASHKILN_FIT_GPUS of at most 1, for one worker, found 2",
+        "expected HASHKILN_TRAINERS of at most 1, the places in the cluster with 3 CPUs, 0 GPUs, found 2",
     ]  # fmt: skip
+
+
+def threads_of(worker):
+    worker.report([], 1, f"{worker.device} {worker.threads}".encode())
+
+
+threads_of.__module__ = "__main__"  # so that Ray ships it
+
+
+def test_a_training_worker_takes_what_is_declared(ray_executor, tmp_path, monkeypatch):
+    import ray
+
+    def taken(worker):
+        worker.report([], 1, f"{worker.threads} {ray.get_runtime_context().get_assigned_resources()}".encode())
+
+    declared = replace(ray_executor, trainer=Resources(2, memory=1e8))
+    assert declared.train(taken, "two").decode().startswith("2 {")
+    assert declared.train(taken, "two").decode() == "2 {'CPU': 2.0, 'memory': 100000000.0}"
+    assert ray_executor.train(taken, "all").decode().startswith("2 {'CPU': 2.0}")
+    assert replace(ray_executor, trainer=Resources(1)).train(taken, "one").decode().startswith("1 {'CPU': 1.0}")
+    assert InProcess(cpus=2).train(threads_of, "here") == b"cpu 2"
+    assert InProcess(cpus=2, trainer=Resources(1)).train(threads_of, "here") == b"cpu 1"
+    monkeypatch.setenv("HASHKILN_FIT_CPUS", "1")
+    assert connect(Settings()).trainer == connect(Settings(executor="inprocess")).trainer == Resources(1)
 
 
 @pytest.mark.slow

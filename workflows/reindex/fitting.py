@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import time
+from dataclasses import replace
 
 import numpy as np
 
-from hashing.mapreduce import Array, Data
+from hashing.mapreduce import Array, Data, Resources
 from hashing.methods import METHODS, method
 from hashing.source import source
 from storage import models, queries
@@ -52,7 +53,8 @@ def fit(context: Context, because: str = "") -> Model:
     start = time.monotonic()
     shards = training_shards(dataset, excluded, vocabulary)
     start_from = pretrained.stored_parameters(spec.method.pretrained, context.settings)
-    executor = context.executor.with_resources(context.settings.fit)
+    task = replace(context.settings.fit or Resources(), gpus=0)  # only training takes GPUs
+    executor = context.executor.with_resources(task)
     function = spec.method.build().fit(Data(shards, executor, start_from))
     name = models.save_model(warehouse, function)
     models.record_fit(warehouse, key, name)

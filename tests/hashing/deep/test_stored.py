@@ -3,8 +3,11 @@
 import shutil
 import tempfile
 import threading
+import time
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ import torch.multiprocessing as mp
 from hashing.deep import batches as batches_module
 from hashing.deep import sgd
 from hashing.deep import stored as module
-from hashing.deep.batches import batches
+from hashing.deep.batches import batches, shard_order
 from hashing.deep.method import facts, held_out
 from hashing.deep.stored import Rows, stored
 from hashing.mapreduce import Data
@@ -60,8 +63,11 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@contextmanager
 def rows_of(shards, method=METHOD, threads=1):
-    return stored(shards, method.held_out, facts(Data(shards, InProcess()), method), Worker(threads=threads))
+    known, order = facts(Data(shards, InProcess()), method), shard_order(len(shards), method, 0)
+    with stored(shards, order, method.held_out, known, Worker(threads=threads)) as rows:
+        yield rows
 
 
 def epoch(rows, method=METHOD, number=1):
@@ -76,7 +82,9 @@ def test_batches_are_those_of_the_shards(source, threads, window, monkeypatch):
     method = METHOD if source.y is not None else replace(METHOD, validation=0.0)
     monkeypatch.setattr(DPSH, "supervised", source.y is not None)
     shards = [*cut(source, 4, 30), []]
-    expected, found = epoch(Rows(shards), method), epoch(rows_of(shards, method, threads), method)
+    expected = epoch(Rows(shards), method)
+    with rows_of(shards, method, threads) as rows:
+        found = epoch(rows, method)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one.ids, other.ids)
         np.testing.assert_array_equal(one.x, other.x)
@@ -91,13 +99,15 @@ def test_shards_are_read_once_in_a_run_and_pixels_are_held_in_bytes():
     before = [shard.times for shard in shards]
     sgd.train(Worker(), replace(METHOD, epochs=3), shards, known, None, None, {})
     assert [shard.times - times for shard, times in zip(shards, before, strict=True)] == [1, 1, 1, 1]
-    assert rows_of(shards).take(np.arange(3)).dtype == np.uint8
+    with rows_of(shards) as rows:
+        assert next(batches(rows, METHOD, 0)).x.dtype == np.int64
+        assert rows.take(np.arange(3)).dtype == np.uint8
 
 
 def test_files_have_no_name_once_they_are_open(folder):
-    rows = rows_of(cut(ROWS, 3))
-    assert not list(folder.glob("hashkiln-*"))
-    assert len(epoch(rows)) == 7
+    with rows_of(cut(ROWS, 3)) as rows:
+        assert not list(folder.glob("hashkiln-*"))
+        assert len(epoch(rows)) == 7
 
 
 def test_without_disk_for_the_rows_the_shards_are_read_in_each_epoch(folder, monkeypatch):
@@ -117,14 +127,77 @@ def test_without_disk_for_the_rows_the_shards_are_read_in_each_epoch(folder, mon
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_error_of_a_shard_is_raised_unchanged_and_leaves_no_file(threads, folder):
-    def bad():
-        yield ROWS
-        raise ValueError("a bad row")
+    class Fails:
+        def __iter__(self):
+            yield ROWS.take(slice(0, 50))
+            raise ValueError("a bad row")
 
+    known = facts(Data([[ROWS]], InProcess()), METHOD)
     with pytest.raises(ValueError, match=r"^a bad row$"):
-        stored([bad(), [ROWS]], METHOD.held_out, facts(Data([[ROWS]], InProcess()), METHOD), Worker(threads=threads))
+        sgd.train(Worker(threads=threads), METHOD, [Fails(), *cut(ROWS, 3)], known, None, None, {})
     assert not list(folder.glob("hashkiln-*"))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("readers")]
+
+
+class Waits:
+    """A shard that waits until a step has been taken, or for a minute."""
+
+    def __init__(self, batches, taken):
+        self.batches, self.taken = batches, taken
+
+    def __iter__(self):
+        assert self.taken.wait(60)
+        yield from self.batches
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_steps_are_taken_while_later_shards_are_read(threads, monkeypatch):
+    monkeypatch.setattr(batches_module, "WINDOW", 1)
+    whole, beside, taken = Worker(threads=1), Worker(threads=threads), Event()
+    shards, known = cut(PIXELS, 4), facts(Data([[PIXELS]], InProcess()), METHOD)
+    sgd.train(whole, METHOD, shards, known, None, None, {})
+
+    @dataclass(frozen=True)
+    class Noted(DPSH):
+        def loss(self, out):
+            taken.set()
+            return super().loss(out)
+
+    last = shard_order(4, METHOD, 0)[-1]
+    shards = [Waits(shard, taken) if i == last else shard for i, shard in enumerate(shards)]
+    sgd.train(beside, Noted(**vars(METHOD)), shards, known, None, None, {})
+    for a, b in zip(sgd.outcome(beside.state)[0], sgd.outcome(whole.state)[0], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_that_fails_stops_its_readers(monkeypatch):
+    monkeypatch.setattr(batches_module, "WINDOW", 1)
+
+    class Endless:
+        def __iter__(self):
+            while True:
+                time.sleep(0.01)
+                yield ROWS.take(slice(0, 1))
+
+    @dataclass(frozen=True)
+    class Failing(DPSH):
+        def loss(self, out):
+            raise ValueError("a bad loss")
+
+    known = facts(Data([[ROWS]], InProcess()), METHOD)._replace(rows=10**6)
+    shards = [ROWS.take(slice(0, 300))], Endless()
+    shards = [shards[i] for i in shard_order(2, METHOD, 0)]  # the endless one is the second
+    with pytest.raises(ValueError, match="a bad loss"):
+        sgd.train(Worker(), Failing(**vars(METHOD)), shards, known, None, None, {})
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("readers")]
+
+
+def test_rows_that_have_come_since_they_were_counted_are_refused():
+    known = facts(Data([[ROWS]], InProcess()), METHOD)
+    with pytest.raises(
+        ValueError, match=r"^expected 4\d\d training rows, as counted before, found more: they have changed"
+    ):
+        sgd.train(Worker(), METHOD, [[ROWS], [ROWS]], known, None, None, {})
 
 
 # --- several workers, in processes of their own ----------------------------------------------------------------------
@@ -161,7 +234,8 @@ def trained(world, folder, shards, apart=False):
 def test_workers_share_the_reading_and_take_the_steps_of_one(tmp_path):
     shards = cut(PIXELS, 4, 60)
     times = trained(2, tmp_path, shards)
-    assert times.tolist() == [[1, 0, 1, 0], [0, 1, 0, 1]]
+    assert times.sum(0).tolist() == [1, 1, 1, 1]
+    assert times.sum(1).tolist() == [2, 2]
     one = Worker()
     known, judges = facts(Data(shards, InProcess()), METHOD), held_out(Data(shards, InProcess()), METHOD)
     sgd.train(one, METHOD, shards, known, None, judges, {})
@@ -174,7 +248,8 @@ def test_workers_share_the_reading_and_take_the_steps_of_one(tmp_path):
 @pytest.mark.slow
 def test_each_machine_reads_the_shards_once(tmp_path):
     times = trained(4, tmp_path, cut(PIXELS, 4, 60), apart=True)
-    assert times.tolist() == [[1, 0, 1, 0], [0, 1, 0, 1]] * 2
+    assert times[:2].tolist() == times[2:].tolist()
+    assert times[:2].sum(0).tolist() == [1, 1, 1, 1]
 
 
 class Bad:
