@@ -17,15 +17,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-<<<<<<< HEAD
-Tensor = Any  # torch.Tensor, without importing torch
-=======
 import numpy as np
 
 from ..mapreduce import Array
 
-Tensor = Any  # torch.Tensor, which is imported where it is made
->>>>>>> 10c224e (Let no loss wait for the GPU, and prove it on the device meta; check evaluation's resources first)
+Tensor = Any  # torch.Tensor, without importing torch
 
 
 def sgn(u: Tensor) -> Tensor:
@@ -132,17 +128,10 @@ def average(values: Tensor, where: Tensor) -> Tensor:
 def ranking_hinge(distances: Tensor, r: Tensor, margin: float, highest: int) -> tuple[Tensor, Tensor]:
     """Return the sums (n,) of (2^r_ij - 2^r_ik) max(0, d_ij - d_ik + margin) for r_ij > r_ik, and their number.
 
-<<<<<<< HEAD
-    d are distances (n, n) and r integer grades (n, n) >= 0; a row is not a result of its own query. The weight
-    2^r_ij - 2^r_ik is the sum of 2^l over the levels l from r_ik to r_ij - 1. Within a level, the k that contribute to
-    j precede d_ij + margin in the sorted row, so each row and level takes n log n steps instead of n^2. Grades above 60
-    count as 60. Source: DSRH, Zhao et al., CVPR 2015, section 3.2.
-=======
     d are distances (n, n) and r integer grades (n, n), 0 to `highest`; a row is not a result of its own query. The
     weight 2^r_ij - 2^r_ik is the sum of 2^l over the levels l from r_ik to r_ij - 1. Within a level, the k that
-    contribute to j precede d_ij + margin in the sorted row, so a row and level takes n log n steps instead of n^2.
-    Grades over 60 count as 60. Source: DSRH, Zhao et al., CVPR 2015, section 3.2.
->>>>>>> 10c224e (Let no loss wait for the GPU, and prove it on the device meta; check evaluation's resources first)
+    contribute to j precede d_ij + margin in the sorted row, so each row and level takes n log n steps instead of n^2.
+    Grades above 60 count as 60. Source: DSRH, Zhao et al., CVPR 2015, section 3.2.
     """
     from torch import searchsorted
     from torch.nn.functional import pad
@@ -225,15 +214,9 @@ def cauchy_quantization(u: Tensor, gamma: float = 20.0, rows: Tensor | None = No
 # --- regularizers of outputs and of weights --------------------------------------------------------------------------
 
 
-<<<<<<< HEAD
-def balance(u: Tensor) -> Tensor:
-    """Return |mean of u|^2, which is 0 if each bit is 1 in half of the rows."""
-    return (u.mean(0) ** 2).sum()
-=======
 def balance(u: Tensor, rows: Tensor | None = None) -> Tensor:
-    """Return |mean of u|^2, which is 0 if each bit is 1 for half of the rows."""
+    """Return |mean of u|^2, which is 0 if each bit is 1 in half of the rows."""
     return (mean_of_rows(u, rows) ** 2).sum()
->>>>>>> 10c224e (Let no loss wait for the GPU, and prove it on the device meta; check evaluation's resources first)
 
 
 def independence(u: Tensor, rows: Tensor | None = None) -> Tensor:

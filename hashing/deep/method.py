@@ -26,10 +26,9 @@ JUDGES = 10  # minimum number of held-out rows with a similar one: the score of 
 class Deep:
     """A method that learns a network by SGD on batches.
 
-<<<<<<< HEAD
-    A subclass defines `loss` and, if needed, `head` and `prepare`. A supervised method holds out a share of the
-    training rows and selects the epoch with the best score on them. Other methods train on all rows and use the last
-    epoch.
+    A subclass defines `loss` and, if needed, `head`, `prepare` and `targets`. A supervised method holds out a share of
+    the training rows and selects the epoch with the best score on them. Other methods train on all rows and use the
+    last epoch.
 
     Examples
     --------
@@ -42,11 +41,6 @@ class Deep:
     ...         return losses.over_pairs(losses.contrastive(distances, losses.similarity(out.y), self.margin))
     >>> Contrastive(n_bits=32, margin=1.0).epochs
     20
-=======
-    A subclass defines `loss` and, if needed, `head`, `prepare` and `targets`. A supervised method holds out a share of
-    the training rows and selects the epoch with the best score on them. Other methods train on all rows and use the
-    last epoch.
->>>>>>> 10c224e (Let no loss wait for the GPU, and prove it on the device meta; check evaluation's resources first)
     """
 
     n_bits: int

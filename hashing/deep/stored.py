@@ -93,32 +93,21 @@ def stored(
         The iteration over a shard raises it, if its reader did, in this worker or in another one.
 
     """
-    columns = {"ids": (np.int64, 1), "x": (facts.dtype, len(facts.mean)), "y": (np.uint8, facts.n_classes)}
-    widths = {name: np.dtype(dtype).itemsize * width for name, (dtype, width) in columns.items()}
+    columns = ("ids", "int64", 1), ("x", facts.dtype, len(facts.mean)), ("y", "uint8", facts.n_classes)
+    row = sum(np.dtype(dtype).itemsize * width for _, dtype, width in columns)
     with ExitStack() as opened:
         with TemporaryDirectory(prefix="hashkiln-", ignore_cleanup_errors=True) as folder:
-            fits = shutil.disk_usage(folder).free > SPARE * facts.rows * sum(widths.values())
+            fits = shutil.disk_usage(folder).free > SPARE * facts.rows * row
             plans = _gathered((folder, worker.threads, fits), worker)
             if not all(fits for *_, fits in plans):
                 yield Rows(shards)
                 return
             # Workers that see a folder share its machine, and all of them see the same ones.
             paths = [Path(path, str(i)) for path, n, _ in plans if Path(path).is_dir() for i in range(n)]
-            own = {}
-            for reader, path in enumerate(paths):
-                if path.parent == Path(folder):
-                    arrays = [opened.enter_context(open(f"{path}.{name}", "wb")) for name in columns]
-                    for file, width in zip(arrays, widths.values(), strict=True):
-                        file.truncate(facts.rows * width)  # rows that are not written take no disk
-                    own[reader] = Files(*arrays, opened.enter_context(open(f"{path}.parts", "w", buffering=1)))
+            own = {i: _create(path, columns, facts.rows, opened) for i, path in enumerate(paths)
+                   if path.parent == Path(folder)}  # fmt: skip
             _gathered(None, worker)  # all have created their files
-            files = [
-                Files(
-                    *(_map(f"{path}.{name}", *column) for name, column in columns.items()),
-                    opened.enter_context(open(f"{path}.parts")),
-                )
-                for path in paths
-            ]
+            files = [_open(path, columns, opened) for path in paths]
             _gathered(None, worker)  # all have opened them
         stop, rows = Event(), Rows([], partial(_take, [of.x for of in files], facts.rows))
         pool = opened.enter_context(ThreadPoolExecutor(len(own), "readers"))
@@ -136,6 +125,22 @@ def stored(
         at = {shard: place % len(files) for place, shard in enumerate(order.tolist())}
         rows.shards = [StoredShard(files[at[i]], at[i] * facts.rows, parts[i], rows) for i in range(len(shards))]
         yield rows
+
+
+def _create(path: Path, columns: Sequence[tuple[str, str, int]], rows: int, opened: ExitStack) -> Files:
+    """Return new files of a reader, with room for all rows. Those that are never written take no disk."""
+    ids, x, y = files = [opened.enter_context(open(f"{path}.{name}", "wb")) for name, *_ in columns]  # noqa: SIM115  # the stack closes them
+    for file, (_, dtype, width) in zip(files, columns, strict=True):
+        file.truncate(rows * width * np.dtype(dtype).itemsize)
+    return Files(ids, x, y, opened.enter_context(open(f"{path}.parts", "w", buffering=1)))
+
+
+def _open(path: Path, columns: Sequence[tuple[str, str, int]], opened: ExitStack) -> Files:
+    """Return the files of a reader, mapped into memory."""
+    ids, x, y = (
+        np.asarray(np.memmap(f"{path}.{name}", dtype, "r")).reshape(-1, width) for name, dtype, width in columns
+    )
+    return Files(ids, x, y, opened.enter_context(open(f"{path}.parts")))
 
 
 def _gathered(value: Any, worker: Worker) -> list[Any]:
@@ -208,10 +213,6 @@ class _Elsewhere:
             if not lines:
                 time.sleep(POLL)
         return self.found[shard]
-
-
-def _map(path: str, dtype: Any, width: int) -> Array:
-    return np.asarray(np.memmap(path, dtype, "r")).reshape(-1, width)
 
 
 def _take(x: Sequence[Array], base: int, places: Array) -> Array:
