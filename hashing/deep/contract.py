@@ -51,6 +51,7 @@ class Trainable(Protocol):
     augment: bool
     precision: str
     chunk: int
+    recompute: bool
     seed: int
     views: ClassVar[int]
     hash_layer: ClassVar[str]

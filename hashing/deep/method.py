@@ -57,6 +57,7 @@ class Deep:
     regularizers: str = ""  # added to the loss, such as decov:0.1+so:0.01; see losses.regularizers
     precision: str = "float32"  # or bf16: the network in bfloat16 where possible, the loss in float32
     chunk: int = 0  # rows that pass through the network at a time, to save memory; 0 for all rows of a worker
+    recompute: bool = False  # keep fewer activations of the network and compute the others again, if memory is short
     seed: int = 0
 
     supervised: ClassVar[bool] = True

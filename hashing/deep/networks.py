@@ -15,6 +15,7 @@ from ..mapreduce import Array
 from .architectures import PICTURES, network_names, picture_shape, view_dims
 from .backbones import BODIES, STANDARD, Scale
 from .batches import copied
+from .recompute import recomputed
 
 Network = TypeVar("Network", bound=nn.Module)
 _lock = Lock()
@@ -67,9 +68,11 @@ class HashNetwork(nn.Module):
         self.body, width = BODIES[body](dim)
         self.hash = hash_layer(layer, width, n_bits)
         self.standardised, self.sees_pictures = body in STANDARD, body in PICTURES
+        self.recompute = False  # in training: see `recomputed`
 
     def forward(self, x: Tensor) -> Tensor:
-        features = self.body(self.standard(x) if self.standardised else x)
+        x = self.standard(x) if self.standardised else x
+        features = recomputed(self.body, x) if self.recompute and self.training else self.body(x)
         with torch.autocast(x.device.type, enabled=False):  # in bfloat16, the largest units of a block often tie
             u: Tensor = self.hash(features.to(x.dtype))
         return u

@@ -128,6 +128,9 @@ class Run:
         self.network.scale(torch.tensor(facts.mean), torch.tensor(facts.variance))
         if pretrained:
             networks.load_pretrained(self.network.body, pretrained)
+        for part in self.network.modules():
+            if isinstance(part, networks.HashNetwork):
+                part.recompute = method.recompute
         self.head = method.head(len(facts.mean), facts.n_classes)
         self.modules = nn.ModuleList([self.network, *([self.head] if self.head else [])]).to(worker.device)
         self.optimizer = _optimizer(method, self.network, self.head, worker.device)
