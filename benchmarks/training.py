@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from hashing.deep import networks, sgd
+from hashing.deep.architectures import PICTURES
 from hashing.deep.contract import Outputs
 from hashing.deep.method import facts
 from hashing.mapreduce import Batch, Data
@@ -95,7 +96,10 @@ def compare(network, dim, n, batch_size, device="cpu", epochs=12, threads=None, 
     """
     rng = np.random.default_rng(0)
     labels = rng.integers(CLASSES, size=n)
-    x = (rng.normal(size=(CLASSES, dim))[labels] + rng.normal(size=(n, dim))).astype(np.float32)
+    if network in PICTURES:
+        x = rng.integers(0, 256, (n, dim), np.uint8).astype(np.float32)
+    else:
+        x = (rng.normal(size=(CLASSES, dim))[labels] + rng.normal(size=(n, dim))).astype(np.float32)
     rows = Batch(np.arange(n), x, np.eye(CLASSES, dtype=np.uint8)[labels])
     method = replace(
         DPSH(n_bits=64, network=network, batch_size=batch_size, epochs=epochs, patience=epochs, validation=0.0),
