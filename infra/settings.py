@@ -46,10 +46,10 @@ class Settings(BaseSettings):
     )
     fit: Resources | None = Field(
         None,
-        description="CPUs, GPUs and memory of a training worker, and CPUs and memory of other tasks that fit; default for "
+        description="CPUs, GPUs and memory of a training worker; other tasks that fit take no GPU; default for "
         "training: a GPU for each worker, if there are any, and its share of the CPUs",
     )
-    encode: Resources = Field(Resources(), description="CPUs, GPUs and memory of tasks that encode shards, on GPUs if any")
+    encode: Resources = Field(Resources(), description="CPUs, GPUs and memory of tasks that encode, on GPUs if any")
     evaluate: Resources = Field(Resources(), description="the same for tasks that evaluate, on GPUs if any")
     device: Literal["cuda", "cpu"] = Field(
         "cuda", description="torch device of tasks with GPUs; cpu lets a cluster without GPUs run them, for tests"

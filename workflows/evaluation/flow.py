@@ -20,7 +20,7 @@ def evaluate_version(
 ) -> Report:
     """Measure a version with its stored specification and the given protocol, and compare it with version `beside`.
 
-    Raises LookupError as `open_version` does; UsageError if the protocol is not possible or no machine has the resources.
+    Raises LookupError as `open_version` does; UsageError if the protocol or the resources are not possible.
     """
     if beside and protocol.ties == "by-id":
         raise UsageError("versions are compared by expectation over ties only: leave out ties by-id, or --beside")

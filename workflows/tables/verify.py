@@ -58,7 +58,7 @@ def verify(
     content. With `repair`, replace damaged parts whose source shard still encodes to the same file.
     """
     settings = Settings()
-    if deep or mend:
+    if deep or repair:
         check_resources(settings, "encode")
     executor = connect(settings, progress)
     opened = open_table(settings, table)

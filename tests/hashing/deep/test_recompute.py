@@ -53,7 +53,7 @@ def test_values_gradients_and_statistics_are_those_of_a_plain_pass(network):
     assert len(expected) >= 8
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one, other)
-    assert kept < plain / 10  # beside the inputs of the runs
+    assert kept < plain / 5  # beside the inputs of the runs
     assert all(layer.momentum == 0.1 for layer in again.modules() if isinstance(layer, nn.BatchNorm2d))
 
 
