@@ -50,8 +50,6 @@ def load_model(warehouse: str, digest: str) -> HashFunction:
     ValueError
         If its content has another digest, or a newer version of Hashkiln wrote it.
     """
-    from safetensors.numpy import load as from_bytes
-
     try:
         header = filesystem.read_bytes(places.MODEL_HEADER.url(warehouse, digest=digest))
         tensors = filesystem.read_bytes(places.MODEL_TENSORS.url(warehouse, digest=digest))
@@ -59,7 +57,7 @@ def load_model(warehouse: str, digest: str) -> HashFunction:
         raise FileNotFoundError(f"model {digest} is missing from {warehouse}/models") from None
     if (actual := _digest(header, tensors)) != digest:
         raise ValueError(f"model {digest} in {warehouse}/models was modified: its content has the digest {actual}")
-    return _function(json.loads(header), from_bytes(tensors))
+    return _function(json.loads(header), read_safetensors(tensors))
 
 
 def save_file(path: str, function: HashFunction) -> None:

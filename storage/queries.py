@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from typing import Any
 
@@ -13,14 +12,14 @@ from hashing.mapreduce import Array, Batch
 
 from . import warehouse as places
 from .features import columns
-from .files import filesystem
+from .files import filesystem, parquet
 
 
 def load_queries(warehouse: str, dataset: str, vocabulary: tuple[str | int, ...] = ()) -> Batch | None:
     """Return the saved query set of a dataset, or None. Its y is multi-hot over the vocabulary, if one is given."""
     if not (url := current_queries(warehouse, dataset)):
         return None
-    table = _read(url)
+    table = parquet.read_table(url)
     x = columns.vectors(table["vector"].combine_chunks(), table.schema.field("vector").type.list_size, url)
     y = None
     if vocabulary and "labels" in table.column_names:
@@ -58,7 +57,7 @@ def remove_queries(warehouse: str, dataset: str, ids: Array) -> int:
 
     if not (url := current_queries(warehouse, dataset)):
         return 0
-    table = _read(url)
+    table = parquet.read_table(url)
     removed = np.isin(table["id"].to_numpy(), ids)
     if removed.any():
         _save(warehouse, dataset, table.filter(pa.array(~removed)), True)
@@ -85,7 +84,7 @@ def cached_neighbours(warehouse: str, digest: str) -> tuple[Array, Array] | None
     url = places.GROUND_TRUTH.url(warehouse, digest=digest)
     if not filesystem.touch(url):
         return None
-    table = _read(url)
+    table = parquet.read_table(url)
     shape = (len(table), table.schema.field("neighbours").type.list_size)
     ids, distances = (table[name].combine_chunks().flatten().to_numpy() for name in ("neighbours", "distances"))
     return ids.reshape(shape), distances.reshape(shape)
@@ -96,12 +95,12 @@ def cache_neighbours(warehouse: str, digest: str, ids: Array, distances: Array) 
     import pyarrow as pa
 
     lists = [pa.FixedSizeListArray.from_arrays(pa.array(np.ravel(a)), ids.shape[1]) for a in (ids, distances)]
-    content = _parquet_bytes(pa.table(lists, ["neighbours", "distances"]))
+    content = parquet.to_bytes(pa.table(lists, ["neighbours", "distances"]))
     filesystem.write_bytes(places.GROUND_TRUTH.url(warehouse, digest=digest), content)
 
 
 def _save(warehouse: str, dataset: str, table: Any, replace: bool) -> None:
-    content = _parquet_bytes(table)
+    content = parquet.to_bytes(table)
     digest = hashlib.sha256(content).hexdigest()
     filesystem.write_bytes(places.QUERIES.url(warehouse, dataset=dataset, digest=digest), content)
     pointer, target = places.CURRENT_QUERIES.url(warehouse, dataset=dataset), json.dumps({"digest": digest}).encode()
@@ -109,17 +108,3 @@ def _save(warehouse: str, dataset: str, table: Any, replace: bool) -> None:
         filesystem.write_bytes(pointer, target)
     else:
         filesystem.create_exclusive(pointer, target)
-
-
-def _read(url: str) -> Any:
-    import pyarrow.parquet as pq
-
-    return pq.read_table(io.BytesIO(filesystem.read_bytes(url)))
-
-
-def _parquet_bytes(table: Any) -> bytes:
-    import pyarrow.parquet as pq
-
-    file = io.BytesIO()
-    pq.write_table(table, file, compression="zstd")
-    return file.getvalue()

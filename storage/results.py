@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from hashing.mapreduce import Array
 
-from .files import filesystem
+from .files import filesystem, parquet
 
 
 def write_search_results(url: str, blocks: Iterable[Mapping[str, Any]], about: Mapping[str, str]) -> int:
@@ -59,9 +58,7 @@ def _ranks(query: Array) -> Array:
 def to_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """Return rows with the same fields, nested or not, as the content of a Parquet file, without empty fields."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    table, file = pa.Table.from_pylist([dict(row) for row in rows]), io.BytesIO()
+    table = pa.Table.from_pylist([dict(row) for row in rows])
     empty = [name for name in table.column_names if table.schema.field(name).type == pa.struct([])]
-    pq.write_table(table.drop_columns(empty), file, compression="zstd")
-    return file.getvalue()
+    return parquet.to_bytes(table.drop_columns(empty))

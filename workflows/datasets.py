@@ -41,7 +41,7 @@ LabelsAs = Literal["values", "multi-hot"]
 def dataset_of(spec: Spec, settings: Settings) -> Dataset:
     """Return the dataset of a specification. Raises LookupError if it was not ingested."""
     dataset = _sample() if spec.dataset == "sample" else load_dataset(settings.warehouse_url, spec.dataset)
-    deleted = deletions.deletion_files(deletions.deletions_folder(settings.warehouse_url, dataset.name))
+    deleted = deletions.deletion_files(warehouse.DELETIONS.url(settings.warehouse_url, dataset=dataset.name))
     return dataset.model_copy(update={"bad_rows": spec.bad_rows, "deleted": deleted})
 
 

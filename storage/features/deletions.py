@@ -7,7 +7,6 @@ that contain them change.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -16,13 +15,7 @@ import numpy as np
 
 from hashing.mapreduce import Array
 
-from .. import warehouse as places
-from ..files import filesystem
-
-
-def deletions_folder(warehouse: str, dataset: str) -> str:
-    """Return the URL of the folder of a dataset's deletion files."""
-    return places.DELETIONS.url(warehouse, dataset=dataset)
+from ..files import filesystem, parquet
 
 
 def add_deletion(folder: str, ids: Array, files: Mapping[str, Sequence[str]], by: str) -> str:
@@ -31,20 +24,18 @@ def add_deletion(folder: str, ids: Array, files: Mapping[str, Sequence[str]], by
     Parameters
     ----------
     folder
-        The dataset's `deletions_folder`.
+        The dataset's folder of deletion files (warehouse.DELETIONS).
     files
         Split -> names of the source files that contain rows with these ids.
     by
         The user who deletes them.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     metadata = {"hashkiln.files": json.dumps(files), "hashkiln.by": by}
-    content = io.BytesIO()
-    pq.write_table(pa.table({"id": ids}).replace_schema_metadata(metadata), content, compression="zstd")
+    content = parquet.to_bytes(pa.table({"id": ids}).replace_schema_metadata(metadata))
     url = filesystem.join(folder, f"{hashlib.sha256(np.ascontiguousarray(ids).data).hexdigest()}.parquet")
-    filesystem.create_exclusive(url, content.getvalue())
+    filesystem.create_exclusive(url, content)
     return url
 
 
@@ -83,7 +74,5 @@ def without_suffix(version: str) -> str:
 @lru_cache(maxsize=1024)
 def _read_deletion(url: str) -> tuple[Array, dict[str, list[str]]]:
     """Return the ids of a deletion file, and its source files by split. Deletion files never change."""
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(io.BytesIO(filesystem.read_bytes(url)))
+    table = parquet.read_table(url)
     return table["id"].to_numpy(), json.loads(table.schema.metadata[b"hashkiln.files"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -150,6 +151,22 @@ def read_column(url: str, name: str) -> Any:
 
     kind = field_of(open_parquet(url, [name]).schema_arrow, name).type  # for a file without rows
     return pa.chunked_array([batch[0] for batch in read_batches(url, [name])], kind).combine_chunks()
+
+
+def read_table(url: str, columns: Sequence[str] | None = None) -> Any:
+    """Return a small file of our own, or some of its columns, as an Arrow table."""
+    import pyarrow.parquet as pq
+
+    return pq.read_table(io.BytesIO(filesystem.read_bytes(url)), columns=columns)
+
+
+def to_bytes(table: Any, **options: Any) -> bytes:
+    """Return an Arrow table as the content of a Parquet file. Options are those of pyarrow.parquet.write_table."""
+    import pyarrow.parquet as pq
+
+    file = io.BytesIO()
+    pq.write_table(table, file, **{"compression": "zstd", **options})
+    return file.getvalue()
 
 
 def _from_store(error: Exception) -> bool:

@@ -21,18 +21,6 @@ from .commits import PublishConflict, commit, retry_commit
 from .iceberg import FORMAT, NAMESPACE, PREFIX
 from .parts import CodeShard, Part
 
-__all__ = [
-    "CodeTable",
-    "PublishConflict",
-    "Version",
-    "create_table",
-    "future_folder",
-    "load_table",
-    "table_name",
-    "table_names",
-    "unknown_table",
-]
-
 VOCABULARY = PREFIX + "vocabulary"
 KEPT = 1000  # manifests whose parts are kept in memory
 _MANIFESTS: dict[str, list[Part]] = {}  # the parts by the URL of the manifest, oldest first

@@ -26,7 +26,8 @@ from infra.executors import Progress, connect, silent
 from infra.observability import Observer
 from infra.settings import Settings
 from storage import models
-from storage.tables.table import PublishConflict, table_name
+from storage.tables.commits import PublishConflict
+from storage.tables.table import table_name
 
 from ..context import Context
 from ..records import Model, Report, RunOutcome, Staged, Verdict

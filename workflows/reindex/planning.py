@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from storage.features.shard import FeatureShard
+from storage.tables.commits import PublishConflict
 from storage.tables.parts import Part
-from storage.tables.table import CodeTable, PublishConflict, Version
+from storage.tables.table import CodeTable, Version
 
 from ..context import Context
 from ..records import Forecast, Model, Plan, Staged

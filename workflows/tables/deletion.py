@@ -14,14 +14,15 @@ import numpy as np
 from hashing.mapreduce import Array, Executor
 from infra.executors import Progress, connect, silent
 from infra.settings import Settings, current_user
-from storage import queries
+from storage import queries, warehouse
 from storage.features import deletions, keys
 from storage.features.dataset import Dataset
 from storage.features.shard import FeatureShard
 from storage.files import filesystem
 from storage.tables import log
+from storage.tables.commits import PublishConflict
 from storage.tables.parts import Part, read_ids, without_rows
-from storage.tables.table import CodeTable, PublishConflict, Version
+from storage.tables.table import CodeTable, Version
 
 from ..checks import UsageError
 from ..datasets import dataset_of
@@ -109,7 +110,7 @@ def delete(dataset: str, names: Names, purge_after: float = 30, progress: Progre
     if len(new):
         recorded = {split: sorted(found) for split, found in located.files.items()}
         deletions.add_deletion(
-            deletions.deletions_folder(settings.warehouse_url, dataset), new, recorded, current_user()
+            warehouse.DELETIONS.url(settings.warehouse_url, dataset=dataset), new, recorded, current_user()
         )
     else:  # a repeated run: use the state before this deletion
         earlier = tuple(note for note in earlier if not np.isin(deletions.deleted_ids((note,)), wanted).any())

@@ -11,8 +11,9 @@ import pytest
 from storage.files import filesystem
 from storage.files.filesystem import join
 from storage.tables import garbage, iceberg, log
+from storage.tables.commits import PublishConflict
 from storage.tables.parts import Part, quarantine_url
-from storage.tables.table import PublishConflict, create_table, load_table
+from storage.tables.table import create_table, load_table
 
 DAY = 86_400
 MODEL = {"model": "m"}

@@ -8,8 +8,9 @@ import pytest
 from pyiceberg.table.update import RemovePropertiesUpdate, SetPropertiesUpdate
 
 from storage.tables import commits, log
+from storage.tables.commits import PublishConflict
 from storage.tables.parts import Part
-from storage.tables.table import PublishConflict, create_table, load_table
+from storage.tables.table import create_table, load_table
 
 
 @pytest.fixture

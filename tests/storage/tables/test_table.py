@@ -19,8 +19,9 @@ from storage.files import filesystem
 from storage.files.filesystem import join
 from storage.formats import FeatureRows
 from storage.tables import iceberg
+from storage.tables.commits import PublishConflict
 from storage.tables.parts import encode_shard
-from storage.tables.table import PublishConflict, create_table, load_table, table_name, table_names
+from storage.tables.table import create_table, load_table, table_name, table_names
 from tests.conftest import blobs
 
 N_BITS, D = 16, 8

@@ -8,7 +8,7 @@ import pytest
 
 from infra.executors import InProcess
 from storage.features.shard import FeatureShard
-from storage.tables.table import PublishConflict
+from storage.tables.commits import PublishConflict
 from tests.conftest import blobs
 from tests.workflows.conftest import D, reindex, spec, table_of, write_shard
 from workflows import records

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from infra.executors import InProcess
-from storage import queries
+from storage import queries, warehouse
 from storage.features import deletions
 from storage.features.shard import Columns
 from storage.files import filesystem
@@ -120,7 +120,7 @@ def test_a_deleted_row_that_reappears_in_another_file_stays_deleted(settings, so
 def test_an_interrupted_deletion_is_completed_by_the_next_and_deletion_is_idempotent(settings, source):
     dataset = datasets.dataset_of(spec(), settings)
     ids = np.array([3, 4])
-    folder = deletions.deletions_folder(settings.warehouse_url, "mine")
+    folder = warehouse.DELETIONS.url(settings.warehouse_url, dataset="mine")
     deletions.add_deletion(folder, ids, {"base": ["0.parquet"]}, "me")  # and then the machine died
     assert reindexed_version(settings, dataset, "0.parquet") != part_of(settings, "0.parquet").version
     found = deletion.delete("mine", ids)
@@ -149,7 +149,7 @@ def test_unknown_ids_are_refused_and_nothing_is_written(settings, source, tmp_pa
         deletion.delete("mine", [77777, 88888])
     with pytest.raises(UsageError, match="expected ids of rows of mine to delete, found none"):
         deletion.delete("mine", [])
-    assert deletions.deletion_files(deletions.deletions_folder(settings.warehouse_url, "mine")) == ()
+    assert deletions.deletion_files(warehouse.DELETIONS.url(settings.warehouse_url, dataset="mine")) == ()
     for wrong in ("1;2", str(10**20), str(2**63), "1_000", "+1", "1 0", "１", "٣", "0x1", "--1", "", "1.0", 1.0, True):
         with pytest.raises(ValueError, match=f"64-bit integers such as 7 or -12, found {re.escape(repr(wrong))}"):
             deletion.delete("mine", ["3", wrong])
@@ -157,7 +157,7 @@ def test_unknown_ids_are_refused_and_nothing_is_written(settings, source, tmp_pa
         (tmp_path / "wrong.txt").write_text(text)
         with pytest.raises(ValueError, match="found '1_000'"):
             hashkiln("delete", "mine", "--ids", str(tmp_path / "wrong.txt"), "--yes")
-    assert deletions.deletion_files(deletions.deletions_folder(settings.warehouse_url, "mine")) == ()
+    assert deletions.deletion_files(warehouse.DELETIONS.url(settings.warehouse_url, dataset="mine")) == ()
     (tmp_path / "ids.txt").write_text("1\n2\n")
     for ids in ("1,2", str(tmp_path / "ids.txt")):
         found = json.loads(hashkiln("delete", "mine", "--ids", ids, "--purge-after", "14d", "--yes", "--json")[1])
@@ -176,7 +176,7 @@ def asked(answer, ids):
 
 
 def test_a_deletion_is_confirmed(settings, source):
-    folder = deletions.deletions_folder(settings.warehouse_url, "mine")
+    folder = warehouse.DELETIONS.url(settings.warehouse_url, dataset="mine")
     assert hashkiln("delete", "mine", "--ids", "7,12")[0] == 2  # no terminal to confirm on
     code, output = asked("n\n", "7,12,77777")
     assert (code, deletions.deletion_files(folder)) == (1, ())
