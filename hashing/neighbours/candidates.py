@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import bits
-from ..hamming.checks import check_k
+from ..hamming.checks import check_k, check_radius
 from ..hamming.layout import read_only
 from ..hamming.scan import count_within, topk, within
 from ..mapreduce import Array, Batch, Counts
@@ -164,6 +164,9 @@ class Within:
     codes: Array  # (q, B) uint8
     radius: int
 
+    def __post_init__(self) -> None:
+        check_radius(self.radius)
+
     def zero(self) -> tuple[Array, Array, Array]:
         return np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64)
 
@@ -188,6 +191,9 @@ class CountWithin(Counts):
 
     codes: Array  # (q, B) uint8
     radius: int
+
+    def __post_init__(self) -> None:
+        check_radius(self.radius)
 
     def zero(self) -> Array:
         return np.zeros(len(self.codes), np.int64)

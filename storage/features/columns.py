@@ -284,8 +284,7 @@ def check_label_type(column_type: Any, where: str) -> None:
 
     inner = column_type.value_type if is_list(column_type) else column_type
     value_type = inner.value_type if types.is_dictionary(inner) else inner
-    texts = types.is_string, types.is_large_string, types.is_string_view
-    if any(is_kind(value_type) for is_kind in (types.is_integer, types.is_boolean, *texts)):
+    if types.is_integer(value_type) or types.is_boolean(value_type) or media.is_text(value_type):
         return
     if is_list(column_type) and (types.is_floating(inner) or inner == pa.null()):
         return  # floats only as multi-hot labels: checked at ingest

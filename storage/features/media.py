@@ -27,11 +27,24 @@ def kind(column_type: Any) -> Literal["image", "text"] | None:
         column_type = column_type.value_type
     if types.is_struct(column_type) and (field := column_type.get_field_index(BYTES)) >= 0:
         column_type = column_type.field(field).type
-    binary = types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary
-    texts = types.is_string, types.is_large_string, types.is_string_view
-    if any(is_kind(column_type) for is_kind in binary):
+    if is_bytes(column_type):
         return "image"
-    return "text" if any(is_kind(column_type) for is_kind in texts) else None
+    return "text" if is_text(column_type) else None
+
+
+def is_bytes(column_type: Any) -> bool:
+    """Return whether a column of this Arrow type holds bytes."""
+    from pyarrow import types
+
+    kinds = types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary
+    return any(is_kind(column_type) for is_kind in kinds)
+
+
+def is_text(column_type: Any) -> bool:
+    """Return whether a column of this Arrow type holds strings."""
+    from pyarrow import types
+
+    return any(is_kind(column_type) for is_kind in (types.is_string, types.is_large_string, types.is_string_view))
 
 
 def encoded(column: Any) -> Any:

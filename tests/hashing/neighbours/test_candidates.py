@@ -140,5 +140,6 @@ def test_wrong_codes_are_refused():
         over(AsymmetricTopK(np.ones((1, 8), np.float32), 1), batch, 1)
     with pytest.raises(ValueError, match="NaN"):
         AsymmetricTopK(np.full((1, 16), np.nan, np.float32), 1)
-    with pytest.raises(ValueError, match="radius >= 0, found -1"):
-        over(Within(batch.x, -1), batch, 1)
+    for statistic in (Within, CountWithin):
+        with pytest.raises(ValueError, match="radius >= 0, found -1"):
+            statistic(batch.x, -1)
