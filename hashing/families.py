@@ -1,6 +1,6 @@
-"""The families of hash functions that all methods learn, and their conversion to arrays for storage.
+"""The families of hash functions that methods learn, and their conversion to arrays for storage.
 
-A family is a frozen dataclass whose fields are arrays, numbers and strings; only these are stored.
+A family is a frozen dataclass whose fields are arrays, numbers and strings; only these fields are stored.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 SMALLEST, LARGEST = 2.0**-100, 2.0**120  # of |x||w|: float32 products may underflow below, and overflow above
 
-MARGINS: dict[Precision, float] = {  # errors of a network elsewhere, as multiples of those here
+MARGINS: dict[Precision, float] = {  # errors of a network on any machine, as multiples of those on this one
     "float32": 64,  # Winograd convolutions have up to 50 times the errors of sums
-    "bf16": 4,  # the rounding of weights and activations dominates, and is the same everywhere
+    "bf16": 4,  # dominated by the rounding of weights and activations, which is the same on any machine
 }
 
 
@@ -153,8 +153,8 @@ class KernelHash(SignFunction):
 class AnchorGraphHash(SignFunction):
     """u = z(x)W, where z(x) are the weights of x on its nearest anchors.
 
-    Each of the first l columns may define a second bit: for a column y with thresholds (upper, lower) it is
-    [y >= upper] where y >= 0 and [y <= lower] elsewhere.
+    Each of the first l columns defines a second bit: for a column y with thresholds (upper, lower), it is [y >= upper]
+    if y >= 0, else [y <= lower].
     """
 
     anchors: Array  # (m, d)
@@ -182,16 +182,16 @@ class AnchorGraphHash(SignFunction):
         y, bound = z @ self.weight, product_error(z, self.weight, np.zeros(self.weight.shape[1]), error)
         halves, error = np.abs(y[:, : self.split.shape[1]]), bound[:, : self.split.shape[1]]
         error = np.where(halves <= error, np.inf, error + gamma(1) * (halves + np.abs(self.split).max(axis=0)))
-        return np.concatenate([bound, error], axis=1)  # a second bit jumps where y changes its sign
+        return np.concatenate([bound, error], axis=1)  # u of a second bit jumps where y changes its sign
 
 
 @dataclass(frozen=True, eq=False)
 class ProductHash(SignFunction):
     """The concatenated indices of the nearest centres in M subspaces of (x - mean)R.
 
-    The index of a centre is its code, least significant bit first. u for a bit is the smallest squared distance to a
-    centre where that bit is 0, minus the smallest to a centre where it is 1, so its signs are the index of the nearest
-    centre.
+    The index of a centre is its code, least significant bit first. u of a bit is the smallest squared distance to a
+    centre whose bit is 0, minus the smallest to a centre whose bit is 1. The signs of u are thus the index of the
+    nearest centre.
     """
 
     mean: Array  # (d,)
@@ -266,7 +266,7 @@ class DeepHash(SignFunction):
     views: int = 1
     split: int = 0  # dimension of the first view, where there are two
     hash_layer: str = "linear"
-    rows: ClassVar[int] = 128  # activations of images are large, and a single query costs a whole block
+    rows: ClassVar[int] = 128  # activations of images are large, and a single query takes as long as a block
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -274,7 +274,7 @@ class DeepHash(SignFunction):
 
     @cached_property
     def digest(self) -> str:
-        """Return the SHA-256 of the function; equal copies in a process share one network by it."""
+        """Return the SHA-256 of the function, by which equal copies in a process share one network."""
         content = sha256(repr((self.network, self.shape, self.views, self.split, self.hash_layer)).encode())
         for part in self.parameters:
             content.update(part.data)
@@ -313,9 +313,9 @@ class DeepHash(SignFunction):
         return undetermined
 
     def _measured(self, x: Array, precision: Precision) -> tuple[Array, Array]:
-        """Return exact u, and a bound on its errors: a multiple of the largest error that is found here.
+        """Return exact u, and a bound on its rounding errors: a multiple of the largest error on this machine.
 
-        Bounds over all layers would exceed u itself.
+        A bound derived from all layers would exceed u itself.
         """
         x = x.astype(np.float32)
         exact = self.exact(x)
@@ -328,15 +328,23 @@ FAMILIES: dict[str, type] = {family.__name__: family for family in SignFunction.
 
 
 def to_arrays(function: HashFunction) -> tuple[str, dict[str, Array], dict[str, Any]]:
-    """Return (family, arrays, numbers), which `from_arrays` turns back into the function.
+    """Return (family, arrays, numbers), from which `from_arrays` restores the function.
 
-    The parts of a tuple of arrays have the names "field.0", "field.1" and so on. `numbers` holds the other fields, also
+    The parts of a tuple of arrays are named "field.0", "field.1" and so on. `numbers` holds the other fields, including
     strings.
 
     Raises
     ------
     ValueError
-        If the function belongs to no family of this module, so that it could not be loaded.
+        If the function belongs to no family of this module, and so could not be loaded.
+
+    Examples
+    --------
+    >>> family, arrays, numbers = to_arrays(LinearHash(np.eye(2), np.zeros(2)))
+    >>> family, sorted(arrays), numbers
+    ('LinearHash', ['threshold', 'weight'], {})
+    >>> from_arrays(family, arrays, numbers).n_bits
+    2
     """
     family = type(function).__name__
     if FAMILIES.get(family) is not type(function):
@@ -358,7 +366,7 @@ def from_arrays(family: str, arrays: dict[str, Array], numbers: dict[str, Any]) 
     Raises
     ------
     ValueError
-        If the family is unknown, or the names are not its fields.
+        If the family is unknown, or the names differ from those of its fields.
     """
     if family not in FAMILIES:
         raise ValueError(f"unknown family of hash functions {family!r}: expected one of {sorted(FAMILIES)}")

@@ -1,4 +1,4 @@
-"""Fitted hash functions: what they compute, block by block on a CPU or on a torch device."""
+"""Fitted hash functions, which compute codes block by block on a CPU or on a torch device."""
 
 from __future__ import annotations
 
@@ -25,16 +25,19 @@ class HashFunction(Protocol):
     """A fitted hash function, from vectors to codes.
 
     An implementation must be pure and deterministic: the code of a row depends only on that row, not on the other rows
-    or their number. It must also be picklable and safe to call from several threads. Subclasses of `SignFunction` are
-    all of these and only define `shape` and `values`; only those of hashing.families can be stored::
+    or their number. It must also be picklable and safe to call from several threads. Subclasses of `SignFunction` meet
+    these requirements and define only `shape`, `values` and `rounding`. Only those of hashing.families can be stored.
 
-        @dataclass(frozen=True, eq=False)
-        class LinearHash(SignFunction):
-            weight: Array  # (d, n_bits)
-
-            @property
-            def shape(self): return self.weight.shape
-            def values(self, x): return x @ self.weight
+    Examples
+    --------
+    >>> from hashing.families import LinearHash
+    >>> function = LinearHash(np.array([[1.0, 0.0], [0.0, -1.0]]), np.zeros(2))
+    >>> function.dim, function.n_bits
+    (2, 2)
+    >>> function.project(np.array([[0.5, 2.0]]))
+    array([[ 0.5, -2. ]], dtype=float32)
+    >>> function.encode(np.array([[0.5, 2.0]]))
+    array([[ True, False]])
     """
 
     @property
@@ -43,11 +46,11 @@ class HashFunction(Protocol):
 
     @property
     def epochs(self) -> tuple[Epoch, ...]:
-        """Return the metrics of the training epochs; empty for methods that are not trained in epochs."""
+        """Return the metrics of the training epochs; empty for methods that do not train in epochs."""
 
     @property
     def dim(self) -> int:
-        """Return d, the dimension of the vectors that the function takes."""
+        """Return d, the dimension of the vectors."""
 
     def project(self, x: Array) -> Array:
         """Return u (n, n_bits) float32 for vectors x (n, d); the bits are its signs."""
@@ -62,9 +65,9 @@ class HashFunction(Protocol):
         """Return the function as torch computes it on a device, such as "cuda"; see `OnDevice`."""
 
     def undetermined(self, x: Array, precision: Precision = "float32") -> Array:
-        """Return which bits (n, n_bits) of vectors x (n, d) may differ between machines, as their u is nearly 0.
+        """Return whether bits (n, n_bits) of vectors x (n, d) may differ between machines, because u is nearly 0.
 
-        These are the bits whose u, computed exactly, is within the rounding errors of the given precision.
+        For these bits, the exact |u| is at most the rounding error of the given precision.
         """
 
 
@@ -81,9 +84,7 @@ class SignFunction(ABC):
     """
 
     rows: ClassVar[int] = 4096  # rows per block in `project`
-    epochs: tuple[Epoch, ...] = field(
-        default=(), kw_only=True, compare=False
-    )  # a record of training, not part of the function
+    epochs: tuple[Epoch, ...] = field(default=(), kw_only=True, compare=False)  # not part of the function
 
     def __post_init__(self) -> None:
         for name in part_names(self):
@@ -108,14 +109,14 @@ class SignFunction(ABC):
     def values(self, x: Array) -> Array:
         """Return u (rows, n_bits) for one block x (rows, d) float32.
 
-        x may also be a tensor, if `on_device` has copied the arrays: the formula uses what numpy and torch share.
+        x may also be a tensor, if `on_device` has copied the arrays: use only operations that numpy and torch share.
         """
 
     @abstractmethod
     def rounding(self, x: Array) -> Array:
         """Return a bound (n, n_bits) on the rounding errors of `values` in float32, for x (n, d) float64.
 
-        The bound holds for any order of summation: on any machine, and for any batch size.
+        The bound holds for any order of summation, and so on any machine and for any batch size.
         """
 
     def undetermined(self, x: Array, precision: Precision = "float32") -> Array:
@@ -128,8 +129,9 @@ class SignFunction(ABC):
     def project(self, x: Array) -> Array:
         """Return u (n, n_bits) float32 for vectors x (n, d).
 
-        The bits of a matrix product depend on its shape and on the number of BLAS threads. So that a row's code does
-        not depend on the other rows, u is computed on one thread in blocks of `rows` rows, the last padded with zeros.
+        The last digits of a matrix product depend on its shape and on the number of BLAS threads. To make a row's code
+        independent of the other rows, u is computed on one thread, in blocks of `rows` rows, the last one padded with
+        zeros.
 
         Raises
         ------
@@ -144,7 +146,7 @@ class SignFunction(ABC):
         return u
 
     def blocks(self, x: Array) -> Iterator[Array]:
-        """Yield u (rows, n_bits) float32 of `project` for each block of rows; raise ValueError as it does."""
+        """Yield u (rows, n_bits) float32 for successive blocks of rows. Raises ValueError as `project` does."""
         check_shape(x, self.dim)
         for start in range(0, len(x), self.rows):
             block = np.ascontiguousarray(x[start : start + self.rows], np.float32)
@@ -156,7 +158,7 @@ class SignFunction(ABC):
             yield u
 
     def encode(self, x: Array) -> Array:
-        """Return bits (n, n_bits) bool, the signs of `project`; raise ValueError as it does."""
+        """Return bits (n, n_bits) bool, u >= 0. Raises ValueError as `project` does."""
         bits: Array = self.project(x) >= 0
         return bits
 
@@ -164,7 +166,7 @@ class SignFunction(ABC):
         return OnDevice(self, device, precision)
 
     def on_device(self, device: str, precision: Precision) -> Callable[[Any], Any]:
-        """Return `values` for tensors on a torch device, where this copies the arrays."""
+        """Copy the arrays to a torch device, and return `values` for tensors there."""
         import torch
 
         copy = object.__new__(type(self))
@@ -185,9 +187,9 @@ def check_shape(x: Array, dim: int) -> None:
 
 
 def check_finite(u: Array, x: Array, first_row: int = 0) -> None:
-    """Raise ValueError if the values u (n, n_bits) of vectors x (n, d) are not all finite, with the number of a row."""
+    """Raise ValueError, with a row number, unless the values u (n, n_bits) of vectors x (n, d) are all finite."""
     with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(u.sum()):  # fast; it may also overflow
+        if np.isfinite(u.sum()):  # fast, but the sum can overflow
             return
     if len(rows := np.flatnonzero(~np.isfinite(u).all(axis=1))):
         row = int(rows[0])
@@ -215,12 +217,18 @@ def _finite(name: str, value: Any) -> Any:
 class OnDevice:
     """A function of a family, computed by torch on a device in float32, without TF32.
 
-    With the precision bf16, a network runs its convolutions and products in bfloat16, except for the hash layer.
+    With the precision bf16, networks run convolutions and products in bfloat16, except for the hash layer.
 
-    Each process copies the arrays to the device once. On one device and for one size of batches, u is deterministic;
-    otherwise, and compared with the CPU, it differs by rounding.
+    Each process copies the arrays to the device once. On the same device and with the same batch size, u is
+    deterministic; otherwise, and compared with the CPU, it differs by rounding errors.
 
     `project` and `encode` also raise ValueError if torch has no such device, or its memory is too small for a row.
+
+    Examples
+    --------
+    >>> from hashing.families import LinearHash
+    >>> LinearHash(np.eye(2), np.zeros(2)).to("cpu").encode(np.array([[0.5, -2.0]]))
+    array([[ True, False]])
     """
 
     function: SignFunction
@@ -262,7 +270,7 @@ class OnDevice:
 
     @property
     def batches(self) -> Batches:
-        """The function on the device of this process."""
+        """Return the function on the device, copied there on first use in this process."""
         from .device import Batches
 
         with _loading:

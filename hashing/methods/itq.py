@@ -13,7 +13,7 @@ from . import register
 
 
 def _project(batch: Batch, mean: Array, basis: Array) -> Batch:
-    """Return the centred rows on the principal directions, V (n, n_bits)."""
+    """Return V (n, n_bits), the centred rows projected on the principal directions."""
     return Batch(batch.ids, ((batch.x - mean) @ basis).astype(np.float32))
 
 

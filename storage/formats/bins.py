@@ -20,7 +20,7 @@ HEADER_BYTES = 8
 
 
 def read_bin(path: str | Path) -> Iterator[Array]:
-    """Yield blocks (n, d) of rows. Raises ValueError if the file has another size than its header says."""
+    """Yield blocks (n, d) of rows. Raises ValueError if the size of the file does not match its header."""
     path = Path(path)
     dtype = DTYPES[path.suffix.lower()]
     header = np.fromfile(path, "<u4", 2)

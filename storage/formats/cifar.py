@@ -25,12 +25,12 @@ def read_cifar(path: str | Path, member: str | None = None, classes: tuple[int, 
     path
         A plain file, a .gz, or, with a member, a .tar.gz.
     classes
-        The number of classes for each label byte of a row; (20, 100) for CIFAR-100, coarse and fine.
+        Number of classes for each label byte of a row: (20, 100), coarse and fine, for CIFAR-100.
 
     Raises
     ------
     ValueError
-        For an empty or truncated file, and for a label that is not below its number of classes.
+        For an empty or truncated file, and for labels outside of their number of classes.
     """
     where = f"{path}, {member}" if member else f"{path}"
     width = len(classes) + PIXELS

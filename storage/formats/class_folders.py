@@ -1,4 +1,4 @@
-"""Pictures in one folder for each class, whose name is the label, as torchvision's ImageFolder reads them."""
+"""Images in a folder for each class, named by its label, as torchvision's ImageFolder reads them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ BLOCK_ROWS = 256
 
 
 def find_classes(folder: str | Path) -> list[Path]:
-    """Return the sorted folders that hold pictures, directly inside a local folder; empty if there are none."""
+    """Return the folders with images directly inside a local folder, sorted; empty if there are none."""
     folders = (path for path in Path(folder).glob("*") if path.is_dir() and not path.name.startswith((".", "_")))
     return sorted(path for path in folders if next(_pictures(path), None))
 
 
 def read_classes(folder: str | Path, first_id: int) -> Iterator[FeatureRows]:
-    """Yield the pictures of all classes, in blocks, sorted by path; their ids count from `first_id`."""
+    """Yield the images of all classes in blocks, sorted by path. Their ids count from `first_id`."""
     files = [file for path in find_classes(folder) for file in sorted(_pictures(path))]
     for start in range(0, len(files), BLOCK_ROWS):
         block = files[start : start + BLOCK_ROWS]

@@ -19,7 +19,7 @@ DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E:
 
 
 def read_idx(path: str | Path) -> Iterator[Array]:
-    """Yield blocks (n, ...) of consecutive items in native byte order, such as pictures (n, 28, 28) or labels (n,).
+    """Yield blocks (n, ...) of consecutive items in native byte order, such as images (n, 28, 28) or labels (n,).
 
     The file is plain or .gz. Raises ValueError for an invalid magic number or size, and if the file holds more or fewer
     bytes than its sizes require.

@@ -1,7 +1,7 @@
-"""Lists of pictures, as published with HashNet (Cao et al., ICCV 2017): lines `path l1 l2 ... lc`, each l 0 or 1.
+"""Lists of images, as published with HashNet (Cao et al., ICCV 2017): lines `path l1 l2 ... lc`, each l 0 or 1.
 
-Lines `path l` with one number, its class, are read too. A folder holds database.txt and, for training rows and queries,
-train.txt and test.txt. A picture in several lists has one id, its position in database.txt, so that a query is
+Lines `path l` with one number, the class, are also read. A folder contains database.txt and, for training rows and
+queries, train.txt and test.txt. An image in several lists has one id, its position in database.txt, so that queries are
 recognized in the database.
 """
 
@@ -30,8 +30,8 @@ class Entry(NamedTuple):
 def read_entries(path: str | Path) -> list[Entry]:
     """Return the lines of a list.
 
-    Raises ValueError for lines of unequal length, for anything but numbers from 0 on, and for other numbers than 0 and
-    1 where a line has several.
+    Raises ValueError for lines of different lengths, for labels that are not numbers >= 0, and for lines with several
+    labels if they are not 0 or 1.
     """
     entries: list[Entry] = []
     width = 0
@@ -64,13 +64,13 @@ def read_labels(
     lists, paths
         Entries and path of each list, by split.
     labels_as
-        "multi-hot", or "values": the one number of each line is a class. None: the numbers decide.
+        "multi-hot", or "values": the single number of each line is a class. None: the numbers decide.
 
     Raises
     ------
     ValueError
-        If lists have lines of different lengths, if all numbers are 0 and 1, one a line, and labels_as is None, or if
-        the numbers cannot be read as it says.
+        If lists have lines of different lengths, if labels_as is None and each line has a single number 0 or 1, or if
+        the numbers cannot be read as `labels_as` requires.
     """
     width = len(lists["base"][0].numbers)
     for split, entries in lists.items():
@@ -95,7 +95,7 @@ def read_labels(
 
 
 def assign_ids(lists: Mapping[str, list[Entry]], first: Mapping[str, int]) -> dict[str, int]:
-    """Return the id of each path: its position in the first list that holds it, plus the first id of that list."""
+    """Return the id of each path: its position in the first list that contains it, plus the first id of that list."""
     ids: dict[str, int] = {}
     for split, entries in lists.items():
         for position, entry in enumerate(entries):
@@ -108,9 +108,9 @@ def read_pictures(
 ) -> Iterator[FeatureRows]:
     """Yield the rows of a list, in blocks, given the labels of each entry.
 
-    Pictures are searched in the folder of the list. If a path leads elsewhere, for example to a folder of the machine
-    on which the list was made, its longest ending that exists in the folder of the list is used. Raises ValueError for
-    a picture that is missing or listed twice.
+    Images are searched below the folder of the list. If a path leads elsewhere, for example because the list was made
+    on another machine, its longest suffix that exists below the folder is used. Raises ValueError for an image that is
+    missing or listed twice.
     """
     root, seen = Path(path).parent, set[str]()
     for start in range(0, len(entries), BLOCK_ROWS):

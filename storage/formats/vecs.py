@@ -22,9 +22,9 @@ MAX_DIMENSION = 1 << 20
 def read_vecs(path: str | Path, member: str | None = None) -> Iterator[Array]:
     """Return an iterator over blocks (n, d) of rows: float32 for .fvecs, uint8 for .bvecs, int32 for .ivecs.
 
-    The file is plain, .gz, or, with a member, a .tar.gz. Raises ValueError for another suffix and, on iteration and
-    with row and byte offset, if a dimension is big-endian, outside 1..2^20 or not that of row 0, or if the file ends
-    inside a row.
+    The file is plain, .gz, or, with a member, a .tar.gz. Raises ValueError for another suffix. During iteration, raises
+    ValueError, with row and byte offset, if a dimension is big-endian, outside 1..2^20 or not that of row 0, or if the
+    file ends inside a row.
     """
     path = Path(path)
     name = (member or path.name).lower().removesuffix(".gz")
