@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from hashing.mapreduce import Resources, Worker, merge_tree, one_blas_thread
 
+from .nodes import check_versions
 from .observability import OnEpoch, Progress, ignore_epochs, observed, report_epochs, silent
 from .training import nodes, train_here, train_on_ray, workers_on_ray
 
@@ -104,6 +105,7 @@ class Ray:
         """Connect to the cluster if needed, and return its description.
 
         Raises ConnectionError if the cluster at `address` does not answer; never starts a local one instead.
+        Raises SettingsError, with its name, if a node runs other code or libraries.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if not self.address:
@@ -116,6 +118,7 @@ class Ray:
         if not ray.is_initialized():
             if self.address:
                 _join(self.address)
+                check_versions()
                 logger.info("Joined %s", _describe())
             else:
                 _start(self.cpus)
@@ -326,7 +329,8 @@ def _join(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except Exception as error:
-        raise ConnectionError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from error
+        needs = "a driver needs a Ray node on its own host: `ray start --address=HEAD:6379 --num-cpus=0`"
+        raise ConnectionError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}; {needs}") from error
     joined = ray.get_runtime_context().gcs_address
     if host and "://" not in address and _endpoint(joined)[1] != port:
         ray.shutdown()

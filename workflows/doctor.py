@@ -1,15 +1,19 @@
-"""Checks of everything that a run needs."""
+"""Checks of everything that a run needs, on this machine and on every node of the cluster."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 from infra.executors import InProcess, connect
+from infra.nodes import difference, on_each_node, versions
 from infra.settings import Settings
 from storage.files import filesystem
 from storage.tables import iceberg, table
@@ -17,25 +21,107 @@ from storage.tables import iceberg, table
 PINNED = {"fastapi": ("0.139", "0.151"), "sqlalchemy": ("2.0", "2.1")}  # with others, servers fail without a message
 
 
+LEAST_FREE = 2**30  # bytes of a disk
+MOST_SKEW = 30  # seconds between clocks: versions and grace periods compare times of different machines
+
+REMEDIES = {
+    "libraries": "install hashkiln again, with its constraints.txt",
+    "warehouse": "check HASHKILN_WAREHOUSE and the AWS_* variables; the account must read, write, list and delete",
+    "catalog": "check HASHKILN_CATALOG, and that its database is reachable from here",
+    "data": "check HASHKILN_DATA",
+    "disk": "free some space, or set HASHKILN_HOME to a folder on another disk",
+    "executor": "check RAY_ADDRESS, RAY_AUTH_MODE and RAY_AUTH_TOKEN",
+    "prefect": "check PREFECT_API_URL, or start a server with `prefect server start`",
+}
+CLUSTER = {
+    "folder": "set HASHKILN_WAREHOUSE to s3://bucket/prefix, or to a folder that every node mounts at the same path",
+    "sqlite": "set HASHKILN_CATALOG to a database server, such as postgresql+psycopg2://user:password@host/database",
+    "node": "use one image, or install the same version, on every node; see the docs on clusters",
+    "clock": "synchronise the clocks, for example with chrony",
+}
+
+
+class Node(NamedTuple):
+    """What one node of the cluster says of itself."""
+
+    versions: dict[str, str]
+    time: float
+    free: int  # bytes of its disk
+    gpus: int
+    warehouse: str  # the error of reading, writing and deleting there, or empty
+
+
 def examine() -> list[dict[str, str]]:
-    """Run all checks. Return the subject, the state (ok or failed) and the finding of each: what, state, found."""
+    """Run all checks. Return what, state (ok or failed), found and remedy of each; each node is one of them."""
     settings = Settings()
-    return [
-        _checked("libraries", _libraries),
-        _checked("warehouse", lambda: _warehouse(settings)),
-        _checked("catalog", lambda: _catalog(settings)),
-        _checked("data", lambda: _data(settings)),
-        _checked("disk", lambda: _disk(settings)),
-        _checked("executor", lambda: _executor(settings)),
-        _checked("prefect", _prefect),
-    ]
+    checks: dict[str, Callable[[], str]] = {
+        "libraries": _libraries,
+        "warehouse": lambda: _warehouse(settings),
+        "catalog": lambda: _catalog(settings),
+        "data": lambda: _data(settings),
+        "disk": lambda: _disk(settings),
+        "executor": lambda: _executor(settings),
+        "prefect": _prefect,
+    }
+    rows = [_checked(subject, check) for subject, check in checks.items()]
+    joined = next(row for row in rows if row["what"] == "executor")["state"] == "ok" and settings.ray_address
+    return rows + _nodes(settings) if joined else rows
 
 
 def _checked(subject: str, check: Callable[[], str]) -> dict[str, str]:
     try:
-        return {"what": subject, "state": "ok", "found": check()}
+        return _row(subject, check())
     except Exception as error:  # any error is a finding to report
-        return {"what": subject, "state": "failed", "found": " ".join(str(error).split())}
+        return _row(subject, " ".join(str(error).split()), REMEDIES[subject])
+
+
+def _row(subject: str, found: str, remedy: str = "") -> dict[str, str]:
+    return {"what": subject, "state": "failed" if remedy else "ok", "found": found, "remedy": remedy}
+
+
+def _nodes(settings: Settings) -> list[dict[str, str]]:
+    """Check the joined cluster: a row for each node, and one for each setting that cannot work on several machines."""
+    probe = filesystem.join(settings.warehouse_url, f".doctor-{uuid.uuid4().hex}")
+    before = time.time()
+    try:
+        filesystem.write_bytes(probe, b"probe")
+        found = on_each_node(partial(_this_node, probe))
+    finally:
+        filesystem.remove(probe)
+    rows = [_node_row(name, node, before, time.time()) for name, node in found.items()]
+    if len(found) > 1 and settings.catalog_url.startswith("sqlite"):
+        rows.append(_row("catalog", f"{settings.catalog_url} is a file of one machine", CLUSTER["sqlite"]))
+    return rows
+
+
+def _this_node(probe: str) -> Node:
+    """Read what the driver wrote to the warehouse, write and delete there, and describe this machine."""
+    import torch
+
+    own = f"{probe}-{uuid.uuid4().hex}"
+    try:
+        if filesystem.read_bytes(probe) != b"probe":
+            raise OSError(f"the content of {probe} differs from what the driver wrote")
+        filesystem.write_bytes(own, b"probe")
+        filesystem.remove(own)
+        problem = ""
+    except Exception as error:  # any error is a finding to report
+        problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return Node(versions(), time.time(), _free(Settings().home), torch.cuda.device_count(), problem)
+
+
+def _node_row(name: str, node: Node | Exception, before: float, after: float) -> dict[str, str]:
+    subject = f"node {name}"
+    if isinstance(node, Exception) or difference(name, versions(), node.versions):
+        there = node if isinstance(node, Exception) else node.versions
+        return _row(subject, difference(name, versions(), there), CLUSTER["node"])
+    if node.warehouse:
+        return _row(subject, f"cannot use the warehouse: {node.warehouse}", CLUSTER["folder"])
+    if skew := max(before - MOST_SKEW - node.time, node.time - after - MOST_SKEW, 0):
+        return _row(subject, f"its clock is {skew + MOST_SKEW:.0f} s off this one", CLUSTER["clock"])
+    if node.free < LEAST_FREE:
+        return _row(subject, f"{node.free / 2**30:.2f} GiB free on its disk", REMEDIES["disk"])
+    return _row(subject, f"same versions, warehouse usable, {node.free / 2**30:.1f} GiB free, {node.gpus} GPUs")
 
 
 def _libraries() -> str:
@@ -70,11 +156,15 @@ def _data(settings: Settings) -> str:
 
 
 def _disk(settings: Settings) -> str:
-    folder = next(path for path in [settings.home, *settings.home.parents] if path.exists())
-    free = shutil.disk_usage(folder).free
-    if free < 2**30:
-        raise OSError(f"expected at least 1 GiB free at {folder}, found {free / 2**30:.2f} GiB")
-    return f"{free / 2**30:.1f} GiB free at {folder}"
+    free = _free(settings.home)
+    if free < LEAST_FREE:
+        raise OSError(f"expected at least 1 GiB free at {settings.home}, found {free / 2**30:.2f} GiB")
+    return f"{free / 2**30:.1f} GiB free at {settings.home}"
+
+
+def _free(folder: Path) -> int:
+    """Return the free bytes of the disk that has a folder, or would have it."""
+    return shutil.disk_usage(next(path for path in [folder, *folder.parents] if path.exists())).free
 
 
 def _executor(settings: Settings) -> str:

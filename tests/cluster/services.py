@@ -142,10 +142,12 @@ class Services:
             waiting.remove(name)
             started |= {name, name.rpartition("-")[0]} if name not in self.services else {name}
 
-    def run(self, *command, log=None):
+    def run(self, *command, log=None, **environment):
         """Start a command in the driver's container: a process whose output is in the file `log`."""
         about = self.service_of("driver")
         assert about["entrypoint"][:3] == ["tini", "-s", "--"]
         with open(log or self.folder / "driver.log", "ab") as file:
             full = [*about["entrypoint"][3:], *command]
-            return self.host("driver").popen(full, file, self.environment("driver"), self.folder / "driver")
+            return self.host("driver").popen(
+                full, file, self.environment("driver") | environment, self.folder / "driver"
+            )

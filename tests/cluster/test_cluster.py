@@ -4,6 +4,7 @@ After each, readers have seen whole versions only, the next run publishes, and n
 twice.
 """
 
+import json
 import time
 
 import pytest
@@ -16,6 +17,27 @@ STAGES = {  # the line of the log with which a stage begins, and that with which
     "encode": ("to encode", "\nencode: "),
     "evaluate": ("\nencode: ", "\nevaluate: "),
 }
+
+
+def test_doctor_asks_every_host(cluster):
+    """A folder that hosts do not share cannot be the warehouse."""
+    run = cluster.run("doctor", "--json")
+    assert run.ends()[0] == 0, run.text
+    nodes = [row for row in json.loads(run.text[run.text.index("\n[") :]) if row["what"].startswith("node ")]
+    assert {row["what"].split()[1] for row in nodes} == {
+        "ray-head", "ray-worker-1", "ray-worker-2", "prefect-worker", "driver",
+    }  # fmt: skip
+    own = {"HASHKILN_WAREHOUSE": "/dev/shm/warehouse", "HASHKILN_CATALOG": "sqlite:////dev/shm/catalog.db"}  # noqa: S108
+    run = cluster.run("doctor", "--json", **own)
+    assert run.ends()[0] == 1, run.text
+    rows = json.loads(run.text[run.text.index("\n[") :])
+    failed = {row["what"].split()[-1] for row in rows if row["state"] == "failed"}
+    others = {
+        f"({host.address})"
+        for name, host in cluster.hosts.items()
+        if name in ("ray-head", "ray-worker-1", "ray-worker-2", "prefect-worker")
+    }
+    assert failed == others | {"catalog"}
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -1,6 +1,7 @@
 """One contract, two executors; and which cluster is joined."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -124,6 +125,21 @@ def test_a_named_cluster_that_does_not_answer_is_an_error(address):
     assert result.returncode == 1
     assert f"ConnectionError: no Ray cluster answers at RAY_ADDRESS={address}" in result.stderr
     assert not result.stdout
+
+
+def test_a_node_with_another_version_is_refused_by_its_name(ray_executor):
+    address = ray_executor.join().split()[2].rstrip(":")
+    code = """
+        import importlib.metadata as metadata
+        installed = metadata.version
+        metadata.version = lambda name: "0.1" if name == "numpy" else installed(name)  # in the driver only
+        from infra.executors import connect
+        from infra.settings import Settings
+        connect(Settings()).join()
+    """
+    refused = run(code, RAY_ADDRESS=address)
+    assert refused.returncode == 1
+    assert re.search(r"SettingsError: node \S+ \(127.0.0.2\) has numpy [\d.]+ instead of 0.1: install", refused.stderr)
 
 
 def test_a_named_cluster_is_joined(ray_executor):

@@ -1,14 +1,18 @@
 """prefect.yaml as committed: deployed on a real server and run by a real worker."""
 
+import copy
+import json
 import re
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 
 from infra.settings import Settings
 from storage.tables import iceberg
 from storage.tables.table import load_table
+from tests.infra.test_deployment_files import INFRA, check
 from tests.prefect_server import ROOT, until
 from workflows.spec import Spec
 
@@ -44,6 +48,23 @@ def test_the_template_is_a_deployment_of_the_flow():
     assert (spec.dataset, spec.method.bits, spec.gate.floors) == ("mine", 64, {"map": 0.25})
     assert mine.keys() - {"schedules"} == DEPLOYMENTS["reindex"].keys()
     assert mine["work_pool"] == DEPLOYMENTS["reindex"]["work_pool"]
+
+
+def test_the_work_pool_of_kubernetes_makes_a_valid_job(prefect):
+    template = INFRA / "kuberay" / "work-pool.json"
+    prefect("work-pool", "create", "kubernetes", "--type", "kubernetes", "--base-job-template", str(template))
+    stored = prefect.read("work_pools/kubernetes")["base_job_template"]
+    assert stored == json.loads(template.read_text())
+    values = {name: about["default"] for name, about in stored["variables"]["properties"].items() if "default" in about}
+    values |= {"name": "run", "command": ["prefect", "flow-run", "execute"], "env": [{"name": "A", "value": "1"}]}
+    text = json.dumps(stored["job_configuration"]["job_manifest"])
+    job = json.loads(re.sub(r'"\{\{ (\w+) \}\}"', lambda match: json.dumps(values[match[1]]), text))
+    job["metadata"]["generateName"] = job["metadata"]["generateName"].replace("{{ name }}", "run")
+    check(job, "Job")
+    broken = copy.deepcopy(job)
+    broken["spec"]["template"]["spec"]["containers"][0]["envfrom"] = []
+    with pytest.raises(jsonschema.ValidationError, match="envfrom"):
+        check(broken, "Job")
 
 
 def test_reindex_publishes_a_version_and_evaluate_measures_it(prefect):

@@ -176,7 +176,9 @@ def _described(split: SplitSummary) -> str:
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Check that the machine has everything a run needs. Exits with 1 if a check fails.
+    """Check that this machine, and every node of the cluster of RAY_ADDRESS, has everything a run needs.
+
+    Exits with 1 if a check fails, and says what to do.
 
     Example: `RAY_ADDRESS=10.0.0.1:6379 hashkiln doctor`
     """

@@ -209,7 +209,18 @@ def test_doctor_checks_everything(hashkiln):
     ill = {"HASHKILN_EXECUTOR": "ray", "RAY_ADDRESS": "127.0.0.1:1", "PREFECT_API_URL": "http://127.0.0.1:1/api"}
     code, output, _ = hashkiln("doctor", "--json", **ill)
     assert code == 1
-    assert {row["what"] for row in json.loads(output) if row["state"] == "failed"} == {"executor", "prefect"}
+    failed = {row["what"]: row["remedy"] for row in json.loads(output) if row["state"] == "failed"}
+    assert failed.keys() == {"executor", "prefect"}
+    assert "RAY_AUTH_TOKEN" in failed["executor"]
+
+
+def test_doctor_asks_every_node_of_the_cluster(here, ray_executor):
+    address = ray_executor.join().split()[2].rstrip(":")
+    code, output, _ = here("doctor", "--json", HASHKILN_EXECUTOR="ray", RAY_ADDRESS=address)
+    node = json.loads(output)[-1]
+    assert code == 0
+    assert node["what"].endswith("(127.0.0.2)")
+    assert node["found"].startswith("same versions, warehouse usable")
 
 
 def test_ctrl_c_says_what_is_kept_and_the_same_command_resumes(environment):

@@ -1,0 +1,118 @@
+"""The deployment files of infra/ against the schemas of what reads them. `make cluster-test` runs them as well."""
+
+import gzip
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from tests.cluster.services import SECRETS, compose
+
+INFRA = Path(__file__).parents[2] / "infra"
+SCHEMAS = json.loads(gzip.decompress((Path(__file__).parent / "schemas" / "schemas.json.gz").read_bytes()))
+KINDS = {
+    "cpu": {"ConfigMap", "NetworkPolicy", "PodDisruptionBudget", "RayCluster"},
+    "gpu": {"ConfigMap", "NetworkPolicy", "PodDisruptionBudget", "RayCluster"},
+    "job": {"ConfigMap", "NetworkPolicy", "RayJob"},
+}
+
+
+def program(name):
+    """Return the path of a program of the virtual environment or of the machine."""
+    here = Path(sys.executable).with_name(name)
+    if found := str(here) if here.exists() else shutil.which(name):
+        return found
+    return pytest.skip(f"SKIPPED FOR WANT OF {name}: install the group dev")
+
+
+def check(document, kind):
+    jsonschema.Draft202012Validator(SCHEMAS[kind]).validate(document)
+
+
+def overlay(name):
+    """Return the objects of an overlay by kind."""
+    made = subprocess.run(
+        [program("kubectl"), "kustomize", INFRA / "kuberay" / name], capture_output=True, text=True, timeout=60
+    )
+    assert made.returncode == 0, made.stderr
+    return {each["kind"]: each for each in yaml.safe_load_all(made.stdout)}
+
+
+def test_compose_is_valid_and_has_no_default_secrets():
+    check({"services": compose()}, "compose")
+    text = (INFRA / "compose.yaml").read_text()
+    for name in SECRETS.keys() - {"RAY_CPUS"}:
+        assert f"${{{name}:-" not in text
+    published = [port for service in compose().values() for port in service.get("ports", [])]
+    assert published
+    assert all(port.startswith("127.0.0.1:") for port in published)
+
+
+def test_a_misspelt_field_is_found():
+    services = compose()
+    services["s3"]["helthcheck"] = services["s3"].pop("healthcheck")
+    with pytest.raises(jsonschema.ValidationError, match="helthcheck"):
+        check({"services": services}, "compose")
+    cluster = overlay("cpu")["RayCluster"]
+    cluster["spec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["resource"] = {}
+    with pytest.raises(jsonschema.ValidationError, match="resource"):
+        check(cluster, "RayCluster")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_overlays_of_kubernetes_are_valid(name):
+    objects = overlay(name)
+    assert objects.keys() == KINDS[name]
+    for kind, each in objects.items():
+        check(each, kind)
+        assert each["metadata"]["namespace"] == "hashkiln"
+    spec = objects["RayJob"]["spec"]["rayClusterSpec"] if name == "job" else objects["RayCluster"]["spec"]
+    pods = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+    for pod in (group["template"]["spec"] for group in pods):
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert pod["containers"][0]["image"].startswith("registry.example.com/hashkiln:")
+        assert not [item for item in pod["containers"][0].get("env", []) if "SECRET" in item["name"]]
+    wants = spec["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert ("nvidia.com/gpu" in wants) == (name == "gpu")
+    assert ("HASHKILN_ENCODE_GPUS" in objects["ConfigMap"]["data"]) == (name == "gpu")
+
+
+def test_ray_up_accepts_its_file():
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    validate_config(prepare_config(yaml.safe_load((INFRA / "ray-cluster.yaml").read_text())))
+
+
+def test_the_dockerfile_has_no_findings():
+    # DL3008 and DL3013: versions of apt and pip, which the base image and constraints.txt decide.
+    ignored = ["--ignore", "DL3008", "--ignore", "DL3013"]
+    found = subprocess.run(
+        [program("hadolint"), *ignored, INFRA / "docker" / "Dockerfile"], capture_output=True, text=True, timeout=60
+    )
+    assert found.returncode == 0, found.stdout
+
+
+def test_the_image_has_every_package_and_the_scripts():
+    text = (INFRA / "docker" / "Dockerfile").read_text()
+    packages = {path.parent.name for path in INFRA.parent.glob("*/__init__.py")} - {"tests"}
+    assert set(re.findall(r"^COPY (\w+) \1$", text, re.MULTILINE)) == packages
+    assert "USER 1000" in text
+
+
+@pytest.mark.parametrize("script", ["docker/driver.sh", "slurm/hashkiln.sbatch"])
+def test_scripts_are_executable_and_parse(script):
+    path = INFRA / script
+    assert path.stat().st_mode & 0o111
+    assert not subprocess.run([program("bash"), "-n", path], capture_output=True, text=True, check=False).stderr
+
+
+def test_the_slurm_script_without_a_command_says_how_to_use_it():
+    ran = subprocess.run([INFRA / "slurm" / "hashkiln.sbatch"], capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert "usage: sbatch" in ran.stderr
