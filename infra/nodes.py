@@ -24,14 +24,18 @@ def on_each_node(fn: Callable[[], T]) -> dict[str, T | Exception]:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray has no types
-    task = ray.remote(num_cpus=0, max_retries=0)(fn)
+    task = ray.remote(num_cpus=0, max_retries=0)(_call)
     pending = {}
     for node in alive:
         here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         pending[f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"] = task.options(
             scheduling_strategy=here, name="node"
-        ).remote()
+        ).remote(fn)
     return {name: _answer(ref) for name, ref in pending.items()}
+
+
+def _call(fn: Callable[[], T]) -> T:
+    return fn()
 
 
 def _answer(ref: Any) -> Any:

@@ -64,8 +64,9 @@ def examine() -> list[dict[str, str]]:
         "prefect": _prefect,
     }
     rows = [_checked(subject, check) for subject, check in checks.items()]
-    joined = next(row for row in rows if row["what"] == "executor")["state"] == "ok" and settings.ray_address
-    return rows + _nodes(settings) if joined else rows
+    failed = {row["what"] for row in rows if row["state"] == "failed"}
+    asked = settings.executor == "ray" and settings.ray_address and not failed & {"executor", "warehouse"}
+    return rows + _nodes(settings) if asked else rows
 
 
 def _checked(subject: str, check: Callable[[], str]) -> dict[str, str]:
