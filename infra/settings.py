@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +36,11 @@ class Settings(BaseSettings):
         description="folder of the catalog, the warehouse and Prefect's database, unless set separately",
     )
     warehouse: str = Field("", description="folder or s3://bucket/prefix for datasets, codes, models and reports")
-    catalog: str = Field("", description="SQLAlchemy URL of the Iceberg catalog, such as postgresql+psycopg2://…")
+    catalog: str = Field(
+        "",
+        description="Iceberg catalog: SQLAlchemy URL (postgresql+psycopg2://…), REST URL (https://…), glue:// or the "
+        "name of a catalog in the configuration of pyiceberg",
+    )
     data: Path | None = Field(
         None, description="folder with the raw files of named datasets, searched before downloads"
     )
@@ -82,8 +87,11 @@ class Settings(BaseSettings):
     @field_validator("catalog")
     @classmethod
     def _absolute_file(cls, url: str) -> str:
-        if url and "://" not in url:
-            raise ValueError(f"expected a URL such as sqlite:///catalog.db, found {url}")
+        if not re.fullmatch(r"|[\w-]+|[\w+-]+://.*", url):
+            raise ValueError(
+                "expected a URL such as sqlite:///catalog.db, https://host/catalog or glue://, or the name of a "
+                f"catalog in the configuration of pyiceberg, found {url}"
+            )
         scheme, separator, rest = url.partition(":///")
         path, mark, options = rest.partition("?")
         if scheme.partition("+")[0] != "sqlite" or not path or path.startswith((":memory:", "file:")):

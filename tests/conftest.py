@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
@@ -28,7 +29,7 @@ from infra.settings import Settings
 from storage.tables import iceberg
 
 KEPT = ("HASHKILN_DATA", "HASHKILN_REQUIRE_DATA", "HASHKILN_FAULTS", "HASHKILN_FAULT_SEED", "HASHKILN_METHODS")
-for name in [name for name in os.environ if name.startswith(("HASHKILN_", "PREFECT_", "RAY_", "AWS_"))]:
+for name in [name for name in os.environ if name.startswith(("HASHKILN_", "PREFECT_", "RAY_", "AWS_", "PYICEBERG_"))]:
     if name not in KEPT:  # the environment of the shell must not change what tests do
         del os.environ[name]
 
@@ -112,12 +113,13 @@ def free_ports(n):
 
 
 @pytest.fixture(scope="session")
-def s3(tmp_path_factory):
-    """A bucket on a real S3 server (SeaweedFS): s3://hashkiln."""
+def seaweedfs(tmp_path_factory):
+    """The port of the Iceberg REST catalog of SeaweedFS, which is also the S3 server of the environment."""
     import s3fs
 
     root = tmp_path_factory.mktemp("s3")
     flags = [f"-{part}.port{kind}" for part in ("s3", "master", "volume", "filer") for kind in ("", ".grpc")]
+    flags += ["-s3.port.iceberg"]
     ports = free_ports(len(flags))
     identities = [
         {"name": name, "credentials": [{"accessKey": name, "secretKey": f"{name}-secret"}], "actions": actions}
@@ -133,10 +135,12 @@ def s3(tmp_path_factory):
         "-s3",
     ]
     command += [f"{flag}={port}" for flag, port in zip(flags, ports, strict=True)]
-    command += [f"-s3.config={root / 's3.json'}", "-master.volumeSizeLimitMB=1024", "-volume.max=40"]
-    command += ["-filer.maxMB=16", "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
+    command += [f"-s3.config={root / 's3.json'}", "-master.volumeSizeLimitMB=1024", "-volume.max=400"]
+    command += ["-filer.maxMB=16", "-master.telemetry=false", "-s3.port.lance=0"]
+    growth = {"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}  # a new bucket then takes one volume, not seven
+    environment = {**os.environ, **growth, "GOMEMLIMIT": "400MiB"}
     with (root / "log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "GOMEMLIMIT": "400MiB"})
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     os.environ.update(
         AWS_ENDPOINT_URL=f"http://127.0.0.1:{ports[0]}", AWS_ACCESS_KEY_ID="hashkiln",
         AWS_SECRET_ACCESS_KEY="hashkiln-secret", AWS_REGION="us-east-1",
@@ -151,10 +155,16 @@ def s3(tmp_path_factory):
                 if time.monotonic() > deadline or server.poll() is not None:
                     raise
                 time.sleep(0.1)
-        yield "s3://hashkiln"
+        yield ports[-1]
     finally:
         server.kill()  # SIGTERM takes half a minute, and its data are not needed any more
         server.wait()
+
+
+@pytest.fixture(scope="session")
+def s3(seaweedfs):
+    """A bucket on a real S3 server: s3://hashkiln."""
+    return "s3://hashkiln"
 
 
 @pytest.fixture(scope="session")
@@ -202,22 +212,42 @@ def postgresql():
         shutil.rmtree(root)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture
+def rest(seaweedfs, monkeypatch):
+    """The URL of an empty catalog on a real REST server (SeaweedFS), which keeps its tables in a bucket of its own."""
+    from botocore.session import get_session
+
+    bucket = f"tables-{uuid.uuid4().hex[:12]}"
+    tables = get_session().create_client(
+        "s3tables", os.environ["AWS_REGION"], endpoint_url=os.environ["AWS_ENDPOINT_URL"]
+    )
+    tables.create_table_bucket(name=bucket)
+    monkeypatch.setenv("PYICEBERG_CATALOG__HASHKILN__WAREHOUSE", f"s3://{bucket}")
+    monkeypatch.setenv("PYICEBERG_CATALOG__HASHKILN__CREDENTIAL", "hashkiln:hashkiln-secret")
+    url = f"http://127.0.0.1:{seaweedfs}"
+    monkeypatch.setenv("PYICEBERG_CATALOG__HASHKILN__OAUTH2_SERVER_URI", f"{url}/v1/oauth/tokens")
+    return url
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "rest"])
 def catalog_url(request, tmp_path):
     """The URL of an empty catalog of each kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'catalog.db'}"
-    return request.getfixturevalue("postgresql")()
+    made = request.getfixturevalue(request.param)
+    return made if request.param == "rest" else made()
 
 
-@pytest.fixture(params=["local", "s3", "postgresql"])
+@pytest.fixture(params=["local", "s3", "postgresql", "rest"])
 def catalog(request, tmp_path):
-    """A catalog in SQLite with files in a local folder, and with either replaced by PostgreSQL or S3."""
+    """A catalog in SQLite with files in a local folder, with either replaced by PostgreSQL or S3, or a REST catalog."""
     folder, url = str(tmp_path), f"sqlite:///{tmp_path / 'catalog.db'}"
     if request.param == "s3":
         folder = f"{request.getfixturevalue('s3')}/{tmp_path.name}"
     elif request.param == "postgresql":
         url = request.getfixturevalue("postgresql")()
+    elif request.param == "rest":
+        url = request.getfixturevalue("rest")
     return iceberg.connect(url, folder)
 
 

@@ -40,7 +40,8 @@ def fsspec_filesystem() -> Any:
 def catalog_properties() -> dict[str, str]:
     """Return the S3 properties of a pyiceberg catalog."""
     timeouts = {name: str(TIMEOUT) for name in ("s3.connect-timeout", "s3.request-timeout")}
-    server = {"s3.endpoint": url} if (url := endpoint()) else {}
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    server = {"s3.endpoint": url, "s3.region": region} if (url := endpoint()) else {}  # pyiceberg would ask AWS for it
     return {"s3.retry-strategy-impl": f"{__name__}.{RetryStrategy.__name__}", **timeouts, **server}
 
 

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from pyiceberg.exceptions import CommitFailedException, ValidationException
+from pyiceberg.exceptions import (
+    BadRequestError,
+    CommitFailedException,
+    CommitStateUnknownException,
+    ValidationException,
+)
+from pyiceberg.schema import Schema
 from pyiceberg.table import Table
 from pyiceberg.table.refs import SnapshotRefType
-from pyiceberg.table.update import AssertTableUUID, SetSnapshotRefUpdate, TableUpdate
+from pyiceberg.table.update import (
+    AddSchemaUpdate,
+    AssertCurrentSchemaId,
+    AssertTableUUID,
+    SetCurrentSchemaUpdate,
+    SetPropertiesUpdate,
+    SetSnapshotRefUpdate,
+    TableUpdate,
+    ValidatableTableRequirement,
+)
 
 ATTEMPTS = 8
 NO_EXPIRY: dict[str, None] = {"max_ref_age_ms": None, "max_snapshot_age_ms": None, "min_snapshots_to_keep": None}
@@ -21,7 +37,9 @@ class PublishConflict(RuntimeError):
     """Main is no longer the expected snapshot: another run has published or rolled back."""
 
 
-def commit(table: Table, requirements: tuple[Any, ...], updates: tuple[TableUpdate, ...]) -> None:
+def commit(
+    table: Table, requirements: tuple[ValidatableTableRequirement, ...], updates: tuple[TableUpdate, ...]
+) -> None:
     """Apply updates in one catalog commit, and refresh the table.
 
     Raises
@@ -39,20 +57,28 @@ def retry_commit(table: Table, attempt: Callable[[], T]) -> T:
 
     Raises
     ------
+    ConnectionError
+        If the catalog fails without saying whether it has committed.
     PublishConflict
         If other writers come first in all attempts.
     """
+    name = table.name()[-1]
     for number in range(ATTEMPTS):
         table.refresh()
         try:
             return attempt()
         except (CommitFailedException, ValidationException):
             pass  # pyiceberg's threads share an evaluator, so validation can also miss a file that is there
-        except ValueError as error:  # another branch took the sequence number
-            if "sequence number" not in str(error):
+        except (ValueError, BadRequestError) as error:  # another took the sequence number, or removed a snapshot
+            if not re.search("sequence number|does not exist", str(error)):
                 raise
+        except CommitStateUnknownException as error:
+            raise ConnectionError(
+                f"the catalog failed in a commit to table {name}, which may have happened: see `hashkiln history {name}` "
+                f"and run again ({' '.join(str(error).split())})"
+            ) from error
         time.sleep(random.uniform(0, 0.05 * 2**number))  # noqa: S311  (jitter)
-    raise PublishConflict(f"cannot commit to table {table.name()[-1]}: other writers came first {ATTEMPTS} times")
+    raise PublishConflict(f"cannot commit to table {name}: other writers came first {ATTEMPTS} times")
 
 
 def set_branch(name: str, snapshot_id: int) -> TableUpdate:
@@ -63,3 +89,25 @@ def set_branch(name: str, snapshot_id: int) -> TableUpdate:
 def set_tag(name: str, snapshot_id: int) -> TableUpdate:
     """Return the update that creates or moves a tag."""
     return SetSnapshotRefUpdate(ref_name=name, type=SnapshotRefType.TAG, snapshot_id=snapshot_id, **NO_EXPIRY)
+
+
+def change_properties(
+    table: Table, changed: dict[str, str]
+) -> tuple[tuple[ValidatableTableRequirement, ...], tuple[TableUpdate, ...]]:
+    """Return the requirements and updates of a commit that changes properties, unless another has changed them since.
+
+    Iceberg has no requirement for properties, but one for the schema. So each such commit adds a schema, which differs
+    from the one before in the comment of a column.
+    """
+    current = table.schema()
+    number = 1 + max(table.metadata.schemas, key=lambda schema: schema.schema_id).schema_id
+    comment = {"doc": f"places in hashkiln.vocabulary; revision {number} of the properties"}
+    fields = [field.model_copy(update=comment) if field.name == "labels" else field for field in current.fields]
+    return (
+        (AssertCurrentSchemaId(current_schema_id=current.schema_id),),
+        (
+            SetPropertiesUpdate(updates=changed),
+            AddSchemaUpdate(schema=Schema(*fields, schema_id=number)),
+            SetCurrentSchemaUpdate(schema_id=-1),
+        ),
+    )

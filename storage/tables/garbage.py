@@ -15,14 +15,14 @@ from typing import NamedTuple
 from pyiceberg.serializers import FromInputFile
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.snapshots import Snapshot
-from pyiceberg.table.update import RemoveSnapshotRefUpdate, RemoveSnapshotsUpdate, TableUpdate
+from pyiceberg.table.update import AssertRefSnapshotId, RemoveSnapshotRefUpdate, RemoveSnapshotsUpdate
 
 from .. import warehouse
 from ..files import filesystem
 from ..files.filesystem import StoredFile, Upload
 from . import log
 from .commits import commit, retry_commit
-from .iceberg import PREFIX, AssertRefs
+from .iceberg import PREFIX
 from .parts import quarantine_url
 from .table import CodeTable
 
@@ -128,20 +128,28 @@ def referenced_digests(table: CodeTable, grace: float, clock: Callable[[], float
 def _drop_versions(
     table: CodeTable, grace: float, keep: int | None, dry_run: bool, clock: Callable[[], float]
 ) -> Garbage:
-    """Remove the names of expired versions, and the snapshots that no name needs, in one commit."""
+    """Remove the names of expired versions in one commit, and in another the snapshots that no name needs then.
 
-    def attempt() -> Garbage:
-        versions = _expired(table, grace, keep, clock())
-        refs = table.iceberg.refs()
-        needed = set(_needed_snapshots(table, refs.keys() - versions.keys()))
+    Nobody can need one of these snapshots in the meantime: commits name only snapshots that have a name already.
+    """
+
+    def drop_names() -> dict[str, str]:
+        versions, refs = _expired(table, grace, keep, clock()), table.iceberg.refs()
+        if versions and not dry_run:
+            unchanged = [AssertRefSnapshotId(ref=n, snapshot_id=refs[n].snapshot_id) for n in ("main", *versions)]
+            commit(table.iceberg, tuple(unchanged), tuple(RemoveSnapshotRefUpdate(ref_name=n) for n in versions))
+        return versions
+
+    def drop_snapshots() -> tuple[int, ...]:
+        names = table.iceberg.refs().keys() - (versions.keys() if dry_run else ())
+        needed = set(_needed_snapshots(table, names))
         unneeded = tuple(s.snapshot_id for s in table.iceberg.metadata.snapshots if s.snapshot_id not in needed)
-        if (versions or unneeded) and not dry_run:
-            unchanged = AssertRefs(refs={name: ref.snapshot_id for name, ref in refs.items()})
-            updates: list[TableUpdate] = [RemoveSnapshotRefUpdate(ref_name=name) for name in versions]
-            commit(table.iceberg, (unchanged,), (*updates, RemoveSnapshotsUpdate(snapshot_ids=list(unneeded))))
-        return Garbage(versions, unneeded, (), ())
+        if unneeded and not dry_run:
+            commit(table.iceberg, (), (RemoveSnapshotsUpdate(snapshot_ids=list(unneeded)),))
+        return unneeded
 
-    return retry_commit(table.iceberg, attempt)
+    versions = retry_commit(table.iceberg, drop_names)
+    return Garbage(versions, retry_commit(table.iceberg, drop_snapshots), (), ())
 
 
 def _expired(table: CodeTable, grace: float, keep: int | None, now: float) -> dict[str, str]:

@@ -7,17 +7,17 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-from pyiceberg.catalog import Catalog
+from pyiceberg.catalog import Catalog, load_catalog
+from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.conversions import from_bytes, to_bytes
-from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
-from pyiceberg.table.metadata import TableMetadata
-from pyiceberg.table.update import ValidatableTableRequirement
 from pyiceberg.transforms import IdentityTransform
 from pyiceberg.typedef import Record
 from pyiceberg.types import FixedType, IntegerType, ListType, LongType, NestedField, StringType
+from pyiceberg.utils.config import Config
+from sqlalchemy.engine import make_url
 
 from hashing.bits import n_bytes
 
@@ -28,80 +28,80 @@ NAMESPACE = "codes"
 PREFIX = "hashkiln."
 LOST_RACE = re.compile("already exists|UNIQUE constraint|locked")  # errors of a catalog that others create as well
 LONG = LongType()
-FORMAT = 1  # version of the table format; increase it with every change that an older program would misread
+FORMAT = 2  # version of the table format; increase it with every change that an older program would misread
 
 
-class AssertProperty(ValidatableTableRequirement):
-    """Require that a table property is unchanged. Iceberg has no such requirement."""
+def connect(catalog: str, warehouse: str) -> Catalog:
+    """Return an Iceberg catalog, with the namespace of the code tables, which is created if it is missing.
 
-    type: str = "hashkiln-assert-property"
-    key: str
-    value: str | None
-
-    def validate(self, base_metadata: TableMetadata | None) -> None:  # type: ignore[override]  # signature of pyiceberg
-        current = base_metadata.properties.get(self.key) if base_metadata else None
-        if current != self.value:
-            raise CommitFailedException(f"expected {self.key} = {self.value}, found {current}")
-
-
-class AssertRefs(ValidatableTableRequirement):
-    """Require that the table has exactly these branches and tags, at these snapshots."""
-
-    type: str = "hashkiln-assert-refs"
-    refs: dict[str, int]
-
-    def validate(self, base_metadata: TableMetadata | None) -> None:  # type: ignore[override]  # signature of pyiceberg
-        current = {name: ref.snapshot_id for name, ref in base_metadata.refs.items()} if base_metadata else {}
-        if current != self.refs:
-            raise CommitFailedException(f"expected branches and tags {self.refs}, found {current}")
-
-
-def connect(catalog_url: str, warehouse: str) -> Catalog:
-    """Return the Iceberg catalog at an SQLAlchemy URL, created if it is missing.
+    Parameters
+    ----------
+    catalog
+        SQLAlchemy URL of a database, created if it is an SQLite file that is missing; http(s):// URL of a REST catalog;
+        glue://; or the name of a catalog in the configuration of pyiceberg. Properties of a URL's catalog, such as its
+        credentials, are read from that configuration under the name hashkiln.
+    warehouse
+        Folder of the tables, unless the configuration names one or a REST catalog chooses it.
 
     Raises
     ------
+    LookupError
+        If the configuration has no catalog of that name.
     ConnectionError
-        If the database cannot be reached or refuses the connection.
+        If the catalog cannot be reached, refuses the connection, or needs a package that is not installed.
     """
-    from pyiceberg.catalog.sql import SqlCatalog
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import DBAPIError
-
-    if file := _file(catalog_url):
+    name, properties = _properties(catalog, warehouse)
+    if file := _file(properties.get("uri", "")):
         file.parent.mkdir(parents=True, exist_ok=True)
 
     def attempt() -> Catalog:
-        pool = {"pool_pre_ping": "true"}  # hours can pass between two commits, and the server can close connections
-        catalog = SqlCatalog("hashkiln", uri=catalog_url, warehouse=warehouse, **pool, **s3.catalog_properties())
-        weakref.finalize(catalog, catalog.engine.dispose)  # Python 3.13 warns about open SQLite connections
-        catalog.create_namespace_if_not_exists(NAMESPACE)
-        return catalog
+        opened = load_catalog(name, **properties)
+        if isinstance(opened, SqlCatalog):
+            weakref.finalize(opened, opened.engine.dispose)  # Python 3.13 warns about open SQLite connections
+        if not opened.namespace_exists(NAMESPACE):  # a reader may not be allowed to create one
+            opened.create_namespace_if_not_exists(NAMESPACE)
+        return opened
 
     retries = 3  # one for each part of a new catalog that another process can create at the same time
     while True:
         try:
             return attempt()
-        except DBAPIError as error:
-            reason = " ".join(str(error.orig).split())
+        except Exception as error:  # of any of the libraries of databases, HTTP and clouds
+            reason = " ".join(str(getattr(error, "orig", error)).split())
             if not (retries and LOST_RACE.search(reason)):
-                place = make_url(catalog_url).render_as_string()  # hides the password
+                place = make_url(catalog).render_as_string() if "://" in catalog else name  # hides the password
                 raise ConnectionError(f"cannot connect to the Iceberg catalog at {place}: {reason}") from error
             retries -= 1
 
 
-def catalog_exists(catalog_url: str) -> bool:
+def catalog_exists(catalog: str) -> bool:
     """Return whether the catalog exists. True for a server; `connect` creates an embedded one."""
-    file = _file(catalog_url)
+    file = _file(_properties(catalog, "")[1].get("uri", ""))
     return file is None or file.exists()
 
 
-def _file(catalog_url: str) -> Path | None:
-    """Return the file of an SQLite catalog, None for any other."""
-    from sqlalchemy.engine import make_url
+def _properties(catalog: str, warehouse: str) -> tuple[str, dict[str, str]]:
+    """The name and the properties by which pyiceberg loads a catalog."""
+    config = Config()  # of the environment now; pyiceberg keeps the one at its import
+    name = "hashkiln" if "://" in catalog else catalog
+    configured = config.get_catalog_config(name)
+    if configured is None and name == catalog:
+        known = ", ".join(config.get_known_catalogs()) or "none"
+        raise LookupError(f"HASHKILN_CATALOG: the configuration of pyiceberg has no catalog {name!r}; it has: {known}")
+    properties = {key: str(value) for key, value in (configured or {}).items()}
+    if name != catalog:
+        kinds = {"http": "rest", "https": "rest", "glue": "glue"}
+        properties |= {"type": kinds.get(catalog.partition("://")[0], "sql"), "uri": catalog}
+    if properties.get("type") != "rest" and not properties.get("uri", "").startswith("http"):
+        properties.setdefault("warehouse", warehouse)
+    pool = {"pool_pre_ping": "true"}  # hours can pass between two commits, and a database can close connections
+    return name, {**pool, **s3.catalog_properties(), **properties}
 
-    url = make_url(catalog_url)
-    return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
+
+def _file(uri: str) -> Path | None:
+    """Return the file of an SQLite catalog, None for any other."""
+    url = make_url(uri) if uri.startswith("sqlite") else None
+    return Path(url.database) if url and url.database else None
 
 
 def table_layout(n_bits: int) -> tuple[Schema, PartitionSpec, dict[str, str]]:

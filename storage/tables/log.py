@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from pyiceberg.table.update import AssertRefSnapshotId, SetPropertiesUpdate
+from pyiceberg.table.update import AssertRefSnapshotId
 
 from . import commits
-from .commits import PublishConflict, commit, retry_commit
-from .iceberg import PREFIX, AssertProperty
+from .commits import PublishConflict, change_properties, commit, retry_commit
+from .iceberg import PREFIX
 from .table import CodeTable, Version
 
 ROLLBACKS, PURGES = PREFIX + "rollbacks", PREFIX + "purges"
@@ -47,12 +47,12 @@ def roll_back(table: CodeTable, to: str, seen: int, by: str) -> Version:
         if due := purge_deadlines(table).get(to):
             raise ValueError(f"cannot roll back to {to}: it holds deleted rows, and is removed by {utc_timestamp(due)}")
         entry = {"at": utc_timestamp(), "by": by, "from": now.name, "to": to}
-        unchanged, logged = _append_entry(table, ROLLBACKS, entry)
+        unchanged, logged = change_properties(table.iceberg, _appended(table, ROLLBACKS, entry))
         guards = (
             AssertRefSnapshotId(ref="main", snapshot_id=seen),
             AssertRefSnapshotId(ref=to, snapshot_id=target.snapshot_id),
         )
-        commit(table.iceberg, (*guards, unchanged), (commits.set_branch("main", target.snapshot_id), logged))
+        commit(table.iceberg, (*guards, *unchanged), (commits.set_branch("main", target.snapshot_id), *logged))
 
     retry_commit(table.iceberg, attempt)
     return table.version()
@@ -80,8 +80,7 @@ def schedule_purge(table: CodeTable, versions: Sequence[str], due_ms: int, rows:
         deadlines = purge_deadlines(table)
         if new := [name for name in versions if deadlines.get(name, due_ms + 1) > due_ms]:
             entry = {"at": utc_timestamp(), "by": by, "due_ms": due_ms, "rows": rows, "versions": new}
-            unchanged, logged = _append_entry(table, PURGES, entry)
-            commit(table.iceberg, (unchanged,), (logged,))
+            commit(table.iceberg, *change_properties(table.iceberg, _appended(table, PURGES, entry)))
 
     retry_commit(table.iceberg, attempt)
 
@@ -105,8 +104,6 @@ def utc_timestamp(ms: float | None = None) -> str:
     return when.isoformat(timespec="seconds")
 
 
-def _append_entry(table: CodeTable, key: str, entry: Mapping[str, Any]) -> tuple[AssertProperty, SetPropertiesUpdate]:
-    """Return the requirement and the update that append an entry to the JSON list in a table property."""
-    content = table.iceberg.properties.get(key)
-    appended = json.dumps([*json.loads(content or "[]"), entry])
-    return AssertProperty(key=key, value=content), SetPropertiesUpdate(updates={key: appended})
+def _appended(table: CodeTable, key: str, entry: Mapping[str, Any]) -> dict[str, str]:
+    """Return the table property that holds a JSON list, with an entry appended."""
+    return {key: json.dumps([*json.loads(table.iceberg.properties.get(key) or "[]"), entry])}

@@ -13,11 +13,11 @@ from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, TableA
 from pyiceberg.manifest import ManifestFile
 from pyiceberg.table import CreateTableTransaction, Table
 from pyiceberg.table.snapshots import Snapshot
-from pyiceberg.table.update import AssertRefSnapshotId, RemoveSnapshotRefUpdate, SetPropertiesUpdate
+from pyiceberg.table.update import AssertRefSnapshotId, RemoveSnapshotRefUpdate
 from pyiceberg.utils.concurrent import ExecutorFactory
 
 from . import commits, iceberg
-from .commits import PublishConflict, commit, retry_commit
+from .commits import PublishConflict, change_properties, commit, retry_commit
 from .iceberg import FORMAT, NAMESPACE, PREFIX
 from .parts import CodeShard, Part
 
@@ -81,8 +81,13 @@ def unknown_table(name: str, existing: Sequence[str]) -> LookupError:
     return LookupError(f"unknown code table {name!r}; existing tables: {', '.join(existing) or 'none yet'}")
 
 
-def create_table(catalog: Catalog, name: str, n_bits: int) -> CodeTable:
+def create_table(catalog: Catalog, name: str, n_bits: int, location: str | None = None) -> CodeTable:
     """Return a code table by name, created with an empty version 0 if it is missing.
+
+    Parameters
+    ----------
+    location
+        Folder of a new table, by default chosen by the catalog.
 
     Raises
     ------
@@ -90,7 +95,7 @@ def create_table(catalog: Catalog, name: str, n_bits: int) -> CodeTable:
         If the table has codes of another length.
     """
     if name not in table_names(catalog):
-        new = _new_table(catalog, name, n_bits)
+        new = _new_table(catalog, name, n_bits, location)
         with suppress(TableAlreadyExistsError, CommitFailedException), new, new.update_snapshot().fast_append():
             pass  # create table and version 0 in one commit, so that a crash leaves both or neither
     table = load_table(catalog, name, n_bits)
@@ -103,9 +108,9 @@ def future_folder(catalog: Catalog, name: str, n_bits: int) -> str:
     return _new_table(catalog, name, n_bits).table_metadata.location.removeprefix("file://")
 
 
-def _new_table(catalog: Catalog, name: str, n_bits: int) -> CreateTableTransaction:
+def _new_table(catalog: Catalog, name: str, n_bits: int, location: str | None = None) -> CreateTableTransaction:
     layout, spec, properties = iceberg.table_layout(n_bits)
-    return catalog.create_table_transaction(f"{NAMESPACE}.{name}", layout, None, spec, properties=properties)
+    return catalog.create_table_transaction(f"{NAMESPACE}.{name}", layout, location, spec, properties=properties)
 
 
 class CodeTable:
@@ -163,8 +168,7 @@ class CodeTable:
             if self.format < FORMAT:
                 key, current = PREFIX + "format", self.iceberg.properties
                 missing = {name: value for name, value in properties.items() if name == key or name not in current}
-                unchanged = iceberg.AssertProperty(key=key, value=current.get(key))
-                commit(self.iceberg, (unchanged,), (SetPropertiesUpdate(updates=missing),))
+                commit(self.iceberg, *change_properties(self.iceberg, missing))
 
         retry_commit(self.iceberg, attempt)
 
@@ -175,8 +179,7 @@ class CodeTable:
             existing = set(self.vocabulary)
             if new := [label for label in labels if label not in existing]:
                 content = json.dumps([*self.vocabulary, *new])
-                unchanged = iceberg.AssertProperty(key=VOCABULARY, value=self.iceberg.properties.get(VOCABULARY))
-                commit(self.iceberg, (unchanged,), (SetPropertiesUpdate(updates={VOCABULARY: content}),))
+                commit(self.iceberg, *change_properties(self.iceberg, {VOCABULARY: content}))
 
         retry_commit(self.iceberg, attempt)
         return self.vocabulary
@@ -252,12 +255,18 @@ class CodeTable:
     # --- write, audit, publish -------------------------------------------------------------------------------------
 
     def stage(self, branch: str, start: int) -> None:
-        """Create a branch at a snapshot, or adopt the one that an earlier run left."""
+        """Create a branch at a snapshot, or adopt the one that an earlier run left.
+
+        Raises
+        ------
+        PublishConflict
+            If no version has the snapshot any more.
+        """
 
         def attempt() -> None:
             if not self.has_ref(branch):
                 absent = AssertRefSnapshotId(ref=branch, snapshot_id=None)
-                commit(self.iceberg, (absent,), (commits.set_branch(branch, start),))
+                commit(self.iceberg, (absent, self._named(start)), (commits.set_branch(branch, start),))
 
         retry_commit(self.iceberg, attempt)
 
@@ -316,9 +325,10 @@ class CodeTable:
                     "another run published or rolled back; run again"
                 )
             tag = f"v{1 + max([0, *(version.number for version in self.versions())])}"
+            main, absent = (AssertRefSnapshotId(ref=ref, snapshot_id=at) for ref, at in (("main", base), (tag, None)))
             commit(
                 self.iceberg,
-                (AssertRefSnapshotId(ref="main", snapshot_id=base), AssertRefSnapshotId(ref=tag, snapshot_id=None)),
+                (main, absent, self._named(staged.snapshot_id, staged.name)),
                 (
                     commits.set_branch("main", staged.snapshot_id),
                     commits.set_tag(tag, staged.snapshot_id),
@@ -333,8 +343,26 @@ class CodeTable:
         """Tag a staged snapshot rejected-<run>, which readers ignore, and drop its branch. Return the version."""
         tag = staged.name.replace("staged-", "rejected-")
         remove = RemoveSnapshotRefUpdate(ref_name=staged.name)
-        retry_commit(self.iceberg, lambda: commit(self.iceberg, (), (commits.set_tag(tag, staged.snapshot_id), remove)))
+
+        def attempt() -> None:
+            same = self._named(staged.snapshot_id, staged.name)
+            commit(self.iceberg, (same,), (commits.set_tag(tag, staged.snapshot_id), remove))
+
+        retry_commit(self.iceberg, attempt)
         return self.version(tag)
+
+    def _named(self, snapshot_id: int, name: str = "") -> AssertRefSnapshotId:
+        """The requirement that a snapshot keeps a name that it has.
+
+        Every commit that names a snapshot requires this, so none can name one that `gc` removes at the same time.
+        """
+        names = [ref for ref, at in self.iceberg.refs().items() if at.snapshot_id == snapshot_id]
+        if not names or name not in ["", *names]:
+            raise PublishConflict(
+                f"{name or f'snapshot {snapshot_id}'} of table {self.name} is gone or has changed: another run came "
+                "first; run again"
+            )
+        return AssertRefSnapshotId(ref=name or names[0], snapshot_id=snapshot_id)
 
 
 def _version(name: str, snapshot: Snapshot) -> Version:

@@ -209,7 +209,11 @@ def test_only_the_file_of_a_catalog_is_a_path(catalog, stored, monkeypatch, tmp_
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("HASHKILN_CATALOG", "tables.db", "expected a URL such as sqlite:///catalog.db, found tables.db"),
+        (
+            "HASHKILN_CATALOG",
+            "tables.db",
+            "expected a URL such as sqlite:///catalog.db, https.* or the name .*, found tables.db",
+        ),
         ("HASHKILN_WAREHOUSE", "~no-such-user/wh", "cannot expand ~ in ~no-such-user/wh"),
     ],
 )

@@ -106,7 +106,7 @@ VARIABLES = {  # name, value, and what the line says
     "HASHKILN_CPUS": ("abc", "HASHKILN_CPUS: Input should be a valid integer, unable to parse string as an integer"),
     "HASHKILN_COMMIT_SECONDS": ("-1", "Input should be greater than or equal to 0, found '-1'"),
     "HASHKILN_EXECUTOR": ("dask", "HASHKILN_EXECUTOR: Input should be 'ray' or 'inprocess', found 'dask'"),
-    "HASHKILN_CATALOG": ("c.db", "HASHKILN_CATALOG: expected a URL such as sqlite:///catalog.db, found c.db"),
+    "HASHKILN_CATALOG": ("c.db", "HASHKILN_CATALOG: expected a URL such as sqlite:///catalog.db, https://host/catalog"),
     "HASHKILN_HOME": ("~nobody-here/x", "HASHKILN_HOME: cannot expand ~ in ~nobody-here/x"),
     "HASHKILN_TRAINERS": ("2", "HASHKILN_TRAINERS=2 needs HASHKILN_EXECUTOR=ray"),
 }

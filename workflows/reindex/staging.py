@@ -123,10 +123,11 @@ def _opened(context: Context, model: Model) -> Opened:
     vocabulary = vocabulary_of(context.dataset, known, context.executor)
     shards = [replace(shard, vocabulary=vocabulary) for shard in context.dataset.shards("base")]
     encoding = time.monotonic()
-    encoded = [] if known else list(_encoded(context, model, shards[:1], future_folder(catalog, name, n_bits)))
+    folder = None if known else future_folder(catalog, name, n_bits)
+    encoded = list(_encoded(context, model, shards[:1], folder)) if folder else []
     first = {part.shard: part for part, _ in encoded}
     seconds = time.monotonic() - encoding
-    table = create_table(catalog, name, n_bits)
+    table = create_table(catalog, name, n_bits, folder)
     if vocabulary and table.add_labels(vocabulary)[: len(vocabulary)] != vocabulary:
         first = {}  # another run has created the table meanwhile, with its labels in another order
     shards = [replace(shard, vocabulary=table.vocabulary) for shard in shards]

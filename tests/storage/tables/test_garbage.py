@@ -66,6 +66,7 @@ def there(table):
     return {file.url for file in filesystem.inventory(table.iceberg.location())}
 
 
+@pytest.mark.parametrize("catalog", ["local", "s3", "postgresql"], indirect=True)  # a table bucket has no other folders
 def test_exactly_the_files_that_versions_need_are_left(catalog, table):
     publish(table, part(table, "a"), part(table, "b"))
     publish(table, part(table, "b", 1), part(table, "c"))
@@ -215,6 +216,35 @@ def test_a_file_written_again_since_the_inventory_stays(table):
     assert filesystem.exists(listed.url)
     assert garbage.remove_if_older(listed, time.time() + DAY)
     assert not garbage.remove_if_older(listed, time.time() + DAY)
+
+
+def test_concurrent_collectors_drop_a_version_once(catalog, table):
+    for i in range(4):
+        publish(table, part(table, "a", i))
+    barrier = threading.Barrier(3)
+
+    def collect(_):
+        mine = load_table(catalog, "t")
+        barrier.wait()
+        return garbage.collect(mine, 3600, keep=1).versions
+
+    with ThreadPoolExecutor(3) as pool:
+        dropped = [name for found in pool.map(collect, range(3)) for name in found]
+    assert sorted(dropped) == ["v1", "v2", "v3"]
+    assert [version.name for version in table.refresh().versions()] == ["v4"]
+    assert len(table.iceberg.metadata.snapshots) == 1
+
+
+def test_a_branch_begun_while_its_start_is_collected_is_kept_or_refused(catalog, table):
+    """Never left without its snapshot, at whichever of the two commits of a collection it begins."""
+    publish(table, part(table, "a"))
+    publish(table, part(table, "a", 1))
+    start = table.version("v1").snapshot_id
+    late = load_table(catalog, "t")
+    garbage.collect(table, 3600, keep=1)
+    with pytest.raises(PublishConflict, match=f"snapshot {start} of table t is gone or has changed"):
+        late.stage("staged-late", start)
+    assert not late.has_ref("staged-late")
 
 
 def test_concurrent_writers_and_collectors_lose_nothing(catalog, table):

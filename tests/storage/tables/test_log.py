@@ -94,9 +94,9 @@ def test_of_concurrent_publishes_and_rollbacks_exactly_one_wins(catalog, table, 
 
 @pytest.mark.parametrize("catalog", ["local"], indirect=True)
 def test_a_table_of_a_newer_format_is_refused(catalog, table):
-    newer = SetPropertiesUpdate(updates={"hashkiln.format": "2"})
+    newer = SetPropertiesUpdate(updates={"hashkiln.format": "3"})
     commits.commit(table.iceberg, (), (newer,))
-    with pytest.raises(ValueError, match=r"table t has format 2, newer than 1: upgrade hashkiln"):
+    with pytest.raises(ValueError, match=r"table t has format 3, newer than 2: upgrade hashkiln"):
         load_table(catalog, "t")
 
 
@@ -109,7 +109,7 @@ def test_an_older_format_is_read_unchanged_and_upgraded_in_one_commit_on_write(c
     with ThreadPoolExecutor(3) as pool:
         written = list(pool.map(lambda _: create_table(catalog, "t", 16), range(3)))
     upgraded = written[0].refresh()
-    assert (upgraded.format, seen(upgraded)) == (1, ["2"])
+    assert (upgraded.format, seen(upgraded)) == (2, ["2"])
     assert upgraded.iceberg.properties["hashkiln.columns"].startswith("id: row of the dataset")
     assert len(upgraded.iceberg.metadata.metadata_log) == commits_before + 1
     assert json.loads(upgraded.iceberg.properties.get("hashkiln.vocabulary", "[]")) == []

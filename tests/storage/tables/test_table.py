@@ -322,12 +322,13 @@ def test_table_names_are_plain(name):
 def test_the_table_records_its_format(catalog, parts):
     published(catalog, parts)
     properties = catalog.load_table("codes.t").properties
-    assert properties["hashkiln.format"] == "1"
+    assert properties["hashkiln.format"] == "2"
     assert properties["hashkiln.n_bits"] == "16"
     assert "little" in properties["hashkiln.bit_order"]
     assert pq.read_schema(parts[0].url).names == ["id", "code"] if "://" not in parts[0].url else True
 
 
+@pytest.mark.parametrize("catalog_url", ["sqlite", "postgresql"], indirect=True)
 def test_a_catalog_that_is_no_longer_used_closes_its_connections(catalog_url, tmp_path):
     closed = []
     catalog = iceberg.connect(catalog_url, str(tmp_path))

@@ -1,6 +1,7 @@
-"""A catalog on PostgreSQL, shared by several machines. `catalog_url` runs the tests of tables on it too."""
+"""Catalogs on servers, shared by several machines. `catalog_url` runs the tests of tables on them too."""
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -27,8 +28,9 @@ WRITER = """
 """
 
 
-def test_writers_of_several_processes_lose_nothing(postgresql, tmp_path):
-    url, command = postgresql(), [sys.executable, "-c", textwrap.dedent(WRITER)]
+@pytest.mark.parametrize("catalog_url", ["postgresql", "rest"], indirect=True)
+def test_writers_of_several_processes_lose_nothing(catalog_url, tmp_path):
+    url, command = catalog_url, [sys.executable, "-c", textwrap.dedent(WRITER)]
     arguments = {name: [*command, name, url, str(tmp_path)] for name in "ab"}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     writers = [subprocess.Popen(arguments[name], **pipes) for name in arguments]
@@ -58,12 +60,15 @@ def test_the_server_can_close_connections_between_two_commits(postgresql, tmp_pa
     [
         ("postgresql+psycopg2:///nothing?host={host}&user=tests", 'database "nothing" does not exist'),
         ("postgresql+psycopg2://tests:secret@127.0.0.1:1/x", "Connection refused"),
+        ("postgres://tests:secret@127.0.0.1:1/x", "Can't load plugin: sqlalchemy.dialects:postgres"),
+        ("http://tests:secret@127.0.0.1:1/x", "Connection refused"),
+        ("glue://", r"pip install 'pyiceberg\[glue\]'"),
     ],
 )
 def test_an_unreachable_catalog_is_reported_in_one_line(postgresql, tmp_path, url, reason):
     host = make_url(postgresql()).query["host"]
     with pytest.raises(
-        ConnectionError, match=f"^cannot connect to the Iceberg catalog at postgresql.*: .*{reason}"
+        ConnectionError, match=f"^cannot connect to the Iceberg catalog at {url[:4]}.*: .*{reason}"
     ) as line:
         iceberg.connect(url.format(host=host), str(tmp_path))
     assert "\n" not in str(line.value)
@@ -77,3 +82,31 @@ def test_the_environment_chooses_the_catalog(postgresql, tmp_path, monkeypatch):
     create_table(iceberg.connect(settings.catalog_url, settings.warehouse_url), "t", 16)
     assert table_names(iceberg.connect(settings.catalog_url, settings.warehouse_url)) == ["t"]
     assert not (tmp_path / "catalog.db").exists()
+
+
+def test_a_rest_catalog_that_refuses_the_credential_is_reported_in_one_line(rest, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYICEBERG_CATALOG__HASHKILN__CREDENTIAL", "hashkiln:secret")
+    with pytest.raises(
+        ConnectionError, match=f"^cannot connect to the Iceberg catalog at {rest}: .*[Ii]nvalid"
+    ) as line:
+        iceberg.connect(rest, str(tmp_path))
+    assert "\n" not in str(line.value)
+    assert "secret" not in str(line.value)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "rest"])
+def test_a_catalog_is_found_by_its_name_in_the_configuration_of_pyiceberg(kind, request, tmp_path, monkeypatch):
+    url = f"sqlite:///{tmp_path}/new/lake.db" if kind == "sqlite" else request.getfixturevalue(kind)
+    monkeypatch.setenv("PYICEBERG_HOME", str(tmp_path))
+    (tmp_path / ".pyiceberg.yaml").write_text(f"catalog:\n  my-lake:\n    uri: {url}\n")
+    for name in ("WAREHOUSE", "CREDENTIAL", "OAUTH2_SERVER_URI") if kind == "rest" else ():
+        monkeypatch.setenv(f"PYICEBERG_CATALOG__MY_LAKE__{name}", os.environ[f"PYICEBERG_CATALOG__HASHKILN__{name}"])
+    monkeypatch.setenv("HASHKILN_CATALOG", "my-lake")
+    monkeypatch.setenv("HASHKILN_HOME", str(tmp_path))
+    settings = Settings()
+    assert iceberg.catalog_exists(settings.catalog_url) == (kind == "rest")
+    table = create_table(iceberg.connect(settings.catalog_url, settings.warehouse_url), "t", 16)
+    assert table_names(iceberg.connect(settings.catalog_url, settings.warehouse_url)) == ["t"]
+    assert table.folder.startswith(f"{tmp_path}/warehouse" if kind == "sqlite" else "s3://tables-")
+    with pytest.raises(LookupError, match=r"HASHKILN_CATALOG: .* has no catalog 'lake'; it has: my-lake"):
+        iceberg.catalog_exists("lake")
