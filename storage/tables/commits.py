@@ -24,8 +24,8 @@ from pyiceberg.table.update import (
     SetCurrentSchemaUpdate,
     SetPropertiesUpdate,
     SetSnapshotRefUpdate,
+    TableRequirement,
     TableUpdate,
-    ValidatableTableRequirement,
 )
 
 ATTEMPTS = 8
@@ -37,9 +37,7 @@ class PublishConflict(RuntimeError):
     """Main is no longer the expected snapshot: another run has published or rolled back."""
 
 
-def commit(
-    table: Table, requirements: tuple[ValidatableTableRequirement, ...], updates: tuple[TableUpdate, ...]
-) -> None:
+def commit(table: Table, requirements: tuple[TableRequirement, ...], updates: tuple[TableUpdate, ...]) -> None:
     """Apply updates in one catalog commit, and refresh the table.
 
     Raises
@@ -74,8 +72,8 @@ def retry_commit(table: Table, attempt: Callable[[], T]) -> T:
                 raise
         except CommitStateUnknownException as error:
             raise ConnectionError(
-                f"the catalog failed in a commit to table {name}, which may have happened: see `hashkiln history {name}` "
-                f"and run again ({' '.join(str(error).split())})"
+                f"the catalog failed in a commit to table {name} that may have happened: see `hashkiln history {name}`"
+                f" and run again ({' '.join(str(error).split())})"
             ) from error
         time.sleep(random.uniform(0, 0.05 * 2**number))  # noqa: S311  (jitter)
     raise PublishConflict(f"cannot commit to table {name}: other writers came first {ATTEMPTS} times")
@@ -93,7 +91,7 @@ def set_tag(name: str, snapshot_id: int) -> TableUpdate:
 
 def change_properties(
     table: Table, changed: dict[str, str]
-) -> tuple[tuple[ValidatableTableRequirement, ...], tuple[TableUpdate, ...]]:
+) -> tuple[tuple[TableRequirement, ...], tuple[TableUpdate, ...]]:
     """Return the requirements and updates of a commit that changes properties, unless another has changed them since.
 
     Iceberg has no requirement for properties, but one for the schema. So each such commit adds a schema, which differs
@@ -107,7 +105,7 @@ def change_properties(
         (AssertCurrentSchemaId(current_schema_id=current.schema_id),),
         (
             SetPropertiesUpdate(updates=changed),
-            AddSchemaUpdate(schema=Schema(*fields, schema_id=number)),
+            AddSchemaUpdate(schema=Schema(*fields, schema_id=number)),  # type: ignore[call-arg]  # alias of schema_
             SetCurrentSchemaUpdate(schema_id=-1),
         ),
     )

@@ -99,7 +99,10 @@ def test_reindex_finds_nothing_to_do(settings, table):
     outcome = found("reindex", "--dataset", "mine", *OPTIONS[table])
     assert (outcome["unchanged"], outcome["version"], outcome["rows"]) == (True, "v3", 60)
     assert reindex(settings, spec(table)) == "v3"
-    assert stamps("codes", "models") == before
+    after = stamps("codes", "models")
+    (upgraded,) = after.keys() - before.keys()  # one commit raises the format of the table
+    assert upgraded.endswith(".metadata.json")
+    assert after == before | {upgraded: after[upgraded]}
 
 
 @EACH
