@@ -5,7 +5,7 @@ A family is a frozen dataclass whose fields are arrays, numbers and strings; onl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .anchors import anchor_weights, rbf, squared_centre_distances
-from .functions import HashFunction, Precision, SignFunction, check_shape, part_names
+from .functions import HashFunction, Precision, SignFunction, check_finite, check_shape, part_names
 from .mapreduce import Array
 from .namespaces import namespace
 from .rounding import (
@@ -32,7 +32,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": lambda u: namespace(u).tanh(u),
     "linear": lambda u: u,
 }
-SMALLEST, LARGEST = 2.0**-100, 2.0**120  # of |x||w|: float32 products may underflow below, and overflow above
 
 MARGINS: dict[Precision, float] = {  # errors of a network on any machine, as multiples of those on this one
     "float32": 64,  # Winograd convolutions have up to 50 times the errors of sums
@@ -46,44 +45,49 @@ class LinearHash(SignFunction):
 
     weight: Array  # (d, n_bits)
     threshold: Array  # (n_bits,)
-    few_rows: ClassVar[int] = 128  # up to this number, `encode` first tries without a block
+    rows: ClassVar[int] = 1024  # per block in `blocks`
 
     @property
     def shape(self) -> tuple[int, int]:
         return self.weight.shape[0], self.weight.shape[1]
 
     def values(self, x: Array) -> Array:
-        u: Array = x @ self.weight
-        u -= self.threshold  # in place: memory that is new to the process takes longer than the subtraction
+        u: Array = x @ self.weight - self.threshold
         return u
 
     def rounding(self, x: Array) -> Array:
         return product_error(x, self.weight, self.threshold)
 
-    def encode(self, x: Array) -> Array:
-        """Return the same bits as `SignFunction.encode`; a few rows are not padded to a block.
+    def project(self, x: Array) -> Array:
+        """Return u (n, n_bits) float32, raising ValueError as `SignFunction.project` does.
 
-        In float32, a sum of d products differs from x'w by at most d 2^-24 / (1 - d 2^-24) |x||w|, in whatever order it
-        is computed (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1), and the sign of its
-        difference from t is exact. Bits further from the threshold than that are certain from sums in float64. If any
-        bit is not, all rows are computed in a block.
+        The order of summation is the same for every row (see hashing.product_kernels), so no block is padded.
         """
-        if len(x) > self.few_rows or x.shape[1:] != (self.dim,):
-            return super().encode(x)
-        with np.errstate(over="ignore", invalid="ignore"):
-            rows = x.astype(np.float32).astype(np.float64)
-            weight, norms = self._in_float64
-            u = rows @ weight - self.threshold
-            sizes = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None] * norms
-        rounding = 1.01 * gamma(self.dim + 4) * (sizes + SMALLEST)  # 1.01: the float64 sums round too
-        certain = (abs(u) > rounding) & (sizes < LARGEST)
-        return u >= 0 if certain.all() else super().encode(x)
+        return self._project(x, 0)
+
+    def blocks(self, x: Array) -> Iterator[Array]:
+        for start in range(0, len(x), self.rows):
+            yield self._project(x[start : start + self.rows], start)
+
+    def _project(self, x: Array, first_row: int) -> Array:
+        from .product_kernels import project
+
+        check_shape(x, self.dim)
+        with np.errstate(over="ignore", invalid="ignore"):  # overflow is reported below
+            x = np.ascontiguousarray(x, np.float32)
+        weight, threshold = self._packed
+        u = np.empty((len(x), len(threshold)), np.float32)
+        project(x.reshape(-1), self.dim, weight, threshold, u.reshape(-1))
+        u = u[:, : self.n_bits]
+        check_finite(u, x, first_row)
+        return u
 
     @cached_property
-    def _in_float64(self) -> tuple[Array, Array]:
-        """The weight (d, n_bits), and the norms (n_bits,) of its columns."""
-        weight = self.weight.astype(np.float64)
-        return weight, np.linalg.norm(weight, axis=0)
+    def _packed(self) -> tuple[Array, Array]:
+        from .product_kernels import packed
+
+        arrays: tuple[Array, Array] = packed(self.weight, self.threshold)
+        return arrays
 
 
 @dataclass(frozen=True, eq=False)
