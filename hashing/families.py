@@ -45,7 +45,6 @@ class LinearHash(SignFunction):
 
     weight: Array  # (d, n_bits)
     threshold: Array  # (n_bits,)
-    rows: ClassVar[int] = 1024  # per block in `blocks`
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -11,7 +11,8 @@ from hashing.functions import HashFunction, Precision
 
 from ..features.shard import FeatureShard
 from ..files import filesystem
-from .parts import SOURCE_DIGESTS, Part, code_array, encode_shard, read_part, repeated_ids, update_digest
+from .parts import Part, code_array, encode_shard, read_part, repeated_ids
+from .source_digest import SOURCE_DIGESTS, update_digest
 
 
 class SourceComparison(NamedTuple):

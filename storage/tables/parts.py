@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import mmh3
 import numpy as np
 
 from hashing import bits
@@ -21,15 +20,9 @@ from .. import warehouse as places
 from ..features import columns, keys
 from ..features.shard import FeatureShard
 from ..files import filesystem, parquet
+from .source_digest import NEWEST, SOURCE_DIGESTS, update_digest
 
 BATCH_ROWS = 2**16
-
-# The digest of the source rows that a part records, by the format of the part: SHA-256 took longer than the rest of the
-# encoding. It notices changes; nothing is identified by it.
-SOURCE_DIGESTS: dict[str, tuple[str, Callable[[], Any]]] = {
-    "1": ("source_sha256", hashlib.sha256),
-    "2": ("source_murmur3", mmh3.mmh3_x64_128),
-}
 
 DroppedRow = tuple[str, int, int, str]  # file, row, id, reason
 
@@ -75,7 +68,7 @@ class CommonRows:
             yield batch.take(np.isin(batch.ids, ids))
 
 
-def encode_shard(shard: FeatureShard, function: HashFunction, folder: str, format: str = "2") -> Part:
+def encode_shard(shard: FeatureShard, function: HashFunction, folder: str, format: str = NEWEST) -> Part:
     """Encode a source shard into a part below the folder of a table. `format` is a key of SOURCE_DIGESTS.
 
     Rows that the shard drops are written beside the part, see `quarantine_url`.
@@ -152,12 +145,6 @@ def _write_part(
     ids = table["id"].to_numpy()
     low, high = (int(ids.min()), int(ids.max())) if len(ids) else (0, -1)
     return Part(url, about["shard"], version, len(ids), len(data), low, high)
-
-
-def update_digest(content: Any, batch: Batch) -> None:
-    """Update a digest with the ids and data of a source shard's rows."""
-    content.update(np.ascontiguousarray(batch.ids).data)
-    content.update(np.ascontiguousarray(batch.x).data)
 
 
 def repeated_ids(ids: Array, url: str, keys_folder: str = "") -> str:

@@ -14,6 +14,7 @@ from storage.files.filesystem import join
 from storage.formats import FeatureRows
 from storage.tables import integrity
 from storage.tables.parts import CodeShard, _verified, encode_shard, read_part, without_rows
+from storage.tables.source_digest import SOURCE_DIGESTS
 from tests.conftest import blobs
 
 D, N_BITS = 8, 16
@@ -69,7 +70,7 @@ def test_a_part_without_some_rows_has_the_codes_of_the_others(part):
     assert integrity.check_part(none[0], N_BITS) == []
 
 
-@pytest.mark.parametrize("format", ["1", "2"])
+@pytest.mark.parametrize("format", SOURCE_DIGESTS)
 def test_a_lost_part_of_any_format_is_restored_and_compared(folder, format):
     batch = blobs(300, D)
     dataset.write_split(join(folder, "base"), [FeatureRows(batch.ids, batch.x, None)])

@@ -91,7 +91,7 @@ def test_the_bit_column_is_stored_uncompressed(tmp_path):
     assert column.statistics is None
     assert column.total_compressed_size < 5000 * 4 + 100
     assert file.metadata.row_group(0).column(0).statistics.min == 0
-    assert set(file.schema_arrow.metadata) >= {b"hashkiln.source_murmur3"}
+    assert set(file.schema_arrow.metadata) >= {b"hashkiln.source_lanes"}
 
 
 def test_the_memory_to_encode_does_not_grow_with_the_row_group(tmp_path, monkeypatch):
