@@ -85,8 +85,7 @@ class LinearHash(SignFunction):
     def _packed(self) -> tuple[Array, Array]:
         from .product_kernels import packed
 
-        arrays: tuple[Array, Array] = packed(self.weight, self.threshold)
-        return arrays
+        return packed(self.weight, self.threshold)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,8 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .mapreduce import Array
+
 LANES = 16  # float32 values in a vector of the generated code, which LLVM splits where registers are shorter
 ROWS = 6  # of a tile
 WIDE = (
@@ -132,7 +134,7 @@ def project(x, dim, weight, threshold, u):
             column += columns
 
 
-def packed(weight, threshold):
+def packed(weight: Array, threshold: Array) -> tuple[Array, Array]:
     """Return a weight (d, k) and thresholds (k,) in the order in which `project` reads them, filled up with zeros.
 
     The columns are cut into groups of WIDE, as long as there are that many, and then of LANES; a group is contiguous.
