@@ -46,12 +46,13 @@ class _Scatter:
         return 0, 0.0, 0.0
 
     def update(self, state: _Scattered, batch: Vectors) -> _Scattered:
-        if not len(batch.x):
-            return state
-        x = batch.x.astype(np.float64)
-        mean = x.mean(0)
-        x -= mean
-        return self.merge(state, (len(x), mean, x.T @ x))
+        rows = max(1024, 8 * batch.x.shape[1])  # fit the cache, and take longer than adding their (d, d) products
+        for start in range(0, len(batch.x), rows):
+            x = batch.x[start : start + rows].astype(np.float64)
+            mean = x.mean(0)
+            x -= mean
+            state = self.merge(state, (len(x), mean, x.T @ x))
+        return state
 
     def merge(self, left: _Scattered, right: _Scattered) -> _Scattered:
         if not left[0] or not right[0]:

@@ -13,7 +13,7 @@ from hashing.mapreduce import Array
 
 from . import filesystem
 
-LOCAL_WINDOW, REMOTE_WINDOW = 2**22, 2**25  # bytes of vectors to read at a time
+LOCAL_WINDOW, REMOTE_WINDOW = 2**20, 2**25  # bytes of vectors to read at a time
 
 
 def open_parquet(url: str, columns: Sequence[str] = ()) -> Any:

@@ -232,10 +232,14 @@ class VectorReader:
         """Return some bytes of the file, valid until the next call. Reads ahead, but not beyond `end`."""
         if not self._start <= start <= stop <= self._start + self._read:
             n = min(max(self._size, stop - start), end - start)
+            held = (
+                self._buffer[: self._read][max(0, start - self._start) :] if start >= self._start else self._buffer[:0]
+            )
             if len(self._buffer) < n:
                 self._buffer = np.empty(n, np.uint8)
-            self._file.seek(start)
-            self._start, self._read = start, self._file.readinto(self._buffer[:n])
+            self._buffer[: len(held)] = held  # no byte is read twice
+            self._file.seek(start + len(held))
+            self._start, self._read = start, len(held) + self._file.readinto(self._buffer[len(held) : n])
             if self._read < stop - start:
                 raise Unsupported("the file ends in a page")
         return np.frombuffer(self._buffer.data.toreadonly()[start - self._start : stop - self._start], np.uint8)
@@ -400,6 +404,8 @@ def _value(data: memoryview, at: int, kind: int, depth: int) -> tuple[Any, int]:
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    if (value := data[at]) < 128:  # most are
+        return value, at + 1
     value = 0
     for shift in range(0, 70, 7):
         value |= (data[at] & 127) << shift
