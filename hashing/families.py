@@ -45,6 +45,7 @@ class LinearHash(SignFunction):
 
     weight: Array  # (d, n_bits)
     threshold: Array  # (n_bits,)
+    rows: ClassVar[int] = 1024
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -62,24 +63,28 @@ class LinearHash(SignFunction):
 
         The order of summation is the same for every row (see hashing.product_kernels), so no block is padded.
         """
-        return self._project(x, 0)
+        return self._project(x, np.empty((len(x), self._width), np.float32))
 
     def blocks(self, x: Array) -> Iterator[Array]:
+        memory = np.empty((min(len(x), self.rows), self._width), np.float32)
         for start in range(0, len(x), self.rows):
-            yield self._project(x[start : start + self.rows], start)
+            rows = x[start : start + self.rows]
+            yield self._project(rows, memory[: len(rows)], start)
 
-    def _project(self, x: Array, first_row: int) -> Array:
+    def _project(self, x: Array, u: Array, first_row: int = 0) -> Array:
+        """Return the projections of x in u (n, _width)."""
         from .product_kernels import project
 
         check_shape(x, self.dim)
         with np.errstate(over="ignore", invalid="ignore"):  # overflow is reported below
             x = np.ascontiguousarray(x, np.float32)
-        weight, threshold = self._packed
-        u = np.empty((len(x), len(threshold)), np.float32)
-        project(x.reshape(-1), self.dim, weight, threshold, u.reshape(-1))
-        u = u[:, : self.n_bits]
-        check_finite(u, x, first_row)
+        project(x.reshape(-1), self.dim, *self._packed, u.reshape(-1))
+        check_finite(u := u[:, : self.n_bits], x, first_row)
         return u
+
+    @property
+    def _width(self) -> int:
+        return len(self._packed[1])
 
     @cached_property
     def _packed(self) -> tuple[Array, Array]:

@@ -56,7 +56,7 @@ class HashFunction(Protocol):
         """Return u (n, n_bits) float32 for vectors x (n, d); the bits are its signs."""
 
     def blocks(self, x: Array) -> Iterator[Array]:
-        """Yield u for successive rows of x, in blocks that fit the cache."""
+        """Yield u for successive rows of x, in blocks that fit the cache. The next block may overwrite one."""
 
     def encode(self, x: Array) -> Array:
         """Return bits (n, n_bits) bool for vectors x (n, d); True means +1."""
