@@ -1,11 +1,19 @@
-"""How fast is encoding Parquet files: on one core, and on all?
+"""How fast is encoding Parquet files: on one core, with two workers, from S3, and on all cores?
 
     HASHKILN_DATA=… python benchmarks/encode.py [--dataset photosift] [--bits 64] [--repeats 3]
+        [--only one-core|memory|workers|s3|all-cores] [--url s3://bucket/folder]
 
 **One core.** Random float32 vectors in a Parquet file with pyarrow's default options. Time is that of the process,
 which runs on one core, and the file is in memory. Reading is compared with pyarrow, encoding a file into a part with
 Faiss encoding vectors in memory. No encoder that reads a file can be faster than its matrix product and the reading of
 the file one after the other: that is the limit.
+
+**Memory.** The peak memory of a process that encodes a file of one row group, whatever the size of the file.
+
+**Workers.** Ray tasks that encode Parquet files, two at a time; the peer is one at a time.
+
+**S3.** One process encodes files in the folder at `--url`, which the environment gives access to; the peer is encoding
+the same files from the local disk, and the limit is reading their bytes from S3 without decoding them.
 
 **All cores.** Two programs read the same shards and write the same codes to Parquet; wall-clock time. The minimal
 script checks nothing, hashes nothing and does not sync files; pyarrow and BLAS use all cores. Hashkiln checks every
@@ -14,6 +22,7 @@ The limit is reading the vectors.
 """
 
 import argparse
+import multiprocessing
 import os
 import tempfile
 import time
@@ -28,12 +37,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hashing.families import LinearHash
-from hashing.mapreduce import one_blas_thread
+from hashing.mapreduce import Batch, Resources, one_blas_thread
 from infra.executors import InProcess, Ray
 from infra.settings import Settings
+from storage.features import splits
 from storage.features.shard import Columns, FeatureShard
 from storage.files import filesystem
+from storage.formats import FeatureRows
 from storage.tables.parts import encode_shard
+from storage.tables.source_digest import NEWEST, SOURCE_DIGESTS, update_digest
 from workflows.datasets import ingest
 from workflows.spec import Spec
 
@@ -46,14 +58,37 @@ def by_pyarrow(path):
         batch["vector"].flatten().to_numpy().reshape(len(batch), -1)
 
 
-def by_hashkiln(shard):
-    for _ in shard.read_blocks():
-        pass
-
-
 def product(x, weight):
     for start in range(0, len(x), 4096):
         x[start : start + 4096] @ weight
+
+
+def digest(ids, x):
+    content = SOURCE_DIGESTS[NEWEST][1]()
+    for start in range(0, len(x), 2**15):
+        update_digest(content, Batch(ids[start : start + 2**15], x[start : start + 2**15]))
+
+
+def consume(items):
+    for _ in items:
+        pass
+
+
+def write_default(url, x, folder):
+    """Write vectors with pyarrow's default options to a URL, in one row group, and return them as a shard."""
+    n, d = x.shape
+    vectors = pa.ListArray.from_arrays(pa.array(np.arange(0, x.size + 1, d), pa.int32()), pa.array(x.reshape(-1)))
+    path = Path(folder, "written.parquet")
+    pq.write_table(pa.table({"id": np.arange(n), "vector": vectors}), path, row_group_size=n)
+    filesystem.write_bytes(url, path.read_bytes())
+    path.unlink()
+    return FeatureShard(url, url.rpartition("/")[2], filesystem.stat(url).version, d, Columns())
+
+
+def write_own(url, x):
+    """Write vectors as `hashkiln ingest` does, and return them as a shard."""
+    splits.write_shard(url, [FeatureRows(np.arange(len(x)), x, None)], 0)
+    return FeatureShard(url, "0", filesystem.stat(url).version, x.shape[1], Columns())
 
 
 def one_core(d: int, n_bits: int, repeats: int) -> Iterator[measure.Row]:
@@ -62,14 +97,16 @@ def one_core(d: int, n_bits: int, repeats: int) -> Iterator[measure.Row]:
     function = LinearHash(rng.standard_normal((d, n_bits)), rng.standard_normal(n_bits))
     index = faiss.IndexLSH(d, n_bits, True, False)
     with tempfile.TemporaryDirectory() as folder, one_blas_thread():  # as in a task
-        path = f"{folder}/0.parquet"
-        vectors = pa.ListArray.from_arrays(pa.array(np.arange(0, x.size + 1, d), pa.int32()), pa.array(x.reshape(-1)))
-        pq.write_table(pa.table({"id": np.arange(n), "vector": vectors}), path)
-        shard = FeatureShard(path, "0", filesystem.stat(path).version, d, Columns())
+        shard, own = write_default(f"{folder}/0.parquet", x, folder), write_own(f"{folder}/own.parquet", x)
+        integers = write_own(f"{folder}/integers.parquet", np.clip(64 * x + 128, 0, 255).astype(np.uint8))
         ways = {
             "product": lambda: product(x, function.weight),
-            "pyarrow": lambda: by_pyarrow(path),
-            "read": lambda: by_hashkiln(shard),
+            "our product": lambda: consume(function.blocks(x)),
+            "digest": lambda: digest(np.arange(n), x),
+            "pyarrow": lambda: by_pyarrow(shard.url),
+            "read": lambda: consume(shard.read_blocks()),
+            "own": lambda: consume(own.read_blocks()),
+            "integers": lambda: consume(integers.read_blocks()),
             "peer": lambda: index.sa_encode(x),
             "ours": lambda: encode_shard(shard, function, folder),
         }
@@ -77,9 +114,90 @@ def one_core(d: int, n_bits: int, repeats: int) -> Iterator[measure.Row]:
     case = f"one core, {n:,} rows of {d} float32"
     reading = {"ours": seconds["read"], "peer": seconds["pyarrow"]}
     yield measure.row(f"{case}: read and check; peer: pyarrow reads", reading, "Mrow/s", n / 1e6)
-    limit = [sum(parts) for parts in zip(seconds["product"], seconds["read"], strict=True)]
+    limit = [
+        min(parts[:2]) + parts[2]
+        for parts in zip(*(seconds[w] for w in ("product", "our product", "read")), strict=True)
+    ]
     yield measure.row(f"{case} to {n_bits} bits; peer: Faiss IndexLSH from memory; limit: product and reading",
                       seconds | {"limit": limit}, "Mrow/s", n / 1e6)  # fmt: skip
+    parts = {
+        "ours": "all", "read": "reading and checking", "our product": "product", "digest": "digest",
+        "own": "reading and checking a shard written by ingest", "integers": "the same, of uint8",
+    }  # fmt: skip
+    for way, name in parts.items():
+        peer = {"peer": seconds["product"]} if way == "our product" else {}
+        note = "peer: numpy" if peer else ""
+        found = {"ours": seconds[way], **peer}
+        yield measure.row(f"{case} to {n_bits} bits: {name}", found, "ns/row", 1e9 / n, note=note)
+
+
+def peak(shard, function, folder):
+    """Return the peak memory of this process in bytes, after encoding a shard."""
+    encode_shard(shard, function, folder)
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return 1024 * int(line.split()[1])  # getrusage counts the process that started this one, too
+
+
+def memory(options: argparse.Namespace) -> Iterator[measure.Row]:
+    d = 128
+    function = LinearHash(np.random.default_rng(0).standard_normal((d, options.bits)), np.zeros(options.bits))
+    for size in (2**22, 2**26, 2**28, *([2**30] if options.full else [])):
+        with tempfile.TemporaryDirectory() as folder:
+            x = np.random.default_rng(0).standard_normal((size // (4 * d), d), np.float32)
+            shard = write_default(f"{folder}/0.parquet", x, folder)
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                most = pool.apply(peak, (shard, function, folder))
+        yield measure.row(f"peak memory, {size / 1e6:.0f} MB in one row group", {"ours": [most / 1e6]}, "MB")
+
+
+def default_files(count, options):
+    """Return vectors of 128 float32, the number of their rows in `count` files, and a function that hashes them."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((FILE_BYTES // 512, 128), np.float32)
+    return x, count * len(x), LinearHash(rng.standard_normal((128, options.bits)), np.zeros(options.bits))
+
+
+def workers(options: argparse.Namespace) -> Iterator[measure.Row]:
+    files = 8
+    x, rows, function = default_files(files, options)
+    ray = Ray()
+    with tempfile.TemporaryDirectory() as folder:
+        shards = [write_default(f"{folder}/{i}.parquet", x, folder) for i in range(files)]
+        ways = {
+            "ours": lambda: ours(ray, shards, function, folder),
+            "peer": lambda: ours(ray.with_resources(Resources(cpus=measure.cores())), shards, function, folder),
+        }
+        seconds = measure.in_turns(ways, options.repeats, time.perf_counter)
+    case = f"{rows:,} rows of 128 float32 to {options.bits} bits, {measure.cores()} Ray workers; peer: one worker"
+    yield measure.row(case, seconds, "Mrow/s", rows / 1e6)
+
+
+def s3(options: argparse.Namespace) -> Iterator[measure.Row]:
+    files = 4
+    x, rows, function = default_files(files, options)
+    with tempfile.TemporaryDirectory() as folder:
+        local = [write_default(f"{folder}/{i}.parquet", x, folder) for i in range(files)]
+        remote = [write_default(f"{options.url.rstrip('/')}/{i}.parquet", x, folder) for i in range(files)]
+        ways = {
+            "ours": lambda: ours(InProcess(), remote, function, folder),
+            "peer": lambda: ours(InProcess(), local, function, folder),
+            "limit": lambda: read_bytes(remote),
+        }
+        seconds = measure.in_turns(ways, options.repeats, time.perf_counter)
+        for shard in remote:
+            filesystem.remove(shard.url)
+    case = (
+        f"{rows:,} rows of 128 float32 to {options.bits} bits, from S3; peer: from the local disk; limit: bytes from S3"
+    )
+    yield measure.row(case, seconds, "Mrow/s", rows / 1e6)
+
+
+def read_bytes(shards):
+    for shard in shards:
+        fs, path = filesystem.arrow(shard.url)
+        with fs.open_input_file(path) as file:
+            while file.read(2**25):
+                pass
 
 
 def read(path):
@@ -108,7 +226,12 @@ def reading(shards, function, folder):
         read(shard.url)
 
 
-def all_cores(options: argparse.Namespace, home: str) -> Iterator[measure.Row]:
+def all_cores(options: argparse.Namespace) -> Iterator[measure.Row]:
+    with tempfile.TemporaryDirectory() as home:
+        yield from in_home(options, home)
+
+
+def in_home(options: argparse.Namespace, home: str) -> Iterator[measure.Row]:
     shards = ingest(Spec(dataset=options.dataset), Settings(home=Path(home), data=Settings().data)).shards("base")
     rng = np.random.default_rng(0)
     function = LinearHash(rng.standard_normal((shards[0].dim, options.bits)), rng.standard_normal(options.bits))
@@ -129,15 +252,22 @@ def all_cores(options: argparse.Namespace, home: str) -> Iterator[measure.Row]:
         yield measure.row(f"{case}; limit: reading", found, "Mrow/s", rows / 1e6)
 
 
-def measured(options: argparse.Namespace) -> Iterator[measure.Row]:
+def on_one_core(options: argparse.Namespace) -> Iterator[measure.Row]:
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
     faiss.omp_set_num_threads(1)
     for d, n_bits in ONE_CORE:
         yield from one_core(d, n_bits, options.repeats)
     os.sched_setaffinity(0, cores)
-    with tempfile.TemporaryDirectory() as home:
-        yield from all_cores(options, home)
+
+
+def measured(options: argparse.Namespace) -> Iterator[measure.Row]:
+    for name, part in PARTS.items():
+        if options.only in (None, name) and (name != "s3" or options.url):
+            yield from part(options)
+
+
+PARTS = {"one-core": on_one_core, "memory": memory, "workers": workers, "s3": s3, "all-cores": all_cores}
 
 
 def main() -> None:
@@ -145,7 +275,11 @@ def main() -> None:
     parser.add_argument("--dataset", default="photosift")
     parser.add_argument("--bits", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--url", help="folder in a bucket; without it, S3 is left out")
     options = parser.parse_args()
+    if options.only == "s3" and not options.url:
+        parser.error("--only s3 needs --url")
     peer = limit = "named in each row"
     packages = "numba", "faiss-cpu", "pyarrow", "ray"
     measure.run(__doc__, options, measured(options), peer=peer, limit=limit, packages=packages)

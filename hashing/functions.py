@@ -189,7 +189,7 @@ def check_shape(x: Array, dim: int) -> None:
 def check_finite(u: Array, x: Array, first_row: int = 0) -> None:
     """Raise ValueError, with a row number, unless the values u (n, n_bits) of vectors x (n, d) are all finite."""
     with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(u.sum()):  # fast, but the sum can overflow
+        if np.isfinite(np.vdot(u, u)):  # fast, but it can overflow
             return
     if len(rows := np.flatnonzero(~np.isfinite(u).all(axis=1))):
         row = int(rows[0])
