@@ -9,7 +9,7 @@ from hashing.families import LinearHash
 from hashing.mapreduce import one_blas_thread
 
 RNG = np.random.default_rng(0)
-ORDER_OF_OPENBLAS = {pool.get("architecture") for pool in threadpool_info()} == {"SkylakeX"}
+ORDER_OF_OPENBLAS = "SkylakeX" in {pool.get("architecture") for pool in threadpool_info()}
 
 
 def data(n, d, n_bits):
