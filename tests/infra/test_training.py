@@ -152,17 +152,14 @@ def threads_of(worker):
 threads_of.__module__ = "__main__"  # so that Ray ships it
 
 
-def test_a_training_worker_takes_what_is_declared(ray_executor, tmp_path, monkeypatch):
+def test_a_training_worker_takes_what_is_declared(ray_executor, monkeypatch):
     import ray
 
     def taken(worker):
         worker.report([], 1, f"{worker.threads} {ray.get_runtime_context().get_assigned_resources()}".encode())
 
-    declared = replace(ray_executor, trainer=Resources(2, memory=1e8))
-    assert declared.train(taken, "two").decode().startswith("2 {")
-    assert declared.train(taken, "two").decode() == "2 {'CPU': 2.0, 'memory': 100000000.0}"
-    assert ray_executor.train(taken, "all").decode().startswith("2 {'CPU': 2.0}")
-    assert replace(ray_executor, trainer=Resources(1)).train(taken, "one").decode().startswith("1 {'CPU': 1.0}")
+    declared = replace(ray_executor, trainer=Resources(1, memory=1e8))
+    assert declared.train(taken, "one").decode() == "1 {'CPU': 1.0, 'memory': 100000000.0}"
     assert InProcess(cpus=2).train(threads_of, "here") == b"cpu 2"
     assert InProcess(cpus=2, trainer=Resources(1)).train(threads_of, "here") == b"cpu 1"
     monkeypatch.setenv("HASHKILN_FIT_CPUS", "1")
