@@ -5,4 +5,5 @@
 - `architectures`: names of networks and checks of shapes, without torch. `networks`: a backbone with a hash layer;
   `backbones`: networks for vectors, images and texts; `weights`: pretrained parameters from files.
 - `sgd`: the training loop of a worker. `batches`: the order of rows. `stored`: rows read once and mapped into memory.
+  `recompute`: activation checkpointing.
 """

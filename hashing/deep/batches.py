@@ -1,4 +1,4 @@
-"""The batches of an epoch, in an order keyed by the seed, and their way to a device."""
+"""The batches of an epoch, in an order keyed by the seed, and their transfer to a device."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Placed(NamedTuple):
     x: Tensor  # (n / world, d) uint8 or float32, this worker's rows
     y: Tensor  # (n, c) float32
     targets: Tensor | None  # (n / world, t) float32
-    labels: Array  # (n, c) float32, y in memory of the host
+    labels: Array  # (n, c) float32, y in host memory
 
 
 def batches(rows: Rows, method: Trainable, epoch: int) -> Iterator[Batch]:
     """Yield the batches of an epoch: shards in keyed order, and rows in keyed order within windows of WINDOW bytes.
 
-    Rows that fit into one window give the same batches for any division into shards. The last incomplete batch is
-    skipped, unless it holds all rows. Its x are what `rows.take` takes.
+    If all rows fit into one window, the batches do not depend on the division into shards. The last batch is skipped
+    if it is incomplete, unless it holds all rows. The x of a batch are the arguments of `rows.take`.
     """
     seed = _seed(method, epoch)
     window: list[Batch] = []
@@ -61,7 +61,7 @@ def _seed(method: Trainable, epoch: int) -> int:
 
 
 def _shuffled(window: list[Batch], seed: int, size: int) -> Generator[Batch, None, Batch]:
-    """Yield whole batches in keyed order, and return the remaining rows. Empties the list, to hold its rows once."""
+    """Yield whole batches in keyed order, and return the remaining rows. Empties the list, to save memory."""
     labels = [part.y for part in window if part.y is not None]
     y = np.concatenate(labels) if len(labels) == len(window) else None
     rows = Batch(np.concatenate([part.ids for part in window]), np.concatenate([part.x for part in window]), y)
@@ -74,16 +74,17 @@ def _shuffled(window: list[Batch], seed: int, size: int) -> Generator[Batch, Non
 
 
 def current_device(worker: Worker) -> torch.device:
-    """Return the worker's device with its index: another thread has its own current GPU."""
+    """Return the worker's device with its index, because other threads have their own current GPU."""
     return torch.device("cpu") if worker.device == "cpu" else torch.device("cuda", torch.cuda.current_device())
 
 
 def on_device(
     batch: Batch, worker: Worker, device: torch.device, rows: Rows, dtype: str, targets: Callable[[Batch], Array | None]
 ) -> Placed:
-    """Copy this worker's rows of a batch with their targets, and the labels of all, to a device.
+    """Copy this worker's rows of a batch with their targets, and the labels of all rows, to a device.
 
-    A batch that the workers cannot share evenly loses its last rows. Raises ValueError for fewer rows than workers.
+    The last rows of a batch that the workers cannot share evenly are dropped. Raises ValueError if there are fewer rows
+    than workers.
     """
     size = len(batch.ids) // worker.world
     if not size:
@@ -98,6 +99,6 @@ def on_device(
 
 
 def copied(array: Array, device: torch.device) -> Tensor:
-    """Return an array as a tensor on the device. From pinned memory, the copy to a GPU does not stop the host."""
+    """Return an array as a tensor on the device. Copies to a GPU use pinned memory, so that they are asynchronous."""
     tensor = torch.from_numpy(array)
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)

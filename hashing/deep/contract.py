@@ -21,8 +21,8 @@ class Outputs(NamedTuple):
     progress: float  # finished share of the training, 0 to 1
     network: Any  # nn.Module that computed u
     head: Any  # nn.Module returned by the method's `head`, or None
-    targets: Tensor  # (n, t) float32, what the method's `targets` returned for the rows, or None
-    labels: Array  # (n, c) float32, the values of y in memory of the host: reading y waits for the device
+    targets: Tensor  # (n, t) float32, the result of the method's `targets`, or None
+    labels: Array  # (n, c) float32, y in host memory: reading y itself would wait for the device
 
 
 class Facts(NamedTuple):

@@ -112,7 +112,7 @@ def shared_with_others(labels: Array) -> Array:
 def labelled_triplets(values: Tensor, s: Tensor, labels: Array) -> tuple[Tensor, Tensor]:
     """Return values_ij - values_ik (m, n) for similar pairs i, j and all rows k, and a mask (m, n) of dissimilar i, k.
 
-    The pairs are found in `Outputs.labels`: to find them in s, the host would have to wait for the device.
+    The pairs are found in `Outputs.labels`, in host memory: finding them in s would wait for the device.
     """
     from .batches import copied
 
@@ -121,7 +121,7 @@ def labelled_triplets(values: Tensor, s: Tensor, labels: Array) -> tuple[Tensor,
 
 
 def average(values: Tensor, where: Tensor) -> Tensor:
-    """Return the mean of the values at which `where` is 1 and not 0; 0 if there are none."""
+    """Return the mean of the values where `where` is 1, not 0; 0 if there are none."""
     return (values * where).sum() / where.sum().clamp(min=1)
 
 
@@ -168,7 +168,7 @@ def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return softplus(logits) - target * logits
 
 
-# --- means over all rows, or over those for which rows (n,) is 1 and not 0 ------------------------------------------
+# --- means over all rows, or over the rows where `rows` (n,) is 1, not 0 --------------------------------------------
 
 
 def mean_of_rows(values: Tensor, rows: Tensor | None = None) -> Tensor:

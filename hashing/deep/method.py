@@ -57,7 +57,7 @@ class Deep:
     regularizers: str = ""  # added to the loss, such as decov:0.1+so:0.01; see losses.regularizers
     precision: str = "float32"  # or bf16: the network in bfloat16 where possible, the loss in float32
     chunk: int = 0  # rows that pass through the network at a time, to save memory; 0 for all rows of a worker
-    recompute: bool = False  # keep fewer activations of the network and compute the others again, if memory is short
+    recompute: bool = False  # activation checkpointing: less memory for more computation
     seed: int = 0
 
     supervised: ClassVar[bool] = True
@@ -104,10 +104,10 @@ class Deep:
         return None
 
     def targets(self, batch: Batch, prepared: Any) -> Array | None:
-        """Return what the loss needs to know of each row (m, t) beside its labels, or None.
+        """Return further targets of the loss (m, t), one row for each row of the batch, or None.
 
-        It is computed on the CPU, ahead of the steps, and losses find it in `Outputs.targets`. The x of the batch are
-        uint8 or float32, its y float32.
+        They are computed on the CPU, ahead of the steps, and available in `Outputs.targets`. The x of the batch are
+        uint8 or float32, its y are float32.
         """
         return None
 

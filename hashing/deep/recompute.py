@@ -1,4 +1,4 @@
-"""Activation checkpointing: training a network with fewer of its activations in memory."""
+"""Activation checkpointing: training a network with fewer activations in memory."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recomputed(body: nn.Module, x: Tensor) -> Tensor:
-    """Return body(x), with the same values and gradients, from about sqrt(n) of the activations of n layers.
+    """Return body(x) with the same values and gradients, storing about sqrt(n) of the activations of n layers.
 
-    The layers of a Sequential are split into runs of sqrt(n). Only the input of each run is kept for the backward
-    pass, which computes the rest again, with the same dropout. Any other body is one run.
+    The layers of a Sequential are split into runs of sqrt(n) layers. Only the input of each run is stored for the
+    backward pass, which recomputes the other activations with the same dropout. Any other body is a single run.
 
     Source: Chen, Xu, Zhang & Guestrin, Training deep nets with sublinear memory cost, arXiv 1604.06174, 2016.
     """
@@ -29,13 +29,13 @@ def recomputed(body: nn.Module, x: Tensor) -> Tensor:
 
 
 def _contexts(run: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Return the contexts of the first pass through a run and of the second."""
+    """Return the contexts of the forward pass through a run, and of its recomputation."""
     return nullcontext(), _frozen(run)
 
 
 @contextmanager
 def _frozen(module: nn.Module) -> Iterator[None]:
-    """Leave the running statistics of batch normalization as they are: the first pass has updated them."""
+    """Do not update the running statistics of batch normalization, which the forward pass has updated."""
     norms = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
     before = [(layer.momentum, layer.num_batches_tracked) for layer in norms]
     for layer in norms:

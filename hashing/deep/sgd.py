@@ -1,4 +1,4 @@
-"""Synchronous SGD: 1 worker and N workers take the same steps.
+"""Synchronous SGD: one worker and N workers take the same steps.
 
 All workers take the same batches, in an order keyed by the seed. Each worker runs the network on its slice of a batch.
 The outputs are gathered, so the loss sees every pair of the batch, and the gradients are averaged. All randomness is
@@ -34,8 +34,8 @@ from .contract import APART, Facts, Outputs, Trainable
 from .stored import stored
 
 CHECKPOINT_STEPS = 500
-SEEDS = 256
-CHECK_STEPS = 50  # steps from one check of the loss to the next: each waits for the device
+SEEDS = 256  # steps whose seeds are computed at once
+CHECK_STEPS = 50  # steps between two checks of the loss, which wait for the device
 
 
 def train(
@@ -64,7 +64,7 @@ def train(
             place = partial(on_device, worker=worker, device=current_device(worker), rows=source, dtype=facts.dtype,
                             targets=partial(method.targets, prepared=prepared))  # fmt: skip
             while run.epoch < method.epochs and run.stale < method.patience:
-                left = islice(batches(source, method, run.epoch), run.step, None)  # without those before the restart
+                left = islice(batches(source, method, run.epoch), run.step, None)  # skips those before a restart
                 with closing(ahead(map(place, left), AHEAD)) as prepared_rows:
                     for rows in prepared_rows:
                         run.take_step(rows)

@@ -1,4 +1,4 @@
-"""Training rows: read from their shards once in a run, beside the training, into files that workers map into memory."""
+"""Training rows, read from their shards once in a run, during training, into files that workers map into memory."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ import torch.distributed as dist
 from ..mapreduce import Array, Batch, Shard, Worker
 from .contract import Facts
 
-SPARE = 2.0  # free disk, relative to the bytes of the rows, that is needed to store them
-POLL = 0.01  # seconds between two looks at what another process has read
+SPARE = 2.0  # free disk space needed to store the rows, relative to their bytes
+POLL = 0.01  # seconds between two checks of what another process has read
 
 
 @dataclass
 class Rows:
     """The training rows of a run."""
 
-    shards: Sequence[Iterable[Batch]]  # their batches hold what `take` takes for x
+    shards: Sequence[Iterable[Batch]]  # the x of their batches are arguments of `take`
     take: Callable[[Array], Array] = np.asarray  # x of a batch -> rows (n, d)
-    row_bytes: int = 0  # of a row in its source; 0 if the batches hold the rows themselves
+    row_bytes: int = 0  # bytes of a row in its source; 0 if the batches hold the rows themselves
 
 
 class Part(NamedTuple):
@@ -43,7 +43,7 @@ class Part(NamedTuple):
 
 
 class Files(NamedTuple):
-    """The files of a reader, one line of JSON in `parts` for each shard; as arrays, and as files open for writing."""
+    """The files of a reader, as arrays or as files open for writing. `parts` has a line of JSON for each shard."""
 
     ids: Any  # (rows, 1) int64
     x: Any  # (rows, d)
@@ -73,25 +73,29 @@ class StoredShard:
 def stored(
     shards: Sequence[Shard], order: Array, held_out: Callable[[Array], Array], facts: Facts, worker: Worker
 ) -> Iterator[Rows]:
-    """Read each shard once, by one thread of one worker of this machine, and yield the rows in files mapped by all.
+    """Read each shard once, in one thread of one worker of this machine, and yield the rows in files mapped by all.
 
     The threads read while the block runs: the first iteration over a shard waits until it has been read. The files
-    have no names, so the disk is free again when the last worker ends, however it ends. Without disk for twice the
-    rows on each machine, all workers read the shards in each epoch.
+    have no names, so the disk space is freed when the last worker ends, even if it is killed. If a machine lacks disk
+    space for twice the rows, all workers read the shards in each epoch instead.
 
     Parameters
     ----------
-    shards : all shards
-    order : positions of the shards, in the order in which they will be iterated first
-    held_out : mask (n,) of the rows with given ids that are not for training
-    facts : of the training rows
-    worker : this one; all workers must call this together
+    shards
+        All shards.
+    order
+        Positions of the shards, in the order of their first iteration.
+    held_out
+        Returns a mask (n,) of ids that are not used for training.
+    facts
+        Statistics of the training rows.
+    worker
+        This worker. All workers must call this together.
 
     Raises
     ------
     ValueError
-        The iteration over a shard raises it, if its reader did, in this worker or in another one.
-
+        During the iteration over a shard, if its reader raised it, in this worker or in another one.
     """
     columns = ("ids", "int64", 1), ("x", facts.dtype, len(facts.mean)), ("y", "uint8", facts.n_classes)
     row = sum(np.dtype(dtype).itemsize * width for _, dtype, width in columns)
@@ -102,7 +106,7 @@ def stored(
             if not all(fits for *_, fits in plans):
                 yield Rows(shards)
                 return
-            # Workers that see a folder share its machine, and all of them see the same ones.
+            # Workers that see a folder are on its machine, and all workers of a machine see the same folders.
             paths = [Path(path, str(i)) for path, n, _ in plans if Path(path).is_dir() for i in range(n)]
             own = {i: _create(path, columns, facts.rows, opened) for i, path in enumerate(paths)
                    if path.parent == Path(folder)}  # fmt: skip
@@ -128,7 +132,7 @@ def stored(
 
 
 def _create(path: Path, columns: Sequence[tuple[str, str, int]], rows: int, opened: ExitStack) -> Files:
-    """Return new files of a reader, with room for all rows. Those that are never written take no disk."""
+    """Return new sparse files of a reader, with room for all rows."""
     ids, x, y = files = [opened.enter_context(open(f"{path}.{name}", "wb")) for name, *_ in columns]  # noqa: SIM115  # the stack closes them
     for file, (_, dtype, width) in zip(files, columns, strict=True):
         file.truncate(rows * width * np.dtype(dtype).itemsize)
@@ -161,7 +165,7 @@ def _read(
     for shard, future in found.items():
         try:
             part = _store(shards[shard], first, files, held_out, facts, stop)
-        except Exception as error:  # of any kind: it is raised where the rows are needed
+        except Exception as error:  # raised again where the rows are needed
             files.parts.write(json.dumps([type(error).__name__, str(error)]) + "\n")
             for later in found.values():
                 if not later.done():
@@ -185,7 +189,9 @@ def _store(
         batch = batch.take(trained)
         end, row_bytes = end + len(batch.ids), batch.x[0].nbytes
         if end > facts.rows:
-            raise ValueError(f"expected {facts.rows:,} training rows, as counted before, found more: they have changed")
+            raise ValueError(
+                f"expected {facts.rows:,} training rows, as counted before, found more: the source changed"
+            )
         blocks.append((len(batch.ids), batch.y is not None))
         np.asarray(batch.ids, np.int64).tofile(files.ids)
         np.asarray(batch.x, facts.dtype).tofile(files.x)
@@ -199,11 +205,11 @@ class _Elsewhere:
     """What a reader in another process has read."""
 
     file: IO[str]
-    rest: str = ""  # a line that is not complete yet
+    rest: str = ""  # an incomplete line
     found: dict[int, Part] = field(default_factory=dict)
 
     def part(self, shard: int) -> Part:
-        """Wait for a shard. A reader that dies leaves the waiting to the executor, which ends all workers."""
+        """Wait until a shard has been read. If its reader dies, the executor ends all workers."""
         while shard not in self.found:
             *lines, self.rest = (self.rest + self.file.read()).split("\n")
             for name, *values in map(json.loads, lines):
@@ -216,7 +222,7 @@ class _Elsewhere:
 
 
 def _take(x: Sequence[Array], base: int, places: Array) -> Array:
-    """Return the rows at some positions; those of x[i] have the positions from i * base on."""
+    """Return the rows at some positions; the rows of x[i] have the positions from i * base on."""
     if len(x) == 1:
         return x[0][places]
     part = places // base

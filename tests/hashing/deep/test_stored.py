@@ -195,7 +195,7 @@ def test_a_run_that_fails_stops_its_readers(monkeypatch):
 def test_rows_that_have_come_since_they_were_counted_are_refused():
     known = facts(Data([[ROWS]], InProcess()), METHOD)
     with pytest.raises(
-        ValueError, match=r"^expected 4\d\d training rows, as counted before, found more: they have changed"
+        ValueError, match=r"^expected 4\d\d training rows, as counted before, found more: the source changed"
     ):
         sgd.train(Worker(), METHOD, [[ROWS], [ROWS]], known, None, None, {})
 
