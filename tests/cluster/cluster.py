@@ -22,12 +22,12 @@ def until(found, seconds, what):
 
 
 class Run:
-    """A `hashkiln` command on the driver's host."""
+    """A command on the driver's host."""
 
     def __init__(self, services, folder, number, command, environment):
         self.log = folder / f"run-{number}.log"
         self.start = time.monotonic()
-        self.process = services.run("hashkiln", *command, log=self.log, **environment)
+        self.process = services.run(*command, log=self.log, **environment)
 
     @property
     def text(self):
@@ -84,10 +84,10 @@ class Cluster:
         self.program("driver", "grow", self.batches, SHARDS, ROWS, D)
         self.batches += 1
 
-    def run(self, *command, **environment):
-        """Start a `hashkiln` command on the driver's host."""
+    def run(self, *command, program=("hashkiln",), **environment):
+        """Start a command on the driver's host."""
         self.runs += 1
-        return Run(self.services, self.folder, self.runs, command, environment)
+        return Run(self.services, self.folder, self.runs, [*program, *command], environment)
 
     def command(self, *command):
         """Run a `hashkiln` command to its end; its exit code and seconds."""

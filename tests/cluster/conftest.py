@@ -8,6 +8,7 @@ import pytest
 from .cluster import Cluster
 from .hosts import Network, missing
 from .services import Services
+from .slurm import NODES, Slurm
 
 SUMMARY = pytest.StashKey[list]()
 
@@ -29,11 +30,19 @@ def cluster(tmp_path_factory):
         place.chmod(0o755)  # PostgreSQL runs as another user
     network = Network(folder)
     try:
-        services = Services(network, folder)
+        services = Services(network, folder, NODES)
         services.start_all()
         yield Cluster(services, folder)
     finally:
         network.close()
+
+
+@pytest.fixture
+def slurm(cluster):
+    if lacking := Slurm.missing():
+        pytest.skip(f"SKIPPED FOR WANT OF {lacking}: install slurm-wlm and munge")
+    with Slurm(cluster) as slurm:
+        yield slurm
 
 
 @pytest.fixture

@@ -36,9 +36,9 @@ def compose():
 
 
 class Services:
-    """The running services, each on a host of its name; replicas have a number."""
+    """The running services, each on a host of its name; replicas have a number. More hosts run none of them."""
 
-    def __init__(self, network, folder):
+    def __init__(self, network, folder, more=()):
         self.network, self.folder, self.running = network, folder, {}
         self.services = compose()
         self.names = [
@@ -46,7 +46,7 @@ class Services:
             for service, about in self.services.items()
             for name in self._replicas(service, about.get("deploy", {}).get("replicas", 1))
         ]
-        network.add([name for name in self.names if name != "bucket"])
+        network.add([*(name for name in self.names if name != "bucket"), *more])
 
     @staticmethod
     def _replicas(service, count):

@@ -31,13 +31,37 @@ def test_doctor_asks_every_host(cluster):
     run = cluster.run("doctor", "--json", **own)
     assert run.ends()[0] == 1, run.text
     rows = json.loads(run.text[run.text.index("\n[") :])
-    failed = {row["what"].split()[-1] for row in rows if row["state"] == "failed"}
-    others = {
-        f"({host.address})"
-        for name, host in cluster.hosts.items()
-        if name in ("ray-head", "ray-worker-1", "ray-worker-2", "prefect-worker")
-    }
-    assert failed == others | {"catalog"}
+    failed = {row["what"].split()[1 if " " in row["what"] else 0] for row in rows if row["state"] == "failed"}
+    assert failed == {"catalog", "ray-head", "ray-worker-1", "ray-worker-2", "prefect-worker"}
+
+
+def test_a_ray_job_publishes_and_a_failed_one_has_an_exit_code(cluster, summary):
+    cluster.grow()
+    environment = {"env_vars": {"RAY_ADDRESS": "ray-head:6379"}}
+    submit = [
+        "ray",
+        "job",
+        "submit",
+        "--address",
+        "http://ray-head:8265",
+        "--runtime-env-json",
+        json.dumps(environment),
+    ]
+    run = cluster.run(*submit, "--", "hashkiln", *REINDEX, program=())
+    code, seconds = run.ends()
+    assert code == 0, run.text
+    summary(f"ray job submit: published in {seconds:.0f} s; {cluster.check()}")
+    run = cluster.run(*submit, json.dumps(environment), "--", "hashkiln", "reindex", "--dataset", "nowhere", program=())
+    assert run.ends()[0] != 0
+    assert "expected the name of a dataset, found 'nowhere'" in run.text
+
+
+def test_slurm_runs_a_command_on_its_nodes(cluster, slurm, summary):
+    cluster.grow()
+    code, text, seconds = slurm.batch(*REINDEX)
+    assert code == 0, text
+    assert "2 node(s), 2 CPUs" in text
+    summary(f"sbatch on 2 nodes: published in {seconds:.0f} s; {cluster.check()}")
 
 
 @pytest.mark.parametrize("stage", STAGES)
