@@ -41,7 +41,8 @@ from hashing.mapreduce import Batch, Resources, one_blas_thread
 from infra.executors import InProcess, Ray
 from infra.settings import Settings
 from storage.features import splits
-from storage.features.shard import Columns, FeatureShard
+from storage.features.rows import Columns
+from storage.features.shard import FeatureShard
 from storage.files import filesystem
 from storage.formats import FeatureRows
 from storage.tables.parts import encode_shard

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from infra.executors import InProcess
 from infra.settings import Settings
 from storage.features import bundles
-from storage.features.shard import Columns
+from storage.features.rows import Columns
 from storage.tables.table import CodeTable
 from workflows.context import Context
 from workflows.datasets import ingest_source

@@ -1,6 +1,6 @@
 """Ingest of datasets, and access to ingested ones: their labels and training rows.
 
-Named datasets and most formats are converted to shards in the warehouse; Parquet is used in place.
+Named datasets and some formats are converted to shards in the warehouse; files with columns are used in place.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from storage.features.dataset import (
     save_dataset,
     write_split,
 )
-from storage.features.shard import Columns, FeatureShard, WithoutRows
+from storage.features.rows import Columns
+from storage.features.shard import FeatureShard, WithoutRows
 from storage.files import filesystem
 from storage.formats import FeatureRows, Metric
 
@@ -139,7 +140,7 @@ def ingest_source(
     labels_as: LabelsAs | None = None,
     metric: Metric | None = None,
 ) -> Dataset:
-    """Ingest a dataset of the user. Parquet is used in place; other forms (see `datasets.FORMS`) are converted.
+    """Ingest a dataset of the user. Files of `rows.READERS` are used in place, others converted: see `datasets.FORMS`.
 
     Parameters
     ----------
@@ -148,7 +149,7 @@ def ingest_source(
     source
         Path or URL of a file or folder.
     columns
-        Column names, for Parquet. An empty x stands for the column vector, image or text.
+        Column names, for files that are used in place. An empty x stands for the column vector, image or text.
     query
         Path or URL of the queries, unless the source holds its own.
     side
@@ -169,19 +170,20 @@ def ingest_source(
     with contract.refusing():
         if found := datasets.open_source(source, query, labels_as):
             if columns.keyed or columns.labels or columns.dtype:
-                raise ValueError(f"options that name columns are for Parquet, found {source}: leave them out")
+                raise ValueError(
+                    f"options that name columns are for files with columns, found {source}: leave them out"
+                )
             found = _comparable(_compared_by(found, metric, source), source)
             _row_dim(found.kind, 0, side)
     if found:
         return _write_dataset(settings, name, found, source, progress, side)
-    sources = {"base": source} | ({"query": query} if query else {})
     with contract.refusing():
-        for url in sources.values():
+        for url in filter(None, (source, query)):
             if filesystem.listing_includes(url, settings.warehouse_url):
                 raise ValueError(f"the source {url} contains the warehouse {settings.warehouse_url}: move one of them")
-            _check_form(url)
-        _refuse_other_ids(settings, name, columns)
+        sources, columns = datasets.find_splits(source, query, columns, datasets.FORMS)
         kind, dim, columns, understood = contract.understand(sources, columns, labels_as, metric or "euclidean")
+        _refuse_other_ids(settings, name, columns)
         dim = _row_dim(kind, dim, side)
     folder = warehouse.DATASET_KEYS.url(settings.warehouse_url, dataset=name) if columns.keyed else ""
     dataset = Dataset(
@@ -190,15 +192,6 @@ def ingest_source(
     )  # fmt: skip
     save_dataset(settings.warehouse_url, dataset)
     return dataset
-
-
-def _check_form(url: str) -> None:
-    """Raise ValueError, with the forms that are read, unless there are Parquet files."""
-    try:
-        filesystem.listing(url, ".parquet")
-    except FileNotFoundError:
-        found = [file.url.rsplit("/", 1)[-1] for file in filesystem.listing(url)[:3]]
-        raise ValueError(f"{url}: expected one of: {'; '.join(datasets.FORMS)}; found {', '.join(found)}") from None
 
 
 def _refuse_other_ids(settings: Settings, name: str, columns: Columns) -> None:

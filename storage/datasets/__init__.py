@@ -3,6 +3,7 @@
 import difflib
 
 from .catalogue import DATASETS, LEARN, QUERY, NamedDataset, PublishedFile, Split
+from .folders import find_splits
 from .locate import SAMPLE, locate_or_fetch, provenance
 from .reading import number_rows, read_groundtruth, read_split
 from .sources import FORMS, VECTOR_FILES, Source, open_source, read_vectors
@@ -18,6 +19,7 @@ __all__ = [
     "PublishedFile",
     "Source",
     "Split",
+    "find_splits",
     "get",
     "locate_or_fetch",
     "names",

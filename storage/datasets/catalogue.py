@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ..formats import lists
+from ..formats import FIRST_IDS, lists
 
-LEARN, QUERY = 1 << 40, 1 << 41  # first ids of learn and query rows of files without ids; base rows start at 0
+LEARN, QUERY = FIRST_IDS["learn"], FIRST_IDS["query"]
 
 
 @dataclass(frozen=True)

@@ -312,3 +312,32 @@ def multi_hot(labels: Any, n_classes: int) -> Array:
 def distinct_labels(column: Any, where: str, multi_hot_width: int = 0) -> set[str | int]:
     """Return the distinct labels in a column. Raises ValueError for a column of another type."""
     return set(labels_by_row(column, where, multi_hot_width)[1].unique().to_pylist())
+
+
+def named_labels(column: Any, names: tuple[str, ...], where: str) -> Any:
+    """Return integer labels, one a row or in lists, as their names; -1, which stands for no label, as null.
+
+    Raises ValueError for a label without a name.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = plain(column)
+    values = column.flatten() if is_list(column.type) else column
+    named = pc.take(pa.array(names, pa.string()), _places(values, len(names), where))
+    if not is_list(column.type):
+        return named
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+    return pa.LargeListArray.from_arrays(np.concatenate([[0], np.cumsum(lengths)]), named, mask=column.is_null())
+
+
+def _places(values: Any, n: int, where: str) -> Any:
+    import pyarrow.compute as pc
+
+    if not len(values.drop_null()):
+        return values
+    low, high = pc.min_max(values).values()
+    if low.as_py() < -1 or high.as_py() >= n:
+        found = low.as_py() if low.as_py() < -1 else high.as_py()
+        raise ValueError(f"expected labels from 0 to {n - 1}, which have names, found {found}, in {where}")
+    return pc.if_else(pc.equal(values, -1), None, values)

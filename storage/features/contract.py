@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from ..files import filesystem, parquet
+from ..files import parquet, samples
+from ..files.filesystem import FileVersion
 from ..formats import Kind
-from . import columns, keys, media
-from .shard import Columns
+from . import columns, keys, media, rows
+from .rows import Columns
 
 FIRST_ROWS = 4096  # rows of a split that are read
 PICTURES = 16  # of these, pictures that are decoded
 FOOTERS = 16  # footers that are read at a time
+NUMBERED = (".arrow", ".npy")  # forms whose rows are numbered if they have no ids
 VECTORS, IDS = ("vector", "image", "text"), "id"  # columns that are read unless others are named
 
 
@@ -69,7 +72,7 @@ class _Split(NamedTuple):
 
 @refusing()
 def understand(splits: Mapping[str, str], given: Columns, labels_as: str | None, metric: str) -> Contract:
-    """Return what the Parquet files of some splits hold.
+    """Return what the files of some splits hold, which are used in place.
 
     Parameters
     ----------
@@ -90,8 +93,9 @@ def understand(splits: Mapping[str, str], given: Columns, labels_as: str | None,
     FileNotFoundError
         If a split has no files.
     """
-    names = given.model_copy(update={"x": given.x or _default_x(splits["base"])})
-    found = {split: _open_split(url, names) for split, url in splits.items()}
+    files = {split: rows.listing(url) for split, url in splits.items()}
+    names = _complete(given, files)
+    found = {split: _open_split(splits[split], files[split], names) for split in splits}
     base = found["base"]
     names = names.model_copy(update={"multi_hot": _multi_hot_width(base, names, labels_as)})
     kind, dim = _kind_and_dim(base, names)
@@ -101,45 +105,105 @@ def understand(splits: Mapping[str, str], given: Columns, labels_as: str | None,
     return Contract(kind, dim, names, summaries)
 
 
-def _open_split(url: str, names: Columns) -> _Split:
+def _complete(given: Columns, files: Mapping[str, list[FileVersion]]) -> Columns:
+    """Return the columns that the user named, and those that follow from the form of the files."""
+    first = files["base"][0].url
+    schema = rows.schema(first, given)
+    _check_folders(given, schema, first)
+    names = given.model_copy(update={"x": given.x or _default_x(first, schema)})
+    if names.id == IDS and not names.keyed and IDS not in schema.names:
+        if rows.form(first) == ".tar":
+            names = names.model_copy(update={"id": samples.KEY, "keyed": True})
+        names = names.model_copy(update={"numbered": rows.form(first) in NUMBERED})
+    if not names.labels:
+        return names
+    label_folders = _label_folders(names.labels, [file.url for listed in files.values() for file in listed])
+    if label_folders and names.labels in schema.names:
+        raise ValueError(
+            f"the labels {names.labels} are a column of {first} and in the names of its folders: rename one"
+        )
+    label_names = () if label_folders else _label_names(schema, names.labels)
+    return names.model_copy(update={"label_folders": label_folders, "label_names": label_names})
+
+
+def _check_folders(given: Columns, schema: Any, url: str) -> None:
+    """Raise ValueError if the ids or vectors are in the name of a folder, or in that and in the file."""
+    for name in (given.id, given.x or VECTORS[0]):
+        if name in rows.folder_values(url):
+            where = "both a column and" if parquet.field_of(schema, name) else "only"
+            raise ValueError(
+                f"{name} is {where} in the names of the folders of {url}, which can only be labels: "
+                f"{_option(name, given)}"
+            )
+
+
+def _label_folders(column: str, urls: Sequence[str]) -> Literal["int64", "string"] | None:
+    """Return the type of the labels in the names of folders: integers if all of them are; None if there are none."""
+    found = [rows.folder_values(url) for url in urls]
+    if not any(column in values for values in found):
+        return None
+    if missing := next((url for url, values in zip(urls, found, strict=True) if column not in values), None):
+        raise ValueError(f"expected a folder {column}=value on the path of every file, found none for {missing}")
+    present = [value for values in found if (value := values[column]) is not None]
+    return "int64" if present and all(map(rows.is_integer, present)) else "string"
+
+
+def _label_names(schema: Any, column: str) -> tuple[str, ...]:
+    """Return the names that a Hugging Face dataset gives to its integer labels; none if it gives none."""
+    stored = (schema.metadata or {}).get(b"huggingface", b"{}")
+    feature = json.loads(stored).get("info", {}).get("features", {}).get(column, {})
+    feature = feature[0] if isinstance(feature, list) and feature else feature  # a sequence, in old versions
+    feature = feature.get("feature", feature) if isinstance(feature, dict) else {}
+    return tuple(feature.get("names") or ()) if feature.get("_type") == "ClassLabel" else ()
+
+
+def _open_split(url: str, files: list[FileVersion], names: Columns) -> _Split:
     """Read the footers of all files and the first rows of the first file that has any; check the columns."""
-    files = filesystem.listing(url, ".parquet")
+    rows.metadata_files([file.url for file in files], names)
     with ThreadPoolExecutor(FOOTERS) as pool:
-        footers = list(pool.map(lambda file: _footer(file.url), files))
+        footers = list(pool.map(lambda file: _footer(file.url, names), files))
     first = next((i for i, (rows, _) in enumerate(footers) if rows), None)
     if first is None:
         raise ValueError(f"expected at least one row, found none in {url}")
     schema = footers[first][1]
-    wanted = [name for name in (names.id, names.x, names.labels) if name]
+    wanted = [names.x] if names.numbered else [names.id, names.x]
+    wanted += [names.labels] if names.labels and not names.label_folders else []
     for file, (_, other) in zip(files, footers, strict=True):
         for name in wanted:
-            _check_column(other, schema, name, file.url, files[first].url)
-    rows = next(parquet.read_batches(files[first].url, wanted, FIRST_ROWS))
+            _check_column(other, schema, name, file.url, files[first].url, names)
+    read = [*wanted, names.labels] if names.labels and names.label_folders else wanted
+    first_rows = next(part for part in rows.read_batches(files[first].url, read, names, FIRST_ROWS) if len(part))
     total = sum(count for count, _ in footers)
-    return _Split(files[first].url, schema, rows, len(files), sum(file.size for file in files), total)
+    return _Split(files[first].url, schema, first_rows, len(files), sum(file.size for file in files), total)
 
 
-def _footer(url: str) -> tuple[int, Any]:
-    file = parquet.open_parquet(url)
-    return file.metadata.num_rows, file.schema_arrow
+def _footer(url: str, names: Columns) -> tuple[int, Any]:
+    """Return the number of rows in a file and its schema. Raises ValueError if its metadata have other rows."""
+    count = rows.count_rows(url)
+    if names.metadata and (others := rows.count_rows(beside := rows.metadata_of(url, names))) != count:
+        raise ValueError(f"expected as many rows in {beside} as in {url}, found {others} and {count}")
+    return count, rows.schema(url, names)
 
 
-def _check_column(schema: Any, first: Any, name: str, url: str, first_url: str) -> None:
+def _check_column(schema: Any, first: Any, name: str, url: str, first_url: str, columns: Columns) -> None:
     """Raise ValueError if a file lacks a column, or has it as another kind than the first file with rows."""
     field, expected = parquet.field_of(schema, name), parquet.field_of(first, name)
     if field is None or expected is None:
         where, names = (url, schema.names) if field is None else (first_url, first.names)
-        raise ValueError(f"expected a column {name}, found {', '.join(names)}, in {where}: {_option(name)}")
-    if _shape(field.type) != _shape(expected.type):
+        raise ValueError(f"expected a column {name}, found {', '.join(names)}, in {where}: {_option(name, columns)}")
+    sizes = {_fixed_size(field.type), _fixed_size(expected.type)} - {None}
+    if _shape(field.type) != _shape(expected.type) or len(sizes) > 1:
         raise ValueError(f"column {name}: expected {expected.type} as in {first_url}, found {field.type}, in {url}")
 
 
-def _option(name: str) -> str:
-    return "name yours by --id-column or --key-column" if name == IDS else "name yours by --vector-column"
+def _option(name: str, columns: Columns) -> str:
+    if name == columns.id:
+        return "name yours by --id-column or --key-column"
+    return f"name yours by {'--label-column' if name == columns.labels else '--vector-column'}"
 
 
 def _shape(column_type: Any) -> tuple[Any, ...]:
-    """Return what must be the same in all files: kind of the rows, and size of vectors if the type fixes it."""
+    """Return what must be the same in all files: the kind of the rows."""
     import pyarrow as pa
     from pyarrow import types
 
@@ -152,10 +216,18 @@ def _shape(column_type: Any) -> tuple[Any, ...]:
     return (media.kind(column_type) or types.is_integer(column_type),)
 
 
-def _default_x(url: str) -> str:
+def _fixed_size(column_type: Any) -> int | None:
+    """Return the length of all lists of a column, if the type fixes it."""
+    import pyarrow as pa
+
+    if isinstance(column_type, pa.BaseExtensionType):
+        column_type = column_type.storage_type
+    return column_type.list_size if pa.types.is_fixed_size_list(column_type) else None
+
+
+def _default_x(first: str, schema: Any) -> str:
     """Return the first of VECTORS that the first file has; raise ValueError if it has none of them."""
-    first = filesystem.listing(url, ".parquet")[0].url
-    found = _footer(first)[1].names
+    found = schema.names
     for name in VECTORS:
         if name in found:
             return name
@@ -212,18 +284,23 @@ def _multi_hot_width(base: _Split, names: Columns, labels_as: str | None) -> int
 
 def _check_first_rows(split: _Split, names: Columns, kind: Kind, dim: int, metric: str) -> None:
     """Raise ValueError if the first rows of a split cannot be read like those of the base split."""
-    where, rows = split.url, split.first
-    ids = keys.plain_keys(rows[names.id]) if names.keyed else columns.ids(rows[names.id], where)
-    _check_distinct(ids, names, where)
-    few = rows[names.x][:PICTURES] if kind == "image" else rows[names.x]
+    where, first = split.url, split.first
+    if not names.numbered:
+        ids = keys.plain_keys(first[names.id]) if names.keyed else columns.ids(first[names.id], where)
+        _check_distinct(ids, names, where)
+    few = first[names.x][:PICTURES] if kind == "image" else first[names.x]
     x, errors = columns.usable_rows(few, dim, where, kind, names.dtype, metric)
     if metric == "hamming" and not np.isin(x, (0, 1)).all():
         raise ValueError(f"expected vectors of 0 and 1, compared by hamming, found others in {where}")
     if len(errors) == len(few):  # a run can drop some bad rows, but not all
-        hint = "" if kind != "image" or names.dtype else "; vectors stored as bytes need --vector-dtype"
-        raise ValueError(f"column {names.x}: {errors[min(errors)]}, in row {min(errors)} of {where}{hint}")
+        row, hint = (
+            min(errors),
+            "" if kind != "image" or names.dtype else "; vectors stored as bytes need --vector-dtype",
+        )
+        key = f", for key {ids[row].as_py()!r}" if names.keyed else ""
+        raise ValueError(f"column {names.x}: {errors[row]}, in row {row} of {where}{key}{hint}")
     if names.labels:
-        columns.labels_by_row(rows[names.labels], where, names.multi_hot)
+        columns.labels_by_row(first[names.labels], where, names.multi_hot)
 
 
 def _check_distinct(ids: Any, names: Columns, where: str) -> None:
@@ -239,12 +316,13 @@ def _check_distinct(ids: Any, names: Columns, where: str) -> None:
 
 
 def _summary(split: _Split, names: Columns, kind: Kind, dim: int) -> SplitSummary:
-    rows = split.first
-    ids = f"{'keys' if names.keyed else 'ids'} ({_type_name(rows[names.id].type)}) in column {names.id}"
+    first, ids = split.first, "ids that count the rows, in the order of the names of the files"
+    if not names.numbered:
+        ids = f"{'keys' if names.keyed else 'ids'} ({_type_name(first[names.id].type)}) in column {names.id}"
     what = {"vector": f"vectors of dimension {dim}", "image": "pictures", "text": "texts"}[kind]
     if kind == "image":
-        what += _first_picture(rows[names.x])
-    stored = f"bytes as {names.dtype}" if names.dtype else _type_name(rows[names.x].type)
+        what += _first_picture(first[names.x])
+    stored = f"bytes as {names.dtype}" if names.dtype else _type_name(first[names.x].type)
     return SplitSummary(
         rows=split.rows,
         files=split.files,
@@ -287,9 +365,11 @@ def _first_picture(column: Any) -> str:
 def _label_summary(split: _Split, names: Columns) -> str:
     if not names.labels:
         unread = [name for name in ("labels", "label") if name in split.schema.names]
+        unread += rows.folder_values(split.url)
         return f"none; column {unread[0]} is not read without --label-column {unread[0]}" if unread else "none"
     column = split.first[names.labels]
     _, values = columns.labels_by_row(column, split.url, names.multi_hot)
     distinct = len(values.unique())
     how = f"multi-hot of width {names.multi_hot}" if names.multi_hot else f"values ({_type_name(column.type)})"
-    return f"{how} in column {names.labels}; {distinct} distinct in the first {len(column):,} rows"
+    where = "in the names of the folders" if names.label_folders else f"in column {names.labels}"
+    return f"{how} {where}; {distinct} distinct in the first {len(column):,} rows"

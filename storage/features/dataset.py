@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from .. import warehouse as places
 from ..files import filesystem
-from ..formats import FeatureRows, Kind, Metric
-from . import bundles, deletions, splits
+from ..files.filesystem import FileVersion
+from ..formats import FIRST_IDS, FeatureRows, Kind, Metric
+from . import bundles, deletions, rows, splits
 from .contract import SplitSummary
-from .shard import Columns, FeatureShard
+from .rows import Columns
+from .shard import FeatureShard
 
+COUNTERS = 16  # files whose rows are counted at a time
 BadRows = Literal["refuse", "drop"]
 
 
@@ -22,7 +27,7 @@ class Dataset(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1, 2] = 2  # 1: without metric, multi_hot, dtype and understood, which have defaults
+    format: Literal[1, 2, 3] = 3  # 1, 2: without fields that have defaults, such as metric and columns.numbered
     name: str
     kind: Kind = "vector"
     metric: Metric = "euclidean"  # of exact neighbours and of reranking
@@ -62,13 +67,20 @@ class Dataset(BaseModel):
             If there are no files.
         """
         root = self.splits[split]
-        files = {filesystem.relative_path(root, file.url): file for file in filesystem.listing(root, ".parquet")}
+        files = {filesystem.relative_path(root, file.url): file for file in rows.listing(root)}
         suffixes = deletions.version_suffixes(self.deleted, split)
+        beside = rows.metadata_files([file.url for file in files.values()], self.columns)
+        firsts = self._first_ids(split, files)
+
+        def version(name: str) -> str:
+            added = f"+{beside[files[name].url].version}" if beside else ""
+            return files[name].version + added + (f"@{firsts[name]}" if firsts else "") + suffixes.get(name, "")
+
         return [
             FeatureShard(
                 url=files[names[0]].url,
                 name=names[0] if len(names) == 1 else f"{names[0]}+",
-                version=bundles.group_version({name: files[name].version + suffixes.get(name, "") for name in names}),
+                version=bundles.group_version({name: version(name) for name in names}),
                 dim=self.dim,
                 kind=self.kind,
                 metric=self.metric,
@@ -76,12 +88,23 @@ class Dataset(BaseModel):
                 vocabulary=vocabulary,
                 keys=self.keys,
                 files=tuple(files[name] for name in names),
+                beside=tuple(beside[files[name].url] for name in names) if beside else (),
+                firsts=tuple(firsts[name] for name in names) if firsts else (),
                 drop_bad_rows=self.bad_rows == "drop",
                 deleted=self.deleted,
                 allow_unknown=allow_unknown,
             )
             for names in bundles.group_files(files)
         ]
+
+    def _first_ids(self, split: str, files: Mapping[str, FileVersion]) -> dict[str, int]:
+        """Return the id of the first row of each file, if rows are numbered; else nothing. Counts the rows."""
+        if not self.columns.numbered:
+            return {}
+        with ThreadPoolExecutor(COUNTERS) as pool:
+            counts = list(pool.map(lambda file: rows.count_rows(file.url), files.values()))
+        starts = np.cumsum([FIRST_IDS[split], *counts])[:-1]
+        return dict(zip(files, starts.tolist(), strict=True))
 
 
 def dataset_url(warehouse: str, name: str) -> str:
@@ -136,8 +159,8 @@ def write_split(url: str, blocks: Iterable[FeatureRows], rows_per_shard: int | N
         If there are no rows, if values are not finite, or if rows differ in kind, dimension or in having labels.
     """
     total: splits.SplitShape | None = None
-    for number, rows in enumerate(splits.cut_into_shards(blocks, rows_per_shard)):
-        shape = splits.write_shard(filesystem.join(url, f"{number:05}.parquet"), rows, total.rows if total else 0)
+    for number, group in enumerate(splits.cut_into_shards(blocks, rows_per_shard)):
+        shape = splits.write_shard(filesystem.join(url, f"{number:05}.parquet"), group, total.rows if total else 0)
         if total and shape[:3] != total[:3]:
             before, found = (f"{s.kind}, dimension {s.dim}, labels {s.labelled}" for s in (total, shape))
             raise ValueError(

@@ -80,7 +80,9 @@ def pixels(data: bytes, dim: int) -> Array:
             if square.size != (side, side):
                 square = square.resize((side, side), Image.Resampling.BILINEAR)
             return np.asarray(square, np.uint8).ravel()
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError:  # whose words are about an object in memory
+        raise ValueError(f"expected a picture, found {len(data):,} bytes of no known format") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"expected a picture, found {error}") from None
 
 

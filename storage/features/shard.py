@@ -7,33 +7,20 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from hashing.mapreduce import Array, Batch, Shard
 
-from ..files import filesystem, parquet
+from ..files import filesystem
 from ..files.filesystem import FileVersion
 from ..formats import Kind
-from . import columns, deletions, keys
+from . import columns, deletions, keys, rows
+from .rows import Columns
 
 BATCH_BYTES = 2**24
 
 
 class SourceChanged(ValueError):
     """A file of a shard changed or disappeared after it was listed."""
-
-
-class Columns(BaseModel):
-    """Column names of a dataset."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    id: str = "id"
-    keyed: bool = False  # whether the id column holds keys, which `datasets/<name>/keys/` maps to ids
-    x: str = "vector"  # or the dotted path of a field in a struct
-    labels: str | None = None
-    multi_hot: int = 0  # width of labels that are lists of 0 and 1; 0 if labels are values
-    dtype: str | None = None  # dtype of vectors that are stored as bytes
 
 
 class FeatureBlock(NamedTuple):
@@ -47,7 +34,7 @@ class FeatureBlock(NamedTuple):
 
 @dataclass(frozen=True)
 class FeatureShard:
-    """One Parquet file of a dataset, or a bundle of tiny ones. Each iteration reads and checks the rows again.
+    """One file of a dataset, or a bundle of tiny ones. Each iteration reads and checks the rows again.
 
     >>> import tempfile
     >>> import pyarrow as pa
@@ -66,6 +53,8 @@ class FeatureShard:
     vocabulary: tuple[str | int, ...] = ()
     keys: str = ""
     files: tuple[FileVersion, ...] = ()  # all files, as listed; if empty, the one at url
+    beside: tuple[FileVersion, ...] = ()  # the files of metadata that belong to these
+    firsts: tuple[int, ...] = ()  # id of the first row of each file, if rows are numbered
     kind: Kind = "vector"
     metric: str = "euclidean"
     drop_bad_rows: bool = False  # drop rows that cannot be read, instead of refusing the shard
@@ -76,13 +65,16 @@ class FeatureShard:
     def rows(self) -> int:
         """Return the number of rows, read from the footers; with deletions, from the id columns."""
         if not self.deleted:
-            return sum(int(parquet.open_parquet(url).metadata.num_rows) for url in self._urls)
+            return sum(rows.count_rows(url) for url in self._urls)
         deleted = deletions.deleted_ids(self.deleted)
         return sum(int((~np.isin(self.ids(url), deleted)).sum()) for url in self._urls)
 
     def ids(self, url: str) -> Array:
         """Return the ids (n,) int64 of a file, deleted rows included. Reads only the id column."""
-        return self._ids(parquet.read_column(url, self.columns.id), url)
+        if self.columns.numbered:
+            return self._numbers(url, 0, rows.count_rows(url))
+        parts = rows.read_batches(url, [self.columns.id], self.columns)
+        return np.concatenate([np.zeros(0, np.int64), *(self._ids(part[0], url) for part in parts)])
 
     def ids_by_file(self, wanted: Array) -> dict[str, Array]:
         """Return the wanted ids that each file contains, by its URL. Files that contain none are left out."""
@@ -108,13 +100,15 @@ class FeatureShard:
             yield from self._read_file(url)
 
     def _read_file(self, url: str) -> Iterator[FeatureBlock]:
-        read = [self.columns.id]
+        read = [] if self.columns.numbered else [self.columns.id]
         if self.columns.labels and self.vocabulary:
             read.append(self.columns.labels)
+        labelled = self.columns.labels in read
         row, deleted = 0, deletions.deleted_ids(self.deleted)
         dim = self.dim if self.kind == "vector" and not self.columns.dtype else 0
-        for part, vectors in parquet.read_vectors(url, self.columns.x, dim, read, batch_rows(self.dim)):
-            ids = self._ids(part[read[0]], url, row)
+        for part, vectors in rows.read_vectors(url, dim, read, self.columns, batch_rows(self.dim)):
+            numbered = self.columns.numbered
+            ids = self._numbers(url, row, len(part)) if numbered else self._ids(part[read[0]], url, row)
             x, errors = columns.usable_rows(vectors, self.dim, url, self.kind, self.columns.dtype, self.metric)
             keep = ~np.isin(ids, deleted)
             if not keep.all():
@@ -126,8 +120,8 @@ class FeatureShard:
                     errors = {i: f"{errors[i]}, for key {keys.plain_keys(part[read[0]].slice(i, 1))[0].as_py()!r}"}
                 columns.refuse_row(errors, url, row)
             labels = None
-            if len(read) == 2:
-                labels = columns.label_indices(part[read[1]], self.vocabulary, url, self.columns.multi_hot)
+            if labelled:
+                labels = columns.label_indices(part[self.columns.labels], self.vocabulary, url, self.columns.multi_hot)
             dropped = [(url, row + i, int(ids[i]), error) for i, error in sorted(errors.items())]
             keep[list(errors)] = False
             if not keep.all():
@@ -138,7 +132,7 @@ class FeatureShard:
 
     def refuse_change(self) -> None:
         """Raise SourceChanged if a file changed or disappeared since it was listed."""
-        for file in self.files or (FileVersion(self.url, 0, self.version),):
+        for file in (*(self.files or (FileVersion(self.url, 0, self.version),)), *self.beside):
             try:
                 version = filesystem.stat(file.url).version
             except FileNotFoundError:
@@ -150,14 +144,18 @@ class FeatureShard:
         """Return the distinct labels. Reads only the label column."""
         if not (name := self.columns.labels):
             return set()
-        parts = (part for url in self._urls for part in parquet.read_batches(url, [name]))
+        parts = (part for url in self._urls for part in rows.read_batches(url, [name], self.columns))
         width = self.columns.multi_hot
         return set().union(*(columns.distinct_labels(part[name], self.url, width) for part in parts))
 
     def distinct_keys(self) -> Any:
         """Return the distinct keys as an Arrow array. Reads only the key column."""
-        parts = (part for url in self._urls for part in parquet.read_batches(url, [self.columns.id]))
+        parts = (part for url in self._urls for part in rows.read_batches(url, [self.columns.id], self.columns))
         return keys.distinct_keys(part[0] for part in parts)
+
+    def _numbers(self, url: str, row: int, n: int) -> Array:
+        first = self.firsts[self._urls.index(url)] + row
+        return np.arange(first, first + n)
 
     def _ids(self, column: Any, url: str, first_row: int = 0) -> Array:
         if self.columns.keyed:

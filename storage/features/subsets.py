@@ -10,11 +10,12 @@ import numpy as np
 
 from hashing.mapreduce import Array
 
-from ..files import filesystem, parquet
+from ..files import filesystem
 from ..formats import FeatureRows
-from . import columns, deletions, media
+from . import columns, deletions, media, rows
 from .dataset import Dataset, dataset_url, save_dataset, write_split
-from .shard import Columns, FeatureShard, batch_rows
+from .rows import Columns
+from .shard import FeatureShard, batch_rows
 
 
 def ids_and_labels(shard: FeatureShard) -> tuple[Array, Array]:
@@ -24,7 +25,7 @@ def ids_and_labels(shard: FeatureShard) -> tuple[Array, Array]:
     """
     ids, y = [np.zeros(0, np.int64)], [np.zeros((0, len(shard.vocabulary)), np.uint8)]
     for file in shard.files:
-        batches = parquet.read_batches(file.url, [str(shard.columns.labels)])
+        batches = rows.read_batches(file.url, [str(shard.columns.labels)], shard.columns)
         positions = (
             columns.label_indices(batch[0], shard.vocabulary, file.url, shard.columns.multi_hot) for batch in batches
         )
@@ -69,7 +70,7 @@ def _select(shards: Sequence[FeatureShard], wanted: Array) -> Iterator[FeatureRo
         for file in shard.files:
             ids, row = shard.ids(file.url), 0
             names, width = [shard.columns.x, str(shard.columns.labels)], shard.columns.multi_hot
-            for part in parquet.read_batches(file.url, names, batch_rows(shard.dim)):
+            for part in rows.read_batches(file.url, names, shard.columns, batch_rows(shard.dim)):
                 part_ids = ids[row : row + len(part)]
                 keep = np.isin(part_ids, wanted)
                 if keep.any():

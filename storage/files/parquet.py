@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -29,21 +30,26 @@ def open_parquet(url: str, columns: Sequence[str] = ()) -> Any:
 
 def _open(url: str, columns: Sequence[str]) -> tuple[Any, Any]:
     """Return the pyarrow ParquetFile at a URL, and the file that it reads."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     fs, path = filesystem.arrow(url)
-    try:
+    with foreign(url, "a Parquet file"):
         source = fs.open_input_file(path)
         file = pq.ParquetFile(source, pre_buffer=False, page_checksum_verification=True)
         schema = file.schema_arrow
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        if _from_store(error):
-            raise
-        raise ValueError(f"{url} is not a Parquet file: {_first_line(error)}") from None
     if missing := sorted(name for name in set(columns) if field_of(schema, name) is None):
         raise ValueError(f"expected the columns {', '.join(missing)}, found {', '.join(schema.names)}, in {url}")
     return file, source
+
+
+def schema(url: str) -> Any:
+    """Return the Arrow schema of a file. Raises ValueError if it is not Parquet."""
+    return open_parquet(url).schema_arrow
+
+
+def count_rows(url: str) -> int:
+    """Return the number of rows, from the footer."""
+    return int(open_parquet(url).metadata.num_rows)
 
 
 def field_of(schema: Any, name: str) -> Any:
@@ -69,7 +75,7 @@ def _column(table: Any, name: str) -> Any:
     return _column(inside, name[len(struct) + 1 :])
 
 
-def _named(table: Any, names: Sequence[str]) -> Any:
+def named(table: Any, names: Sequence[str]) -> Any:
     """Return a record batch of some columns, under the names that the user gave."""
     import pyarrow as pa
 
@@ -119,7 +125,7 @@ def read_vectors(
                 memory[done % 2] = np.empty((len(batch), dim), np.float32)
             x = memory[done % 2][: len(batch)]
             reader.read(x)
-            yield _named(batch, others), x
+            yield named(batch, others), x
             done += 1
         return
     except (Unsupported, pa.ArrowException):
@@ -132,17 +138,37 @@ def read_vectors(
 
 
 def _batches(url: str, file: Any, columns: Sequence[str], batch_rows: int) -> Iterator[Any]:
+    row = 0
+    with damaged(url, lambda: row):
+        for batch in file.iter_batches(batch_rows, columns=columns):
+            yield named(batch, columns)
+            row += len(batch)
+
+
+@contextmanager
+def foreign(url: str, expected: str) -> Iterator[None]:
+    """Raise ValueError if the block fails because the file is not what is expected, such as "a Parquet file"."""
     import pyarrow as pa
 
-    row = 0
     try:
-        for batch in file.iter_batches(batch_rows, columns=columns):
-            yield _named(batch, columns)
-            row += len(batch)
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if _from_store(error):
+            raise
+        raise ValueError(f"{url} is not {expected}: {_first_line(error)}") from None
+
+
+@contextmanager
+def damaged(url: str, row: Callable[[], int]) -> Iterator[None]:
+    """Raise ValueError, with the number of rows that were read, if the block cannot read on."""
+    import pyarrow as pa
+
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         if _from_store(error):
             raise
-        raise ValueError(f"{url} is damaged after row {row}: {_first_line(error)}") from None
+        raise ValueError(f"{url} is damaged after row {row()}: {_first_line(error)}") from None
 
 
 def read_column(url: str, name: str) -> Any:

@@ -14,6 +14,8 @@ from hashing.mapreduce import Array
 
 BLOCK_BYTES = 4 << 20  # size of a block of rows
 
+# Ids of the first rows of the splits of files without ids.
+FIRST_IDS = {"base": 0, "learn": 1 << 40, "query": 1 << 41}
 # How the vectors of a dataset are compared. Hamming is for vectors of 0 and 1, where Euclidean distance ranks alike.
 Metric = Literal["euclidean", "cosine", "ip", "hamming"]
 Kind = Literal["vector", "image", "text"]

@@ -9,7 +9,7 @@ import pytest
 from infra.executors import InProcess
 from infra.observability import Observer, observed
 from infra.settings import Settings
-from storage.features.shard import Columns
+from storage.features.rows import Columns
 from tests.conftest import free_ports
 from tests.infra.recorded import data, digest, recorded
 from workflows.datasets import ingest_source

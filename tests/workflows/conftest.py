@@ -14,7 +14,7 @@ from hashing.mapreduce import Batch
 from infra.executors import InProcess
 from infra.settings import Settings
 from storage import models
-from storage.features.shard import Columns
+from storage.features.rows import Columns
 from tests.conftest import blobs
 from workflows import datasets
 from workflows.cli import main

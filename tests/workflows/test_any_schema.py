@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from infra.settings import Settings
 from storage.features.contract import SourceRefused
-from storage.features.shard import Columns
+from storage.features.rows import Columns
 from tests.workflows.conftest import reindex
 from workflows import datasets
 from workflows.export import export_version

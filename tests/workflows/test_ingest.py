@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from infra.executors import InProcess
 from storage.features.contract import SourceRefused
-from storage.features.shard import Columns
+from storage.features.rows import Columns
 from tests.workflows.conftest import reindex
 from workflows import datasets
 from workflows.checks import UsageError, check_run

@@ -12,7 +12,7 @@ import pytest
 import hashkiln
 from infra.executors import InProcess
 from storage.features import keys
-from storage.features.shard import Columns
+from storage.features.rows import Columns
 from tests.conftest import blobs
 from tests.workflows.conftest import reindex
 from workflows import datasets, export, opening, search

@@ -13,7 +13,7 @@ import pytest
 
 from infra.executors import InProcess
 from infra.settings import Settings
-from storage.features.shard import Columns
+from storage.features.rows import Columns
 from tests.drawn_pictures import encoded, write_lists
 from tests.workflows import conftest
 from tests.workflows.conftest import encoded_from_source, published_codes
@@ -139,5 +139,5 @@ def test_lists_of_pictures_through_the_command_line(tmp_path):
     assert "database: 9 rows by id, 9 by content" in found["overlap"]
     (tmp_path / "lists" / "images" / "3.png").unlink()
     done = run("ingest", str(tmp_path / "lists"), "--name", "again")
-    assert done.returncode == 1
+    assert done.returncode == 2  # refused before anything is written
     assert "expected images/3.png below" in " ".join(done.stderr.split())

@@ -21,7 +21,7 @@ from infra import executors
 from infra.executors import InProcess
 from infra.settings import Settings
 from storage import models
-from storage.features.shard import Columns
+from storage.features.rows import Columns
 from tests.conftest import blobs
 from workflows import datasets, export, search
 from workflows.checks import UsageError

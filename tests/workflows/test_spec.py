@@ -3,7 +3,7 @@
 import pytest
 
 from infra.executors import InProcess
-from storage.features.shard import Columns
+from storage.features.rows import Columns
 from tests.workflows.conftest import D, reindex, spec
 from workflows import datasets
 from workflows.context import Context

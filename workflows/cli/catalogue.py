@@ -84,8 +84,9 @@ def ingest(
     source: Annotated[
         str,
         typer.Argument(
-            help="A named dataset, Parquet (used in place), a file .fvecs, .bvecs, .npy, .fbin, .u8bin, .i8bin or "
-            ".hdf5, a folder with a folder of pictures for each class, or a folder with HashNet lists."
+            help="A named dataset; Parquet, a Hugging Face dataset on disk, WebDataset .tar files or a folder of .npy "
+            "files, all used in place; a file .fvecs, .bvecs, .npy, .fbin, .u8bin, .i8bin or .hdf5; a folder with a "
+            "folder of pictures for each class, or with HashNet lists."
         ),
     ],
     name: Annotated[
@@ -100,14 +101,15 @@ def ingest(
     vector_column: Annotated[
         str,
         typer.Option(
-            help="Column of vectors, encoded pictures, or texts; a dotted path names a field of a struct.  "
+            help="Column of vectors, encoded pictures, or texts; a dotted path names a field of a struct. Of several "
+            "folders of .npy files: one of them.  "
             "[default: the column vector, image or text]"
         ),
     ] = "",
     vector_dtype: Annotated[
         VectorDtype | None, typer.Option(help="Type of the numbers, for vectors stored as bytes.", show_default=False)
     ] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of labels, one for each row or in lists.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of labels, one for each row or in lists; also COLUMN of folders COLUMN=VALUE.")] = None,
     labels_as: Annotated[
         LabelsAs | None,
         typer.Option(help="Read lists of 0 and 1 as multi-hot labels, or as the values 0 and 1.", show_default=False),
@@ -133,7 +135,7 @@ def ingest(
     from infra.settings import Settings
     from storage.datasets import DATASETS
     from storage.features.dataset import dataset_exists
-    from storage.features.shard import Columns
+    from storage.features.rows import Columns
 
     from .. import datasets as stage
 

@@ -11,7 +11,7 @@ from PIL import Image
 from storage.features import media
 from storage.features.contract import SourceRefused, understand
 from storage.features.dataset import Dataset
-from storage.features.shard import Columns
+from storage.features.rows import Columns
 
 N, D = 60, 8
 RNG = np.random.default_rng(0)

@@ -12,7 +12,7 @@ from hashing.statistics import WORDS
 from storage.features import media
 from storage.features.contract import understand
 from storage.features.dataset import Dataset, write_split
-from storage.features.shard import Columns
+from storage.features.rows import Columns
 from storage.formats import FeatureRows
 from tests.drawn_pictures import encoded, pixels
 
@@ -82,7 +82,7 @@ def test_a_column_of_pictures_is_read_as_rows_of_pixels(tmp_path, kind):
 def test_bad_pictures_and_texts_are_refused_with_file_and_row_or_dropped_and_reported(tmp_path):
     good = encoded(1, 1, 64)
     for column, values, what in (
-        ("image", [good, b"broken", None, good], "expected a picture, found cannot identify"),
+        ("image", [good, b"broken", None, good], "expected a picture, found 6 bytes of no known format"),
         ("text", ["a cat", None, None, "a dog"], "expected a picture or a text, found null"),
     ):
         url, (kind, dim) = written(tmp_path / column, column, pa.array(values))

@@ -12,7 +12,7 @@ import s3fs
 from hashing.bits import pack
 from hashing.families import LinearHash
 from storage.features.dataset import Dataset, write_split
-from storage.features.shard import Columns
+from storage.features.rows import Columns
 from storage.files import filesystem
 from storage.files import s3 as s3_clients
 from storage.files.filesystem import join

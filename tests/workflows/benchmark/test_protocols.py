@@ -18,7 +18,7 @@ from infra.executors import InProcess
 from infra.settings import Settings
 from storage.datasets import DATASETS
 from storage.features.dataset import load_dataset
-from storage.features.shard import Columns
+from storage.features.rows import Columns
 from tests.conftest import blobs, cut
 from tests.drawn_pictures import cifar_bytes, encoded, write_lists
 from workflows import datasets

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from infra.executors import InProcess
-from storage.features.shard import Columns
+from storage.features.rows import Columns
 from storage.tables import iceberg
 from storage.tables.table import create_table, table_names
 from tests.conftest import blobs

@@ -13,7 +13,7 @@ from hashing.methods import catalogue
 from hashing.source import source as source_of
 from infra.executors import InProcess
 from storage import models, queries
-from storage.features.shard import Columns
+from storage.features.rows import Columns
 from tests.conftest import blobs
 from tests.workflows.conftest import D, spec, write_shard
 from workflows import datasets

@@ -7,7 +7,7 @@ import pytest
 
 from infra.executors import InProcess
 from infra.settings import Settings
-from storage.features.shard import Columns
+from storage.features.rows import Columns
 from storage.tables.table import Version
 from tests.conftest import blobs
 from tests.infra import fake_gpus

@@ -9,7 +9,7 @@ import pytest
 
 from infra.executors import InProcess
 from infra.settings import Settings
-from storage.features.shard import Columns
+from storage.features.rows import Columns
 from storage.files import filesystem
 from storage.tables.parts import CodeShard
 from tests.conftest import blobs

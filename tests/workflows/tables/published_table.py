@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from infra.executors import InProcess
 from infra.settings import Settings
-from storage.features.shard import Columns
+from storage.features.rows import Columns
 from tests.conftest import blobs
 from workflows import datasets
 from workflows.cli import app

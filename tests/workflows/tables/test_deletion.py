@@ -15,7 +15,7 @@ import pytest
 from infra.executors import InProcess
 from storage import queries, warehouse
 from storage.features import deletions
-from storage.features.shard import Columns
+from storage.features.rows import Columns
 from storage.files import filesystem
 from storage.tables import parts
 from tests.conftest import blobs
