@@ -14,7 +14,9 @@ from storage import datasets
 from storage.features import media
 from storage.features.dataset import dataset_exists, dataset_names, load_dataset
 from storage.queries import current_queries
+from storage.tables.table import table_name
 
+from .export import check_exports
 from .spec import MethodSpec, Protocol, Spec
 
 
@@ -56,6 +58,9 @@ def check_run(spec: Spec, settings: Settings) -> None:
     check_trainers(spec.method, settings)
     check_precision(spec, settings)
     check_resources(settings, "fit", "encode", "evaluate")
+    check_resources(spec, settings)
+    with _refused():
+        check_exports(spec.exports, table_name(spec.dataset, spec.code_name), settings)
 
 
 def check_method(spec: MethodSpec, schema: Schema) -> None:

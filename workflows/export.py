@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from infra.settings import Settings
 from storage.export import duckdb, faiss, lance, milvus, npy, opensearch, pgvector, qdrant
-from storage.export.folder import atomic_folder
+from storage.export.folder import atomic_folder, description_of
+from storage.export.optional import check_package
 from storage.export.rows import VersionRows
 
 from .context import open_version
@@ -29,13 +33,23 @@ TARGETS = {  # what writes the files, and the order of bits in them
 }
 
 
-def export_version(table: str, to: str, folder: str, version: str = "main") -> dict[str, Any]:
+FAISS = ("faiss", "faiss-cpu")
+PACKAGES = {  # module and package that a target needs
+    "faiss-flat": FAISS, "faiss-ivf": FAISS, "faiss-hnsw": FAISS, "lance": ("lance", "pylance"),
+}  # fmt: skip
+
+
+class ExportFailed(RuntimeError):
+    """The export of a version failed. The version stays published."""
+
+
+def export_version(table: str, to: str, folder: str, version: str = "main", replace: bool = False) -> dict[str, Any]:
     """Write a version to a folder for one of TARGETS, and return the content of export.json and the folder.
 
-    Raises LookupError for an unknown target, and as `open_version` does.
+    The folder must be new or empty, unless it is to be replaced. Raises LookupError for an unknown target, and as
+    `open_version` does.
     """
-    if to not in TARGETS:
-        raise LookupError(f"unknown target {to!r}; expected one of {', '.join(TARGETS)}")
+    _check_target(to)
     write, bit_order = TARGETS[to]
     settings = Settings()
     code_table, chosen = open_version(settings, table, version)
@@ -52,6 +66,79 @@ def export_version(table: str, to: str, folder: str, version: str = "main") -> d
         "bit_order": bit_order,
         "vocabulary": code_table.vocabulary,  # label of each column of labels.npy
     }
-    with atomic_folder(folder, description) as place:
+    with atomic_folder(folder, description, replace) as place:
         write(rows, place)
     return {**description, "folder": folder}
+
+
+def check_exports(exports: Mapping[str, str], table: str, settings: Settings) -> None:
+    """Raise an error for exports of a table (target -> folder) that cannot succeed. Writes nothing.
+
+    An empty folder stands for exports/TABLE/TARGET in HASHKILN_HOME.
+
+    Raises
+    ------
+    LookupError
+        For an unknown target.
+    ValueError
+        For a folder that holds something else than an earlier export of the table to this target, that cannot be
+        written, or that is that of another target; and if a package is missing that a target needs.
+    """
+    folders = [_folder(exports, to, table, settings) for to in exports]
+    if len(set(folders)) < len(folders):
+        raise ValueError(f"expected another folder for each target, found {', '.join(map(str, folders))}")
+    for to, folder in zip(exports, folders, strict=True):
+        _check_target(to)
+        try:
+            if to in PACKAGES:
+                check_package(*PACKAGES[to])
+        except RuntimeError as error:
+            raise ValueError(f"{to}: {error}") from None
+        _check_folder(folder, table, to)
+
+
+def export_published(exports: Mapping[str, str], table: str, version: str) -> tuple[str, ...]:
+    """Write a published version to the folder of each target, in place of an earlier one, and return what was written.
+
+    A folder that already holds this version is left as it is. Raises ExportFailed, with how to repeat it.
+    """
+    written, settings = [], Settings()
+    snapshot = open_version(settings, table, version)[1].snapshot_id
+    for to in exports:
+        folder = _folder(exports, to, table, settings)
+        found = description_of(folder)
+        if (found.get("table"), found.get("target"), found.get("snapshot")) == (table, to, snapshot):
+            continue
+        try:
+            _check_folder(folder, table, to)
+            export_version(table, to, str(folder), version, replace=True)
+        except Exception as error:
+            raise ExportFailed(
+                f"{table} {version} is published, but the export to {to} in {folder} failed: {error}. Run the same "
+                "command again to repeat the export"
+            ) from error
+        written.append(str(folder))
+    return tuple(written)
+
+
+def _check_target(to: str) -> None:
+    if to not in TARGETS:
+        raise LookupError(f"unknown target {to!r} of an export: expected one of {', '.join(TARGETS)}")
+
+
+def _folder(exports: Mapping[str, str], to: str, table: str, settings: Settings) -> Path:
+    """Return where a target is exported to. Raises ValueError for a URL."""
+    if "://" in exports[to]:
+        raise ValueError(f"expected a local folder to export to, found {exports[to]}")
+    return Path(exports[to] or settings.home / "exports" / table / to).expanduser().absolute()
+
+
+def _check_folder(folder: Path, table: str, to: str) -> None:
+    """Raise ValueError unless a folder is new, empty, or an export of the table to the same target."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        found = description_of(folder)
+        if (found.get("table"), found.get("target")) != (table, to):
+            raise ValueError(f"{folder} is not an export of {table} to {to}: choose a new folder")
+    above = next(parent for parent in folder.parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise ValueError(f"cannot write to {above}")

@@ -177,3 +177,4 @@ class RunOutcome(Value):
     report: str  # path or URL of the report page
     verdict: Verdict  # of the gate; for an unchanged version, on its stored metrics
     seconds: float
+    exported: tuple[str, ...] = ()  # folders that were written; one that already held the version was left as it is

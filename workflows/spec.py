@@ -251,6 +251,10 @@ class Spec(Value):
     )
     protocol: Protocol = Protocol()
     gate: Gate = Gate()
+    exports: dict[str, str] = Field(
+        {},
+        description="target of `hashkiln export` -> folder: export the published version, replacing an earlier one",
+    )
 
     @field_validator("dataset", "code", mode="before")
     @classmethod
@@ -261,6 +265,11 @@ class Spec(Value):
     @classmethod
     def _absolute(cls, source: str | None) -> str | None:
         return filesystem.absolute(source) if source else source
+
+    @field_validator("exports")
+    @classmethod
+    def _elsewhere(cls, exports: dict[str, str]) -> dict[str, str]:
+        return {to: filesystem.absolute(folder) if folder else "" for to, folder in exports.items()}
 
     @field_validator("protocol")
     @classmethod

@@ -14,33 +14,50 @@ from ..files import filesystem
 
 
 @contextmanager
-def atomic_folder(folder: str, about: dict[str, Any]) -> Iterator[Path]:
+def atomic_folder(folder: str, about: dict[str, Any], replace: bool = False) -> Iterator[Path]:
     """Yield a hidden folder to write to. When the block ends, it gets a file export.json and its final name.
 
-    If the block fails, the hidden folder is deleted.
+    If the block fails, the hidden folder is deleted, and an existing folder stays.
 
     Parameters
     ----------
     about
         The content of export.json.
+    replace
+        Whether a folder of that name is replaced.
 
     Raises
     ------
     ValueError
         If `folder` is a URL.
     FileExistsError
-        If the folder exists and is not empty.
+        If the folder exists, is not empty, and is not to be replaced.
     """
     if "://" in folder:
         raise ValueError(f"expected a local folder to export to, found {folder}")
     target = Path(folder).expanduser().absolute()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    exists = target.exists() and (not target.is_dir() or any(target.iterdir()))
+    if exists and not replace:
         raise FileExistsError(f"{target} is not an empty folder: choose another one to export to")
-    attempt = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    attempt, earlier = (target.with_name(f".{target.name}.{uuid.uuid4().hex}") for _ in range(2))
     attempt.mkdir(parents=True)
     try:
         yield attempt
         filesystem.write_bytes(str(attempt / "export.json"), json.dumps(about, indent=2).encode())
+        if exists:
+            target.replace(earlier)
         attempt.replace(target)
     finally:
-        shutil.rmtree(attempt, ignore_errors=True)
+        if earlier.exists() and not target.exists():  # the second of the two failed
+            earlier.replace(target)
+        for left in (attempt, earlier):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def description_of(folder: Path) -> dict[str, Any]:
+    """Return the export.json of a folder; an empty dict if it has none that can be read."""
+    try:
+        found = json.loads((folder / "export.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -109,7 +109,10 @@ def ingest(
     vector_dtype: Annotated[
         VectorDtype | None, typer.Option(help="Type of the numbers, for vectors stored as bytes.", show_default=False)
     ] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of labels, one for each row or in lists; also COLUMN of folders COLUMN=VALUE.")] = None,
+    label_column: Annotated[
+        str | None,
+        typer.Option(help="Column of labels, one for each row or in lists; also COLUMN of folders COLUMN=VALUE."),
+    ] = None,
     labels_as: Annotated[
         LabelsAs | None,
         typer.Option(help="Read lists of 0 and 1 as multi-hot labels, or as the values 0 and 1.", show_default=False),

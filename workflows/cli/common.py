@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial, wraps
 from inspect import Parameter, Signature, signature
@@ -101,6 +101,15 @@ Losses = Annotated[
     ),
 ]
 MaxDrift = Annotated[float, typer.Option("--max-drift", help="Drift threshold, in standard deviations.")]
+Exports = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--export",
+        metavar="TARGET[=FOLDER]",
+        help="Export the published version, as `hashkiln export --to TARGET` does, in place of an earlier one. "
+        "Repeatable.  [default FOLDER: exports/TABLE/TARGET in HASHKILN_HOME]",
+    ),
+]
 Queries = Annotated[
     int, typer.Option("--queries", help="Number of queries to sample if the dataset has no query split.")
 ]
@@ -189,6 +198,7 @@ def run_specification(
     max_loss: Losses = None,
     max_drift: MaxDrift = 0.5,
     precision: Precision = "float32",
+    export: Exports = None,
     **gate: Any,
 ) -> Spec:
     """Return the Spec of a whole run, as `specification`, from the options of the protocol and the gate too."""
@@ -198,7 +208,18 @@ def run_specification(
         gate=rules | gate,
         max_drift=max_drift,
         precision=precision,
+        exports=_exports(export or ()),
     )
+
+
+def _exports(texts: Iterable[str]) -> dict[str, str]:
+    """Return the folder of each target; empty for the default one."""
+    exports: dict[str, str] = {}
+    for to, _, folder in (text.partition("=") for text in texts):
+        if to in exports:
+            raise typer.BadParameter(f"{to} is exported twice: to {exports[to]} and to {folder}")
+        exports[to] = folder
+    return exports
 
 
 def assigned(texts: list[str] | None) -> dict[str, Any]:

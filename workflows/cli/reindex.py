@@ -31,7 +31,8 @@ def reindex(
 
     Examples: `hashkiln reindex --dataset sample`, `hashkiln reindex --dataset sample --dry-run`,
     `hashkiln reindex --dataset mnist --from ~/mnist --method itq --bits 32 --floor precision_radius_2=0.3`,
-    `hashkiln reindex --dataset sample --refit drift --max-loss map=0.01 --ceiling health.constant_bits=0`
+    `hashkiln reindex --dataset sample --refit drift --max-loss map=0.01 --ceiling health.constant_bits=0`,
+    `hashkiln reindex --dataset sample --export faiss-ivf=/srv/index`
     """
     spec = specify(force=force)
     if dry_run:
@@ -46,6 +47,9 @@ def reindex(
         _print_unchanged(outcome)
     else:
         _print_published(outcome)
+    if not as_json:
+        for folder in outcome.exported:
+            console.print(f"Exported: {folder}", soft_wrap=True)
     if not outcome.verdict.passed:
         raise typer.Exit(REJECTED)
 

@@ -1,7 +1,7 @@
 """The flow `reindex`: the pipeline with one Prefect task per stage, and Ray tasks inside.
 
 Stages that depend on machines and networks are retried. The gate and publishing are not, because a retry could hide a
-conflict with another run.
+conflict with another run; an export is not, because it says how to repeat it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from storage.tables.commits import PublishConflict
 from storage.tables.table import table_name
 
 from ..context import Context
+from ..export import export_published
 from ..records import Model, Report, RunOutcome, Staged, Verdict
 from ..reports.run import metric_rows, run_markdown, write_report
 from ..scheduled import log_of_run, run_name
@@ -111,7 +112,7 @@ class TaskRunner:
                 result: T = function(*args)
             return result
 
-        options = {} if stage in (gate, publish) else retries
+        options = {} if stage in (gate, publish, export_published) else retries
         decorate: Any = task
         run: Callable[[], T] = decorate(as_task, name=pipeline.NAMES[stage], cache_policy=NO_CACHE, **options)
         return run()

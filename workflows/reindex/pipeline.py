@@ -19,6 +19,7 @@ from infra.settings import Settings
 from .. import datasets
 from ..checks import check_run
 from ..context import Context
+from ..export import export_published
 from ..records import RunOutcome, Staged
 from ..reports.run import write_report
 from ..spec import Spec
@@ -65,6 +66,7 @@ NAMES: dict[Callable[..., Any], str] = {
     gate: "gate",
     write_report: "report",
     publish: "publish",
+    export_published: "export",
 }
 
 
@@ -91,20 +93,23 @@ def encode(context: Context, run: Runner = call) -> Staged:
 def reindex(context: Context, run: Runner = call) -> RunOutcome:
     """Encode new and changed rows, compare the version with the published one, and publish it if the gate passes.
 
+    Then write the exports that the specification asks for.
+
     Raises GateRejected if the gate refuses the version, or if nothing changed and the published version breaks a rule;
-    PublishConflict if another run published meanwhile.
+    PublishConflict if another run published meanwhile; ExportFailed if the version is published but not exported.
     """
     start = time.monotonic()
     staged = encode(context, run)
     if staged.unchanged:
         table = context.open_table()
         version = table.version(staged.base)
-        return unchanged.check_rules(unchanged.outcome_of(context.spec, table, version, time.monotonic() - start))
+        outcome = unchanged.outcome_of(context.spec, table, version, time.monotonic() - start)
+        return exported(unchanged.check_rules(outcome), context.spec, run)
     report = run(evaluate_staged, context, staged)
     verdict = run(gate, context, staged, report)
     page = run(write_report, context, staged, report, verdict)
     version_name = run(publish, context, staged, report, verdict, page)
-    return RunOutcome(
+    outcome = RunOutcome(
         table=staged.table,
         version=version_name,
         unchanged=False,
@@ -114,3 +119,12 @@ def reindex(context: Context, run: Runner = call) -> RunOutcome:
         verdict=verdict,
         seconds=time.monotonic() - start,
     )
+    return exported(outcome, context.spec, run)
+
+
+def exported(outcome: RunOutcome, spec: Spec, run: Runner = call) -> RunOutcome:
+    """Return the outcome of a run after the exports of its published version."""
+    if not spec.exports:
+        return outcome
+    written = run(export_published, spec.exports, outcome.table, outcome.version)
+    return outcome.model_copy(update={"exported": written})

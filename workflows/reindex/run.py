@@ -14,6 +14,7 @@ from ..datasets import is_available
 from ..embedded import prefect_home
 from ..records import RunOutcome
 from ..spec import Spec, valid
+from .pipeline import exported
 from .publishing import GateRejected
 from .unchanged import outcome_if_unchanged
 
@@ -69,7 +70,7 @@ def reindex(dataset: str, *, method: str = "itq", bits: int = 32, seed: int = 0,
 def run(spec: Spec, progress: Progress = silent) -> RunOutcome:
     """Run the flow. If the published version is up to date, only check the rules of the gate."""
     if outcome := nothing_to_do(spec):
-        return outcome
+        return exported(outcome, spec) if outcome.verdict.passed else outcome
     prefect_home()
     from . import flow
 
