@@ -232,7 +232,7 @@ def _comparable(source: datasets.Source, url: str) -> datasets.Source:
     for split, blocks in source.splits.items():
         if (first := next(blocks, None)) is None:
             raise ValueError(f"expected at least one row, found none in the {split} rows of {url}")
-        splits[split] = chain([first], blocks)
+        splits[split] = _finite(chain([first], blocks), f"the {split} rows of {url}")
         if isinstance(first.x, np.ndarray):
             dims[split] = first.x.shape[1]
             if source.metric == "hamming" and not np.isin(first.x, (0, 1)).all():
@@ -241,6 +241,22 @@ def _comparable(source: datasets.Source, url: str) -> datasets.Source:
         found = " and ".join(f"{dim} in the {split} rows" for split, dim in dims.items())
         raise ValueError(f"expected vectors of one dimension, found {found} of {url}")
     return source._replace(splits=splits)
+
+
+def _finite(blocks: Iterator[FeatureRows], where: str) -> Iterator[FeatureRows]:
+    """Yield blocks. Raises SourceRefused for the first row with a number that is not finite as float32."""
+    row = 0
+    for block in blocks:
+        if isinstance(block.x, np.ndarray) and block.x.dtype.kind == "f":
+            with np.errstate(over="ignore"):
+                finite = np.isfinite(block.x.astype(np.float32, copy=False)).all(axis=1)
+            if not finite.all():
+                wrong = row + int(finite.argmin())
+                raise contract.SourceRefused(
+                    f"expected finite float32 numbers, found NaN, infinity or more, in row {wrong} of {where}"
+                )
+        yield block
+        row += len(block.ids)
 
 
 def _write_dataset(

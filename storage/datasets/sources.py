@@ -69,7 +69,7 @@ def open_source(source: str, query: str | None, labels_as: str | None) -> Source
         If the files have another form than their name says, if their labels can be read in two ways, or if queries are
         given for a form that holds its own.
     """
-    suffix = suffix_of(source)
+    suffix = "" if Path(source).is_dir() else suffix_of(source)
     if lists := find_lists(source):
         _refuse_query(query, f"{source} has its own list test.txt")
         return Source(read_picture_lists(lists, labels_as), kind="image", queries_in_base=True)

@@ -30,9 +30,11 @@ class SourceRefused(ValueError):
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Raise the ValueErrors of the block as SourceRefused."""
+    """Raise the ValueErrors of the block, and missing files, as SourceRefused."""
     try:
         yield
+    except FileNotFoundError as error:
+        raise SourceRefused(f"no such file: {error.filename}" if error.filename else str(error)) from None
     except ValueError as error:
         raise SourceRefused(str(error)) from None
 
@@ -100,6 +102,8 @@ def understand(splits: Mapping[str, str], given: Columns, labels_as: str | None,
     names = names.model_copy(update={"multi_hot": _multi_hot_width(base, names, labels_as)})
     kind, dim = _kind_and_dim(base, names)
     for split in found.values():
+        if names.labels and not names.label_folders:
+            _check_column(split.schema, base.schema, names.labels, split.url, base.url, names)
         _check_first_rows(split, names, kind, dim, metric)
     summaries = {split: _summary(found[split], names, kind, dim) for split in splits}
     return Contract(kind, dim, names, summaries)
@@ -286,7 +290,7 @@ def _check_first_rows(split: _Split, names: Columns, kind: Kind, dim: int, metri
     """Raise ValueError if the first rows of a split cannot be read like those of the base split."""
     where, first = split.url, split.first
     if not names.numbered:
-        ids = keys.plain_keys(first[names.id]) if names.keyed else columns.ids(first[names.id], where)
+        ids = keys.checked_keys(first[names.id], where) if names.keyed else columns.ids(first[names.id], where)
         _check_distinct(ids, names, where)
     few = first[names.x][:PICTURES] if kind == "image" else first[names.x]
     x, errors = columns.usable_rows(few, dim, where, kind, names.dtype, metric)
@@ -346,7 +350,7 @@ def _type_name(column_type: Any) -> str:
     if columns.is_list(column_type):
         return f"lists of {_type_name(column_type.value_type)}"
     if types.is_struct(column_type):
-        return f"structs with {media.BYTES}"
+        return f"structs with {media.BYTES}" if media.kind(column_type) else "structs"
     return {"halffloat": "float16", "float": "float32", "double": "float64"}.get(str(column_type), str(column_type))
 
 

@@ -100,13 +100,17 @@ def column_ids(folder: str, column: Any, where: str, first_row: int = 0, allow_u
     Raises ValueError, with `where`, for a null and for a key without an id. If unknown keys are allowed, their id is
     NONE. `first_row` is the number of the column's first row, for messages.
     """
-    if column.null_count:
-        row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
-        raise ValueError(f"expected a key in every row, found null in row {first_row + row} of {where}")
+    _check_nulls(column, where, first_row)
     ids = _search(folder, _count(folder), _hashes(plain_keys(column)))
     if not allow_unknown and len(unknown := np.flatnonzero(ids == NONE)):
         raise ValueError(f"unknown key {column[int(unknown[0])].as_py()!r}, in {where}")
     return ids
+
+
+def _check_nulls(column: Any, where: str, first_row: int) -> None:
+    if column.null_count:
+        row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+        raise ValueError(f"expected a key in every row, found null in row {first_row + row} of {where}")
 
 
 def find_ids(folder: str, keys: Iterable[str | bytes], where: str) -> Array:
@@ -290,6 +294,17 @@ def _mapped(url: str) -> Array:
         shutil.copyfileobj(source, copy, 2**24)
         copy.flush()
         return np.memmap(copy, "<u8", "r").reshape(-1, 3)
+
+
+def checked_keys(column: Any, where: str) -> Any:
+    """Return a column as `plain_keys` does. Raises ValueError for a null, and for lists, structs and floats."""
+    from pyarrow import types
+
+    value_type = column.type.value_type if types.is_dictionary(column.type) else column.type
+    if types.is_nested(value_type) or types.is_floating(value_type):
+        raise ValueError(f"expected keys of strings, bytes, UUIDs or integers, found {column.type}, in {where}")
+    _check_nulls(column, where, 0)
+    return plain_keys(column)
 
 
 def plain_keys(column: Any) -> Any:

@@ -72,7 +72,8 @@ def listing(url: str, suffix: str = "") -> list[FileVersion]:
     root, scheme = path.rstrip("/"), _scheme(url)
     names = [name for name in infos if not _hidden(name[len(root) :]) and name.lower().endswith(suffix)]
     if not names:
-        raise FileNotFoundError(f"no {suffix or 'data'} files in {url}")
+        hint = "" if suffix or not infos else ": names that begin with . or _ are not data"
+        raise FileNotFoundError(f"no {suffix or 'data'} files in {url}{hint}")
     return [FileVersion(scheme + name, int(infos[name]["size"]), _version(infos[name])) for name in sorted(names)]
 
 

@@ -43,7 +43,7 @@ def header(url: str) -> Header:
         except ValueError as error:
             raise ValueError(f"{url}: expected a .npy file of numbers, found something else: {error}") from None
         start = file.tell()
-        if len(shape) != 2 or dtype.kind not in "biuf" or not shape[1]:
+        if len(shape) != 2 or dtype.kind not in "biuf" or dtype.itemsize > 8 or not shape[1]:
             raise ValueError(f"{url}: expected vectors (n, d) of numbers, found {shape} {dtype}")
         if in_columns and min(shape) > 1:
             raise ValueError(f"{url}: expected rows one after another (C order), found columns (Fortran order)")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from hashing.mapreduce import Array
 
@@ -25,13 +26,7 @@ def read_hdf5(path: str | Path, key: str) -> Iterator[Array]:
 
     if key not in DTYPES:
         raise ValueError(f"expected one of {', '.join(DTYPES)}, found {key}")
-    try:
-        file = h5py.File(path, "r")
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise ValueError(f"{path}: expected an HDF5 file, found something else: {error}") from None
-    with file:
+    with _open(path) as file:
         array = file.get(key)
         if not isinstance(array, h5py.Dataset):
             raise ValueError(f"{path}: expected an array {key}, found {', '.join(file) or 'none'}")
@@ -50,9 +45,7 @@ def stored_metric(path: str | Path) -> Metric | None:
 
     Raises ValueError for a distance that is not one of METRICS.
     """
-    import h5py
-
-    with h5py.File(path, "r") as file:
+    with _open(path) as file:
         value = file.attrs.get("distance")
     if value is None:
         return None
@@ -60,3 +53,15 @@ def stored_metric(path: str | Path) -> Metric | None:
     if name not in METRICS:
         raise ValueError(f"{path}: expected a distance of {', '.join(METRICS)}, found {name}")
     return METRICS[name]
+
+
+def _open(path: str | Path) -> Any:
+    """Open a file. Raises ValueError if it is not HDF5."""
+    import h5py
+
+    try:
+        return h5py.File(path, "r")
+    except FileNotFoundError:  # whose words are those of HDF5
+        raise FileNotFoundError(f"no such file: {path}") from None
+    except OSError as error:
+        raise ValueError(f"{path}: expected an HDF5 file, found something else: {error}") from None

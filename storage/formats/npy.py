@@ -29,5 +29,6 @@ def read_vectors(path: str | Path) -> Iterator[Array]:
     if array.ndim != 2 or array.dtype.kind not in "biuf" or not array.size:
         raise ValueError(f"{path}: expected vectors (n, d) of numbers, found {array.shape} {array.dtype}")
     step = max(1, BLOCK_BYTES // (array.itemsize * array.shape[1]))
+    kept = array.dtype.newbyteorder("=") if array.itemsize <= 8 else np.dtype(np.float64)
     for row in range(0, len(array), step):
-        yield np.array(array[row : row + step])
+        yield np.array(array[row : row + step], kept)

@@ -154,3 +154,73 @@ def test_ingest_prints_what_it_understood_and_exits_with_2_if_it_refuses(tmp_pat
         assert words in said.stdout
     found = CliRunner().invoke(app, [*told, "--labels-as", "values", "--replace", "--json"], catch_exceptions=False)
     assert json.loads(found.stdout)["understood"]["base"]["labels"].startswith("values (lists of int64)")
+
+
+@pytest.mark.parametrize("suffix", ["npy", "fvecs", "hdf5"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_refused_by_the_row_of_the_users_file(tmp_path, settings, suffix, value):
+    x = RNG.normal(size=(40, 4)).astype(np.float32)
+    x[7, 1] = value
+    path = tmp_path / f"x.{suffix}"
+    if suffix == "npy":
+        np.save(path, x)
+    elif suffix == "fvecs":
+        path.write_bytes(np.hstack([np.full((40, 1), 4, "<i4").view(np.float32), x]).tobytes())
+    else:
+        with h5py.File(path, "w") as file:
+            file["train"], file["test"] = x, x[:3]
+    with pytest.raises(
+        SourceRefused, match=rf"expected finite float32 numbers, .* in row 7 of the base rows of {path}"
+    ):
+        datasets.ingest_source("x", str(path), settings, Columns())
+
+
+def test_numbers_of_any_width_and_byte_order_are_read_from_npy(tmp_path, settings):
+    x = RNG.normal(size=(40, 4)).astype(np.float32)
+    for i, dtype in enumerate((">f4", ">f8", np.longdouble, "<f2", ">i2")):
+        np.save(tmp_path / f"{i}.npy", x.astype(dtype))
+        dataset = datasets.ingest_source(f"d{i}", str(tmp_path / f"{i}.npy"), settings, Columns())
+        read = np.concatenate([batch.x for batch in dataset.shards("base")[0]])
+        np.testing.assert_array_equal(read, x.astype(dtype).astype(np.float32))
+    np.save(tmp_path / "big.npy", np.full((40, 4), 1e300))
+    with pytest.raises(SourceRefused, match=r"in row 0 of the base rows of .*big\.npy"):
+        datasets.ingest_source("x", str(tmp_path / "big.npy"), settings, Columns())
+
+
+def test_what_is_missing_or_hidden_is_refused_in_words(tmp_path, settings):
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden" / ".a.parquet").write_bytes(b"")
+    (tmp_path / "dangling").mkdir()
+    (tmp_path / "dangling" / "a.parquet").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "folder.npy").mkdir()
+    for name, message in (
+        ("nothing", "no data files in .*nothing$"),
+        ("x.npy", "no such file: .*x.npy$"),
+        ("x.hdf5", "no such file: .*x.hdf5$"),
+        ("hidden", "no data files in .*: names that begin with . or _ are not data"),
+        ("dangling", "no such file: .*a.parquet"),
+        ("folder.npy", "no data files in .*folder.npy$"),
+    ):
+        with pytest.raises(SourceRefused, match=message):
+            datasets.ingest_source("x", str(tmp_path / name), settings, Columns())
+
+
+def test_splits_whose_labels_have_other_types_are_refused(tmp_path, settings):
+    for name, labels, first in (("base", [1] * 60, 0), ("query", ["1"] * 60, 100)):
+        table = {"id": np.arange(first, first + 60), "vector": [[float(i)] * 4 for i in range(60)], "labels": labels}
+        pq.write_table(pa.table(table), tmp_path / f"{name}.parquet")
+    with pytest.raises(SourceRefused, match=r"column labels: expected int64 as in .*base\.parquet, found string, in"):
+        datasets.ingest_source(
+            "x", str(tmp_path / "base.parquet"), settings, Columns(labels="labels"), str(tmp_path / "query.parquet")
+        )
+
+
+def test_keys_that_are_no_names_are_refused(tmp_path, settings):
+    for values, message in (
+        (pa.array([[i] for i in range(60)]), "expected keys of strings, bytes, UUIDs or integers, found list"),
+        (pa.array([i / 2 for i in range(60)]), "expected keys of .* found double"),
+        (pa.array([*map(str, range(59)), None]), "expected a key in every row, found null in row 59"),
+    ):
+        pq.write_table(pa.table({"key": values, "vector": [[float(i)] * 4 for i in range(60)]}), tmp_path / "a.parquet")
+        with pytest.raises(SourceRefused, match=message):
+            datasets.ingest_source("x", str(tmp_path / "a.parquet"), settings, Columns(id="key", keyed=True))
