@@ -105,6 +105,7 @@ def schemas(draw):
         "keyed": draw(st.booleans()),
         "nested": draw(st.booleans()),
         "own_queries": draw(st.booleans()),
+        "container": draw(st.sampled_from(["parquet", "arrow"])),
         "seed": draw(st.integers(0, 99)),
     }
 
@@ -117,7 +118,12 @@ def write(folder, schema, rows):
     if (labels := column_of_labels(schema["labels"], schema["form"], rng)) is not None:
         table["labels"] = labels
     folder.mkdir()
-    pq.write_table(pa.table(table), folder / "a.parquet")
+    table = pa.table(table)
+    if schema["container"] == "parquet":
+        pq.write_table(table, folder / "a.parquet")
+    else:
+        with pa.ipc.new_stream(folder / "a.arrow", table.schema) as file:
+            file.write_table(table, max_chunksize=20)
     return str(folder)
 
 
