@@ -105,7 +105,7 @@ def test_fetch_verifies_the_published_checksums(hashkiln):
         (("reindex", "--dataset", "sample", "--refit", "often"), 2, "often"),
         (("reindex",), 2, "Missing option"),
         (("ingest", "/nowhere/x"), 2, "/nowhere/x is not a named dataset: pass --name NAME"),
-        (("ingest", "/nowhere", "--name", "x"), 1, "no data files in /nowhere"),
+        (("ingest", "/nowhere", "--name", "x"), 2, "no data files in /nowhere"),
         (("evaluate", "--codes", "x", "--labels", "y", "--beside", "v1"), 2, "need a TABLE, not --codes"),
         (("evaluate", "--codes", "x", "--labels", "y", "--neighbours", "5"), 2, "need a TABLE, not --codes"),
         (("evaluate", "sample__lsh64", "--bits", "8"), 2, "need --codes, not a TABLE"),
