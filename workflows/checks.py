@@ -58,7 +58,6 @@ def check_run(spec: Spec, settings: Settings) -> None:
     check_trainers(spec.method, settings)
     check_precision(spec, settings)
     check_resources(settings, "fit", "encode", "evaluate")
-    check_resources(spec, settings)
     with _refused():
         check_exports(spec.exports, table_name(spec.dataset, spec.code_name), settings)
 
