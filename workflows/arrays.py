@@ -66,10 +66,11 @@ def as_vectors(name: str, given: Any, dim: int | None = None) -> Array:
         raise ValueError(f"{name}: expected vectors of dimension {dim}, found {x.shape[1]}")
     step = max(1, BATCH_BYTES // (4 * x.shape[1]))
     for start in range(0, len(x), step):
-        finite = np.isfinite(float32(x[start : start + step])).all(axis=1)
+        finite = np.isfinite(float32(x[start : start + step]))
         if not finite.all():
-            row = start + int(finite.argmin())
-            raise ValueError(f"{name}: expected finite float32 values, found {x[row].tolist()} in row {row}"[:200])
+            row, column = np.argwhere(~finite)[0] + (start, 0)
+            found = f"{x[row, column]} in row {row}, column {column}"
+            raise ValueError(f"{name}: expected finite float32 values, found {found}")
     return x
 
 

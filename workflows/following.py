@@ -28,12 +28,12 @@ class _Searches:
 
 
 class Follower:
-    """The published version of a code table, in memory. May be shared by threads.
+    """The published version of a code table, in memory. Threads may share it.
 
     Created by `hashkiln.open` with follow=True. A thread looks for a new version every `seconds`, opens it and replaces
     the old one, until `close` or the end of a `with` statement. A search ends in the version where it began. At most
-    two versions are in memory: while any search in the version before still runs, no further one is opened. Errors of
-    the thread are logged as warnings, and it tries again.
+    two versions are in memory: a new one is not opened while a search still runs in the version before the current
+    one. Errors of the thread are logged as warnings, and it tries again.
 
     Parameters
     ----------
@@ -42,10 +42,20 @@ class Follower:
     newer : callable
         Returns a Reader of the published version, or None if that is the one given.
     seconds : float
-        Interval.
+        Interval, above 0.
+
+    Examples
+    --------
+    >>> import hashkiln
+    >>> with hashkiln.open("sample__lsh8", follow=True) as table:
+    ...     distances, ids = table.search([[0.0] * 128], k=5)
+    >>> ids.shape
+    (1, 5)
     """
 
     def __init__(self, first: Reader, newer: Callable[[Reader], Reader | None], seconds: float) -> None:
+        if not seconds > 0:
+            raise ValueError(f"seconds: expected an interval above 0, found {seconds}")
         self._current, self._searches, self._before = first, _Searches(), _Searches()
         self._newer, self._swap, self._refresh, self._closed = newer, Lock(), Lock(), Event()
         Thread(target=_keep_fresh, args=(ref(self), self._closed, seconds), daemon=True).start()
@@ -63,13 +73,13 @@ class Follower:
                 searches.running -= 1
 
     def search(
-        self, x: Array, k: int = 10, rerank: int = 0, asymmetric: bool = False, where: Any = None
+        self, x: Any, k: int = 10, rerank: int = 0, asymmetric: bool = False, where: Any = None
     ) -> tuple[Array, Array]:
         """Search the current version, as `Reader.search` does. `where` accepts labels only."""
         with self.pinned() as reader:
             return reader.search(x, k, rerank, asymmetric, _labels(where))
 
-    def within(self, x: Array, radius: int, where: Any = None) -> tuple[Array, Array, Array]:
+    def within(self, x: Any, radius: int, where: Any = None) -> tuple[Array, Array, Array]:
         """Search the current version, as `Reader.within` does. `where` accepts labels only."""
         with self.pinned() as reader:
             return reader.within(x, radius, _labels(where))
@@ -80,7 +90,7 @@ class Follower:
             return reader.keys(ids)
 
     def refresh(self) -> bool:
-        """Look for a new version now. Return whether there is one, and searches now begin in it."""
+        """Look for a new version now. Return whether there is one; then searches begin in it."""
         with self._refresh:
             if self._closed.is_set() or self._before.running:
                 return False
@@ -91,7 +101,7 @@ class Follower:
             return True
 
     def close(self) -> None:
-        """Look for new versions no longer. Searches are still answered."""
+        """Stop looking for new versions. Searches are still answered."""
         self._closed.set()
 
     def __enter__(self) -> Follower:
@@ -108,8 +118,10 @@ def _keep_fresh(follower: ref[Follower], closed: Event, seconds: float) -> None:
     while not closed.wait(seconds) and (target := follower()):
         try:
             target.refresh()
-        except Exception as error:  # whatever it is: the old version is still there, and the next attempt may succeed
-            logger.warning("cannot open the published version: %s", str(error))  # a kept error would keep the follower
+        except Exception as error:  # the old version is still there, and the next attempt may succeed
+            logger.warning(
+                "cannot open the published version: %s", str(error)
+            )  # a reference to the error would keep the follower alive
         del target
 
 

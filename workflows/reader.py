@@ -24,8 +24,9 @@ from storage.tables.parts import CodeShard
 from storage.tables.resident import ResidentRows, unchanged_source
 from storage.tables.table import Version
 
+from .arrays import as_vectors, float32
 from .datasets import dataset_of
-from .spec import Spec, Value
+from .spec import Spec, Value, valid
 
 
 class Search(Value):
@@ -55,9 +56,19 @@ class Search(Value):
 
 @dataclass(frozen=True)
 class Reader:
-    """One version of a code table and its model. Later publications do not affect it. May be shared by threads.
+    """One version of a code table and its model. Later publications do not affect it. Threads may share it.
 
     Created by `hashkiln.open`. `function` is the model, which `hashkiln.Hasher` accepts.
+
+    Examples
+    --------
+    >>> import hashkiln
+    >>> table = hashkiln.open("sample__lsh8")
+    >>> table.version.name, table.rows, table.function.n_bits
+    ('v1', 40000, 8)
+    >>> queries, ids, distances = table.within([[0.0] * 128], radius=2)
+    >>> bool((distances <= 2).all())
+    True
     """
 
     table: str
@@ -100,16 +111,16 @@ class Reader:
         return self.dataset.distance
 
     def search(
-        self, x: Array, k: int = 10, rerank: int = 0, asymmetric: bool = False, where: Any = None
+        self, x: Any, k: int = 10, rerank: int = 0, asymmetric: bool = False, where: Any = None
     ) -> tuple[Array, Array]:
         """Find the k rows nearest to each query, exactly. A query that is also a row finds itself.
 
         Parameters
         ----------
-        x : ndarray, shape (q, d)
+        x : array-like, shape (q, d)
             Queries: vectors of numbers.
         k : int, default 10
-            Rows for each query.
+            Number of rows to find for each query.
         rerank : int, default 0
             Number of nearest codes to rerank by the distance of their vectors, by the dataset's metric; 0: off. The
             first time, the vectors of all rows are read from the source into a temporary file.
@@ -132,16 +143,16 @@ class Reader:
             If the queries have the wrong dimension or are not finite, if k or rerank is out of range, if a label is
             unknown, or if the source vectors have changed since they were encoded.
         """
-        blocks = list(self.blocks(x, Search(k=k, rerank=rerank, asymmetric=asymmetric), where))
+        blocks = list(self.blocks(x, valid(Search, k=k, rerank=rerank, asymmetric=asymmetric), where))
         ids, distances = (np.concatenate([block[i] for block in blocks]).reshape(len(x), -1) for i in (1, 2))
         return distances, ids
 
-    def within(self, x: Array, radius: int, where: Any = None) -> tuple[Array, Array, Array]:
+    def within(self, x: Any, radius: int, where: Any = None) -> tuple[Array, Array, Array]:
         """Find all rows within a Hamming radius of each query.
 
         Parameters
         ----------
-        x : ndarray, shape (q, d)
+        x : array-like, shape (q, d)
             Queries: vectors of numbers.
         radius : int
             Largest distance.
@@ -158,11 +169,11 @@ class Reader:
         ValueError
             As `search` does, and if a query finds over 3 million rows.
         """
-        blocks = list(self.blocks(x, Search(radius=radius), where))
+        blocks = list(self.blocks(x, valid(Search, radius=radius), where))
         queries, ids, distances = (np.concatenate([block[i] for block in blocks]) for i in range(3))
         return queries, ids, distances
 
-    def blocks(self, x: Array, asked: Search, where: Any = None) -> Iterator[tuple[Array, Array, Array]]:
+    def blocks(self, x: Any, asked: Search, where: Any = None) -> Iterator[tuple[Array, Array, Array]]:
         """Yield the results for x (q, d) in blocks of queries, so that no state exceeds 64 MiB.
 
         Each block has queries (positions in x), ids and distances, each (m,), sorted by (query, distance, id).
@@ -264,11 +275,8 @@ class Reader:
     def _codes(self, x: Array) -> Array:
         return pack(self.function.encode(x))
 
-    def _queries(self, x: Array) -> Array:
-        if x.ndim != 2 or x.shape[1] != self.function.dim or not len(x):
-            raise ValueError(f"expected queries (q, {self.function.dim}), at least one, found shape {x.shape}")
-        with np.errstate(over="ignore"):  # reported below
-            x = np.asarray(x, np.float32)
-        if not (finite := np.isfinite(x).all(axis=1)).all():
-            raise ValueError(f"expected finite queries, found NaN or infinity in query {finite.argmin()}")
-        return x
+    def _queries(self, given: Any) -> Array:
+        x = as_vectors("queries", given, self.function.dim)
+        if not len(x):
+            raise ValueError("queries: expected at least one, found none")
+        return float32(x)

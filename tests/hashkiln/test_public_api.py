@@ -29,9 +29,8 @@ CODES = pack(X[:, :12] > 0)
 def test_the_examples_of_docstrings_hold_in_a_running_event_loop(tmp_path, prefect_server):
     """As a notebook has one. reindex comes first: it publishes what the example of open reads."""
     own = {"HASHKILN_HOME": str(tmp_path / "home"), "HASHKILN_EXECUTOR": "inprocess"}
-    names = ["reindex", "RunOutcome", "open", "Hasher", "Report", "evaluate", "fit", "search"]
-    types = {"Follower", "Reader"}  # shown where they are returned
-    assert sorted([*names, *types]) == sorted(hashkiln.__all__)
+    first = ["reindex", "open"]
+    names = [*first, *(name for name in hashkiln.__all__ if name not in first)]
     command = [sys.executable, "-W", "error", str(Path(__file__).with_name("examples.py")), *names]
     run = subprocess.run(
         command, env={**os.environ, **own, "PREFECT_API_URL": prefect_server.url}, cwd=tmp_path, timeout=280,
@@ -174,7 +173,7 @@ FIT_REFUSED = [
     ({"x": [[1, 2], [3]]}, "x: expected an array, found list: "),
     ({"x": [["a", "b"]]}, r"x: expected numbers \(n, d\), found \(1, 2\) <U1"),
     ({"x": X[:0]}, "x: expected at least one row"),
-    ({"x": NAN}, r"x: expected finite float32 values, found \[nan"),
+    ({"x": NAN}, r"x: expected finite float32 values, found nan in row"),
     ({"x": X.astype(float) * 1e39}, "x: expected finite float32 values"),
     ({"method": "itk"}, "expected the name of a method, found 'itk'; did you mean itq"),
     ({"bits": 0}, "bits: Input should be greater than or equal to 1, found 0"),

@@ -249,15 +249,28 @@ def test_wrong_input_is_refused(settings, base, queries, tmp_path):
     write_vectors(tmp_path / "twice.parquet", np.zeros(30, np.int64), queries[1])
     np.save(tmp_path / "narrow.npy", bad[:, :5])
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
-    refused(ValueError, "finite queries, found NaN or infinity in query 3", tmp_path / "bad.npy")
+    refused(ValueError, "queries: expected finite float32 values, found nan in row 3, column 2", tmp_path / "bad.npy")
     refused(ValueError, r"found NaN or infinity, in row 3 of .*bad\.parquet", tmp_path / "bad.parquet")
     refused(ValueError, "distinct ids of queries, found 29 repeated", tmp_path / "twice.parquet")
-    refused(ValueError, r"queries \(q, 16\), at least one, found shape \(30, 5\)", tmp_path / "narrow.npy")
+    refused(ValueError, "queries: expected vectors of dimension 16, found 5", tmp_path / "narrow.npy")
     refused(ValueError, r"objects\.npy: expected a \.npy file of numbers", tmp_path / "objects.npy")
     refused(LookupError, r"a split of mine \(base\) or a file of queries, found 'query'", "query")
     refused(LookupError, "unknown code table 'nothing'", table="nothing")
     with pytest.raises(UsageError, match="is a folder: pass the name of a Parquet file to write"):
         search.search("mine__code16", queries[0], str(tmp_path))
+    table = hashkiln.open("mine__code16")
+    for options, message in [
+        ({"k": 0}, "^k: Input should be greater than or equal to 1, found 0$"),
+        ({"k": 2.5}, "^k: Input should be a valid integer, .* found 2.5$"),
+        ({"rerank": 5}, "^rerank must be 0 or at least k = 10, found 5$"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            table.search(queries[1], **options)
+    with pytest.raises(ValueError, match="queries: expected at least one, found none"):
+        table.search(queries[1][:0])
+    np.testing.assert_array_equal(table.search(queries[1].tolist())[1], table.search(queries[1])[1])
+    with pytest.raises(ValueError, match="seconds: expected an interval above 0, found 0"):
+        hashkiln.open("mine__code16", follow=True, seconds=0)
     with pytest.raises(LookupError, match="unknown version 'v9' of table mine__code16"):
         hashkiln.open("mine__code16", "v9")
     spec = Spec(dataset="mine", method={"method": "lsh", "bits": 8}, protocol={"queries": 20})
