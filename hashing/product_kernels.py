@@ -1,8 +1,8 @@
-"""Products of vectors with a weight, in an order of summation that is the same for every row and on every machine.
+"""Products of vectors with a weight. The order of summation is the same for every row and on every machine.
 
-A sum of d products is cut into panels (see `panel`). Within a panel the products are added one after the other by fused
+A sum of d products is cut into panels (see `panel`). Within a panel, the products are added one after another by fused
 multiply-adds; then the sums of the panels are added. On CPUs with AVX-512, OpenBLAS does the same for matrices that are
-not small, and gives the same bits. It is slower for the few columns of a hash function.
+not small, with bitwise equal results, but it is slower for the few columns of a hash function.
 
 Compiled by Numba on first use and cached on disk.
 """
@@ -20,15 +20,13 @@ from .mapreduce import Array
 
 LANES = 16  # float32 values in a vector of the generated code, which LLVM splits where registers are shorter
 ROWS = 6  # of a tile
-WIDE = (
-    4 * LANES if get_host_cpu_features().get("avx512f") else LANES
-)  # columns of a tile, so that its sums are registers
+WIDE = 4 * LANES if get_host_cpu_features().get("avx512f") else LANES  # columns of a tile: its sums fit the registers
 PANEL = 448  # products, as in OpenBLAS
 CACHE = 2**18  # bytes of vectors that stay in the cache while the columns change
 
 
 def tile(n_rows, n_columns):
-    """Return a function that computes n_rows x n_columns values of one panel: the sums stay in registers."""
+    """Return a function that computes n_rows x n_columns values of one panel, with the sums in registers."""
     vector, integer = ir.VectorType(ir.FloatType(), LANES), ir.IntType(64)
     nothing = ir.Constant(vector, None)
     groups = range(0, n_columns, LANES)

@@ -43,7 +43,7 @@ def commit(table: Table, requirements: tuple[TableRequirement, ...], updates: tu
     Raises
     ------
     CommitFailedException
-        If a requirement does not hold for the current state of the table. Nothing has changed then.
+        If a requirement does not hold for the current state of the table. Nothing is changed then.
     """
     same_table = AssertTableUUID(uuid=table.metadata.table_uuid)
     table.catalog.commit_table(table, (same_table, *requirements), updates)
@@ -51,7 +51,7 @@ def commit(table: Table, requirements: tuple[TableRequirement, ...], updates: tu
 
 
 def retry_commit(table: Table, attempt: Callable[[], T]) -> T:
-    """Return the result of `attempt`, which reads the refreshed table, plans and commits; retry it on conflict.
+    """Return the result of `attempt`, a function that plans and commits from the refreshed table; retry on conflict.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def retry_commit(table: Table, attempt: Callable[[], T]) -> T:
             return attempt()
         except (CommitFailedException, ValidationException):
             pass  # pyiceberg's threads share an evaluator, so validation can also miss a file that is there
-        except (ValueError, BadRequestError) as error:  # another took the sequence number, or removed a snapshot
+        except (ValueError, BadRequestError) as error:  # another writer took the sequence number or removed a snapshot
             if not re.search("sequence number|does not exist", str(error)):
                 raise
         except CommitStateUnknownException as error:
@@ -92,10 +92,10 @@ def set_tag(name: str, snapshot_id: int) -> TableUpdate:
 def change_properties(
     table: Table, changed: dict[str, str]
 ) -> tuple[tuple[TableRequirement, ...], tuple[TableUpdate, ...]]:
-    """Return the requirements and updates of a commit that changes properties, unless another has changed them since.
+    """Return the requirements and updates of a commit that changes properties, if no other commit has changed them.
 
-    Iceberg has no requirement for properties, but one for the schema. So each such commit adds a schema, which differs
-    from the one before in the comment of a column.
+    Iceberg has no requirement for properties, but one for the schema. Each such commit therefore adds a schema, which
+    differs from the previous one in the comment of a column.
     """
     current = table.schema()
     number = 1 + max(table.metadata.schemas, key=lambda schema: schema.schema_id).schema_id

@@ -9,7 +9,7 @@ LEFT, RIGHT = np.uint64(29), np.uint64(35)  # a rotation: otherwise high bits wo
 
 @njit(nogil=True, cache=True)
 def absorb(words, lanes):
-    """Add words (n * m,) uint64 to m lanes: every step is a bijection of its lane, and of the word."""
+    """Add words (n * m,) uint64 to m lanes. Each step is a bijection of the lane, and of the word."""
     for start in range(0, len(words), len(lanes)):
         row = words[start : start + len(lanes)]
         for i in range(len(lanes)):

@@ -81,8 +81,8 @@ def catalog_exists(catalog: str) -> bool:
 
 
 def _properties(catalog: str, warehouse: str) -> tuple[str, dict[str, str]]:
-    """The name and the properties by which pyiceberg loads a catalog."""
-    config = Config()  # of the environment now; pyiceberg keeps the one at its import
+    """Return the name and the properties with which pyiceberg loads a catalog."""
+    config = Config()  # of the current environment; pyiceberg itself keeps that of its import
     name = "hashkiln" if "://" in catalog else catalog
     configured = config.get_catalog_config(name)
     if configured is None and name == catalog:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -115,7 +114,7 @@ def encode_shard(shard: FeatureShard, function: HashFunction, folder: str, forma
 
 
 def without_rows(part: Part, ids: Array, folder: str, version: str, n_bits: int) -> Part | None:
-    """Write a part without the rows of some ids, and return it; None if it has none of them.
+    """Write a copy of a part without the rows that have certain ids, and return it; None if it has no such rows.
 
     The new part carries no source digest and no moments.
     """
@@ -205,19 +204,19 @@ _verified: set[str] = set()  # URLs of parts whose SHA-256 this process has chec
 def read_part(url: str, n_bits: int, size: int | None = None, verify: bool = False) -> Any:
     """Return a part as an Arrow table.
 
-    The SHA-256 takes 1.2 s a GB. Reading takes 1 s from memory, and counting the distances to 100 queries 4 s.
+    Per GB, the SHA-256 takes 1.2 s, reading from memory 1 s, and counting the distances to 100 queries 4 s.
 
     Parameters
     ----------
     size
-        Expected bytes, compared on each read.
+        Expected size in bytes, which is checked on each read.
     verify
-        Compare the SHA-256, even if this process has done so before.
+        Whether to check the SHA-256 even if this process has done so before.
 
     Raises
     ------
     ValueError
-        If the codes have another width, or the file is not what was written.
+        If the codes have another width, or the file was modified.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -271,25 +270,18 @@ def _table(ids: Array, codes: Array, labels: list[Any] | None, n_bits: int) -> A
 
 def _quarantine_bytes(rows: Sequence[DroppedRow], keys_folder: str) -> bytes:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    file = io.BytesIO()
     columns = zip(*rows, strict=True)
     table = pa.table(dict(zip(("file", "row", "id", "reason"), map(list, columns), strict=True)))
     if keys_folder:
         table = table.append_column("key", keys.keys_of(keys_folder, table["id"].to_numpy()))
-    pq.write_table(table, file)
-    return file.getvalue()
+    return parquet.to_bytes(table, compression="snappy")
 
 
 def _parquet_bytes(table: Any) -> bytes:
-    """Codes uncompressed: on balanced bits, compression, dictionaries and statistics save nothing and slow readers."""
-    import pyarrow.parquet as pq
-
-    file = io.BytesIO()
-    pq.write_table(
+    """Return a part as Parquet. On balanced bits, compression, dictionaries and statistics would only slow readers."""
+    return parquet.to_bytes(
         table,
-        file,
         row_group_size=2**20,
         use_dictionary=False,
         write_statistics=["id"],
@@ -297,4 +289,3 @@ def _parquet_bytes(table: Any) -> bytes:
         compression={"id": "zstd", "code": "none", "labels.list.element": "zstd"},
         column_encoding={"id": "DELTA_BINARY_PACKED", "code": "PLAIN", "labels.list.element": "PLAIN"},
     )
-    return file.getvalue()

@@ -1,4 +1,4 @@
-"""Digests of source rows, recorded by parts. They notice changes; nothing is identified by them."""
+"""Digests of source rows, which parts record to detect changes of the source. They do not identify anything."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ LANES = 64
 
 
 class LaneDigest:
-    """A digest as fast as memory, of what is given to `update`, in the same pieces.
+    """A digest at the speed of memory. It also depends on the division of the content into pieces.
 
-    The words of a piece, filled up with zeros, are added to 64 lanes in turn (see `digest_kernels.absorb`). The digest
-    is the SHA-256 of the lanes and of the lengths of the pieces.
+    The words of a piece, padded with zeros, are added to 64 lanes in turn (see `digest_kernels.absorb`). The digest is
+    the SHA-256 of the lanes and of the lengths of the pieces.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class LaneDigest:
         return lengths.digest()
 
 
-# By the format of the part: SHA-256, and then MurmurHash3, took longer than most of the rest of the encoding.
+# By format of the part. SHA-256, and later MurmurHash3, took longer than most of the encoding.
 SOURCE_DIGESTS: dict[str, tuple[str, Callable[[], Any]]] = {
     "1": ("source_sha256", hashlib.sha256),
     "2": ("source_murmur3", mmh3.mmh3_x64_128),
