@@ -24,7 +24,7 @@ def on_each_node(fn: Callable[[], T]) -> dict[str, T | Exception]:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray has no types
-    task = ray.remote(num_cpus=0, max_retries=0)(_call)
+    task: Any = ray.remote(num_cpus=0, max_retries=0)(_call)
     pending = {}
     for node in alive:
         here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
