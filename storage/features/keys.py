@@ -117,7 +117,9 @@ def find_ids(folder: str, keys: Iterable[str | bytes], where: str) -> Array:
     """Return the ids (n,) int64 of keys. Raises ValueError, with `where`, for a key without an id."""
     import pyarrow as pa
 
-    return column_ids(folder, joined([pa.array([key]) for key in keys]), where)
+    given = list(keys)
+    kind = pa.binary() if any(isinstance(key, bytes) for key in given) else pa.string()
+    return column_ids(folder, pa.array(given, kind), where)
 
 
 def keys_of(folder: str, ids: Array) -> Any:

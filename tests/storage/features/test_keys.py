@@ -3,6 +3,7 @@
 import datetime
 import multiprocessing
 import shutil
+import time
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
@@ -149,3 +150,19 @@ def test_rows_of_a_shard_have_the_ids_of_their_keys(tmp_path):
     assert shard("none").ids_by_file(np.array([1])) == {}
     with pytest.raises(ValueError, match=r"expected a key in every row, found null in row 1 of .*null\.parquet"):
         list(shard("null"))
+
+
+def test_a_million_keys_are_found_together(tmp_path):
+    names = sorted(map(str, range(10**6)))
+    expected = {key: i for i, key in enumerate(names)}  # new keys get ids in their order
+    column = pa.array(names)
+    keys.assign_ids(str(tmp_path), column)
+    names.reverse()
+    start = time.thread_time()
+    ids = keys.find_ids(str(tmp_path), names, "here")
+    middle = time.thread_time()
+    keys.column_ids(str(tmp_path), column, "here")
+    assert middle - start < 6 * (time.thread_time() - middle)
+    assert ids.tolist() == [expected[key] for key in names]
+    assert keys.find_ids(str(tmp_path), ["0", b"999"], "here").tolist() == [expected["0"], expected["999"]]
+    assert keys.find_ids(str(tmp_path), [], "here").tolist() == []
