@@ -1,17 +1,29 @@
 """The exact multi-index compared with a scan and with Faiss's indexes of binary codes, on one core, in one run.
 
-    HASHKILN_DATA=… python benchmarks/multi_index.py [--rows 10000000] [--queries 100] [--hnsw]
+    HASHKILN_DATA=… python benchmarks/multi_index.py [--rows 10000000] [--bits 64] [--parts 1] [--peers hash,multihash]
 
-Codes of 64 bits: uniformly random ones; and those of photosift by ITQ, of the base vectors and of copies of them with
-Gaussian noise of a tenth of the standard deviation, up to the number of rows. Queries are photosift's own. Times are
-thread times a query, of one call for each query and of one call for all. The recall of the 10 nearest counts a row as
-found if its distance is at most that of the exact 10th; the multi-index and the scan are exact and compared. Random
-codes are the hardest case: nothing is near. HNSW takes long to build.
+Two kinds of codes. Uniformly random ones, where nothing is near: the hardest case. And near ones: those of photosift by
+ITQ, of the base vectors and of copies of them with Gaussian noise of a tenth of the standard deviation, up to the
+number of rows; where photosift's 128 dimensions do not suffice for the bits, or --synthetic is given, random codes of
+which copies differ in 3 % of their bits, ten copies of each. Codes are generated a million at a time.
+
+Times are thread times a query, of one call for each query and of one call for all. The recall of the 10 nearest counts
+a row as found if its distance is at most that of the exact 10th; the multi-index and the scan are exact and compared.
+"win" is the time of a scan for one query divided by the time of the row: below 1 the scan is faster. --parts cuts the
+rows into parts with an index each, as `hashkiln.open(index="stored")` searches. The peers are hash, multihash and hnsw
+(which takes long to build). Memory: a row takes the bytes of its code twice, 8 bytes of id, and 4 bytes for each piece,
+and Faiss's indexes take as much or more again: 10^8 rows of 64 bits need 8 GiB without peers.
+
+The tables between compare the cost model by which the index gives up with measured times: a scan, and look-ups that
+used up a budget.
 """
 
 import argparse
+import resource
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 
 import faiss
 import numpy as np
@@ -19,14 +31,17 @@ import versions
 
 from hashing.bits import pack
 from hashing.hamming import scan
-from hashing.hamming.multi_index import MultiIndex
 from hashing.mapreduce import Batch, Data
 from hashing.methods.itq import ITQ
+from hashing.neighbours import multi_index_kernels
+from hashing.neighbours.multi_index import SHARE, MultiIndex, index_codes, pieces_of, to_words
 from infra.executors import InProcess
 from infra.settings import Settings
 from storage import datasets
 
-Search = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+BLOCK = 1_000_000
+HEADER = "\n| search | build, s | one query, us | of many, us | win | recall |\n|---|---|---|---|---|---|"
+Search = Callable[[np.ndarray], tuple[np.ndarray, ...]]
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -35,82 +50,142 @@ def seconds(run: Callable[[], object]) -> float:
     return time.thread_time() - start
 
 
-def report(name: str, search: Search, queries: np.ndarray, kth: np.ndarray | None, build: float) -> None:
-    search(queries[:1])
-    single = np.median([seconds(lambda i=i: search(queries[i : i + 1])) for i in range(len(queries))])
-    together = seconds(lambda: search(queries)) / len(queries)
-    recall = "" if kth is None else f"{(search(queries)[0] <= kth[:, None]).mean():.3f}"
-    print(f"| {name} | {build:.1f} | {1e6 * single:.0f} | {1e6 * together:.0f} | {recall} |", flush=True)
-
-
-def photosift(rows: int, n_queries: int) -> tuple[np.ndarray, np.ndarray]:
+def photosift(rows: int, n_queries: int, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """Return codes of the queries and of the base, with noisy copies."""
     dataset = datasets.get("photosift")
     files = datasets.locate_or_fetch(dataset, Settings().data_folder)
     learn = [Batch(block.ids, block.x.astype(np.float32)) for block in datasets.read_split(dataset, "learn", files)]
-    function, rng = ITQ(64).fit(Data([learn], InProcess())), np.random.default_rng(0)
+    function, rng = ITQ(bits).fit(Data([learn], InProcess())), np.random.default_rng(0)
     read = (datasets.read_split(dataset, split, files) for split in ("query", "base"))
     queries, base = (np.concatenate([block.x for block in split]).astype(np.float32) for split in read)
-    codes, noise = [pack(function.encode(base[:rows]))], base.std() / 10
-    while (n := sum(map(len, codes))) < rows:
-        x = base[: rows - n]
-        codes.append(pack(function.encode(x + noise * rng.standard_normal(x.shape, np.float32))))
-    return pack(function.encode(queries[:n_queries])), np.concatenate(codes)
+    codes, noise = np.empty((rows, -(-bits // 8)), np.uint8), base.std() / 10
+    for start in range(0, rows, BLOCK):
+        x = base[np.arange(start, min(start + BLOCK, rows)) % len(base)]
+        if start >= len(base):
+            x += noise * rng.standard_normal(x.shape, np.float32)
+        codes[start : start + len(x)] = pack(function.encode(x))
+    return pack(function.encode(queries[:n_queries])), codes
 
 
-def benchmark(name: str, queries: np.ndarray, codes: np.ndarray, hnsw: bool) -> None:
-    build = seconds(lambda: MultiIndex(codes))
-    index = MultiIndex(codes)
+def drawn(rows: int, n_queries: int, bits: int, copies: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return random codes of the queries and of the rows. With copies, these differ from fewer codes in 3 % of bits."""
+    rng, n = np.random.default_rng(0), rows + n_queries
+    codes = np.empty((n, bits // 8), np.uint8)
+    for start in range(0, n, BLOCK):
+        codes[start : start + BLOCK] = rng.integers(0, 256, codes[start : start + BLOCK].shape, dtype=np.uint8)
+    if copies:
+        centres = codes[: -(-n // copies)].copy()
+        for start in range(0, n, BLOCK):
+            some = codes[start : start + BLOCK]
+            flips = np.bitwise_and.reduce(rng.integers(0, 256, (5, *some.shape), dtype=np.uint8))  # 1 in 32 bits
+            some[:] = centres[rng.integers(0, len(centres), len(some))] ^ flips
+    return codes[:n_queries], codes[n_queries:]
+
+
+class Report:
+    """Rows of a table, each beside the time of a scan of the same kind."""
+
+    def __init__(self, queries: np.ndarray, kth: np.ndarray) -> None:
+        self.queries, self.kth, self.scans = queries, kth, dict[str, float]()
+
+    def __call__(self, name: str, kind: str, search: Search, build: float = 0) -> None:
+        queries = self.queries
+        search(queries[:1])
+        single = float(np.median([seconds(lambda i=i: search(queries[i : i + 1])) for i in range(len(queries))]))
+        together = seconds(lambda: search(queries)) / len(queries)
+        win = self.scans.setdefault(kind, single) / single
+        recall = f"{(search(queries)[0] <= self.kth[:, None]).mean():.3f}" if kind == "k = 10" else ""
+        print(
+            f"| {name}, {kind} | {build:.1f} | {1e6 * single:.0f} | {1e6 * together:.0f} | {win:.1f} | {recall} |",
+            flush=True,
+        )
+
+
+def benchmark(name: str, queries: np.ndarray, codes: np.ndarray, n_parts: int, peers: list[str]) -> None:
+    distances, near = scan.topk(queries, codes, 10)[0], scan.count_within(queries, codes, 2)
+    report = Report(queries, distances[:, -1])
+    print(f"\n{name}: {len(codes):,} codes of {8 * codes.shape[1]} bits in {n_parts} parts,", end=" ")
+    print(f"{len(queries)} queries; mean distance of the 10th row {distances[:, -1].mean():.1f},", end=" ")
+    print(f"mean number of rows within 2: {near.mean():.1f}")
+    exact(report, codes, n_parts)
+    if peers:
+        print(HEADER)
+        flat = faiss.IndexBinaryFlat(8 * codes.shape[1])
+        flat.add(codes)
+        report("Faiss Flat", "k = 10", lambda q: flat.search(q, 10))
+    for peer in peers:
+        approximate(report, codes, peer)
+
+
+def exact(report: Report, codes: np.ndarray, n_parts: int) -> None:
+    queries, ids, parts = report.queries, np.arange(len(codes)), []
+    bounds = np.linspace(0, len(codes), n_parts + 1).astype(int)
+    rows = [slice(*pair) for pair in pairwise(bounds)]
+    build = seconds(lambda: parts.extend(index_codes(ids[part], codes[part]) for part in rows))
+    index = MultiIndex(parts, codes.shape[1], Batch(ids, codes))
     for found, expected in zip(index.topk(queries, 10), scan.topk(queries, codes, 10), strict=True):
         np.testing.assert_array_equal(found, expected)
-    kth = scan.topk(queries, codes, 10)[0][:, -1]
-    near = scan.count_within(queries, codes, 2)
-    np.testing.assert_array_equal(index.count_within(queries, 2), near)
-    print(
-        f"\n{name}: {len(codes):,} codes, {len(queries)} queries; mean distance of the 10th row {kth.mean():.1f},",
-        end=" ",
-    )
-    print(f"mean number of rows within 2: {near.mean():.1f}\n")
-    print("| search | build, s | one query, us | of many, us | recall |\n|---|---|---|---|---|")
-    report("scan, k = 10", lambda q: scan.topk(q, codes, 10), queries, kth, 0)
-    report("multi-index, k = 10", lambda q: index.topk(q, 10), queries, kth, build)
-    report("scan, radius 2", lambda q: scan.within(q, codes, 2), queries, None, 0)
-    report("multi-index, radius 2", lambda q: index.within(q, 2), queries, None, build)
-    flat = faiss.IndexBinaryFlat(64)
-    flat.add(codes)
-    report("Faiss Flat, k = 10", lambda q: flat.search(q, 10), queries, kth, 0)
-    length = len(codes).bit_length() - 1
-    for kind, made in (
-        ("Hash", faiss.IndexBinaryHash(64, length)),
-        ("MultiHash", faiss.IndexBinaryMultiHash(64, 3, 21)),
-        ("HNSW", faiss.IndexBinaryHNSW(64, 16)),
-    ):
-        if kind == "HNSW" and not hnsw:
-            continue
-        build = seconds(lambda made=made: made.add(codes))
-        for effort in (16, 64) if kind == "HNSW" else (0, 1, 2):
-            if kind == "HNSW":
-                made.hnsw.efSearch = effort
-            else:
-                made.nflip = effort
-            report(f"Faiss {kind} {effort}, k = 10", lambda q, made=made: made.search(q, 10), queries, kth, build)
-            if kind == "MultiHash" and not effort:
-                report(
-                    "Faiss MultiHash 0, radius 2", lambda q, made=made: made.range_search(q, 3), queries, None, build
-                )
+    np.testing.assert_array_equal(index.count_within(queries, 2), scan.count_within(queries, codes, 2))
+    print(HEADER)
+    report("scan", "k = 10", lambda q: scan.topk(q, codes, 10))
+    report("multi-index", "k = 10", lambda q: index.topk(q, 10), build)
+    report("scan", "radius 2", lambda q: scan.within(q, codes, 2))
+    report("multi-index", "radius 2", lambda q: index.within(q, 2), build)
+    print("\n| cost model | assumed, us | measured, us |\n|---|---|---|")
+    for some in (queries[:1], queries):
+        search = partial(scan.topk, some, codes, 10)
+        measured = np.median([seconds(search) for _ in range(5)]) / len(some)
+        assumed = index._budget(len(some)) / SHARE
+        print(f"| scan for each of {len(some)} queries | {assumed / 1e3:.0f} | {1e6 * measured:.0f} |")
+    for budget in (1e5, 1e6):
+        spent = []
+        for words in to_words(queries)[:, None]:
+            found, done = (np.empty((1, 10), np.int32), np.empty((1, 10), np.int64)), np.zeros(1, bool)
+            time_taken = seconds(partial(multi_index_kernels.topk, words, *index._index, budget, *found, done))
+            spent += [] if done[0] else [time_taken]
+        if spent:
+            name = f"{len(spent)} look-ups that used up a budget"
+            print(f"| {name} | {budget / 1e3:.0f} | {1e6 * np.median(spent):.0f} |")
+
+
+def approximate(report: Report, codes: np.ndarray, peer: str) -> None:
+    bits, pieces = 8 * codes.shape[1], len(pieces_of(*codes.shape))
+    if peer == "hash":
+        index, efforts = faiss.IndexBinaryHash(bits, min(bits, len(codes).bit_length() - 1)), (0, 1, 2)
+    elif peer == "multihash":
+        index, efforts = faiss.IndexBinaryMultiHash(bits, pieces, bits // pieces), (0, 1, 2)
+    else:
+        index, efforts = faiss.IndexBinaryHNSW(bits, 16), (16, 64, 256)
+    build = seconds(lambda: index.add(codes))
+    for effort in efforts:
+        if peer == "hnsw":
+            index.hnsw.efSearch = effort
+        else:
+            index.nflip = effort
+        report(f"Faiss {peer} {effort}", "k = 10", lambda q: index.search(q, 10), build)
+    if peer == "multihash":
+        index.nflip = 2 // pieces  # enough for all rows within 2
+        report(f"Faiss multihash {index.nflip}", "radius 2", lambda q: index.range_search(q, 3), build)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--queries", type=int, default=100)
-    parser.add_argument("--hnsw", action="store_true", help="build HNSW too")
+    parser.add_argument("--bits", type=int, default=64)
+    parser.add_argument("--parts", type=int, default=1)
+    parser.add_argument("--peers", default="hash,multihash", help="of hash, multihash and hnsw; empty: none")
+    parser.add_argument("--synthetic", action="store_true", help="near codes without photosift")
     options = parser.parse_args()
     faiss.omp_set_num_threads(1)
     print(versions.line("numba", "faiss-cpu"))
-    benchmark("photosift, ITQ", *photosift(options.rows, options.queries), options.hnsw)
-    codes = np.random.default_rng(0).integers(0, 256, (options.rows + options.queries, 8), dtype=np.uint8)
-    benchmark("random", codes[: options.queries], codes[options.queries :], options.hnsw)
+    size, peers = (options.rows, options.queries, options.bits), [name for name in options.peers.split(",") if name]
+    if options.synthetic or options.bits > 128:
+        benchmark("near copies of random codes", *drawn(*size, copies=10), options.parts, peers)
+    else:
+        benchmark("photosift, ITQ", *photosift(*size), options.parts, peers)
+    benchmark("random", *drawn(*size, copies=0), options.parts, peers)
+    print(f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
 
 
 if __name__ == "__main__":

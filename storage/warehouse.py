@@ -21,6 +21,7 @@ FIELDS = {
     "page": "[^/]+",
     "part": "[0-9]{5,}",  # number of a part of the map from keys to ids
     "last": "[0-9]{5,}",
+    "format": "[0-9]+",
     "path": ".+",
 }
 TEMPORARY = re.compile(r"(?P<path>(?:.+/)?\.[^/]+\.[0-9a-f]{32})")  # a temporary file of filesystem.create
@@ -84,5 +85,6 @@ KEY_INDEX = Place("index/{part}-{last}.u64")  # of the parts from the first to t
 # Below the folder of a code table.
 PART = Place("data/{digest}.parquet")
 QUARANTINE = Place("quarantine/{digest}.parquet")
+PART_INDEX = Place("index/{digest}-{format}.mih")  # of the part with this digest
 METADATA = Place("metadata")
 ICEBERG_FILES = re.compile(r"metadata/[^/]+\.(metadata\.json|avro|puffin|stats)")

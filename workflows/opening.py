@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal, overload
 
-from hashing.hamming.multi_index import MultiIndex
+from hashing.neighbours.multi_index import MultiIndex, index_codes
 from infra.executors import InProcess, Progress, connect, silent
 from infra.settings import Settings
 from storage import models
@@ -14,6 +15,7 @@ from storage.tables.resident import ResidentRows
 
 from .context import open_table, open_version
 from .following import Follower
+from .indexing import open_index
 from .reader import Reader
 
 
@@ -25,7 +27,7 @@ def open(
     progress: Progress = silent,
     *,
     resident: bool = True,
-    index: bool = False,
+    index: bool | Literal["stored"] = False,
     follow: Literal[False] = False,
     seconds: float = 10,
 ) -> Reader: ...
@@ -39,7 +41,7 @@ def open(
     progress: Progress = silent,
     *,
     resident: bool = True,
-    index: bool = False,
+    index: bool | Literal["stored"] = False,
     follow: Literal[True],
     seconds: float = 10,
 ) -> Follower: ...
@@ -52,7 +54,7 @@ def open(
     progress: Progress = silent,
     *,
     resident: bool = True,
-    index: bool = False,
+    index: bool | Literal["stored"] = False,
     follow: bool = False,
     seconds: float = 10,
 ) -> Reader | Follower:
@@ -71,11 +73,12 @@ def open(
     resident : bool, default True
         Read all codes and ids into memory, 8 bytes a row and the code, and search in this process, on the thread that
         calls. If False, each search reads the parts, on the executor of the settings.
-    index : bool, default False
-        Build a multi-index of the codes in memory: 4 bytes for each row and piece; a word of 64 bits has 3 or 4
-        pieces. It makes searches faster where the nearest rows are near; see docs/serving.md. Results are the same.
+    index : bool or "stored", default False
+        Search by a multi-index, which is faster where the nearest rows are near; see docs/serving.md. Results are the
+        same. True builds it in memory, 4 bytes for each row and piece; a word of 64 bits has 3 or 4 pieces. "stored"
+        maps the index files of the parts, and writes those that `reindex --index` did not; it needs no rows in memory.
     follow : bool, default False
-        Move to each new version once it is published; requires version "main" and rows in memory.
+        Move to each new version once it is published; requires version "main", and rows in memory or a stored index.
     seconds : float, default 10
         Interval at which `follow` looks for a new version.
 
@@ -87,7 +90,7 @@ def open(
     Raises
     ------
     ValueError
-        If `follow` is combined with another version, or `follow` or `index` with resident=False.
+        If `follow` is combined with another version, or `follow` or index=True with resident=False.
     LookupError
         If there is no such table or version, or it is empty.
 
@@ -102,29 +105,38 @@ def open(
     >>> distances.shape, ids.dtype
     ((2, 5), dtype('int64'))
     """
-    if follow and (version != "main" or not resident):
-        raise ValueError("follow: expected version='main' and resident=True")
-    if index and not resident:
-        raise ValueError("index: expected resident=True")
-    reader = _open(table, version, settings or Settings(), progress, resident, index)
-    return Follower(reader, partial(_newer, progress=progress), seconds) if follow else reader
+    if index not in (False, True, "stored"):
+        raise ValueError(f"index: expected True, False or 'stored', found {index!r}")
+    if follow and (version != "main" or not (resident or index == "stored")):
+        raise ValueError("follow: expected version='main', and resident=True or index='stored'")
+    if index is True and not resident:
+        raise ValueError("index: expected resident=True, or index='stored'")
+    opening = partial(_open, table, settings or Settings(), progress, resident, index)
+    reader = opening(version)
+    return Follower(reader, partial(_newer, opening=opening), seconds) if follow else reader
 
 
-def _open(table: str, version: str, settings: Settings, progress: Progress, resident: bool, index: bool) -> Reader:
+def _open(
+    table: str, settings: Settings, progress: Progress, resident: bool, index: bool | Literal["stored"], version: str
+) -> Reader:
     opened, found = open_version(settings, table, version)
     shards = [CodeShard(shard.part, shard.n_bits) for shard in opened.shards(found.snapshot_id)]  # without labels
     function = models.load_model(settings.warehouse_url, found.properties["model"])
-    executor = InProcess(progress) if resident else connect(settings, progress)
+    executor = InProcess(progress) if resident or index else connect(settings, progress)
     rows = ResidentRows(shards) if resident else None
-    tables = MultiIndex(rows.batch.x) if index and rows and len(rows.batch.ids) else None
-    return Reader(opened.name, found, opened.vocabulary, function, shards, executor, settings, rows, tables)
+    batch, multi_index = rows.batch if rows else None, None
+    if index == "stored":
+        multi_index = open_index(shards, executor, batch)
+    elif index and batch and len(batch.ids):
+        multi_index = MultiIndex([index_codes(batch.ids, batch.x)], batch.x.shape[1], batch)
+    return Reader(opened.name, found, opened.vocabulary, function, shards, executor, settings, rows, multi_index)
 
 
-def _newer(current: Reader, progress: Progress) -> Reader | None:
-    """Return the published version if it is not the current one, with its vectors and its index, if that has them."""
+def _newer(current: Reader, opening: Callable[[str], Reader]) -> Reader | None:
+    """Return the published version if it is not the current one, with its vectors if that has them."""
     if open_table(current.settings, current.table).version().snapshot_id == current.version.snapshot_id:
         return None
-    reader = _open(current.table, "main", current.settings, progress, resident=True, index=bool(current.index))
+    reader = opening("main")
     if reader.resident and current.resident and current.resident.vectors:
         reader.resident.map_vectors(reader.dataset, current.resident)
     return reader

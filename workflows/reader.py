@@ -12,10 +12,10 @@ from pydantic import Field, model_validator
 
 from hashing.bits import pack
 from hashing.functions import HashFunction
-from hashing.hamming.multi_index import MultiIndex
 from hashing.mapreduce import Array, Data, Executor
 from hashing.neighbours.candidates import AsymmetricTopK, CountWithin, TopK, Within, query_blocks
 from hashing.neighbours.exact import MEASURED, Metric, first_k, pair_distances
+from hashing.neighbours.multi_index import MultiIndex
 from hashing.neighbours.reranking import CandidateDistances
 from infra.settings import Settings
 from storage.features import keys
@@ -184,8 +184,10 @@ class Reader:
             codes, radius = self._codes(x), asked.radius
             counts = index.count_within(codes, radius) if index else data.reduce(CountWithin(codes, radius), "count")
             for block in query_blocks(counts):
-                within = Within(codes[block], radius)
-                found = self._look_up(index, within) if index else data.reduce(within, "search")
+                if index:
+                    found = index.within(codes[block], radius)
+                else:
+                    found = data.reduce(Within(codes[block], radius), "search")
                 yield found[0] + block.start, found[2], found[1]
             return
         width = min(asked.rerank or asked.k, rows)
@@ -223,20 +225,13 @@ class Reader:
             raise ValueError(f"{what}: expected rows in memory: open {self.table} with resident=True")
         return self.resident
 
-    def _look_up(self, index: MultiIndex, within: Within) -> tuple[Array, Array, Array]:
-        """Return what the statistic finds, by the index."""
-        offsets, positions, distances = index.within(within.codes, within.radius)
-        queries = np.repeat(np.arange(len(within.codes)), np.diff(offsets))
-        return within.finish((queries, distances, self.ids[positions]))
-
     def _nearest(
         self, x: Array, asked: Search, width: int, data: Data, index: MultiIndex | None
     ) -> tuple[Array, Array]:
         if asked.asymmetric:
             distances, ids = data.reduce(AsymmetricTopK(self.function.project(x), width), "search")
         elif index:
-            distances, positions = index.topk(self._codes(x), width)
-            ids = self.ids[positions]
+            distances, ids = index.topk(self._codes(x), width)
         else:
             distances, ids = data.reduce(TopK(self._codes(x), width, sorted_ids=bool(self.resident)), "search")
         return self._rerank(x, ids, asked.k) if asked.rerank else (distances, ids)

@@ -249,6 +249,7 @@ class Spec(Value):
         "float32",
         description="precision of encoding; bf16: bfloat16, faster, for networks on GPUs (HASHKILN_ENCODE_GPUS)",
     )
+    index: bool = Field(False, description="store the multi-index of each part, for `hashkiln.open(index='stored')`")
     protocol: Protocol = Protocol()
     gate: Gate = Gate()
     exports: dict[str, str] = Field(

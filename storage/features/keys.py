@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import shutil
-import tempfile
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -219,7 +217,7 @@ def _index(folder: str, first: int, size: int) -> Array:
         with filesystem.create(url) as file:
             for rows in _merged([_index(folder, block, step) for block in range(first, first + size, step)]):
                 file.write(rows.tobytes())
-    return _mapped(url)
+    return filesystem.map_file(url).view("<u8").reshape(-1, 3)
 
 
 def _read_part(url: str) -> Array:
@@ -283,19 +281,6 @@ def _merged(indices: list[Array]) -> Iterator[Array]:
 
 def _sorted(rows: Array) -> Array:
     return rows[np.argsort(rows[:, 0])]
-
-
-def _mapped(url: str) -> Array:
-    """Map the rows of an index file into memory. A file in a remote store is first copied to a temporary file."""
-    import pyarrow.fs as pafs
-
-    fs, path = filesystem.arrow(url)
-    if isinstance(fs, pafs.LocalFileSystem):
-        return np.memmap(path, "<u8", "r").reshape(-1, 3)
-    with tempfile.TemporaryFile() as copy, fs.open_input_stream(path) as source:
-        shutil.copyfileobj(source, copy, 2**24)
-        copy.flush()
-        return np.memmap(copy, "<u8", "r").reshape(-1, 3)
 
 
 def checked_keys(column: Any, where: str) -> Any:

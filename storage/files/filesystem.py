@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from hashing.mapreduce import Array
 
 from .s3_errors import explain_s3_errors, explains_s3_errors
 
@@ -271,6 +277,24 @@ def listing_includes(folder: str, url: str) -> bool:
     """Return whether `listing` of the folder would include the file at a URL, or files below it."""
     folder, url = (absolute(u) if _scheme(u) else os.path.realpath(_local(u)) for u in (folder, url))
     return f"{url}/".startswith(f"{folder}/") and not _hidden(url[len(folder) :])
+
+
+@explains_s3_errors("read")
+def map_file(url: str) -> Array:
+    """Return the content of a file, (bytes,) uint8, mapped into memory. It keeps no file open.
+
+    A file in a remote store is first copied to a temporary file. Raises FileNotFoundError if there is none.
+    """
+    import pyarrow as pa
+
+    fs, path = arrow(url)
+    if is_remote(url):
+        with tempfile.NamedTemporaryFile() as copy, fs.open_input_stream(path) as source:
+            shutil.copyfileobj(source, copy, 2**24)
+            copy.flush()
+            return map_file(copy.name)
+    with pa.memory_map(path) as file:
+        return np.frombuffer(file.read_buffer(), np.uint8)
 
 
 def is_remote(url: str) -> bool:

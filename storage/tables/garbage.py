@@ -23,6 +23,7 @@ from ..files.filesystem import StoredFile, Upload
 from . import log
 from .commits import commit, retry_commit
 from .iceberg import PREFIX
+from .part_index import index_url
 from .parts import quarantine_url
 from .table import CodeTable
 
@@ -94,8 +95,8 @@ def _is_own(path: str) -> bool:
     """Return whether a path below a table's folder has a name that hashkiln gives."""
     incomplete = warehouse.TEMPORARY.fullmatch(path)
     final = re.sub(r"\.([^/]+)\.[0-9a-f]{32}$", r"\1", path) if incomplete else path
-    patterns = (warehouse.PART.pattern, warehouse.QUARANTINE.pattern, warehouse.ICEBERG_FILES)
-    return any(pattern.fullmatch(final) for pattern in patterns)
+    places = warehouse.PART, warehouse.PART_INDEX, warehouse.QUARANTINE
+    return any(pattern.fullmatch(final) for pattern in (*(place.pattern for place in places), warehouse.ICEBERG_FILES))
 
 
 def remove_if_older(file: StoredFile, limit: float) -> bool:
@@ -218,7 +219,7 @@ def _referenced_files(
         except FileNotFoundError:  # a lost commit race, or an earlier collection with a shorter grace period
             if snapshot.snapshot_id in current:
                 raise
-        referenced |= files | {quarantine_url(url) for url in files}
+        referenced |= files | {beside(url) for url in files for beside in (quarantine_url, index_url)}
         needed |= files if snapshot.snapshot_id in current else set()
     for url in sorted(needed - listed):
         try:

@@ -15,6 +15,7 @@ FIELDS = {
     "path": "rank0/state.pt",
     "part": "00016",
     "last": "00031",
+    "format": "1",
 }
 PLACES = {name: place for name, place in vars(warehouse).items() if isinstance(place, Place)}
 

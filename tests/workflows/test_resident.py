@@ -58,32 +58,6 @@ def test_filters_find_all_selected_rows(settings, source, k):
     assert table.search(QUERIES, 3, asymmetric=True, where=few)[1].shape == (len(QUERIES), 3)
 
 
-def test_an_index_changes_no_result_and_follows_new_versions(settings, source):
-    with pytest.raises(ValueError, match="index: expected resident=True"):
-        opening.open(TABLE, index=True, resident=False)
-    with opening.open(TABLE, index=True, follow=True) as table:
-        for version in ("v1", "v2"):
-            plain = opening.open(TABLE)
-            with table.pinned() as reader:
-                assert (reader.version.name, len(reader.index.codes)) == (version, plain.rows)
-                for call in (
-                    lambda of: of.search(QUERIES, 9),
-                    lambda of: of.search(QUERIES, 9, where=2),
-                    lambda of: of.search(QUERIES, 9, rerank=30),
-                    lambda of: of.search(QUERIES, 9, asymmetric=True),
-                    lambda of: of.within(QUERIES, 3),
-                    lambda of: of.within(QUERIES, 3, where=2),
-                ):
-                    for found, expected in zip(call(reader), call(plain), strict=True):
-                        np.testing.assert_array_equal(found, expected)
-            if version == "v1":
-                write(source, "1.parquet", blobs(150, D, seed=7, first_id=1000))
-                assert reindex(settings) == "v2"
-                assert table.refresh()
-    deletion.delete("mine", plain.ids)
-    assert opening.open(TABLE, index=True).search(QUERIES)[1].shape == (len(QUERIES), 0)
-
-
 def test_invalid_filters_are_refused(settings, source):
     table = opening.open(TABLE)
     with pytest.raises(ValueError, match=r"where: expected bool \(800,\), one for each of `ids`, found \(799,\)"):
@@ -180,7 +154,7 @@ def test_following_searches_end_in_the_version_where_they_began(settings, source
 
 def test_follower_refuses_other_versions_and_masks_of_one_version(settings, source):
     for options in ({"version": "v1"}, {"resident": False}):
-        with pytest.raises(ValueError, match="follow: expected version='main' and resident=True"):
+        with pytest.raises(ValueError, match="follow: expected version='main', and resident=True or index='stored'"):
             opening.open(TABLE, follow=True, **options)
     with opening.open(TABLE, follow=True) as table:
         with pytest.raises(ValueError, match=r"where: .* found bool .*: search in `pinned\(\)`"):

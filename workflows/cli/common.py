@@ -69,6 +69,9 @@ Precision = Annotated[
         "--precision", help="Precision of a network that encodes on GPUs; bf16 is faster. Needs HASHKILN_ENCODE_GPUS."
     ),
 ]
+Index = Annotated[
+    bool, typer.Option("--index", help="Store a multi-index beside each part, which takes about four times its size.")
+]
 Relevance = Annotated[
     Literal["auto", "labels", "neighbours", "graded"],
     typer.Option(
@@ -199,6 +202,7 @@ def run_specification(
     max_drift: MaxDrift = 0.5,
     precision: Precision = "float32",
     export: Exports = None,
+    index: Index = False,
     **gate: Any,
 ) -> Spec:
     """Return the Spec of a whole run, as `specification`, from the options of the protocol and the gate too."""
@@ -209,6 +213,7 @@ def run_specification(
         max_drift=max_drift,
         precision=precision,
         exports=_exports(export or ()),
+        index=index,
     )
 
 

@@ -20,6 +20,7 @@ from .. import datasets
 from ..checks import check_run
 from ..context import Context
 from ..export import export_published
+from ..indexing import store_missing
 from ..records import RunOutcome, Staged
 from ..reports.run import write_report
 from ..spec import Spec
@@ -100,6 +101,8 @@ def reindex(context: Context, run: Runner = call) -> RunOutcome:
     """
     start = time.monotonic()
     staged = encode(context, run)
+    if context.spec.index:
+        run(store_missing, context, staged.base if staged.unchanged else staged.branch)
     if staged.unchanged:
         table = context.open_table()
         version = table.version(staged.base)

@@ -12,6 +12,7 @@ from ..checks import check_run
 from ..context import Context
 from ..datasets import is_available
 from ..embedded import prefect_home
+from ..indexing import store_missing
 from ..records import RunOutcome
 from ..spec import Spec, valid
 from .pipeline import exported
@@ -35,8 +36,8 @@ def reindex(dataset: str, *, method: str = "itq", bits: int = 32, seed: int = 0,
     seed : int, default 0
         Random seed.
     **options
-        Fields of `workflows.spec.Spec`: source, code, refit, max_drift, bad_rows, protocol and gate, the last two as
-        dicts such as `gate={"floors": {"map": 0.25}}`. All others are hyper-parameters of the method, as in `fit`.
+        Fields of `workflows.spec.Spec`: source, code, refit, max_drift, bad_rows, index, protocol and gate, the last
+        two as dicts such as `gate={"floors": {"map": 0.25}}`. Others are hyper-parameters of the method, as in `fit`.
 
     Returns
     -------
@@ -92,4 +93,8 @@ def nothing_to_do(spec: Spec) -> RunOutcome | None:
     settings = Settings()
     if os.environ.get("PREFECT_API_URL") or not is_available(spec.dataset, settings):
         return None
-    return outcome_if_unchanged(Context.of(spec, settings, connect(settings)))
+    context = Context.of(spec, settings, connect(settings))
+    outcome = outcome_if_unchanged(context)
+    if outcome and spec.index:
+        store_missing(context, outcome.version)
+    return outcome

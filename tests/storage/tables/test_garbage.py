@@ -12,6 +12,7 @@ from storage.files import filesystem
 from storage.files.filesystem import join
 from storage.tables import garbage, iceberg, log
 from storage.tables.commits import PublishConflict
+from storage.tables.part_index import index_url
 from storage.tables.parts import Part, quarantine_url
 from storage.tables.table import create_table, load_table
 
@@ -77,24 +78,26 @@ def test_exactly_the_files_that_versions_need_are_left(catalog, table):
     uncommitted = part(table, "never committed")
     partial = join(table.folder, "data", f".{'0' * 64}.parquet.{'1' * 32}")
     lost_race = join(table.iceberg.location(), "metadata", "00099-deadbeef.metadata.json")
-    referenced, unreferenced = (quarantine_url(url) for url in (min(files_of(table, "main")), uncommitted.url))
+    urls = min(files_of(table, "main")), uncommitted.url
+    beside = [{of(url) for of in (quarantine_url, index_url)} for url in urls]
+    referenced, unreferenced = beside[0], beside[1] | {index_url(urls[0]).replace("-1.mih", "-0.mih")}
     foreign = join(table.folder, "data", "notes.txt")
-    for url in (partial, lost_race, referenced, unreferenced, foreign):
+    for url in (partial, lost_race, *referenced, *unreferenced, foreign):
         filesystem.write_bytes(url, b'{"format-version": 2, "partial')
     planned = garbage.collect(table, 0, keep=2, dry_run=True)
-    assert needed(catalog) | {uncommitted.url, partial, lost_race, referenced, unreferenced, foreign} <= there(table)
+    assert needed(catalog) | {uncommitted.url, partial, lost_race, foreign} | referenced | unreferenced <= there(table)
     found = garbage.collect(table, 0, keep=2)
     assert found.versions.keys() == planned.versions.keys() == {"v1", "v2", "rejected-no"}
     assert {file.url for file in planned.files} == {file.url for file in found.files}
-    assert {uncommitted.url, partial, lost_race, unreferenced} < {file.url for file in found.files}
-    assert there(table) == needed(catalog) | {referenced, foreign}
+    assert {uncommitted.url, partial, lost_race} | unreferenced < {file.url for file in found.files}
+    assert there(table) == needed(catalog) | referenced | {foreign}
     assert {version.name for version in table.versions()} == {"v3", "v4", "staged-live"}
     held = {snapshot.snapshot_id for snapshot in table.iceberg.metadata.snapshots}
     steps = held - {ref.snapshot_id for ref in table.iceberg.refs().values()}
     assert steps == {table.iceberg.snapshot_by_name("staged-live").parent_snapshot_id}  # the first of its two commits
     again = garbage.collect(table, 0, keep=2)
     assert (again.versions, again.snapshots) == ({}, ())
-    assert there(table) == needed(catalog) | {referenced, foreign}
+    assert there(table) == needed(catalog) | referenced | {foreign}
     assert garbage.collect(table, 0, keep=2).files == ()
     assert publish(table, part(table, "z")).name == "v5"
 

@@ -14,6 +14,7 @@ from hashing.source import source as source_of
 from infra.executors import InProcess
 from storage import models, queries
 from storage.features.rows import Columns
+from storage.tables.part_index import indexed_parts
 from tests.conftest import blobs
 from tests.workflows.conftest import D, spec, write_shard
 from workflows import datasets
@@ -139,9 +140,11 @@ def test_a_run_shows_epochs_as_they_end(executor, settings, mine, prefect, monke
     if executor == "ray":
         request.getfixturevalue("ray_executor")
         monkeypatch.setenv("HASHKILN_EXECUTOR", "ray")
-    outcome = flow.reindex(spec(method=DEEP, code=executor))
+    outcome = flow.reindex(spec(method=DEEP, code=executor, index=True))
     assert told == [1, 2, 3, 3]
-    digest = open_table(settings, outcome.table).version().properties["model"]
+    table = open_table(settings, outcome.table)
+    assert len(indexed_parts(table.folder)) == len(table.parts(table.version().snapshot_id))
+    digest = table.version().properties["model"]
     epochs = models.training_epochs(settings.warehouse_url, digest)
     ((_, rows),) = artifacts(f"mine--{executor}-training")
     assert rows == epochs
