@@ -138,5 +138,7 @@ def _newer(current: Reader, opening: Callable[[str], Reader]) -> Reader | None:
         return None
     reader = opening("main")
     if reader.resident and current.resident and current.resident.vectors:
-        reader.resident.map_vectors(reader.dataset, current.resident)
+        vectors = reader.resident.cache_vectors(reader.dataset, current.resident)
+        if current.resident.vectors.complete:
+            vectors.read_all()
     return reader

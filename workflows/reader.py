@@ -21,8 +21,9 @@ from infra.settings import Settings
 from storage.features import keys
 from storage.features.dataset import Dataset
 from storage.tables.parts import CodeShard
-from storage.tables.resident import ResidentRows, unchanged_source
+from storage.tables.resident import ResidentRows
 from storage.tables.table import Version
+from storage.tables.vectors import unchanged_source
 
 from .arrays import as_vectors, float32
 from .datasets import dataset_of
@@ -122,8 +123,8 @@ class Reader:
         k : int, default 10
             Number of rows to find for each query.
         rerank : int, default 0
-            Number of nearest codes to rerank by the distance of their vectors, by the dataset's metric; 0: off. The
-            first time, the vectors of all rows are read from the source into a temporary file.
+            Number of nearest codes to rerank by the distance of their vectors, by the dataset's metric; 0: off. Their
+            vectors are read from the source, and kept in a temporary file for other queries.
         asymmetric : bool, default False
             Compare real-valued queries with binary codes; see `hashing.neighbours.candidates.AsymmetricTopK`.
         where : label, list of labels, or ndarray of bool, shape (rows,), optional
@@ -239,11 +240,13 @@ class Reader:
     def _rerank(self, x: Array, candidates: Array, k: int) -> tuple[Array, Array]:
         """Return the k nearest candidates (q, R) by the distance of their vectors."""
         if self.resident:
-            vectors, is_encoded = self.resident.vectors or self.resident.map_vectors(self.dataset)
-            rows = self.resident.positions(candidates)
+            vectors = self.resident.vectors or self.resident.cache_vectors(self.dataset)
+            rows = self.resident.part_rows(self.resident.positions(candidates.ravel()))
+            is_encoded = vectors.read(rows)
             queries = np.repeat(np.arange(len(x)), candidates.shape[1])
-            distances = pair_distances(x, vectors, queries, rows.ravel(), self._metric).reshape(rows.shape)
-            distances[~is_encoded[rows]] = np.inf
+            distances = pair_distances(x, vectors.x, queries, rows, self._metric)
+            distances[~is_encoded] = np.inf
+            distances = distances.reshape(candidates.shape)
         else:
             distances = self._read_distances(x, candidates)
         if (lost := np.unique(candidates[np.isinf(distances)])).size:
@@ -269,6 +272,10 @@ class Reader:
 
     def _codes(self, x: Array) -> Array:
         return pack(self.function.encode(x))
+
+    def read_vectors(self) -> None:
+        """Read the vectors of all rows, so that re-ranking does not need the source any more. See docs/serving.md."""
+        self._in_memory("read_vectors").cache_vectors(self.dataset).read_all()
 
     def _queries(self, given: Any) -> Array:
         x = as_vectors("queries", given, self.function.dim)

@@ -65,9 +65,9 @@ class FeatureShard:
     def rows(self) -> int:
         """Return the number of rows, read from the footers; with deletions, from the id columns."""
         if not self.deleted:
-            return sum(rows.count_rows(url) for url in self._urls)
+            return sum(rows.count_rows(url) for url in self.urls)
         deleted = deletions.deleted_ids(self.deleted)
-        return sum(int((~np.isin(self.ids(url), deleted)).sum()) for url in self._urls)
+        return sum(int((~np.isin(self.ids(url), deleted)).sum()) for url in self.urls)
 
     def ids(self, url: str) -> Array:
         """Return the ids (n,) int64 of a file, deleted rows included. Reads only the id column."""
@@ -78,11 +78,11 @@ class FeatureShard:
 
     def ids_by_file(self, wanted: Array) -> dict[str, Array]:
         """Return the wanted ids that each file contains, by its URL. Files that contain none are left out."""
-        held = {url: ids[np.isin(ids, wanted)] for url, ids in ((url, self.ids(url)) for url in self._urls)}
+        held = {url: ids[np.isin(ids, wanted)] for url, ids in ((url, self.ids(url)) for url in self.urls)}
         return {url: ids for url, ids in held.items() if len(ids)}
 
     @property
-    def _urls(self) -> tuple[str, ...]:
+    def urls(self) -> tuple[str, ...]:
         return tuple(file.url for file in self.files) or (self.url,)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -96,7 +96,7 @@ class FeatureShard:
         Raises ValueError, with file and row, for a value that cannot be read. With `drop_bad_rows`, vectors, images and
         texts that cannot be read are dropped instead; ids and labels must be valid in any case.
         """
-        for url in self._urls:
+        for url in self.urls:
             yield from self._read_file(url)
 
     def _read_file(self, url: str) -> Iterator[FeatureBlock]:
@@ -144,17 +144,17 @@ class FeatureShard:
         """Return the distinct labels. Reads only the label column."""
         if not (name := self.columns.labels):
             return set()
-        parts = (part for url in self._urls for part in rows.read_batches(url, [name], self.columns))
+        parts = (part for url in self.urls for part in rows.read_batches(url, [name], self.columns))
         width = self.columns.multi_hot
         return set().union(*(columns.distinct_labels(part[name], self.url, width) for part in parts))
 
     def distinct_keys(self) -> Any:
         """Return the distinct keys as an Arrow array. Reads only the key column."""
-        parts = (part for url in self._urls for part in rows.read_batches(url, [self.columns.id], self.columns))
+        parts = (part for url in self.urls for part in rows.read_batches(url, [self.columns.id], self.columns))
         return keys.distinct_keys(part[0] for part in parts)
 
     def _numbers(self, url: str, row: int, n: int) -> Array:
-        first = self.firsts[self._urls.index(url)] + row
+        first = self.firsts[self.urls.index(url)] + row
         return np.arange(first, first + n)
 
     def _ids(self, column: Any, url: str, first_row: int = 0) -> Array:

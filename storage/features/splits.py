@@ -72,6 +72,7 @@ def write_shard(url: str, blocks: list[FeatureRows], first_row: int) -> SplitSha
             row_group_size=2**15,
             compression={**compression, vector: "none"},  # zstd would save a tenth, and be five times slower to read
             use_dictionary=dictionaries,
+            write_page_index=True,  # to re-rank, single pages are read
         )
     dim = table.schema.types[1].list_size if kind == "vector" else None
     return SplitShape(kind, dim, "labels" in table.schema.names, len(table))

@@ -25,10 +25,10 @@ def open_parquet(url: str, columns: Sequence[str] = ()) -> Any:
     ValueError
         If the file is not Parquet, or lacks one of `columns` (see `field_of`).
     """
-    return _open(url, columns)[0]
+    return open_with_file(url, columns)[0]
 
 
-def _open(url: str, columns: Sequence[str]) -> tuple[Any, Any]:
+def open_with_file(url: str, columns: Sequence[str]) -> tuple[Any, Any]:
     """Return the pyarrow ParquetFile at a URL, and the file that it reads."""
     import pyarrow.parquet as pq
 
@@ -114,7 +114,7 @@ def read_vectors(
 
     from .parquet_pages import Unsupported, VectorReader
 
-    file, source = _open(url, [*others, column])
+    file, source = open_with_file(url, [*others, column])
     window = REMOTE_WINDOW if filesystem.is_remote(url) else LOCAL_WINDOW
     memory = [np.empty((0, dim), np.float32)] * 2  # reused, because the kernel zeroes new memory, which takes long
     done = 0

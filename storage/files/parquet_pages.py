@@ -105,39 +105,50 @@ class VectorReader:
 
     def _all_pages(self) -> Iterator[tuple[int, Fill]]:
         """Yield the number of values in each data page, and a function that fills an array with the next of them."""
-        for rows, chunk in _chunks(self._file, self._leaf):
+        for chunk in self._column_chunks():
+            yield from self._chunk_pages(chunk)
+
+    def _column_chunks(self) -> Iterator[Chunk]:
+        """Yield the chunk of each row group that has rows."""
+        for rows, chunk in column_chunks(self._file, self._leaf):
             if chunk.values != rows * self._dim:
                 raise Unsupported(f"{chunk.values} values in {rows} rows")
             if rows:
-                yield from self._chunk_pages(chunk)
+                yield chunk
 
-    def _chunk_pages(self, chunk: _Chunk) -> Iterator[tuple[int, Fill]]:
+    def _chunk_pages(self, chunk: Chunk) -> Iterator[tuple[int, Fill]]:
         at, end, done, dictionary = chunk.start, chunk.start + chunk.size, 0, None
         if not 0 <= at < end <= self._file.size():
             raise Unsupported("a column outside the file")
         while done < chunk.values:
-            page, size = _page_header(self._bytes(at, min(at + HEADER_BYTES, end), end))
+            page, size = page_header(self._bytes(at, min(at + HEADER_BYTES, end), end))
             at += size
             if not 0 <= page.compressed <= end - at:
                 raise Unsupported("a page longer than the column")
             data = self._bytes(at, at + page.compressed, end)
             at += page.compressed
-            if page.crc is not None and zlib.crc32(data.data) != page.crc & 0xFFFFFFFF:
-                raise Unsupported("a wrong checksum")
             if page.kind == DICTIONARY_PAGE and dictionary is None and not done:
                 dictionary = self._dictionary(page, data, chunk.codec)
             elif page.kind in (DATA_PAGE, DATA_PAGE_V2):
-                count = page.about.get(1, -1)
-                if not 0 <= count <= chunk.values - done:
-                    raise Unsupported("more values than in the column")
-                values = self._checked_values(page, data, count, done % self._dim, chunk.codec)
-                encoding = page.about.get(2 if page.kind == DATA_PAGE else 4, -1)
-                yield count, self._decoder(values, count, encoding, dictionary)
-                done += count
+                yield self._data_page(page, data, done, chunk, dictionary)
+                done += page.about[1]
             elif page.kind != INDEX_PAGE:
                 raise Unsupported(f"a page of type {page.kind}")
 
-    def _dictionary(self, page: _Page, data: Array, codec: int) -> Array:
+    def _data_page(
+        self, page: Page, data: Array, done: int, chunk: Chunk, dictionary: Array | None
+    ) -> tuple[int, Fill]:
+        """Return the number of values in a data page, after `done` values, and a function that fills an array."""
+        _check_sum(page, data)
+        count = page.about.get(1, -1)
+        if not 0 <= count <= chunk.values - done:
+            raise Unsupported("more values than in the column")
+        values = self._checked_values(page, data, count, done % self._dim, chunk.codec)
+        encoding = page.about.get(2 if page.kind == DATA_PAGE else 4, -1)
+        return count, self._decoder(values, count, encoding, dictionary)
+
+    def _dictionary(self, page: Page, data: Array, codec: int) -> Array:
+        _check_sum(page, data)
         n = page.about.get(1, -1)
         if page.about.get(2) not in (PLAIN, PLAIN_DICTIONARY) or not 0 <= n <= 1 << INDEX_BITS:
             raise Unsupported("a dictionary of another encoding")
@@ -145,7 +156,7 @@ class VectorReader:
             raise Unsupported("a dictionary of another length")
         return self._floats(_decompressed(data, page.full, codec))
 
-    def _checked_values(self, page: _Page, data: Array, count: int, phase: int, codec: int) -> Array:
+    def _checked_values(self, page: Page, data: Array, count: int, phase: int, codec: int) -> Array:
         """Return the encoded values of a data page, after a check of its levels.
 
         Raises
@@ -245,6 +256,11 @@ class VectorReader:
         return np.frombuffer(self._buffer.data.toreadonly()[start - self._start : stop - self._start], np.uint8)
 
 
+def _check_sum(page: Page, data: Array) -> None:
+    if page.crc is not None and zlib.crc32(data.data) != page.crc & 0xFFFFFFFF:
+        raise Unsupported("a wrong checksum")
+
+
 def _leaf(schema: Any, column: str, dim: int) -> tuple[int, Any]:
     """Return the number of the leaf column of a list column, and the Arrow type of its values."""
     leaves = [i for i in range(len(schema)) if schema.column(i).path.split(".")[0] == column]
@@ -296,16 +312,18 @@ def _decompressed(data: Array, size: int, codec: int) -> Array:
     return content
 
 
-class _Chunk(NamedTuple):
-    """A column chunk: its place in the file, number of values, and codec."""
+class Chunk(NamedTuple):
+    """A column chunk: its place in the file, number of values, codec, and place of its offset index; size 0 if none."""
 
     start: int
     size: int
     values: int
     codec: int
+    offsets: int
+    offsets_size: int
 
 
-def _chunks(file: Any, leaf: int) -> list[tuple[int, _Chunk]]:
+def column_chunks(file: Any, leaf: int) -> list[tuple[int, Chunk]]:
     """Return the number of rows in each row group, and the chunk of one leaf column in it.
 
     This parses the footer without pyarrow, which aborts the process for a chunk with damaged or encrypted metadata.
@@ -318,7 +336,7 @@ def _chunks(file: Any, leaf: int) -> list[tuple[int, _Chunk]]:
     if length > len(tail) - 8:
         tail = file.read_at(length + 8, size - length - 8)
     try:
-        footer, _ = _struct(memoryview(tail)[-8 - length : -8], 0)
+        footer, _ = thrift_struct(memoryview(tail)[-8 - length : -8], 0)
         chunks = []
         for group in footer[4]:
             chunk = group[1][leaf]
@@ -327,16 +345,16 @@ def _chunks(file: Any, leaf: int) -> list[tuple[int, _Chunk]]:
                 raise Unsupported("a column in another file, or encrypted")
             start, dictionary = about[9], about.get(11, 0)
             start = dictionary if 0 < dictionary < start else start
-            numbers = group[3], start, about[7], about[5], about[4]
+            numbers = group[3], start, about[7], about[5], about[4], chunk.get(4, 0), chunk.get(5, 0)
             if not all(isinstance(number, int) for number in numbers):
                 raise TypeError
-            chunks.append((group[3], _Chunk(*numbers[1:])))
+            chunks.append((group[3], Chunk(*numbers[1:])))
     except (IndexError, KeyError, TypeError, AttributeError):
         raise Unsupported("a damaged footer") from None
     return chunks
 
 
-class _Page(NamedTuple):
+class Page(NamedTuple):
     """A page header: type, sizes in bytes before and after compression, checksum, and what the type adds."""
 
     kind: int
@@ -346,20 +364,20 @@ class _Page(NamedTuple):
     about: dict[int, int]
 
 
-def _page_header(data: Array) -> tuple[_Page, int]:
+def page_header(data: Array) -> tuple[Page, int]:
     """Return the page header at the beginning of some bytes, and its length."""
     try:
-        fields, size = _struct(data.data, 0)
+        fields, size = thrift_struct(data.data, 0)
     except IndexError:
         raise Unsupported("a page header that does not end") from None
     numbers = {number: value for number, value in fields.items() if isinstance(value, int)}
     kind = numbers.get(1, -1)
     about = fields.get({DATA_PAGE: 5, DICTIONARY_PAGE: 7, DATA_PAGE_V2: 8}.get(kind, -1))
     about = {n: value for n, value in about.items() if isinstance(value, int)} if isinstance(about, dict) else {}
-    return _Page(kind, numbers.get(2, -1), numbers.get(3, -1), numbers.get(4), about), size
+    return Page(kind, numbers.get(2, -1), numbers.get(3, -1), numbers.get(4), about), size
 
 
-def _struct(data: memoryview, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
+def thrift_struct(data: memoryview, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
     """Return the fields of a struct in Thrift's compact protocol, and where it ends.
 
     Raises IndexError if it is cut.
@@ -387,7 +405,7 @@ def _value(data: memoryview, at: int, kind: int, depth: int) -> tuple[Any, int]:
         size, at = _varint(data, at)
         return None, at + size
     if kind == 12 and depth < 16:
-        return _struct(data, at, depth + 1)
+        return thrift_struct(data, at, depth + 1)
     if kind in (9, 10) and depth < 16:
         size, kind = data[at] >> 4, data[at] & 15
         at += 1

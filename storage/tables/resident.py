@@ -1,11 +1,8 @@
-"""The rows of a version in memory: codes by ascending id and, from their first use on, rows by label and vectors."""
+"""The rows of a version in memory: codes by ascending id and, from their first use on, rows by label."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from threading import RLock
 
 import numpy as np
@@ -14,16 +11,15 @@ from hashing.bits import n_bytes
 from hashing.mapreduce import Array, Batch
 
 from ..features.dataset import Dataset
-from ..features.deletions import without_suffix
-from ..features.shard import FeatureShard, SourceChanged
-from .parts import CodeShard, read_ids, read_part
+from .parts import CodeShard, read_part
+from .vectors import VectorCache
 
 
 class ResidentRows:
     """The rows of some parts, which must be at least one. May be shared by threads.
 
     `batch` has ids (n,) in increasing order and codes (n, B). The parts are read here, and again when the labels are
-    first used. The vectors are in a temporary file that is mapped into memory, below TMPDIR.
+    first used.
     """
 
     def __init__(self, shards: Sequence[CodeShard]) -> None:
@@ -34,12 +30,14 @@ class ResidentRows:
             for batch in shard:
                 rows = slice(row, row := row + len(batch.ids))
                 ids[rows], codes[rows] = batch.ids, batch.x
+        self._order: Array | None = None
         if (ids[1:] < ids[:-1]).any():
             order = np.argsort(ids, kind="stable")
             ids, codes = ids[order], codes[order]
+            self._order = order.astype(np.uint32) if n < 2**32 else order
         self.shards, self.batch = shards, Batch(ids, codes)
         self._labels: tuple[Array, Array] | None = None
-        self.vectors: tuple[Array, Array] | None = None  # once mapped
+        self.vectors: VectorCache | None = None  # once used
         self._lock = RLock()
 
     def with_labels(self, labels: Sequence[int]) -> Array:
@@ -63,65 +61,16 @@ class ResidentRows:
         every, rows = np.concatenate(labels), np.concatenate(positions)
         return np.concatenate([[0], np.bincount(every).cumsum()]), rows[np.lexsort((rows, every))]
 
-    def map_vectors(self, dataset: Dataset, previous: ResidentRows | None = None) -> tuple[Array, Array]:
-        """Return the vectors (n, d) float32, and whether each is the one that was encoded (n,).
-
-        The first call reads them from the source, except for parts that `previous` also has, if it has vectors.
-        """
+    def cache_vectors(self, dataset: Dataset, previous: ResidentRows | None = None) -> VectorCache:
+        """Return the vectors of the rows, those of `previous` among them, if it has some."""
         with self._lock:
-            self.vectors = self.vectors or self._read_vectors(dataset, previous)
+            self.vectors = self.vectors or VectorCache(self.shards, dataset, previous.vectors if previous else None)
         return self.vectors
 
-    def _read_vectors(self, dataset: Dataset, previous: ResidentRows | None) -> tuple[Array, Array]:
-        x, is_encoded = _temporary(len(self.batch.ids), dataset.dim), np.zeros(len(self.batch.ids), bool)
-        old = {shard.part.url for shard in previous.shards} if previous and previous.vectors else set()
-        source = unchanged_source(self.shards, dataset)
-        for part in (shard.part for shard in self.shards):
-            if previous and previous.vectors and part.url in old:
-                ids, (vectors, was_encoded) = read_ids(part.url), previous.vectors
-                rows, before = self.positions(ids), previous.positions(ids)
-                x[rows], is_encoded[rows] = vectors[before], was_encoded[before]
-            elif part.shard in source:
-                with suppress(SourceChanged):
-                    is_encoded[self._copy(source[part.shard], x)] = True
-        return x, is_encoded
-
-    def _copy(self, shard: FeatureShard, x: Array) -> Array:
-        """Copy the vectors of a source shard to x, and return their rows, or raise SourceChanged."""
-        copied = [np.zeros(0, np.int64)]
-        try:
-            for batch in shard:
-                rows = np.minimum(self.positions(batch.ids), len(x) - 1)
-                present = self.batch.ids[rows] == batch.ids  # the others were deleted or dropped
-                copied.append(rows[present])
-                x[rows[present]] = batch.x[present]
-        finally:
-            shard.refuse_change()  # a mix of the old and the new file would explain any error
-        return np.concatenate(copied)
+    def part_rows(self, positions: Array) -> Array:
+        """Return the numbers of rows in the order of the parts, in which VectorCache has them."""
+        return positions if self._order is None else self._order[positions]
 
     def positions(self, ids: Array) -> Array:
         """Return the positions of rows by their ids."""
         return np.searchsorted(self.batch.ids, ids)
-
-
-def unchanged_source(shards: Sequence[CodeShard], dataset: Dataset) -> dict[str, FeatureShard]:
-    """Return the source shards whose vectors are those that were encoded, by name, with their deleted rows."""
-    encoded = {shard.part.shard: shard.part for shard in shards}
-    now = {shard.name: shard.version for shard in dataset.shards("base")}
-    return {
-        shard.name: shard
-        for shard in dataset.model_copy(update={"deleted": ()}).shards("base")
-        if (part := encoded.get(shard.name))
-        and (part.version == now[shard.name] or without_suffix(part.version) == shard.version)
-    }
-
-
-def _temporary(n: int, dim: int) -> Array:
-    """Return an array (n, dim) float32 in a temporary file without a name, mapped into memory."""
-    with tempfile.TemporaryFile() as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, 4 * n * dim)  # a disk that fills up later would end the process
-        except OSError as error:
-            wanted = f"{4 * n * dim / 1e9:.1f} GB of vectors in {tempfile.gettempdir()}"
-            raise OSError(error.errno, f"cannot map {wanted}: {error.strerror}; set TMPDIR to another folder") from None
-        return np.asarray(np.memmap(file, np.float32, "r+", shape=(n, dim)))

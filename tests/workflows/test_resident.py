@@ -8,7 +8,7 @@ from threading import Event
 import numpy as np
 import pytest
 
-from storage.tables import resident
+from storage.tables import vectors
 from tests.conftest import blobs
 from tests.workflows.tables import published_table
 from tests.workflows.tables.published_table import TABLE, D, part_of, reindex, write
@@ -68,19 +68,18 @@ def test_invalid_filters_are_refused(settings, source):
         opening.open(TABLE, resident=False).search(QUERIES, where=2)
 
 
-def test_vectors_are_read_once(settings, source, monkeypatch):
-    table = opening.open(TABLE)
+def test_vectors_that_were_read_stay(settings, source, monkeypatch):
+    complete = opening.open(TABLE)
     expected = opening.open(TABLE, resident=False).search(QUERIES, 5, rerank=100)
+    complete.read_vectors()
+    monkeypatch.setattr(vectors.os, "pwrite", full_disk)
+    with pytest.raises(OSError, match=r"cannot keep vectors in .*: No space left; set TMPDIR to another folder"):
+        opening.open(TABLE).search(QUERIES, 5, rerank=100)
     for _ in range(2):
-        for found, there in zip(table.search(QUERIES, 5, rerank=100), expected, strict=True):
+        for found, there in zip(complete.search(QUERIES, 5, rerank=100), expected, strict=True):
             np.testing.assert_array_equal(found, there)
         for path in source.iterdir():
             path.unlink()
-    monkeypatch.setattr(resident.os, "posix_fallocate", full_disk)
-    with pytest.raises(
-        OSError, match=r"cannot map 0.0 GB of vectors in .*: No space left; set TMPDIR to another folder"
-    ):
-        opening.open(TABLE).search(QUERIES, 5, rerank=100)
 
 
 def full_disk(*_):
@@ -88,14 +87,14 @@ def full_disk(*_):
 
 
 def test_vectors_that_change_while_they_are_read_are_lost(settings, source, monkeypatch):
-    iterate = resident.FeatureShard.__iter__
+    read = vectors.PageReader.read_pages
 
-    def change_and_iterate(shard):
-        if shard.name == "1.parquet":
+    def change_and_read(reader, pages):
+        if reader._url.endswith("1.parquet"):
             write(source, "1.parquet", blobs(100, D, seed=9, first_id=1000))
-        return iterate(shard)
+        return read(reader, pages)
 
-    monkeypatch.setattr(resident.FeatureShard, "__iter__", change_and_iterate)
+    monkeypatch.setattr(vectors.PageReader, "read_pages", change_and_read)
     table = opening.open(TABLE)
     with pytest.raises(ValueError, match="the source of 200 rows has changed"):
         table.search(QUERIES, 5, rerank=800)
@@ -104,25 +103,24 @@ def test_vectors_that_change_while_they_are_read_are_lost(settings, source, monk
 
 def test_vectors_of_a_new_version_are_copied_or_read(settings, source, monkeypatch):
     before = opening.open(TABLE)
-    before.search(QUERIES, 5, rerank=100)
+    before.read_vectors()
     changed = blobs(150, D, seed=7, first_id=1000)
     write(source, "1.parquet", changed)
     deletion.delete("mine", np.array([5, 3001]))
     reindex(settings)
     after = opening.open(TABLE)
     unchanged = part_of(settings, "2.parquet")
-    read = []
-    iterate = resident.FeatureShard.__iter__
-    monkeypatch.setattr(resident.FeatureShard, "__iter__", lambda shard: read.append(shard.name) or iterate(shard))
-    vectors, is_encoded = after.resident.map_vectors(after.dataset, before.resident)
     assert unchanged in [shard.part for shard in before.shards]
-    assert sorted(read) == ["0.parquet", "1.parquet", "3.parquet"]
-    assert is_encoded.all()
+    cached = after.resident.cache_vectors(after.dataset, before.resident)
+    assert [part.known.all() for part in cached._parts] == [part.part == unchanged for part in cached._parts]
+    cached.read_all()
     ids = np.concatenate([IDS[IDS < 1000], changed.ids, IDS[IDS >= 2000]])
     x = np.concatenate([X[IDS < 1000], changed.x, X[IDS >= 2000]])
     kept = ~np.isin(ids, [5, 3001])
     np.testing.assert_array_equal(after.ids, ids[kept])
-    np.testing.assert_array_equal(vectors, x[kept])
+    rows = after.resident.part_rows(np.arange(len(after.ids)))
+    assert cached.read(rows).all()
+    np.testing.assert_array_equal(cached.x[rows], x[kept])
 
 
 def test_following_searches_end_in_the_version_where_they_began(settings, source):

@@ -15,6 +15,7 @@ import pytest
 
 from storage.files import parquet_kernels
 from storage.files.parquet_pages import Unsupported, VectorReader
+from storage.files.parquet_random import PageReader
 
 DTYPES = ["float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16"]
 CODECS = ["none", "snappy", "gzip", "zstd", "lz4", "brotli"]
@@ -149,6 +150,16 @@ def bits(x):
     return np.ascontiguousarray(x).reshape(-1).view(np.uint32)
 
 
+def check_pages(path, dim, rng, expected):
+    """Read some pages without the others, and compare."""
+    reader = PageReader(str(path), "v", dim)
+    assert reader.starts[-1] == expected.size
+    pages = np.flatnonzero(rng.random(len(reader.starts) - 1) < rng.choice([0.1, 0.5, 1]))
+    for page, values in zip(pages, reader.read_pages(pages.tolist()), strict=True):
+        start, stop = reader.starts[page : page + 2]
+        np.testing.assert_array_equal(bits(values), bits(expected[start:stop]))
+
+
 def check_files(path, writer, seeds):
     """Write a random file for each seed, and compare. Returns how many were read directly, and how many refused."""
     counts = Counter()
@@ -170,6 +181,7 @@ def check_files(path, writer, seeds):
             counts[str(error)] += 1
             continue
         np.testing.assert_array_equal(bits(found), bits(expected), err_msg=f"seed {seed}")
+        check_pages(path, dim, rng, expected)
         counts["read"] += 1
     return counts
 
@@ -327,6 +339,36 @@ def test_a_file_with_a_byte_changed_is_read_as_by_pyarrow_or_refused(options):
             expected = x  # pyarrow needs a byte that does not matter here
         np.testing.assert_array_equal(bits(found), bits(expected), err_msg=f"byte {place}")
     assert refused > 0.2 * len(original)
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_single_pages_of_a_file_with_a_byte_changed_are_right_or_refused(index, tmp_path):
+    rng, path = np.random.default_rng(0), tmp_path / "changed.parquet"
+    x = np.tile(rng.integers(0, 9, (20, 3)), (6, 1)).astype(np.float32)
+    original = written(
+        pa.array(list(x), FLOATS), write_page_checksum=True, write_page_index=index, data_page_size=100,
+        write_batch_size=10, row_group_size=60, compression="none",
+    ).to_pybytes()  # fmt: skip
+    path.write_bytes(original)
+    pages = len(PageReader(str(path), "v", 3).starts) - 1
+    assert pages > 5
+    refused = 0
+    for place in rng.choice(len(original), 400, replace=False):
+        changed = bytearray(original)
+        changed[place] ^= int(rng.integers(1, 256))
+        path.write_bytes(changed)
+        try:
+            reader = PageReader(str(path), "v", 3)
+            found = np.concatenate(list(reader.read_pages(range(len(reader.starts) - 1))))
+        except (Unsupported, ValueError, pa.ArrowException, OSError):
+            refused += 1
+            continue
+        try:
+            expected = by_arrow(bytes(changed))
+        except (pa.ArrowException, OSError):
+            expected = x
+        np.testing.assert_array_equal(bits(found), bits(expected), err_msg=f"byte {place}")
+    assert refused > 100
 
 
 def test_random_bytes_in_pages_never_crash():
