@@ -187,10 +187,13 @@ def test_threads_search_while_versions_are_published(settings, source):
     assert len({rows for _, rows in opened}) >= 2
 
 
-def test_the_pipeline_stores_the_indexes_before_it_publishes(settings, source, monkeypatch):
+def test_the_pipeline_stores_the_indexes_before_it_publishes(settings, source):
+    def run(stage, *args):
+        if stage is pipeline.publish:
+            found.append(index_files(settings))
+        return pipeline.call(stage, *args)
+
+    found = []
     write(source, "1.parquet", blobs(150, D, seed=7, first_id=1000))
-    publish, found = pipeline.publish, []
-    monkeypatch.setattr(pipeline, "publish", lambda *args: found.append(index_files(settings)) or publish(*args))
-    outcome = pipeline.reindex(Context.of(spec(index=True), settings, InProcess()))
-    assert outcome.version == "v2"
+    assert pipeline.reindex(Context.of(spec(index=True), settings, InProcess()), run).version == "v2"
     assert len(found[0]) == 4

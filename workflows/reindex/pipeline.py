@@ -63,6 +63,7 @@ NAMES: dict[Callable[..., Any], str] = {
     ingest: "ingest",
     fit: "fit",
     stage: "encode",
+    store_missing: "index",
     evaluate_staged: "evaluate",
     gate: "gate",
     write_report: "report",
