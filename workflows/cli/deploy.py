@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from .common import AsJson, Specify, console, run_specification, show, takes
 
 app = typer.Typer()
-
-
-class Notify(StrEnum):
-    slack = "slack"
-    email = "email"
-    webhook = "webhook"
 
 
 @app.command()
@@ -26,7 +19,7 @@ def deploy(
     timezone: Annotated[str, typer.Option(help="Time zone of the schedules.")] = "UTC",
     pool: Annotated[str, typer.Option(help="Work pool of the server.")] = "hashkiln",
     notify: Annotated[
-        Notify | None,
+        Literal["slack", "email", "webhook"] | None,
         typer.Option(help="Send a message when a run fails, is rejected, starts late or falls silent."),
     ] = None,
     as_json: AsJson = False,
@@ -45,7 +38,7 @@ def deploy(
     from ..deployments import Schedule
     from ..deployments import deploy as run
 
-    made = run(specify(), Schedule(cron=cron, timezone=timezone, pool=pool), notify.value if notify else None)
+    made = run(specify(), Schedule(cron=cron, timezone=timezone, pool=pool), notify)
     if as_json:
         return show(made, True)
     for name in made:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -14,17 +13,9 @@ Table = Annotated[str, typer.Argument(help="A code table, such as mnist__itq32."
 Name = Annotated[str, typer.Option("--version", help="A version: main (the published one), v3, staged-… or rejected-…")]
 
 
-class Target(StrEnum):
-    npy = "npy"
-    faiss_flat = "faiss-flat"
-    faiss_ivf = "faiss-ivf"
-    faiss_hnsw = "faiss-hnsw"
-    pgvector = "pgvector"
-    duckdb = "duckdb"
-    milvus = "milvus"
-    lance = "lance"
-    opensearch = "opensearch"
-    qdrant = "qdrant"
+Target = Literal[
+    "npy", "faiss-flat", "faiss-ivf", "faiss-hnsw", "pgvector", "duckdb", "milvus", "lance", "opensearch", "qdrant"
+]
 
 
 @app.command()
@@ -99,5 +90,5 @@ def export(
     """
     from ..export import export_version
 
-    found: dict[str, Any] = export_version(table, to.value, out, version)
+    found: dict[str, Any] = export_version(table, to, out, version)
     show(found, as_json, f"{table}, {found['version']}")
