@@ -34,7 +34,7 @@ class Rows:
     row_bytes: int = 0  # bytes of a row in its source; 0 if the batches hold the rows themselves
 
 
-class Part(NamedTuple):
+class StoredPart(NamedTuple):
     """The rows of a shard in the files of its reader."""
 
     first: int  # position of its first row
@@ -57,7 +57,7 @@ class StoredShard:
 
     files: Files
     base: int  # position of the first row of its reader among all rows
-    part: Callable[[], Part]  # waits until the shard has been read
+    part: Callable[[], StoredPart]  # waits until the shard has been read
     rows: Rows
 
     def __iter__(self) -> Iterator[Batch]:
@@ -116,11 +116,11 @@ def stored(
         stop, rows = Event(), Rows([], partial(_take, [of.x for of in files], facts.rows))
         pool = opened.enter_context(ThreadPoolExecutor(len(own), "readers"))
         opened.callback(stop.set)
-        parts: dict[int, Callable[[], Part]] = {}
+        parts: dict[int, Callable[[], StoredPart]] = {}
         for reader, of in enumerate(files):
             shares = order[reader :: len(files)].tolist()
             if reader in own:
-                found: dict[int, Future[Part]] = {shard: Future() for shard in shares}
+                found: dict[int, Future[StoredPart]] = {shard: Future() for shard in shares}
                 parts |= {shard: future.result for shard, future in found.items()}
                 pool.submit(_read, shards, found, own[reader], held_out, facts, stop)
             else:
@@ -157,7 +157,7 @@ def _gathered(value: Any, worker: Worker) -> list[Any]:
 
 
 def _read(
-    shards: Sequence[Shard], found: dict[int, Future[Part]], files: Files, held_out: Callable[[Array], Array],
+    shards: Sequence[Shard], found: dict[int, Future[StoredPart]], files: Files, held_out: Callable[[Array], Array],
     facts: Facts, stop: Event,
 ) -> None:  # fmt: skip
     """Store the training rows of some shards. Results go to `found`, and to other processes in a file."""
@@ -178,7 +178,7 @@ def _read(
 
 def _store(
     shard: Shard, first: int, files: Files, held_out: Callable[[Array], Array], facts: Facts, stop: Event
-) -> Part:
+) -> StoredPart:
     blocks, row_bytes, end = [], 0, first
     for batch in shard:
         if stop.is_set():
@@ -197,7 +197,7 @@ def _store(
         np.asarray(batch.x, facts.dtype).tofile(files.x)
         y = np.zeros((len(batch.ids), facts.n_classes)) if batch.y is None else batch.y
         np.asarray(y, np.uint8).tofile(files.y)
-    return Part(first, blocks, row_bytes)
+    return StoredPart(first, blocks, row_bytes)
 
 
 @dataclass
@@ -206,16 +206,16 @@ class _Elsewhere:
 
     file: IO[str]
     rest: str = ""  # an incomplete line
-    found: dict[int, Part] = field(default_factory=dict)
+    found: dict[int, StoredPart] = field(default_factory=dict)
 
-    def part(self, shard: int) -> Part:
+    def part(self, shard: int) -> StoredPart:
         """Wait until a shard has been read. If its reader dies, the executor ends all workers."""
         while shard not in self.found:
             *lines, self.rest = (self.rest + self.file.read()).split("\n")
             for name, *values in map(json.loads, lines):
                 if isinstance(name, str):
                     raise (ValueError if name == "ValueError" else RuntimeError)(*values)
-                self.found[name] = Part(*values)
+                self.found[name] = StoredPart(*values)
             if not lines:
                 time.sleep(POLL)
         return self.found[shard]
