@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial, reduce
 from threading import Lock, local
-from typing import Any, Generic, NamedTuple, Protocol, TypedDict
+from typing import Any, Generic, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,7 @@ class Resources:
         return int(min((own // part for own, part in pairs if part), default=1))
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Runs functions over shards, in this process or on other machines.
 

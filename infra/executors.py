@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 
 from hashing.mapreduce import Resources, Worker, merge_tree, one_blas_thread
 
-from .nodes import check_versions
+from .nodes import check_versions, nodes
 from .observability import OnEpoch, Progress, ignore_epochs, observed, report_epochs, silent
-from .training import nodes, train_here, train_on_ray, workers_on_ray
+from .training import train_here, train_on_ray, workers_on_ray
 
 if TYPE_CHECKING:
     from .settings import Settings

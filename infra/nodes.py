@@ -1,4 +1,4 @@
-"""Nodes of a Ray cluster: a function on each of them, and the code and libraries that each one runs."""
+"""Nodes of a Ray cluster: their resources, calls on every node, and a check that all run the same code."""
 
 from __future__ import annotations
 
@@ -10,23 +10,41 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hashing.mapreduce import Resources
+
 from .settings import SettingsError
 
-LIBRARIES = ("hashkiln", "ray", "torch", "pyarrow", "numpy", "pyiceberg")  # whose versions can change bits or files
+LIBRARIES = ("hashkiln", "ray", "torch", "pyarrow", "numpy", "pyiceberg")  # their versions can change codes or files
 PACKAGES = ("hashing", "storage", "infra", "workflows")
-SECONDS = 60  # for an answer of a node
+SECONDS = 60  # to wait for each node
 T = TypeVar("T")
 
 
+def nodes() -> list[Resources]:
+    """Return the resources of each live node of the connected cluster."""
+    found = [node["Resources"] for node in _alive()]
+    return [Resources(node.get("CPU", 0), node.get("GPU", 0), node.get("memory", 0)) for node in found]
+
+
+def _alive() -> list[dict[str, Any]]:
+    """Return Ray's description of each live node."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray has no types
+
+
 def on_each_node(fn: Callable[[], T]) -> dict[str, T | Exception]:
-    """Run a function on every node of the joined cluster; its result or error by the name of the node."""
+    """Call a function on every node of the connected cluster.
+
+    Returns its result, or the exception it raised, by the name of the node: "hostname (address)". A node that does not
+    answer within SECONDS has Ray's GetTimeoutError.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray has no types
     task: Any = ray.remote(num_cpus=0, max_retries=0)(_call)
     pending = {}
-    for node in alive:
+    for node in _alive():
         here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         pending[f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"] = task.options(
             scheduling_strategy=here, name="node"
@@ -43,13 +61,13 @@ def _answer(ref: Any) -> Any:
 
     try:
         return ray.get(ref, timeout=SECONDS)
-    except Exception as error:  # any error is the answer of this node
+    except Exception as error:  # reported as the result of this node
         return error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
 
 
 @cache
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries here, and a digest of our own code."""
+    """Return the versions of Python and of LIBRARIES in this process, and a digest of the code of PACKAGES."""
     code = hashlib.sha256()
     for name in PACKAGES:
         root = Path(__file__).parents[1] / name
@@ -60,14 +78,14 @@ def versions() -> dict[str, str]:
 
 
 def check_versions() -> None:
-    """Raise SettingsError if a node of the joined cluster runs other code or libraries than this process."""
+    """Raise SettingsError if a node of the connected cluster runs different code or libraries from this process."""
     found, here = on_each_node(versions), versions()
     if problems := [problem for node, there in found.items() if (problem := difference(node, here, there))]:
         raise SettingsError(f"{'; '.join(problems)}: install the same version, or use one image, on every node")
 
 
 def difference(node: str, here: dict[str, str], there: dict[str, str] | Exception) -> str:
-    """Return in words how the versions of a node differ from those here; empty if they do not."""
+    """Return a description of how the versions of a node differ from those of this process, or "" if they agree."""
     if isinstance(there, Exception):
         return f"node {node} cannot run hashkiln ({type(there).__name__}: {' '.join(str(there).split())[:200]})"
     other = [f"{name} {there.get(name)} instead of {mine}" for name, mine in here.items() if there.get(name) != mine]

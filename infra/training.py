@@ -15,6 +15,7 @@ from typing import Any
 
 from hashing.mapreduce import Epoch, Resources, Worker
 
+from .nodes import nodes
 from .observability import observed
 
 STATE_FILE = "state.pt"
@@ -195,14 +196,6 @@ def workers_on_ray(requested: int | None, declared: Resources | None) -> tuple[i
     if declared and count > 1 and 0 < declared.gpus < 1:
         raise ValueError(f"expected HASHKILN_FIT_GPUS=1 for {count} training workers, found {declared.gpus:g}")
     return count, declared or _share(machines, count)
-
-
-def nodes() -> list[Resources]:
-    """Return the resources of each node of the cluster."""
-    import ray
-
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray has no types
-    return [Resources(node.get("CPU", 0), node.get("GPU", 0), node.get("memory", 0)) for node in alive]
 
 
 def _share(machines: Sequence[Resources], workers: int) -> Resources:

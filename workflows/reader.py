@@ -168,8 +168,11 @@ class Reader:
         Raises
         ------
         ValueError
-            As `search` does, and if a query finds over 3 million rows.
+            As `search` does, if the radius is not from 0 to the number of bits, and if a query finds over 3 million
+            rows.
         """
+        if radius is None:  # means a search for the k nearest in `Search`
+            raise ValueError("radius: expected an integer, found None")
         blocks = list(self.blocks(x, valid(Search, radius=radius), where))
         queries, ids, distances = (np.concatenate([block[i] for block in blocks]) for i in range(3))
         return queries, ids, distances
@@ -182,6 +185,8 @@ class Reader:
         x, data, rows = self._queries(x), *self._data(where)
         index = self.index if where is None else None
         if asked.radius is not None:
+            if asked.radius > self.function.n_bits:
+                raise ValueError(f"radius: expected at most {self.function.n_bits} bits, found {asked.radius}")
             codes, radius = self._codes(x), asked.radius
             counts = index.count_within(codes, radius) if index else data.reduce(CountWithin(codes, radius), "count")
             for block in query_blocks(counts):

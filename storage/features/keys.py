@@ -12,7 +12,6 @@ finds the row groups to read.
 from __future__ import annotations
 
 import hashlib
-import io
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -75,7 +74,6 @@ def assign_ids(folder: str, keys: Any) -> None:
     Ids never change. Safe to call from several processes: the one that loses a race tries again.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     wanted = plain_keys(keys).unique().sort()
     hashes = _hashes(wanted)
@@ -84,10 +82,8 @@ def assign_ids(folder: str, keys: Any) -> None:
         if not len(new := wanted.filter(pa.array(_search(folder, parts, hashes) == NONE))):
             return
         known = sum(len(_index(folder, first, size)) for first, size in _blocks(parts))
-        file = io.BytesIO()
         table = pa.table({"id": np.arange(known, known + len(new)), "key": new})
-        pq.write_table(table, file, row_group_size=GROUP, compression="zstd")
-        if filesystem.create_exclusive(_part(folder, parts), file.getvalue()):
+        if filesystem.create_exclusive(_part(folder, parts), parquet.to_bytes(table, row_group_size=GROUP)):
             _seen[folder] = parts + 1
             return
 
@@ -222,9 +218,7 @@ def _index(folder: str, first: int, size: int) -> Array:
 
 def _read_part(url: str) -> Array:
     """Return the index rows of one part."""
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(io.BytesIO(filesystem.read_bytes(url)), columns=["id", "key"])
+    table = parquet.read_table(url, ["id", "key"])
     return _sorted(np.column_stack([_hashes(plain_keys(table["key"])), table["id"].to_numpy().astype("<u8")]))
 
 

@@ -256,6 +256,8 @@ def test_wrong_input_is_refused(settings, base, queries, tmp_path):
     refused(ValueError, "queries: expected vectors of dimension 16, found 5", tmp_path / "narrow.npy")
     refused(ValueError, r"objects\.npy: expected a \.npy file of numbers", tmp_path / "objects.npy")
     refused(LookupError, r"a split of mine \(base\) or a file of queries, found 'query'", "query")
+    refused(LookupError, r"or a file of queries, found '.*nowhere\.npy'", tmp_path / "nowhere.npy")
+    refused(ValueError, "radius: expected at most 16 bits, found 17", radius=17)
     refused(LookupError, "unknown code table 'nothing'", table="nothing")
     with pytest.raises(UsageError, match="is a folder: pass the name of a Parquet file to write"):
         search.search("mine__code16", queries[0], str(tmp_path))
@@ -269,6 +271,8 @@ def test_wrong_input_is_refused(settings, base, queries, tmp_path):
             table.search(queries[1], **options)
     with pytest.raises(ValueError, match="queries: expected at least one, found none"):
         table.search(queries[1][:0])
+    with pytest.raises(ValueError, match="radius: expected an integer, found None"):
+        table.within(queries[1], None)
     np.testing.assert_array_equal(table.search(queries[1].tolist())[1], table.search(queries[1])[1])
     with pytest.raises(ValueError, match="seconds: expected an interval above 0, found 0"):
         hashkiln.open("mine__code16", follow=True, seconds=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -130,6 +131,8 @@ def evaluate(
         )
     if table and (query_codes or query_labels or bits):
         raise typer.BadParameter("--query-codes, --query-labels and --bits need --codes, not a TABLE")
+    if missing := [path for path in (codes, labels, query_codes, query_labels) if path and not Path(path).is_file()]:
+        raise typer.BadParameter(f"no such file: {', '.join(missing)}")
     with checked():
         protocol = Protocol(relevance=relevance, neighbours=neighbours, queries=queries, ties=ties)
     with progress() as report:

@@ -1,4 +1,4 @@
-"""Metrics of rankings by (distance, id), without ties: `evaluate --ties by-id`."""
+"""Metrics of queries: expectations over ties, or those of rankings by (distance, id) (`evaluate --ties by-id`)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,20 @@ from ..records import Curves, Measured
 from . import metrics
 
 CELLS = 2**24  # pairs of queries and rows that are ranked at once
+
+
+def measure(
+    histogram: Array, neighbours: int, seed: int, ranked: RankingById | None, shards: Iterable[Shard]
+) -> tuple[Measured, Curves]:
+    """Return the metrics and curves of a histogram from `Judge`.
+
+    Those that depend on the order of tied rows are expectations over random order, or if `ranked` is given, those of
+    its rankings of the rows of the shards.
+    """
+    if ranked:
+        return measured_by_id(ranked, shards, histogram, seed)
+    values = metrics.metric_values(histogram, neighbours)
+    return metrics.measured(histogram, seed, values), metrics.retrieval_curves(histogram)
 
 
 def measured_by_id(

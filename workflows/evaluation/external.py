@@ -16,8 +16,8 @@ from storage.formats import npy
 
 from ..arrays import as_codes, as_count, as_labels, as_vectors, float32, packed, shards_of
 from ..records import Report
-from . import health, metrics
-from .by_id import measured_by_id
+from . import health
+from .by_id import measure
 from .ground_truth import exact_neighbours
 from .judge import DISTANCES, TIES, Judge
 
@@ -67,7 +67,7 @@ def evaluate(
     ties : {"expectation", "by-id"}, default "expectation"
         Order of rows at equal distance: the expectation over random order, or by position (at most 10^6 rows).
     executor : Executor, optional
-        Where shards are processed; default: in this process.
+        Where shards are processed, such as `infra.executors.Ray()`; default: in this process.
 
     Returns
     -------
@@ -109,6 +109,8 @@ def evaluate(
         raise ValueError(f"ties: expected one of {', '.join(TIES)}, found {ties!r}")
     if metric not in METRICS:
         raise ValueError(f"metric: expected one of {', '.join(METRICS)}, found {metric!r}")
+    if not isinstance(executor, Executor | None):
+        raise ValueError(f"executor: expected an executor, such as InProcess() or Ray() of infra, found {executor!r}")
     x, n_bits = as_codes("codes", codes, bits)
     if k is not None and k > (ranked := len(x) - (not own)):
         raise ValueError(f"neighbours: expected at most {ranked}, the number of ranked rows, found {k}")
@@ -128,11 +130,8 @@ def evaluate(
     if k is not None:
         judge = replace(judge, neighbours=_nearest(vectors, query_vectors, k, metric, judge, len(x), data.executor))
     histogram = judge.histogram_of(sample.x, n_bits, list(data.shards), data.executor)
-    if ties == "by-id":
-        measured, curves = measured_by_id(judge.ranked(sample.x), data.shards, histogram, SEED)
-    else:
-        values = metrics.metric_values(histogram, judge.k)
-        measured, curves = metrics.measured(histogram, SEED, values), metrics.retrieval_curves(histogram)
+    rankings = judge.ranked(sample.x) if ties == "by-id" else None
+    measured, curves = measure(histogram, judge.k, SEED, rankings, data.shards)
     relevant = f"the {k} nearest rows by {DISTANCES[metric]}" if k else "rows that share a label"
     origin = "given separately" if own else "sampled from the rows, own rows not ranked"
     return Report(

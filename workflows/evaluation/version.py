@@ -9,7 +9,7 @@ from storage.tables.table import CodeTable, Version
 
 from ..context import Context
 from ..records import Report
-from . import by_id, metrics, query_overlap
+from . import by_id, query_overlap
 from .comparison import Counter, compare_versions
 from .judge import EMPTY, judge_of
 
@@ -22,13 +22,11 @@ def measure_version(context: Context, table: CodeTable, version: Version, base: 
     seed = context.spec.method.seed
     counter = Counter(judge, table, context.warehouse, context.executor)
     found = compare_versions(counter, version, base, seed)
+    ranked = None
     if context.spec.protocol.ties == "by-id":
-        shards = map(counter.shard, table.parts(version.snapshot_id).values())
         ranked = judge.ranked(judge.codes(models.load_model(context.warehouse, version.properties["model"])))
-        measured, curves = by_id.measured_by_id(ranked, shards, found.histogram, seed)
-    else:
-        values = metrics.metric_values(found.histogram, judge.k)
-        measured, curves = metrics.measured(found.histogram, seed, values), metrics.retrieval_curves(found.histogram)
+    shards = map(counter.shard, table.parts(version.snapshot_id).values())
+    measured, curves = by_id.measure(found.histogram, judge.k, seed, ranked, shards)
     return Report(
         protocol=judge.protocol,
         measured=measured,

@@ -83,7 +83,7 @@ def test_fetch_verifies_the_published_checksums(hashkiln):
         (("history", "nothing"), 2, "unknown code table 'nothing'; existing tables:"),
         (("evaluate", "nothing"), 2, "unknown code table 'nothing'"),
         (("evaluate",), 2, "pass either TABLE, or --codes FILE with --labels FILE"),
-        (("evaluate", "--codes", "/nowhere.npy", "--labels", "/nowhere.npy"), 1, "/nowhere.npy"),
+        (("evaluate", "--codes", "/nowhere.npy", "--labels", "/nowhere.npy"), 2, "no such file: /nowhere.npy"),
         (("search", "nothing", "--queries", "query", "--out", "x"), 2, "unknown code table"),
         (("search", "x", "--queries", "query", "--out", "x", "--k", "0"), 2, "k: Input should be greater than or"),
         (

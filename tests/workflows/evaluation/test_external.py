@@ -107,6 +107,8 @@ def test_inconsistent_external_files_are_refused(tmp_path):
         with pytest.raises(error, match=match):
             external.evaluate_files(*(str(tmp_path / (n if "." in n else f"{n}.npy")) for n in names), **options)
 
+    with pytest.raises(ValueError, match=r"executor: expected an executor, such as .*, found 'ray'"):
+        hashkiln.evaluate(files["codes"], labels=files["labels"], executor="ray")
     refused("codes of 20 bits, found 2 bytes of packed codes a row", "codes", "labels", bits=20)
     refused("zero padding after 12 bits, found", "codes", "labels", bits=12)
     refused(r"integer labels \(50,\).*, found \(9,\) int64", "codes", "few")
