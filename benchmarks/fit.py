@@ -4,7 +4,7 @@
                                              [--before FILE]
 
 All training rows are read from their shards, in process; the time is that of the process, reading included. `--json`
-writes the measured rows. `--before` names such a file, for example of an older version, to stand beside.
+writes the measured rows. `--before` names such a file, for example of an older version, for comparison.
 Relevant are rows that share a label for supervised methods, and the 50 nearest rows for others.
 """
 

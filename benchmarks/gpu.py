@@ -1,4 +1,4 @@
-"""What runs on a GPU: first that its results are right, then how fast it is, beside what limits it.
+"""Check the results of everything that runs on a GPU, then measure its speed beside what limits it.
 
     python benchmarks/gpu.py [--seconds 330] [--out PATH] [--only SECTION...] [--small]
 
@@ -382,7 +382,7 @@ SECTIONS: dict[str, Callable[[Card], Iterator[Row]]] = {
 
 
 def run_section(name: str, card: Card, deadline: float) -> tuple[list[Row], str]:
-    """Return the rows of a section, and how it ended: ok, or why not."""
+    """Return the rows of a section, and its status: ok, or the error."""
     rows: list[Row] = []
     if time.monotonic() > deadline:
         return rows, "skipped: out of time"
@@ -422,7 +422,7 @@ def versions_here() -> dict[str, str]:
 
 
 def report(path: Path, head: dict[str, Any], rows: list[Row], ends: dict[str, str]) -> None:
-    """Write FILE.json and FILE.md, as far as the sections have come."""
+    """Write FILE.json and FILE.md with the sections that have finished."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".json").write_text(json.dumps({**head, "sections": ends, "rows": rows}, indent=1) + "\n")
     said = ", ".join(f"{name} {value}" for name, value in head["versions"].items())

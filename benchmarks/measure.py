@@ -1,4 +1,4 @@
-"""What the benchmarks share: calls timed in turns, rates of the machine, and results as a table and as a file.
+"""Shared parts of the benchmarks: calls timed in turns, rates of the machine, and results as a table and a file.
 
 A benchmark yields rows, and `run` prints them as a table. With --json FILE it also writes them, with the commit, the
 machine and its load: benchmarks/run.py does so for all, and docs/performance.py makes a page of the files.

@@ -14,8 +14,8 @@ rows into parts with an index each, as `hashkiln.open(index="stored")` searches.
 (which takes long to build). Memory: a row takes the bytes of its code twice, 8 bytes of id, and 4 bytes for each piece,
 and Faiss's indexes take as much or more again: 10^8 rows of 64 bits need 8 GiB without peers.
 
-The tables between compare the cost model by which the index gives up with measured times: a scan, and look-ups that
-used up a budget.
+Further tables compare the cost model, by which the index falls back to a scan, with measured times: a scan, and
+look-ups that used up a budget.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
     python benchmarks/run.py [--full] [--peers] [--out FOLDER] [--seconds 300] [NAME...]
 
-FOLDER/NAME.json is replaced if NAME ends well. One that fails, or takes longer than it may, is named at the end, and
+FOLDER/NAME.json is replaced if NAME succeeds. Benchmarks that fail or exceed the time limit are named at the end, and
 the exit code is then 1; the others still run. `make bench` runs this and makes docs/performance.md of the results.
 """
 

@@ -94,7 +94,7 @@ tile_narrow, row_narrow = tile(ROWS, LANES), tile(1, LANES)
 
 @njit(nogil=True, inline="always")
 def panel(left):
-    """Return how many of the products that are left are added in the next panel."""
+    """Return the number of products in the next panel, for a number of products that are left."""
     if left >= 2 * PANEL:
         return PANEL
     return (left // 2 + 15) // 16 * 16 if left > PANEL else left
@@ -133,7 +133,7 @@ def project(x, dim, weight, threshold, u):
 
 
 def packed(weight: Array, threshold: Array) -> tuple[Array, Array]:
-    """Return a weight (d, k) and thresholds (k,) in the order in which `project` reads them, filled up with zeros.
+    """Return a weight (d, k) and thresholds (k,) in the order in which `project` reads them, padded with zeros.
 
     The columns are cut into groups of WIDE, as long as there are that many, and then of LANES; a group is contiguous.
     """

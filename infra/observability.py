@@ -46,7 +46,7 @@ def ignore_epochs(epochs: Sequence[Epoch]) -> None:
 
 
 def report_epochs(progress: Progress, on_epoch: OnEpoch, epochs: Sequence[Epoch], most: int) -> None:
-    """Report the finished epochs, and the largest number of them (`most`), to both callbacks, and log the last one."""
+    """Report the finished epochs and the planned total (`most`) to both callbacks, and log the last epoch."""
     label = "train"
     if epochs:
         last = epochs[-1]

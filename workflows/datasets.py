@@ -64,7 +64,7 @@ def keys_of_version(properties: Mapping[str, str], settings: Settings) -> str:
 
 
 def number_new(dataset: Dataset, ids: Array) -> Array:
-    """Return ids (n,) of queries, where those whose key no row has are numbered from 2^41, as no row of the dataset."""
+    """Return the ids (n,) of queries, with new ids from 2^41 on for those whose key no row of the dataset has."""
     if not dataset.columns.keyed:
         return ids
     return np.where(ids == keys.NONE, datasets.QUERY + np.arange(len(ids)), ids)
@@ -145,7 +145,7 @@ def ingest_source(
     Parameters
     ----------
     name
-        Of the new dataset.
+        Name of the new dataset.
     source
         Path or URL of a file or folder.
     columns
@@ -222,7 +222,7 @@ def _sample() -> Dataset:
 
 
 def _comparable(source: datasets.Source, url: str) -> datasets.Source:
-    """Return a source after a look at the first rows of its splits, before any is written.
+    """Return a source after checks of the first rows of its splits, before anything is written.
 
     Raises ValueError for a split without rows or with vectors of another dimension, and for vectors other than 0 and 1
     that are compared by Hamming distance.
@@ -287,7 +287,7 @@ def _write_dataset(
 
 
 def _row_dim(kind: str, dim: int, side: int | None) -> int:
-    """Return the numbers in a row: dim, or for a given side those of a picture of that side."""
+    """Return the dimension of a row: dim or, for a given side, that of a picture of that side."""
     if side is None:
         return dim
     if kind != "image":

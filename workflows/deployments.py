@@ -33,14 +33,14 @@ from .tables.verify import verify_flow
 
 Channel = Literal["slack", "email", "webhook"]
 BLOCK = "hashkiln"  # name of the notification block
-ADDRESSES = {  # the variables with the address and the secrets of a channel
+ADDRESSES = {  # environment variables with the address and the secrets of each channel
     "slack": ("HASHKILN_NOTIFY_URL",),
     "webhook": ("HASHKILN_NOTIFY_URL",),
     "email": ("HASHKILN_NOTIFY_SENDGRID_KEY", "HASHKILN_NOTIFY_FROM", "HASHKILN_NOTIFY_TO"),
 }
 WEEKLY, DAILY = ("0 6 * * 0", "0 8 * * 0"), "0 4 * * *"  # evaluate and verify; gc
 GRACE, SAMPLE = 7, 20  # days before gc deletes; shards that a weekly verification encodes again
-# Runs send the log lines of these packages to the server. Outside a run there is nobody to send them to.
+# Runs send the log lines of these packages to the server. Outside a run they are not sent.
 LOGS = {
     "PREFECT_LOGGING_EXTRA_LOGGERS": "hashing,storage,infra,workflows",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",

@@ -42,7 +42,7 @@ CLUSTER = {
 
 
 class Node(NamedTuple):
-    """What one node of the cluster says of itself."""
+    """The state of a node of the cluster, as it reports it."""
 
     versions: dict[str, str]
     time: float
@@ -52,7 +52,7 @@ class Node(NamedTuple):
 
 
 def examine() -> list[dict[str, str]]:
-    """Run all checks. Return what, state (ok or failed), found and remedy of each; each node is one of them."""
+    """Run all checks. Return a row for each, with what, state (ok or failed), found and remedy; each node has a row."""
     settings = Settings()
     checks: dict[str, Callable[[], str]] = {
         "libraries": _libraries,
@@ -81,7 +81,7 @@ def _row(subject: str, found: str, remedy: str = "") -> dict[str, str]:
 
 
 def _nodes(settings: Settings) -> list[dict[str, str]]:
-    """Check the joined cluster: a row for each node, and one for each setting that cannot work on several machines."""
+    """Check the connected cluster: a row for each node, and for each setting that cannot work on several machines."""
     probe = filesystem.join(settings.warehouse_url, f".doctor-{uuid.uuid4().hex}")
     before = time.time()
     try:
@@ -164,7 +164,7 @@ def _disk(settings: Settings) -> str:
 
 
 def _free(folder: Path) -> int:
-    """Return the free bytes of the disk that has a folder, or would have it."""
+    """Return the free bytes of the disk of a folder, which need not exist."""
     return shutil.disk_usage(next(path for path in [folder, *folder.parents] if path.exists())).free
 
 

@@ -81,8 +81,8 @@ def check_exports(exports: Mapping[str, str], table: str, settings: Settings) ->
     LookupError
         For an unknown target.
     ValueError
-        For a folder that holds something else than an earlier export of the table to this target, that cannot be
-        written, or that is that of another target; and if a package is missing that a target needs.
+        If a folder holds anything but an earlier export of the table to this target, cannot be written, or is given for
+        two targets; or if a package that a target needs is missing.
     """
     folders = [_folder(exports, to, table, settings) for to in exports]
     if len(set(folders)) < len(folders):
@@ -100,7 +100,7 @@ def check_exports(exports: Mapping[str, str], table: str, settings: Settings) ->
 def export_published(exports: Mapping[str, str], table: str, version: str) -> tuple[str, ...]:
     """Write a published version to the folder of each target, in place of an earlier one, and return what was written.
 
-    A folder that already holds this version is left as it is. Raises ExportFailed, with how to repeat it.
+    A folder that already holds this version is left as it is. Raises ExportFailed, which says how to repeat the export.
     """
     written, settings = [], Settings()
     snapshot = open_version(settings, table, version)[1].snapshot_id

@@ -94,7 +94,7 @@ class Reader:
     def keys(self, ids: Array) -> Array:
         """Return the keys of rows, in an array of str or bytes with the shape of their ids (int64).
 
-        Raises ValueError if the rows of the dataset have no keys, or for an id that is not of the dataset.
+        Raises ValueError if the rows of the dataset have no keys, or for an id that the dataset does not have.
         """
         if not (folder := self.dataset.keys):
             raise ValueError(f"expected a dataset with keys, found integer ids in {self.dataset.name}")

@@ -202,7 +202,7 @@ def _store(
 
 @dataclass
 class _Elsewhere:
-    """What a reader in another process has read."""
+    """The shards that a reader in another process has stored."""
 
     file: IO[str]
     rest: str = ""  # an incomplete line

@@ -2,8 +2,8 @@
 
 Codes are cut into pieces, and a table for each piece gives the rows with a value. Two codes at distance t differ by at
 most t div m bits in one of m pieces, so rows are found by looking up the values near the pieces of a query. The cost
-grows with the distance of the rows that are sought: each query has a budget in the time of a scan, and is answered by a
-scan if that does not suffice.
+grows with the distance of the nearest rows. Each query therefore has a time budget, a share of the time of a scan, and
+is answered by a scan if the budget runs out.
 
 Source: Norouzi, Punjani & Fleet, "Fast Exact Search in Hamming Space With Multi-Index Hashing", TPAMI 2014.
 """
@@ -21,14 +21,14 @@ from ..mapreduce import Array, Batch, Statistic, fold
 from .candidates import NO_DISTANCE, CountWithin, Table, TopK, Within, empty_table
 
 MAX_LENGTH = 24  # bits of a piece: a table of 2^24 values takes 64 MiB
-SHARE = 0.5  # of the time of a scan that a query may use
-TRIED = 16  # queries of a call that are tried first, and calls between tries while most queries end in a scan
+SHARE = 0.5  # budget of a query, as a share of the time of a scan
+TRIED = 16  # queries of a call that try the index first, and calls between tries while most queries end in a scan
 
 T = TypeVar("T")
 
 
 class IndexedCodes(NamedTuple):
-    """Some rows and the index of their codes, in C order. Memory that cannot be written to suffices."""
+    """Rows and the index of their codes, as C-contiguous arrays, which may be read-only."""
 
     ids: Array  # (n,) int64, increasing
     words: Array  # (n, W) uint64, the codes padded with zero bytes
@@ -50,16 +50,17 @@ def index_codes(ids: Array, codes: Array) -> IndexedCodes:
 
 
 class MultiIndex:
-    """Search indexed rows, such as those of the parts of a version. May be shared by threads.
+    """Search indexed rows, such as those of the parts of a version. Threads may share it.
 
     Parameters
     ----------
     parts : sequence of IndexedCodes
-        Of distinct ids. Each query looks in all of them, so few large parts are faster than many small ones.
+        The ids of all parts are distinct. Each query searches every part, so a few large parts are faster than many
+        small ones.
     width : int
         Bytes of a code.
     every : Batch, optional
-        All rows by increasing id, which are scanned faster than many parts.
+        All rows by increasing id, for scans: one batch is scanned faster than many parts.
     """
 
     def __init__(self, parts: Sequence[IndexedCodes], width: int, every: Batch | None = None) -> None:
@@ -101,7 +102,7 @@ class MultiIndex:
         return distances, ids
 
     def _pays(self, k: int) -> bool:
-        """Whether the index has answered most of the recent queries for k rows. If not, one call of TRIED is a try."""
+        """Return whether the index answered most of the recent queries for k rows, or another try is due."""
         self._calls += 1
         return self._answered.get(k, 1.0) >= 0.5 or self._calls % TRIED == 0
 
@@ -161,7 +162,7 @@ class MultiIndex:
 def pieces_of(n: int, width: int) -> Array:
     """Return the pieces (m, 3) int64 of codes of `width` bytes in an index of n rows: word, first bit, bits.
 
-    Index files rely on it: a change needs another number of their format.
+    Index files depend on it: a change requires a new number of their format.
     """
     length = min(MAX_LENGTH, max(1, n.bit_length() - 1))
     pieces = [

@@ -82,7 +82,7 @@ def was_visited(query, words, row, pieces, step):
 
 @njit(nogil=True)
 def visit(query, part, all_pieces, step, budget, radius, distances, ids, size, k):
-    """Visit the rows of one step in a part, and return the new budget and size; a negative budget did not suffice.
+    """Visit the rows of one step in a part, and return the new budget and size. A negative budget has run out.
 
     Rows within the radius are added to the first `size` entries of distances and ids. With k, these are a max-heap of
     the k smallest pairs; if k is 0, they are a list, and rows that do not fit are only counted.

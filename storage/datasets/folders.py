@@ -1,4 +1,4 @@
-"""Folders of the user that are used in place: which of their files are the rows of each split."""
+"""Find the splits of a dataset in folders that are used in place."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def find_splits(
 ) -> tuple[dict[str, str], Columns]:
     """Return the URL of each split of a source that is used in place, and how its columns are read.
 
-    Of a Hugging Face DatasetDict of train and test, these are the base and the queries. Of folders of .npy files beside
-    a folder of Parquet files, `columns.x` names the folder of vectors; if there is only one, it may be empty. `forms`
-    describes all forms of sources, for messages.
+    In a Hugging Face DatasetDict with the splits train and test, train is the base and test the queries. For folders of
+    .npy files beside a folder of Parquet files, `columns.x` names the folder of vectors, and may be empty if there is
+    only one. `forms` describes all forms of sources, for messages.
 
     Raises
     ------
@@ -27,7 +27,7 @@ def find_splits(
         If a folder has several splits, several folders of vectors, or files of several forms; if it has none, with the
         forms that are read.
     FileNotFoundError
-        If there is nothing.
+        If there are no files.
     """
     splits = {"base": source} | ({"query": query} if query else {})
     found = {split: _splits_in(url) for split, url in splits.items()}

@@ -1,4 +1,4 @@
-"""What a dataset is understood to hold, from the schemas and first rows of all splits, before anything is written."""
+"""Checks of a source at ingest: what it holds, from the schemas and first rows of all splits. Writes nothing."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from ..formats import Kind
 from . import columns, keys, media, rows
 from .rows import Columns
 
-FIRST_ROWS = 4096  # rows of a split that are read
-PICTURES = 16  # of these, pictures that are decoded
-FOOTERS = 16  # footers that are read at a time
-NUMBERED = (".arrow", ".npy")  # forms whose rows are numbered if they have no ids
-VECTORS, IDS = ("vector", "image", "text"), "id"  # columns that are read unless others are named
+FIRST_ROWS = 4096  # rows of each split to read
+PICTURES = 16  # pictures to decode among them
+FOOTERS = 16  # footers to read at a time
+NUMBERED = (".arrow", ".npy")  # formats whose rows are numbered if they have no ids
+VECTORS, IDS = ("vector", "image", "text"), "id"  # default names of columns
 
 
 class SourceRefused(ValueError):
-    """A source that cannot be read, or not as asked. Nothing was written."""
+    """The source cannot be read with the given options. Nothing was written."""
 
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Raise the ValueErrors of the block, and missing files, as SourceRefused."""
+    """Raise ValueError and FileNotFoundError of the block as SourceRefused."""
     try:
         yield
     except FileNotFoundError as error:
@@ -40,7 +40,7 @@ def refusing() -> Iterator[None]:
 
 
 class SplitSummary(BaseModel):
-    """What a split holds, in words for the user."""
+    """A description of a split, for the user."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -53,16 +53,16 @@ class SplitSummary(BaseModel):
 
 
 class Contract(NamedTuple):
-    """What a dataset is understood to hold."""
+    """Kind, dimension, columns and splits of a dataset, as found in its files."""
 
     kind: Kind
-    dim: int  # d of vectors; of pictures and texts, the numbers that each is read as
+    dim: int  # of the vectors, or of the numbers that represent a picture or a text
     columns: Columns
     splits: dict[str, SplitSummary]
 
 
 class _Split(NamedTuple):
-    """A split, as its files show it."""
+    """What the files of a split hold."""
 
     url: str  # of the first file with rows
     schema: Any
@@ -74,24 +74,24 @@ class _Split(NamedTuple):
 
 @refusing()
 def understand(splits: Mapping[str, str], given: Columns, labels_as: str | None, metric: str) -> Contract:
-    """Return what the files of some splits hold, which are used in place.
+    """Return what the files of a dataset hold. They are used in place.
 
     Parameters
     ----------
     splits
-        Split -> URL of a file or folder; one of them is "base".
+        URL of the file or folder of each split; "base" is required.
     given
-        The columns that the user named; an empty name of x stands for the first of VECTORS that is there.
+        The columns that the user named. An empty x stands for the first of VECTORS in the schema.
     labels_as
-        "values", "multi-hot", or None if the user did not say: lists that can be read as either are then refused.
+        "values" or "multi-hot"; if None, lists that can be read either way are refused.
     metric
-        By "hamming", vectors must be of 0 and 1.
+        How vectors are compared; "hamming" requires vectors of 0 and 1.
 
     Raises
     ------
     SourceRefused
-        If a file lacks a column, or holds another type, kind or dimension than the first file of the base split; if
-        first rows cannot be read; and where two readings are possible and the user did not decide.
+        If a file lacks a column, or differs from the first file of the base split in type, kind or dimension; if the
+        first rows cannot be read; or if they can be read in two ways and no option decides.
     FileNotFoundError
         If a split has no files.
     """
@@ -110,7 +110,7 @@ def understand(splits: Mapping[str, str], given: Columns, labels_as: str | None,
 
 
 def _complete(given: Columns, files: Mapping[str, list[FileVersion]]) -> Columns:
-    """Return the columns that the user named, and those that follow from the form of the files."""
+    """Return the given columns, completed from the format of the files."""
     first = files["base"][0].url
     schema = rows.schema(first, given)
     _check_folders(given, schema, first)
@@ -131,7 +131,7 @@ def _complete(given: Columns, files: Mapping[str, list[FileVersion]]) -> Columns
 
 
 def _check_folders(given: Columns, schema: Any, url: str) -> None:
-    """Raise ValueError if the ids or vectors are in the name of a folder, or in that and in the file."""
+    """Raise ValueError if a folder column=value has the name of the column of ids or vectors."""
     for name in (given.id, given.x or VECTORS[0]):
         if name in rows.folder_values(url):
             where = "both a column and" if parquet.field_of(schema, name) else "only"
@@ -142,7 +142,7 @@ def _check_folders(given: Columns, schema: Any, url: str) -> None:
 
 
 def _label_folders(column: str, urls: Sequence[str]) -> Literal["int64", "string"] | None:
-    """Return the type of the labels in the names of folders: integers if all of them are; None if there are none."""
+    """Return the type of the labels in folder names: int64 if all are integers; None if there are no labels."""
     found = [rows.folder_values(url) for url in urls]
     if not any(column in values for values in found):
         return None
@@ -153,7 +153,7 @@ def _label_folders(column: str, urls: Sequence[str]) -> Literal["int64", "string
 
 
 def _label_names(schema: Any, column: str) -> tuple[str, ...]:
-    """Return the names that a Hugging Face dataset gives to its integer labels; none if it gives none."""
+    """Return the names of the integer labels of a Hugging Face dataset; empty if they have none."""
     stored = (schema.metadata or {}).get(b"huggingface", b"{}")
     feature = json.loads(stored).get("info", {}).get("features", {}).get(column, {})
     feature = feature[0] if isinstance(feature, list) and feature else feature  # a sequence, in old versions
@@ -207,7 +207,7 @@ def _option(name: str, columns: Columns) -> str:
 
 
 def _shape(column_type: Any) -> tuple[Any, ...]:
-    """Return what must be the same in all files: the kind of the rows."""
+    """Return the properties of a column type that must be the same in all files."""
     import pyarrow as pa
     from pyarrow import types
 
@@ -221,7 +221,7 @@ def _shape(column_type: Any) -> tuple[Any, ...]:
 
 
 def _fixed_size(column_type: Any) -> int | None:
-    """Return the length of all lists of a column, if the type fixes it."""
+    """Return the length of the lists of a fixed-size type; None for other types."""
     import pyarrow as pa
 
     if isinstance(column_type, pa.BaseExtensionType):
@@ -230,7 +230,7 @@ def _fixed_size(column_type: Any) -> int | None:
 
 
 def _default_x(first: str, schema: Any) -> str:
-    """Return the first of VECTORS that the first file has; raise ValueError if it has none of them."""
+    """Return the first of VECTORS in the schema of the first file. Raises ValueError if there is none."""
     found = schema.names
     for name in VECTORS:
         if name in found:
@@ -338,7 +338,7 @@ def _summary(split: _Split, names: Columns, kind: Kind, dim: int) -> SplitSummar
 
 
 def _type_name(column_type: Any) -> str:
-    """Return an Arrow type in the words of a user."""
+    """Return the name of an Arrow type, for messages."""
     import pyarrow as pa
     from pyarrow import types
 

@@ -1,4 +1,4 @@
-"""Files that are used in place, whatever their form: list them, and read their columns by name."""
+"""List the files of a dataset that is used in place, and read their columns by name, in all supported formats."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def form(url: str) -> str:
 
 
 def listing(url: str) -> list[FileVersion]:
-    """Return the files of rows below a folder (or the one file), sorted by URL: those of the first form that is there.
+    """Return the data files below a folder, or the file itself, sorted by URL: those of the first format in READERS.
 
-    Of a Hugging Face dataset, they are those that its state.json names. Raises FileNotFoundError if there are none.
+    Of a Hugging Face dataset, only those that its state.json names. Raises FileNotFoundError if there are none.
     """
     files = filesystem.listing(url)
     for suffix in READERS:
@@ -64,7 +64,7 @@ def _without_caches(found: list[FileVersion], state: str, files: Sequence[FileVe
 
 
 def schema(url: str, columns: Columns) -> Any:
-    """Return the Arrow schema of a file; of vectors with metadata, that of both."""
+    """Return the Arrow schema of a file, including that of its metadata file if there is one."""
     import pyarrow as pa
 
     found = READERS[form(url)].schema(url)
@@ -83,8 +83,8 @@ def count_rows(url: str) -> int:
 def read_batches(url: str, names: Sequence[str], columns: Columns, batch_rows: int = BATCH_ROWS) -> Iterator[Any]:
     """Yield some columns of a file as record batches of at most `batch_rows` rows.
 
-    Labels that folders hold are a column, and labels with names have these. Raises ValueError for a file that lacks a
-    column or is damaged.
+    Labels in folder names are a column, and integer labels that have names are replaced by these. Raises ValueError for
+    a file that lacks a column or is damaged.
     """
     stored = [name for name in names if name != columns.labels or not columns.label_folders]
     for part in _stored(url, stored, columns, batch_rows) if stored else _empty(url, batch_rows):
@@ -105,7 +105,7 @@ def read_vectors(
 
 
 def _stored(url: str, names: Sequence[str], columns: Columns, batch_rows: int) -> Iterator[Any]:
-    """Yield the columns that files hold."""
+    """Yield the columns that are stored in files."""
     import pyarrow as pa
 
     others = [name for name in names if name != npy_parts.COLUMN]
@@ -122,7 +122,7 @@ def _stored(url: str, names: Sequence[str], columns: Columns, batch_rows: int) -
 
 
 def _empty(url: str, batch_rows: int) -> Iterator[Any]:
-    """Yield record batches of the rows of a file without a column."""
+    """Yield record batches with the rows of a file and no columns."""
     import pyarrow as pa
 
     n = count_rows(url)
@@ -131,7 +131,7 @@ def _empty(url: str, batch_rows: int) -> Iterator[Any]:
 
 
 def _with_labels(part: Any, names: Sequence[str], url: str, columns: Columns) -> Any:
-    """Return a record batch with the labels of folders, and with named labels as strings."""
+    """Return a record batch with labels from folder names, and with named labels as strings."""
     import pyarrow as pa
 
     if columns.labels not in names or not (columns.label_folders or columns.label_names):
@@ -144,7 +144,7 @@ def _with_labels(part: Any, names: Sequence[str], url: str, columns: Columns) ->
 
 
 def folder_values(url: str) -> dict[str, str | None]:
-    """Return the values of folders column=value on the path of a file, as Hive names them."""
+    """Return the values by column of the folders column=value on the path of a file, as Hive writes them."""
     pairs = [name.split("=", 1) for name in url.split("/")[:-1] if "=" in name]
     return {column: None if value == NULL_FOLDER else unquote(value) for column, value in pairs if column}
 
@@ -168,7 +168,7 @@ def _has_metadata(url: str, columns: Columns) -> bool:
 
 
 def metadata_files(urls: Sequence[str], columns: Columns) -> dict[str, FileVersion]:
-    """Return the file of metadata of each file of vectors, as listed now; none without metadata."""
+    """Return the current metadata file of each file of vectors; empty if the dataset has no metadata."""
     if not urls or not _has_metadata(urls[0], columns):
         return {}
     _by_number.cache_clear()
@@ -180,7 +180,7 @@ def metadata_files(urls: Sequence[str], columns: Columns) -> dict[str, FileVersi
 
 
 def metadata_of(url: str, columns: Columns) -> str:
-    """Return the URL of the Parquet file that belongs to a file of vectors. Raises ValueError if there is none."""
+    """Return the URL of the metadata file of a file of vectors. Raises ValueError if there is none."""
     return _metadata(url, columns).url
 
 

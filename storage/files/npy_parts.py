@@ -19,7 +19,7 @@ COLUMN = "vector"
 
 
 class Header(NamedTuple):
-    """What a .npy file says of its array."""
+    """The header of a .npy file."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]

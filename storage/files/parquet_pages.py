@@ -1,8 +1,8 @@
-"""Vectors decoded straight from the pages of a Parquet file, several times faster than by Arrow's readers of lists.
+"""Decode vectors directly from the pages of a Parquet file, several times faster than Arrow reads lists.
 
-A column of lists, or of fixed-size lists, in which every row has the same number of values and none is null, is a long
-column of numbers: its levels only have to be checked. This module needs pyarrow (footer, codecs, files), numpy and
-Numba, and nothing of Hashkiln. The format: https://parquet.apache.org/docs/file-format/
+If all lists of a column have the same length and nothing is null, the column is one long array of numbers, and its
+levels only need a check. This module depends on pyarrow (footer, codecs, files), numpy and Numba, and on no other part
+of Hashkiln. The format: https://parquet.apache.org/docs/file-format/
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ DATA_PAGE, INDEX_PAGE, DICTIONARY_PAGE, DATA_PAGE_V2 = 0, 1, 2, 3
 UNCOMPRESSED, SNAPPY, GZIP, BROTLI, ZSTD, LZ4_RAW = 0, 1, 2, 4, 6, 7
 PLAIN, PLAIN_DICTIONARY, RLE, RLE_DICTIONARY, BYTE_STREAM_SPLIT = 0, 2, 3, 8, 9
 HEADER_BYTES = 2**16  # a page header with its statistics is shorter, and so are most footers
-FOOTER_BYTES = 2**22  # of the largest footer that is parsed, which takes a second
-INDEX_BITS = 24  # of the largest dictionary that is read
+FOOTER_BYTES = 2**22  # of the largest footer to parse, in about a second
+INDEX_BITS = 24  # of the indices into the largest dictionary to read
 WINDOW = 2**22  # bytes to read at a time
 
 
 class Unsupported(Exception):
-    """The rows from here on are of another shape, encoded in another way, or damaged: read them with pyarrow."""
+    """The remaining rows have another shape or encoding, or are damaged: read them with pyarrow."""
 
 
 class VectorReader:
@@ -80,8 +80,8 @@ class VectorReader:
         self._buffer = np.empty(0, np.uint8)
         self._start, self._read = 0, 0  # the part of the file that the buffer holds
         self._pages = self._all_pages()
-        self._left = 0  # values left of the page at hand
-        self._fill: Fill  # gets the next of them
+        self._left = 0  # values left in the current page
+        self._fill: Fill  # fills an array with the next of them
 
     def read(self, out: Array) -> None:
         """Fill out (n, dim) float32, contiguous, with the next n rows.
@@ -89,7 +89,7 @@ class VectorReader:
         Raises
         ------
         Unsupported
-            If they cannot be read; `out` then holds anything, and the reader cannot be used any more.
+            If they cannot be read. The content of `out` is then undefined, and the reader unusable.
         """
         values = out.reshape(-1)
         done = 0
@@ -219,7 +219,7 @@ class VectorReader:
             width = int(data[0]) if len(data) else INDEX_BITS + 1
             if dictionary is None or width > INDEX_BITS:
                 raise Unsupported("no dictionary, or a large one")
-            padded = np.zeros(1 << width, np.float32)  # so that no index is beyond its end
+            padded = np.zeros(1 << width, np.float32)  # so that no index is out of bounds
             padded[: len(dictionary)] = dictionary[: len(padded)]
             state, known = np.array([1, 0, 0, 0]), len(dictionary)
 
@@ -355,7 +355,7 @@ def column_chunks(file: Any, leaf: int) -> list[tuple[int, Chunk]]:
 
 
 class Page(NamedTuple):
-    """A page header: type, sizes in bytes before and after compression, checksum, and what the type adds."""
+    """A page header: type, sizes in bytes before and after compression, checksum, and the fields of its type."""
 
     kind: int
     full: int
@@ -378,9 +378,9 @@ def page_header(data: Array) -> tuple[Page, int]:
 
 
 def thrift_struct(data: memoryview, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
-    """Return the fields of a struct in Thrift's compact protocol, and where it ends.
+    """Return the fields of a struct in Thrift's compact protocol, and the position after it.
 
-    Raises IndexError if it is cut.
+    Raises IndexError if it is truncated.
     """
     fields: dict[int, Any] = {}
     number = 0
@@ -398,7 +398,7 @@ def thrift_struct(data: memoryview, at: int, depth: int = 0) -> tuple[dict[int, 
 
 
 def _value(data: memoryview, at: int, kind: int, depth: int) -> tuple[Any, int]:
-    """Return a number, a struct, or a list of them, and where it ends; None for what no reader of pages needs."""
+    """Return a number, a struct, or a list of them, and the position after it; None for types that are skipped."""
     if kind in (4, 5, 6):
         return _signed(data, at)
     if kind == 8:
@@ -422,7 +422,7 @@ def _value(data: memoryview, at: int, kind: int, depth: int) -> tuple[Any, int]:
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    if (value := data[at]) < 128:  # most are
+    if (value := data[at]) < 128:  # the common case
         return value, at + 1
     value = 0
     for shift in range(0, 70, 7):

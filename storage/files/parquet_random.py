@@ -1,4 +1,4 @@
-"""Single pages of a column of vectors, so that a few rows can be read without the others."""
+"""Read single pages of a column of vectors, for access to a few rows without the others."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Place(NamedTuple):
 
 
 class PageReader(VectorReader):
-    """Reads any pages of a file. It keeps the places of the pages, but no file open.
+    """Reads the pages of a file in any order. Keeps their positions, but no file open.
 
-    The places are in the offset index, if the file has one, else in the header of each page. To read the headers in a
-    remote store would take a request for each.
+    The positions come from the offset index, if the file has one, else from the page headers, which are read only from
+    local files: a remote store would need a request for each.
 
     Attributes
     ----------

@@ -22,8 +22,8 @@ from . import filesystem
 KEY = "__key__"
 PICTURES = ("jpg", "jpeg", "png", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm")
 COLUMNS = {"npy": "vector", "txt": "text", **dict.fromkeys(PICTURES, "image")}
-BATCH_BYTES = 2**25  # of members to hold
-Member = tuple[str, bytes]  # its name, for messages, and its content
+BATCH_BYTES = 2**25  # of members in a batch
+Member = tuple[str, bytes]  # name, for messages, and content
 
 
 def schema(url: str) -> Any:
@@ -119,7 +119,7 @@ def _opened(url: str) -> Iterator[tarfile.TarFile]:
 
 
 def _array(members: Sequence[Member | None], column: str, url: str) -> Any:
-    """Return members as an Arrow array of the type that the column says."""
+    """Return members as an Arrow array of the type of their column."""
     import pyarrow as pa
 
     decode, kind = _decoder(column)
@@ -141,7 +141,7 @@ def _is_vector(column: str) -> bool:
 
 
 def _decoder(column: str) -> tuple[Callable[[bytes], Any], Any]:
-    """Return what decodes the members of a column, and their Arrow type; None if the values decide."""
+    """Return a decoder for the members of a column, and their Arrow type; None to infer it from the values."""
     import pyarrow as pa
 
     if column == "json" or column.startswith("json."):
@@ -165,7 +165,7 @@ def _field(content: bytes, path: Sequence[str]) -> Any:
 def _vector(content: bytes) -> Any:
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError):  # whose words are about pickles
+    except (ValueError, EOFError):  # their messages are about pickles
         raise ValueError("something else than an .npy array of numbers") from None
     if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "biuf":
         found = f"{array.shape} {array.dtype}" if isinstance(array, np.ndarray) else "an archive of several arrays"

@@ -131,7 +131,7 @@ def _drop_versions(
 ) -> Garbage:
     """Remove the names of expired versions in one commit, and in another the snapshots that no name needs then.
 
-    Nobody can need one of these snapshots in the meantime: commits name only snapshots that have a name already.
+    No commit can need one of these snapshots in the meantime, because commits refer only to named snapshots.
     """
 
     def drop_names() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The rows of a version in memory: codes by ascending id and, from their first use on, rows by label."""
+"""The rows of a version in memory: codes sorted by id, and the rows of each label, read on first use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .vectors import VectorCache
 
 
 class ResidentRows:
-    """The rows of some parts, which must be at least one. May be shared by threads.
+    """The rows of one or more parts. Threads may share it.
 
     `batch` has ids (n,) in increasing order and codes (n, B). The parts are read here, and again when the labels are
     first used.
@@ -37,7 +37,7 @@ class ResidentRows:
             self._order = order.astype(np.uint32) if n < 2**32 else order
         self.shards, self.batch = shards, Batch(ids, codes)
         self._labels: tuple[Array, Array] | None = None
-        self.vectors: VectorCache | None = None  # once used
+        self.vectors: VectorCache | None = None  # created on first use
         self._lock = RLock()
 
     def with_labels(self, labels: Sequence[int]) -> Array:
@@ -62,15 +62,15 @@ class ResidentRows:
         return np.concatenate([[0], np.bincount(every).cumsum()]), rows[np.lexsort((rows, every))]
 
     def cache_vectors(self, dataset: Dataset, previous: ResidentRows | None = None) -> VectorCache:
-        """Return the vectors of the rows, those of `previous` among them, if it has some."""
+        """Return the cache of the vectors of the rows. On first use, it takes over those that `previous` has read."""
         with self._lock:
             self.vectors = self.vectors or VectorCache(self.shards, dataset, previous.vectors if previous else None)
         return self.vectors
 
     def part_rows(self, positions: Array) -> Array:
-        """Return the numbers of rows in the order of the parts, in which VectorCache has them."""
+        """Return the row numbers in the order of the parts, as VectorCache numbers them, of rows at some positions."""
         return positions if self._order is None else self._order[positions]
 
     def positions(self, ids: Array) -> Array:
-        """Return the positions of rows by their ids."""
+        """Return the positions of the rows with some ids."""
         return np.searchsorted(self.batch.ids, ids)

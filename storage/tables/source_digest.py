@@ -1,4 +1,4 @@
-"""Digests of source rows, which parts record to detect changes of the source. They do not identify anything."""
+"""Digests of source rows, which parts record to detect changes of the source. They are not identities."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LANES = 64
 
 
 class LaneDigest:
-    """A digest at the speed of memory. It also depends on the division of the content into pieces.
+    """A digest as fast as memory is read. It also depends on how the content is divided into pieces.
 
     The words of a piece, padded with zeros, are added to 64 lanes in turn (see `digest_kernels.absorb`). The digest is
     the SHA-256 of the lanes and of the lengths of the pieces.
@@ -42,7 +42,7 @@ class LaneDigest:
         return lengths.digest()
 
 
-# By format of the part. SHA-256, and later MurmurHash3, took longer than most of the encoding.
+# By format of the part. The earlier digests, SHA-256 and MurmurHash3, took longer than most of the encoding.
 SOURCE_DIGESTS: dict[str, tuple[str, Callable[[], Any]]] = {
     "1": ("source_sha256", hashlib.sha256),
     "2": ("source_murmur3", mmh3.mmh3_x64_128),

@@ -1,4 +1,4 @@
-"""The vectors of the rows of parts, read from the source when they are needed, and kept in a temporary file."""
+"""The source vectors of encoded rows, read on demand and cached in a temporary file."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ COPIED = 2**12  # rows to copy from another file at a time
 
 
 class VectorCache:
-    """The vectors of the rows of some parts. May be shared by threads.
+    """A cache of the source vectors of some parts. Threads may share it.
 
-    Rows are numbered in the order of the parts. A part with all rows of its source shard, as most have, is read by
-    pages; another one, and vectors that PageReader cannot read, as a whole.
+    Rows are numbered in the order of the parts. If a part has all rows of its source shard, only the pages with the
+    requested rows are read. Otherwise, or if PageReader cannot read the vectors, the whole shard is.
 
     Parameters
     ----------
     shards
-        Of the parts.
+        Shards of the parts.
     dataset
-        Their source.
+        The source of the parts.
     previous
-        Vectors to take over, of parts that it has too.
+        A cache whose vectors are taken over, for the parts that both have.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class VectorCache:
     def __init__(self, shards: Sequence[CodeShard], dataset: Dataset, previous: VectorCache | None = None) -> None:
         source = unchanged_source(shards, dataset)
         self._starts = np.cumsum([0, *(shard.part.rows for shard in shards)])
-        with tempfile.TemporaryFile() as file:  # without a name: it disappears with the process
+        with tempfile.TemporaryFile() as file:  # unnamed: it disappears with the process
             file.truncate(max(1, 4 * int(self._starts[-1]) * dataset.dim))
             self.x = np.asarray(np.memmap(file, np.float32, "r", shape=(int(self._starts[-1]), dataset.dim)))
             descriptor = os.dup(file.fileno())
@@ -79,7 +79,7 @@ class VectorCache:
         return is_encoded[place]
 
     def read_all(self) -> None:
-        """Read all vectors, so that the source is not needed any more."""
+        """Read all vectors. The source is not needed afterwards."""
         for part in self._parts:
             part.read(np.arange(part.part.rows))
 
@@ -90,7 +90,7 @@ class VectorCache:
 
 
 class _PartVectors:
-    """The vectors of one part, from row `first` of a file on."""
+    """The vectors of one part, stored from row `first` of the cache file."""
 
     def __init__(self, part: Part, source: FeatureShard | None, first: int, file: int, x: Array) -> None:
         self.part, self._source, self._file = part, source, file
@@ -108,7 +108,7 @@ class _PartVectors:
         return self.known[rows]
 
     def take_over(self, other: _PartVectors) -> None:
-        """Copy the vectors that another file has."""
+        """Copy the vectors that another cache has read."""
         with other._lock:
             known = other.known.copy()
         for start in range(0, self.part.rows, COPIED):
@@ -118,7 +118,7 @@ class _PartVectors:
         self.known = known
 
     def _read(self, source: FeatureShard, rows: Array) -> None:
-        """Read some rows, and others with them. Raises SourceChanged if they are not those that were encoded."""
+        """Read the pages or the shard with some rows. Raises SourceChanged if they are not those that were encoded."""
         known = self.known.copy()
         try:
             try:
