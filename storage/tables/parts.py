@@ -174,7 +174,7 @@ def dropped_rows(parts: Iterable[Part]) -> dict[str, int]:
         return {}
     try:
         existing = {file.url for file in filesystem.listing(next(iter(shards)).rsplit("/", 1)[0])}
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):  # a table bucket denies any folder but data and metadata
         return {}
     counts = {}
     for url in sorted(existing & shards.keys()):

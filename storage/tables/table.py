@@ -95,17 +95,21 @@ def create_table(catalog: Catalog, name: str, n_bits: int, location: str | None 
         If the table has codes of another length.
     """
     if name not in table_names(catalog):
-        new = _new_table(catalog, name, n_bits, location)
-        with suppress(TableAlreadyExistsError, CommitFailedException), new, new.update_snapshot().fast_append():
-            pass  # create table and version 0 in one commit, so that a crash leaves both or neither
+        with suppress(TableAlreadyExistsError, CommitFailedException):
+            new = _new_table(catalog, name, n_bits, location)
+            with new, new.update_snapshot().fast_append():
+                pass  # create table and version 0 in one commit, so that a crash leaves both or neither
     table = load_table(catalog, name, n_bits)
     table.upgrade(iceberg.table_layout(n_bits)[2])
     return table
 
 
 def future_folder(catalog: Catalog, name: str, n_bits: int) -> str:
-    """Return the folder that a table will have when it is created, without creating it."""
-    return _new_table(catalog, name, n_bits).table_metadata.location.removeprefix("file://")
+    """Return the folder of a table, or the one that it will have when it is created, without creating it."""
+    try:
+        return _new_table(catalog, name, n_bits).table_metadata.location.removeprefix("file://")
+    except TableAlreadyExistsError:  # of a REST catalog, if another run has created it meanwhile
+        return load_table(catalog, name, n_bits).folder
 
 
 def _new_table(catalog: Catalog, name: str, n_bits: int, location: str | None = None) -> CreateTableTransaction:

@@ -11,8 +11,11 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from infra.settings import Settings
+from storage.files import filesystem
 from storage.tables import iceberg
+from storage.tables.parts import Part, dropped_rows, quarantine_url
 from storage.tables.table import create_table, load_table, table_names
+from tests.faulty_proxy import FaultyProxy
 
 WRITER = """
     import json, sys
@@ -110,3 +113,24 @@ def test_a_catalog_is_found_by_its_name_in_the_configuration_of_pyiceberg(kind, 
     assert table.folder.startswith(f"{tmp_path}/warehouse" if kind == "sqlite" else "s3://tables-")
     with pytest.raises(LookupError, match=r"HASHKILN_CATALOG: .* has no catalog 'lake'; it has: my-lake"):
         iceberg.catalog_exists("lake")
+
+
+@pytest.mark.parametrize("kind", ["internal error", "lost"])
+def test_a_commit_that_may_have_happened_is_reported_and_can_be_repeated(rest, tmp_path, kind):
+    create_table(iceberg.connect(rest, str(tmp_path)), "t", 16)
+    fault = {"failing": 1, "kinds": (kind,), "attempts": 1, "only": "POST"}
+    with FaultyProxy(rest.removeprefix("http://"), **fault) as proxy:
+        table = load_table(iceberg.connect(proxy.url, str(tmp_path)), "t")
+        with pytest.raises(ConnectionError, match="commit to table t that may have happened: see `hashkiln history t`"):
+            table.add_labels(["a"])
+        assert table.refresh().vocabulary == (("a",) if kind == "lost" else ())
+        assert table.add_labels(["a", "b"]) == ("a", "b")
+
+
+def test_a_table_bucket_denies_a_quarantine_and_thus_has_no_dropped_rows(rest, tmp_path):
+    table = create_table(iceberg.connect(rest, str(tmp_path)), "t", 16)
+    part = Part(f"{table.folder}/data/{'0' * 64}.parquet", "a", "1", 9, 9, 0, 8)
+    with pytest.raises(PermissionError, match=r"^permission denied: cannot write s3://tables-.*/quarantine/") as line:
+        filesystem.write_bytes(quarantine_url(part.url), b"dropped")
+    assert "\n" not in str(line.value)
+    assert dropped_rows([part]) == {}

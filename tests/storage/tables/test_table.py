@@ -21,7 +21,7 @@ from storage.formats import FeatureRows
 from storage.tables import iceberg
 from storage.tables.commits import PublishConflict
 from storage.tables.parts import encode_shard
-from storage.tables.table import create_table, load_table, table_name, table_names
+from storage.tables.table import create_table, future_folder, load_table, table_name, table_names
 from tests.conftest import blobs
 
 N_BITS, D = 16, 8
@@ -317,6 +317,15 @@ def test_table_names_are_plain(name):
     assert table_name("fashion-mnist", "itq-64") == "fashion_mnist__itq_64"
     with pytest.raises(ValueError, match="expected names of a-z, 0-9, _ and -"):
         table_name(name, "itq32")
+
+
+def test_a_table_that_another_process_has_just_created_is_taken(catalog_url, tmp_path, monkeypatch):
+    first, second = (iceberg.connect(catalog_url, str(tmp_path)) for _ in range(2))
+    created = create_table(first, "t", N_BITS)
+    assert future_folder(second, "t", N_BITS) == created.folder
+    monkeypatch.setattr("storage.tables.table.table_names", lambda catalog: [])  # as before the other one created it
+    table = create_table(second, "t", N_BITS)
+    assert table.iceberg.metadata.table_uuid == created.iceberg.metadata.table_uuid
 
 
 def test_the_table_records_its_format(catalog, parts):
