@@ -64,6 +64,12 @@ def remove_queries(warehouse: str, dataset: str, ids: Array) -> int:
     return int(removed.sum())
 
 
+def forget_queries(warehouse: str, dataset: str) -> None:
+    """Make a dataset one without a saved query set: the next run samples another."""
+    if current_queries(warehouse, dataset):
+        filesystem.remove(places.CURRENT_QUERIES.url(warehouse, dataset=dataset))
+
+
 def current_queries(warehouse: str, dataset: str) -> str | None:
     """Return the URL of the saved query set of a dataset, or None."""
     pointer = places.CURRENT_QUERIES.url(warehouse, dataset=dataset)

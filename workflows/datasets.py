@@ -6,6 +6,7 @@ Named datasets and some formats are converted to shards in the warehouse; files 
 from __future__ import annotations
 
 import logging
+import math
 import uuid
 from collections.abc import Iterator, Mapping
 from itertools import chain
@@ -18,7 +19,7 @@ from hashing.mapreduce import Array, Executor, Shard
 from infra.executors import Progress, silent
 from infra.observability import observed
 from infra.settings import Settings
-from storage import datasets, warehouse
+from storage import datasets, queries, warehouse
 from storage.features import contract, deletions, keys, media
 from storage.features.dataset import (
     Dataset,
@@ -32,8 +33,10 @@ from storage.features.rows import Columns
 from storage.features.shard import FeatureShard, WithoutRows
 from storage.files import filesystem
 from storage.formats import FeatureRows, Metric
+from storage.tables import iceberg
+from storage.tables.table import table_name, table_names
 
-from .spec import Spec, check_name
+from .spec import Spec, check_name, digest
 
 logger = logging.getLogger(__name__)
 LabelsAs = Literal["values", "multi-hot"]
@@ -183,27 +186,75 @@ def ingest_source(
                 raise ValueError(f"the source {url} contains the warehouse {settings.warehouse_url}: move one of them")
         sources, columns = datasets.find_splits(source, query, columns, datasets.FORMS)
         kind, dim, columns, understood = contract.understand(sources, columns, labels_as, metric or "euclidean")
-        _refuse_other_ids(settings, name, columns)
         dim = _row_dim(kind, dim, side)
     folder = warehouse.DATASET_KEYS.url(settings.warehouse_url, dataset=name) if columns.keyed else ""
     dataset = Dataset(
         name=name, kind=kind, metric=metric or "euclidean", dim=dim, splits=sources,
         columns=columns, keys=folder, source=f"{source}, in place", understood=understood,
     )  # fmt: skip
-    save_dataset(settings.warehouse_url, dataset)
+    return _save(settings, dataset)
+
+
+def _save(settings: Settings, dataset: Dataset) -> Dataset:
+    """Write dataset.json and return the dataset. If it replaces one that was read in another way, its shards are new.
+
+    Raises SourceRefused if tables or stored ids depend on what was read before.
+    """
+    url, name = settings.warehouse_url, dataset.name
+    if dataset_exists(url, name):
+        before = load_dataset(url, name)
+        if changed := _changed_reading(before, dataset):
+            holders = [f"table {table}" for table in _tables_of(name, settings)]
+            if deletions.deletion_files(warehouse.DELETIONS.url(url, dataset=name)):
+                holders.append("the list of deleted ids")
+            if before.columns.keyed != dataset.columns.keyed:
+                holders.append("the list of ids")
+            if holders:
+                raise contract.SourceRefused(
+                    f"dataset {name}: {'; '.join(changed)}, but {' and '.join(holders)} depend on what was read "
+                    "before: ingest it under another name"
+                )
+            queries.forget_queries(url, name)
+        same = not changed and before.metric == dataset.metric
+        how = digest(dataset.kind, dataset.dim, dataset.metric, dataset.columns.model_dump())
+        dataset = dataset.model_copy(update={"reading": before.reading if same else how[:12]})
+    save_dataset(url, dataset)
     return dataset
 
 
-def _refuse_other_ids(settings: Settings, name: str, columns: Columns) -> None:
-    """Raise ValueError if a dataset of that name was ingested with ids where it has keys now, or the other way."""
-    if dataset_exists(settings.warehouse_url, name):
-        before = load_dataset(settings.warehouse_url, name).columns
-        if before.keyed != columns.keyed:
-            old, new = ("keys", "integer ids") if before.keyed else ("integer ids", "keys")
-            raise ValueError(
-                f"dataset {name} was ingested with {old}, and its tables hold those: ingest rows with {new} under "
-                "another name"
-            )
+def _changed_reading(before: Dataset, now: Dataset) -> list[str]:
+    """Return in what two datasets differ that makes other rows, or other labels, of the same files.
+
+    More classes change no row: a greater width of multi-hot labels, and names after those of the known labels.
+    """
+
+    def reading(dataset: Dataset) -> list[str]:
+        columns = dataset.columns
+        ids = f"--{'key' if columns.keyed else 'id'}-column {columns.id}"
+        side = f" of --side {math.isqrt(dataset.dim // media.CHANNELS)}" if dataset.kind == "image" else ""
+        names = columns.label_names[: len(before.columns.label_names) or None]
+        return [
+            "rows by number" if columns.numbered else ids,
+            f"--vector-column {columns.x}" + (f" of --vector-dtype {columns.dtype}" if columns.dtype else ""),
+            dataset.kind + side,
+            f"other columns in {columns.metadata}" if columns.metadata else "all columns in the same files",
+            f"--label-column {columns.labels}" if columns.labels else "no labels",
+            f"labels {'as multi-hot' if columns.multi_hot else 'as values'}",
+            f"labels of folders as {columns.label_folders}" if columns.label_folders else "labels in files",
+            f"labels named {', '.join(names)}" if names else "labels without names",
+        ]
+
+    return [
+        f"expected {old}, found {new}" for old, new in zip(reading(before), reading(now), strict=True) if old != new
+    ]
+
+
+def _tables_of(dataset: str, settings: Settings) -> list[str]:
+    """Return the names of the code tables of a dataset."""
+    if not iceberg.catalog_exists(settings.catalog_url):
+        return []
+    names = table_names(iceberg.connect(settings.catalog_url, settings.warehouse_url))
+    return [name for name in names if name.startswith(table_name(dataset, ""))]
 
 
 def _compared_by(source: datasets.Source, metric: Metric | None, url: str) -> datasets.Source:
@@ -282,8 +333,7 @@ def _write_dataset(
         name=name, kind=base.kind, metric=metric, dim=_row_dim(base.kind, base.dim or media.dim(base.kind), side),
         splits=urls, columns=columns, source=about, queries_in_base=rows.queries_in_base, understood=understood,
     )  # fmt: skip
-    save_dataset(settings.warehouse_url, dataset)
-    return dataset
+    return _save(settings, dataset)
 
 
 def _row_dim(kind: str, dim: int, side: int | None) -> int:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -105,6 +106,8 @@ def understand(splits: Mapping[str, str], given: Columns, labels_as: str | None,
         if names.labels and not names.label_folders:
             _check_column(split.schema, base.schema, names.labels, split.url, base.url, names)
         _check_first_rows(split, names, kind, dim, metric)
+    if names.labels and not any(_has_label(found[split], files[split], names) for split in splits):
+        raise ValueError(f"expected labels in {names.labels}, found only null, in {base.url}: leave out --label-column")
     summaries = {split: _summary(found[split], names, kind, dim) for split in splits}
     return Contract(kind, dim, names, summaries)
 
@@ -364,6 +367,14 @@ def _first_picture(column: Any) -> str:
         with suppress(OSError, TypeError), Image.open(io.BytesIO(content)) as picture:
             return f", the first {picture.width} x {picture.height} {picture.format} {picture.mode}"
     return ""
+
+
+def _has_label(split: _Split, files: list[FileVersion], names: Columns) -> bool:
+    """Return whether any row has a label. Reads labels up to the first one, usually in the first rows."""
+    label = str(names.labels)
+    later = (part for file in files for part in rows.read_batches(file.url, [label], names))
+    parts = chain([split.first], later)
+    return any(len(columns.labels_by_row(part[label], split.url, names.multi_hot)[1]) for part in parts)
 
 
 def _label_summary(split: _Split, names: Columns) -> str:

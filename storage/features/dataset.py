@@ -27,7 +27,7 @@ class Dataset(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1, 2, 3] = 3  # 1, 2: without fields that have defaults, such as metric and columns.numbered
+    format: Literal[1, 2, 3, 4] = 4  # 1 to 3: without fields that have defaults, such as metric and reading
     name: str
     kind: Kind = "vector"
     metric: Metric = "euclidean"  # of exact neighbours and of reranking
@@ -38,6 +38,7 @@ class Dataset(BaseModel):
     keys: str = ""  # URL of the folder that maps keys to ids, if rows have keys
     source: str  # origin, and original format
     understood: dict[str, SplitSummary] = {}  # split -> description of its content at ingest
+    reading: str = ""  # part of the versions of shards; differs if a replaced dataset was read in another way
     # Set by a run, and not stored:
     bad_rows: BadRows = Field("refuse", exclude=True)  # whether to refuse or to drop rows that cannot be read
     deleted: tuple[str, ...] = Field((), exclude=True)  # deletion files, whose rows are skipped
@@ -74,7 +75,9 @@ class Dataset(BaseModel):
 
         def version(name: str) -> str:
             added = f"+{beside[files[name].url].version}" if beside else ""
-            return files[name].version + added + (f"@{firsts[name]}" if firsts else "") + suffixes.get(name, "")
+            first = f"@{firsts[name]}" if firsts else ""
+            reading = f"={self.reading}" if self.reading else ""
+            return files[name].version + added + first + reading + suffixes.get(name, "")
 
         return [
             FeatureShard(

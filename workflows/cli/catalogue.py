@@ -156,7 +156,7 @@ def ingest(
         raise typer.BadParameter(f"{source} is not a named dataset: pass --name NAME to name it")
     with progress() as report:
         if not replace and dataset_exists(settings.warehouse_url, name or source):
-            raise ValueError(f"dataset {name or source} already exists: pass --replace to read it again")
+            raise typer.BadParameter(f"dataset {name or source} already exists: pass --replace to read it again")
         if source in DATASETS and name in (None, source):
             if labels_as or metric or query:
                 raise typer.BadParameter(f"{source} is a named dataset, which has its own queries, labels and metric")
