@@ -11,6 +11,7 @@ import pytest
 
 from infra.settings import Settings
 from storage.features import keys
+from storage.features.contract import SourceRefused
 from tests.workflows.conftest import encoded_from_source
 from tests.workflows.make_warehouse_0_1 import ARCHIVE, ROOT, write
 from tests.workflows.tables.published_table import hashkiln, in_days, reindex, rows_of, table_of
@@ -103,6 +104,15 @@ def test_reindex_finds_nothing_to_do(settings, table):
     (upgraded,) = after.keys() - before.keys()  # one commit raises the format of the table
     assert upgraded.endswith(".metadata.json")
     assert after == before | {upgraded: after[upgraded]}
+
+
+def test_the_dataset_ingested_again_is_the_same_and_cannot_have_other_columns(settings):
+    ingest = "ingest", str(ROOT / "source"), "--name", "mine", "--replace", "--key-column", "sku"
+    columns = "--vector-column", "embedding"
+    with pytest.raises(SourceRefused, match="found no labels, but table mine__itq8 and table mine__lsh16 depend"):
+        hashkiln(*ingest, *columns)
+    found(*ingest, *columns, "--label-column", "tags")
+    assert found("reindex", "--dataset", "mine", *OPTIONS["mine__itq8"])["unchanged"]
 
 
 @EACH

@@ -136,7 +136,7 @@ def test_a_model_fitted_on_other_columns_is_not_reused(settings, file):
     models = []
     for vectors in ("x", "z", "x"):
         assert ingest(file, *GIVEN, "--vector-column", vectors)[0] == 0
-        models.append(json.loads(hashkiln("fit", *itq)[1])["digest"])
+        models.append(json.loads(hashkiln("fit", *itq)[1])["model"])
     assert models[0] == models[2] != models[1]
 
 
