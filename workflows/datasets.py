@@ -211,8 +211,8 @@ def _save(settings: Settings, dataset: Dataset) -> Dataset:
                 holders.append("the list of ids")
             if holders:
                 raise contract.SourceRefused(
-                    f"dataset {name}: {'; '.join(changed)}, but {' and '.join(holders)} depend on what was read "
-                    "before: ingest it under another name"
+                    f"dataset {name}: {'; '.join(changed)}; what was read before remains in {', '.join(holders)}: "
+                    "ingest it under another name"
                 )
             queries.forget_queries(url, name)
         same = not changed and before.metric == dataset.metric
