@@ -97,7 +97,7 @@ def test_ids_cannot_become_keys_under_the_same_name(tmp_path, settings):
     )
     pq.write_table(table, tmp_path / "a.parquet")
     datasets.ingest_source("mine", str(tmp_path / "a.parquet"), settings, Columns())
-    with pytest.raises(SourceRefused, match=r"expected --id-column id, found --key-column key, .* another name"):
+    with pytest.raises(SourceRefused, match=r"expected --id-column id, found --key-column key; .* another name"):
         datasets.ingest_source("mine", str(tmp_path / "a.parquet"), settings, Columns(id="key", keyed=True))
 
 

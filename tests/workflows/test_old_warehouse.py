@@ -109,7 +109,7 @@ def test_reindex_finds_nothing_to_do(settings, table):
 def test_the_dataset_ingested_again_is_the_same_and_cannot_have_other_columns(settings):
     ingest = "ingest", str(ROOT / "source"), "--name", "mine", "--replace", "--key-column", "sku"
     columns = "--vector-column", "embedding"
-    with pytest.raises(SourceRefused, match="found no labels; .* remains in table mine__itq8, table mine__lsh16"):
+    with pytest.raises(SourceRefused, match=r"found no labels; .* remains in table mine__itq8, table mine__lsh16"):
         hashkiln(*ingest, *columns)
     found(*ingest, *columns, "--label-column", "tags")
     assert found("reindex", "--dataset", "mine", *OPTIONS["mine__itq8"])["unchanged"]
