@@ -15,7 +15,16 @@ OnEpoch = Callable[[Sequence[Epoch]], None]  # all finished epochs, at each repo
 
 
 class Observer(Generic[P]):
-    """A callback whose errors never stop work: the first is logged in one line, later ones are ignored."""
+    """A callback whose errors never stop work: the first is logged in one line, later ones are ignored.
+
+    Examples
+    --------
+    >>> report = Observer(print)
+    >>> report("encode", 1, 8)
+    encode 1 8
+    >>> report.failed
+    False
+    """
 
     def __init__(self, callback: Callable[P, None]) -> None:
         self.callback = callback

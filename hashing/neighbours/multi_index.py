@@ -61,6 +61,14 @@ class MultiIndex:
         Bytes of a code.
     every : Batch, optional
         All rows by increasing id, for scans: one batch is scanned faster than many parts.
+
+    Examples
+    --------
+    >>> codes = np.array([[0b00], [0b01], [0b11]], np.uint8)
+    >>> index = MultiIndex([index_codes(np.array([4, 7, 9]), codes)], width=1)
+    >>> distances, ids = index.topk(codes[:1], k=2)
+    >>> distances.tolist(), ids.tolist()
+    ([[0, 1]], [[4, 7]])
     """
 
     def __init__(self, parts: Sequence[IndexedCodes], width: int, every: Batch | None = None) -> None:
