@@ -110,7 +110,7 @@ def evaluate(
     if metric not in METRICS:
         raise ValueError(f"metric: expected one of {', '.join(METRICS)}, found {metric!r}")
     if not isinstance(executor, Executor | None):
-        raise ValueError(f"executor: expected an executor, such as InProcess() or Ray() of infra, found {executor!r}")
+        raise ValueError(f"executor: expected an executor, such as infra.executors.Ray(), found {executor!r}")
     x, n_bits = as_codes("codes", codes, bits)
     if k is not None and k > (ranked := len(x) - (not own)):
         raise ValueError(f"neighbours: expected at most {ranked}, the number of ranked rows, found {k}")
