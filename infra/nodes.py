@@ -36,20 +36,25 @@ def _alive() -> list[dict[str, Any]]:
 def on_each_node(fn: Callable[[], T]) -> dict[str, T | Exception]:
     """Call a function on every node of the connected cluster.
 
-    Returns its result, or the exception it raised, by the name of the node: "hostname (address)". A node that does not
-    answer within SECONDS has Ray's GetTimeoutError.
+    Returns its result, or the exception it raised, by the name of the node: "hostname (address)". The exception is a
+    ConnectionError if a node does not answer within SECONDS, and no other node of its name does: it has just been lost,
+    which Ray notices within a minute.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     task: Any = ray.remote(num_cpus=0, max_retries=0)(_call)
-    pending = {}
+    pending = []
     for node in _alive():
         here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        pending[f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"] = task.options(
-            scheduling_strategy=here, name="node"
-        ).remote(fn)
-    return {name: _answer(ref) for name, ref in pending.items()}
+        name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+        pending.append((name, task.options(scheduling_strategy=here, name="node").remote(fn)))
+    answers: dict[str, T | Exception] = {}
+    for name, ref in pending:
+        answer = _answer(ref)
+        if name not in answers or isinstance(answers[name], ConnectionError):
+            answers[name] = answer
+    return answers
 
 
 def _call(fn: Callable[[], T]) -> T:
@@ -61,8 +66,15 @@ def _answer(ref: Any) -> Any:
 
     try:
         return ray.get(ref, timeout=SECONDS)
+<<<<<<< HEAD
     except Exception as error:  # reported as the result of this node
         return error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+=======
+    except ray.exceptions.RayTaskError as error:
+        return error.cause
+    except (ray.exceptions.RayError, TimeoutError) as error:
+        return ConnectionError(f"no answer: {str(error).partition('.')[0]}")
+>>>>>>> 8fdfe29 (Let a driver leave the cluster at its end, and do not refuse a run for a node that has just ended)
 
 
 @cache
@@ -78,8 +90,17 @@ def versions() -> dict[str, str]:
 
 
 def check_versions() -> None:
+<<<<<<< HEAD
     """Raise SettingsError if a node of the connected cluster runs different code or libraries from this process."""
     found, here = on_each_node(versions), versions()
+=======
+    """Raise SettingsError if a node of the joined cluster runs other code or libraries than this process.
+
+    A node that does not answer is not asked again: tasks run on the others.
+    """
+    here = versions()
+    found = {node: there for node, there in on_each_node(versions).items() if not isinstance(there, ConnectionError)}
+>>>>>>> 8fdfe29 (Let a driver leave the cluster at its end, and do not refuse a run for a node that has just ended)
     if problems := [problem for node, there in found.items() if (problem := difference(node, here, there))]:
         raise SettingsError(f"{'; '.join(problems)}: install the same version, or use one image, on every node")
 

@@ -36,6 +36,7 @@ REMEDIES = {
 CLUSTER = {
     "folder": "set HASHKILN_WAREHOUSE to s3://bucket/prefix, or to a folder that every node mounts at the same path",
     "sqlite": "set HASHKILN_CATALOG to a database server, such as postgresql+psycopg2://user:password@host/database",
+    "lost": "start it again; if it ended on purpose, wait a minute for Ray to notice",
     "node": "use one image, or install the same version, on every node; see the docs on clusters",
     "clock": "synchronise the clocks, for example with chrony",
 }
@@ -113,6 +114,8 @@ def _this_node(probe: str) -> Node:
 
 def _node_row(name: str, node: Node | Exception, before: float, after: float) -> dict[str, str]:
     subject = f"node {name}"
+    if isinstance(node, ConnectionError):
+        return _row(subject, str(node), CLUSTER["lost"])
     if isinstance(node, Exception) or difference(name, versions(), node.versions):
         there = node if isinstance(node, Exception) else node.versions
         return _row(subject, difference(name, versions(), there), CLUSTER["node"])

@@ -1,8 +1,12 @@
 #!/bin/sh
 # Run a command as a driver of the Ray cluster: its container joins as a node without CPUs, because a driver needs a
-# node of its own on its host.
+# node of its own on its host, and leaves at the end. Otherwise the cluster would wait a minute for a lost node.
 set -eu
 ray start --address="$RAY_ADDRESS" --num-cpus=0 --node-manager-port=6380 --object-manager-port=6381 \
   --runtime-env-agent-port=6382 --dashboard-agent-grpc-port=6383 --metrics-export-port=8080 \
   --min-worker-port=20000 --max-worker-port=20999 --object-store-memory=500000000 --disable-usage-stats >&2
-exec "$@"
+trap : TERM INT  # signals are for the command; we go on to leave the cluster
+code=0
+"$@" || code=$?
+ray stop >&2 || true
+exit "$code"

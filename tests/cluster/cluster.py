@@ -33,6 +33,11 @@ class Run:
     def text(self):
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
+    @property
+    def json(self):
+        """The JSON of the output, which stands between lines of Ray."""
+        return json.JSONDecoder().raw_decode(self.text, re.search(r"^[{\[]$", self.text, re.MULTILINE).start())[0]
+
     def reaches(self, pattern, seconds=150):
         """Wait for a line of the log."""
 
@@ -101,7 +106,7 @@ class Cluster:
         run = self.run(*REINDEX, "--dry-run", "--json")
         code, _ = run.ends()
         assert code == 0, run.text
-        return json.loads(run.text[run.text.index("\n{") :])["encode"]
+        return run.json["encode"]
 
     def holds(self, seconds):
         """Let a state last for a time, in which the reader goes on."""

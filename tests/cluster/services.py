@@ -143,11 +143,13 @@ class Services:
             started |= {name, name.rpartition("-")[0]} if name not in self.services else {name}
 
     def run(self, *command, log=None, **environment):
-        """Start a command in the driver's container: a process whose output is in the file `log`."""
+        """Start a command in a new container of the driver: a process whose output is in the file `log`."""
         about = self.service_of("driver")
-        assert about["entrypoint"][:3] == ["tini", "-s", "--"]
+        self.host("driver").kill()
+        self.host("driver").start()
+        assert about["entrypoint"][:4] == ["tini", "-s", "-g", "--"]
         with open(log or self.folder / "driver.log", "ab") as file:
-            full = [*about["entrypoint"][3:], *command]
+            full = [*about["entrypoint"][4:], *command]
             return self.host("driver").popen(
                 full, file, self.environment("driver") | environment, self.folder / "driver"
             )

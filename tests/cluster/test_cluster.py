@@ -23,14 +23,14 @@ def test_doctor_asks_every_host(cluster):
     """A folder that hosts do not share cannot be the warehouse."""
     run = cluster.run("doctor", "--json")
     assert run.ends()[0] == 0, run.text
-    nodes = [row for row in json.loads(run.text[run.text.index("\n[") :]) if row["what"].startswith("node ")]
+    nodes = [row for row in run.json if row["what"].startswith("node ")]
     assert {row["what"].split()[1] for row in nodes} == {
         "ray-head", "ray-worker-1", "ray-worker-2", "prefect-worker", "driver",
     }  # fmt: skip
     own = {"HASHKILN_WAREHOUSE": "/dev/shm/warehouse", "HASHKILN_CATALOG": "sqlite:////dev/shm/catalog.db"}  # noqa: S108
     run = cluster.run("doctor", "--json", **own)
     assert run.ends()[0] == 1, run.text
-    rows = json.loads(run.text[run.text.index("\n[") :])
+    rows = run.json
     failed = {row["what"].split()[1 if " " in row["what"] else 0] for row in rows if row["state"] == "failed"}
     assert failed == {"catalog", "ray-head", "ray-worker-1", "ray-worker-2", "prefect-worker"}
 
