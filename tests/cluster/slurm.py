@@ -54,7 +54,7 @@ class Slurm:
     def __enter__(self):
         for name in ("state", "bin", "home"):
             (self.folder / name).mkdir(parents=True)
-        programs = {"ray": str(Path(sys.executable).with_name("ray")), "hostname": "hostname"}
+        programs = {"ray": str(Path(sys.executable).with_name("ray")), "hostname": shutil.which("hostname")}
         for name, program in programs.items():
             script = self.folder / "bin" / name
             script.write_text(ENTER.format(folder=self.folder, home=self.folder / "home", program=program))

@@ -37,21 +37,13 @@ def test_doctor_asks_every_host(cluster):
 
 def test_a_ray_job_publishes_and_a_failed_one_has_an_exit_code(cluster, summary):
     cluster.grow()
-    environment = {"env_vars": {"RAY_ADDRESS": "ray-head:6379"}}
-    submit = [
-        "ray",
-        "job",
-        "submit",
-        "--address",
-        "http://ray-head:8265",
-        "--runtime-env-json",
-        json.dumps(environment),
-    ]
-    run = cluster.run(*submit, "--", "hashkiln", *REINDEX, program=())
+    environment = json.dumps({"env_vars": {"RAY_ADDRESS": "ray-head:6379"}})
+    submit = ("ray", "job", "submit", "--address=http://ray-head:8265", f"--runtime-env-json={environment}", "--")
+    run = cluster.run("hashkiln", *REINDEX, program=submit)
     code, seconds = run.ends()
     assert code == 0, run.text
     summary(f"ray job submit: published in {seconds:.0f} s; {cluster.check()}")
-    run = cluster.run(*submit, json.dumps(environment), "--", "hashkiln", "reindex", "--dataset", "nowhere", program=())
+    run = cluster.run("hashkiln", "reindex", "--dataset", "nowhere", program=submit)
     assert run.ends()[0] != 0
     assert "expected the name of a dataset, found 'nowhere'" in run.text
 
