@@ -66,15 +66,10 @@ def _answer(ref: Any) -> Any:
 
     try:
         return ray.get(ref, timeout=SECONDS)
-<<<<<<< HEAD
-    except Exception as error:  # reported as the result of this node
-        return error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-=======
     except ray.exceptions.RayTaskError as error:
         return error.cause
     except (ray.exceptions.RayError, TimeoutError) as error:
         return ConnectionError(f"no answer: {str(error).partition('.')[0]}")
->>>>>>> 8fdfe29 (Let a driver leave the cluster at its end, and do not refuse a run for a node that has just ended)
 
 
 @cache
@@ -90,17 +85,12 @@ def versions() -> dict[str, str]:
 
 
 def check_versions() -> None:
-<<<<<<< HEAD
-    """Raise SettingsError if a node of the connected cluster runs different code or libraries from this process."""
-    found, here = on_each_node(versions), versions()
-=======
     """Raise SettingsError if a node of the joined cluster runs other code or libraries than this process.
 
     A node that does not answer is not asked again: tasks run on the others.
     """
     here = versions()
     found = {node: there for node, there in on_each_node(versions).items() if not isinstance(there, ConnectionError)}
->>>>>>> 8fdfe29 (Let a driver leave the cluster at its end, and do not refuse a run for a node that has just ended)
     if problems := [problem for node, there in found.items() if (problem := difference(node, here, there))]:
         raise SettingsError(f"{'; '.join(problems)}: install the same version, or use one image, on every node")
 
