@@ -37,7 +37,7 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 # A task of a node runs on its host: the programs that the script starts by srun enter it.
 ENTER = """#!/bin/sh
-exec nsenter -t $(cat {folder}/$SLURMD_NODENAME.init) -m -n -u -i -p -- env --chdir={home} {program} "$@"
+exec nsenter -t $(cat {folder}/$SLURMD_NODENAME.init) -m -n -u -i -p -- env --chdir={home} PATH={path} {program} "$@"
 """
 
 
@@ -54,10 +54,12 @@ class Slurm:
     def __enter__(self):
         for name in ("state", "bin", "home"):
             (self.folder / name).mkdir(parents=True)
+        path = self.cluster.services.environment("driver")["PATH"]
         programs = {"ray": str(Path(sys.executable).with_name("ray")), "hostname": shutil.which("hostname")}
         for name, program in programs.items():
             script = self.folder / "bin" / name
-            script.write_text(ENTER.format(folder=self.folder, home=self.folder / "home", program=program))
+            about = {"folder": self.folder, "home": self.folder / "home", "path": path, "program": program}
+            script.write_text(ENTER.format(**about))
             script.chmod(0o755)
         for name in NODES:
             (self.folder / f"{name}.init").write_text(str(self.cluster.hosts[name].init))
