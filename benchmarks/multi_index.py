@@ -1,11 +1,12 @@
-"""The exact multi-index compared with a scan and with Faiss's indexes of binary codes, on one core, in one run.
+"""Where is the exact multi-index faster than a scan and than Faiss's indexes of binary codes, on one core?
 
-    HASHKILN_DATA=… python benchmarks/multi_index.py [--rows 10000000] [--bits 64] [--parts 1] [--peers hash,multihash]
+    HASHKILN_DATA=… python benchmarks/multi_index.py [--rows 1000000] [--bits 64] [--parts 1] [--peers hash,multihash]
 
 Two kinds of codes. Uniformly random ones, where nothing is near: the hardest case. And near ones: those of photosift by
 ITQ, of the base vectors and of copies of them with Gaussian noise of a tenth of the standard deviation, up to the
 number of rows; where photosift's 128 dimensions do not suffice for the bits, or --synthetic is given, random codes of
-which copies differ in 3 % of their bits, ten copies of each. Codes are generated a million at a time.
+which copies differ in 3 % of their bits, ten copies of each. Codes are generated a million at a time. --full takes 10^7
+rows.
 
 Times are thread times a query, of one call for each query and of one call for all. The recall of the 10 nearest counts
 a row as found if its distance is at most that of the exact 10th; the multi-index and the scan are exact and compared.
@@ -21,13 +22,13 @@ look-ups that used up a budget.
 import argparse
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 
 import faiss
+import measure
 import numpy as np
-import versions
 
 from hashing.bits import pack
 from hashing.hamming import scan
@@ -86,22 +87,36 @@ class Report:
     """Rows of a table, each beside the time of a scan of the same kind."""
 
     def __init__(self, queries: np.ndarray, kth: np.ndarray) -> None:
-        self.queries, self.kth, self.scans = queries, kth, dict[str, float]()
+        self.queries, self.kth = queries, kth
+        self.times: dict[str, dict[str, list[float]]] = {}  # kind -> name -> seconds of each query
 
     def __call__(self, name: str, kind: str, search: Search, build: float = 0) -> None:
         queries = self.queries
         search(queries[:1])
-        single = float(np.median([seconds(lambda i=i: search(queries[i : i + 1])) for i in range(len(queries))]))
+        times = [seconds(lambda i=i: search(queries[i : i + 1])) for i in range(len(queries))]
+        single = float(np.median(times))
         together = seconds(lambda: search(queries)) / len(queries)
-        win = self.scans.setdefault(kind, single) / single
+        scans = self.times.setdefault(kind, {"scan": times})["scan"]
+        win = float(np.median(scans)) / single
         recall = f"{(search(queries)[0] <= self.kth[:, None]).mean():.3f}" if kind == "k = 10" else ""
         print(
             f"| {name}, {kind} | {build:.1f} | {1e6 * single:.0f} | {1e6 * together:.0f} | {win:.1f} | {recall} |",
             flush=True,
         )
+        self.times[kind][f"{name}, recall {recall}" if recall and name != "scan" else name] = times
+
+    def rows(self, codes: str) -> Iterator[measure.Row]:
+        """Yield the multi-index beside each other search, by the times of single queries."""
+        for kind, times in self.times.items():
+            ours = next(name for name in times if name.startswith("multi-index"))
+            for name in [name for name in times if name != ours]:
+                seconds = {"ours": times[ours], "peer": times[name]}
+                yield measure.row(f"{codes}: one query, {kind}; peer: {name}", seconds, "us", 1e6)
 
 
-def benchmark(name: str, queries: np.ndarray, codes: np.ndarray, n_parts: int, peers: list[str]) -> None:
+def benchmark(
+    name: str, queries: np.ndarray, codes: np.ndarray, n_parts: int, peers: list[str]
+) -> Iterator[measure.Row]:
     distances, near = scan.topk(queries, codes, 10)[0], scan.count_within(queries, codes, 2)
     report = Report(queries, distances[:, -1])
     print(f"\n{name}: {len(codes):,} codes of {8 * codes.shape[1]} bits in {n_parts} parts,", end=" ")
@@ -115,6 +130,7 @@ def benchmark(name: str, queries: np.ndarray, codes: np.ndarray, n_parts: int, p
         report("Faiss Flat", "k = 10", lambda q: flat.search(q, 10))
     for peer in peers:
         approximate(report, codes, peer)
+    yield from report.rows(f"{name}, {len(codes):,} codes of {8 * codes.shape[1]} bits")
 
 
 def exact(report: Report, codes: np.ndarray, n_parts: int) -> None:
@@ -168,24 +184,29 @@ def approximate(report: Report, codes: np.ndarray, peer: str) -> None:
         report(f"Faiss multihash {index.nflip}", "radius 2", lambda q: index.range_search(q, 3), build)
 
 
+def measured(options: argparse.Namespace) -> Iterator[measure.Row]:
+    faiss.omp_set_num_threads(1)
+    rows, peers = 10**7 if options.full else options.rows, [name for name in options.peers.split(",") if name]
+    size = rows, options.queries, options.bits
+    if options.synthetic or options.bits > 128:
+        yield from benchmark("near copies of random codes", *drawn(*size, copies=10), options.parts, peers)
+    else:
+        yield from benchmark("photosift, ITQ", *photosift(*size), options.parts, peers)
+    yield from benchmark("random", *drawn(*size, copies=0), options.parts, peers)
+    print(f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser = measure.parser(__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--bits", type=int, default=64)
     parser.add_argument("--parts", type=int, default=1)
     parser.add_argument("--peers", default="hash,multihash", help="of hash, multihash and hnsw; empty: none")
     parser.add_argument("--synthetic", action="store_true", help="near codes without photosift")
     options = parser.parse_args()
-    faiss.omp_set_num_threads(1)
-    print(versions.line("numba", "faiss-cpu"))
-    size, peers = (options.rows, options.queries, options.bits), [name for name in options.peers.split(",") if name]
-    if options.synthetic or options.bits > 128:
-        benchmark("near copies of random codes", *drawn(*size, copies=10), options.parts, peers)
-    else:
-        benchmark("photosift, ITQ", *photosift(*size), options.parts, peers)
-    benchmark("random", *drawn(*size, copies=0), options.parts, peers)
-    print(f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+    peer, packages = "named in each row", ("numba", "faiss-cpu")
+    measure.run(__doc__, options, measured(options), peer=peer, packages=packages)
 
 
 if __name__ == "__main__":

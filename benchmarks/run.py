@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PEERS = ("hamming", "search", "encode", "itq", "training", "evaluation", "neighbours")  # those that compare with a peer
+# Scripts that compare with a peer, then those that do not.
+PEERS = ("hamming", "search", "multi_index", "encode", "itq", "training", "evaluation", "neighbours")
 NAMES = (*PEERS, "scale", "reindex")
 
 
