@@ -125,7 +125,9 @@ def ingest(
         int | None,
         typer.Option(min=8, max=1024, help="Side length, in pixels, to which images are resized.  [default: 64]"),
     ] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace the dataset if it already exists.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Read a dataset again. If it has tables, its columns must be the same.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Bring a dataset into the warehouse.
