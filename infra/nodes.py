@@ -12,8 +12,6 @@ from typing import Any, TypeVar
 
 from hashing.mapreduce import Resources
 
-from .settings import SettingsError
-
 LIBRARIES = ("hashkiln", "ray", "torch", "pyarrow", "numpy", "pyiceberg")  # their versions can change codes or files
 PACKAGES = ("hashing", "storage", "infra", "workflows")
 SECONDS = 60  # to wait for each node
@@ -92,6 +90,8 @@ def check_versions() -> None:
     here = versions()
     found = {node: there for node, there in on_each_node(versions).items() if not isinstance(there, ConnectionError)}
     if problems := [problem for node, there in found.items() if (problem := difference(node, here, there))]:
+        from .settings import SettingsError  # here, as benchmarks/gpu.py runs the executors where pydantic is missing
+
         raise SettingsError(f"{'; '.join(problems)}: install the same version, or use one image, on every node")
 
 

@@ -25,7 +25,8 @@ def deaf(*_):
 
 
 def warnings(caplog):
-    return [record.getMessage() for record in caplog.records if record.name == "infra.observability"]
+    records = [record for record in caplog.records if record.name == "infra.observability"]
+    return [record.getMessage() for record in records if record.levelno >= logging.WARNING]
 
 
 def test_the_first_error_is_logged_in_one_line_and_later_calls_are_made(caplog):

@@ -156,10 +156,11 @@ def test_a_training_worker_takes_what_is_declared(ray_executor, monkeypatch):
     import ray
 
     def taken(worker):
-        worker.report([], 1, f"{worker.threads} {ray.get_runtime_context().get_assigned_resources()}".encode())
+        resources = ray.get_runtime_context().get_assigned_resources()
+        worker.report([], 1, f"{worker.threads} {sorted(resources.items())}".encode())
 
     declared = replace(ray_executor, trainer=Resources(1, memory=1e8))
-    assert declared.train(taken, "one").decode() == "1 {'CPU': 1.0, 'memory': 100000000.0}"
+    assert declared.train(taken, "one").decode() == "1 [('CPU', 1.0), ('memory', 100000000.0)]"
     assert InProcess(cpus=2).train(threads_of, "here") == b"cpu 2"
     assert InProcess(cpus=2, trainer=Resources(1)).train(threads_of, "here") == b"cpu 1"
     monkeypatch.setenv("HASHKILN_FIT_CPUS", "1")
