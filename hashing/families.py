@@ -15,6 +15,7 @@ import numpy as np
 
 from .anchors import anchor_weights, rbf, squared_centre_distances
 from .functions import HashFunction, Precision, SignFunction, check_finite, check_shape, part_names
+from .hamming.layout import read_only
 from .mapreduce import Array
 from .namespaces import namespace
 from .rounding import (
@@ -78,9 +79,12 @@ class LinearHash(SignFunction):
         check_shape(x, self.dim)
         with np.errstate(over="ignore", invalid="ignore"):  # overflow is reported below
             x = np.ascontiguousarray(x, np.float32)
-        project(x.reshape(-1), self.dim, *self._packed, u.reshape(-1))
+        project(read_only(x).reshape(-1), self.dim, *self._packed, u.reshape(-1))
         check_finite(u := u[:, : self.n_bits], x, first_row)
         return u
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in part_names(self)}  # without _packed, a copy of them
 
     @property
     def _width(self) -> int:

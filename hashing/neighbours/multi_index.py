@@ -11,7 +11,7 @@ Source: Norouzi, Punjani & Fleet, "Fast Exact Search in Hamming Space With Multi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
@@ -90,6 +90,9 @@ class MultiIndex:
         )
         self._answered: dict[int, float] = {}  # k -> share of the recent queries that the index answered
         self._calls = 0
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a MultiIndex refers to the memory of this process: pass its parts, and make it again")
 
     def topk(self, queries: Array, k: int) -> Table:
         """Return the distances (q, k) int32 and ids of the nearest rows, as the statistic TopK does."""

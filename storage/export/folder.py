@@ -35,7 +35,7 @@ def atomic_folder(folder: str, about: dict[str, Any], replace: bool = False) -> 
     """
     if "://" in folder:
         raise ValueError(f"expected a local folder to export to, found {folder}")
-    target = Path(folder).expanduser().absolute()
+    target = Path(folder).expanduser().resolve()
     exists = target.exists() and (not target.is_dir() or any(target.iterdir()))
     if exists and not replace:
         raise FileExistsError(f"{target} is not an empty folder: choose another one to export to")

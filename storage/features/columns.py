@@ -16,6 +16,7 @@ NO_ID = -1  # pads lists of neighbours (hashing.neighbours)
 def plain(column: Any) -> Any:
     """Return an Arrow column without dictionaries, views, and the extension types of tensors, UUIDs and bools."""
     import pyarrow as pa
+    import pyarrow.compute as pc
     from pyarrow import types
 
     if isinstance(column.type, pa.BaseExtensionType):
@@ -27,7 +28,10 @@ def plain(column: Any) -> Any:
         if is_view(column.type):
             return column.cast(target)
     if types.is_list_view(column.type) or types.is_large_list_view(column.type):
-        return column.cast(pa.large_list(column.type.value_type))
+        # Not by cast, which loses rows at the end of the values in pyarrow 26.
+        lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+        ends = np.cumsum(lengths, dtype=np.int64)
+        return pa.LargeListArray.from_arrays(np.concatenate([[0], ends]), column.flatten(), mask=column.is_null())
     return column
 
 
@@ -153,6 +157,9 @@ def usable_rows(
     ValueError
         If no row can be read, because the column holds another kind, or vectors of another fixed size.
     """
+    if not isinstance(column, np.ndarray) and column.type == "null":  # such as fields that no row of a batch has
+        what = f"{dim} finite numbers" if kind == "vector" else "a picture or a text"
+        return np.zeros((0, dim), np.float32), dict.fromkeys(range(len(column)), f"expected {what}, found null")
     if kind != "vector":
         if media.kind(column.type) != kind:
             raise ValueError(f"expected {kind}s, found {column.type}, in {where}")
@@ -284,9 +291,9 @@ def check_label_type(column_type: Any, where: str) -> None:
 
     inner = column_type.value_type if is_list(column_type) else column_type
     value_type = inner.value_type if types.is_dictionary(inner) else inner
-    if types.is_integer(value_type) or types.is_boolean(value_type) or media.is_text(value_type):
+    if types.is_integer(value_type) or types.is_boolean(value_type) or media.is_text(value_type) or inner == pa.null():
         return
-    if is_list(column_type) and (types.is_floating(inner) or inner == pa.null()):
+    if is_list(column_type) and types.is_floating(inner):
         return  # floats only as multi-hot labels: checked at ingest
     raise ValueError(
         f"expected labels of integers, strings or bools, or lists of these, found {column_type}, in {where}"

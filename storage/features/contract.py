@@ -91,8 +91,9 @@ def understand(splits: Mapping[str, str], given: Columns, labels_as: str | None,
     Raises
     ------
     SourceRefused
-        If a file lacks a column, or differs from the first file of the base split in type, kind or dimension; if the
-        first rows cannot be read; or if they can be read in two ways and no option decides.
+        If a file lacks a column, or differs in type from the first file of its split with rows; if a split differs from
+        the base split in kind or dimension, or in the type of the labels; if the first rows cannot be read; or if they
+        can be read in two ways and no option decides.
     FileNotFoundError
         If a split has no files.
     """
@@ -186,10 +187,9 @@ def _open_split(url: str, files: list[FileVersion], names: Columns) -> _Split:
 
 def _footer(url: str, names: Columns) -> tuple[int, Any]:
     """Return the number of rows in a file and its schema. Raises ValueError if its metadata have other rows."""
-    count = rows.count_rows(url)
-    if names.metadata and (others := rows.count_rows(beside := rows.metadata_of(url, names))) != count:
-        raise ValueError(f"expected as many rows in {beside} as in {url}, found {others} and {count}")
-    return count, rows.schema(url, names)
+    if names.metadata:
+        rows.check_metadata_rows(url, names)
+    return rows.count_rows(url), rows.schema(url, names)
 
 
 def _check_column(schema: Any, first: Any, name: str, url: str, first_url: str, columns: Columns) -> None:
@@ -198,6 +198,8 @@ def _check_column(schema: Any, first: Any, name: str, url: str, first_url: str, 
     if field is None or expected is None:
         where, names = (url, schema.names) if field is None else (first_url, first.names)
         raise ValueError(f"expected a column {name}, found {', '.join(names)}, in {where}: {_option(name, columns)}")
+    if name != columns.id and "null" in (field.type, expected.type):  # such as a field that the first sample lacks
+        return
     sizes = {_fixed_size(field.type), _fixed_size(expected.type)} - {None}
     if _shape(field.type) != _shape(expected.type) or len(sizes) > 1:
         raise ValueError(f"column {name}: expected {expected.type} as in {first_url}, found {field.type}, in {url}")

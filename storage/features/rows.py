@@ -112,6 +112,7 @@ def _stored(url: str, names: Sequence[str], columns: Columns, batch_rows: int) -
     if not others or not _has_metadata(url, columns):
         yield from READERS[form(url)].read_batches(url, names, batch_rows)
         return
+    check_metadata_rows(url, columns)
     row = 0
     for part in parquet.read_batches(metadata_of(url, columns), others, batch_rows):
         arrays = [
@@ -172,7 +173,12 @@ def metadata_files(urls: Sequence[str], columns: Columns) -> dict[str, FileVersi
     if not urls or not _has_metadata(urls[0], columns):
         return {}
     _by_number.cache_clear()
-    found = {url: _metadata(url, columns) for url in urls}
+    found: dict[str, FileVersion] = {}
+    of_number: dict[int | None, str] = {}
+    for url in urls:
+        found[url] = _metadata(url, columns)
+        if (other := of_number.setdefault(npy_parts.number(url), url)) != url:
+            raise ValueError(f"expected one file of vectors for {found[url].url}, found {other} and {url}")
     folder = _metadata_folder(urls[0], columns)
     if others := [file.url for file in _by_number(folder).values() if file not in found.values()]:
         raise ValueError(f"expected a file of vectors for each file in {folder}, found none for {others[0]}")
@@ -182,6 +188,13 @@ def metadata_files(urls: Sequence[str], columns: Columns) -> dict[str, FileVersi
 def metadata_of(url: str, columns: Columns) -> str:
     """Return the URL of the metadata file of a file of vectors. Raises ValueError if there is none."""
     return _metadata(url, columns).url
+
+
+def check_metadata_rows(url: str, columns: Columns) -> None:
+    """Raise ValueError if the metadata file of a file of vectors has another number of rows."""
+    count, others = count_rows(url), count_rows(beside := metadata_of(url, columns))
+    if others != count:
+        raise ValueError(f"expected as many rows in {beside} as in {url}, found {others} and {count}")
 
 
 def _metadata(url: str, columns: Columns) -> FileVersion:

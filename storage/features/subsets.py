@@ -58,7 +58,7 @@ def write_subset(
     for split, wanted in ids.items():
         write_split(urls[split], _select(shards, wanted))
     subset = Dataset(
-        name=name, kind=dataset.kind, dim=dataset.dim, splits=urls,
+        name=name, kind=dataset.kind, metric=dataset.metric, dim=dataset.dim, splits=urls,
         columns=Columns(x=dataset.kind, labels="labels"), source=f"drawn from {dataset.name}: {dataset.source}",
     )  # fmt: skip
     save_dataset(warehouse, subset)

@@ -25,16 +25,20 @@ def count_rows(url: str) -> int:
 
 @lru_cache(maxsize=2**12)
 def _count_rows(url: str, version: str) -> int:
-    with _opened(url) as reader:
-        return sum(len(batch) for batch in _record_batches(reader))
+    rows = 0
+    with _opened(url) as reader, parquet.damaged(url, lambda: rows):
+        for batch in _record_batches(reader):
+            rows += len(batch)
+    return rows
 
 
 def read_batches(url: str, columns: Sequence[str], batch_rows: int) -> Iterator[Any]:
     """Yield some columns (see `parquet.field_of`) as record batches of at most `batch_rows` rows.
 
-    Raises ValueError where the file is damaged, with the row.
+    Raises ValueError where the file is damaged, with the row, and if it lacks a column.
     """
     with _opened(url) as reader:
+        parquet.check_columns(url, reader.schema, columns)
         row = 0
         with parquet.damaged(url, lambda: row):
             for batch in _record_batches(reader):

@@ -37,9 +37,14 @@ def open_with_file(url: str, columns: Sequence[str]) -> tuple[Any, Any]:
         source = fs.open_input_file(path)
         file = pq.ParquetFile(source, pre_buffer=False, page_checksum_verification=True)
         schema = file.schema_arrow
+    check_columns(url, schema, columns)
+    return file, source
+
+
+def check_columns(url: str, schema: Any, columns: Sequence[str]) -> None:
+    """Raise ValueError if a file with an Arrow schema lacks one of the columns (see `field_of`)."""
     if missing := sorted(name for name in set(columns) if field_of(schema, name) is None):
         raise ValueError(f"expected the columns {', '.join(missing)}, found {', '.join(schema.names)}, in {url}")
-    return file, source
 
 
 def schema(url: str) -> Any:
@@ -169,14 +174,6 @@ def damaged(url: str, row: Callable[[], int]) -> Iterator[None]:
         if _from_store(error):
             raise
         raise ValueError(f"{url} is damaged after row {row()}: {_first_line(error)}") from None
-
-
-def read_column(url: str, name: str) -> Any:
-    """Return a whole column as one Arrow array."""
-    import pyarrow as pa
-
-    kind = field_of(open_parquet(url, [name]).schema_arrow, name).type  # for a file without rows
-    return pa.chunked_array([batch[0] for batch in read_batches(url, [name])], kind).combine_chunks()
 
 
 def read_table(url: str, columns: Sequence[str] | None = None) -> Any:

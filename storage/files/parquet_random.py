@@ -60,15 +60,7 @@ class PageReader(VectorReader):
         self._first = {place.chunk: place.at for place in reversed(self._places)}
         before = np.cumsum([0, *(chunk.values for chunk in self._chunks)])
         self.starts = np.array([*(before[place.chunk] + place.done for place in self._places), before[-1]], np.int64)
-
-    def holding(self, rows: Array) -> list[int]:
-        """Return the pages that hold some rows, in increasing order."""
-        low, high = (
-            np.searchsorted(self.starts, at, "right") - 1 for at in (rows * self._dim, (rows + 1) * self._dim - 1)
-        )
-        return sorted(
-            {page for pair in zip(low.tolist(), high.tolist(), strict=True) for page in range(pair[0], pair[1] + 1)}
-        )
+        self._buffer = np.empty(0, np.uint8)  # it is for the headers
 
     def read_pages(self, pages: Sequence[int]) -> Iterator[Array]:
         """Yield the values of some pages, in increasing order, as float32.

@@ -1,5 +1,7 @@
 """Each family of hash functions beside its formula, written row by row in float64."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -138,3 +140,10 @@ def test_kernels_do_not_underflow_or_cancel():
     z = anchor_weights(1000 * X, A.astype(np.float32), 0.01, 2)
     np.testing.assert_allclose(z.sum(1), 1, rtol=1e-6)
     assert ((z > 0).sum(1) <= 2).all()
+
+
+def test_a_pickled_linear_function_holds_its_fields_only():
+    function = LinearHash(np.eye(8, dtype=np.float32), np.zeros(8, np.float32))
+    empty = len(pickle.dumps(function))
+    function.project(np.ones((2, 8), np.float32))
+    assert len(pickle.dumps(function)) == empty

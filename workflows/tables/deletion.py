@@ -146,6 +146,11 @@ def preview(dataset: str, names: Names, progress: Progress = silent) -> Preview:
 def _locate(dataset: str, names: Names, settings: Settings, executor: Executor) -> Located:
     """Locate rows in the source. Raises ValueError if no source file and no table version holds any."""
     source = dataset_of(Spec(dataset=dataset), settings)
+    if source.columns.numbered:
+        raise UsageError(
+            f"rows of {dataset} have no ids of their own, and their numbers change with the files: ingest it with "
+            "--id-column or --key-column to delete rows, or remove them from its files"
+        )
     ids, mine = _ids(source, names), tables_of(settings, dataset)
     located = Located(source, ids, {split: _files(source, split, ids, executor) for split in source.splits}, mine)
     if not len(located.rows) and not any(_holders(table, np.unique(ids), executor) for table in mine):

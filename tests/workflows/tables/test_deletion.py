@@ -221,3 +221,12 @@ def test_a_version_published_during_a_deletion_is_processed_too(settings, source
     assert rows_of(settings).keys() == rows_of(settings, "v1").keys() - {5, 1005} | set(range(9000, 9070))
     assert reindex(settings) == "v3"
     assert [version.name for version in table_of(settings).versions() if version.number > 0] == ["v1", "v2", "v3"]
+
+
+def test_rows_that_are_numbered_are_not_deleted_by_number(settings, tmp_path):
+    (tmp_path / "x").mkdir()
+    np.save(tmp_path / "x" / "0.npy", np.eye(4, dtype=np.float32))
+    datasets.ingest_source("numbered", str(tmp_path / "x"), settings, Columns(x=""))
+    for refuse in (deletion.delete, deletion.preview):
+        with pytest.raises(UsageError, match="rows of numbered have no ids of their own"):
+            refuse("numbered", [1])
