@@ -9,7 +9,6 @@ from typing import Any
 import mmh3
 import numpy as np
 
-from hashing.hamming.layout import read_only
 from hashing.mapreduce import Batch
 
 LANES = 64
@@ -34,7 +33,9 @@ class LaneDigest:
         rest = np.zeros(8 * LANES, np.uint8)
         rest[: len(content) - whole] = content[whole:]
         for words in (content[:whole], rest):
-            absorb(read_only(np.require(words.view(np.uint64), requirements="A")), self._lanes)
+            aligned = np.require(words.view(np.uint64), requirements="A")[:]
+            aligned.flags.writeable = False  # Numba compiles another signature for arrays that are not
+            absorb(aligned, self._lanes)
         self._lengths.update(len(content).to_bytes(8, "little"))
 
     def digest(self) -> bytes:
