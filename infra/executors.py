@@ -101,11 +101,11 @@ class Ray:
             _check_resources(resources, nodes())
         return replace(self, resources=resources)
 
-    def join(self) -> str:
+    def join(self, check: bool = True) -> str:
         """Connect to the cluster if needed, and return its description.
 
         Raises ConnectionError if the cluster at `address` does not answer; never starts a local one instead.
-        Raises SettingsError, with its name, if a node runs other code or libraries.
+        Raises SettingsError, with its name, if a node runs other code or libraries, unless `check` is false.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if not self.address:
@@ -118,7 +118,12 @@ class Ray:
         if not ray.is_initialized():
             if self.address:
                 _join(self.address)
-                check_versions()
+                if check:
+                    try:
+                        check_versions()
+                    except BaseException:
+                        ray.shutdown()  # else the next call would find the cluster joined, and not check it
+                        raise
                 logger.info("Joined %s", _describe())
             else:
                 _start(self.cpus)

@@ -87,10 +87,11 @@ class Settings(BaseSettings):
     @field_validator("catalog")
     @classmethod
     def _absolute_file(cls, url: str) -> str:
+        url = url.strip()
         if not re.fullmatch(r"|[\w-]+|[\w+-]+://.*", url):
             raise ValueError(
                 "expected a URL such as sqlite:///catalog.db, https://host/catalog or glue://, or the name of a "
-                f"catalog in the configuration of pyiceberg, found {url}"
+                "catalog in the configuration of pyiceberg"  # not what was found: a URL may hold a password
             )
         scheme, separator, rest = url.partition(":///")
         path, mark, options = rest.partition("?")

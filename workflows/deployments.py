@@ -92,7 +92,9 @@ def _deployments(spec: Spec, schedule: Schedule) -> Iterator[RunnerDeployment]:
     yield _deployment(
         reindex, table, {"spec": changed}, schedule.cron, schedule, tags, ConcurrencyLimitStrategy.ENQUEUE
     )
-    yield _deployment(evaluate_flow, table, {"table": table}, WEEKLY[0], schedule, tags)
+    protocol = spec.protocol.model_dump(mode="json", exclude_defaults=True)
+    measured = {"table": table, **({"protocol": protocol} if protocol else {})}
+    yield _deployment(evaluate_flow, table, measured, WEEKLY[0], schedule, tags)
     deep = {"table": table, "deep": True, "sample": SAMPLE}
     yield _deployment(verify_flow, table, deep, WEEKLY[1], schedule, tags)
     yield _deployment(gc_flow, "gc", {"grace": GRACE}, DAILY, schedule, [])

@@ -1,9 +1,10 @@
-"""What the flows of deployments share: the names of their runs, and their log lines."""
+"""What the flows of deployments share: the names of their runs, their log lines, and the artifact of metrics."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from prefect.artifacts import create_table_artifact
 from prefect.runtime import flow_run
 
 from storage.tables.table import table_name
@@ -23,3 +24,13 @@ def run_name() -> str:
 def log_of_run(flow: Any, flow_run: Any, state: Any) -> None:
     """Let the log lines of this project through, which a deployment sends to the server (a hook for running flows)."""
     log_lines()
+
+
+def artifact_key(table: str, kind: str) -> str:
+    """Return the key of an artifact: a-z, 0-9 and hyphens."""
+    return f"{table.replace('_', '-')}-{kind}"
+
+
+def metrics_artifact(table: str, metrics: list[dict[str, Any]], protocol: str) -> None:
+    """Publish the rows of `metric_rows` as a Prefect artifact."""
+    create_table_artifact(metrics, key=artifact_key(table, "metrics"), description=f"Metrics, by {protocol}")

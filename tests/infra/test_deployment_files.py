@@ -46,6 +46,8 @@ def overlay(name):
 
 def test_compose_is_valid_and_has_no_default_secrets():
     check({"services": compose()}, "compose")
+    for service in compose().values():
+        assert ("build" in service) == service["image"].startswith("hashkiln:")
     text = (INFRA / "compose.yaml").read_text()
     for name in SECRETS.keys() - {"RAY_CPUS"}:
         assert f"${{{name}:-" not in text
@@ -78,6 +80,8 @@ def test_overlays_of_kubernetes_are_valid(name):
         assert pod["securityContext"]["runAsNonRoot"]
         assert pod["containers"][0]["image"].startswith("registry.example.com/hashkiln:")
         assert not [item for item in pod["containers"][0].get("env", []) if "SECRET" in item["name"]]
+        assert {"readinessProbe", "livenessProbe"} <= pod["containers"][0].keys()  # those of the operator need wget
+    assert spec["authOptions"] == {"mode": "token", "secretName": "hashkiln-secrets"}
     wants = spec["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["resources"]["limits"]
     assert ("nvidia.com/gpu" in wants) == (name == "gpu")
     assert ("HASHKILN_ENCODE_GPUS" in objects["ConfigMap"]["data"]) == (name == "gpu")

@@ -134,8 +134,11 @@ def test_a_node_with_another_version_is_refused_by_its_name(ray_executor):
         installed = metadata.version
         metadata.version = lambda name: "0.1" if name == "numpy" else installed(name)  # in the driver only
         from infra.executors import connect
-        from infra.settings import Settings
-        connect(Settings()).join()
+        from infra.settings import Settings, SettingsError
+        try:
+            connect(Settings()).join()
+        except SettingsError:
+            connect(Settings()).join()  # is refused again
     """
     refused = run(code, RAY_ADDRESS=address)
     assert refused.returncode == 1
@@ -209,15 +212,12 @@ def test_only_the_file_of_a_catalog_is_a_path(catalog, stored, monkeypatch, tmp_
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        (
-            "HASHKILN_CATALOG",
-            "tables.db",
-            "expected a URL such as sqlite:///catalog.db, https.* or the name .*, found tables.db",
-        ),
+        ("HASHKILN_CATALOG", "tables.db", "expected a URL such as sqlite:///catalog.db, https.* or the name "),
+        ("HASHKILN_CATALOG", "postgre sql://user:secret@host", "(?s)^(?!.*secret)HASHKILN_CATALOG: expected a URL"),
         ("HASHKILN_WAREHOUSE", "~no-such-user/wh", "cannot expand ~ in ~no-such-user/wh"),
     ],
 )
-def test_settings_with_invalid_paths_are_refused(name, value, message, monkeypatch):
+def test_settings_with_invalid_paths_or_addresses_are_refused(name, value, message, monkeypatch):
     monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=message):
         Settings()

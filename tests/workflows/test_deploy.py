@@ -115,9 +115,14 @@ def test_deploy_creates_and_updates_and_a_run_sends_its_outcome(deploy, prefect,
     wanted = {"hashkiln.version.rejected", "hashkiln.version.published"}
     events = {"filter": {"event": {"name": sorted(wanted)}}}
     until(lambda: {e["event"] for e in prefect.read("events/filter", **events)["events"]} == wanted, 30, "both events")
-    logs = prefect.read("logs/filter", logs={"flow_run_id": {"any_": [published["id"]]}})
-    assert any("published sample__lsh8 v1: 40,000 rows" in line["message"] for line in logs)
-    assert any(line["name"].startswith("infra") for line in logs)  # our own lines: the Ray that runs it
+    of_run = {"flow_run_id": {"any_": [published["id"]]}}
+
+    def line(words, of):  # the server stores lines in batches, some after the run
+        logs = prefect.read("logs/filter", logs=of_run)
+        return any(words in line["message"] and line["name"].startswith(of) for line in logs)
+
+    until(lambda: line("published sample__lsh8 v1: 40,000 rows", "prefect"), 30, "the line of publishing")
+    until(lambda: line("Started local Ray", "infra"), 30, "our own line, of the Ray that runs it")
 
     _run(prefect, "-p", 'spec={"dataset": "nowhere"}')
     message = until(lambda: [one for one in messages if "failed" in one["subject"]], 60, "a message")[0]

@@ -17,7 +17,8 @@ from tests.prefect_server import ROOT, until
 from workflows.spec import Spec
 
 FILE, MARK = (ROOT / "prefect.yaml").read_text(), "# Template"
-TEMPLATE = re.sub(r"^# ?", "", FILE[FILE.index("\n", FILE.index(MARK)) + 1 :], flags=re.MULTILINE)
+START = FILE.index("\n", FILE.index(MARK)) + 1
+WITH_TEMPLATE = FILE[:START] + re.sub(r"^#", "", FILE[START:], flags=re.MULTILINE)
 DEPLOYMENTS = {entry["name"]: entry for entry in yaml.safe_load(FILE)["deployments"]}
 
 
@@ -43,7 +44,8 @@ def test_the_server_has_the_deployments_of_the_file(prefect, name):
 
 
 def test_the_template_is_a_deployment_of_the_flow():
-    (mine,) = yaml.safe_load(FILE[: FILE.index("deployments:")] + "deployments:\n" + TEMPLATE)["deployments"]
+    *others, mine = yaml.safe_load(WITH_TEMPLATE)["deployments"]
+    assert others == list(DEPLOYMENTS.values())
     spec = Spec.model_validate(mine["parameters"]["spec"])
     assert (spec.dataset, spec.method.bits, spec.gate.floors) == ("mine", 64, {"map": 0.25})
     assert mine.keys() - {"schedules"} == DEPLOYMENTS["reindex"].keys()

@@ -5,12 +5,14 @@ from __future__ import annotations
 from prefect import flow
 
 from infra.executors import Progress, connect, silent
+from infra.observability import Observer
 from infra.settings import Settings
 
 from ..checks import UsageError, check_protocol, check_resources, schema_of
 from ..context import Context, open_version
 from ..records import Report
-from ..scheduled import log_of_run, run_name
+from ..reports.run import metric_rows
+from ..scheduled import log_of_run, metrics_artifact, run_name
 from ..spec import Protocol, Spec
 from .version import measure_version
 
@@ -38,4 +40,6 @@ def evaluate_flow(
     table: str, version: str = "main", beside: str | None = None, protocol: Protocol | None = None
 ) -> Report:
     """Measure a version, by default the published one, on a schedule."""
-    return evaluate_version(table, version, beside, protocol or Protocol())
+    report = evaluate_version(table, version, beside, protocol or Protocol())
+    Observer(metrics_artifact)(table, metric_rows(report), report.protocol)
+    return report

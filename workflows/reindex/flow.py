@@ -33,7 +33,7 @@ from ..context import Context
 from ..export import export_published
 from ..records import Model, Report, RunOutcome, Staged, Verdict
 from ..reports.run import metric_rows, run_markdown, write_report
-from ..scheduled import log_of_run, run_name
+from ..scheduled import artifact_key, log_of_run, metrics_artifact, run_name
 from ..spec import Spec
 from . import pipeline
 from .fitting import fit
@@ -66,13 +66,10 @@ class TrainingTable:
             with get_client(sync_client=True) as client:
                 client.update_artifact(self.artifact, ArtifactUpdate(data=json.dumps(rows)))
         elif rows:
-            made = create_table_artifact(rows, key=_key(self.table, "training"), description="Epochs of training")
+            made = create_table_artifact(
+                rows, key=artifact_key(self.table, "training"), description="Epochs of training"
+            )
             self.artifact = cast(UUID, made)  # made is a coroutine only inside an event loop
-
-
-def _key(table: str, kind: str) -> str:
-    """Return the key of an artifact: a-z, 0-9 and hyphens."""
-    return f"{table.replace('_', '-')}-{kind}"
 
 
 def _transient(task: Any, run: Any, state: State[Any]) -> bool:
@@ -90,10 +87,10 @@ def _report(context: Context, staged: Staged, report: Report, verdict: Verdict) 
 
 def _artifacts(table: str, metrics: list[dict[str, Any]], protocol: str, summary: str, url: str) -> None:
     """Publish the report as Prefect artifacts."""
-    create_table_artifact(metrics, key=_key(table, "metrics"), description=f"Metrics, by {protocol}")
-    create_markdown_artifact(summary, key=_key(table, "summary"), description="Summary of the run")
+    metrics_artifact(table, metrics, protocol)
+    create_markdown_artifact(summary, key=artifact_key(table, "summary"), description="Summary of the run")
     link = url if "://" in url else f"file://{url}"
-    create_link_artifact(link, "report", key=_key(table, "report"), description=f"Report of the run: {url}")
+    create_link_artifact(link, "report", key=artifact_key(table, "report"), description=f"Report of the run: {url}")
 
 
 @dataclass(frozen=True)
@@ -140,13 +137,14 @@ def reindex(spec: Spec) -> RunOutcome:
     on_epochs = Observer(TrainingTable(table))
     run = TaskRunner(on_epochs)
     executor = connect(settings, _progress, on_epochs)
+
+    def on_publish(outcome: RunOutcome) -> None:
+        get_run_logger().info("published %s %s: %s rows", table, outcome.version, f"{outcome.rows:,}")
+        announce("published", **outcome.model_dump(mode="json"))
+
     try:
-        outcome = pipeline.reindex(pipeline.open_run(spec, settings, executor, _progress, run), run)
+        return pipeline.reindex(pipeline.open_run(spec, settings, executor, _progress, run), run, on_publish)
     except GateRejected as rejected:
         if not rejected.outcome:  # else no version was made: the published one breaks a rule
             announce("rejected", table, why=str(rejected))
         return cast(RunOutcome, Failed(name="Rejected", message=str(rejected), data=rejected))
-    if not outcome.unchanged:
-        get_run_logger().info("published %s %s: %s rows", table, outcome.version, f"{outcome.rows:,}")
-        announce("published", **outcome.model_dump(mode="json"))
-    return outcome

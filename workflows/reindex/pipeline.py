@@ -92,10 +92,12 @@ def encode(context: Context, run: Runner = call) -> Staged:
     return staged
 
 
-def reindex(context: Context, run: Runner = call) -> RunOutcome:
+def reindex(
+    context: Context, run: Runner = call, on_publish: Callable[[RunOutcome], None] = lambda outcome: None
+) -> RunOutcome:
     """Encode new and changed rows, compare the version with the published one, and publish it if the gate passes.
 
-    Then write the exports that the specification asks for.
+    Then call `on_publish`, and write the exports that the specification asks for.
 
     Raises GateRejected if the gate refuses the version, or if nothing changed and the published version breaks a rule;
     PublishConflict if another run published meanwhile; ExportFailed if the version is published but not exported.
@@ -123,6 +125,7 @@ def reindex(context: Context, run: Runner = call) -> RunOutcome:
         verdict=verdict,
         seconds=time.monotonic() - start,
     )
+    on_publish(outcome)
     return exported(outcome, context.spec, run)
 
 

@@ -36,8 +36,9 @@ def reindex(dataset: str, *, method: str = "itq", bits: int = 32, seed: int = 0,
     seed : int, default 0
         Random seed.
     **options
-        Fields of `workflows.spec.Spec`: source, code, refit, max_drift, bad_rows, index, protocol and gate, the last
-        two as dicts such as `gate={"floors": {"map": 0.25}}`. Others are hyper-parameters of the method, as in `fit`.
+        Fields of `workflows.spec.Spec`: source, code, refit, max_drift, bad_rows, index, precision, exports, protocol
+        and gate, the last three as dicts such as `gate={"floors": {"map": 0.25}}` or `exports={"npy": "out"}`. Others
+        are hyper-parameters of the method, as in `fit`.
 
     Returns
     -------

@@ -41,9 +41,11 @@ def test_an_export_that_fails_leaves_the_version_published_and_the_earlier_expor
     write_shard(source, "part4.parquet", blobs(200, D, seed=4, first_id=4000))
     of = spec(exports=exports, method={"method": "lsh", "bits": 16}, gate={"max_loss": {"map": 1.0}})
     context = pipeline.open_run(of, settings, InProcess())
+    published = []
     (tmp_path / "out" / "export.json").unlink()  # after the check, another program takes the folder
     with pytest.raises(ExportFailed, match=r"mine__lsh16 v2 is published, but .* npy .*: Run the same|v2 is published"):
-        pipeline.reindex(context)
+        pipeline.reindex(context, on_publish=published.append)
+    assert [outcome.version for outcome in published] == ["v2"]
     assert context.open_table().version().name == "v2"
     assert (tmp_path / "out" / "codes.npy").exists()
     shutil.rmtree(tmp_path / "out")
