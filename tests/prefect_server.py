@@ -38,6 +38,7 @@ class Prefect:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_LOGGING_LEVEL": "INFO",  # a command that ran in this process has set CRITICAL
             "HASHKILN_HOME": str(folder / "home"),
             "HASHKILN_CPUS": "2",
             "COLUMNS": "200",
