@@ -241,7 +241,7 @@ def cores() -> int:
 
 
 def _git(*command: str) -> str:
-    found = subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True)  # noqa: S607
+    found = subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True)  # noqa: S607  # git of the PATH
     return found.stdout.strip()
 
 

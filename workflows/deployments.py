@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import yaml
 from prefect.blocks.core import Block
@@ -19,12 +19,13 @@ from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow
 from prefect.settings import get_current_settings
 from prefect.types.entrypoint import EntrypointType
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import SecretStr, ValidationError
 
 from infra.settings import SettingsError
 from storage.tables.table import table_name
 
 from .checks import UsageError
+from .embedded import PACKAGES
 from .evaluation.flow import evaluate_flow
 from .reindex.flow import reindex
 from .spec import Spec
@@ -32,7 +33,7 @@ from .tables.gc import gc_flow
 from .tables.verify import verify_flow
 
 Channel = Literal["slack", "email", "webhook"]
-BLOCK = "hashkiln"  # name of the notification block
+BLOCK = "hashkiln-notify"  # name of the notification block
 ADDRESSES = {  # environment variables with the address and the secrets of each channel
     "slack": ("HASHKILN_NOTIFY_URL",),
     "webhook": ("HASHKILN_NOTIFY_URL",),
@@ -42,19 +43,17 @@ WEEKLY, DAILY = ("0 6 * * 0", "0 8 * * 0"), "0 4 * * *"  # evaluate and verify; 
 GRACE, SAMPLE = 7, 20  # days before gc deletes; shards that a weekly verification encodes again
 # Runs send the log lines of these packages to the server. Outside a run they are not sent.
 LOGS = {
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "hashing,storage,infra,workflows",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(PACKAGES),
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
 }
 
 
-class Schedule(BaseModel):
+class Schedule(NamedTuple):
     """When the flows of a dataset run, and where."""
 
-    model_config = ConfigDict(frozen=True)
-
-    cron: str = Field("0 2 * * *", description="schedule of reindex")
+    cron: str = "0 2 * * *"  # of reindex
     timezone: str = "UTC"
-    pool: str = Field("hashkiln", description="work pool")
+    pool: str = "hashkiln"  # work pool
 
 
 def deploy(spec: Spec, schedule: Schedule, channel: Channel | None = None) -> list[str]:
@@ -144,7 +143,7 @@ def _block(channel: Channel) -> Block:
 
 def _notify(client: SyncPrefectClient, block: Block) -> list[str]:
     """Create or update the automations of infra/automations.yaml, and return their names."""
-    identity = str(block.save(f"{BLOCK}-notify", overwrite=True))
+    identity = str(block.save(BLOCK, overwrite=True))
     silence = 3 * (get_current_settings().flows.heartbeat_frequency or 180)
     text = files("infra").joinpath("automations.yaml").read_text()
     text = text.replace("${BLOCK}", identity).replace("${SILENCE}", str(silence))

@@ -19,8 +19,7 @@ from storage.files import filesystem
 from storage.tables import iceberg, table
 
 PINNED = {"fastapi": ("0.139", "0.151"), "sqlalchemy": ("2.0", "2.1")}  # with others, servers fail without a message
-
-
+PROBE = b"probe"  # content of a file that is written to the warehouse and removed
 LEAST_FREE = 2**30  # bytes of a disk
 MOST_SKEW = 30  # seconds between clocks: versions and grace periods compare times of different machines
 
@@ -86,7 +85,7 @@ def _nodes(settings: Settings) -> list[dict[str, str]]:
     probe = filesystem.join(settings.warehouse_url, f".doctor-{uuid.uuid4().hex}")
     before = time.time()
     try:
-        filesystem.write_bytes(probe, b"probe")
+        filesystem.write_bytes(probe, PROBE)
         found = on_each_node(partial(_this_node, probe))
     finally:
         filesystem.remove(probe)
@@ -100,11 +99,10 @@ def _this_node(probe: str) -> Node:
     """Read what the driver wrote to the warehouse, write and delete there, and describe this machine."""
     import torch
 
-    own = f"{probe}-{uuid.uuid4().hex}"
     try:
-        if filesystem.read_bytes(probe) != b"probe":
-            raise OSError(f"the content of {probe} differs from what the driver wrote")
-        filesystem.write_bytes(own, b"probe")
+        _check_probe(probe)
+        own = f"{probe}-{uuid.uuid4().hex}"
+        filesystem.write_bytes(own, PROBE)
         filesystem.remove(own)
         problem = ""
     except Exception as error:  # any error is a finding to report
@@ -141,11 +139,15 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _warehouse(settings: Settings) -> str:
     probe = filesystem.join(settings.warehouse_url, f".doctor-{uuid.uuid4().hex}")
-    filesystem.write_bytes(probe, b"probe")
-    if filesystem.read_bytes(probe) != b"probe":
-        raise OSError(f"the content of {probe} differs from what was written to it")
+    filesystem.write_bytes(probe, PROBE)
+    _check_probe(probe)
     filesystem.remove(probe)
     return f"{settings.warehouse_url}, writable"
+
+
+def _check_probe(url: str) -> None:
+    if filesystem.read_bytes(url) != PROBE:
+        raise OSError(f"the content of {url} differs from what was written to it")
 
 
 def _catalog(settings: Settings) -> str:

@@ -212,8 +212,8 @@ def within(queries, planes, size, position, radius, ends, positions, distances):
 def topk(queries, planes, size, position, k, sizes, limits, distances, positions):
     """Add the rows that may be among the k nearest to distances and positions (q, capacity).
 
-    Query i has sizes[i] candidates so far, of which k are nearer than limits[i]. When the capacity, which is more than
-    k, is reached, only the k nearest candidates are kept. `position` is the position of row 0 in the database.
+    Query i has sizes[i] candidates so far. k of them are nearer than limits[i]. When the capacity (> k) is reached,
+    only the k nearest candidates are kept. `position` is the position of row 0 in the database.
     """
     use_wide_vectors()
     tile, counts, capacity = distance_buffer(queries), np.empty(65536, np.int32), distances.shape[1]

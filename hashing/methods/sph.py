@@ -15,7 +15,7 @@ from . import register
 @register
 @dataclass(frozen=True)
 class SpH:
-    """Spherical hashing: spheres that each contain half of the rows, and each two of which share a quarter.
+    """Spherical hashing: each bit is a sphere that contains half of the rows, and any two spheres share a quarter.
 
     The bits, inside or outside a sphere, are then balanced and pairwise independent. Pivots repel each other if their
     spheres share too many rows and attract each other if they share too few; radii are median distances. The iteration

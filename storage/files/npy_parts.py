@@ -1,4 +1,4 @@
-"""Vectors in the .npy files of a folder, and other columns of the same rows in Parquet files of a folder beside it.
+"""Read vectors from .npy files. A second folder may have Parquet files with the other columns of the same rows.
 
 A file of vectors belongs to the Parquet file with the same number at the end of its name, as clip-retrieval writes and
 embedding-reader reads them: img_emb/img_emb_7.npy, metadata/metadata_7.parquet.

@@ -1,4 +1,4 @@
-"""Index files: arrays derived from the codes of a part, in a file beside it.
+"""Write and read the index file of a part: arrays computed from its codes.
 
 `index/<digest>-<format>.mih` has the digest of the part and the number of the format, so a file of a changed part or of
 another format is not found, and `gc` deletes it. It holds the arrays one after another and a digest of them.

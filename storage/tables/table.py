@@ -238,8 +238,8 @@ class CodeTable:
     def _listed(self, manifests: Sequence[ManifestFile]) -> list[Part]:
         """Return the parts that manifests list.
 
-        Manifests never change, so they are read once in a process: the commits and stages of a run, each of which needs
-        all parts, then cost what changed. A scan by Iceberg takes longer, because it evaluates filters for each file.
+        Manifests never change, so each is read once in a process. Every commit and stage of a run needs all parts, and
+        now reads only new manifests. A scan by Iceberg takes longer, because it evaluates filters for each file.
         """
         io, known = self.iceberg.io, dict(_MANIFESTS)
         new = [manifest for manifest in manifests if manifest.manifest_path not in known]

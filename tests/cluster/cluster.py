@@ -6,19 +6,12 @@ import sys
 import time
 from pathlib import Path
 
+from tests.prefect_server import until
+
 SHARDS, ROWS, D = 12, 20_000, 96  # a new version has this number of new shards
 HERE = Path(__file__).parent
 PROGRAMS = str(HERE / "programs.py")
 REINDEX = ("reindex", "--dataset", "mine", "--bits", "64", "--queries", "500", "--set", "n_iter=20")
-
-
-def until(found, seconds, what):
-    """Return the first true result of `found`, called repeatedly."""
-    deadline = time.monotonic() + seconds
-    while not (result := found()):
-        assert time.monotonic() < deadline, f"expected {what} within {seconds} s"
-        time.sleep(0.1)
-    return result
 
 
 class Run:
@@ -92,6 +85,13 @@ class Cluster:
         """Start a command on the driver's host."""
         self.runs += 1
         return Run(self.services, self.folder, self.runs, [*program, *command], environment)
+
+    def reindex_to(self, line, *options):
+        """Grow the source, start to re-index it, and wait for a line of the log; the run."""
+        self.grow()
+        run = self.run(*REINDEX, *options)
+        run.reaches(line)
+        return run
 
     def command(self, *command):
         """Run a `hashkiln` command to its end; its exit code and seconds."""

@@ -59,9 +59,7 @@ def test_slurm_runs_a_command_on_its_nodes(cluster, slurm, summary):
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_worker_is_killed(cluster, summary, stage):
     begin, end = STAGES[stage]
-    cluster.grow()
-    run = cluster.run(*REINDEX, *(("--refit", "always") if stage == "fit" else ()))
-    run.reaches(begin)
+    run = cluster.reindex_to(begin, *(("--refit", "always") if stage == "fit" else ()))
     at = time.time()
     cluster.hosts["ray-worker-1"].kill()
     assert end not in run.text, "the stage ended before the worker was killed"
@@ -74,9 +72,7 @@ def test_a_worker_is_killed(cluster, summary, stage):
 
 
 def test_the_link_of_a_worker_is_cut_and_restored(cluster, summary):
-    cluster.grow()
-    run = cluster.run(*REINDEX)
-    run.reaches(STAGES["encode"][0])
+    run = cluster.reindex_to(STAGES["encode"][0])
     at = time.time()
     cluster.hosts["ray-worker-2"].cut()
     noticed = cluster.lost("ray-worker-2", at)
@@ -89,9 +85,7 @@ def test_the_link_of_a_worker_is_cut_and_restored(cluster, summary):
 
 
 def test_the_head_is_killed_and_restarted(cluster, summary):
-    cluster.grow()
-    run = cluster.run(*REINDEX)
-    run.reaches(STAGES["encode"][0])
+    run = cluster.reindex_to(STAGES["encode"][0])
     at = time.monotonic()
     cluster.hosts["ray-head"].kill()
     code, _ = run.ends()
@@ -107,9 +101,7 @@ def test_the_head_is_killed_and_restarted(cluster, summary):
 
 
 def test_the_host_of_the_driver_is_lost(cluster, summary):
-    cluster.grow()
-    run = cluster.run(*REINDEX)
-    run.reaches(STAGES["evaluate"][0])
+    cluster.reindex_to(STAGES["evaluate"][0])
     at = time.time()
     cluster.hosts["driver"].kill()
     noticed = cluster.lost("driver", at)
@@ -121,9 +113,7 @@ def test_the_host_of_the_driver_is_lost(cluster, summary):
 
 
 def test_postgresql_is_restarted(cluster, summary):
-    cluster.grow()
-    run = cluster.run(*REINDEX)
-    run.reaches(STAGES["encode"][0])
+    run = cluster.reindex_to(STAGES["encode"][0])
     cluster.hosts["postgres"].kill()
     cluster.restart("postgres")
     code, seconds = run.ends()
@@ -136,10 +126,8 @@ def test_postgresql_is_restarted(cluster, summary):
 
 
 def test_s3_is_slow_and_then_away(cluster, summary):
-    cluster.grow()
     store = cluster.hosts["s3"]
-    run = cluster.run(*REINDEX)
-    run.reaches(STAGES["encode"][0])
+    run = cluster.reindex_to(STAGES["encode"][0])
     store.limit("40mbit")
     cluster.holds(5)
     store.cut()
@@ -152,9 +140,7 @@ def test_s3_is_slow_and_then_away(cluster, summary):
 
 
 def test_the_prefect_server_is_away_for_a_minute(cluster, summary):
-    cluster.grow()
-    run = cluster.run(*REINDEX)
-    run.reaches(STAGES["encode"][0])
+    run = cluster.reindex_to(STAGES["encode"][0])
     cluster.hosts["prefect"].cut()
     cluster.holds(60)
     cluster.hosts["prefect"].restore()

@@ -77,7 +77,7 @@ def test_only_the_indexes_of_new_parts_are_stored(settings, source, monkeypatch)
     monkeypatch.setattr(indexing, "_store_one", lambda shard: stored.append(shard.part.shard) or store(shard))
     opening.open(TABLE)
     opening.open(TABLE, index=True)
-    assert stored == []  # storage grows only if asked for
+    assert stored == []  # an index is stored only on request
     opening.open(TABLE, index="stored")
     assert len(stored) == len(index_files(settings)) == 4
     opening.open(TABLE, index="stored", resident=False)
@@ -95,7 +95,7 @@ def test_only_the_indexes_of_new_parts_are_stored(settings, source, monkeypatch)
 def test_reindex_stores_what_is_missing_when_asked(settings, source, monkeypatch):
     assert nothing_to_do(spec())
     assert index_files(settings) == set()
-    monkeypatch.setattr("workflows.reindex.run.store_missing", lambda *_: pytest.fail("asked for nothing"))
+    monkeypatch.setattr("workflows.reindex.run.store_missing", lambda *_: pytest.fail("wrote an index"))
     assert nothing_to_do(spec())
     monkeypatch.undo()
     monkeypatch.setenv("HASHKILN_EXECUTOR", "inprocess")

@@ -70,7 +70,8 @@ Precision = Annotated[
     ),
 ]
 Index = Annotated[
-    bool, typer.Option("--index", help="Store a multi-index beside each part, which takes about four times its size.")
+    bool,
+    typer.Option("--index", help="Store a multi-index beside each part: 4 bytes for each row and piece of its code."),
 ]
 Relevance = Annotated[
     Literal["auto", "labels", "neighbours", "graded"],
