@@ -61,7 +61,7 @@ def measured(options: argparse.Namespace) -> Iterator[measure.Row]:
         reader = Reader("t", version, (), function, shards, InProcess(), settings, resident)
         x = np.concatenate([batch.x for shard in dataset.shards("query") for batch in shard])
         first = []
-        for i in range(-21, 0):
+        for i in range(len(x) - 21, len(x)):
             start = time.thread_time()
             reader.search(x[i : i + 1], 10, rerank=100)
             first.append(time.thread_time() - start)
