@@ -29,6 +29,19 @@ def sgn(u: Tensor) -> Tensor:
     return (u.detach() >= 0).to(u.dtype) * 2 - 1
 
 
+def bihalf(u: Tensor, ids: Array) -> Tensor:
+    """Return +1 for the floor(n / 2) largest outputs of each bit in the batch and -1 for the others.
+
+    Its gradient is that of u. Among equal outputs the row with the lowest id, of ids (n,), comes first, so the result
+    does not depend on the order of the rows. Source: BiHalf, Li & van Gemert, AAAI 2021.
+    """
+    from .batches import copied
+
+    by_id = copied(np.argsort(ids), u.device)
+    largest = by_id[u.detach()[by_id].argsort(0, descending=True, stable=True)[: len(u) // 2]]
+    return u.detach().new_full(u.shape, -1.0).scatter(0, largest, 1.0) + (u - u.detach())
+
+
 def softplus(t: Tensor) -> Tensor:
     """Return log(1 + exp(t)) without overflow."""
     return (t + t.abs()) / 2 + t.abs().neg().exp().log1p()  # not clamp(t, 0): its slope at 0 is 1, not 1 / 2
@@ -97,6 +110,18 @@ def cauchy(distances: Tensor, s: Tensor, gamma: float) -> Tensor:
     Source: DCH, Cao et al., CVPR 2018, equation 5, rearranged so that it is finite at d = 0.
     """
     return s * (distances / gamma).log1p() + (1 - s) * (gamma / distances.clamp(min=1e-6)).log1p()
+
+
+def descended(b: Tensor, q: Tensor, gram: Tensor, sweeps: int) -> Tensor:
+    """Return codes B (n, n_bits) in {-1, +1} that lower tr(BGB') - 2 tr(BQ'), starting from b, which is overwritten.
+
+    One bit at a time is solved for all rows, with the others fixed. q is (n, n_bits), and gram G (n_bits, n_bits) is
+    symmetric. Source: Shen et al., Supervised discrete hashing, CVPR 2015, section 3.3.
+    """
+    for _ in range(sweeps):
+        for k in range(b.shape[1]):
+            b[:, k] = sgn(q[:, k] - b @ gram[:, k] + b[:, k] * gram[k, k])
+    return b
 
 
 # --- triplets ------------------------------------------------------------------------------------------------------

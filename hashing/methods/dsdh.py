@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..deep.contract import Outputs, Tensor
-from ..deep.losses import likelihood, over_pairs, sgn, similarity
+from ..deep.losses import descended, likelihood, over_pairs, sgn, similarity
 from ..deep.method import Deep
 from . import register
 
@@ -42,8 +42,4 @@ class DSDH(Deep):
         gram.diagonal().add_(self.nu / self.mu)
         w = gram.inverse() @ (b.T @ y)
         q = y @ w.T + self.eta / self.mu * u
-        product = w @ w.T
-        for _ in range(self.sweeps):
-            for k in range(self.n_bits):
-                b[:, k] = sgn(q[:, k] - b @ product[:, k] + b[:, k] * product[k, k])
-        return b
+        return descended(b, q, w @ w.T, self.sweeps)

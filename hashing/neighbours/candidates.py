@@ -120,19 +120,30 @@ class AsymmetricTopK:
             distances = np.zeros(len(batch.ids))
             for costs, place in zip(byte_costs(u), places, strict=True):
                 distances += costs[place]
-            near = np.flatnonzero(distances <= state[0][i, -1])
-            if len(near) > self.k:
-                near = near[distances[near] <= np.partition(distances[near], self.k - 1)[self.k - 1]]
-            distances, ids = np.append(state[0][i], distances[near]), np.append(state[1][i], batch.ids[near])
-            state[0][i : i + 1], state[1][i : i + 1] = first_k(distances[None], ids[None], self.k)
+            add_nearest(state, i, distances, batch.ids)
         return state
 
     def merge(self, left: Table, right: Table) -> Table:
-        distances, ids = (np.hstack(parts) for parts in zip(left, right, strict=True))
-        return first_k(distances, ids, self.k)
+        return merged(left, right)
 
     def finish(self, state: Table) -> Table:
         return state
+
+
+def add_nearest(table: Table, i: int, distances: Array, ids: Array) -> None:
+    """Replace row i of a table (q, k) by the first k, by (distance, id), of itself and of rows with distances (n,)."""
+    k = table[0].shape[1]
+    near = np.flatnonzero(distances <= table[0][i, -1])
+    if len(near) > k:
+        near = near[distances[near] <= np.partition(distances[near], k - 1)[k - 1]]
+    distances, ids = np.append(table[0][i], distances[near]), np.append(table[1][i], ids[near])
+    table[0][i : i + 1], table[1][i : i + 1] = first_k(distances[None], ids[None], k)
+
+
+def merged(left: Table, right: Table) -> Table:
+    """Return the first k, by (distance, id), of each row of two tables (q, k)."""
+    distances, ids = (np.hstack(parts) for parts in zip(left, right, strict=True))
+    return first_k(distances, ids, left[0].shape[1])
 
 
 def byte_costs(u: Array) -> Array:

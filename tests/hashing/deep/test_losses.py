@@ -196,6 +196,26 @@ def test_the_sign_of_zero_is_one_and_has_no_gradient():
     assert not losses.sgn(u).requires_grad
 
 
+def test_bihalf_gives_each_bit_as_many_ones_as_half_the_rows_and_breaks_ties_by_id():
+    ids = RNG.permutation(10 * N)[:N]
+    u = tensor(np.round(U)).requires_grad_()  # many outputs are equal
+    found = losses.bihalf(u, ids)
+    for k in range(BITS):
+        order = sorted(range(N), key=lambda i: (-np.round(U)[i, k], ids[i]))
+        assert found[order, k].tolist() == [1.0] * (N // 2) + [-1.0] * (N - N // 2)
+    other = RNG.permutation(N)  # such as from other workers
+    assert torch.equal(losses.bihalf(u[other], ids[other]), found[other])
+    (found * tensor(U)).sum().backward()
+    assert torch.equal(u.grad, tensor(U))
+
+
+def test_descended_codes_have_no_bit_left_to_flip():
+    gram, q = W @ W.T, 5 * U
+    b = losses.descended(tensor(SIGNS), tensor(q), tensor(gram), 20).numpy()
+    for k in range(BITS):
+        np.testing.assert_array_equal(b[:, k], np.where(q[:, k] - b @ gram[:, k] + b[:, k] * gram[k, k] >= 0, 1, -1))
+
+
 def test_orthogonality_is_measured_on_the_smaller_side():
     q = np.linalg.qr(RNG.standard_normal((9, BITS)))[0]
     for w in (q, q.T):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from hashing.deep import networks
 from hashing.deep.contract import Outputs
 from hashing.methods import METHODS
 
@@ -63,6 +64,84 @@ def classification(head, features):
 def test_dpsh():
     expected = over_pairs(lambda i, j: likelihood(U, U, i, j)) + 0.1 * ((U - signs(U)) ** 2).mean()
     assert objective(METHODS["dpsh"](BITS), U) == pytest.approx(expected)
+
+
+def test_dbdh_balances_each_code():
+    v = np.clip(U, -1, 1)
+    expected = over_pairs(lambda i, j: likelihood(v, v, i, j)) + 0.1 * np.mean([row.mean() ** 2 for row in v])
+    assert objective(METHODS["dbdh"](BITS), U) == pytest.approx(expected)
+
+
+def test_lcdsh_keeps_the_similarity_of_outputs_in_codes():
+    b = signs(U)
+
+    def value(i, j):
+        return likelihood(U, U, i, j) + 3 * (sigmoid(U[i] @ U[j] / 2) - sigmoid(b[i] @ b[j] / 2)) ** 2
+
+    assert objective(METHODS["lcdsh"](BITS), U) == pytest.approx(over_pairs(value))
+
+
+def test_idhn_grades_pairs_that_share_some_labels():
+    v = U / (1 + np.abs(U))
+    kinds = set()
+
+    def value(i, j):
+        s = Y[i] @ Y[j] / max(1, np.sqrt(Y[i].sum() * Y[j].sum()))
+        kinds.add(min(s, 1 - s) > 0.01)
+        if min(s, 1 - s) > 0.01:
+            return 0.1 * BITS * ((v[i] @ v[j] + BITS) / (2 * BITS) - s) ** 2
+        w = 5 * v[i] @ v[j] / BITS
+        return np.log1p(np.exp(w)) - round(s) * w
+
+    expected = over_pairs(value) + 0.1 * np.abs(np.abs(v) - 1).mean()
+    assert objective(METHODS["idhn"](BITS), U) == pytest.approx(expected)
+    assert kinds == {True, False}
+
+
+def test_dshsd_classifies_and_compares():
+    method = METHODS["dshsd"](BITS)
+    head = method.head(3, C).double()
+    v = np.tanh(U)
+    expected = classification(head, v) + 0.05 * over_pairs(lambda i, j: contrastive(v, i, j))
+    assert objective(method, U, head) == pytest.approx(expected)
+
+
+def test_adsh_fits_the_similarity_by_outputs_and_codes():
+    method, z = METHODS["adsh"](BITS), np.tanh(U)
+    similar = np.maximum(SIMILAR, np.eye(N))
+    s = np.where(similar == 1, 1, -similar.sum() / (1 - similar).sum())
+
+    def value(v):
+        fit = np.mean([(v[j] @ z[i] - BITS * s[i, j]) ** 2 / BITS for i in range(N) for j in range(N)])
+        return fit + 0.1 * ((v - z) ** 2).mean()
+
+    v = method.codes(torch.tensor(z), method.similarity(torch.tensor(Y))).numpy()
+    assert objective(method, U) == pytest.approx(value(v))
+    assert value(v) < value(signs(U))
+    for i, k in np.ndindex(v.shape):  # no flip of one bit lowers the objective
+        v[i, k] *= -1
+        assert value(v) > objective(method, U)
+        v[i, k] *= -1
+
+
+def test_bihalf_keeps_cosines_and_passes_gradients_on():
+    network = networks.build("linear", 3, BITS).double()
+    x = RNG.standard_normal((N, 3))
+    method, half = METHODS["bihalf"](BITS), N // 2
+    b = np.array([[1.0 if sum(U[:, k] > u) < half else -1.0 for k, u in enumerate(row)] for row in U])
+
+    def cosine(a, b):
+        return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+
+    u = torch.tensor(U, requires_grad=True)
+    out = Outputs(u, None, torch.tensor(x), np.arange(N), 0.5, network, None, None, None)
+    loss = method.loss(out)
+    pairs = over_pairs(lambda i, j: (cosine(b[i], b[j]) - cosine(x[i], x[j])) ** 2)
+    assert loss.item() == pytest.approx(pairs + 3 * ((U - b) ** 2).mean())
+    loss.backward()
+    codes = torch.tensor(b, requires_grad=True)
+    method.loss(out._replace(u=codes)).backward()  # of which the halves are these codes, and the second term is 0
+    np.testing.assert_allclose(u.grad, codes.grad + 6 * (U - b) / (N * BITS))
 
 
 def test_dsh_pulls_both_rows_of_a_pair_to_the_corners():
@@ -158,7 +237,7 @@ def test_prdh_compares_views_with_each_other_and_themselves():
     assert objective(METHODS["prdh"](BITS), np.hstack([U, V])) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("name", ["cnnh", "drsch", "subic", "dlbhc", "dhln", "itdh"])
+@pytest.mark.parametrize("name", ["cnnh", "drsch", "subic", "dlbhc", "dhln", "itdh", "dshsd"])
 @pytest.mark.parametrize("scale", [0, 1, 1e4])
 def test_objectives_with_a_head_are_finite_at_extremes(name, scale):
     method = METHODS[name](8)
