@@ -12,7 +12,11 @@ APART = 2**32  # added to the seed, because the seed itself samples other rows, 
 
 
 class Outputs(NamedTuple):
-    """The input of a loss: one batch of all workers together. Gradients flow through u and head."""
+    """The input of a loss: one batch of all workers together. Gradients flow through u and head.
+
+    If the method trains on several copies of each row (`Deep.copies`), n counts all of them: first one copy of each
+    row, then, in the same order, the next.
+    """
 
     u: Tensor  # (n, n_bits); (n, 2 n_bits) for two views
     y: Tensor  # (n, c) multi-hot labels
@@ -54,6 +58,7 @@ class Trainable(Protocol):
     recompute: bool
     seed: int
     views: ClassVar[int]
+    copies: ClassVar[int]
     hash_layer: ClassVar[str]
 
     @property

@@ -38,7 +38,7 @@ def bihalf(u: Tensor, ids: Array) -> Tensor:
     from .batches import copied
 
     by_id = copied(np.argsort(ids), u.device)
-    largest = by_id[u.detach()[by_id].argsort(0, descending=True, stable=True)[: len(u) // 2]]
+    largest = by_id[u.detach()[by_id].argsort(dim=0, descending=True, stable=True)[: len(u) // 2]]
     return u.detach().new_full(u.shape, -1.0).scatter(0, largest, 1.0) + (u - u.detach())
 
 
@@ -191,6 +191,18 @@ def bit_entropy(p: Tensor) -> Tensor:
 def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Return the cross-entropy of each entry, given logits and targets in [0, 1]."""
     return softplus(logits) - target * logits
+
+
+def contrastive_entropy(z: Tensor, temperature: float) -> Tensor:
+    """Return NT-Xent: the mean cross-entropy of finding each row's other copy by cosine among all other rows of z.
+
+    The first half of z are one copy of each row, the second half the other. Source: SimCLR, Chen et al., ICML 2020.
+    """
+    n = len(z) // 2
+    logits = cosine(z) / temperature
+    found = logits.diagonal(n).sum() + logits.diagonal(-n).sum()
+    others = logits.masked_fill((logits.detach() * 0).fill_diagonal_(1).bool(), float("-inf"))
+    return (others.logsumexp(1).sum() - found) / len(z)
 
 
 # --- means over all rows, or over the rows where `rows` (n,) is 1, not 0 --------------------------------------------

@@ -62,6 +62,7 @@ class Deep:
 
     supervised: ClassVar[bool] = True
     views: ClassVar[int] = 1
+    copies: ClassVar[int] = 1  # of each row of a batch; of several, each is changed at random: see Outputs
     hash_layer: ClassVar[str] = "linear"
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ from .batches import copied
 from .recompute import recomputed
 
 Network = TypeVar("Network", bound=nn.Module)
+CHANGED = 0.1  # share of the values of a row that `perturbed` changes
 _lock = Lock()
 _latest: dict[str, HashNetwork | TwoViews] = {}  # at most one: DeepHash.digest -> its network
 _callers = 0  # number of callers inside one_thread
@@ -96,6 +97,16 @@ class HashNetwork(nn.Module):
         """Return images mirrored and shifted at random, and other rows unchanged."""
         return augmented(x) if self.sees_pictures else x
 
+    def perturbed(self, x: Tensor) -> Tensor:
+        """Return images mirrored and shifted at random, other rows with random values replaced by their means.
+
+        In texts, words are left out at random.
+        """
+        if self.sees_pictures:
+            return augmented(x)
+        changed = torch.rand(x.shape, device=x.device) < CHANGED
+        return torch.where(changed, self.standard.mean if self.standardised else 0.0, x)
+
 
 class TwoViews(nn.Module):
     """Rows (n, d) of two concatenated views, such as image and text -> [F G] (n, 2 n_bits), one half for each view.
@@ -129,6 +140,9 @@ class TwoViews(nn.Module):
 
     def augmented(self, x: Tensor) -> Tensor:
         return torch.cat([view.augmented(half) for view, half in zip(self.views, self.halves(x), strict=True)], 1)
+
+    def perturbed(self, x: Tensor) -> Tensor:
+        return torch.cat([view.perturbed(half) for view, half in zip(self.views, self.halves(x), strict=True)], 1)
 
     def forward(self, x: Tensor) -> Tensor:
         views = zip(self.views, self.halves(x), strict=True)

@@ -35,6 +35,7 @@ from .stored import stored
 
 CHECKPOINT_STEPS = 500
 SEEDS = 256  # steps whose seeds are computed at once
+COPIES = 2**20  # stream of random numbers of the copies of rows; each worker has its own streams below
 CHECK_STEPS = 50  # steps between two checks of the loss, which wait for the device
 
 
@@ -149,8 +150,11 @@ class Run:
             group["lr"] = group["base_lr"] * 0.5 * (1 + math.cos(math.pi * progress))
         self._seed(1 + worker.rank)
         x = _all_rows(rows.x, worker).float()
-        mine = x[worker.rank * len(rows.x) : (worker.rank + 1) * len(rows.x)]
-        mine = self.network.augmented(mine) if self.method.augment else mine
+        if self.method.copies > 1:
+            mine = self._copies(x)
+        else:
+            mine = x[worker.rank * len(rows.x) : (worker.rank + 1) * len(rows.x)]
+            mine = self.network.augmented(mine) if self.method.augment else mine
         chunks = torch.split(mine, self.method.chunk or len(mine))
         self.optimizer.zero_grad()
         outputs = self._outputs(chunks)
@@ -158,7 +162,7 @@ class Run:
         self._seed(0)  # the loss is of the whole batch: all workers need the same random numbers
         targets = None if rows.targets is None else _all_rows(rows.targets, worker)
         seen = Outputs(u, rows.y, x, rows.ids, progress, self.network, self.head, targets, rows.labels)
-        loss = self.method.objective(seen)
+        loss = self.method.objective(_by_copy(seen, self.method.copies))
         loss.backward()
         if len(chunks) > 1:
             self._backward(chunks, outputs)
@@ -168,6 +172,16 @@ class Run:
         self.step, self.taken, self.rows = self.step + 1, self.taken + 1, self.rows + len(rows.ids)
         if self.step % CHECK_STEPS == 0:
             self.check_loss()
+
+    def _copies(self, x: Tensor) -> Tensor:
+        """Return the copies of this worker's rows, those of a row in succession, each changed at random.
+
+        They are drawn for the rows of all workers, so that they do not depend on the number of workers.
+        """
+        self._seed(COPIES)
+        copies = self.network.perturbed(x.repeat_interleave(self.method.copies, 0))
+        self._seed(1 + self.worker.rank)
+        return copies.chunk(self.worker.world)[self.worker.rank]
 
     def _outputs(self, chunks: Sequence[Tensor]) -> Tensor:
         """Return u (n / world, n_bits) float32. Of several chunks, it has no graph: `_backward` computes it again."""
@@ -290,6 +304,16 @@ def _optimizer(method: Trainable, network: nn.Module, head: nn.Module | None, de
     if method.optimizer == "adam":
         return torch.optim.Adam(groups, method.lr, weight_decay=method.weight_decay, fused=fused)
     return torch.optim.SGD(groups, method.lr, momentum=0.9, weight_decay=method.weight_decay, fused=fused)
+
+
+def _by_copy(out: Outputs, copies: int) -> Outputs:
+    """Return outputs with one copy of each row, then the next, given u with all copies of a row in succession."""
+    if copies == 1:
+        return out
+    u = out.u.view(-1, copies, out.u.shape[1]).transpose(0, 1).flatten(0, 1)
+    y, x, targets = (None if part is None else part.repeat(copies, 1) for part in (out.y, out.x, out.targets))
+    ids, labels = np.tile(out.ids, copies), np.tile(out.labels, (copies, 1))
+    return out._replace(u=u, y=y, x=x, ids=ids, targets=targets, labels=labels)
 
 
 def _gathered(u: Tensor, worker: Worker) -> Tensor:

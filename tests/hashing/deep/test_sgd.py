@@ -12,6 +12,7 @@ from hashing.deep import sgd
 from hashing.deep.method import Deep, facts, held_out
 from hashing.deep.stored import Rows
 from hashing.mapreduce import Data
+from hashing.methods.cibhash import CIBHash
 from hashing.methods.dpsh import DPSH
 from hashing.methods.sgh import SGH
 from infra.executors import InProcess
@@ -121,9 +122,10 @@ def test_an_interrupted_run_ends_with_the_same_bits(dies_after, monkeypatch):
     assert [epoch["epoch"] for epoch in sgd.outcome(again.state)[1]] == [1, 2, 3]
 
 
-def test_an_interrupted_run_continues_with_the_same_random_numbers(monkeypatch):
+@pytest.mark.parametrize("drawn", [SGH, CIBHash])  # the codes of one, and the copies of the other, are drawn
+def test_an_interrupted_run_continues_with_the_same_random_numbers(drawn, monkeypatch):
     monkeypatch.setattr(sgd, "CHECKPOINT_STEPS", 2)
-    method = SGH(n_bits=8, epochs=2, batch_size=64)  # its codes are drawn
+    method = drawn(n_bits=8, epochs=2, batch_size=64)
     whole = run(Reporter(), method)
     with pytest.raises(CutOff):
         run(cut_off := Reporter(dies_after=2), method)
@@ -278,10 +280,76 @@ def test_a_loss_that_fails_later_names_its_epoch_and_its_steps(monkeypatch):
         run(Reporter(), Failing(**vars(METHOD)))
 
 
+# --- copies of rows ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Copied(DPSH):
+    """A method of two copies that shows the outputs of its last batch."""
+
+    copies = 2
+
+    def loss(self, out):
+        self.seen.append(out)
+        return super().loss(out)
+
+
+def test_outputs_are_those_of_the_first_copies_then_of_the_second():
+    method, data = Copied(**vars(replace(METHOD, network="linear"))), Data([[ROWS]], InProcess())
+    object.__setattr__(method, "seen", [])
+    state = sgd.Run(Reporter(), method, facts(data, method), {})
+    before = torch.nn.Linear(32, 8)
+    before.load_state_dict(state.network.hash.state_dict())
+    batch = ROWS.take(slice(0, 64))
+    state.take_step(placed(batch))
+    (out,) = method.seen
+    np.testing.assert_array_equal(out.ids, np.tile(batch.ids, 2))
+    for part, whole in ((out.x, batch.x), (out.y, batch.y), (out.labels, batch.y)):
+        np.testing.assert_array_equal(part, np.tile(whole, (2, 1)))
+    own = before(state.network.scaled(torch.tensor(batch.x)))
+    first, second = (part.detach() - own.detach() for part in out.u.chunk(2))
+    assert not torch.equal(first, second)
+    for changed in (first, second):  # much less than rows differ
+        assert 0 < changed.square().mean() < 0.3 * own.var()
+
+
+def test_copies_do_not_depend_on_the_number_of_workers():
+    def copies(rank, world):
+        worker = Reporter()
+        worker.rank, worker.world = rank, world
+        state = sgd.Run(worker, replace(METHOD), known, {})
+        state.method = Copied(**vars(METHOD))
+        return state._copies(torch.tensor(ROWS.x[:64]))
+
+    known = facts(Data([[ROWS]], InProcess()), METHOD)
+    whole = copies(0, 1)
+    assert whole.shape == (128, 32)
+    for world in (2, 4):
+        assert torch.equal(torch.cat([copies(rank, world) for rank in range(world)]), whole)
+    mean = torch.tensor(ROWS.x[sorted(trained_rows(METHOD))].mean(0))
+    kept = whole == torch.tensor(ROWS.x[:64]).repeat_interleave(2, 0)
+    assert kept.float().mean() == pytest.approx(0.9, abs=0.02)
+    assert torch.allclose(whole[~kept], mean.expand(whole.shape)[~kept], rtol=1e-5)
+
+
+def test_copies_of_texts_lack_words_and_those_of_images_are_moved():
+    text, image = sgd.networks.build("text", 16, 8), sgd.networks.build("cnn", 16 * 16, 8)
+    words = torch.arange(1, 1601).view(100, 16).float()
+    left = text.perturbed(words)
+    assert set((left / words).flatten().tolist()) == {0.0, 1.0}
+    pixels = torch.rand(5, 256)
+    torch.manual_seed(0)
+    moved = image.perturbed(pixels)
+    torch.manual_seed(0)
+    assert torch.equal(moved, image.augmented(pixels))
+
+
 # --- memory and precision ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", [METHOD, replace(METHOD, regularizers="decov:0.1+so:0.01"), SGH(8, batch_size=64)])
+@pytest.mark.parametrize(
+    "method", [METHOD, replace(METHOD, regularizers="decov:0.1+so:0.01"), SGH(8, batch_size=64), CIBHash(8)]
+)
 @pytest.mark.parametrize("chunk", [16, 40])
 def test_chunks_take_the_steps_of_the_whole_batch(method, chunk):
     method = replace(method, epochs=2)

@@ -195,12 +195,13 @@ def test_codes_of_sgh_are_sampled_and_their_gradient_is_that_of_the_probability(
 @pytest.mark.parametrize(
     "name",
     ["dpsh", "dhn", "hashnet", "dch", "dsh", "dsdh", "ninh", "dtsh", "dsrh", "dmvh", "prdh", "dbdh", "idhn", "lcdsh",
-     "adsh"],
+     "adsh", "cibhash"],
 )  # fmt: skip
 @pytest.mark.parametrize("scale", [0, 1, 1e4])
 @pytest.mark.parametrize("y", [np.ones((4, 1)), np.eye(4), np.zeros((4, 2)), np.ones((1, 1))])
 def test_objectives_are_finite_at_extremes(name, scale, y):
     method = METHODS[name](BITS)
+    y = np.tile(y, (method.copies, 1))
     out = outputs(scale * RNG.standard_normal((len(y), BITS * method.views)), y)
     loss = method.loss(out)
     loss.backward()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hashing.deep import networks
+from hashing.deep import losses, networks
 from hashing.deep.contract import Outputs
 from hashing.methods import METHODS
 
@@ -141,7 +141,31 @@ def test_bihalf_keeps_cosines_and_passes_gradients_on():
     loss.backward()
     codes = torch.tensor(b, requires_grad=True)
     method.loss(out._replace(u=codes)).backward()  # of which the halves are these codes, and the second term is 0
-    np.testing.assert_allclose(u.grad, codes.grad + 6 * (U - b) / (N * BITS))
+    np.testing.assert_allclose(u.grad.numpy(), codes.grad.numpy() + 6 * (U - b) / (N * BITS))
+
+
+def test_cibhash_finds_the_other_copy_of_each_row():
+    n, p = N // 2, sigmoid(U)
+    other = [(i + n) % N for i in range(N)]
+
+    def cosine(i, j):
+        return signs(U)[i] @ signs(U)[j] / BITS
+
+    def divergence(p, q):
+        return (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum()
+
+    found = [np.exp(cosine(i, other[i]) / 0.3) for i in range(N)]
+    among = [sum(np.exp(cosine(i, j) / 0.3) for j in range(N) if j != i) for i in range(N)]
+    entropy = -np.mean(np.log(np.array(found) / among))
+    away = np.mean([divergence(p[i], p[other[i]]) for i in range(N)])
+    method = METHODS["cibhash"](BITS, beta=0.5)
+    assert objective(method, U) == pytest.approx(entropy + 0.5 * away)
+    u = torch.tensor(U, requires_grad=True)
+    out = Outputs(u, None, None, None, 0.5, None, None, None, None)
+    METHODS["cibhash"](BITS, beta=0.0).loss(out).backward()
+    z = torch.tensor(signs(U), requires_grad=True)
+    losses.contrastive_entropy(z, 0.3).backward()
+    np.testing.assert_allclose(u.grad.numpy(), z.grad.numpy() * (p * (1 - p)))
 
 
 def test_dsh_pulls_both_rows_of_a_pair_to_the_corners():
