@@ -77,8 +77,10 @@ bench-check: dev  ## Measure the ratios to peers again; fail if one has fallen b
 gpu: setup  ## Check and measure what runs on a GPU, in under 6 minutes; writes benchmarks/results/gpu.md and .json
 	$(BIN)/python benchmarks/gpu.py
 
-docs: setup  ## Generate methods.md, results.md and performance.md in docs from the catalogue and benchmarks/results
-	for name in methods results performance; do $(BIN)/python docs/$$name.py > .venv/page && mv .venv/page docs/$$name.md || exit 1; done
+docs: dev  ## Generate the pages that scripts of docs write, and build the site in .venv/site
+	for name in commands methods results performance; do \
+	  $(BIN)/python docs/$$name.py > .venv/page && mv .venv/page docs/$$name.md || exit 1; done
+	$(BIN)/zensical build --strict
 
 # The server runs in its own session, so that Ctrl-C ends the worker first: without its server the worker would not end.
 serve: setup  ## Start a Prefect server and worker on loopback with the deployments of prefect.yaml; stop: Ctrl-C
