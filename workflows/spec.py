@@ -177,6 +177,9 @@ class Protocol(Value):
         description="order of rows at equal distance: the expectation over random orders, or by id, which only "
         "`evaluate` supports, for versions of at most 10^6 rows",
     )
+    asymmetric: bool = Field(
+        False, description="also rank by real-valued queries: map_asymmetric, map_asymmetric_sigmoid; only `evaluate`"
+    )
 
     def relevant(self, labelled: bool) -> tuple[str, int]:
         """Return the kind of relevance for a dataset, and the number of neighbours (0 for labels)."""
@@ -277,6 +280,8 @@ class Spec(Value):
     def _comparable(cls, protocol: Protocol) -> Protocol:
         if protocol.ties != "expectation":
             raise ValueError("ties: by-id is only for evaluate; published versions are compared by expectation")
+        if protocol.asymmetric:
+            raise ValueError("asymmetric: real-valued queries are only for evaluate; pass --asymmetric there")
         return protocol
 
     @model_validator(mode="after")

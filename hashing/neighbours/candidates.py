@@ -19,28 +19,29 @@ ENTRY_BYTES = 20  # bytes of one row in the largest of these states, that of Wit
 Table = tuple[Array, Array]  # distances (q, k) and ids (q, k) int64, padded if there are fewer rows
 
 
-def query_blocks(sizes: Array) -> Iterator[slice]:
+def query_blocks(sizes: Array, entry_bytes: int = ENTRY_BYTES) -> Iterator[slice]:
     """Yield blocks of consecutive queries whose results fit in a state of STATE_BYTES.
 
     Parameters
     ----------
     sizes
         (q,) integers, upper bounds of the number of rows that each query finds.
+    entry_bytes
+        Bytes of one row in the state.
 
     Raises
     ------
     ValueError
         If the rows of a single query do not fit.
     """
-    if (sizes > STATE_BYTES // ENTRY_BYTES).any():
+    most = STATE_BYTES // entry_bytes
+    if (sizes > most).any():
         i = int(sizes.argmax())
-        raise ValueError(
-            f"expected at most {STATE_BYTES // ENTRY_BYTES:,} rows for a query, found {sizes[i]:,} for query {i}"
-        )
+        raise ValueError(f"expected at most {most:,} rows for a query, found {sizes[i]:,} for query {i}")
     ends, start = sizes.cumsum(), 0
     while start < len(sizes):
         before = ends[start] - sizes[start]
-        stop = int(np.searchsorted(ends, before + STATE_BYTES // ENTRY_BYTES, "right"))
+        stop = int(np.searchsorted(ends, before + most, "right"))
         yield slice(start, stop)
         start = stop
 

@@ -26,6 +26,7 @@ from storage.files import filesystem
 from .. import pretrained
 from ..context import Context
 from ..datasets import training_shards
+from ..evaluation import asymmetric
 from ..evaluation.health import code_health
 from ..evaluation.judge import Judge, judge_of
 from ..evaluation.metrics import metric_values, retrieval_curves
@@ -57,7 +58,8 @@ class Bench:
         by_labels = self.grid.by_labels(spec)
         k = NEIGHBOURS.get(self.dataset.name, 50) if self.grid.protocol == "bdnn" else 100
         labels: Literal["labels", "graded"] = "graded" if self.grid.protocol == "graded" else "labels"
-        protocol = Protocol(relevance=labels if by_labels else "neighbours", neighbours=k)
+        relevance = labels if by_labels else "neighbours"
+        protocol = Protocol(relevance=relevance, neighbours=k, asymmetric=self.grid.asymmetric)
         shards = [(split, s.name, s.version) for split in self.dataset.splits for s in self.dataset.shards(split)]
         options = {"draw": self.grid.draw.model_dump()} if self.grid.protocol == "dhn" else {}
         tuned = self.grid.tuned(spec)
@@ -126,7 +128,11 @@ class Bench:
         encoded = time.monotonic()
         rows = int(codes.reduce(Sum(_size))[0])
         histogram = judge.histogram(function, list(codes.shards), self.executor)
-        metrics = {name: float(values.mean()) for name, values in metric_values(histogram, judge.k).items()}
+        found = metric_values(histogram, judge.k)
+        if self.grid.asymmetric:
+            relevant = histogram[1].sum(axis=-1)
+            found |= asymmetric.metric_values(judge, function, relevant, codes.shards, self.executor)
+        metrics = {name: float(values.mean()) for name, values in found.items()}
         ranks = self.grid.draw.ranks(self.name)
         return Row(
             dataset=self.name,

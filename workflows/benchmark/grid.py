@@ -29,6 +29,7 @@ class Grid(Value):
     )
     pretrained: str = Field("", description="digest of the pretrained parameters of networks")
     queries: int | None = Field(None, ge=1, description="number of queries to use, the first of the dataset; None: all")
+    asymmetric: bool = Field(False, description="also rank by real-valued queries: map_asymmetric")
     source: str | None = None  # folder or URL with the raw files of named datasets
     parameters: dict[str, dict[str, Number]] = Field(
         {}, description="hyper-parameters that differ from the defaults, by method"

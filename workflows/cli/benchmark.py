@@ -29,6 +29,9 @@ def benchmark(
     queries: Annotated[
         int | None, typer.Option(help="Use only the first N queries.  [default: all]", metavar="N")
     ] = None,
+    asymmetric: Annotated[
+        bool, typer.Option("--asymmetric", help="Also rank the codes by real-valued queries: map_asymmetric.")
+    ] = False,
     source: From = None,
     parameters: Annotated[
         list[str] | None, typer.Option("--set", metavar="METHOD.NAME=VALUE", help="Set a hyper-parameter. Repeatable.")
@@ -91,7 +94,7 @@ def benchmark(
             {
                 "datasets": _names(dataset), "methods": _names(methods), "bits": _names(bits),
                 "seeds": range(seeds), "protocol": protocol, "queries": queries, "source": source, "parameters": own,
-                "draw": draw, "tune": _tuning(tune),
+                "draw": draw, "tune": _tuning(tune), "asymmetric": asymmetric,
             }
         )  # fmt: skip
     if pretrained:

@@ -110,6 +110,9 @@ def evaluate(
         Literal["expectation", "by-id"],
         typer.Option(help="Order of rows at equal distance: the expectation over all orders, or by id."),
     ] = "expectation",
+    asymmetric: Annotated[
+        bool, typer.Option("--asymmetric", help="Also rank the codes by real-valued queries: map_asymmetric.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure a version of a code table, or codes from another tool.
@@ -124,17 +127,20 @@ def evaluate(
 
     if bool(table) == bool(codes) or bool(codes) != bool(labels):
         raise typer.BadParameter("pass either TABLE, or --codes FILE with --labels FILE")
-    of_table = beside or version != "main" or neighbours != 100
+    of_table = beside or version != "main" or neighbours != 100 or asymmetric
     if codes and (of_table or relevance in ("neighbours", "graded")):
         raise typer.BadParameter(
-            "--version, --beside, --neighbours and --relevance neighbours or graded need a TABLE, not --codes"
+            "--version, --beside, --neighbours, --asymmetric and --relevance neighbours or graded need a TABLE, not "
+            "--codes"
         )
     if table and (query_codes or query_labels or bits):
         raise typer.BadParameter("--query-codes, --query-labels and --bits need --codes, not a TABLE")
     if missing := [path for path in (codes, labels, query_codes, query_labels) if path and not Path(path).is_file()]:
         raise typer.BadParameter(f"no such file: {', '.join(missing)}")
     with checked():
-        protocol = Protocol(relevance=relevance, neighbours=neighbours, queries=queries, ties=ties)
+        protocol = Protocol(
+            relevance=relevance, neighbours=neighbours, queries=queries, ties=ties, asymmetric=asymmetric
+        )
     with progress() as report:
         if codes and labels:
             found = external.evaluate_files(codes, labels, query_codes, query_labels, bits, queries, ties, report)

@@ -26,6 +26,8 @@ def evaluate_version(
     """
     if beside and protocol.ties == "by-id":
         raise UsageError("versions are compared by expectation over ties only: leave out ties by-id, or --beside")
+    if beside and protocol.asymmetric:
+        raise UsageError("versions are compared by Hamming distance only: leave out asymmetric, or --beside")
     settings = Settings()
     opened, found = open_version(settings, table, version)
     spec = Spec.stored(found.properties["spec"]).model_copy(update={"protocol": protocol})

@@ -11,6 +11,7 @@ import numpy as np
 
 from hashing.bits import pack
 from hashing.evaluation.by_id import RankingById
+from hashing.evaluation.by_score import RankingByScore, Scores
 from hashing.evaluation.histograms import GradedHistogram, HammingHistogram, NeighbourHistogram
 from hashing.functions import HashFunction
 from hashing.hamming.layout import pack_labels
@@ -73,6 +74,13 @@ class Judge:
         """Return the queries with packed codes (q, B) as input for rankings by id."""
         labels = None if self.queries.y is None else pack_labels(self.queries.y)
         return RankingById(codes, self.own_rows, labels, self.neighbours)
+
+    def by_score(self, scores: Scores, queries: slice) -> RankingByScore:
+        """Return a block of queries as input for rankings by score."""
+        own, y = self.own_rows[queries], self.queries.y
+        labels = None if y is None else pack_labels(y[queries])
+        listed = None if self.neighbours is None else neighbour_lookup(self.neighbours[queries], own)
+        return RankingByScore(scores, own, labels, listed)
 
     def histogram(self, function: HashFunction, shards: list[Shard], executor: Executor) -> Array:
         """Return `histogram_of` for the queries encoded by a hash function."""

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from typing import Literal, NamedTuple
 
 Direction = Literal["greater", "less", "neither"]
-Needs = Literal["relevant rows", "graded relevance", "neighbours", "codes", "protocol dhn"]
+Needs = Literal["relevant rows", "graded relevance", "neighbours", "codes", "real-valued queries", "protocol dhn"]
 
 OVERSAMPLING = (1, 2, 4, 10, 100)  # candidates that are reranked, as multiples of the neighbours to find
 
@@ -58,6 +58,16 @@ METRICS = {
         Metric("health.entropy", "least entropy of a bit", needs="codes"),
         Metric("health.correlation", "largest absolute correlation of two bits", better="less", needs="codes"),
         Metric("health.constant_bits", "number of constant bits", high=math.inf, better="less", needs="codes"),
+        Metric(
+            "map_asymmetric",
+            "mean average precision of real-valued queries, by inner product with the code (tie-aware)",
+            needs="real-valued queries",
+        ),
+        Metric(
+            "map_asymmetric_sigmoid",
+            "mean average precision of real-valued queries, by L1 distance of sigmoid(u) from the bits (tie-aware)",
+            needs="real-valued queries",
+        ),
         Metric("map_dhn", "mean average precision as in the tables of DHN (A2, tie-aware)", needs="protocol dhn"),
         Metric("queries_without_hit", "share of queries without a hit", better="less", needs="protocol dhn"),
     )
@@ -68,7 +78,9 @@ HEALTH = {  # keys of a report's health, and of the table property `health`: sto
     "health.correlation": "largest correlation of two bits",
     "health.constant_bits": "constant bits",
 }
-GATED = [name for name, metric in METRICS.items() if metric.needs != "protocol dhn"]  # measured by `reindex`
+GATED = [  # measured by `reindex`
+    name for name, metric in METRICS.items() if metric.needs not in ("real-valued queries", "protocol dhn")
+]
 
 
 def find(name: str) -> Metric:

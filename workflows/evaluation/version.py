@@ -9,9 +9,10 @@ from storage.tables.table import CodeTable, Version
 
 from ..context import Context
 from ..records import Report
-from . import by_id, query_overlap
+from . import asymmetric, by_id, query_overlap
 from .comparison import Counter, compare_versions
 from .judge import EMPTY, judge_of
+from .metrics import estimated
 
 
 def measure_version(context: Context, table: CodeTable, version: Version, base: Version | None = None) -> Report:
@@ -22,11 +23,14 @@ def measure_version(context: Context, table: CodeTable, version: Version, base: 
     seed = context.spec.method.seed
     counter = Counter(judge, table, context.warehouse, context.executor)
     found = compare_versions(counter, version, base, seed)
-    ranked = None
-    if context.spec.protocol.ties == "by-id":
-        ranked = judge.ranked(judge.codes(models.load_model(context.warehouse, version.properties["model"])))
-    shards = map(counter.shard, table.parts(version.snapshot_id).values())
+    function = models.load_model(context.warehouse, version.properties["model"])
+    shards = list(map(counter.shard, table.parts(version.snapshot_id).values()))
+    ranked = judge.ranked(judge.codes(function)) if context.spec.protocol.ties == "by-id" else None
     measured, curves = by_id.measure(found.histogram, judge.k, seed, ranked, shards)
+    if context.spec.protocol.asymmetric:
+        relevant = found.histogram[1].sum(axis=-1)
+        values = asymmetric.metric_values(judge, function, relevant, shards, context.executor)
+        measured.metrics.update({name: estimated(found, seed) for name, found in values.items()})
     return Report(
         protocol=judge.protocol,
         measured=measured,

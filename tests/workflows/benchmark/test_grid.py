@@ -106,6 +106,8 @@ def test_other_parameters_or_fewer_queries_make_another_cell(home):
     (whole,) = benchmark(Grid(**grid)).rows
     (other,) = benchmark(Grid(**grid, parameters={"itq": {"n_iter": 1}})).rows
     (fewer,) = benchmark(Grid(**grid, queries=20)).rows
+    (real,) = benchmark(Grid(**grid, asymmetric=True)).rows
+    assert real.metrics["map"] == whole.metrics["map"] < real.metrics["map_asymmetric"]
     assert other.parameters == {"n_iter": 1}
     assert len({whole.metrics["map"], other.metrics["map"], fewer.metrics["map"]}) == 3
     assert "20 queries" in fewer.relevance

@@ -1,0 +1,37 @@
+"""Metrics of real-valued queries, which rank codes by the outputs of the hash function instead of their signs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hashing.evaluation import by_score
+from hashing.evaluation.metrics import average_precision
+from hashing.functions import HashFunction
+from hashing.mapreduce import Array, Data, Executor, Shard
+from hashing.neighbours.candidates import query_blocks
+
+from .judge import Judge
+
+STATE_BYTES = 48  # of each relevant row of a query in by_score.histogram, at most
+
+
+def metric_values(
+    judge: Judge, function: HashFunction, relevant: Array, shards: Sequence[Shard], executor: Executor
+) -> dict[str, Array]:
+    """Return `map_asymmetric` and `map_asymmetric_sigmoid` of packed codes, each (q,) float64.
+
+    `relevant` (q,) are the numbers of relevant rows. Raises ValueError for a query with more than a million.
+    """
+    u, data = function.project(judge.queries.x), Data(shards, executor)
+    weights = {"map_asymmetric": u, "map_asymmetric_sigmoid": np.tanh(u.astype(np.float64) / 2)}
+    return {
+        name: np.concatenate(
+            [
+                average_precision(by_score.histogram(judge.by_score(by_score.InnerProducts(w[i]), i), data))
+                for i in query_blocks(relevant, STATE_BYTES)
+            ]
+        )
+        for name, w in weights.items()
+    }
