@@ -136,8 +136,8 @@ def histogram(ranking: RankingByScore, data: Data) -> Array:
     """Return (2, q, bins) int64: all rows and relevant rows by score, from the lowest score on.
 
     A bin holds the rows of one score of relevant rows, or the rows between two such scores. The bins of a query are
-    followed by empty ones if another query has more. While rows are counted, a worker holds 48 bytes for each score of
-    a relevant row, of all queries: rank queries in blocks if that is too much.
+    followed by empty ones if another query has more. A state takes up to 32 bytes for each relevant row of each query:
+    rank queries in blocks if that is too much.
     """
     relevant_scores = data.reduce(RelevantScores(ranking), "scores of relevant rows")
     return data.reduce(ScoreHistogram(ranking, relevant_scores), "ranks of relevant rows")
@@ -152,20 +152,22 @@ class RelevantScores:
 
     ranking: RankingByScore
 
-    def zero(self) -> Array:
-        return np.zeros(0, np.uint64)
+    def zero(self) -> list[Array]:
+        return []
 
-    def update(self, state: Array, batch: Batch) -> Array:
+    def update(self, state: list[Array], batch: Batch) -> list[Array]:
         for scores, relevant in self.ranking.blocks(batch):
             i, j = relevant.nonzero()
-            state = self.merge(state, i.astype(np.uint64) << np.uint64(32) | ordered(scores[i, j]))
+            state.append(i.astype(np.uint64) << np.uint64(32) | ordered(scores[i, j]))
         return state
 
-    def merge(self, left: Array, right: Array) -> Array:
-        return np.union1d(left, right)
+    def merge(self, left: list[Array], right: list[Array]) -> list[Array]:
+        return left + right
 
-    def finish(self, state: Array) -> Array:
-        return state
+    def finish(self, state: list[Array]) -> Array:
+        found = np.sort(np.concatenate([np.zeros(0, np.uint64), *state]))
+        distinct: Array = found[np.append(True, found[1:] != found[:-1])[: len(found)]]
+        return distinct
 
 
 @dataclass(frozen=True, eq=False)

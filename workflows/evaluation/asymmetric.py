@@ -14,7 +14,7 @@ from hashing.neighbours.candidates import query_blocks
 
 from .judge import Judge
 
-STATE_BYTES = 48  # of each relevant row of a query in by_score.histogram, at most
+STATE_BYTES = 32  # of each relevant row of a query in by_score.histogram, at most
 
 
 def metric_values(
