@@ -15,13 +15,14 @@ import numpy as np
 
 from .. import bits
 from ..hamming.checks import check_k
-from ..hamming.layout import pack_labels
+from ..hamming.layout import pack_labels, read_only
 from ..mapreduce import Array, Batch, Counts, Data
 from ..neighbours.candidates import Table, add_nearest, empty_table, merged
 from ..neighbours.id_lookup import IdLookup
 
 CELLS = 2**22  # pairs of queries and rows that are scored at once
 SIGN = np.uint32(2**31)
+OWN = np.uint32(0xFF800000)  # `ordered` of infinity, the score of a query's own row
 
 
 class Scores(Protocol):
@@ -178,31 +179,24 @@ class ScoreHistogram(Counts):
     relevant_scores: Array  # result of RelevantScores
 
     @cached_property
-    def _levels(self) -> list[Array]:
-        """Return the scores of each query's relevant rows as integers, sorted."""
+    def _ends(self) -> Array:
+        """Return (q + 1,) int64, where the scores of each query start and end."""
         queries = (self.relevant_scores >> np.uint64(32)).astype(np.int64)
-        ends = np.searchsorted(queries, np.arange(1, len(self.ranking.own_ids)))
-        return np.split(self.relevant_scores.astype(np.uint32), ends)
-
-    @cached_property
-    def _starts(self) -> Array:
-        """Return (q + 1,) int64, where the bins of each query start in the state."""
-        return np.concatenate([[0], np.cumsum([2 * len(levels) + 1 for levels in self._levels])])
+        return np.searchsorted(queries, np.arange(len(self.ranking.own_ids) + 1))
 
     def zero(self) -> Array:
-        return np.zeros((2, self._starts[-1]), np.int64)
+        return np.zeros((2, 2 * len(self.relevant_scores) + len(self.ranking.own_ids)), np.int64)
 
     def update(self, state: Array, batch: Batch) -> Array:
+        from . import score_kernels
+
+        levels = read_only(self.relevant_scores.astype(np.uint32))
         for scores, relevant in self.ranking.blocks(batch):
-            for i, levels in enumerate(self._levels):
-                mine = slice(self._starts[i], self._starts[i + 1])
-                bins = bins_of(ordered(scores[i]), levels)
-                for kind, counted in enumerate((scores[i] != np.inf, relevant[i])):
-                    state[kind, mine] += np.bincount(bins[counted], minlength=2 * len(levels) + 1)
+            score_kernels.count(ordered(scores), relevant, levels, self._ends, OWN, state)
         return state
 
     def finish(self, state: Array) -> Array:
-        widths = np.diff(self._starts)
+        widths = 2 * np.diff(self._ends) + 1
         found = np.zeros((2, len(widths), widths.max(initial=1)), np.int64)
         found[:, np.arange(found.shape[2]) < widths[:, None]] = state
         return found
@@ -223,10 +217,3 @@ def ordered(scores: Array) -> Array:
     """Return integers (n,) uint32 that are in the same order as scores (n,) float32."""
     words = (scores + np.float32(0)).view(np.uint32)  # -0.0 + 0.0 is 0.0
     return np.where(words & SIGN, ~words, words | SIGN)
-
-
-def bins_of(scores: Array, levels: Array) -> Array:
-    """Return 2 k for scores between the levels k - 1 and k of sorted levels, and 2 k + 1 for the score of level k."""
-    below = np.searchsorted(levels, scores)
-    bins: Array = 2 * below + (np.append(levels, 0)[below] == scores) * (below < len(levels))
-    return bins
