@@ -58,10 +58,10 @@ class Bench:
         by_labels = self.grid.by_labels(spec)
         k = NEIGHBOURS.get(self.dataset.name, 50) if self.grid.protocol == "bdnn" else 100
         labels: Literal["labels", "graded"] = "graded" if self.grid.protocol == "graded" else "labels"
-        relevance = labels if by_labels else "neighbours"
-        protocol = Protocol(relevance=relevance, neighbours=k, asymmetric=self.grid.asymmetric)
+        protocol = Protocol(relevance=labels if by_labels else "neighbours", neighbours=k)
         shards = [(split, s.name, s.version) for split in self.dataset.splits for s in self.dataset.shards(split)]
-        options = {"draw": self.grid.draw.model_dump()} if self.grid.protocol == "dhn" else {}
+        options: dict[str, object] = {"asymmetric": True} if self.grid.asymmetric else {}
+        options |= {"draw": self.grid.draw.model_dump()} if self.grid.protocol == "dhn" else {}
         tuned = self.grid.tuned(spec)
         if tuned:
             first = spec.model_copy(update={"seed": self.grid.seeds[0]})
