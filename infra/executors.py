@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from hashing.mapreduce import Resources, Worker, merge_tree, one_blas_thread
 
+from . import telemetry
 from .nodes import check_versions, nodes
 from .observability import OnEpoch, Progress, ignore_epochs, observed, report_epochs, silent
 from .training import train_here, train_on_ray, workers_on_ray
@@ -54,8 +55,9 @@ class InProcess:
 
     def map(self, fn: Callable[[T], R], items: Sequence[T], label: str = "") -> Iterator[R]:
         self.progress(label, 0, len(items))
-        for done, item in enumerate(items, 1):
-            yield _run_task(fn, item)
+        results = telemetry.in_groups((_run_task(fn, item) for item in items), label)
+        for done, result in enumerate(results, 1):
+            yield result
             self.progress(label, done, len(items))
 
     def reduce(self, fn: Callable[[T], S], merge: Callable[[S, S], S], items: Sequence[T], label: str = "") -> S:
@@ -162,15 +164,16 @@ class Ray:
         submit = self._to_actors if self.resources.gpus else self._as_tasks
         self.progress(label, 0, len(items))
         with closing(submit(_put(fn), items, label or "map")) as done:  # fn may hold a model: send it once
-            for n, ref in enumerate(done, 1):
+            for n, ref in enumerate(telemetry.in_groups(done, label), 1):
                 yield ref
                 self.progress(label, n, len(items))
 
     def _as_tasks(self, fn: Any, items: Sequence[Any], label: str) -> Generator[Any]:
         task = _remote(_run_task).options(name=label, **_options(self.resources))
+        measured = label if telemetry.measures() else ""
         pending: deque[Any] = deque()
         for item in items:
-            pending.append(task.remote(fn, item))
+            pending.append(task.remote(fn, item, measured))
             if len(pending) == self.in_flight:
                 yield _wait(pending.popleft())
         while pending:
@@ -184,6 +187,7 @@ class Ray:
         import ray
 
         count = min(len(items), max(1, sum(node.times(self.resources) for node in nodes())))
+        measured = label if telemetry.measures() else ""
         options = {"max_concurrency": CONCURRENT, "max_restarts": RESTARTS, "max_task_retries": RESTARTS}
         holder = _remote(_Holder).options(**_options(self.resources), **options)
         actors = [holder.remote() for _ in range(count)]
@@ -194,7 +198,7 @@ class Ray:
             for item in items:
                 (done, *_), _ = ray.wait(list(running), fetch_local=False)
                 actor = running.pop(done)
-                pending.append(ref := actor.run.options(name=label).remote([fn], item))
+                pending.append(ref := actor.run.options(name=label).remote([fn], item, measured))
                 running[ref] = actor
                 while ray.wait([pending[0]], timeout=0, fetch_local=False)[0]:
                     yield pending.popleft()
@@ -215,11 +219,11 @@ class _Holder:
     def ready(self) -> None:
         """Return when the actor has started."""
 
-    def run(self, fn: list[Any], item: Any) -> Any:
+    def run(self, fn: list[Any], item: Any, measured: str) -> Any:
         """Return fn of an item. `fn` is a reference in a list, because Ray would load a plain one for each item."""
         with self.lock:
             self.fn = self.fn or _get(fn[0])
-        return _run_task(self.fn, item)
+        return _run_task(self.fn, item, measured)
 
 
 def _observe(executor: InProcess | Ray) -> None:
@@ -250,9 +254,10 @@ def _options(needed: Resources) -> dict[str, float]:
     return {"num_cpus": needed.cpus, "num_gpus": needed.gpus, "memory": int(needed.memory)}
 
 
-def _run_task(fn: Callable[[T], R], item: T) -> R:
+def _run_task(fn: Callable[[T], R], item: T, measured: str = "") -> R:
+    """Return fn(item), and record metrics under the name `measured`, if there is one."""
     with one_blas_thread():
-        return fn(item)
+        return telemetry.measured(fn, item, measured) if measured else fn(item)
 
 
 def _merge_states(merge: Callable[[S, S], S], *states: S) -> S:
@@ -293,10 +298,13 @@ def _get(ref: Any) -> Any:
 def connect(settings: Settings, progress: Progress = silent, on_epoch: OnEpoch = ignore_epochs) -> InProcess | Ray:
     """Return the executor that the settings select."""
     if settings.executor == "inprocess":
+        telemetry.start(settings)
         return InProcess(progress, settings.training_url, settings.cpus, on_epoch, settings.fit)
     address, cpus, runs = settings.ray_address, settings.cpus, settings.training_url
     trainers, trainer = settings.trainers, settings.fit
-    return Ray(progress, address, cpus, checkpoints=runs, trainers=trainers, trainer=trainer, on_epoch=on_epoch)
+    executor = Ray(progress, address, cpus, checkpoints=runs, trainers=trainers, trainer=trainer, on_epoch=on_epoch)
+    telemetry.start(settings, executor.join)
+    return executor
 
 
 def _describe() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,6 +65,10 @@ class Settings(BaseSettings):
     )
     commit_shards: int = Field(256, ge=1, description="commit encoded shards after this number of shards")
     commit_seconds: float = Field(60, ge=0, description="or after this number of seconds")
+    metrics: bool = Field(False, description="record metrics of tasks and stages, which Ray exports to Prometheus")
+    traces: bool = Field(
+        False, description="send OpenTelemetry traces to OTEL_EXPORTER_OTLP_ENDPOINT; needs hashkiln[traces]"
+    )
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -108,6 +113,14 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_telemetry(self) -> Settings:
+        if self.metrics and self.executor != "ray":
+            raise ValueError("HASHKILN_METRICS needs HASHKILN_EXECUTOR=ray: Ray exports the metrics")
+        if self.traces and not _is_installed("opentelemetry.exporter.otlp.proto.http"):
+            raise ValueError("HASHKILN_TRACES needs an exporter: pip install 'hashkiln[traces]'")
+        return self
+
     @property
     def warehouse_url(self) -> str:
         return self.warehouse.rstrip("/") or str(self.home / "warehouse")
@@ -135,6 +148,13 @@ def _problem(error: Any) -> str:
     variable = name if name == "RAY_ADDRESS" else f"HASHKILN_{name.upper()}"
     found = "" if error["type"] == "value_error" else f", found {error['input']!r}"
     return f"{variable}: {message}{found}"
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of a package that holds it
+        return False
 
 
 def _absolute(path: str | Path) -> Path:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 from hashing.mapreduce import Executor
+from infra import telemetry
 from infra.executors import Progress, silent
 from infra.settings import Settings
 
@@ -48,9 +49,10 @@ def call(stage: Callable[..., T], /, *args: object) -> T:
 
 @contextmanager
 def timed(stage: Callable[..., Any]) -> Iterator[None]:
-    """Log one line when a stage has ended: its name and seconds."""
+    """Log one line when a stage has ended, with its name and seconds, and record its metrics and span."""
     start = time.monotonic()
-    yield
+    with telemetry.stage(NAMES[stage]):
+        yield
     logger.info("%s: %.1f s", NAMES[stage], time.monotonic() - start)
 
 
@@ -102,7 +104,7 @@ def reindex(
     Raises GateRejected if the gate refuses the version, or if nothing changed and the published version breaks a rule;
     PublishConflict if another run published meanwhile; ExportFailed if the version is published but not exported.
     """
-    start = time.monotonic()
+    start, listed = time.monotonic(), time.time()
     staged = encode(context, run)
     if context.spec.index:
         run(store_missing, context, staged.base if staged.unchanged else staged.branch)
@@ -113,8 +115,11 @@ def reindex(
         return exported(unchanged.check_rules(outcome), context.spec, run)
     report = run(evaluate_staged, context, staged)
     verdict = run(gate, context, staged, report)
+    telemetry.record("verdicts", table=staged.table, verdict="passed" if verdict.passed else "rejected")
     page = run(write_report, context, staged, report, verdict)
     version_name = run(publish, context, staged, report, verdict, page)
+    telemetry.record("source_time", listed, table=staged.table)
+    telemetry.record("behind_shards", 0, table=staged.table)
     outcome = RunOutcome(
         table=staged.table,
         version=version_name,

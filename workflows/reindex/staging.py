@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hashing.mapreduce import Array, Executor
+from infra import telemetry
 from storage.features import deletions
 from storage.features.shard import FeatureShard, SourceChanged
 from storage.tables import iceberg, integrity
@@ -54,7 +55,9 @@ def stage(context: Context, model: Model, after: str = "") -> Staged:
     }  # fmt: skip
     published = table.parts(base.snapshot_id)
     same = same_encoding(base, model.digest, spec.precision)
-    if same and plan(published, shards, same).empty:
+    behind = plan(published, shards, same)
+    telemetry.record("behind_shards", len(behind.missing), table=table.name)
+    if same and behind.empty:
         rows = sum(part.rows for part in published.values())
         return Staged(**known, unchanged=True, rows=rows, encoded=0, removed=0, seconds=time.monotonic() - start)
     table.stage(branch, table.version(after or head_of(table, branch)).snapshot_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 
+from infra import telemetry
 from storage.tables.table import CodeTable, Version
 
 from ..context import Context
@@ -25,7 +26,8 @@ def outcome_if_unchanged(context: Context) -> RunOutcome | None:
 
 
 def outcome_of(spec: Spec, table: CodeTable, version: Version, seconds: float) -> RunOutcome:
-    """Return the outcome of a run that found the published version up to date."""
+    """Return the outcome of a run that found the published version up to date, and record that it is."""
+    telemetry.record("source_time", time.time() - seconds, table=table.name)
     return RunOutcome(
         table=table.name,
         version=version.name,

@@ -1,0 +1,227 @@
+"""Metrics in a real Prometheus, with every query of the Grafana dashboard; traces at a real receiver of OTLP."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from infra import telemetry
+from tests.conftest import free_ports
+from tests.prefect_server import until
+
+ROOT = Path(__file__).parents[2]
+HARDWARE = {"GPU use", "GPU memory"}  # panels without data on a machine without GPUs
+TASKS = """
+import os, pathlib
+from infra.executors import connect
+from infra.settings import Settings
+
+def end_once(path):  # as if its machine were lost
+    if not path.exists():
+        path.touch()
+        os._exit(1)
+
+def fail(item):
+    raise ValueError("wrong item")
+
+executor = connect(Settings())
+list(executor.map(end_once, [pathlib.Path("retried")], "retried"))
+try:
+    list(executor.map(fail, [1], "failing"))
+except ValueError:
+    pass
+"""
+
+
+def test_nothing_is_recorded_unless_it_is_asked_for():
+    assert not telemetry.measures()
+    telemetry.record("no such metric")
+    results = iter([1])
+    assert telemetry.in_groups(results, "encode") is results
+
+
+@pytest.fixture
+def receiver():
+    """Receive OTLP on loopback; the spans, as (name, name of the parent, attributes), with the address as `.url`."""
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    class Spans(list):
+        url = ""
+
+    received = Spans()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            assert self.headers.get("Content-Encoding") is None
+            for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                received.extend(span for scope in resource.scope_spans for span in scope.spans)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    received.url = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever).start()
+    yield received
+    server.shutdown()
+    server.server_close()
+
+
+def test_each_stage_and_each_group_of_shards_is_a_span(receiver, tmp_path):
+    program = """
+from infra import telemetry
+from infra.executors import connect
+from infra.settings import Settings
+executor = connect(Settings())
+with telemetry.stage("encode"):
+    assert list(executor.map(abs, range(-600, 0), "encode shards")) == list(range(600, 0, -1))
+"""
+    variables = {"HASHKILN_EXECUTOR": "inprocess", "HASHKILN_TRACES": "true", "HASHKILN_HOME": str(tmp_path)}
+    environment = {**os.environ, **variables, "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}
+    subprocess.run([sys.executable, "-W", "error", "-c", program], env=environment, cwd=ROOT, check=True, timeout=60)
+    (stage,) = [span for span in receiver if span.name == "encode"]
+    groups = [span for span in receiver if span.name == "encode shards"]
+    assert [span.attributes[0].value.int_value for span in groups] == [256, 256, 88]
+    assert {span.parent_span_id for span in groups} == {stage.span_id}
+    for before, after in pairwise(groups):
+        assert stage.start_time_unix_nano <= before.start_time_unix_nano <= before.end_time_unix_nano
+        assert before.end_time_unix_nano <= after.start_time_unix_nano <= stage.end_time_unix_nano
+
+
+class Cluster:
+    """A Ray cluster of one node with its dashboard, and a Prometheus that finds it by infra/prometheus.yaml."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        gcs, dashboard, export, prometheus = free_ports(4)
+        token = "7" * 64
+        self.environment = {
+            **os.environ,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": token,
+            "RAY_ADDRESS": f"127.0.0.1:{gcs}",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_metrics_report_interval_ms": "1000",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "HASHKILN_HOME": str(self.folder / "home"),
+            "HASHKILN_METRICS": "true",
+            "PYTHONPATH": str(ROOT),
+        }
+        self.running = []
+        options = ["--node-ip-address=127.0.0.1", f"--port={gcs}", f"--dashboard-port={dashboard}", "--num-cpus=2"]
+        options += [f"--metrics-export-port={export}", f"--temp-dir={self.folder}", "--num-gpus=1"]  # counted, not used
+        options += ["--object-store-memory=200000000", "--block"]
+        self.start("ray", sys.executable, "-m", "ray.scripts.scripts", "start", "--head", *options)
+        (self.folder / "ray-token").write_text(token)
+        text = (ROOT / "infra" / "prometheus.yaml").read_text()
+        text = text.replace("ray-head:8265", f"127.0.0.1:{dashboard}").replace("15s", "1s")
+        (self.folder / "prometheus.yaml").write_text(text)
+        self.url = f"http://127.0.0.1:{prometheus}"
+        self.start(
+            "prometheus",
+            "prometheus",
+            f"--config.file={self.folder / 'prometheus.yaml'}",
+            f"--storage.tsdb.path={self.folder / 'tsdb'}",
+            f"--web.listen-address=127.0.0.1:{prometheus}",
+        )
+
+    def start(self, name, *command):
+        with (self.folder / f"{name}.log").open("wb") as log:
+            self.running.append(psutil.Popen(command, stdout=log, stderr=log, env=self.environment, cwd=self.folder))
+
+    def run(self, *command, code=0):
+        run = subprocess.run(
+            [sys.executable, *command],
+            env=self.environment,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=150,
+        )
+        assert run.returncode == code, run.stdout + run.stderr
+
+    def query(self, expression):
+        """Return the values that Prometheus finds now."""
+        try:
+            answer = httpx.post(f"{self.url}/api/v1/query", data={"query": expression}).json()
+        except httpx.TransportError:
+            return []
+        assert answer["status"] == "success", (expression, answer)
+        return [float(each["value"][1]) for each in answer["data"]["result"]]
+
+    def stop(self):
+        for process in self.running:
+            family = [process, *process.children(recursive=True)] if process.is_running() else []
+            for each in family:
+                each.kill()
+            process.wait(timeout=10)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    if not shutil.which("prometheus"):
+        pytest.skip("SKIPPED FOR WANT OF PROMETHEUS: Debian has a package of this name")
+    with tempfile.TemporaryDirectory(
+        prefix="hk-", ignore_cleanup_errors=True
+    ) as folder:  # Ray's sockets need short paths
+        cluster = Cluster(folder)
+        try:
+            until(lambda: cluster.query('up{job="ray"} == 1'), 90, "a scraped node")
+            yield cluster
+        finally:
+            cluster.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_every_query_of_the_dashboard_finds_data(cluster):
+    sample = ("-m", "workflows.cli", "reindex", "--dataset", "sample", "--method", "lsh", "--bits")
+    cluster.run(*sample, "8")
+    cluster.run(*sample, "16", "--floor", "map=0.99", code=3)
+    cluster.run("-c", TASKS)
+
+    def total(name, **labels):
+        match = ",".join(f'{key}="{value}"' for key, value in labels.items())
+        return cluster.query(f"sum(ray_hashkiln_{name}{{{match}}})")
+
+    until(lambda: total("rows_total", task="encode") == [80_000], 30, "the rows of both runs")
+    assert total("tasks_total", task="encode") == [16]
+    assert total("verdicts_total", table="sample__lsh8", verdict="passed") == [1]
+    assert total("verdicts_total", table="sample__lsh16", verdict="rejected") == [1]
+    assert total("stage_errors_total", stage="publish", error="GateRejected") == [1]
+    assert total("task_errors_total", task="failing", error="ValueError") == [1]
+    (published,) = cluster.query("max(last_over_time(ray_hashkiln_source_time[1h]))")
+    assert 0 < time.time() - published < 300
+
+    dashboard = json.loads((ROOT / "infra" / "grafana" / "hashkiln.json").read_text())
+    empty = []
+    for panel in dashboard["panels"]:
+        for target in panel["targets"]:
+            expression = (
+                target["expr"].replace("$__rate_interval", "5m").replace("$__range", "1h").replace(":15s", ":1s")
+            )
+            if not cluster.query(expression) and not (panel["title"] in HARDWARE and not shutil.which("nvidia-smi")):
+                empty.append((panel["title"], expression))
+    assert empty == []
+
+
+def test_prometheus_accepts_its_configuration(tmp_path):
+    if not (promtool := shutil.which("promtool")):
+        pytest.skip("SKIPPED FOR WANT OF PROMTOOL: Debian's package prometheus has it")
+    subprocess.run([promtool, "check", "config", ROOT / "infra" / "prometheus.yaml"], check=True, capture_output=True)
+    assert yaml.safe_load((ROOT / "infra" / "prometheus.yaml").read_text())["scrape_configs"]
