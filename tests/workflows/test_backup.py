@@ -44,7 +44,7 @@ def in_two(block):
     return lines[:2], lines[2:]
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.slow)])
 def place(request, tmp_path, monkeypatch):
     """Where the warehouse is; how to lose it; the variables of the commands, before and after."""
     home = tmp_path / "home"
