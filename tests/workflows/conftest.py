@@ -1,7 +1,10 @@
 """The stages without a flow: a dataset of four shards, its specification, and one re-indexing run."""
 
+import json
 import os
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from unittest import mock
 
 import numpy as np
@@ -45,6 +48,32 @@ def run_command(monkeypatch, capsys):
         return ended.value.code, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture(scope="module")
+def messages():
+    """Receive webhooks on loopback; the messages, with the address as `.url`."""
+
+    class Messages(list):
+        url = ""
+
+    received = Messages()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    received.url = f"http://127.0.0.1:{server.server_port}/token-in-the-url"
+    threading.Thread(target=server.serve_forever).start()
+    yield received
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture

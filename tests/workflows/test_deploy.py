@@ -1,8 +1,6 @@
 """`hashkiln deploy` on a real server with a real worker: what it creates, and the messages that a run causes."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -11,32 +9,6 @@ from tests.prefect_server import until
 
 SMALL = ("--method", "lsh", "--bits", "8")
 DEPLOY = ("deploy", "--dataset", "sample", *SMALL, "--pool", "hashkiln")
-
-
-@pytest.fixture(scope="module")
-def messages():
-    """Receive webhooks on loopback; the messages, with the address as `.url`."""
-
-    class Messages(list):
-        url = ""
-
-    received = Messages()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    received.url = f"http://127.0.0.1:{server.server_port}/token-in-the-url"
-    threading.Thread(target=server.serve_forever).start()
-    yield received
-    server.shutdown()
-    server.server_close()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,97 @@
+"""Take screenshots of Prefect's page of a good, a rejected and a failed run, from a real server on loopback.
+
+python docs/prefect_screenshots.py [FOLDER]
+
+FOLDER is docs/images by default. Needs Chromium.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROOT = Path(__file__).parent.parent
+PORT = int(os.environ.get("PORT", "4280"))
+URL = f"http://127.0.0.1:{PORT}"
+RUNS = {  # name: its options of `hashkiln reindex`, and its exit code
+    "good": (["--dataset", "sample", "--method", "lsh", "--bits", "16"], 0),
+    "rejected": (["--dataset", "sample", "--method", "lsh", "--bits", "8", "--floor", "map=0.9"], 3),
+    "failed": (["--dataset", "broken", "--method", "lsh", "--bits", "16", "--relevance", "neighbours"], 1),
+}
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--disable-sync"]
+FLAGS += ["--disable-background-networking", "--disable-component-update", "--window-size=1280,900"]
+FLAGS += ["--virtual-time-budget=20000"]  # milliseconds for the page to load
+
+
+def main() -> None:
+    images = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "images"
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if not browser:
+        sys.exit("needs Chromium: install Debian's package chromium")
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        (home / "prefect").mkdir()
+        environment = {
+            **os.environ,
+            "HASHKILN_HOME": folder,
+            "PREFECT_HOME": f"{folder}/prefect",
+            "PREFECT_API_URL": f"{URL}/api",
+            "PREFECT_LOGGING_EXTRA_LOGGERS": "hashing,storage,infra,workflows",
+            "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        }
+        command = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(PORT)]
+        server = subprocess.Popen([sys.executable, *command], env=environment, stdout=subprocess.DEVNULL)
+        try:
+            await_server(server)
+            hashkiln(environment, "ingest", "broken", str(broken(home / "source")), "--id-column", "id")
+            for name, (options, code) in RUNS.items():
+                hashkiln(environment, "reindex", *options, code=code)
+                (run,) = httpx.post(f"{URL}/api/flow_runs/filter", json={"sort": "START_TIME_DESC", "limit": 1}).json()
+                page, image = f"{URL}/runs/flow-run/{run['id']}", images / f"prefect-{name}.png"
+                profile = f"--user-data-dir={folder}/profile"
+                subprocess.run([browser, *FLAGS, profile, f"--screenshot={image}", page], check=True, timeout=120)
+                print(f"{image}: {run['name']}, {run['state_name']}")
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def await_server(server: subprocess.Popen[bytes]) -> None:
+    """Return when the server answers."""
+    while True:
+        try:
+            httpx.get(f"{URL}/api/health").raise_for_status()
+            return
+        except httpx.HTTPError:
+            if server.poll() is not None:
+                sys.exit("the Prefect server did not start")
+            time.sleep(0.5)
+
+
+def hashkiln(environment: dict[str, str], *options: str, code: int = 0) -> None:
+    """Run a command. Raises RuntimeError for another exit code."""
+    run = subprocess.run([sys.executable, "-m", "workflows.cli", *options], env=environment, cwd=ROOT)
+    if run.returncode != code:
+        raise RuntimeError(f"hashkiln {' '.join(options)}: expected the exit code {code}, found {run.returncode}")
+
+
+def broken(folder: Path) -> Path:
+    """Return a folder with a vector that is not finite, after the rows that `ingest` looks at."""
+    folder.mkdir()
+    x = np.random.default_rng(0).standard_normal((5000, 16)).astype(np.float32)
+    x[4000, 3] = np.nan
+    pq.write_table(pa.table({"id": np.arange(5000), "vector": list(x)}), folder / "00000.parquet")
+    return folder
+
+
+if __name__ == "__main__":
+    main()
