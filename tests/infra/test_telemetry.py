@@ -191,11 +191,19 @@ def cluster():
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_every_query_of_the_dashboard_finds_data(cluster):
+def test_every_query_of_the_dashboard_finds_data(cluster, receiver):
     sample = ("-m", "workflows.cli", "reindex", "--dataset", "sample", "--method", "lsh", "--bits")
-    cluster.run(*sample, "8")
+    cluster.run(*sample, "8", HASHKILN_TRACES="true", OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url)
     cluster.run(*sample, "16", "--floor", "map=0.99", code=3)
     cluster.start("tasks", sys.executable, "-c", TASKS)
+
+    spans, above = {span.span_id: span for span in receiver}, []
+    (span,) = [span for span in receiver if span.name == "encode" and span.attributes]  # the group of shards
+    while span := spans.get(span.parent_span_id):
+        above.append(span.name)
+    assert above[0] == "encode"  # the stage
+    assert above[1].startswith("encode-")  # Prefect's task
+    assert above[2].startswith("sample__lsh8 20")  # Prefect's flow
 
     def total(name, **labels):
         match = ",".join(f'{key}="{value}"' for key, value in labels.items())
