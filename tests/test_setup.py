@@ -4,6 +4,7 @@ import re
 import sys
 import tomllib
 from importlib.metadata import metadata, packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,9 @@ def test_every_dependency_is_constrained_within_its_bounds(line):
 
 def test_running_imports_only_dependencies():
     """Whatever a dependency requires itself may be imported as well; only `make dev` installs the group dev."""
-    known = {canonicalize_name(Requirement(line).name) for line in PROJECT["project"]["dependencies"]}
+    extras = PROJECT["project"]["optional-dependencies"].values()  # imported only where a setting asks for them
+    wanted = [*PROJECT["project"]["dependencies"], *chain(*extras)]
+    known = {canonicalize_name(Requirement(line).name) for line in wanted}
     only_dev = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependency-groups"]["dev"]} - known
     modules = {name.split(".")[0] for path in FILES for name in imports(path)} - {*LAYERS, *sys.stdlib_module_names}
     packages = packages_distributions()
