@@ -18,6 +18,8 @@ from .functions import HashFunction, Precision, SignFunction, check_finite, chec
 from .hamming.layout import read_only
 from .mapreduce import Array
 from .namespaces import namespace
+from .quantizers.contract import Quantizer
+from .quantizers.rabitq import RaBitQHash
 from .rounding import (
     FUNCTION,
     anchor_weight_error,
@@ -95,6 +97,41 @@ class LinearHash(SignFunction):
         from .product_kernels import packed
 
         return packed(self.weight, self.threshold)
+
+
+@dataclass(frozen=True, eq=False)
+class ThresholdHash(SignFunction):
+    """u = x - t for the first m coordinates: all of them for the first row of thresholds, then for the second.
+
+    If `paired`, two adjacent coordinates share the bit of their last threshold: u is the larger of their two values.
+    """
+
+    thresholds: Array  # (1 or 2, m), m <= d
+    d: int
+    paired: bool = False
+    rows: ClassVar[int] = 256
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        levels, m = self.thresholds.shape
+        return self.d, (levels - 1) * m + -(-m // 2) if self.paired else levels * m
+
+    def values(self, x: Array) -> Array:
+        return self._joined([x[:, : self.thresholds.shape[1]] - level for level in self.thresholds])
+
+    def rounding(self, x: Array) -> Array:
+        size = np.abs(x[:, : self.thresholds.shape[1]])
+        return self._joined([gamma(1) * (size + np.abs(level)) for level in self.thresholds])
+
+    def _joined(self, levels: list[Array]) -> Array:
+        """Return the columns of all levels, those of the last one in pairs if `paired`: the larger of two."""
+        xp = namespace(levels[0])
+        if self.paired:
+            left, right = levels[-1][:, ::2], levels[-1][:, 1::2]
+            right = xp.concatenate([right, left[:, right.shape[1] :]], axis=1)  # an odd last column has no partner
+            levels = [*levels[:-1], xp.maximum(left, right)]
+        columns: Array = xp.concatenate(levels, axis=1)
+        return columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -335,7 +372,9 @@ class DeepHash(SignFunction):
         return exact, np.full(exact.shape, bound)
 
 
-FAMILIES: dict[str, type] = {family.__name__: family for family in SignFunction.__subclasses__()}
+FAMILIES: dict[str, type] = {
+    family.__name__: family for family in (*SignFunction.__subclasses__(), RaBitQHash) if family is not Quantizer
+}
 
 
 def to_arrays(function: HashFunction) -> tuple[str, dict[str, Array], dict[str, Any]]:

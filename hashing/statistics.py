@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .mapreduce import Array, Batch, Data, Vectors
+from .mapreduce import Array, Batch, Data, Sum, Vectors
 
 _Scattered = tuple[int, Any, Any]  # n, mean, scatter; 0.0 instead of arrays of zeros
 _Extremes = tuple[Array, Array] | None
@@ -37,6 +37,24 @@ def moments(data: Data[Vectors]) -> Moments:
     Moments(n=2, mean=array([2.]), cov=array([[1.]]))
     """
     return data.reduce(_Scatter(), "moments")
+
+
+def mean_of(data: Data[Vectors]) -> Array:
+    """Return the mean (d,) float64 of all rows. Raises ValueError if there are none.
+
+    >>> from infra.executors import InProcess
+    >>> mean_of(Data([[Batch(np.arange(2), np.array([[1.0, 0.0], [3.0, 0.0]]))]], InProcess()))
+    array([2., 0.])
+    """
+    n, total = data.reduce(Sum(_total), "mean")
+    if not n:
+        raise ValueError("expected at least one row, found none in any shard")
+    mean: Array = total / n
+    return mean
+
+
+def _total(batch: Vectors) -> tuple[int, Array]:
+    return len(batch.x), batch.x.sum(axis=0, dtype=np.float64)
 
 
 class _Scatter:

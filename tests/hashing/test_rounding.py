@@ -14,6 +14,7 @@ from hashing.families import (
     NetworkHash,
     ProductHash,
     SphericalHash,
+    ThresholdHash,
 )
 from tests.hashing.test_functions import EVERY
 
@@ -42,6 +43,7 @@ ZERO = np.zeros(K)
 LAYERS = W / 10, RNG.standard_normal((K, K))
 SMALL = {  # offsets at which the family still has something to tell
     "LinearHash": LinearHash(W, centred(LinearHash(W, ZERO))),
+    "ThresholdHash": ThresholdHash(X[:2, :81], D, paired=True),
     "CosineHash": CosineHash(W / 50, ZERO, centred(CosineHash(W / 50, ZERO, ZERO))),
     "SphericalHash": SphericalHash(ANCHORS[:K], np.full(K, np.sqrt(2 * D))),
     "KernelHash": KernelHash(ANCHORS, 0.01, V, centred(KernelHash(ANCHORS, 0.01, V, ZERO))),

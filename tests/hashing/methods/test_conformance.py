@@ -30,11 +30,21 @@ EVERY = pytest.mark.parametrize("name", sorted(METHODS))
 DEEP = {name for name, method in METHODS.items() if issubclass(method, Deep)}
 ON_RAY = [*sorted(METHODS.keys() - DEEP), *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(DEEP))]
 BITS = 16
+OF_THE_DIMENSION = {
+    "qdrant": 64,
+    "rabitq": 32,
+    "sign": 32,
+}  # bits for rows of `blobs`
+
+
+def bits(name, n_bits=BITS):
+    """Return the code length to test a method with: n_bits, unless the dimension fixes it."""
+    return OF_THE_DIMENSION.get(name, n_bits)
 
 
 def defaults(name, n_bits=BITS):
     """Return the method with its defaults, but only a few epochs for a deep one."""
-    return METHODS[name](n_bits=n_bits, **({"epochs": 4} if name in DEEP else {}))
+    return METHODS[name](n_bits=bits(name, n_bits), **({"epochs": 4} if name in DEEP else {}))
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +81,13 @@ def test_a_changed_default_has_another_version():
 @EVERY
 def test_encodes_rows_to_bits(name, fitted):
     function, x = fitted[name], blobs(seed=1).x
-    bits = function.encode(x)
-    assert bits.shape == (len(x), BITS)
-    assert bits.dtype == bool
-    assert function.n_bits == BITS
+    codes = function.encode(x)
+    assert codes.shape == (len(x), bits(name))
+    assert codes.dtype == bool
+    assert function.n_bits == bits(name)
     assert function.dim == x.shape[1]
-    np.testing.assert_array_equal(bits, function.project(x) >= 0)
-    assert function.encode(x[:0]).shape == (0, BITS)
+    np.testing.assert_array_equal(codes, function.project(x) >= 0)
+    assert function.encode(x[:0]).shape == (0, bits(name))
 
 
 @EVERY
@@ -112,7 +122,7 @@ def test_codes_do_not_depend_on_the_batch(name, fitted):
 def test_fits_the_same_in_process_and_on_ray(name, ray_executor):
     """In few steps: each asks the cluster for the same."""
     steps = {f.name: min(f.default, 5) for f in fields(METHODS[name]) if f.name in ("n_iter", "epochs")}
-    method, shards = METHODS[name](n_bits=8, **steps), cut(blobs(), 4)
+    method, shards = METHODS[name](n_bits=bits(name, 8), **steps), cut(blobs(), 4)
     other = method.fit(Data(shards, ray_executor))
     own = method.fit(Data(shards, InProcess(cpus=ray_executor.cpus)))
     _, ours, numbers = to_arrays(own)

@@ -1,0 +1,209 @@
+"""RaBitQ beside its formulas, written row by row in float64, and beside Faiss."""
+
+import itertools
+import pickle
+
+import faiss
+import numpy as np
+import pytest
+
+from hashing.bits import pack, unpack
+from hashing.mapreduce import Batch, Data
+from hashing.methods.rabitq import RaBitQ
+from hashing.quantizers.estimator import levels_of, row_bytes, split_bytes
+from hashing.quantizers.rabitq import RaBitQHash
+from hashing.solvers import random_directions
+from tests.conftest import blobs, cut
+
+RNG = np.random.default_rng(5)
+D, N, Q = 44, 300, 6  # not a multiple of 8
+X = (RNG.standard_normal((N, D)) * np.linspace(0.3, 2, D) + 1).astype(np.float32)
+QUERIES = (RNG.standard_normal((Q, D)) * np.linspace(0.3, 2, D) + 1).astype(np.float32)
+METRICS = "euclidean", "cosine", "ip"
+
+
+def rotation(d, seed=0):
+    return random_directions(d, d, np.random.default_rng(seed))
+
+
+def quantizer(bits=1, d=D, seed=0):
+    r = rotation(d, seed)
+    return RaBitQHash(r, X[:, :d].mean(axis=0) @ r, bits)
+
+
+def batch_of(function, x):
+    u, correctives = map(np.concatenate, zip(*function.quantized(x), strict=True))
+    return Batch(np.arange(len(x)), row_bytes(pack(u >= 0), correctives))
+
+
+def exact(x, q, metric):
+    x, q = x.astype(np.float64), q.astype(np.float64)
+    if metric == "euclidean":
+        return ((q[:, None] - x) ** 2).sum(axis=2)
+    if metric == "cosine":
+        return 1 - q @ x.T / np.linalg.norm(q, axis=1)[:, None] / np.linalg.norm(x, axis=1)
+    return -q @ x.T
+
+
+def by_hand(function, x, q, metric, rounding):
+    """Estimated distances (q, n), from the definition of the estimator."""
+    r, centre = function.rotation.astype(np.float64), function.centre.astype(np.float64)
+    x, q = x.astype(np.float64), q.astype(np.float64)
+    if metric == "cosine":
+        q = q / np.linalg.norm(q, axis=1, keepdims=True)
+    v, p, mean = x @ r - centre, q @ r - centre, r @ centre
+    k = levels_of(pack(function.encode(x)), function.bits, function.dim)
+    y = k - (2**function.bits - 1) / 2
+    if rounding:
+        low, step = p.min(axis=1, keepdims=True), np.ptp(p, axis=1, keepdims=True) / 15
+        rounded = low + step * np.floor((p - low) / step + 0.5)
+    else:
+        rounded = p
+    products = rounded @ y.T * (v**2).sum(axis=1) / (v * y).sum(axis=1)
+    if metric == "euclidean":
+        return (v**2).sum(axis=1) + (p**2).sum(axis=1)[:, None] - 2 * products
+    inner = products + (x - mean) @ mean + (q @ mean)[:, None]
+    return 1 - inner / np.linalg.norm(x, axis=1) if metric == "cosine" else -inner
+
+
+@pytest.mark.parametrize("real", [False, True])
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("bits", [1, 3])
+def test_estimates_are_those_of_the_formula_for_rounded_and_for_real_queries(bits, metric, real):
+    function = quantizer(bits)
+    found = function.estimator(QUERIES, metric, real)(batch_of(function, X))
+    expected = by_hand(function, X, QUERIES, metric, rounding=not real)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("bits", [1, 2])
+def test_estimates_of_inner_products_are_unbiased_over_rotations(bits):
+    x, q, d = X[:40, :32], QUERIES[:, :32], 32
+    errors = []
+    for seed in range(200):
+        function = quantizer(bits, d, seed)
+        found = function.estimator(q, "ip", real=True)(batch_of(function, x))
+        errors.append(found - exact(x, q, "ip"))
+    errors = np.array(errors)
+    mean, deviation = errors.mean(axis=0), errors.std(axis=0) / np.sqrt(200)
+    assert np.abs(mean / deviation).max() < 4.5  # of 240 pairs
+    assert abs((mean / deviation).mean()) < 3 / np.sqrt(Q)  # pairs of a query are correlated
+    assert np.abs(errors).mean() > 20 * np.abs(mean.mean())
+
+
+def test_the_cosine_of_signs_and_rows_concentrates_about_its_expectation():
+    x = RNG.standard_normal((200, 384)).astype(np.float32)
+    function = RaBitQHash(rotation(384), np.zeros(384))
+    _, correctives = next(function.quantized(x))
+    f = 2 * np.sqrt(correctives[:, 1]) / (correctives[:, 0] * np.sqrt(384))
+    assert 0.76 < f.min() < f.mean() == pytest.approx(np.sqrt(2 / np.pi), abs=0.003)
+    assert f.max() < 0.84
+
+
+@pytest.mark.parametrize("bits", [1, 4])
+def test_more_bits_estimate_better_and_a_row_estimates_itself_exactly(bits):
+    function = quantizer(bits)
+    itself = function.estimator(X[:20], "euclidean", real=True)(batch_of(function, X[:20]))
+    np.testing.assert_allclose(np.diag(itself), 0, atol=1e-3)
+    errors = [
+        np.abs(f.estimator(QUERIES, "euclidean", real=True)(batch_of(f, X)) - exact(X, QUERIES, "euclidean")).mean()
+        for f in (quantizer(bits), quantizer(bits + 1))
+    ]
+    assert errors[1] < 0.7 * errors[0]
+
+
+def test_levels_have_the_largest_cosine_with_the_row():
+    function = RaBitQHash(np.eye(4), np.zeros(4), bits=3)
+    grid = np.array(list(itertools.product(np.arange(8) - 3.5, repeat=4)))
+    grid /= np.linalg.norm(grid, axis=1, keepdims=True)
+    x = RNG.standard_normal((50, 4)).astype(np.float32)
+    y = levels_of(pack(function.encode(x)), 3, 4) - 3.5
+    cosines = (x * y).sum(axis=1) / np.linalg.norm(y, axis=1)
+    np.testing.assert_allclose(cosines, (x.astype(np.float64) @ grid.T).max(axis=1), rtol=1e-6)
+
+
+def test_the_first_bits_of_a_longer_code_are_the_signs():
+    np.testing.assert_array_equal(quantizer(3).encode(X)[:, :D], quantizer(1).encode(X))
+
+
+@pytest.mark.parametrize("bits", [1, 2])
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_row_at_the_mean_is_estimated_exactly(bits, metric):
+    mean = np.full(8, 0.5, np.float32)
+    function = RaBitQHash(np.eye(8), mean, bits)
+    found = function.estimator(QUERIES[:, :8], metric)(batch_of(function, mean[None]))
+    np.testing.assert_allclose(found, exact(mean[None], QUERIES[:, :8], metric), rtol=1e-5)
+
+
+def test_a_constant_query_is_estimated():
+    function = RaBitQHash(np.eye(8), np.full(8, 0.5))
+    query = np.full((1, 8), 0.5, np.float32)
+    found = function.estimator(query, "euclidean")(batch_of(function, X[:, :8]))
+    np.testing.assert_allclose(found, exact(X[:, :8], query, "euclidean"), rtol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 5])
+def test_codes_correctives_and_estimates_do_not_depend_on_the_batch(bits):
+    function = quantizer(bits)
+    x = np.concatenate([X] * 15)  # more rows than a block of either holds
+    whole = batch_of(function, x)
+    for metric, real in itertools.product(METRICS, (False, True)):
+        estimator = function.estimator(QUERIES, metric, real)
+        scores = estimator(whole)
+        assert scores.dtype == np.float32
+        for rows in (slice(0, 1), slice(5, 90), slice(1000, 4400)):
+            np.testing.assert_array_equal(batch_of(function, x[rows]).x, whole.x[rows])
+            np.testing.assert_array_equal(estimator(whole.take(rows)), scores[:, rows])
+        one = function.estimator(QUERIES[3:4], metric, real)
+        np.testing.assert_array_equal(one(whole)[0], scores[3])
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(estimator))(whole), scores)
+
+
+def faiss_distances(metric, query_bits):
+    index = faiss.IndexRaBitQ(D, {"euclidean": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}[metric])
+    index.qb = query_bits
+    index.train(X)
+    index.add(X)
+    found, ids = index.search(QUERIES, N)
+    mean = faiss.vector_to_array(index.center).copy()
+    distances = np.empty((Q, N))
+    np.put_along_axis(distances, ids, found, axis=1)
+    return distances if metric == "euclidean" else -distances, mean
+
+
+@pytest.mark.parametrize("query_bits", [0, 4])
+@pytest.mark.parametrize("metric", ["euclidean", "ip"])
+def test_estimates_are_those_of_faiss_which_does_not_rotate(metric, query_bits):
+    expected, mean = faiss_distances(metric, query_bits)
+    function = RaBitQHash(np.eye(D), mean)
+    found = function.estimator(QUERIES, metric, real=not query_bits)(batch_of(function, X))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+def test_fit_centres_and_rotates_by_the_seed(in_process):
+    batch = blobs()
+    function, other = (RaBitQ(32, seed).fit(Data(cut(batch, 3), in_process)) for seed in (0, 1))
+    np.testing.assert_allclose(function.rotation @ function.rotation.T, np.eye(32), atol=1e-5)
+    np.testing.assert_allclose(function.centre @ function.rotation.T, batch.x.mean(axis=0), atol=1e-5)
+    assert (function.rotation != other.rotation).any()
+
+
+@pytest.mark.parametrize(("n_bits", "message"), [(16, "ask for 33, 66, 99, 132 or more bits"), (297, "up to 8 bits")])
+def test_a_code_length_that_is_no_multiple_of_the_dimension_is_refused(n_bits, message):
+    with pytest.raises(ValueError, match=f"multiple of d = 33, up to 8 bits a coordinate, found .*{message}|{message}"):
+        RaBitQ(n_bits).check_dim(33)
+
+
+def test_row_bytes_are_split_again():
+    codes, correctives = pack(RNG.random((5, 12)) < 0.5), RNG.standard_normal((5, 3)).astype(np.float32)
+    found = split_bytes(row_bytes(codes, correctives), 12)
+    np.testing.assert_array_equal(found[0], codes)
+    np.testing.assert_array_equal(found[1], correctives)
+    assert unpack(found[0], 12).shape == (5, 12)
+
+
+def test_queries_of_another_dimension_and_without_a_cosine_are_refused():
+    with pytest.raises(ValueError, match=r"shape \(n, 44\)"):
+        quantizer().estimator(QUERIES[:, 1:], "ip")
+    with pytest.raises(ValueError, match="zero, which has no cosine"):
+        quantizer().estimator(0 * QUERIES, "cosine")
