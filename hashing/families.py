@@ -372,8 +372,9 @@ class DeepHash(SignFunction):
         return exact, np.full(exact.shape, bound)
 
 
+QUANTIZERS: tuple[type, ...] = (RaBitQHash,)
 FAMILIES: dict[str, type] = {
-    family.__name__: family for family in (*SignFunction.__subclasses__(), RaBitQHash) if family is not Quantizer
+    family.__name__: family for family in (*SignFunction.__subclasses__(), *QUANTIZERS) if family is not Quantizer
 }
 
 

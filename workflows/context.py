@@ -45,13 +45,13 @@ class Context:
     def known_table(self) -> CodeTable | None:
         """Return the code table as it is now, or None, without creating a table or catalog.
 
-        Raises ValueError if the codes of the table have another number of bits.
+        Raises ValueError if the codes of the table have another number of bits or other correctives.
         """
         if not iceberg.catalog_exists(self.settings.catalog_url):
             return None
         catalog = iceberg.connect(self.settings.catalog_url, self.settings.warehouse_url)
         return (
-            load_table(catalog, self.table_name, self.spec.method.bits)
+            load_table(catalog, self.table_name, self.spec.method.bits, self.spec.method.correctives)
             if self.table_name in table_names(catalog)
             else None
         )

@@ -90,7 +90,8 @@ def open(
     Raises
     ------
     ValueError
-        If `follow` is combined with another version, or `follow` or index=True with resident=False.
+        If `follow` is combined with another version, or `follow` or index=True with resident=False; or if an index is
+        asked for and the method of the table is a quantizer.
     LookupError
         If there is no such table or version, or it is empty.
 
@@ -120,8 +121,15 @@ def _open(
     table: str, settings: Settings, progress: Progress, resident: bool, index: bool | Literal["stored"], version: str
 ) -> Reader:
     opened, found = open_version(settings, table, version)
-    shards = [CodeShard(shard.part, shard.n_bits) for shard in opened.shards(found.snapshot_id)]  # without labels
     function = models.load_model(settings.warehouse_url, found.properties["model"])
+    if index and opened.correctives:
+        raise ValueError(
+            f"index: the rows of {opened.name} are ranked by estimates, which have no index: open it without"
+        )
+    shards = [  # without labels
+        CodeShard(shard.part, shard.n_bits, correctives=opened.correctives)
+        for shard in opened.shards(found.snapshot_id)
+    ]
     executor = InProcess(progress) if resident or index else connect(settings, progress)
     rows = ResidentRows(shards) if resident else None
     batch, multi_index = rows.batch if rows else None, None

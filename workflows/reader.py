@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from hashing.evaluation.by_score import NearestByScore
 from pydantic import Field, model_validator
 
 from hashing.bits import pack
@@ -17,6 +18,7 @@ from hashing.neighbours.candidates import AsymmetricTopK, CountWithin, TopK, Wit
 from hashing.neighbours.exact import MEASURED, Metric, first_k, pair_distances
 from hashing.neighbours.multi_index import MultiIndex
 from hashing.neighbours.reranking import CandidateDistances
+from hashing.quantizers.contract import Quantizer
 from infra.settings import Settings
 from storage.features import keys
 from storage.features.dataset import Dataset
@@ -48,10 +50,12 @@ class Search(Value):
             raise ValueError(f"rerank must be 0 or at least k = {self.k}, found {self.rerank}")
         return self
 
-    def distance(self, metric: Metric) -> str:
-        """Return the name of the distance, for vectors that are compared by a metric."""
+    def distance(self, metric: Metric, function: HashFunction) -> str:
+        """Return the name of the distance, for codes of a function of vectors that are compared by a metric."""
         if self.rerank:
             return MEASURED[metric]
+        if isinstance(function, Quantizer):
+            return function.estimate_of(metric, self.asymmetric)
         return "asymmetric Hamming" if self.asymmetric else "Hamming"
 
 
@@ -126,7 +130,8 @@ class Reader:
             Number of nearest codes to rerank by the distance of their vectors, by the dataset's metric; 0: off. Their
             vectors are read from the source, and kept in a temporary file for other queries.
         asymmetric : bool, default False
-            Compare real-valued queries with binary codes; see `hashing.neighbours.candidates.AsymmetricTopK`.
+            Compare real-valued queries with binary codes; see `hashing.neighbours.candidates.AsymmetricTopK`. For a
+            quantizer: estimate distances from queries that are not rounded to 4 bits.
         where : label, list of labels, or ndarray of bool, shape (rows,), optional
             Search only rows that have one of the labels, or only rows that are True, in the order of `ids`.
 
@@ -134,7 +139,8 @@ class Reader:
         -------
         distances : ndarray, shape (q, min(k, rows))
             In increasing order: int32 Hamming distances; float64 if asymmetric. If reranked, float64: squared Euclidean
-            distances, or by the dataset's metric 1 - cosine, or the negative inner product.
+            distances, or by the dataset's metric 1 - cosine, or the negative inner product. For a quantizer, float64:
+            estimates of these.
         ids : ndarray of int64, shape (q, min(k, rows))
             Rows at equal distance are sorted by id.
 
@@ -185,6 +191,11 @@ class Reader:
         x, data, rows = self._queries(x), *self._data(where)
         index = self.index if where is None else None
         if asked.radius is not None:
+            if isinstance(self.function, Quantizer):
+                raise ValueError(
+                    f"radius: the rows of {self.table} are ranked by {self.function.name}'s estimates, which have no "
+                    "Hamming radius: search for the k nearest"
+                )
             if asked.radius > self.function.n_bits:
                 raise ValueError(f"radius: expected at most {self.function.n_bits} bits, found {asked.radius}")
             codes, radius = self._codes(x), asked.radius
@@ -234,7 +245,11 @@ class Reader:
     def _nearest(
         self, x: Array, asked: Search, width: int, data: Data, index: MultiIndex | None
     ) -> tuple[Array, Array]:
-        if asked.asymmetric:
+        if isinstance(self.function, Quantizer):
+            estimator = self.function.estimator(x, self._metric, asked.asymmetric)
+            distances, ids = data.reduce(NearestByScore(estimator, len(x), width), "search")
+            distances = distances.astype(np.float64)
+        elif asked.asymmetric:
             distances, ids = data.reduce(AsymmetricTopK(self.function.project(x), width), "search")
         elif index:
             distances, ids = index.topk(self._codes(x), width)

@@ -60,14 +60,14 @@ def search(
     batch, names = read_queries(dataset, queries)
     if len(batch.ids) * opened.rows < FEW_PAIRS and (not asked.rerank or opened.rows < FEW_ROWS):
         opened = replace(opened, executor=InProcess(progress))
-    properties = opened.version.properties
+    properties, distance = opened.version.properties, asked.distance(dataset.distance, opened.function)
     about = {
         "table": opened.table,
         "version": opened.version.name,
         "snapshot": str(opened.version.snapshot_id),
         "model": properties["model"],
         "search": asked.model_dump_json(),
-        "distance": asked.distance(dataset.distance),
+        "distance": distance,
     }
 
     def columns(positions: Array, ids: Array, distances: Array) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def search(
     return SearchReport(
         table=opened.table,
         version=opened.version.name,
-        distance=asked.distance(dataset.distance),
+        distance=distance,
         queries=len(batch.ids),
         rows=rows,
         out=filesystem.absolute(out),

@@ -144,6 +144,11 @@ class MethodSpec(Value):
         return {"method": self.method, "n_bits": self.bits, "defaults_version": version, **differing}
 
     @property
+    def correctives(self) -> tuple[str, ...]:
+        """The names of the columns beside the code, if the method is a quantizer."""
+        return getattr(method(self.method), "columns", ())
+
+    @property
     def reads_labels(self) -> bool:
         """Whether fitting needs labels."""
         return reads_labels(self.build())
@@ -300,6 +305,12 @@ class Spec(Value):
             raise ValueError(
                 f"precision: expected float32 for {self.method.method}, found {self.precision}: only networks run in it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _indexed(self, info: ValidationInfo) -> Spec:
+        if not _stored(info) and self.index and self.method.correctives:
+            raise ValueError(f"index: the rows of {self.method.method} are ranked by estimates, which have no index")
         return self
 
     @classmethod

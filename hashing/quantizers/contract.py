@@ -11,9 +11,9 @@ import numpy as np
 
 from ..functions import HashFunction, Precision, SignFunction, check_finite, check_shape, part_names
 from ..mapreduce import Array
+from ..neighbours.exact import MEASURED, Metric
 
 if TYPE_CHECKING:
-    from ..neighbours.exact import Metric
     from .estimator import Estimator
 
 
@@ -32,6 +32,7 @@ class Quantizer(SignFunction):
     """Names of the correctives, which are columns of a part: the step of the levels; the squared distance from the
     mean; the inner product of the mean and the distance vector; and, if it does not follow from the step, `low`."""
     rows: ClassVar[int] = 1024
+    name: ClassVar[str]  # of the method, in reports
 
     @property
     def planes(self) -> int:
@@ -51,6 +52,11 @@ class Quantizer(SignFunction):
 
         Raises ValueError for queries of another dimension, or by cosine for a query of zeros.
         """
+
+    def estimate_of(self, metric: Metric, real: bool = False) -> str:
+        """Return the name of the estimated distance."""
+        queries = ", from real-valued queries," if real else ""
+        return f"{self.name}'s estimate{queries} of the {MEASURED[metric]}"
 
     def quantized(self, x: Array) -> Iterator[tuple[Array, Array]]:
         """Yield u and the correctives of successive rows of x (n, d). Raises ValueError as `project` does."""

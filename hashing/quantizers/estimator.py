@@ -22,7 +22,7 @@ import numpy as np
 from .. import bits
 from ..hamming.layout import read_only
 from ..mapreduce import Array, Batch
-from ..neighbours.exact import MEASURED, Metric
+from ..neighbours.exact import Metric
 
 ROWS = 4096  # rows whose levels are in memory at a time
 QUERY_BITS = 4
@@ -37,7 +37,6 @@ class Estimator:
     on other rows nor on their number.
     """
 
-    name: str  # of the method
     metric: Metric
     planes: int  # bits of a coordinate of a row
     levels: Array  # (q, d) uint8 below 16; or float32, the coordinates of real-valued queries
@@ -45,12 +44,6 @@ class Estimator:
     step: Array  # (q,) float64
     constant: Array  # (q,) float64: f, the term of the query
     squared_mean: float  # |mean|^2
-
-    @property
-    def about(self) -> str:
-        """Return what ranks the rows, in words."""
-        queries = "real-valued" if self.real else "4-bit"
-        return f"{MEASURED[self.metric]} distance estimated by {self.name} from {queries} queries"
 
     @property
     def real(self) -> bool:
@@ -149,4 +142,5 @@ def words_of(codes: Array) -> Array:
 def levels_of(codes: Array, planes: int, d: int) -> Array:
     """Return the levels (n, d) uint8 of codes (n, B): the bits of a coordinate as an integer."""
     ones = bits.unpack(codes, planes * d).reshape(len(codes), planes, d).astype(np.uint8)
-    return np.sum(ones << np.arange(planes, dtype=np.uint8)[::-1, None], axis=1, dtype=np.uint8)
+    levels: Array = (ones << np.arange(planes, dtype=np.uint8)[::-1, None]).sum(axis=1, dtype=np.uint8)
+    return levels

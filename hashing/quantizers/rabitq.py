@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
@@ -26,6 +27,7 @@ class RaBitQHash(Quantizer):
     rotation: Array  # (d, d), orthonormal
     centre: Array  # (d,), the rotated mean
     bits: int = 1  # of a coordinate
+    name: ClassVar[str] = "RaBitQ"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -51,7 +53,7 @@ class RaBitQHash(Quantizer):
     def estimator(self, queries: Array, metric: Metric, real: bool = False) -> Estimator:
         p = self.rotated(checked(queries, metric, self.dim))
         levels = exact(p) if real else rounded(p)
-        return Estimator("RaBitQ", metric, self.bits, *levels, *constant_terms(p, self.centre, metric))
+        return Estimator(metric, self.bits, *levels, *constant_terms(p, self.centre, metric))
 
     @cached_property
     def _packed(self) -> tuple[Array, Array]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +17,23 @@ from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.transforms import IdentityTransform
 from pyiceberg.typedef import Record
-from pyiceberg.types import FixedType, IntegerType, ListType, LongType, NestedField, StringType
+from pyiceberg.types import FixedType, FloatType, IntegerType, ListType, LongType, NestedField, StringType
 from pyiceberg.utils.config import Config
 from sqlalchemy.engine import make_url
 
 from hashing.bits import n_bytes
 
 from ..files import s3
-from .parts import Part
+from .parts import FIRST, Part
 
 NAMESPACE = "codes"
 PREFIX = "hashkiln."
 LOST_RACE = re.compile("already exists|UNIQUE constraint|locked")  # errors of a catalog that others create as well
 LONG = LongType()
 FORMAT = 2  # version of the table format; increase it with every change that an older program would misread
+WITH_CORRECTIVES = (
+    3  # format of tables whose rows have correctives, which older programs would rank by Hamming distance
+)
 
 
 def connect(catalog: str, warehouse: str) -> Catalog:
@@ -104,10 +109,10 @@ def _file(uri: str) -> Path | None:
     return Path(url.database) if url and url.database else None
 
 
-def table_layout(n_bits: int) -> tuple[Schema, PartitionSpec, dict[str, str]]:
-    """Return schema, partitions and properties of a table of n_bits codes."""
+def table_layout(n_bits: int, correctives: Sequence[str] = ()) -> tuple[Schema, PartitionSpec, dict[str, str]]:
+    """Return schema, partitions and properties of a table of n_bits codes, with columns for their correctives."""
     properties = {
-        PREFIX + "format": str(FORMAT),
+        PREFIX + "format": str(WITH_CORRECTIVES if correctives else FORMAT),
         PREFIX + "n_bits": str(n_bits),
         PREFIX + "bit_order": "bit j is byte j div 8, position j mod 8 (little); padding is zero",
         PREFIX + "columns": "id: row of the dataset; code: packed bits; labels: places in hashkiln.vocabulary",
@@ -119,10 +124,13 @@ def table_layout(n_bits: int) -> tuple[Schema, PartitionSpec, dict[str, str]]:
         NestedField(3, "labels", ListType(6, IntegerType(), element_required=True), required=False),
         NestedField(4, "shard", StringType(), required=False),
         NestedField(5, "version", StringType(), required=False),
+        *(NestedField(FIRST + i, name, FloatType(), required=True) for i, name in enumerate(correctives)),
     )
     spec = PartitionSpec(
         PartitionField(4, 1000, IdentityTransform(), "shard"), PartitionField(5, 1001, IdentityTransform(), "version")
     )
+    if correctives:
+        properties[PREFIX + "correctives"] = json.dumps(list(correctives))
     # shard and version are not in the files; readers take them from the partition
     properties["schema.name-mapping.default"] = schema.name_mapping.model_dump_json()
     return schema, spec, properties

@@ -8,10 +8,11 @@ import numpy as np
 
 from hashing import bits
 from hashing.functions import HashFunction, Precision
+from hashing.quantizers.contract import Quantizer
 
 from ..features.shard import FeatureShard
 from ..files import filesystem
-from .parts import Part, code_array, encode_shard, read_part, repeated_ids
+from .parts import Part, code_array, corrective_array, encode_shard, read_part, repeated_ids
 from .source_digest import SOURCE_DIGESTS, update_digest
 
 
@@ -72,7 +73,7 @@ def compare_with_source(
     except (OSError, ValueError):
         return SourceComparison([], 0, 0)
     ids, codes = table["id"].to_numpy(), code_array(table["code"].combine_chunks(), function.n_bits)
-    row = wrong = near = 0
+    row = wrong = near = other = 0
     metadata = table.schema.metadata or {}
     source_digest, new_digest = SOURCE_DIGESTS[metadata.get(b"hashkiln.format", b"1").decode()]
     content = new_digest()
@@ -89,6 +90,10 @@ def compare_with_source(
             if len(rows):
                 excused = int((differing[rows] & function.undetermined(batch.x[rows], precision)).sum())
                 near, wrong = near + excused, wrong + int(differing.sum()) - excused
+            if isinstance(function, Quantizer):
+                again = [correctives for _, correctives in function.quantized(batch.x)]
+                found = corrective_array(table.slice(row, n), function.columns)
+                other += int((np.concatenate([found[:0], *again]) != found).any(axis=1).sum())
             row += n
         shard.refuse_change()
     except (OSError, ValueError) as error:
@@ -98,6 +103,8 @@ def compare_with_source(
         problems.append(f"expected {row} rows, as in {shard.url}, found {len(ids)}, in {part.url}")
     if wrong:
         problems.append(f"{wrong} of {compared} bits in {part.url} differ from the encoding of {shard.url}")
+    if other:
+        problems.append(f"the correctives of {other} rows in {part.url} differ from the encoding of {shard.url}")
     recorded, actual = metadata.get(f"hashkiln.{source_digest}".encode()), content.digest().hex()
     if recorded and recorded.decode() != actual:
         problems.append(f"expected content of digest {recorded.decode()}, found {actual}, in {shard.url}")

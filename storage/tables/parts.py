@@ -1,4 +1,7 @@
-"""Parts: the codes of one source shard as Parquet (id, code, labels), named by the SHA-256 of their content."""
+"""Parts: the codes of one source shard as Parquet, named by the SHA-256 of their content.
+
+The columns are id, code and labels, and for quantizers their correctives.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from hashing import bits
 from hashing.ahead import ahead
 from hashing.functions import HashFunction
 from hashing.mapreduce import Array, Batch
+from hashing.quantizers.contract import Quantizer
+from hashing.quantizers.estimator import row_bytes
 
 from .. import warehouse as places
 from ..features import columns, keys
@@ -22,6 +27,7 @@ from ..files import filesystem, parquet
 from .source_digest import NEWEST, SOURCE_DIGESTS, update_digest
 
 BATCH_ROWS = 2**16
+FIRST = 7  # number of the first column of correctives among the columns of a table
 
 DroppedRow = tuple[str, int, int, str]  # file, row, id, reason
 
@@ -40,18 +46,30 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class CodeShard:
-    """A part as a Shard: batches of ids (n,), packed codes (n, B) uint8 and multi-hot labels (n, c) uint8."""
+    """A part as a Shard: batches of ids (n,), packed codes (n, B) uint8 and multi-hot labels (n, c) uint8.
+
+    With the names of its correctives, the bytes of a code are followed by theirs; see `row_bytes`.
+    """
 
     part: Part
     n_bits: int
     n_classes: int = 0  # 0: without labels
+    correctives: tuple[str, ...] = ()
+
+    @property
+    def row_bytes(self) -> int:
+        """Return the number of bytes of a row of x."""
+        return bits.n_bytes(self.n_bits) + 4 * len(self.correctives)
 
     def __iter__(self) -> Iterator[Batch]:
         table = read_part(self.part.url, self.n_bits, self.part.size)
         labelled = self.n_classes and "labels" in table.column_names
         for batch in table.to_batches(BATCH_ROWS):
             y = columns.multi_hot(batch["labels"], self.n_classes) if labelled else None
-            yield Batch(batch["id"].to_numpy(), code_array(batch["code"], self.n_bits), y)
+            x = code_array(batch["code"], self.n_bits)
+            if self.correctives:
+                x = row_bytes(x, corrective_array(batch, self.correctives))
+            yield Batch(batch["id"].to_numpy(), x, y)
 
 
 @dataclass(frozen=True)
@@ -80,7 +98,7 @@ def encode_shard(shard: FeatureShard, function: HashFunction, folder: str, forma
         If the source shard changes meanwhile.
     """
     source_digest, new_digest = SOURCE_DIGESTS[format]
-    ids, codes, labels, content = [], [], [], new_digest()
+    ids, codes, correctives, labels, content = [], [], [], [], new_digest()
     dropped: list[DroppedRow] = []
     moments = np.zeros((4, function.n_bits))
     try:
@@ -88,7 +106,12 @@ def encode_shard(shard: FeatureShard, function: HashFunction, folder: str, forma
         for block in ahead(blocks) if filesystem.is_remote(shard.url) else blocks:
             ids.append(block.batch.ids)
             added = np.zeros_like(moments)
-            codes += [bits.pack_signs(u, added) for u in function.blocks(block.batch.x)]
+            if isinstance(function, Quantizer):
+                for u, values in function.quantized(block.batch.x):
+                    codes.append(bits.pack_signs(u, added))
+                    correctives.append(values)
+            else:
+                codes += [bits.pack_signs(u, added) for u in function.blocks(block.batch.x)]
             moments += added
             labels.append(block.labels)
             dropped += block.dropped
@@ -102,6 +125,9 @@ def encode_shard(shard: FeatureShard, function: HashFunction, folder: str, forma
     if problem := repeated_ids(all_ids, shard.url, shard.keys):
         raise ValueError(problem)
     table = _table(all_ids, all_codes, labels if labels and labels[0] is not None else None, function.n_bits)
+    if isinstance(function, Quantizer):
+        every = np.concatenate([np.zeros((0, len(function.columns)), np.float32), *correctives])
+        table = _with_correctives(table, every, function.columns)
     about = {
         source_digest: content.digest().hex(),
         "format": format,
@@ -266,6 +292,20 @@ def _table(ids: Array, codes: Array, labels: list[Any] | None, n_bits: int) -> A
         for i, a in enumerate(arrays)
     ]
     return pa.table(arrays, schema=pa.schema(fields))
+
+
+def corrective_array(table: Any, names: Sequence[str]) -> Array:
+    """Return columns of float32 without nulls as (n, len(names))."""
+    return np.stack([table[name].to_numpy() for name in names], axis=1)
+
+
+def _with_correctives(table: Any, correctives: Array, names: Sequence[str]) -> Any:
+    import pyarrow as pa
+
+    for i, name in enumerate(names):
+        field = pa.field(name, pa.float32(), nullable=False, metadata={"PARQUET:field_id": str(FIRST + i)})
+        table = table.append_column(field, pa.array(np.ascontiguousarray(correctives[:, i])))
+    return table
 
 
 def _quarantine_bytes(rows: Sequence[DroppedRow], keys_folder: str) -> bytes:

@@ -7,7 +7,6 @@ from threading import RLock
 
 import numpy as np
 
-from hashing.bits import n_bytes
 from hashing.mapreduce import Array, Batch
 
 from ..features.dataset import Dataset
@@ -18,13 +17,13 @@ from .vectors import VectorCache
 class ResidentRows:
     """The rows of one or more parts. Threads may share it.
 
-    `batch` has ids (n,) in increasing order and codes (n, B). The parts are read here, and again when the labels are
+    `batch` has ids (n,) in increasing order and codes (n, B), with the correctives of the shards. The parts are read here, and again when the labels are
     first used.
     """
 
     def __init__(self, shards: Sequence[CodeShard]) -> None:
         n = sum(shard.part.rows for shard in shards)
-        ids, codes = np.empty(n, np.int64), np.empty((n, n_bytes(shards[0].n_bits)), np.uint8)
+        ids, codes = np.empty(n, np.int64), np.empty((n, shards[0].row_bytes), np.uint8)
         row = 0
         for shard in shards:
             for batch in shard:

@@ -18,7 +18,7 @@ from pyiceberg.utils.concurrent import ExecutorFactory
 
 from . import commits, iceberg
 from .commits import PublishConflict, change_properties, commit, retry_commit
-from .iceberg import FORMAT, NAMESPACE, PREFIX
+from .iceberg import NAMESPACE, PREFIX, WITH_CORRECTIVES
 from .parts import CodeShard, Part
 
 VOCABULARY = PREFIX + "vocabulary"
@@ -57,7 +57,9 @@ def table_names(catalog: Catalog) -> list[str]:
     return sorted(name for _, name in catalog.list_tables(NAMESPACE))
 
 
-def load_table(catalog: Catalog, name: str, n_bits: int | None = None) -> CodeTable:
+def load_table(
+    catalog: Catalog, name: str, n_bits: int | None = None, correctives: Sequence[str] | None = None
+) -> CodeTable:
     """Return a code table by name.
 
     Raises
@@ -65,7 +67,7 @@ def load_table(catalog: Catalog, name: str, n_bits: int | None = None) -> CodeTa
     LookupError
         If there is no such table. The message lists the existing ones.
     ValueError
-        If `n_bits` is given and the codes have another length.
+        If `n_bits` or `correctives` are given, and the codes have another length or other correctives.
     """
     try:
         table = CodeTable(catalog.load_table(f"{NAMESPACE}.{name}"))
@@ -73,6 +75,9 @@ def load_table(catalog: Catalog, name: str, n_bits: int | None = None) -> CodeTa
         raise unknown_table(name, table_names(catalog)) from None
     if n_bits not in (None, table.n_bits):
         raise ValueError(f"table {name} has codes of {table.n_bits} bits, not {n_bits}: choose another --code")
+    if correctives is not None and tuple(correctives) != table.correctives:
+        found, asked = (", ".join(names) or "no correctives" for names in (table.correctives, correctives))
+        raise ValueError(f"table {name} has the columns {found}, not {asked}: choose another --code")
     return table
 
 
@@ -81,39 +86,45 @@ def unknown_table(name: str, existing: Sequence[str]) -> LookupError:
     return LookupError(f"unknown code table {name!r}; existing tables: {', '.join(existing) or 'none yet'}")
 
 
-def create_table(catalog: Catalog, name: str, n_bits: int, location: str | None = None) -> CodeTable:
+def create_table(
+    catalog: Catalog, name: str, n_bits: int, location: str | None = None, correctives: Sequence[str] = ()
+) -> CodeTable:
     """Return a code table by name, created with an empty version 0 if it is missing.
 
     Parameters
     ----------
     location
         Folder of a new table, by default chosen by the catalog.
+    correctives
+        Names of the float32 columns beside the code.
 
     Raises
     ------
     ValueError
-        If the table has codes of another length.
+        If the table has codes of another length, or other correctives.
     """
     if name not in table_names(catalog):
         with suppress(TableAlreadyExistsError, CommitFailedException):
-            new = _new_table(catalog, name, n_bits, location)
+            new = _new_table(catalog, name, n_bits, correctives, location)
             with new, new.update_snapshot().fast_append():
                 pass  # create table and version 0 in one commit, so that a crash leaves both or neither
-    table = load_table(catalog, name, n_bits)
-    table.upgrade(iceberg.table_layout(n_bits)[2])
+    table = load_table(catalog, name, n_bits, correctives)
+    table.upgrade(iceberg.table_layout(n_bits, correctives)[2])
     return table
 
 
-def future_folder(catalog: Catalog, name: str, n_bits: int) -> str:
+def future_folder(catalog: Catalog, name: str, n_bits: int, correctives: Sequence[str] = ()) -> str:
     """Return the folder of a table, or the one that it will have when it is created, without creating it."""
     try:
-        return _new_table(catalog, name, n_bits).table_metadata.location.removeprefix("file://")
+        return _new_table(catalog, name, n_bits, correctives).table_metadata.location.removeprefix("file://")
     except TableAlreadyExistsError:  # of a REST catalog, if another run has created it meanwhile
-        return load_table(catalog, name, n_bits).folder
+        return load_table(catalog, name, n_bits, correctives).folder
 
 
-def _new_table(catalog: Catalog, name: str, n_bits: int, location: str | None = None) -> CreateTableTransaction:
-    layout, spec, properties = iceberg.table_layout(n_bits)
+def _new_table(
+    catalog: Catalog, name: str, n_bits: int, correctives: Sequence[str], location: str | None = None
+) -> CreateTableTransaction:
+    layout, spec, properties = iceberg.table_layout(n_bits, correctives)
     return catalog.create_table_transaction(f"{NAMESPACE}.{name}", layout, location, spec, properties=properties)
 
 
@@ -140,15 +151,20 @@ class CodeTable:
         self.iceberg = table
         self.name = table.name()[-1]
         self.n_bits = int(table.properties[PREFIX + "n_bits"])
-        if self.format > FORMAT:
+        if self.format > WITH_CORRECTIVES:
             raise ValueError(
-                f"table {self.name} has format {self.format}, newer than {FORMAT}: upgrade hashkiln to open it"
+                f"table {self.name} has format {self.format}, newer than {WITH_CORRECTIVES}: upgrade hashkiln to open it"
             )
 
     @property
     def format(self) -> int:
         """Return the version of the table format; 0 if the table was written before formats had versions."""
         return int(self.iceberg.properties.get(PREFIX + "format", 0))
+
+    @property
+    def correctives(self) -> tuple[str, ...]:
+        """Return the names of the float32 columns beside the code, from which distances are estimated."""
+        return tuple(json.loads(self.iceberg.properties.get(PREFIX + "correctives", "[]")))
 
     @property
     def folder(self) -> str:
@@ -169,8 +185,8 @@ class CodeTable:
         """Add the missing properties to a table of an older format, in one commit."""
 
         def attempt() -> None:
-            if self.format < FORMAT:
-                key, current = PREFIX + "format", self.iceberg.properties
+            key, current = PREFIX + "format", self.iceberg.properties
+            if self.format < int(properties[key]):
                 missing = {name: value for name, value in properties.items() if name == key or name not in current}
                 commit(self.iceberg, *change_properties(self.iceberg, missing))
 
@@ -252,7 +268,7 @@ class CodeTable:
         return [part for manifest in manifests for part in known[manifest.manifest_path]]
 
     def shards(self, snapshot_id: int) -> list[CodeShard]:
-        """Return the parts of a snapshot as shards, by ascending id."""
+        """Return the parts of a snapshot as shards of codes, without correctives, by ascending id."""
         parts = sorted(self.parts(snapshot_id).values(), key=lambda part: (part.min_id, part.shard))
         return [CodeShard(part, self.n_bits, len(self.vocabulary)) for part in parts]
 

@@ -80,7 +80,7 @@ def test_reranking_uses_the_metric_of_the_dataset(tmp_path, settings):
         distances, ids = table.search(queries, k=50, rerank=600)
         np.testing.assert_array_equal(ids, expected)
         assert ((distances >= 0) & (distances <= 2)).all()
-    assert Search(k=5, rerank=10).distance(table.dataset.distance) == "cosine"
+    assert Search(k=5, rerank=10).distance(table.dataset.distance, table.function) == "cosine"
 
 
 def test_too_few_rows_for_the_queries_are_refused_before_work(tmp_path, settings):

@@ -121,16 +121,16 @@ class Opened(NamedTuple):
 def _opened(context: Context, model: Model) -> Opened:
     """Open the code table, or create it once its first shard is encoded: a run that fails leaves no empty table."""
     catalog = iceberg.connect(context.settings.catalog_url, context.warehouse)
-    name, n_bits = context.table_name, context.spec.method.bits
+    name, n_bits, correctives = context.table_name, context.spec.method.bits, context.spec.method.correctives
     known = context.known_table()
     vocabulary = vocabulary_of(context.dataset, known, context.executor)
     shards = [replace(shard, vocabulary=vocabulary) for shard in context.dataset.shards("base")]
     encoding = time.monotonic()
-    folder = None if known else future_folder(catalog, name, n_bits)
+    folder = None if known else future_folder(catalog, name, n_bits, correctives)
     encoded = list(_encoded(context, model, shards[:1], folder)) if folder else []
     first = {part.shard: part for part, _ in encoded}
     seconds = time.monotonic() - encoding
-    table = create_table(catalog, name, n_bits, folder)
+    table = create_table(catalog, name, n_bits, folder, correctives)
     if vocabulary and table.add_labels(vocabulary)[: len(vocabulary)] != vocabulary:
         first = {}  # another run has created the table meanwhile, with its labels in another order
     shards = [replace(shard, vocabulary=table.vocabulary) for shard in shards]
