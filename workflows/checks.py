@@ -59,7 +59,8 @@ def check_run(spec: Spec, settings: Settings) -> None:
     check_precision(spec, settings)
     check_resources(settings, "fit", "encode", "evaluate")
     with _refused():
-        check_exports(spec.exports, table_name(spec.dataset, spec.code_name), settings)
+        name = table_name(spec.dataset, spec.code_name)
+        check_exports(spec.exports, name, settings, spec.method.correctives)
 
 
 def check_method(spec: MethodSpec, schema: Schema) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,9 @@ def export_version(table: str, to: str, folder: str, version: str = "main", repl
     write, bit_order = TARGETS[to]
     settings = Settings()
     code_table, chosen = open_version(settings, table, version)
+    _check_target(to, code_table.correctives)
     shards, keys = code_table.shards(chosen.snapshot_id), keys_of_version(chosen.properties, settings)
+    shards = [replace_fields(shard, correctives=code_table.correctives) for shard in shards]
     rows = VersionRows(code_table.name, shards, code_table.vocabulary, keys)
     description = {
         "table": code_table.name,
@@ -65,13 +68,14 @@ def export_version(table: str, to: str, folder: str, version: str = "main", repl
         "n_bits": code_table.n_bits,
         "bit_order": bit_order,
         "vocabulary": code_table.vocabulary,  # label of each column of labels.npy
+        "correctives": code_table.correctives,  # name of each column of correctives.npy
     }
     with atomic_folder(folder, description, replace) as place:
         write(rows, place)
     return {**description, "folder": folder}
 
 
-def check_exports(exports: Mapping[str, str], table: str, settings: Settings) -> None:
+def check_exports(exports: Mapping[str, str], table: str, settings: Settings, correctives: Sequence[str] = ()) -> None:
     """Raise an error for exports of a table (target -> folder) that cannot succeed. Writes nothing.
 
     An empty folder stands for exports/TABLE/TARGET in HASHKILN_HOME.
@@ -82,13 +86,13 @@ def check_exports(exports: Mapping[str, str], table: str, settings: Settings) ->
         For an unknown target.
     ValueError
         If a folder holds anything but an earlier export of the table to this target, cannot be written, or is given for
-        two targets; or if a package that a target needs is missing.
+        two targets; if a package that a target needs is missing; or if the target cannot rank by correctives.
     """
     folders = [_folder(exports, to, table, settings) for to in exports]
     if len(set(folders)) < len(folders):
         raise ValueError(f"expected another folder for each target, found {', '.join(map(str, folders))}")
     for to, folder in zip(exports, folders, strict=True):
-        _check_target(to)
+        _check_target(to, correctives)
         try:
             if to in PACKAGES:
                 check_package(*PACKAGES[to])
@@ -121,9 +125,13 @@ def export_published(exports: Mapping[str, str], table: str, version: str) -> tu
     return tuple(written)
 
 
-def _check_target(to: str) -> None:
+def _check_target(to: str, correctives: Sequence[str] = ()) -> None:
     if to not in TARGETS:
         raise LookupError(f"unknown target {to!r} of an export: expected one of {', '.join(TARGETS)}")
+    if correctives and to != "npy":
+        raise ValueError(
+            f"{to} would rank the rows of a quantizer by Hamming distance, without their correctives: export to npy"
+        )
 
 
 def _folder(exports: Mapping[str, str], to: str, table: str, settings: Settings) -> Path:

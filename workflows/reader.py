@@ -8,10 +8,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from hashing.evaluation.by_score import NearestByScore
 from pydantic import Field, model_validator
 
 from hashing.bits import pack
+from hashing.evaluation.by_score import NearestByScore
 from hashing.functions import HashFunction
 from hashing.mapreduce import Array, Data, Executor
 from hashing.neighbours.candidates import AsymmetricTopK, CountWithin, TopK, Within, query_blocks

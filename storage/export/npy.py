@@ -18,9 +18,11 @@ from .rows import VersionRows
 def write(rows: VersionRows, place: Path) -> None:
     """Write codes.npy (n, B) uint8, ids.npy (n,) int64 and, for a table with labels, multi-hot labels.npy (n, c) uint8.
 
-    Rows are in the order of the shards. One batch is in memory at a time.
+    A table with correctives also has them, in correctives.npy (n, m) float32. Rows are in the order of the shards. One
+    batch is in memory at a time.
     """
-    n, n_classes = len(rows), len(rows.vocabulary)
+    n, n_classes, width = len(rows), len(rows.vocabulary), n_bytes(rows.n_bits)
+    names = rows.shards[0].correctives
     with ExitStack() as stack:
 
         def create(name: str, dtype: type, *shape: int) -> IO[bytes]:
@@ -30,11 +32,14 @@ def write(rows: VersionRows, place: Path) -> None:
             np.lib.format.write_array_header_1_0(file, header)
             return file
 
-        codes, ids = create("codes.npy", np.uint8, n, n_bytes(rows.n_bits)), create("ids.npy", np.int64, n)
+        codes, ids = create("codes.npy", np.uint8, n, width), create("ids.npy", np.int64, n)
+        correctives = create("correctives.npy", np.float32, n, len(names)) if names else None
         labels = create("labels.npy", np.uint8, n, n_classes) if n_classes else None
         for shard in rows.shards:
             for batch in shard:
-                codes.write(batch.x.tobytes())
+                codes.write(batch.x[:, :width].tobytes())
+                if correctives:
+                    correctives.write(batch.x[:, width:].tobytes())
                 ids.write(batch.ids.tobytes())
                 if labels:
                     y = np.zeros((len(batch.ids), n_classes), np.uint8) if batch.y is None else batch.y

@@ -31,9 +31,7 @@ PREFIX = "hashkiln."
 LOST_RACE = re.compile("already exists|UNIQUE constraint|locked")  # errors of a catalog that others create as well
 LONG = LongType()
 FORMAT = 2  # version of the table format; increase it with every change that an older program would misread
-WITH_CORRECTIVES = (
-    3  # format of tables whose rows have correctives, which older programs would rank by Hamming distance
-)
+WITH_CORRECTIVES = 3  # format of tables with correctives: older programs would rank their rows by Hamming distance
 
 
 def connect(catalog: str, warehouse: str) -> Catalog:
@@ -118,10 +116,10 @@ def table_layout(n_bits: int, correctives: Sequence[str] = ()) -> tuple[Schema, 
         PREFIX + "columns": "id: row of the dataset; code: packed bits; labels: places in hashkiln.vocabulary",
         "commit.retry.num-retries": "0",  # commits.retry_commit plans again instead of replaying
     }
-    schema = Schema(
+    schema = Schema(  # numbered as Iceberg does: those of columns, then those of elements
         NestedField(1, "id", LongType(), required=True),
         NestedField(2, "code", FixedType(n_bytes(n_bits)), required=True),
-        NestedField(3, "labels", ListType(6, IntegerType(), element_required=True), required=False),
+        NestedField(3, "labels", ListType(FIRST + len(correctives), IntegerType(), True), required=False),
         NestedField(4, "shard", StringType(), required=False),
         NestedField(5, "version", StringType(), required=False),
         *(NestedField(FIRST + i, name, FloatType(), required=True) for i, name in enumerate(correctives)),

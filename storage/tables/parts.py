@@ -27,7 +27,7 @@ from ..files import filesystem, parquet
 from .source_digest import NEWEST, SOURCE_DIGESTS, update_digest
 
 BATCH_ROWS = 2**16
-FIRST = 7  # number of the first column of correctives among the columns of a table
+FIRST = 6  # number of the first column of correctives among the columns of a table
 
 DroppedRow = tuple[str, int, int, str]  # file, row, id, reason
 

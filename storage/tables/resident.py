@@ -17,8 +17,8 @@ from .vectors import VectorCache
 class ResidentRows:
     """The rows of one or more parts. Threads may share it.
 
-    `batch` has ids (n,) in increasing order and codes (n, B), with the correctives of the shards. The parts are read here, and again when the labels are
-    first used.
+    `batch` has ids (n,) in increasing order and codes (n, B), followed by the correctives of the shards. The parts are
+    read here, and again when the labels are first used.
     """
 
     def __init__(self, shards: Sequence[CodeShard]) -> None:

@@ -152,8 +152,9 @@ class CodeTable:
         self.name = table.name()[-1]
         self.n_bits = int(table.properties[PREFIX + "n_bits"])
         if self.format > WITH_CORRECTIVES:
+            newest = WITH_CORRECTIVES
             raise ValueError(
-                f"table {self.name} has format {self.format}, newer than {WITH_CORRECTIVES}: upgrade hashkiln to open it"
+                f"table {self.name} has format {self.format}, newer than {newest}: upgrade hashkiln to open it"
             )
 
     @property
