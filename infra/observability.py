@@ -1,9 +1,12 @@
-"""Observers: callbacks for progress and epochs, whose errors never stop a run."""
+"""What others see of a run: observers of progress and epochs, whose errors never stop it, and a log line per stage."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Generic, ParamSpec
 
 from hashing.mapreduce import Epoch
@@ -46,6 +49,43 @@ def observed(callback: Callable[P, None]) -> Observer[P]:
     return callback if isinstance(callback, Observer) else Observer(callback)
 
 
+@dataclass
+class Stage:
+    """A stage of a run, or a cell of a benchmark, and its size once it is known."""
+
+    name: str
+    rows: int = 0
+    seconds: float = 0.0
+    state: str = "running"  # or done, failed
+    stays: bool = True  # on a display, when it is done
+    started: float = field(default_factory=time.monotonic)
+
+    def __str__(self) -> str:
+        return ", ".join(filter(None, (self.size, f"{self.seconds:.1f} s")))
+
+    @property
+    def size(self) -> str:
+        """The rows and rows per second; empty if the stage has not counted rows."""
+        return f"{self.rows:,} rows, {self.rows / self.seconds:,.0f} rows/s" if self.rows and self.seconds else ""
+
+
+@contextmanager
+def stage(name: str, stays: bool = True) -> Iterator[Stage]:
+    """Log one line when the block has ended: name, rows and seconds. A terminal shows its begin too (level DEBUG)."""
+    found = Stage(name, stays=stays)
+    logger.debug("%s begins", name, extra={"stage": found})
+    try:
+        yield found
+        found.state = "done"
+    except BaseException:
+        found.state = "failed"
+        raise
+    finally:
+        found.seconds = time.monotonic() - found.started
+        level = logging.INFO if found.state == "done" else logging.DEBUG  # who raised the error reports it
+        logger.log(level, "%s: %s", name, found, extra={"stage": found})
+
+
 def silent(label: str, done: int, total: int) -> None:
     """Ignore progress."""
 
@@ -60,6 +100,6 @@ def report_epochs(progress: Progress, on_epoch: OnEpoch, epochs: Sequence[Epoch]
     if epochs:
         last = epochs[-1]
         label += f", loss {last['loss']:.4f}" + ("" if last["score"] is None else f", score {last['score']:.4f}")
-        logger.info("%s: epoch %d of %d, %.1f s", label, len(epochs), most, last["seconds"])
+        logger.info("%s: epoch %d of %d, %.1f s", label, len(epochs), most, last["seconds"], extra={"epoch": last})
     progress(label, len(epochs), most)
     on_epoch(epochs)

@@ -11,6 +11,7 @@ class Model(Value):
     digest: str
     fit: str  # digest of the specification of the fit
     seconds: float  # duration of the fit; 0 for a reused model
+    rows: int = 0  # that it was fitted on; 0 for a reused model
     reason: str = ""  # why it was fitted or reused
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 
 from prefect import flow
 
 from hashing.mapreduce import Array
 from infra.executors import Progress, connect, silent
+from infra.observability import stage
 from infra.settings import Settings
 
 from .. import checks
@@ -63,22 +63,23 @@ def benchmark(grid: Grid, progress: Progress = silent) -> GridOutcome:
     for spec in specs:
         checks.check_training(spec, executor)
     datasets = [ingest(Spec(dataset=name, source=grid.source), settings, progress) for name in grid.datasets]
-    for name, dataset in zip(grid.datasets, datasets, strict=True):
-        vocabulary = labels_of(dataset, executor)
-        if grid.protocol == "dhn":
-            dataset = protocols.dataset_of(dataset, grid.draw, vocabulary, settings, executor)
-        bench = Bench(name, dataset, vocabulary, grid, settings, executor, {})
-        for done, spec in enumerate(specs):
-            cell = f"{name}, {spec.method}, {spec.bits} bits, seed {spec.seed}"
-            executor.progress(cell, done, len(specs))
-            start = time.monotonic()
-            try:
-                rows.append(bench.row(spec))
-                logger.info("%s: %.1f s", cell, time.monotonic() - start)
-            except Exception as error:  # a failed cell does not stop the others
-                expected = isinstance(error, ValueError)
-                failed[cell] = str(error) if expected else f"{type(error).__name__}: {error}"
-                logger.warning("%s: %s", cell, failed[cell], exc_info=not expected)
+    cells = len(datasets) * len(specs)
+    with stage("benchmark"):
+        for name, dataset in zip(grid.datasets, datasets, strict=True):
+            vocabulary = labels_of(dataset, executor)
+            if grid.protocol == "dhn":
+                dataset = protocols.dataset_of(dataset, grid.draw, vocabulary, settings, executor)
+            bench = Bench(name, dataset, vocabulary, grid, settings, executor, {})
+            for spec in specs:
+                cell = f"{name}, {spec.method}, {spec.bits} bits, seed {spec.seed}"
+                executor.progress("cells", len(rows) + len(failed), cells)
+                try:
+                    with stage(cell, stays=False):
+                        rows.append(bench.row(spec))
+                except Exception as error:  # a failed cell does not stop the others
+                    expected = isinstance(error, ValueError)
+                    failed[cell] = str(error) if expected else f"{type(error).__name__}: {error}"
+                    logger.warning("%s: %s", cell, failed[cell], exc_info=not expected)
     return GridOutcome(rows=tuple(rows), failed=failed)
 
 

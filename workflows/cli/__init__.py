@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import shlex
 import signal
 import sys
 from typing import Any
@@ -13,7 +14,8 @@ import typer
 from rich.markup import escape
 
 from . import benchmark, catalogue, deploy, maintenance, reindex, run, search
-from .common import FAILED, INTERRUPTED, REJECTED, USAGE, LogLines, errors
+from .common import FAILED, INTERRUPTED, REJECTED, STAGES, USAGE, LogLines, errors
+from .display import Display
 
 # Exit codes by the name of an error, because importing the classes is slow. LookupError means a table, version, dataset
 # or split that does not exist; its subclasses, such as KeyError, mean other failures.
@@ -57,8 +59,11 @@ def interrupted(*_: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, lambda *_: os._exit(INTERRUPTED))
     signal.alarm(STOP_SECONDS)
-    kept = "Finished work is kept, and nothing is half published. Run the same command again to continue."
-    errors.print(f"[red]Interrupted. {kept}", soft_wrap=True)
+    for display in [handler for handler in logging.getLogger(STAGES).handlers if isinstance(handler, Display)]:
+        display.stop()
+    again = shlex.join(["hashkiln", *sys.argv[1:]])
+    kept = "Finished work is kept, and nothing is half published. To continue, run again:"
+    errors.print(f"[red]Interrupted. {kept} {escape(again)}", soft_wrap=True)
     atexit._run_exitfuncs()
     os._exit(INTERRUPTED)
 

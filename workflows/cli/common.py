@@ -27,10 +27,15 @@ T = TypeVar("T")
 FAILED, USAGE, REJECTED, INTERRUPTED = 1, 2, 3, 130
 
 
+STAGES = "infra.observability"  # the logger of stages, and of the epochs of a fit
+
+
 class LogLines(logging.Handler):
-    """Print log records on stderr, above a progress bar if there is one."""
+    """Print log records on stderr, above the display if there is one, except those that it shows."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "shown", False):
+            return
         errors.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -266,21 +271,16 @@ def assignment(text: str) -> tuple[str, Any]:
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """Yield an observer that draws a progress bar below the log lines, if the output is a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    """Yield an observer of progress, and show it if the output is a terminal."""
+    from infra.observability import Observer, silent
 
-    from infra.observability import Observer
+    if not errors.is_terminal:
+        yield Observer(silent)
+        return
+    from .display import Display
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
-        line = bar.add_task("", visible=False)
-
-        def shown(label: str, done: int, total: int) -> None:
-            if label.partition(",")[0] != bar.tasks[0].description.partition(",")[0]:
-                bar.reset(line)  # the clock of this item of work
-            bar.update(line, description=label, completed=done, total=total or None, visible=True)
-
-        yield Observer(shown)
+    with Display() as display:
+        yield Observer(display.progress)
 
 
 def show(value: Any, as_json: bool, title: str = "") -> None:

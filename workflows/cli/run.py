@@ -40,12 +40,13 @@ def fit(specify: Specify, as_json: AsJson = False) -> None:
     from infra.settings import Settings
     from storage import models
 
+    from ..reindex import pipeline
     from ..reindex.fitting import fit as fit_model
     from ..reports.run import trained
 
     spec = specify()
     with _opened(spec) as context:
-        model = fit_model(context)
+        model = pipeline.call(fit_model, context)
     epochs = models.training_epochs(Settings().warehouse_url, model.digest)
     training = {"training": epochs if as_json else trained(epochs)} if epochs else {}
     show({"model": model.digest, "seconds": round(model.seconds, 2), **training}, as_json, spec.code_name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from hashing.methods import METHODS, method
 from hashing.source import source
 from storage import models, queries
 from storage.features.dataset import Dataset
+from storage.features.shard import FeatureShard
 
 from .. import pretrained
 from ..checks import UsageError, check_method, check_training, schema_of
@@ -44,7 +46,8 @@ def fit(context: Context, because: str = "") -> Model:
         vocabulary = vocabulary_of(dataset, context.known_table(), context.executor)
     if _draws(dataset):
         excluded = judge.draw_queries(context, vocabulary).ids
-    identity, key = _identity(spec), _key(spec, dataset, excluded)
+    listed = dataset.shards(_split(dataset))
+    identity, key = _identity(spec), _key(spec, dataset, listed, excluded)
     if known := models.recorded_fit(warehouse, key):
         logger.info("reusing model %.12s, fitted earlier on the same rows", known)
         models.record_fit(warehouse, key, known)  # renews its age, so that gc keeps it
@@ -58,7 +61,8 @@ def fit(context: Context, because: str = "") -> Model:
     function = spec.method.build().fit(Data(shards, executor, start_from))
     name = models.save_model(warehouse, function)
     models.record_fit(warehouse, key, name)
-    return Model(digest=name, fit=identity, seconds=time.monotonic() - start, reason=reason)
+    rows = sum(shard.rows for shard in listed) - len(excluded)
+    return Model(digest=name, fit=identity, seconds=time.monotonic() - start, rows=rows, reason=reason)
 
 
 def refit_reason(spec: Spec, staged: Staged) -> str:
@@ -79,7 +83,7 @@ def reusable_model(context: Context) -> tuple[Model | None, str]:
         if frozen is None or spec.protocol.new_queries:
             return None, reason
         excluded = frozen.ids
-    if known := models.recorded_fit(warehouse, _key(spec, dataset, excluded)):
+    if known := models.recorded_fit(warehouse, _key(spec, dataset, dataset.shards(_split(dataset)), excluded)):
         return Model(digest=known, fit=_identity(spec), seconds=0), f"{reason}; fitted earlier on the same rows"
     return None, reason
 
@@ -124,9 +128,8 @@ def _draws(dataset: Dataset) -> bool:
     return _split(dataset) == "base" and "query" not in dataset.splits
 
 
-def _key(spec: Spec, dataset: Dataset, excluded: Array) -> str:
-    """Return the digest of everything that a fit depends on."""
-    split = _split(dataset)
-    shards, name = dataset.shards(split), spec.method.method
+def _key(spec: Spec, dataset: Dataset, shards: Sequence[FeatureShard], excluded: Array) -> str:
+    """Return the digest of everything that a fit on the shards of the training split depends on."""
+    split, name = _split(dataset), spec.method.method
     code = [] if name in METHODS else [source(method(name))]  # built-in methods are covered by the version of hashkiln
     return digest(_identity(spec), split, excluded.tolist(), fingerprint(shards), environment(), *code)

@@ -105,9 +105,7 @@ class TaskRunner:
 
         def as_task() -> T:  # without parameters, because Prefect would search the context for futures
             function: Any = with_artifacts.get(stage, stage)
-            with pipeline.timed(stage):
-                result: T = function(*args)
-            return result
+            return pipeline.logged(stage, function, *args)
 
         options = {} if stage in (gate, publish, export_published) else retries
         decorate: Any = task

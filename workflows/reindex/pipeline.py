@@ -6,14 +6,12 @@ failure: it finds completed work in the warehouse and in the table.
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from hashing.mapreduce import Executor
-from infra import telemetry
+from infra import observability, telemetry
 from infra.executors import Progress, silent
 from infra.settings import Settings
 
@@ -32,7 +30,6 @@ from .publishing import publish
 from .staging import stage
 
 T = TypeVar("T")
-logger = logging.getLogger(__name__)
 
 
 class Runner(Protocol):
@@ -43,22 +40,22 @@ class Runner(Protocol):
 
 def call(stage: Callable[..., T], /, *args: object) -> T:
     """Run a stage as a plain call."""
-    with timed(stage):
-        return stage(*args)
+    return logged(stage, stage, *args)
 
 
-@contextmanager
-def timed(stage: Callable[..., Any]) -> Iterator[None]:
-    """Log one line when a stage has ended, with its name and seconds, and record its metrics and span."""
-    start = time.monotonic()
-    with telemetry.stage(NAMES[stage]):
-        yield
-    logger.info("%s: %.1f s", NAMES[stage], time.monotonic() - start)
+def logged(stage: Callable[..., T], function: Callable[..., T], *args: object) -> T:
+    """Return the result of a stage, which `function` runs; log its name, rows and seconds, record metrics and span."""
+    with telemetry.stage(NAMES[stage]), observability.stage(NAMES[stage]) as found:
+        result = function(*args)
+        found.rows = ROWS[stage](result) if stage in ROWS else 0
+    return result
 
 
-def ingest(spec: Spec, settings: Settings, progress: Progress = silent) -> str:
-    """Ingest a named dataset if it is not in the warehouse, and return its name."""
-    return datasets.ingest(spec, settings, progress).name
+def ingest(spec: Spec, settings: Settings, progress: Progress = silent) -> int:
+    """Ingest a named dataset if it is not in the warehouse, and return the number of rows that were read."""
+    if datasets.is_available(spec.dataset, settings):
+        return 0
+    return sum(split.rows for split in datasets.ingest(spec, settings, progress).understood.values())
 
 
 NAMES: dict[Callable[..., Any], str] = {
@@ -71,6 +68,12 @@ NAMES: dict[Callable[..., Any], str] = {
     write_report: "report",
     publish: "publish",
     export_published: "export",
+}
+ROWS: dict[Callable[..., Any], Callable[[Any], int]] = {
+    ingest: int,
+    fit: lambda model: model.rows,
+    stage: lambda staged: staged.encoded,
+    evaluate_staged: lambda report: report.measured.rows,
 }
 
 

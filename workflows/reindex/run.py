@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -18,6 +19,8 @@ from ..spec import Spec, valid
 from .pipeline import exported
 from .publishing import GateRejected
 from .unchanged import outcome_if_unchanged
+
+logger = logging.getLogger(__name__)
 
 
 def reindex(dataset: str, *, method: str = "itq", bits: int = 32, seed: int = 0, **options: Any) -> RunOutcome:
@@ -73,6 +76,8 @@ def run(spec: Spec, progress: Progress = silent) -> RunOutcome:
     """Run the flow. If the published version is up to date, only check the rules of the gate."""
     if outcome := nothing_to_do(spec):
         return exported(outcome, spec) if outcome.verdict.passed else outcome
+    progress("start Prefect", 0, 0)
+    logger.info("starting Prefect; an embedded server takes about ten seconds")
     prefect_home()
     from . import flow
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import blobs
+from tests.workflows.cli.terminal import Terminal
 
 HASHKILN = str(Path(sys.executable).with_name("hashkiln"))
 
@@ -225,25 +227,21 @@ def test_doctor_asks_every_node_of_the_cluster(here, ray_executor):
 
 def test_ctrl_c_says_what_is_kept_and_the_same_command_resumes(environment):
     """The signal reaches all processes of the terminal, Prefect's server too."""
-    command = [
-        sys.executable,
-        "-m",
-        "workflows.cli",
-        "reindex",
-        "--dataset",
-        "sample",
-        "--method",
-        "lsh",
-        "--bits",
-        "24",
-    ]
-    env = {**os.environ, **environment}
-    kept = "Interrupted. Finished work is kept, and nothing is half published. Run the same command again to continue."
-    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True) as run:
-        while "to encode" not in (line := run.stderr.readline()):
-            assert line, "the run ended before it encoded"
+    options = ["reindex", "--dataset", "sample", "--method", "lsh", "--bits", "24"]
+    command = [sys.executable, "-m", "workflows.cli", *options]
+    env = {**os.environ, **environment, "TERM": "xterm"}
+    kept = "Interrupted. Finished work is kept, and nothing is half published. To continue, run again: hashkiln "
+    terminal = Terminal()
+    with subprocess.Popen(command, env=env, stderr=terminal.theirs, start_new_session=True) as run:
+        os.close(terminal.theirs)
+        terminal.read(until="to encode")
         os.killpg(run.pid, signal.SIGINT)
-        assert kept in " ".join(run.stderr.read().split())
+        lines = terminal.read()
+        assert kept + " ".join(options) in lines
+        assert re.search(r"\nencode +\S+ +not finished +[\d.]+ s\n", lines)
+        assert terminal.shows_cursor
         assert run.wait() == 130
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     assert "Published sample__lsh24 v1: 40,000 rows" in done.stdout
+    assert re.search(r"^evaluate: 40,000 rows, [\d,]+ rows/s, [\d.]+ s$", done.stderr, re.MULTILINE)
+    assert "\x1b" not in done.stderr  # a line for each stage, and no display

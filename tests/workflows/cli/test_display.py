@@ -1,0 +1,115 @@
+"""The display of a run, on a pseudo-terminal."""
+
+import logging
+import os
+import re
+from contextlib import suppress
+
+import pytest
+from rich.console import Console
+
+from infra.observability import ignore_epochs, report_epochs, stage
+from tests.workflows.cli.terminal import Terminal
+from workflows.cli import common, display
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """Run a function of the observer of progress; return the lines that its display leaves, and the terminal."""
+
+    def show(work):
+        terminal = Terminal()
+        with os.fdopen(terminal.theirs, "w") as file:
+            console = Console(file=file, force_terminal=True, _environ={"TERM": "xterm"}, width=80)
+            for module in (common, display):
+                monkeypatch.setattr(module, "errors", console)
+            root, lines = logging.getLogger(), common.LogLines()
+            root.addHandler(lines)
+            try:
+                with common.progress() as progress:
+                    work(progress)
+            finally:
+                root.removeHandler(lines)
+        return terminal.read(), terminal
+
+    monkeypatch.setattr(logging.getLogger("infra"), "level", logging.INFO)
+    return show
+
+
+def refresh(progress):
+    """Draw now what the display draws ten times a second."""
+    progress.callback.__self__.lines.refresh()
+
+
+def test_a_stage_has_a_line_that_stays_below_the_log_lines(shown):
+    def run(progress):
+        progress("start", 0, 0)
+        with stage("fit") as fit:
+            progress("moments", 1, 2)
+            refresh(progress)
+            logging.getLogger("infra").warning("a log line [with brackets]")
+            fit.rows = 5000
+        with stage("gate"):
+            pass
+
+    lines, terminal = shown(run)
+    first, *rest = lines.rstrip("\n").split("\n")
+    assert first == "a log line [with brackets]"
+    patterns = (r"start +\S+ +[\d.]+ s", r"fit +\S+ 5,000 rows, [\d,]+ rows/s +[\d.]+ s", r"gate +\S+ +[\d.]+ s")
+    assert [bool(re.fullmatch(*pair)) for pair in zip(patterns, rest, strict=True)] == [True] * 3, lines
+    assert "moments 1 of 2" in terminal.output  # while it ran
+    assert max(map(len, rest)) < 80
+    assert terminal.shows_cursor
+
+
+def test_epochs_are_shown_in_the_line_of_their_stage(shown):
+    def run(progress):
+        epochs = [{"loss": 0.5, "score": 0.25, "seconds": 1.0}, {"loss": 0.25, "score": None, "seconds": 1.0}]
+        with stage("fit"):
+            for n in (1, 2):
+                report_epochs(progress, ignore_epochs, epochs[:n], 3)
+                refresh(progress)
+
+    lines, terminal = shown(run)
+    assert "train, loss 0.5000, score 0.2500 1 of 3" in terminal.output
+    assert "train, loss 0.2500 2 of 3" in terminal.output
+    assert "epoch" not in lines
+
+
+def test_cells_are_counted_and_their_lines_move_above(shown):
+    def run(progress):
+        with stage("benchmark"):
+            for done, cell in enumerate(("mnist, itq, 8 bits, seed 0", "mnist, itq, 16 bits, seed 0")):
+                progress("cells", done, 2)
+                refresh(progress)
+                with stage(cell, stays=False):
+                    progress("moments", 1, 4)
+
+    lines, terminal = shown(run)
+    patterns = (r"mnist, itq, 8 bits, seed 0: 0.0 s", r"mnist, itq, 16 bits, seed 0: 0.0 s", r"benchmark +\S+ +0.0 s")
+    assert [bool(re.fullmatch(*pair)) for pair in zip(patterns, lines.split("\n"), strict=False)] == [True] * 3, lines
+    assert "cells 1 of 2" in terminal.output
+
+
+def test_a_failed_stage_says_so_and_the_next_try_has_its_own_line(shown):
+    def run(progress):
+        with suppress(OSError), stage("encode"):
+            progress("encode", 1, 2)
+            raise OSError("lost")
+        with stage("encode"):
+            pass
+
+    lines, _ = shown(run)
+    patterns = (r"encode +\S+ failed +0.0 s", r"encode +\S+ +0.0 s")
+    assert [bool(re.fullmatch(*pair)) for pair in zip(patterns, lines.split("\n"), strict=False)] == [True] * 2, lines
+
+
+def test_work_outside_of_stages_has_a_line_a_kind(shown):
+    def run(progress):
+        for label in ("ingest mine, learn", "ingest mine, base", "labels"):
+            progress(label, 1000, 0)
+            refresh(progress)
+
+    lines, terminal = shown(run)
+    assert [line.split(" ━")[0].rstrip() for line in lines.rstrip("\n").split("\n")] == ["ingest mine", "labels"]
+    assert "ingest mine, base 1,000" in terminal.output
