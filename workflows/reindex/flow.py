@@ -104,7 +104,7 @@ class TaskRunner:
         retries: dict[str, Any] = {"retries": 2, "retry_delay_seconds": DELAYS, "retry_condition_fn": _transient}
 
         def as_task() -> T:  # without parameters, because Prefect would search the context for futures
-            function: Any = with_artifacts.get(stage, stage)
+            function: Callable[..., T] = with_artifacts.get(stage, stage)
             return pipeline.logged(stage, function, *args)
 
         options = {} if stage in (gate, publish, export_published) else retries
