@@ -23,13 +23,9 @@ def shown(monkeypatch):
             console = Console(file=file, force_terminal=True, _environ={"TERM": "xterm"}, width=80)
             for module in (common, display):
                 monkeypatch.setattr(module, "errors", console)
-            root, lines = logging.getLogger(), common.LogLines()
-            root.addHandler(lines)
-            try:
-                with common.progress() as progress:
-                    work(progress)
-            finally:
-                root.removeHandler(lines)
+            monkeypatch.setattr(logging.getLogger(), "handlers", [common.LogLines()])  # not those of Prefect
+            with common.progress() as progress:
+                work(progress)
         return terminal.read(), terminal
 
     monkeypatch.setattr(logging.getLogger("infra"), "level", logging.INFO)
