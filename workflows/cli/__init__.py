@@ -14,8 +14,8 @@ import typer
 from rich.markup import escape
 
 from . import benchmark, catalogue, deploy, maintenance, reindex, run, search
-from .common import FAILED, INTERRUPTED, REJECTED, STAGES, USAGE, LogLines, errors
-from .display import Display
+from .common import FAILED, INTERRUPTED, REJECTED, USAGE, LogLines, errors
+from .display import STAGES, Display
 
 # Exit codes by the name of an error, because importing the classes is slow. LookupError means a table, version, dataset
 # or split that does not exist; its subclasses, such as KeyError, mean other failures.

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..evaluation.registry import GATED
+from .display import Display
 
 if TYPE_CHECKING:
     from infra.executors import Progress
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 console, errors = Console(), Console(stderr=True)
 T = TypeVar("T")
 FAILED, USAGE, REJECTED, INTERRUPTED = 1, 2, 3, 130
-
-
-STAGES = "infra.observability"  # the logger of stages, and of the epochs of a fit
 
 
 class LogLines(logging.Handler):
@@ -277,9 +275,7 @@ def progress() -> Iterator[Progress]:
     if not errors.is_terminal:
         yield Observer(silent)
         return
-    from .display import Display
-
-    with Display() as display:
+    with Display(errors) as display:
         yield Observer(display.progress)
 
 

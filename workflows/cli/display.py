@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Self
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from .common import STAGES, errors
-
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from infra.observability import Stage
+
+STAGES = "infra.observability"  # the logger of stages, and of the epochs of a fit
 
 
 class Display(logging.Handler):
@@ -21,10 +23,10 @@ class Display(logging.Handler):
     in a search, each kind of work has a line.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, console: Console) -> None:
         super().__init__()
         note, clock = TextColumn("{task.fields[note]}"), TextColumn("{task.elapsed:,.1f} s")
-        self.lines = Progress(TextColumn("{task.description}"), BarColumn(12), note, clock, console=errors)
+        self.lines = Progress(TextColumn("{task.description}"), BarColumn(12), note, clock, console=console)
         self.open: list[TaskID] = []  # lines of what runs now, from the outermost
         self.work = ""  # the work of the only line outside of stages
 

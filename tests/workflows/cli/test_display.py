@@ -10,7 +10,7 @@ from rich.console import Console
 
 from infra.observability import ignore_epochs, report_epochs, stage
 from tests.workflows.cli.terminal import Terminal
-from workflows.cli import common, display
+from workflows.cli import common
 
 
 @pytest.fixture
@@ -21,8 +21,7 @@ def shown(monkeypatch):
         terminal = Terminal()
         with os.fdopen(terminal.theirs, "w") as file:
             console = Console(file=file, force_terminal=True, _environ={"TERM": "xterm"}, width=80)
-            for module in (common, display):
-                monkeypatch.setattr(module, "errors", console)
+            monkeypatch.setattr(common, "errors", console)
             monkeypatch.setattr(logging.getLogger(), "handlers", [common.LogLines()])  # not those of Prefect
             with common.progress() as progress:
                 work(progress)
