@@ -22,16 +22,14 @@ def metric_values(
 ) -> dict[str, Array]:
     """Return `map_asymmetric` and `map_asymmetric_sigmoid` of packed codes, each (q,) float64.
 
-    `relevant` (q,) are the numbers of relevant rows. Raises ValueError for a query with more than a million.
+    `relevant` (q,) are the numbers of relevant rows. Raises ValueError for a query with more than two million. Without
+    shards the metrics are 0, as those by Hamming distance are.
     """
     u, data = function.project(judge.queries.x), Data(shards, executor)
     weights = {"map_asymmetric": u, "map_asymmetric_sigmoid": np.tanh(u.astype(np.float64) / 2)}
-    return {
-        name: np.concatenate(
-            [
-                average_precision(by_score.histogram(judge.by_score(by_score.InnerProducts(w[i]), i), data))
-                for i in query_blocks(relevant, STATE_BYTES)
-            ]
-        )
-        for name, w in weights.items()
-    }
+    values = {name: np.zeros(len(u)) for name in weights}
+    for name, w in weights.items():
+        for i in query_blocks(relevant, STATE_BYTES) if shards else ():
+            ranking = judge.by_score(by_score.InnerProducts(w[i]), i)
+            values[name][i] = average_precision(by_score.histogram(ranking, data))
+    return values

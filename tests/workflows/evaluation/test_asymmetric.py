@@ -4,11 +4,16 @@ import numpy as np
 import pytest
 
 from hashing import bits
+from hashing.mapreduce import Data
+from hashing.methods import METHODS
 from storage import models, queries
+from tests.conftest import blobs
 from tests.workflows.tables import published_table
 from tests.workflows.tables.published_table import TABLE, hashkiln, rows_of, spec, table_of
 from workflows.checks import UsageError
+from workflows.evaluation import asymmetric
 from workflows.evaluation.flow import evaluate_version
+from workflows.evaluation.judge import Judge
 from workflows.spec import Protocol
 
 settings, source = published_table.settings, published_table.source  # fixtures
@@ -47,6 +52,13 @@ def test_the_metrics_are_those_of_a_sort_of_all_rows(settings, source, monkeypat
     assert report.measured.metrics["map"] == by_distance["map"]
     assert "map_asymmetric" not in by_distance
     assert report.measured.metrics["map_asymmetric"].value > by_distance["map"].value
+
+
+def test_the_metrics_of_no_rows_are_zero(in_process):
+    rows = blobs(10, 16)
+    function = METHODS["lsh"](16).fit(Data([[rows]], in_process))
+    found = asymmetric.metric_values(Judge(rows, False, None, ""), function, np.zeros(10, int), [], in_process)
+    assert [values.tolist() for values in found.values()] == [[0.0] * 10] * 2
 
 
 def test_relevance_by_neighbours(source):
