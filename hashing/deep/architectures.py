@@ -8,7 +8,7 @@ PICTURES = ("cnn", "cnn_skip", "cnn_f", "alexnet", "vgg16", "resnet18", "resnet5
 NETWORKS = ("mlp", "linear", *PICTURES, "text")
 OPTIMIZERS = ("adam", "sgd")
 PRECISIONS = ("float32", "bf16")
-HASH_LAYERS = ("linear", "divide", "blocks")
+HASH_LAYERS = ("linear", "divide", "blocks", "normed")
 LEAST_SIDE = {"cnn": 16, "cnn_skip": 16}  # pixels; smaller images leave no output after the convolutions
 
 

@@ -42,6 +42,11 @@ def bihalf(u: Tensor, ids: Array) -> Tensor:
     return u.detach().new_full(u.shape, -1.0).scatter(0, largest, 1.0) + (u - u.detach())
 
 
+def straight_through(u: Tensor) -> Tensor:
+    """Return sgn(u) with the gradient of u. Source: GreedyHash, Su et al., NeurIPS 2018, equation 5."""
+    return u + (sgn(u) - u).detach()
+
+
 def softplus(t: Tensor) -> Tensor:
     """Return log(1 + exp(t)) without overflow."""
     return (t + t.abs()) / 2 + t.abs().neg().exp().log1p()  # not clamp(t, 0): its slope at 0 is 1, not 1 / 2
@@ -98,10 +103,15 @@ def contrastive(distances: Tensor, s: Tensor, margin: float) -> Tensor:
     return 0.5 * (s * distances + (1 - s) * (margin - distances).clamp(min=0))
 
 
-def cosine(u: Tensor) -> Tensor:
-    """Return the cosines of u_i and u_j, (n, n)."""
-    norms = (u * u).sum(1).clamp(min=1e-12).sqrt()
-    return u @ u.T / (norms[:, None] * norms[None, :])
+def lengths(u: Tensor) -> Tensor:
+    """Return the Euclidean length of each row, (n,)."""
+    return (u * u).sum(1).clamp(min=1e-12).sqrt()
+
+
+def cosine(u: Tensor, v: Tensor | None = None) -> Tensor:
+    """Return the cosines of u_i and v_j, (n, m); without v, those of u_i and u_j."""
+    v = u if v is None else v
+    return u @ v.T / (lengths(u)[:, None] * lengths(v)[None, :])
 
 
 def cauchy(distances: Tensor, s: Tensor, gamma: float) -> Tensor:
@@ -181,6 +191,23 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Return the mean softmax cross-entropy. The labels of a row are targets with equal weights."""
     target = y / y.sum(1, keepdim=True).clamp(min=1)
     return -(target * logits.log_softmax(1)).sum(1).mean()
+
+
+def labelled(y: Tensor) -> Tensor:
+    """Return 1 for each row with a label, otherwise 0, (n,)."""
+    return (y.sum(1) > 0).to(y.dtype)
+
+
+def softmax_binary_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the mean of -y log p - (1 - y) log(1 - p) over rows and classes, p = softmax(logits).
+
+    1 - p of the most likely class is the sum of the other probabilities, without the rounding error of a difference.
+    """
+    likeliest = logits.detach().new_zeros(logits.shape).scatter(1, logits.argmax(1, keepdim=True), 1).bool()
+    logs = logits.log_softmax(1)
+    others = logs.masked_fill(likeliest, -1e4).logsumexp(1, keepdim=True)  # finite if there is one class only
+    remaining = others.where(likeliest, logs.exp().clamp(max=0.5).neg().log1p())
+    return -(y * logs + (1 - y) * remaining).mean()
 
 
 def bit_entropy(p: Tensor) -> Tensor:
@@ -268,6 +295,21 @@ def decorrelation(u: Tensor, rows: Tensor | None = None) -> Tensor:
     return 0.5 * ((cov**2).sum() - (cov.diagonal() ** 2).sum())
 
 
+def coding_rate(u: Tensor, rows: Tensor | None = None, eps: float = 0.05) -> Tensor:
+    """Return MCR, -(k + n) / (2 k n) logdet(I + k / (n eps) v'v), with the rows of u (n, k) scaled to length 1 in v.
+
+    It is small if the rows are spread over all directions. Source: CroVCA, Moummad et al., CVPRW 2026; the factor is
+    that of their code.
+    """
+    from torch.linalg import cholesky_ex
+
+    k, n = u.shape[1], len(u) if rows is None else rows.sum().clamp(min=1)
+    v = u / lengths(u)[:, None]
+    gram = k / eps * mean_of_products(v, rows)
+    lower = cholesky_ex(gram + u.new_ones(k).diag()).L  # unlike cholesky, it does not wait for the device
+    return -(k + n) / (k * n) * lower.diagonal().log().sum()
+
+
 def soft_orthogonality(w: Tensor) -> Tensor:
     """Return SO, |W'W - I|^2, or |WW' - I|^2 if W is wide. Source: Bansal, Chen & Wang, NeurIPS 2018, section 3.1."""
     gram = w.T @ w if w.shape[0] >= w.shape[1] else w @ w.T
@@ -305,6 +347,7 @@ OF_OUTPUTS: dict[str, Callable[..., Tensor]] = {
     "logcosh_quantization": logcosh_quantization,
     "cubic_quantization": cubic_quantization,
     "cauchy_quantization": cauchy_quantization,
+    "mcr": coding_rate,
 }
 OF_WEIGHTS = {
     "so": soft_orthogonality,

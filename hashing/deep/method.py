@@ -81,6 +81,10 @@ class Deep:
         if self.hash_layer.partition(":")[0] not in architectures.HASH_LAYERS:
             known = ", ".join(architectures.HASH_LAYERS)
             raise ValueError(f"expected a hash layer among {known}, found {self.hash_layer!r}")
+        if self.hash_layer == "normed" and self.views > 1:
+            raise ValueError(
+                "expected one view for the hash layer normed, as a missing view has no outputs to normalize"
+            )
         losses.regularizers(self.regularizers)
 
     def loss(self, out: Outputs) -> Tensor:
@@ -121,7 +125,8 @@ class Deep:
                        held_out=held_out(data, self), pretrained=data.pretrained)  # fmt: skip
         arrays, epochs = sgd.outcome(data.executor.train(loop, self.name_of_run(data)))
         shape = len(training_rows.mean), self.n_bits, self.views, self.split
-        return DeepHash(arrays, self.network, *shape, self.hash_layer, epochs=epochs)
+        layer = "linear" if self.hash_layer == "normed" else self.hash_layer  # folded at the end of training
+        return DeepHash(arrays, self.network, *shape, layer, epochs=epochs)
 
     @property
     def split(self) -> int:
@@ -185,8 +190,8 @@ def held_out(data: Data, method: Deep) -> Batch | None:
     return rows if paired >= JUDGES else None
 
 
-def linear(n_in: int, n_out: int) -> Any:
+def linear(n_in: int, n_out: int, bias: bool = True) -> Any:
     """Return a linear layer, the head of most methods."""
     from torch import nn
 
-    return nn.Linear(n_in, n_out)
+    return nn.Linear(n_in, n_out, bias)

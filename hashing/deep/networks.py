@@ -53,10 +53,34 @@ class Blocks(nn.Linear):
         return (blocks - other).flatten(1)
 
 
+class Normed(nn.Linear):
+    """A linear layer with batch normalization, which trains on the outputs of all workers: see `HashNetwork.normed`."""
+
+    def __init__(self, width: int, n_bits: int) -> None:
+        super().__init__(width, n_bits, bias=False)
+        self.norm = nn.BatchNorm1d(n_bits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = super().forward(x)
+        return u if self.training else self.norm(u)
+
+
+def folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state of a network whose hash layer is linear, with the outputs of `Normed` in evaluation."""
+    layer = {name.removeprefix("hash."): value.double() for name, value in state.items() if name.startswith("hash.")}
+    folded = {name: value for name, value in state.items() if not name.startswith("hash.norm.")}
+    if len(folded) < len(state):
+        scale = layer["norm.weight"] / (layer["norm.running_var"] + nn.BatchNorm1d(1).eps).sqrt()
+        folded["hash.weight"] = scale[:, None] * layer["weight"]
+        folded["hash.bias"] = layer["norm.bias"] - scale * layer["norm.running_mean"]
+    return folded
+
+
 def hash_layer(name: str, width: int, n_bits: int) -> nn.Module:
-    """Return a new hash layer. name: linear, divide, or blocks:<units>."""
+    """Return a new hash layer. name: linear, normed, divide, or blocks:<units>."""
     kind, _, units = name.partition(":")
-    layers: dict[str, Callable[..., nn.Module]] = {"linear": nn.Linear, "divide": Divide, "blocks": Blocks}
+    layers: dict[str, Callable[..., nn.Module]]
+    layers = {"linear": nn.Linear, "divide": Divide, "blocks": Blocks, "normed": Normed}
     return layers[kind](width, n_bits, *([int(units)] if units else []))
 
 
@@ -77,6 +101,10 @@ class HashNetwork(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # in bfloat16, the largest units of a block often tie
             u: Tensor = self.hash(features.to(x.dtype))
         return u
+
+    def normed(self, u: Tensor) -> Tensor:
+        """Return outputs u of a whole batch, gathered from all workers, after the normalization of `Normed`."""
+        return self.hash.norm(u) if isinstance(self.hash, Normed) else u
 
     def codes(self, x: Tensor) -> Tensor:
         """Return u (n, n_bits), whose signs are the bits."""
@@ -147,6 +175,9 @@ class TwoViews(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         views = zip(self.views, self.halves(x), strict=True)
         return torch.cat([view(half) * (half != 0).any(1, keepdim=True) for view, half in views], 1)
+
+    def normed(self, u: Tensor) -> Tensor:
+        return u  # two views have no layer `Normed`
 
     def codes(self, x: Tensor) -> Tensor:
         """Return F + G (n, n_bits), whose signs are the bits."""

@@ -158,7 +158,7 @@ class Run:
         chunks = torch.split(mine, self.method.chunk or len(mine))
         self.optimizer.zero_grad()
         outputs = self._outputs(chunks)
-        u = _gathered(outputs, worker)
+        u = self.network.normed(_gathered(outputs, worker))
         self._seed(0)  # the loss is of the whole batch: all workers need the same random numbers
         targets = None if rows.targets is None else _all_rows(rows.targets, worker)
         seen = Outputs(u, rows.y, x, rows.ids, progress, self.network, self.head, targets, rows.labels)
@@ -272,7 +272,8 @@ class Run:
 def outcome(state: bytes) -> tuple[tuple[Array, ...], tuple[Epoch, ...]]:
     """Return the parameters and buffers of the best network, in the order of its state, and the finished epochs."""
     content = _load(state, "cpu")
-    parameters = tuple(value.float().cpu().numpy() for value in content["best"].values() if value.dim())
+    best = networks.folded(content["best"])
+    parameters = tuple(value.float().cpu().numpy() for value in best.values() if value.dim())
     return parameters, content["history"]
 
 

@@ -52,12 +52,23 @@ def entropy(p):
     return -sum(value * np.log2(value) for value in p)
 
 
+def softmax(u):
+    return np.exp(u) / np.exp(u).sum(1, keepdims=True)
+
+
+def coding_rate(u, eps=0.05):
+    rows = [row / np.linalg.norm(row) for row in u]
+    gram = sum(np.outer(row, row) for row in rows)
+    inside = np.eye(BITS) + BITS / (len(u) * eps) * gram
+    return -(BITS + len(u)) / (2 * BITS * len(u)) * np.log(np.linalg.eigvalsh(inside)).sum()
+
+
 def over_triplets(term, values, s, labels):
     gaps, counted = losses.labelled_triplets(values, s, labels)
     return losses.average(term(gaps), counted)
 
 
-P = np.exp(U) / np.exp(U).sum(1, keepdims=True)
+P = softmax(U)
 COV = (U - U.mean(0)).T @ (U - U.mean(0)) / N
 OFF_DIAGONAL = ~np.eye(BITS, dtype=bool)
 
@@ -110,6 +121,17 @@ TERMS = {
         lambda u: losses.binary_cross_entropy(u[:, :C], tensor(Y)).sum(),
         -sum(np.log(1 / (1 + np.exp(-U[i, k] if Y[i, k] else U[i, k]))) for i in range(N) for k in range(C)),
     ),
+    "softmax_binary_cross_entropy": (
+        lambda u: losses.softmax_binary_cross_entropy(u[:, :C], tensor(Y)),
+        -np.mean(
+            [np.log(p if Y[i, k] else 1 - p) for i, row in enumerate(softmax(U[:, :C])) for k, p in enumerate(row)]
+        ),
+    ),
+    "cosine": (
+        lambda u: (losses.cosine(u, tensor(W.T, u.dtype)) @ tensor(range(9), u.dtype)).sum(),
+        sum(k * cosine(row, W[:, k]) for row in U for k in range(9)),
+    ),
+    "coding_rate": (losses.coding_rate, coding_rate(U)),
     "quantization": (losses.quantization, np.mean((U - SIGNS) ** 2)),
     "l1_quantization": (losses.l1_quantization, np.mean(np.abs(np.abs(U) - 1))),
     "logcosh_quantization": (losses.logcosh_quantization, np.mean(np.log(np.cosh(np.abs(U) - 1)))),
@@ -152,6 +174,33 @@ def test_values_and_gradients_are_finite_at_extremes(name, kind):
     value.backward()
     assert torch.isfinite(value)
     assert torch.isfinite(u.grad).all()
+
+
+def test_the_coding_rate_is_the_log_determinant_to_ten_digits():
+    for n in (2, 50):
+        u = np.random.default_rng(n).standard_normal((n, BITS))
+        assert losses.coding_rate(tensor(u)).item() == pytest.approx(coding_rate(u), abs=1e-10)
+
+
+@pytest.mark.parametrize("logits", [[[200.0, -200.0, 0.0]], [[0.0, 0.0, 0.0]], [[7.0]]])
+def test_a_certain_class_has_finite_losses_and_gradients(logits):
+    for label in range(len(logits[0])):
+        x, y = tensor(logits, torch.float32).requires_grad_(), torch.zeros(1, len(logits[0]))
+        y[0, label] = 1
+        value = losses.softmax_binary_cross_entropy(x, y)
+        value.backward()
+        assert torch.isfinite(value)
+        assert torch.isfinite(x.grad).all()
+    wrong = losses.softmax_binary_cross_entropy(tensor([[30.0, 0.0]], torch.float32), tensor([[0, 1]], torch.float32))
+    assert wrong.item() == pytest.approx(30, rel=1e-5)  # 1 - p would be 0 in float32
+
+
+def test_the_sign_passes_its_gradient_through():
+    u = tensor([-2.0, 0.0, 3.0]).requires_grad_()
+    signs = losses.straight_through(u)
+    assert signs.tolist() == [-1, 1, 1]
+    (signs @ tensor([1.0, 2.0, 3.0])).backward()
+    assert u.grad.tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize("t", [-1e4, -3.0, 0.0, 3.0, 1e4])

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from hashing.deep import sgd
+from hashing.deep import networks, sgd
 from hashing.deep.method import Deep, facts, held_out
 from hashing.deep.stored import Rows
 from hashing.mapreduce import Data
 from hashing.methods.cibhash import CIBHash
 from hashing.methods.dpsh import DPSH
+from hashing.methods.orthohash import OrthoHash
 from hashing.methods.sgh import SGH
 from infra.executors import InProcess
 from tests.conftest import blobs, cut
@@ -342,6 +343,30 @@ def test_copies_of_texts_lack_words_and_those_of_images_are_moved():
     moved = image.perturbed(pixels)
     torch.manual_seed(0)
     assert torch.equal(moved, image.augmented(pixels))
+
+
+# --- batch normalization of the outputs ------------------------------------------------------------------------------
+
+NORMED = OrthoHash(n_bits=16, epochs=2, batch_size=64, lr=1e-2)
+
+
+def test_normalization_uses_the_outputs_of_the_whole_batch():
+    whole, chunked = run(Reporter(), NORMED), run(Reporter(), replace(NORMED, chunk=16))
+    for a, b in zip(parameters(chunked), parameters(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_folding_the_normalization_changes_no_bit():
+    data = Data(cut(ROWS, 3), InProcess(cpus=1))
+    worker = run(Reporter(), NORMED)
+    network = networks.build("mlp", 32, 16, layer="normed")
+    network.load_state_dict(content(worker)["best"])
+    u = network.eval()(torch.tensor(ROWS.x)).detach().numpy()
+    function = NORMED.fit(data)
+    assert function.hash_layer == "linear"
+    assert (function.encode(ROWS.x) == (u >= 0))[np.abs(u) > 1e-6].all()
+    np.testing.assert_allclose(function.project(ROWS.x), u, atol=1e-5)
+    assert np.abs(function.encode(ROWS.x).mean(axis=0) - 0.5).max() < 0.35  # bits are balanced, as far as classes allow
 
 
 # --- memory and precision ---------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hashing.deep import losses, networks, sgd
+from hashing.deep.centres import class_centres
 from hashing.deep.contract import Outputs
 from hashing.deep.method import Deep, facts
 from hashing.mapreduce import Batch, Data
@@ -207,6 +208,14 @@ def test_objectives_are_finite_at_extremes(name, scale, y):
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(out.u.grad).all()
+
+
+@pytest.mark.parametrize("name", ["csq", "dpn", "orthohash"])
+def test_rows_of_separable_classes_have_the_codes_of_their_centres(name, in_process):
+    rows = blobs(600)
+    rows = rows._replace(x=(4 * rows.y @ np.eye(6, 32) + 0.1 * rows.x).astype(np.float32))
+    codes = METHODS[name](12, epochs=10, validation=0.0).fit(Data(cut(rows, 3), in_process)).encode(rows.x)
+    np.testing.assert_array_equal(codes, (rows.y @ class_centres(6, 12, seed=0)) > 0)
 
 
 def test_thc_learns_bits_that_split_the_rows_in_half(in_process):

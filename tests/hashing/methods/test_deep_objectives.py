@@ -20,9 +20,9 @@ PAIRS = [(i, j) for i in range(N) for j in range(N) if i != j]
 TRIPLETS = [(i, j, k) for i, j in PAIRS for k in range(N) if SIMILAR[i, j] and not SIMILAR[i, k]]
 
 
-def objective(method, u, head=None):
-    tensors = [torch.tensor(part, dtype=torch.float64) for part in (u, Y)]
-    return method.loss(Outputs(*tensors, torch.zeros(N, 3), np.arange(N), 0.5, None, head, None, Y)).item()
+def objective(method, u, head=None, y=Y):
+    tensors = [torch.tensor(part, dtype=torch.float64) for part in (u, y)]
+    return method.loss(Outputs(*tensors, torch.zeros(N, 3), np.arange(N), 0.5, None, head, None, y)).item()
 
 
 def over_pairs(value):
@@ -261,7 +261,119 @@ def test_prdh_compares_views_with_each_other_and_themselves():
     assert objective(METHODS["prdh"](BITS), np.hstack([U, V])) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("name", ["cnnh", "drsch", "subic", "dlbhc", "dhln", "itdh", "dshsd"])
+def centred(name):
+    """A method, its head, the targets of the rows, and the mean over the rows that have labels."""
+    method = METHODS[name](BITS)
+    head = method.head(3, C).double()
+    t, ties = head.centres.numpy(), head.ties.numpy()
+    codes = [np.where(y @ t == 0, ties, np.sign(y @ t)) for y in Y]
+    return method, head, codes, lambda value: np.mean([value(i) for i in range(N) if Y[i].any()])
+
+
+def test_csq_and_dpn_learn_the_centres_bit_by_bit():
+    method, head, codes, mean = centred("csq")
+    v = np.tanh(U)
+
+    def cross_entropy(i):
+        p, t = (v[i] + 1) / 2, (codes[i] + 1) / 2
+        return -np.mean(t * np.log(p) + (1 - t) * np.log(1 - p))
+
+    expected = mean(cross_entropy) + 0.05 * ((np.abs(v) - 1) ** 2).mean()
+    assert objective(method, U, head) == pytest.approx(expected)
+    method, head, codes, mean = centred("dpn")
+    expected = mean(lambda i: np.mean([max(0, 1 - u * t) for u, t in zip(U[i], codes[i], strict=True)]))
+    assert objective(method, U, head) == pytest.approx(expected)
+
+
+def test_greedyhash_classifies_signs():
+    method = METHODS["greedyhash"](BITS)
+    head = method.head(3, C).double()
+    assert head.bias is None
+    logits = signs(U) @ head.weight.detach().numpy().T
+    logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    classes = np.mean([-(Y[i] / max(1, Y[i].sum())) @ logs[i] for i in range(N)])
+    expected = classes + 0.1 * (np.abs(np.abs(U) - 1) ** 3).mean()
+    assert objective(method, U, head) == pytest.approx(expected)
+
+
+def cosines(f, g):
+    return np.array([[a @ b / np.sqrt(a @ a * (b @ b)) for b in g] for a in f])
+
+
+def test_orthohash_subtracts_a_margin_from_the_cosine_of_each_label():
+    method, head, _, _ = centred("orthohash")
+    logits = np.sqrt(BITS) * (cosines(U, head.centres.numpy()) - 0.2 * Y)
+    logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    expected = np.mean([-(Y[i] / max(1, Y[i].sum())) @ logs[i] for i in range(N)])
+    assert objective(method, U, head) == pytest.approx(expected)
+
+
+def test_hyp2_repels_pairs_of_several_labels_that_share_none():
+    method = METHODS["hyp2"](BITS, beta=0.7)
+    head = method.head(3, C).double()
+    to_proxies, pairs = cosines(U, head.weight.detach().numpy()), cosines(U, U)
+    zeta = 1 - 2 * 3 / BITS  # four codes of 6 bits differ in at least 3
+    y = Y.copy()
+    y[0], y[1] = [1, 1, 0, 0], [0, 0, 1, 1]
+    cells = [(i, c) for i in range(N) for c in range(C)]
+    several = [(i, j) for i, j in PAIRS if min(y[i].sum(), y[j].sum()) > 1 and not y[i] @ y[j]]
+    expected = np.mean([1 - to_proxies[cell] for cell in cells if y[cell]])
+    expected += np.mean([max(0, to_proxies[cell] - zeta) for cell in cells if not y[cell]])
+    expected += 0.7 * np.mean([max(0, pairs[pair] - zeta) for pair in several])
+    assert objective(method, U, head, y) == pytest.approx(expected)
+
+
+def test_mds_compares_rows_with_centres_and_with_similar_rows():
+    method, head, _, _ = centred("mds")
+    p = np.exp(np.sqrt(BITS) * cosines(U, head.centres.numpy()))
+    p /= p.sum(1, keepdims=True)
+    expected = -np.mean([np.log(p[i, c] if Y[i, c] else 1 - p[i, c]) for i in range(N) for c in range(C)])
+    pairs = cosines(U, U)
+    expected += np.mean([np.log1p(np.exp((1 - pairs[pair]) / 2)) for pair in PAIRS if SIMILAR[pair]])
+    expected += 1e-4 * ((np.abs(U) - 1) ** 2).mean()
+    assert objective(method, U, head) == pytest.approx(expected)
+
+
+def test_dfh_draws_codes_to_learned_centres():
+    method = METHODS["dfh"](BITS, nu=0.6)
+    head = method.head(3, C).double()
+    v = head[0].detach().numpy()
+
+    def value(i, j):
+        theta = U[i] @ U[j] / 2
+        return np.log1p(np.exp(3 - theta if SIMILAR[i, j] else 3 + theta))
+
+    b = np.array(
+        [signs(U[i] + 0.6 * sum((Y[i, c] * signs(v[:, c]) for c in range(C)), np.zeros(BITS))) for i in range(N)]
+    )
+    assert (b != signs(U)).any()
+    products = [v[:, i] @ v[:, j] / BITS - (1 if i == j else -1) for i in range(C) for j in range(C)]
+    expected = over_pairs(value) + 0.5 * ((b - U) ** 2).mean() + np.mean([(v @ Y[i] - b[i]) ** 2 for i in range(N)])
+    expected += np.mean(np.square(products)) + ((v - signs(v)) ** 2).mean()
+    assert objective(method, U, head) == pytest.approx(expected)
+
+
+def test_crovca_aligns_rows_with_the_mean_of_their_classes():
+    method = METHODS["crovca"](BITS)
+
+    def cross_entropy(i):
+        classes = [np.mean([U[j] for j in range(N) if Y[j, c]], axis=0) for c in range(C) if Y[i, c]]
+        return np.mean(
+            [-np.log(sigmoid(u) if m >= 0 else sigmoid(-u)) for u, m in zip(U[i], sum(classes), strict=True)]
+        )
+
+    v, n = U / np.linalg.norm(U, axis=1, keepdims=True), N // 2
+    copies = v[:n], v[n:]
+    rates = [np.linalg.slogdet(np.eye(BITS) + BITS / (n * 0.05) * copy.T @ copy)[1] for copy in copies]
+    expected = np.mean([cross_entropy(i) for i in range(N) if Y[i].any()])
+    expected -= 0.1 * (BITS + n) / (BITS * n) / 2 * np.mean(rates)
+    assert objective(method, U) == pytest.approx(expected)
+
+
+CENTRES = ["csq", "dpn", "greedyhash", "orthohash", "hyp2", "mds", "dfh", "crovca"]
+
+
+@pytest.mark.parametrize("name", ["cnnh", "drsch", "subic", "dlbhc", "dhln", "itdh", "dshsd", *CENTRES])
 @pytest.mark.parametrize("scale", [0, 1, 1e4])
 def test_objectives_with_a_head_are_finite_at_extremes(name, scale):
     method = METHODS[name](8)

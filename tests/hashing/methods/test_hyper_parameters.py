@@ -9,7 +9,7 @@ import pytest
 from hashing.deep import architectures
 from hashing.deep.backbones import BODIES
 from hashing.deep.method import Deep
-from hashing.methods import METHODS, check_against
+from hashing.methods import METHODS, check_against, check_hyperparameters
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,24 @@ def test_an_unknown_hash_layer_is_refused():
     class Odd(Deep):
         hash_layer = "spiral"
 
-    with pytest.raises(ValueError, match="expected a hash layer among linear, divide, blocks, found 'spiral'"):
+    with pytest.raises(ValueError, match="expected a hash layer among linear, divide, blocks, normed, found 'spiral'"):
         Odd(8)
+
+
+def test_normalization_of_two_views_is_refused():
+    @dataclass(frozen=True)
+    class Two(Deep):
+        views = 2
+        hash_layer = "normed"
+
+    with pytest.raises(ValueError, match="expected one view for the hash layer normed"):
+        Two(8)
+
+
+@pytest.mark.parametrize("margin", [0.0, -1.0])
+def test_a_margin_of_dpn_that_asks_for_nothing_is_refused(margin):
+    with pytest.raises(ValueError, match="expected DPN's margin above 0"):
+        check_hyperparameters(METHODS["dpn"](8, margin=margin))
 
 
 @pytest.mark.parametrize(
