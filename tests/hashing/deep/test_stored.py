@@ -25,7 +25,16 @@ from hashing.methods.dpsh import DPSH
 from infra.executors import InProcess
 from tests.conftest import blobs, cut
 
+
+@dataclass(frozen=True)
+class Normed(DPSH):
+    """Its loss is of pairs, and its normalization of a batch: both need the outputs of all workers."""
+
+    hash_layer = "normed"
+
+
 METHOD = DPSH(n_bits=8, epochs=2, batch_size=64)
+NORMED = Normed(n_bits=8, epochs=2, batch_size=64)
 ROWS = blobs(500)
 PIXELS = ROWS._replace(x=np.clip(np.rint(20 * ROWS.x + 128), 0, 255).astype(np.float32))
 
@@ -221,11 +230,11 @@ def train(rank, world, folder, shards, method, known, judges, apart):
     dist.destroy_process_group()
 
 
-def trained(world, folder, shards, apart=False):
+def trained(world, folder, shards, method=METHOD, apart=False):
     for machine in range(2):
         (folder / f"machine {machine}").mkdir()
-    known, judges = facts(Data([[PIXELS]], InProcess()), METHOD), held_out(Data([[PIXELS]], InProcess()), METHOD)
-    mp.spawn(train, (world, folder, shards, METHOD, known, judges, apart), world)
+    known, judges = facts(Data([[PIXELS]], InProcess()), method), held_out(Data([[PIXELS]], InProcess()), method)
+    mp.spawn(train, (world, folder, shards, method, known, judges, apart), world)
     times = [[int(n) for n in (folder / f"{rank}.times").read_text().split()] for rank in range(world)]
     assert not list(folder.glob("machine */hashkiln-*"))
     return np.array(times)
@@ -233,12 +242,12 @@ def trained(world, folder, shards, apart=False):
 
 def test_workers_share_the_reading_and_take_the_steps_of_one(tmp_path):
     shards = cut(PIXELS, 4, 60)
-    times = trained(2, tmp_path, shards)
+    times = trained(2, tmp_path, shards, NORMED)
     assert times.sum(0).tolist() == [1, 1, 1, 1]
     assert times.sum(1).tolist() == [2, 2]
     one = Worker()
-    known, judges = facts(Data(shards, InProcess()), METHOD), held_out(Data(shards, InProcess()), METHOD)
-    sgd.train(one, METHOD, shards, known, None, judges, {})
+    known, judges = facts(Data(shards, InProcess()), NORMED), held_out(Data(shards, InProcess()), NORMED)
+    sgd.train(one, NORMED, shards, known, None, judges, {})
     for rank in range(2):
         with np.load(tmp_path / f"{rank}.npz") as found:
             for a, b in zip(found.values(), sgd.outcome(one.state)[0], strict=True):
