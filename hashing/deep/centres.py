@@ -83,14 +83,13 @@ def gilbert_varshamov(n_classes: int, n_bits: int) -> int:
 
 def least_distance(centres: Array) -> int:
     """Return the least Hamming distance between two centres (c, n_bits); n_bits for a single one."""
-    c, n_bits = centres.shape
-    t = centres.astype(np.float32)  # exact, and BLAS multiplies it
-    nearest = [-n_bits]
-    for start in range(0, c - 1, 1024):
+    t, n_bits = centres.astype(np.float32), int(centres.shape[1])  # products are exact, by BLAS
+    nearest = -n_bits
+    for start in range(0, len(t), 1024):
         products = t[start : start + 1024] @ t[start:].T
-        products[np.tril_indices(*products.shape[:1], m=products.shape[1])] = -n_bits
-        nearest.append(int(products.max()))
-    return (n_bits - max(nearest)) // 2
+        products[np.tril_indices(len(products), m=products.shape[1])] = -n_bits
+        nearest = max(nearest, int(products.max()))
+    return (n_bits - nearest) // 2
 
 
 def distinct_bits(centres: Array) -> int:
@@ -101,7 +100,7 @@ def distinct_bits(centres: Array) -> int:
     """
     patterns = np.unique(np.packbits(centres * centres[0] > 0, axis=0), axis=1)  # the first row is all 1
     constant = np.packbits(np.ones((len(centres), 1), bool), axis=0)
-    return patterns.shape[1] - int((patterns == constant).all(axis=0).any())
+    return int(patterns.shape[1] - (patterns == constant).all(axis=0).any())
 
 
 def _hadamard(n_classes: int, n_bits: int, rng: np.random.Generator) -> Array:
