@@ -36,7 +36,9 @@ class Settings(BaseSettings):
         Path(".hashkiln"),
         description="folder of the catalog, the warehouse and Prefect's database, unless set separately",
     )
-    warehouse: str = Field("", description="folder or s3://bucket/prefix for datasets, codes, models and reports")
+    warehouse: str = Field(
+        "", description="folder or URL (s3://bucket/prefix, gs://, abfs://) for datasets, codes, models and reports"
+    )
     catalog: str = Field(
         "",
         description="Iceberg catalog: SQLAlchemy URL (postgresql+psycopg2://…), REST URL (https://…), glue:// or the "
@@ -86,7 +88,7 @@ class Settings(BaseSettings):
     def _absolute_folder(cls, url: str) -> str:
         scheme = "file://" if url.startswith("file://") else ""
         if not url or ("://" in url and not scheme):
-            return url
+            return re.sub("^az://", "abfs://", url)  # the name that pyiceberg knows
         return f"{scheme}{_absolute(url.removeprefix(scheme))}"
 
     @field_validator("catalog")

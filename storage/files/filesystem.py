@@ -1,4 +1,4 @@
-"""Files by URL (a path, file://, s3://): list, read, and write atomically."""
+"""Files by URL (a path, file:// or that of a store): list, read, and write atomically."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ import numpy as np
 
 from hashing.mapreduce import Array
 
-from .s3_errors import explain_s3_errors, explains_s3_errors
+from . import stores
+from .store_errors import explain_store_errors, explains_store_errors, find_bucket
+from .stores import scheme as _scheme
 
 
 class FileVersion(NamedTuple):
@@ -23,7 +25,7 @@ class FileVersion(NamedTuple):
 
     url: str
     size: int  # bytes
-    version: str  # differs whenever the content does: size and mtime_ns, or size and ETag
+    version: str  # differs whenever the content does: size and mtime_ns, ETag or generation
 
 
 class StoredFile(NamedTuple):
@@ -62,7 +64,7 @@ def relative_path(folder: str, url: str) -> str:
     return path or url.rsplit("/", 1)[-1]
 
 
-@explains_s3_errors("list")
+@explains_store_errors("list")
 def listing(url: str, suffix: str = "") -> list[FileVersion]:
     """Return the data files below a folder, or the file itself, sorted by URL. Listings are not cached.
 
@@ -75,31 +77,35 @@ def listing(url: str, suffix: str = "") -> list[FileVersion]:
     """
     fs, path = _open(url)
     infos = fs.find(path, detail=True)
-    root, scheme = path.rstrip("/"), _scheme(url)
+    root = path.rstrip("/")
     names = [name for name in infos if not _hidden(name[len(root) :]) and name.lower().endswith(suffix)]
     if not names:
         hint = "" if suffix or not infos else ": names that begin with . or _ are not data"
         raise FileNotFoundError(f"no {suffix or 'data'} files in {url}{hint}")
-    return [FileVersion(scheme + name, int(infos[name]["size"]), _version(infos[name])) for name in sorted(names)]
+    versions = ((_url(url, name), infos[name]) for name in sorted(names))
+    return [FileVersion(found, int(info["size"]), _version(found, info)) for found, info in versions]
 
 
-@explains_s3_errors("list")
+@explains_store_errors("list")
 def inventory(url: str, depth: int | None = None) -> list[StoredFile]:
     """Return all files below a folder, sorted by URL; empty if the folder does not exist.
 
-    This includes hidden files, but not the folder markers of S3. `depth` limits the levels below the folder: 1 means
-    the files in the folder itself.
+    This includes hidden files, but not the folder markers of stores. `depth` limits the levels below the folder: 1
+    means the files in the folder itself.
     """
     fs, path = _open(url)
     infos = sorted(fs.find(path, maxdepth=depth, detail=True).items())
     files = [(name, info) for name, info in infos if not name.endswith("/")]
-    return [StoredFile(_scheme(url) + name, int(info["size"]), _modified(info)) for name, info in files]
+    return [StoredFile(_url(url, name), int(info["size"]), _modified(url, info)) for name, info in files]
 
 
-@explains_s3_errors("list")
+@explains_store_errors("list")
 def incomplete_uploads(url: str) -> list[Upload]:
-    """Return the incomplete multipart uploads below an S3 folder; empty for a local folder."""
-    if not _scheme(url):
+    """Return the incomplete multipart uploads below an S3 folder; empty elsewhere.
+
+    Google and Azure discard them after a week.
+    """
+    if _scheme(url) != "s3://":
         return []
     fs, path = _open(url)
     bucket, _, prefix = f"{path.rstrip('/')}/".partition("/")
@@ -123,30 +129,30 @@ def abort_upload(upload: Upload) -> None:
     fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload.upload_id)
 
 
-@explains_s3_errors("read")
+@explains_store_errors("read")
 def stat(url: str) -> FileVersion:
     """Return size and version of a file. Raises FileNotFoundError if it does not exist."""
     fs, path = _open(url)
     info = fs.info(path)
-    return FileVersion(url, int(info["size"]), _version(info))
+    return FileVersion(url, int(info["size"]), _version(url, info))
 
 
-@explains_s3_errors("read")
+@explains_store_errors("read")
 def modification_time(url: str) -> float:
     """Return when a file was written, in seconds since the epoch. Raises FileNotFoundError if it does not exist."""
     fs, path = _open(url)
-    return _modified(fs.info(path))
+    return _modified(url, fs.info(path))
 
 
-@explains_s3_errors("read")
+@explains_store_errors("read")
 def exists(url: str) -> bool:
     """Return whether a file exists; False for a folder. Raises FileNotFoundError if the bucket does not exist."""
     fs, path = _open(url)
     try:
         return bool(fs.info(path)["type"] == "file")
-    except FileNotFoundError as error:
-        if "bucket" in str(error):
-            raise
+    except FileNotFoundError:
+        if where := stores.store(url):
+            find_bucket(where, url)
         return False
 
 
@@ -156,15 +162,14 @@ def touch(url: str) -> bool:
         return False
     fs, path = _open(url)
     with suppress(OSError):
-        if not _scheme(url):
+        if where := stores.store(url):
+            where.touch(fs, path)
+        else:
             os.utime(path)
-            return True
-        bucket, _, key = path.partition("/")  # on S3, the only way is to copy the object onto itself
-        fs.call_s3("copy_object", Bucket=bucket, Key=key, CopySource=path, MetadataDirective="REPLACE")
     return True
 
 
-@explains_s3_errors("read")
+@explains_store_errors("read")
 def read_bytes(url: str) -> bytes:
     """Return the content of a small file. Raises FileNotFoundError if it does not exist."""
     fs, path = _open(url)
@@ -193,11 +198,11 @@ def create(url: str) -> Iterator[IO[bytes]]:
     """
     if _scheme(url):
         fs, path = _open(url)
-        with explain_s3_errors("write", url):
+        with explain_store_errors("write", url):
             file = fs.open(path, "wb", autocommit=False)
         try:
             yield file
-            with explain_s3_errors("write", url):
+            with explain_store_errors("write", url):
                 file.close()
         except BaseException:
             try:
@@ -205,7 +210,7 @@ def create(url: str) -> Iterator[IO[bytes]]:
             finally:
                 file.closed = True  # otherwise its finalizer would upload the rest
             raise
-        with explain_s3_errors("write", url):
+        with explain_store_errors("write", url):
             file.commit()
         return
     target = _local(url)
@@ -218,7 +223,7 @@ def create(url: str) -> Iterator[IO[bytes]]:
         _fsync_folder(target.parent)
 
 
-@explains_s3_errors("write")
+@explains_store_errors("write")
 def create_exclusive(url: str, content: bytes) -> bool:
     """Write a small file unless one of this name exists, and return whether the file now holds `content`.
 
@@ -227,12 +232,7 @@ def create_exclusive(url: str, content: bytes) -> bool:
     if _scheme(url):
         fs, path = _open(url)
         try:
-            file = fs.open(path, "xb")
-            try:
-                file.write(content)
-                file.close()
-            finally:
-                file.closed = True  # otherwise, after an error, its finalizer would try again
+            fs.pipe_file(path, content, mode="create")
         except PermissionError:
             raise
         except OSError:  # s3fs raises one of several errors when it loses the race
@@ -255,7 +255,7 @@ def create_exclusive(url: str, content: bytes) -> bool:
     return True
 
 
-@explains_s3_errors("remove")
+@explains_store_errors("remove")
 def remove(url: str) -> None:
     """Delete a file. Raises FileNotFoundError if it does not exist."""
     fs, path = _open(url)
@@ -263,14 +263,12 @@ def remove(url: str) -> None:
 
 
 def arrow(url: str) -> tuple[Any, str]:
-    """Return (pyarrow filesystem, path) of a URL. It reads Parquet from S3 faster than fsspec."""
+    """Return (pyarrow filesystem, path) of a URL. It reads Parquet from a store faster than fsspec."""
     import pyarrow.fs as pafs
 
-    if not _scheme(url):
-        return pafs.LocalFileSystem(), str(_local(url))
-    from . import s3
-
-    return s3.arrow_filesystem(), url.removeprefix("s3://")
+    if where := stores.store(url):
+        return where.arrow_filesystem(url), stores.path(url)
+    return pafs.LocalFileSystem(), str(_local(url))
 
 
 def listing_includes(folder: str, url: str) -> bool:
@@ -279,7 +277,7 @@ def listing_includes(folder: str, url: str) -> bool:
     return f"{url}/".startswith(f"{folder}/") and not _hidden(url[len(folder) :])
 
 
-@explains_s3_errors("read")
+@explains_store_errors("read")
 def map_file(url: str) -> Array:
     """Return the content of a file, (bytes,) uint8, mapped into memory. It keeps no file open.
 
@@ -306,38 +304,33 @@ def _hidden(path: str) -> bool:
     return any(name[:1] in "._" for name in path.split("/") if name)
 
 
-def _scheme(url: str) -> str:
-    """Return the scheme, such as `s3://`; empty for the local disk."""
-    head, separator, _ = url.partition("://")
-    return "" if not separator or head == "file" else head + separator
-
-
 def _local(url: str) -> Path:
     return Path(url.removeprefix("file://")).expanduser().absolute()
 
 
 def _open(url: str) -> tuple[Any, str]:
     """Return (fsspec filesystem, path) of a URL."""
-    scheme = _scheme(url)
-    if not scheme:
-        import fsspec
+    if where := stores.store(url):
+        return where.fsspec_filesystem(url), stores.path(url)
+    import fsspec
 
-        return fsspec.filesystem("file"), str(_local(url))
-    if scheme != "s3://":
-        raise ValueError(f"expected a path, file:// or s3:// URL, found {url}")
-    from . import s3
-
-    return s3.fsspec_filesystem(), url.removeprefix(scheme)
+    return fsspec.filesystem("file"), str(_local(url))
 
 
-def _version(info: dict[str, Any]) -> str:
-    if "ETag" in info:
-        return f"{info['size']}-{info['ETag'].strip(chr(34))}"
-    return f"{info['size']}-{os.stat(info['name']).st_mtime_ns}"
+def _url(url: str, path: str) -> str:
+    """Return the URL of a path on the same filesystem."""
+    return stores.beside(url, path) if _scheme(url) else path
 
 
-def _modified(info: dict[str, Any]) -> float:
-    return float(info["LastModified"].timestamp() if "LastModified" in info else info["mtime"])
+def _version(url: str, info: dict[str, Any]) -> str:
+    where = stores.store(url)
+    version = str(info[where.VERSION]).strip('"') if where else os.stat(info["name"]).st_mtime_ns
+    return f"{info['size']}-{version}"
+
+
+def _modified(url: str, info: dict[str, Any]) -> float:
+    where = stores.store(url)
+    return float(info[where.MODIFIED].timestamp() if where else info["mtime"])
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from sqlalchemy.engine import make_url
 from hashing.bits import n_bytes
 
 from ..files import s3
+from ..files.stores import store
 from .parts import FIRST, Part
 
 NAMESPACE = "codes"
@@ -98,7 +99,8 @@ def _properties(catalog: str, warehouse: str) -> tuple[str, dict[str, str]]:
     if properties.get("type") != "rest" and not properties.get("uri", "").startswith("http"):
         properties.setdefault("warehouse", warehouse)
     pool = {"pool_pre_ping": "true"}  # hours can pass between two commits, and a database can close connections
-    return name, {**pool, **s3.catalog_properties(), **properties}
+    where = store(warehouse)
+    return name, {**pool, **s3.catalog_properties(), **(where.catalog_properties() if where else {}), **properties}
 
 
 def _file(uri: str) -> Path | None:

@@ -101,7 +101,9 @@ def test_hidden_and_underscored_files_are_not_data(folder):
 
 
 def test_other_schemes_are_refused():
-    with pytest.raises(ValueError, match="expected a path, file:// or s3:// URL, found http://x/y"):
+    with pytest.raises(
+        ValueError, match="expected a path, file://, s3://, gs://, abfs://, abfss:// or az:// URL, found http://x/y"
+    ):
         filesystem.read_bytes("http://x/y")
 
 
