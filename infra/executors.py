@@ -88,7 +88,7 @@ class Ray:
     address: str = ""  # of the cluster to join; empty: start Ray on this machine
     cpus: int | None = None  # of this machine; all if None
     in_flight: int = 256  # largest number of tasks whose results are not yet computed or read
-    checkpoints: str = ""  # folder or s3:// URL of the checkpoints of unfinished training runs, visible to every node
+    checkpoints: str = ""  # folder or URL of the checkpoints of unfinished training runs, visible to every node
     trainers: int | None = None  # workers of a training run; if None, one for each GPU, or one without GPUs
     trainer: Resources | None = None  # of each; if None, one GPU, if there are any, and its share of the CPUs
     on_epoch: OnEpoch = ignore_epochs

@@ -212,7 +212,12 @@ def _threads(taken: Resources) -> int:
 
 
 def _storage(url: str) -> str:
-    """Return the URL for Ray's filesystem, with region and endpoint; else it would ask AWS for the region."""
+    """Return the URL for Ray's filesystem. It names the server, and the region: else Ray would ask AWS for it."""
+    if url.startswith("abfs"):
+        raise ValueError(f"training on Ray cannot keep checkpoints at {url}: use HASHKILN_EXECUTOR=inprocess")
+    if url.startswith("gs://") and (emulator := os.environ.get("STORAGE_EMULATOR_HOST")):
+        scheme, _, host = emulator.rpartition("://")
+        return f"gs://anonymous@{url.removeprefix('gs://')}?scheme={scheme or 'http'}&endpoint_override={host}"
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if not (url.startswith("s3://") and endpoint):
         return url

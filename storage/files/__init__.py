@@ -1,1 +1,1 @@
-"""Files by URL: local and S3, Parquet, .npz and downloads. A file appears whole or not at all."""
+"""Files by URL: local and in stores, Parquet, .npz and downloads. A file appears whole or not at all."""

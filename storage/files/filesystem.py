@@ -151,8 +151,7 @@ def exists(url: str) -> bool:
     try:
         return bool(fs.info(path)["type"] == "file")
     except FileNotFoundError:
-        if where := stores.store(url):
-            find_bucket(where, url)
+        find_bucket(url)
         return False
 
 

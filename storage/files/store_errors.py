@@ -58,7 +58,7 @@ def _explained(error: Exception, action: str, url: str, where: Store) -> Excepti
         return PermissionError(f"permission denied: cannot {action} {url}: {reason} ({where.identity(url)})")
     if isinstance(error, FileNotFoundError) or status == 404:
         try:
-            find_bucket(where, url)
+            find_bucket(url)
         except FileNotFoundError:
             bucket = path(url).partition("/")[0]
             message = f"bucket {bucket} does not exist at {where.server(url)}: create it, or correct {url}"
@@ -72,13 +72,15 @@ def _explained(error: Exception, action: str, url: str, where: Store) -> Excepti
     )
 
 
-def find_bucket(where: Store, url: str) -> None:
+def find_bucket(url: str) -> None:
     """Raise FileNotFoundError if the bucket of a URL does not exist."""
-    _find_bucket(where, scheme(url) + url.removeprefix(scheme(url)).partition("/")[0])
+    _find_bucket(scheme(url) + url.removeprefix(scheme(url)).partition("/")[0])
 
 
 @cache  # a bucket that was found is not looked for again; errors are not cached
-def _find_bucket(where: Store, url: str) -> None:
+def _find_bucket(url: str) -> None:
+    if not (where := store(url)):
+        return
     try:
         where.fsspec_filesystem(url).info(path(url))
     except FileNotFoundError:

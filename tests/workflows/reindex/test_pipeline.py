@@ -1,5 +1,6 @@
 """The stages of re-indexing without a flow: what they encode, publish and refuse."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +28,11 @@ from tests.workflows.conftest import (
 )
 from workflows import datasets
 from workflows.context import Context
+from workflows.reader import Search
 from workflows.reindex import fitting, planning, publishing, staging
+from workflows.search import search
 from workflows.spec import Spec
-from workflows.tables import deletion, history
+from workflows.tables import deletion, gc, history
 
 
 def test_published_codes_equal_the_encoded_source(settings, mine):
@@ -206,9 +209,10 @@ def test_an_id_in_two_shards_is_refused(settings, mine, source):
     assert table_of(settings).version().name == "v0"
 
 
-def test_a_run_with_everything_on_s3(mine, s3, monkeypatch, tmp_path):
-    """Source, warehouse and models on S3."""
-    bucket = f"{s3}/{tmp_path.name}"
+@pytest.mark.parametrize("store", ["s3", "gcs", pytest.param("azure", marks=pytest.mark.slow)])
+def test_a_run_with_everything_in_a_store(mine, store, request, monkeypatch, tmp_path):
+    """Source, warehouse and models in a store: runs, a search whose queries are there too, and garbage collection."""
+    bucket = f"{request.getfixturevalue(store)}/{tmp_path.name}"
     for shard in mine.shards("base"):
         with open(shard.url, "rb") as file:
             filesystem.write_bytes(f"{bucket}/source/{shard.name}", file.read())
@@ -222,6 +226,11 @@ def test_a_run_with_everything_on_s3(mine, s3, monkeypatch, tmp_path):
     staged, _, version = reindex(settings, spec(), InProcess())
     assert (version, staged.rows, staged.encoded, staged.removed) == ("v2", 600, 0, 1)
     assert reindex(settings, spec())[0].unchanged
+    search("mine__itq16", f"{bucket}/source/part0.parquet", str(tmp_path / "found.parquet"), Search(k=1))
+    assert pq.read_table(tmp_path / "found.parquet")["distance"].to_pylist() == [0] * 200
+    gone = gc.gc(grace=0, keep=1, force=True, clock=lambda: time.time() + 5)
+    assert {"version", "snapshot", "file"} <= {item.kind for item in gone.items}
+    assert published_codes(settings) == encoded_from_source(settings, dataset)
 
 
 def test_new_labels_take_the_next_places(settings, mine, source):
