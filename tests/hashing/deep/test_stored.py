@@ -21,6 +21,8 @@ from hashing.deep.batches import batches, shard_order
 from hashing.deep.method import facts, held_out
 from hashing.deep.stored import Rows, stored
 from hashing.mapreduce import Data
+from hashing.methods.bihalf import BiHalf
+from hashing.methods.cibhash import CIBHash
 from hashing.methods.dpsh import DPSH
 from infra.executors import InProcess
 from tests.conftest import blobs, cut
@@ -252,6 +254,18 @@ def test_workers_share_the_reading_and_take_the_steps_of_one(tmp_path):
         with np.load(tmp_path / f"{rank}.npz") as found:
             for a, b in zip(found.values(), sgd.outcome(one.state)[0], strict=True):
                 np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("method", [BiHalf(8, epochs=2), CIBHash(8, epochs=2)])
+def test_halves_and_copies_of_a_batch_do_not_depend_on_the_number_of_workers(method, world, tmp_path):
+    shards, one = cut(PIXELS, 4, 60), Worker()
+    trained(world, tmp_path, shards, method)
+    sgd.train(one, method, shards, facts(Data(shards, InProcess()), method), None, None, {})
+    with np.load(tmp_path / "0.npz") as found:
+        for a, b in zip(found.values(), sgd.outcome(one.state)[0], strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 @pytest.mark.slow

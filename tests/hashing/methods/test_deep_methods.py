@@ -196,7 +196,7 @@ def test_codes_of_sgh_are_sampled_and_their_gradient_is_that_of_the_probability(
 @pytest.mark.parametrize(
     "name",
     ["dpsh", "dhn", "hashnet", "dch", "dsh", "dsdh", "ninh", "dtsh", "dsrh", "dmvh", "prdh", "dbdh", "idhn", "lcdsh",
-     "adsh", "cibhash"],
+     "adsh", "cibhash", "crovca_unsupervised"],
 )  # fmt: skip
 @pytest.mark.parametrize("scale", [0, 1, 1e4])
 @pytest.mark.parametrize("y", [np.ones((4, 1)), np.eye(4), np.zeros((4, 2)), np.ones((1, 1))])

@@ -370,6 +370,16 @@ def test_crovca_aligns_rows_with_the_mean_of_their_classes():
     assert objective(method, U) == pytest.approx(expected)
 
 
+def test_unsupervised_crovca_aligns_both_copies_of_a_row():
+    n, loss = N // 2, 0.0
+    for first, second in ((U[:n], U[n:]), (U[n:], U[:n])):
+        loss += -np.log(sigmoid(np.where(second >= 0, first, -first))).mean() / 2
+        v = first / np.linalg.norm(first, axis=1, keepdims=True)
+        rate = (BITS + n) / (BITS * n) / 2 * np.linalg.slogdet(np.eye(BITS) + BITS / (n * 0.05) * v.T @ v)[1]
+        loss -= 0.1 * rate / 2
+    assert objective(METHODS["crovca_unsupervised"](BITS), U) == pytest.approx(loss)
+
+
 CENTRES = ["csq", "dpn", "greedyhash", "orthohash", "hyp2", "mds", "dfh", "crovca"]
 
 
