@@ -58,6 +58,9 @@ class Settings(BaseSettings):
         "training: a GPU for each worker, if there are any, and its share of the CPUs",
     )
     encode: Resources = Field(Resources(), description="CPUs, GPUs and memory of tasks that encode, on GPUs if any")
+    embed: Resources | None = Field(
+        None, description="the same for tasks that embed texts or pictures; default: a GPU if there are any, else a CPU"
+    )
     evaluate: Resources = Field(Resources(), description="the same for tasks that evaluate, on GPUs if any")
     device: Literal["cuda", "cpu"] = Field(
         "cuda", description="torch device of tasks with GPUs; cpu lets a cluster without GPUs run them, for tests"

@@ -1,25 +1,29 @@
 """Find unreferenced files of a warehouse outside its tables.
 
 A version references its model and the pretrained parameters from which the model started; a table references the
-dataset that was sampled for it, and a dataset its current query set. Nothing references caches (counts, neighbours) and
-checkpoints, as they can be computed again. Recently used files are kept: each use updates their modification time
-(`filesystem.touch`). Files that belong together are kept or deleted together.
+dataset that was sampled for it, and a dataset its current query set, its encoder and its vectors. Nothing references
+caches (counts, neighbours) and checkpoints, as they can be computed again. Recently used files are kept: each use
+updates their modification time (`filesystem.touch`). Files that belong together are kept or deleted together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Set
+from functools import cache
 from typing import Literal, NamedTuple
 
 from . import queries
 from . import warehouse as places
+from .features.dataset import dataset_names, load_dataset
 from .files import filesystem
 from .files.filesystem import StoredFile, Upload
 
-Kind = Literal["model", "pretrained", "dataset", "queries", "kept", "truth", "training", "file"]
+Kind = Literal["model", "pretrained", "encoder", "vectors", "dataset", "queries", "kept", "truth", "training", "file"]
 PLACES: dict[Kind, tuple[places.Place, ...]] = {  # the first field of a place groups the files that belong together
     "model": (places.MODEL_HEADER, places.MODEL_TENSORS, places.MODEL_EPOCHS, places.MODEL_MOMENTS),
     "pretrained": (places.PRETRAINED,),
+    "encoder": (places.ENCODER, places.ENCODER_FILE),
+    "vectors": (places.PIECE,),
     "dataset": (places.SUBSET, places.SUBSET_SHARD),
     "queries": (places.QUERIES,),
     "kept": (places.CACHE,),
@@ -30,6 +34,8 @@ WHY: dict[Kind, str] = {
     "file": "incomplete: its writer was interrupted",
     "model": "no version references it",
     "pretrained": "no version references it",
+    "encoder": "no dataset was embedded by it",
+    "vectors": "embedded from other rows, or by another encoder",
     "dataset": "sampled for a benchmark, and not used within the grace period",
     "queries": "replaced by another query set",
     "kept": "cache, not used within the grace period",
@@ -61,6 +67,17 @@ def find_unreferenced(
         Time in seconds since the epoch.
     """
 
+    @cache
+    def embeddings() -> tuple[set[str], set[str]]:
+        """Return the digests of the encoders, and the paths of the vectors, of all datasets."""
+        datasets = [load_dataset(warehouse, name) for name in dataset_names(warehouse)]
+        how = {dataset.name: dataset.embedding for dataset in datasets if dataset.embedding}
+        stems = (
+            (name, stem) for name, one in how.items() for listed in one.pieces.values() for stem in listed.values()
+        )
+        paths = {places.PIECE.template.format(dataset=name, piece=stem) for name, stem in stems}
+        return {one.digest for one in how.values()}, paths
+
     def needed(kind: Kind, name: str) -> bool:
         match kind:
             case "model" | "pretrained":
@@ -68,6 +85,10 @@ def find_unreferenced(
             case "dataset":
                 prefix = f"{name}__".replace("-", "_")
                 return referenced is None or any(table.startswith(prefix) for table in tables)
+            case "encoder":
+                return name in embeddings()[0]
+            case "vectors":
+                return name in embeddings()[1]
             case "queries":
                 match = places.QUERIES.pattern.fullmatch(name)
                 current = queries.current_queries(warehouse, match["dataset"]) if match else None
@@ -107,8 +128,10 @@ def _groups(warehouse: str) -> dict[tuple[Kind, str], list[StoredFile]]:
         elif places.FIT.pattern.fullmatch(path):
             groups.setdefault(("model", filesystem.read_bytes(file.url).decode()), []).insert(0, file)
         else:
-            matches = ((kind, place.pattern.fullmatch(path)) for kind, owned in PLACES.items() for place in owned)
-            for kind, match in matches:
-                if match:
-                    groups.setdefault((kind, path if kind == "queries" else match[1]), []).append(file)
+            places_of = ((kind, place) for kind, owned in PLACES.items() for place in owned)
+            for kind, place in places_of:
+                if match := place.pattern.fullmatch(path):
+                    found = groups.setdefault((kind, path if kind in ("queries", "vectors") else match[1]), [])
+                    found.insert(0 if place is places.ENCODER else len(found), file)  # it says that the rest is there
+                    break
     return groups

@@ -23,6 +23,7 @@ FIELDS = {
     "last": "[0-9]{5,}",
     "format": "[0-9]+",
     "path": ".+",
+    "piece": "[0-9a-f]{64}(?:-[0-9]+)?",  # digest of what it was computed from, and number of rows that were dropped
 }
 TEMPORARY = re.compile(r"(?P<path>(?:.+/)?\.[^/]+\.[0-9a-f]{32})")  # a temporary file of filesystem.create
 
@@ -59,10 +60,13 @@ MODEL_EPOCHS = Place("models/{digest}/training.json")
 MODEL_MOMENTS = Place("models/{digest}/moments.npz")
 FIT = Place("models/fits/{digest}")  # contains the digest of the fitted model
 PRETRAINED = Place("pretrained/{digest}")
+ENCODER = Place("encoders/{digest}/encoder.json")  # written last
+ENCODER_FILE = Place("encoders/{digest}/{path}")
 DATASET = Place("datasets/{dataset}/dataset.json")
 DATASET_FOLDER = Place("datasets/{dataset}")
 DATASET_KEYS = Place("datasets/{dataset}/keys")
 DELETIONS = Place("datasets/{dataset}/deleted")
+PIECE = Place("datasets/{dataset}/vectors/{piece}.parquet")
 SUBSET = Place("datasets/{subset}/dataset.json")
 SUBSET_SHARD = Place("datasets/{subset}/drawn/{path}.parquet")
 QUERIES = Place("queries/{dataset}/{digest}.parquet")
@@ -76,7 +80,9 @@ CELL = Place("benchmark/{digest}.json")
 FOLD = Place("benchmark/folds/{digest}.json")
 TABLES = Place("codes")
 # Folders of the warehouse, except that of the tables.
-FOLDERS = ("models", "pretrained", "datasets", "queries", "kept", "truth", "training", "reports", "benchmark")
+FOLDERS = (
+    "models", "pretrained", "encoders", "datasets", "queries", "kept", "truth", "training", "reports", "benchmark",
+)  # fmt: skip
 
 # Below the folder of a dataset's keys.
 KEY_PART = Place("{part}.parquet")

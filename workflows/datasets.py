@@ -192,34 +192,47 @@ def ingest_source(
         name=name, kind=kind, metric=metric or "euclidean", dim=dim, splits=sources,
         columns=columns, keys=folder, source=f"{source}, in place", understood=understood,
     )  # fmt: skip
-    return _save(settings, dataset)
+    return save(settings, dataset)
 
 
-def _save(settings: Settings, dataset: Dataset) -> Dataset:
+def save(settings: Settings, dataset: Dataset) -> Dataset:
     """Write dataset.json and return the dataset. If it replaces one that was read in another way, its shards are new.
 
-    Raises SourceRefused if tables or stored ids depend on what was read before.
+    Raises SourceRefused as `check_replacement` does.
     """
     url, name = settings.warehouse_url, dataset.name
     if dataset_exists(url, name):
         before = load_dataset(url, name)
-        if changed := _changed_reading(before, dataset):
-            holders = [f"table {table}" for table in _tables_of(name, settings)]
-            if deletions.deletion_files(warehouse.DELETIONS.url(url, dataset=name)):
-                holders.append("the list of deleted ids")
-            if before.columns.keyed != dataset.columns.keyed:
-                holders.append("the list of ids")
-            if holders:
-                raise contract.SourceRefused(
-                    f"dataset {name}: {'; '.join(changed)}; what was read before remains in {', '.join(holders)}: "
-                    "ingest it under another name"
-                )
+        if changed := check_replacement(settings, dataset):
             queries.forget_queries(url, name)
         same = not changed and before.metric == dataset.metric
         how = digest(dataset.kind, dataset.dim, dataset.metric, dataset.columns.model_dump())
         dataset = dataset.model_copy(update={"reading": before.reading if same else how[:12]})
     save_dataset(url, dataset)
     return dataset
+
+
+def check_replacement(settings: Settings, dataset: Dataset) -> list[str]:
+    """Return in what a dataset differs from the existing one of its name that makes other rows of the same files.
+
+    Raises SourceRefused if tables or stored ids depend on what was read before.
+    """
+    url, name = settings.warehouse_url, dataset.name
+    if not dataset_exists(url, name):
+        return []
+    before = load_dataset(url, name)
+    if changed := _changed_reading(before, dataset):
+        holders = [f"table {table}" for table in _tables_of(name, settings)]
+        if deletions.deletion_files(warehouse.DELETIONS.url(url, dataset=name)):
+            holders.append("the list of deleted ids")
+        if before.columns.keyed != dataset.columns.keyed:
+            holders.append("the list of ids")
+        if holders:
+            raise contract.SourceRefused(
+                f"dataset {name}: {'; '.join(changed)}; what was read before remains in {', '.join(holders)}: "
+                "choose another --name"
+            )
+    return changed
 
 
 def _changed_reading(before: Dataset, now: Dataset) -> list[str]:
@@ -242,11 +255,18 @@ def _changed_reading(before: Dataset, now: Dataset) -> list[str]:
             f"labels {'as multi-hot' if columns.multi_hot else 'as values'}",
             f"labels of folders as {columns.label_folders}" if columns.label_folders else "labels in files",
             f"labels named {', '.join(names)}" if names else "labels without names",
+            _encoder(dataset),
         ]
 
     return [
         f"expected {old}, found {new}" for old, new in zip(reading(before), reading(now), strict=True) if old != new
     ]
+
+
+def _encoder(dataset: Dataset) -> str:
+    if not (how := dataset.embedding):
+        return "no encoder"
+    return f"{how.source} encoded by {how.encoder}, {how.digest[:12]}"
 
 
 def _tables_of(dataset: str, settings: Settings) -> list[str]:
@@ -333,7 +353,7 @@ def _write_dataset(
         name=name, kind=base.kind, metric=metric, dim=_row_dim(base.kind, base.dim or media.dim(base.kind), side),
         splits=urls, columns=columns, source=about, queries_in_base=rows.queries_in_base, understood=understood,
     )  # fmt: skip
-    return _save(settings, dataset)
+    return save(settings, dataset)
 
 
 def _row_dim(kind: str, dim: int, side: int | None) -> int:

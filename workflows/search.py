@@ -110,18 +110,19 @@ def read_queries(dataset: Dataset, source: str) -> Queries:
     `datasets.VECTOR_FILES` lists the files of vectors. Queries without ids, and queries whose key no row of the dataset
     has, get ids from 2^41, as in ingested files.
     """
-    if source in dataset.splits:
-        url = dataset.splits[source]
-    else:
-        url = filesystem.absolute(source)
+    keyed, url = dataset.columns.keyed, dataset.splits.get(source) or filesystem.absolute(source)
+    if source not in dataset.splits:
         if "://" not in source and not Path(url).exists():
             known = ", ".join(dataset.splits)
             raise LookupError(f"expected a split of {dataset.name} ({known}) or a file of queries, found {source!r}")
         if vectors := datasets.read_vectors(url):
             x = np.concatenate(list(vectors))
             return Queries(Batch(datasets.QUERY + np.arange(len(x)), x))
-    keyed = dataset.columns.keyed
-    shards = dataset.model_copy(update={"splits": {"query": url}}).shards("query", allow_unknown=keyed)
+    if source in dataset.splits and dataset.embedding:
+        shards = dataset.shards(source, allow_unknown=keyed)
+    else:
+        given = dataset.model_copy(update={"splits": {"query": url}, "embedding": None})
+        shards = given.shards("query", allow_unknown=keyed)
     blocks = [(block.batch.ids, block.batch.x.copy(), block.names) for shard in shards for block in shard.read_blocks()]
     ids = np.concatenate([np.zeros(0, np.int64), *(block[0] for block in blocks)])
     if not len(ids):

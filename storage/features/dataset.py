@@ -22,12 +22,26 @@ COUNTERS = 16  # files whose rows are counted at a time
 BadRows = Literal["refuse", "drop"]
 
 
+class Embedding(BaseModel):
+    """How a dataset was embedded: its vectors are those of the pictures or texts of another dataset."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str  # name of the other dataset
+    encoder: str  # name or path of the encoder, as the user gave it
+    digest: str  # its identity: weights, preprocessing and adapter
+    bad_rows: BadRows = "refuse"  # whether rows of the source that cannot be read were refused or dropped
+    pieces: dict[
+        str, dict[str, str]
+    ]  # split -> name of a shard -> name of its file, from a digest of all it depends on
+
+
 class Dataset(BaseModel):
     """An ingested dataset, as stored in `datasets/<name>/dataset.json`. The file is written last."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1, 2, 3, 4] = 4  # 1 to 3: without fields that have defaults, such as metric and reading
+    format: Literal[1, 2, 3, 4, 5] = 5  # 1 to 4: without fields that have defaults, such as metric and embedding
     name: str
     kind: Kind = "vector"
     metric: Metric = "euclidean"  # of exact neighbours and of reranking
@@ -39,6 +53,7 @@ class Dataset(BaseModel):
     source: str  # origin, and original format
     understood: dict[str, SplitSummary] = {}  # split -> description of its content at ingest
     reading: str = ""  # part of the versions of shards; differs if a replaced dataset was read in another way
+    embedding: Embedding | None = None  # if an encoder made the vectors: only the files that it lists belong to it
     # Set by a run, and not stored:
     bad_rows: BadRows = Field("refuse", exclude=True)  # whether to refuse or to drop rows that cannot be read
     deleted: tuple[str, ...] = Field((), exclude=True)  # deletion files, whose rows are skipped
@@ -67,8 +82,8 @@ class Dataset(BaseModel):
         FileNotFoundError
             If there are no files.
         """
-        root = self.splits[split]
-        files = {filesystem.relative_path(root, file.url): file for file in rows.listing(root)}
+        files = self.files(split)
+        pieces = self.embedding.pieces[split] if self.embedding else {}
         suffixes = deletions.version_suffixes(self.deleted, split)
         beside = rows.metadata_files([file.url for file in files.values()], self.columns)
         firsts = self._first_ids(split, files)
@@ -77,7 +92,8 @@ class Dataset(BaseModel):
             added = f"+{beside[files[name].url].version}" if beside else ""
             first = f"@{firsts[name]}" if firsts else ""
             reading = f"={self.reading}" if self.reading else ""
-            return files[name].version + added + first + reading + suffixes.get(name, "")
+            content = pieces.get(name, files[name].version)
+            return content + added + first + reading + suffixes.get(name, "")
 
         return [
             FeatureShard(
@@ -99,6 +115,18 @@ class Dataset(BaseModel):
             )
             for names in bundles.group_files(files)
         ]
+
+    def files(self, split: str) -> dict[str, FileVersion]:
+        """Return the current files of a split by name. Raises FileNotFoundError if there are none or one is missing."""
+        root = self.splits[split]
+        files = {filesystem.relative_path(root, file.url): file for file in rows.listing(root)}
+        if not self.embedding:
+            return files
+        try:
+            return {name: files[f"{stem}.parquet"] for name, stem in self.embedding.pieces[split].items()}
+        except KeyError as error:
+            missing = filesystem.join(root, error.args[0])
+            raise FileNotFoundError(f"missing file {missing}: run `hashkiln embed` again") from None
 
     def _first_ids(self, split: str, files: Mapping[str, FileVersion]) -> dict[str, int]:
         """Return the id of the first row of each file, if rows are numbered; else nothing. Counts the rows."""

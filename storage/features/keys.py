@@ -94,14 +94,15 @@ def column_ids(folder: str, column: Any, where: str, first_row: int = 0, allow_u
     Raises ValueError, with `where`, for a null and for a key without an id. If unknown keys are allowed, their id is
     NONE. `first_row` is the number of the column's first row, for messages.
     """
-    _check_nulls(column, where, first_row)
+    check_nulls(column, where, first_row)
     ids = _search(folder, _count(folder), _hashes(plain_keys(column)))
     if not allow_unknown and len(unknown := np.flatnonzero(ids == NONE)):
         raise ValueError(f"unknown key {column[int(unknown[0])].as_py()!r}, in {where}")
     return ids
 
 
-def _check_nulls(column: Any, where: str, first_row: int) -> None:
+def check_nulls(column: Any, where: str, first_row: int) -> None:
+    """Raise ValueError for the first null in a column of keys. `first_row` is as in `column_ids`."""
     if column.null_count:
         row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
         raise ValueError(f"expected a key in every row, found null in row {first_row + row} of {where}")
@@ -284,7 +285,7 @@ def checked_keys(column: Any, where: str) -> Any:
     value_type = column.type.value_type if types.is_dictionary(column.type) else column.type
     if types.is_nested(value_type) or types.is_floating(value_type):
         raise ValueError(f"expected keys of strings, bytes, UUIDs or integers, found {column.type}, in {where}")
-    _check_nulls(column, where, 0)
+    check_nulls(column, where, 0)
     return plain_keys(column)
 
 

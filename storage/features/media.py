@@ -67,19 +67,29 @@ def dim(kind: str, side: int = SIDE) -> int:
 def pixels(data: bytes, dim: int) -> Array:
     """Decode an image of any size, resize it to side x side, and return its RGB values (dim,) uint8, dim = 3 side^2.
 
+    Raises ValueError as `picture` does.
+    """
+    from PIL import Image
+
+    side = isqrt(dim // CHANNELS)
+    square = picture(data)
+    if square.size != (side, side):
+        square = square.resize((side, side), Image.Resampling.BILINEAR)
+    return np.asarray(square, np.uint8).ravel()
+
+
+def picture(data: bytes) -> Any:
+    """Decode an image of any size, and return it as a PIL image in RGB with 8 bits per channel.
+
     The image is rotated according to its EXIF orientation. Transparent parts become white. 16-bit values, and floats
     from 0 to 1, are scaled to 8 bits. Raises ValueError if the data cannot be decoded, or if the range of its values is
     unknown.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    side = isqrt(dim // CHANNELS)
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            square = _rgb(ImageOps.exif_transpose(picture))
-            if square.size != (side, side):
-                square = square.resize((side, side), Image.Resampling.BILINEAR)
-            return np.asarray(square, np.uint8).ravel()
+        with Image.open(io.BytesIO(data)) as found:
+            return _rgb(ImageOps.exif_transpose(found))
     except UnidentifiedImageError:  # whose words are about an object in memory
         raise ValueError(f"expected a picture, found {len(data):,} bytes of no known format") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:

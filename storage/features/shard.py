@@ -76,6 +76,12 @@ class FeatureShard:
         parts = rows.read_batches(url, [self.columns.id], self.columns)
         return np.concatenate([np.zeros(0, np.int64), *(self._ids(part[0], url) for part in parts)])
 
+    def ids_in(self, part: Any, url: str, first_row: int) -> Array:
+        """Return the ids (n,) int64 of a record batch of a file, deleted rows included."""
+        if self.columns.numbered:
+            return self._numbers(url, first_row, len(part))
+        return self._ids(part[self.columns.id], url, first_row)
+
     def ids_by_file(self, wanted: Array) -> dict[str, Array]:
         """Return the wanted ids that each file contains, by its URL. Files that contain none are left out."""
         held = {url: ids[np.isin(ids, wanted)] for url, ids in ((url, self.ids(url)) for url in self.urls)}
@@ -107,8 +113,7 @@ class FeatureShard:
         row, deleted = 0, deletions.deleted_ids(self.deleted)
         dim = self.dim if self.kind == "vector" and not self.columns.dtype else 0
         for part, vectors in rows.read_vectors(url, dim, read, self.columns, batch_rows(self.dim)):
-            numbered = self.columns.numbered
-            ids = self._numbers(url, row, len(part)) if numbered else self._ids(part[read[0]], url, row)
+            ids = self.ids_in(part, url, row)
             x, errors = columns.usable_rows(vectors, self.dim, url, self.kind, self.columns.dtype, self.metric)
             keep = ~np.isin(ids, deleted)
             if not keep.all():

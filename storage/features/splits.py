@@ -56,15 +56,24 @@ def _slice(rows: FeatureRows, start: int, stop: int) -> FeatureRows:
 def write_shard(url: str, blocks: list[FeatureRows], first_row: int) -> SplitShape:
     """Write one shard atomically. `first_row` is the number of its first row in the split, for messages."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     starts = first_row + np.cumsum([0, *(len(block.ids) for block in blocks)])
     table = pa.concat_tables([_table(block, url, int(row)) for block, row in zip(blocks, starts, strict=False)])
+    write_table(url, table)
     kind: Any = table.schema.names[1]
+    dim = table.schema.types[1].list_size if kind == "vector" else None
+    return SplitShape(kind, dim, "labels" in table.schema.names, len(table))
+
+
+def write_table(url: str, table: Any) -> None:
+    """Write an Arrow table of ids or keys, of vectors, pictures or texts, and of labels, atomically to Parquet."""
+    import pyarrow.parquet as pq
+
     vector, dictionaries = "vector.list.element", ["labels.list.element"]
-    if kind == "vector" and table.schema.types[1].value_type.bit_width == 8:
+    column = table.schema.field(1)
+    if column.name == "vector" and column.type.value_type.bit_width == 8:
         dictionaries.append(vector)  # Parquet has no integers of fewer than 32 bits
-    compression = dict.fromkeys(("id", "image", "text", "labels.list.element"), "zstd")
+    compression = dict.fromkeys(("id", "key", "image", "text", "labels.list.element"), "zstd")
     with filesystem.create(url) as file:
         pq.write_table(
             table,
@@ -74,8 +83,6 @@ def write_shard(url: str, blocks: list[FeatureRows], first_row: int) -> SplitSha
             use_dictionary=dictionaries,
             write_page_index=True,  # to re-rank, single pages are read
         )
-    dim = table.schema.types[1].list_size if kind == "vector" else None
-    return SplitShape(kind, dim, "labels" in table.schema.names, len(table))
 
 
 def _table(rows: FeatureRows, url: str, first_row: int) -> Any:

@@ -16,6 +16,7 @@ FIELDS = {
     "part": "00016",
     "last": "00031",
     "format": "1",
+    "piece": f"{'0a' * 32}-3",
 }
 PLACES = {name: place for name, place in vars(warehouse).items() if isinstance(place, Place)}
 

@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from rich.markup import escape
 
-from . import benchmark, catalogue, deploy, maintenance, reindex, run, search
+from . import benchmark, catalogue, deploy, embed, maintenance, reindex, run, search
 from .common import FAILED, INTERRUPTED, REJECTED, USAGE, LogLines, errors
 from .display import STAGES, Display
 
@@ -21,6 +21,7 @@ from .display import STAGES, Display
 # or split that does not exist; its subclasses, such as KeyError, mean other failures.
 EXIT = {
     "GateRejected": REJECTED, "UsageError": USAGE, "SettingsError": USAGE, "SourceRefused": USAGE, "LookupError": USAGE,
+    "EncoderRefused": USAGE,
 }  # fmt: skip
 
 STOP_SECONDS = 10  # time to stop Prefect's server and Ray after Ctrl-C
@@ -33,6 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(catalogue.app)
+app.add_typer(embed.app)
 app.add_typer(run.app)
 app.add_typer(reindex.app)
 app.add_typer(deploy.app)

@@ -12,6 +12,7 @@ from infra.settings import Settings
 from ..checks import check_run
 from ..context import Context
 from ..datasets import is_available
+from ..embed import is_current
 from ..embedded import prefect_home
 from ..indexing import store_missing
 from ..records import RunOutcome
@@ -100,6 +101,8 @@ def nothing_to_do(spec: Spec) -> RunOutcome | None:
     if os.environ.get("PREFECT_API_URL") or not is_available(spec.dataset, settings):
         return None
     context = Context.of(spec, settings, connect(settings))
+    if not is_current(context.dataset, settings):
+        return None
     outcome = outcome_if_unchanged(context)
     if outcome and spec.index:
         store_missing(context, outcome.version)

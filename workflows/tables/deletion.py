@@ -18,7 +18,6 @@ from storage import queries, warehouse
 from storage.features import deletions, keys
 from storage.features.dataset import Dataset
 from storage.features.shard import FeatureShard
-from storage.files import filesystem
 from storage.tables import log
 from storage.tables.commits import PublishConflict
 from storage.tables.parts import Part, read_ids, without_rows
@@ -180,7 +179,8 @@ def _ids(source: Dataset, names: Names) -> Array:
 def _files(source: Dataset, split: str, wanted: Array, executor: Executor) -> dict[str, Array]:
     """Return the ids of the wanted rows in each file of a split, by relative file name."""
     found = executor.map(partial(FeatureShard.ids_by_file, wanted=wanted), source.shards(split), f"find in {split}")
-    return {filesystem.relative_path(source.splits[split], url): ids for one in found for url, ids in one.items()}
+    names = {file.url: name for name, file in source.files(split).items()}
+    return {names[url]: ids for one in found for url, ids in one.items()}
 
 
 def _publish(table: CodeTable, removal: Removal, executor: Executor) -> str | None:

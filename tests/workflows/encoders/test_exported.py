@@ -1,0 +1,133 @@
+"""Networks in one file give the vectors of the network, and nothing is loaded that can run code."""
+
+import io
+import json
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests import tiny_encoders
+from tests.tiny_encoders import SIDE
+from workflows.encoders import models
+from workflows.encoders.contract import EncoderRefused
+from workflows.encoders.exported import OnnxFile, TorchFile
+from workflows.encoders.inputs import Pictures, Texts
+
+PIXELS = np.random.default_rng(1).integers(0, 256, (70, SIDE, SIDE, 3), np.uint8)
+PICTURES = [Image.fromarray(one) for one in PIXELS]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    return tiny_encoders.picture_pt2(tmp_path_factory.mktemp("encoder"))
+
+
+def rewritten(path, folder, change):
+    """Copy a .pt2 file and what is beside it; `change` may replace the content of a member, by its name."""
+    folder.mkdir()
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(folder / path.name, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, change(name, source.read(name)))
+    tiny_encoders.preprocessing(folder)
+    return folder
+
+
+def test_a_file_of_torch_export_and_an_onnx_file_give_the_vectors_of_the_network(exported, tmp_path):
+    expected = tiny_encoders.of_pictures(PIXELS)
+    tiny_encoders.picture_onnx(tmp_path)
+    for encoder in (TorchFile(exported.parent, "image", "cpu"), OnnxFile(tmp_path, "image", "cpu")):
+        found = encoder.encode(PICTURES)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_text_is_cut_at_the_limit_of_its_tokenizer(tmp_path):
+    tiny_encoders.text_onnx(tmp_path)
+    texts = ["cat car tree leaf root engine wheel", "cat car tree leaf root engine"]
+    found = OnnxFile(tmp_path, "text", "cpu").encode(texts)
+    np.testing.assert_array_equal(*found)
+    assert Texts(tmp_path)(["cat unknown", "cat"])["input_ids"].tolist() == [[2, 1], [2, 0]]
+
+
+def test_pictures_are_resized_by_their_shorter_side_and_cropped_in_the_middle(tmp_path):
+    about = {"size": {"shortest_edge": 8}, "crop_size": 4, "image_mean": [0, 0, 0], "image_std": [1, 1, 1]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(about))
+    pixels = np.zeros((16, 32, 3), np.uint8)
+    pixels[:, 12:20] = 255  # the columns 6 to 10 of 16, of which the crop takes 6 to 10
+    found = Pictures(tmp_path)([Image.fromarray(pixels)])
+    assert found.shape == (1, 3, 4, 4)
+    assert found.min() > 0.8
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("ran",)
+
+
+def test_pickles_in_a_file_of_torch_export_are_refused_before_they_run(exported, tmp_path, capsys):
+    def in_inputs(name, content):
+        file = io.BytesIO()
+        torch.save(Evil(), file)
+        return file.getvalue() if "sample_inputs" in name else content
+
+    def in_weights(name, content):
+        return content.replace(b'"use_pickle": false', b'"use_pickle": true') if "weights_config" in name else content
+
+    for part, change in enumerate((in_inputs, in_weights)):
+        folder = rewritten(exported, tmp_path / str(part), change)
+        with pytest.raises(EncoderRefused, match=r"model.pt2 holds .* as a pickle, which can run code"):
+            TorchFile(folder, "image", "cpu")
+    with zipfile.ZipFile(tmp_path / "model.pt2", "w") as archive:
+        archive.writestr("serialized_state_dict.pt", pickle.dumps(Evil()))
+    with pytest.raises(EncoderRefused, match="layout of an old torch"):
+        TorchFile(tmp_path, "image", "cpu")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_network_for_a_fixed_number_of_rows_is_refused(tmp_path):
+    with pytest.raises(EncoderRefused, match="takes 2 rows at a time: export it with a dynamic first dimension"):
+        TorchFile(tiny_encoders.picture_pt2(tmp_path / "torch", rows=2).parent, "image", "cpu")
+    tiny_encoders.picture_onnx(tmp_path / "onnx", rows=2)
+    with pytest.raises(EncoderRefused, match="takes 2 rows at a time"):
+        OnnxFile(tmp_path / "onnx", "image", "cpu")
+
+
+def folder_with(folder, **files):
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_text(content)
+    return str(folder)
+
+
+def test_a_model_that_cannot_be_used_is_refused_with_what_to_do(tmp_path, monkeypatch):
+    pickled = folder_with(tmp_path / "pickled", modules__json="[]", pytorch_model__bin="")
+    with pytest.raises(EncoderRefused, match="save the model as safetensors"):
+        models.find(pickled, "text")
+    with pytest.raises(EncoderRefused, match=r"found config.json, in"):
+        models.find(folder_with(tmp_path / "unknown", config__json="{}"), "text")
+    with pytest.raises(EncoderRefused, match=r"expected a folder, or a file .onnx or .pt2, found .*weights.bin"):
+        models.find(folder_with(tmp_path / "other", weights__bin="") + "/weights.bin", "text")
+    path = tiny_encoders.picture_onnx(tmp_path / "onnx")
+    with pytest.raises(EncoderRefused, match=r"expected tokenizer.json beside .*model.onnx"):
+        models.find(str(path), "text")
+    sentences = folder_with(tmp_path / "sentences", modules__json="[]", model__safetensors="")
+    with pytest.raises(EncoderRefused, match=r"encodes text, found a dataset of images"):
+        models.find(sentences, "image")
+    monkeypatch.setattr("workflows.encoders.contract.find_spec", lambda name: None)
+    with pytest.raises(EncoderRefused, match=r"package sentence_transformers: pip install 'hashkiln\[sentence-trans"):
+        models.find(sentences, "text")
+    timm = folder_with(tmp_path / "timm", config__json='{"architecture": "resnet18"}', model__safetensors="")
+    with pytest.raises(EncoderRefused, match=r"package timm: pip install 'hashkiln\[timm\]'"):
+        models.find(timm, "image")
+
+
+def test_the_identity_is_that_of_the_files_and_not_of_their_place(tmp_path):
+    one, other = (tiny_encoders.picture_onnx(tmp_path / name) for name in ("one", "other"))
+    assert models.find(str(one), "image").digest == models.find(str(other), "image").digest
+    assert models.find(str(one.parent), "image").digest == models.find(str(one), "image").digest
+    (other.parent / "preprocessor_config.json").write_text("{}")
+    assert models.find(str(one), "image").digest != models.find(str(other), "image").digest

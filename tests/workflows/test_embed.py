@@ -1,0 +1,288 @@
+"""Texts and pictures to vectors: what is missing is encoded, and nothing half-done is visible."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from io import BytesIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from infra.executors import InProcess
+from storage import encoders
+from storage.features import pieces
+from storage.features.contract import SourceRefused
+from storage.features.dataset import dataset_exists, load_dataset
+from storage.features.rows import Columns
+from storage.files import filesystem
+from tests import tiny_encoders
+from tests.workflows import conftest
+from workflows import datasets
+from workflows.checks import UsageError
+from workflows.embed import embed, is_current
+from workflows.encoders import models
+from workflows.reindex.source import vocabulary_of
+from workflows.spec import Spec
+from workflows.tables import deletion
+from workflows.tables.gc import gc
+
+WORDS = [["cat", "purrs", "whiskers"], ["car", "wheel", "engine"], ["tree", "leaf", "root"]]
+
+
+def write_texts(folder, part, n=60, first=0):
+    """Write a shard of texts with keys and one label each, as a user would."""
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(part)
+    said = [" ".join(rng.choice(WORDS[i % 3], 3)) for i in range(n)]
+    keys = [f"note-{part}-{i}" for i in range(first, first + n)]
+    table = pa.table({"key": keys, "said": said, "topic": [["cats", "cars", "trees"][i % 3] for i in range(n)]})
+    pq.write_table(table, folder / f"{part}.parquet")
+    return said
+
+
+@pytest.fixture
+def notes(settings, tmp_path):
+    """A dataset of three shards of texts with keys."""
+    for part in range(3):
+        write_texts(tmp_path / "notes", part)
+    columns = Columns(id="key", keyed=True, x="said", labels="topic")
+    return datasets.ingest_source("notes", str(tmp_path / "notes"), settings, columns)
+
+
+@pytest.fixture
+def encoder(tmp_path):
+    return str(tiny_encoders.text_onnx(tmp_path / "encoder"))
+
+
+def vectors_of(settings, name, split="base"):
+    """Return id or key -> vector of a split, read as `reindex` reads it."""
+    dataset = datasets.dataset_of(Spec(dataset=name), settings)
+    vocabulary_of(dataset, None, InProcess())  # assigns ids to keys
+    batches = [batch for shard in dataset.shards(split) for batch in shard]
+    return {i: x for batch in batches for i, x in zip(batch.ids.tolist(), batch.x, strict=True)}
+
+
+def versions_of(settings, name):
+    dataset = datasets.dataset_of(Spec(dataset=name), settings)
+    return {shard.name: shard.version for shard in dataset.shards("base")}
+
+
+def picture(colour):
+    file = BytesIO()
+    Image.new("RGB", (20, 12), tuple(colour)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_pictures_become_vectors_with_the_ids_labels_and_splits_of_their_source(settings, tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (50, 3))
+    for name, rows in (("base", slice(40)), ("query", slice(40, 50))):
+        (tmp_path / name).mkdir()
+        data = pa.array([picture(colour) for colour in colours[rows]], pa.binary())
+        hot = np.eye(3, dtype=int)[np.arange(len(data)) % 3].tolist()
+        table = pa.table({"id": 7 * np.arange(50)[rows], "image": data, "tags": hot})
+        pq.write_table(table, tmp_path / name / "a.parquet")
+    datasets.ingest_source(
+        "colours", str(tmp_path / "base"), settings, Columns(x="", labels="tags"), str(tmp_path / "query"),
+        labels_as="multi-hot",
+    )  # fmt: skip
+    found = embed("colours", str(tiny_encoders.picture_onnx(tmp_path / "encoder")), "colours-tiny")
+    assert (found.rows, found.shards, found.encoded, found.dim, found.dropped) == (50, 2, 2, 5, 0)
+    flat = np.broadcast_to(colours[:, None, None].astype(np.uint8), (50, 2, 2, 3))
+    expected = tiny_encoders.of_pictures(flat)
+    for split, rows in (("base", range(40)), ("query", range(40, 50))):
+        held = vectors_of(settings, "colours-tiny", split)
+        assert list(held) == [7 * row for row in rows]
+        np.testing.assert_allclose(list(held.values()), expected[list(rows)], rtol=1e-4, atol=1e-5)
+    new = load_dataset(settings.warehouse_url, "colours-tiny")
+    assert (new.kind, new.metric, new.dim, new.columns.labels) == ("vector", "cosine", 5, "labels")
+    (shard,) = new.shards("query", vocabulary=(0, 1, 2))
+    assert [batch.y.argmax(1).tolist() for batch in shard] == [[i % 3 for i in range(10)]]
+
+
+def test_only_shards_that_changed_are_encoded_again(settings, notes, encoder, tmp_path):
+    assert embed("notes", encoder, "vectors").encoded == 3
+    before = versions_of(settings, "vectors")
+    assert embed("notes", encoder, "vectors").encoded == 0
+    write_texts(tmp_path / "notes", 1, n=70)
+    write_texts(tmp_path / "notes", 3)
+    found = embed("notes", encoder, "vectors")
+    assert (found.encoded, found.shards, found.rows) == (2, 4, 250)
+    after = versions_of(settings, "vectors")
+    assert [name for name in before if after[name] != before[name]] == ["1.parquet:0000000000"]
+
+
+def test_rows_have_the_ids_of_their_source_and_the_text_of_their_key(settings, notes, encoder):
+    embed("notes", encoder, "vectors")
+    own = vectors_of(settings, "vectors")
+    dataset = datasets.dataset_of(Spec(dataset="notes"), settings)
+    assert set(own) == {i for shard in dataset.shards("base") for batch in shard for i in batch.ids.tolist()}
+    said = pq.read_table(filesystem.listing(notes.splits["base"])[0].url)["said"].to_pylist()
+    ids = dataset.shards("base")[0].ids(dataset.shards("base")[0].url)
+    table = tiny_encoders.weights(0, len(tiny_encoders.WORDS))
+    words = [[tiny_encoders.WORDS.index(word) for word in text.split()] for text in said]
+    np.testing.assert_allclose([own[i] for i in ids], [table[row].mean(axis=0) for row in words], rtol=1e-4, atol=1e-5)
+
+
+def test_a_large_shard_is_cut_into_pieces(settings, notes, encoder, monkeypatch):
+    embed("notes", encoder, "whole")
+    monkeypatch.setattr(pieces, "PIECE_ROWS", 25)
+    monkeypatch.setattr(pieces, "READ_ROWS", 10)
+    assert embed("notes", encoder, "cut").shards == 9
+    whole, cut = vectors_of(settings, "whole"), vectors_of(settings, "cut")
+    assert whole.keys() == cut.keys()
+    assert all((whole[i] == cut[i]).all() for i in whole)
+
+
+KILLED = """
+import os, signal, sys
+from workflows import embed
+from workflows.encoders.models import StoredEncoder
+encode, done = StoredEncoder.__call__, []
+def dies_in_the_third(self, batch):
+    done.append(len(batch))
+    if len(done) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return encode(self, batch)
+StoredEncoder.__call__ = dies_in_the_third
+embed.embed("notes", sys.argv[1], "vectors")
+"""
+
+
+def test_after_a_kill_nothing_is_visible_and_a_rerun_does_only_the_rest(settings, notes, encoder):
+    killed = subprocess.run([sys.executable, "-c", KILLED, encoder], capture_output=True, text=True, timeout=120)
+    assert killed.returncode == -9, killed.stderr
+    assert not dataset_exists(settings.warehouse_url, "vectors")
+    assert len(pieces.stored_pieces(settings.warehouse_url, "vectors")) == 2
+    assert embed("notes", encoder, "vectors").encoded == 1
+    assert len(vectors_of(settings, "vectors")) == 180
+
+
+@pytest.mark.slow
+def test_a_kill_in_an_update_leaves_the_dataset_as_it_was(settings, notes, encoder, tmp_path):
+    embed("notes", encoder, "vectors")
+    before = vectors_of(settings, "vectors"), versions_of(settings, "vectors")
+    for part in range(3):
+        write_texts(tmp_path / "notes", part, n=61)
+    killed = subprocess.run([sys.executable, "-c", KILLED, encoder], capture_output=True, text=True, timeout=120)
+    assert killed.returncode == -9, killed.stderr
+    now = vectors_of(settings, "vectors"), versions_of(settings, "vectors")
+    assert now[1] == before[1]
+    assert now[0].keys() == before[0].keys()
+    assert embed("notes", encoder, "vectors").encoded == 1
+    assert len(vectors_of(settings, "vectors")) == 183
+
+
+def test_another_encoder_makes_every_shard_stale(settings, notes, encoder, tmp_path):
+    first = embed("notes", encoder, "vectors")
+    before = versions_of(settings, "vectors"), vectors_of(settings, "vectors")
+    other = embed("notes", str(tiny_encoders.text_onnx(tmp_path / "other", seed=1)), "vectors")
+    assert other.encoder != first.encoder
+    assert other.encoded == 3
+    after = versions_of(settings, "vectors"), vectors_of(settings, "vectors")
+    assert before[0].keys() == after[0].keys()
+    assert not set(before[0].values()) & set(after[0].values())
+    assert not any((before[1][i] == after[1][i]).any() for i in before[1])
+
+
+def test_a_change_of_the_preprocessing_is_another_encoder(settings, notes, encoder, tmp_path):
+    first = embed("notes", encoder, "vectors")
+    file = tmp_path / "encoder" / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": 2}))
+    assert embed("notes", encoder, "vectors").encoder != first.encoder
+
+
+def test_reindex_embeds_what_changed_first_and_another_encoder_is_refused(settings, notes, encoder, tmp_path):
+    embed("notes", encoder, "vectors")
+    spec = Spec(dataset="vectors", method={"method": "lsh", "bits": 16}, protocol={"queries": 10})
+    staged, _, version = conftest.reindex(settings, spec)
+    assert (staged.rows, version) == (180, "v1")
+    write_texts(tmp_path / "notes", 3)
+    assert not is_current(load_dataset(settings.warehouse_url, "vectors"), settings)
+    staged, _, version = conftest.reindex(settings, spec)
+    assert (staged.rows, staged.encoded, version) == (240, 60, "v2")
+    other = str(tiny_encoders.text_onnx(tmp_path / "other", seed=1))
+    with pytest.raises(SourceRefused, match=r"remains in table vectors__lsh16: choose another --name"):
+        embed("notes", other, "vectors")
+    assert embed("notes", encoder, "vectors").encoded == 0
+
+
+def test_rows_that_cannot_be_read_are_refused_by_their_key_or_dropped(settings, tmp_path, encoder):
+    said = ["cat purrs", None, "car wheel"]
+    (tmp_path / "bad").mkdir()
+    for part in range(2):
+        table = pa.table({"id": [10 * part, 10 * part + 1, 10 * part + 2], "text": said if part else ["cat"] * 3})
+        pq.write_table(table, tmp_path / "bad" / f"{part}.parquet")
+    datasets.ingest_source("bad", str(tmp_path / "bad"), settings, Columns(x="text"))
+    with pytest.raises(ValueError, match=r"expected a text, found null, in row 1 of .*1.parquet"):
+        embed("bad", encoder, "vectors")
+    assert not dataset_exists(settings.warehouse_url, "vectors")
+    found = embed("bad", encoder, "vectors", bad_rows="drop")
+    assert (found.encoded, found.rows, found.dropped) == (1, 5, 1)  # the other shard was stored before the refusal
+    assert list(vectors_of(settings, "vectors")) == [0, 1, 2, 10, 12]
+    assert is_current(load_dataset(settings.warehouse_url, "vectors"), settings)
+    with pytest.raises(ValueError, match="expected a text, found null"):
+        embed("bad", encoder, "vectors")
+
+
+def test_deleted_rows_of_the_source_leave_the_vectors(settings, notes, encoder):
+    embed("notes", encoder, "vectors")
+    assert len(vectors_of(settings, "vectors")) == 180
+    assert deletion.delete("vectors", ["note-0-5"]).rows == 1
+    assert len(vectors_of(settings, "vectors")) == 179
+    deletion.delete("notes", ["note-1-7", "note-1-8"])
+    assert embed("notes", encoder, "vectors").encoded == 1
+    assert len(vectors_of(settings, "vectors")) == 177
+
+
+def test_gc_deletes_vectors_and_encoders_that_no_dataset_uses(settings, notes, encoder, tmp_path):
+    embed("notes", encoder, "vectors")
+    old = embed("notes", encoder, "vectors").encoder
+    embed("notes", str(tiny_encoders.text_onnx(tmp_path / "other", seed=1)), "vectors")
+    gone = [item.kind for item in gc(grace=0, force=True, clock=lambda: time.time() + 60).items]
+    assert (gone.count("vectors"), "encoder" in gone) == (3, True)
+    assert not encoders.encoder_exists(settings.warehouse_url, old)
+    assert len(vectors_of(settings, "vectors")) == 180
+    assert embed("notes", str(tmp_path / "other" / "model.onnx"), "vectors").encoded == 0
+
+
+def test_ray_stores_the_same_vectors(settings, notes, encoder, ray_executor, monkeypatch):
+    embed("notes", encoder, "here")
+    monkeypatch.setenv("HASHKILN_EXECUTOR", "ray")
+    assert embed("notes", encoder, "there").encoded == 3
+    here, there = vectors_of(settings, "here"), vectors_of(settings, "there")
+    assert here.keys() == there.keys()
+    assert all((here[i] == there[i]).all() for i in here)
+
+
+def test_names_that_are_taken_and_datasets_of_vectors_are_refused(settings, notes, encoder):
+    with pytest.raises(UsageError, match="dataset notes was not embedded: choose another --name"):
+        embed("notes", encoder, "notes")
+    with pytest.raises(UsageError, match="dataset sample holds vectors"):
+        embed("sample", encoder, "vectors")
+
+
+def test_the_command_prints_the_digest_that_it_can_require_later(settings, notes, encoder, run_command):
+    ask = ["embed", "--dataset", "notes", "--name", "vectors", "--json", "--encoder"]
+    exit_code, out, _ = run_command(*ask, encoder)
+    assert exit_code == 0
+    digest = json.loads(out)["encoder"]
+    assert run_command(*ask, f"{encoder}@sha256:{digest}")[0] == 0
+    exit_code, _, err = run_command(*ask, f"{encoder}@sha256:{'0' * 64}")
+    assert exit_code == 2
+    assert f"found {digest}" in err
+
+
+def test_an_encoder_in_the_warehouse_that_was_modified_is_refused(settings, notes, encoder, tmp_path):
+    found = embed("notes", encoder, "vectors")
+    file = os.path.join(settings.warehouse_url, "encoders", found.encoder, "model.onnx")
+    with open(file, "ab") as model:
+        model.write(b"more")
+    write_texts(tmp_path / "notes", 3)
+    models._loaded.cache_clear()
+    with pytest.raises(ValueError, match=r"model.onnx was modified"):
+        embed("notes", encoder, "vectors")

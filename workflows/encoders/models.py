@@ -1,0 +1,218 @@
+"""Find an encoder by path or by its name on the Hugging Face hub, store it in the warehouse, and load it on workers.
+
+Only files that hold no code are used: safetensors, ONNX, .pt2 of torch.export, JSON and vocabularies; never pickles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+from hashing.mapreduce import Array
+from storage import encoders
+
+from .contract import Encoder, EncoderRefused, need
+from .inputs import PICTURES, TOKENIZER, TOKENIZER_SETTINGS
+
+WEIGHTS = (".safetensors", ".onnx", ".pt2")
+SUFFIXES = (*WEIGHTS, ".json", ".txt", ".model", ".jinja")
+OTHER_FORMATS = ("onnx", "openvino")  # folders with further copies of the weights
+EXTERNAL = (".onnx_data", ".onnx.data")  # weights of an ONNX file beyond 2 GB
+HUB_OWNER = "sentence-transformers"  # of models that are named without an owner
+PINNED = "sha256:"
+
+
+class Adapter(NamedTuple):
+    """How to run the models of one library. A change in what it computes is a new version."""
+
+    module: str  # of this package
+    encoder: str  # class in that module
+    needs: tuple[str, ...]  # packages
+    extra: str  # of hashkiln, which installs them
+    kinds: tuple[str, ...]
+    version: int = 1
+
+
+ADAPTERS = {
+    "sentence-transformers": Adapter(
+        "sentences", "SentenceEncoder", ("sentence_transformers",), "sentence-transformers", ("text",)
+    ),
+    "open_clip": Adapter("clip", "ClipEncoder", ("open_clip",), "open-clip", ("image", "text")),
+    "timm": Adapter("pictures", "TimmEncoder", ("timm",), "timm", ("image",)),
+    "onnx": Adapter("exported", "OnnxFile", ("onnxruntime", "tokenizers"), "onnx", ("image", "text")),
+    "torch.export": Adapter("exported", "TorchFile", (), "onnx", ("image", "text")),
+}
+
+
+class Found(NamedTuple):
+    """An encoder whose files were found, and not yet stored in the warehouse."""
+
+    name: str  # as the user gave it
+    adapter: str
+    digest: str  # identity: the adapter, its version, and the content of all files
+    files: dict[str, Path]  # by path below the folder of the encoder
+    checksums: dict[str, str]  # SHA-256 of each
+
+    def save(self, warehouse: str) -> None:
+        """Store the encoder, unless it is stored already."""
+        about = {"name": self.name, "adapter": self.adapter, "files": self.checksums}
+        encoders.save_encoder(warehouse, self.digest, self.files, about)
+
+
+def find(text: str, kind: str) -> Found:
+    """Return the encoder that a user names, for texts or pictures.
+
+    Parameters
+    ----------
+    text
+        A folder; a file .onnx or .pt2; or the name of a model on the hub, such as all-MiniLM-L6-v2 or owner/model. A
+        name may end with @ and the revision to download, or with @sha256: and the expected digest.
+    kind
+        "text" or "image".
+
+    Raises
+    ------
+    EncoderRefused
+        If there is no such model, if it has no files that can be used, if it is of unknown form or of another kind, if
+        its digest is another one, or if a package that it needs is missing.
+    """
+    name, _, pin = text.partition("@")
+    expected = pin.removeprefix(PINNED) if pin.startswith(PINNED) else ""
+    path = Path(name).expanduser()
+    path = path if path.exists() else _download(name, "" if expected else pin)
+    adapter, files = _form(path)
+    about = ADAPTERS[adapter]
+    if kind not in about.kinds:
+        raise EncoderRefused(f"{name} encodes {' and '.join(about.kinds)}, found a dataset of {kind}s")
+    _need_packages(about, kind)
+    if adapter in ("onnx", "torch.export"):
+        _check_inputs(path, kind, files)
+    checksums = {name: _sha256(file) for name, file in sorted(files.items())}
+    identity = json.dumps([adapter, about.version, checksums])
+    digest = hashlib.sha256(identity.encode()).hexdigest()
+    if expected and digest != expected:
+        raise EncoderRefused(f"expected the encoder {name} with the digest {expected}, found {digest}")
+    return Found(text, adapter, digest, files, checksums)
+
+
+def _need_packages(adapter: Adapter, kind: str) -> None:
+    """Raise EncoderRefused, with the extra to install, if a package of an adapter is missing."""
+    for package in adapter.needs:
+        if package != "tokenizers" or kind == "text":
+            need(package, adapter.extra)
+
+
+def _form(path: Path) -> tuple[str, dict[str, Path]]:
+    """Return the adapter of a model, and its files by their paths below its folder."""
+    if path.is_file():
+        return _single_file(path)
+    files = {str(file.relative_to(path)): file for file in sorted(_usable(path))}
+    if "modules.json" in files:
+        adapter = "sentence-transformers"
+    elif "open_clip_config.json" in files:
+        adapter = "open_clip"
+    elif "config.json" in files and "architecture" in json.loads(files["config.json"].read_text()):
+        adapter = "timm"
+    else:
+        single = [file for name, file in files.items() if "/" not in name and file.suffix in WEIGHTS[1:]]
+        if len(single) != 1:
+            raise EncoderRefused(
+                f"expected a model of sentence-transformers (modules.json), open_clip (open_clip_config.json) or timm "
+                f"(config.json), or one file .onnx or .pt2, found {', '.join(list(files)[:8]) or 'nothing'}, in {path}"
+            )
+        return _single_file(single[0])
+    files = {name: file for name, file in files.items() if not name.endswith(WEIGHTS[1:])}
+    if not any(name.endswith(".safetensors") for name in files):
+        raise EncoderRefused(
+            f"expected weights as .safetensors in {path}, found none: others, such as .bin and .pt, are pickles, which "
+            "can run code: save the model as safetensors"
+        )
+    return adapter, files
+
+
+def _usable(folder: Path) -> Iterator[Path]:
+    for file in folder.rglob("*"):
+        inside = file.relative_to(folder).parts
+        hidden = any(part.startswith(".") for part in inside)
+        if file.is_file() and file.suffix in SUFFIXES and not hidden and inside[0] not in OTHER_FORMATS:
+            yield file
+
+
+def _single_file(path: Path) -> tuple[str, dict[str, Path]]:
+    if path.suffix not in WEIGHTS[1:]:
+        raise EncoderRefused(f"expected a folder, or a file .onnx or .pt2, found {path}")
+    beside = [path.with_name(name) for name in (PICTURES, TOKENIZER, TOKENIZER_SETTINGS)]
+    beside += [path.with_name(path.name.removesuffix(".onnx") + suffix) for suffix in EXTERNAL]
+    files = {file.name: file for file in (path, *beside) if file.exists()}
+    return "onnx" if path.suffix == ".onnx" else "torch.export", files
+
+
+def _check_inputs(path: Path, kind: str, files: dict[str, Path]) -> None:
+    """Raise EncoderRefused if the file that describes the inputs of a network is missing."""
+    if (needed := PICTURES if kind == "image" else TOKENIZER) not in files:
+        hint = ", with size, image_mean and image_std" if kind == "image" else ""
+        raise EncoderRefused(
+            f"expected {needed} beside {path}, which describes its inputs{hint}: see `hashkiln embed --help`"
+        )
+
+
+def _download(name: str, revision: str) -> Path:
+    """Return the local folder of a model of the hub, of which only usable files are downloaded."""
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise EncoderRefused(
+            f"no such file or folder: {name}; to download models by name: pip install 'hashkiln[sentence-transformers]'"
+        ) from None
+    patterns = [f"*{suffix}" for suffix in SUFFIXES]
+    ignored = [f"{folder}/*" for folder in OTHER_FORMATS]
+    repository = name if "/" in name else f"{HUB_OWNER}/{name}"
+    try:
+        return Path(
+            snapshot_download(repository, revision=revision or None, allow_patterns=patterns, ignore_patterns=ignored)
+        )
+    except Exception as error:  # of many types: no network, no such model, a private one
+        reason = str(error).strip().partition("\n")[0]
+        raise EncoderRefused(
+            f"no such file or folder: {name}; and not from the hub, as {repository}: {reason}"
+        ) from None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+_lock = Lock()
+
+
+@dataclass(frozen=True)
+class StoredEncoder:
+    """An encoder in the warehouse. It is small: a worker loads the network when it first encodes."""
+
+    warehouse: str
+    digest: str
+    kind: str  # text or image
+    device: str  # cpu or cuda
+
+    def __call__(self, batch: Sequence[Any]) -> Array:
+        """Return the vectors (n, d) float32 of a batch."""
+        with _lock:  # a GPU actor reads and writes in another thread meanwhile
+            return _loaded(self).encode(batch)
+
+
+@lru_cache(maxsize=1)
+def _loaded(stored: StoredEncoder) -> Encoder:
+    adapter = ADAPTERS[encoders.describe_encoder(stored.warehouse, stored.digest)["adapter"]]
+    _need_packages(adapter, stored.kind)
+    folder = encoders.encoder_folder(stored.warehouse, stored.digest)
+    module = import_module(f".{adapter.module}", __package__)
+    encoder: Encoder = getattr(module, adapter.encoder)(folder, stored.kind, stored.device)
+    return encoder
