@@ -36,7 +36,7 @@ WHY: dict[Kind, str] = {
     "pretrained": "no version references it",
     "encoder": "no dataset was embedded by it",
     "vectors": "embedded from other rows, or by another encoder",
-    "dataset": "sampled for a benchmark, and not used within the grace period",
+    "dataset": "sampled for a benchmark or a plan, and not used within the grace period",
     "queries": "replaced by another query set",
     "kept": "cache, not used within the grace period",
     "truth": "cache, not used within the grace period",

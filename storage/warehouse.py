@@ -16,7 +16,7 @@ FIELDS = {
     "digest": "[0-9a-f]{64}",  # SHA-256
     "run": "[0-9a-f]{16}",  # of a training run
     "dataset": "[^/]+",
-    "subset": r"[^/]+-dhn-[0-9a-f]{8}",  # a dataset sampled from another one for a benchmark
+    "subset": r"[^/]+-(?:dhn|plan)-[0-9a-f]{8}",  # a dataset sampled from another one for a benchmark or a plan
     "table": "[^/]+",
     "page": "[^/]+",
     "part": "[0-9]{5,}",  # number of a part of the map from keys to ids

@@ -230,7 +230,7 @@ def check_replacement(settings: Settings, dataset: Dataset) -> list[str]:
         if holders:
             raise contract.SourceRefused(
                 f"dataset {name}: {'; '.join(changed)}; what was read before remains in {', '.join(holders)}: "
-                "choose another --name"
+                "choose another name"
             )
     return changed
 

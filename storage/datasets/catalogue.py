@@ -47,7 +47,7 @@ class NamedDataset:
     licence: str
     kind: Literal["vector", "image", "text"]
     metric: Literal["euclidean", "cosine", "labels"]  # decides whether a base row is relevant to a query
-    format: Literal["vecs", "idx", "hdf5", "parquet", "cifar", "lists"]
+    format: Literal["vecs", "idx", "hdf5", "parquet", "vectordbbench", "cifar", "lists"]
     splits: Mapping[str, Split]
     files: tuple[PublishedFile, ...] = ()  # empty for the sample, which is shipped
     groundtruth: str = ""  # the file with the nearest base rows of each query, if there is one
@@ -124,6 +124,31 @@ def _ann_benchmarks(
     about = f"{name} of ann-benchmarks, with 100 neighbours"
     files = (PublishedFile(file, (f"https://ann-benchmarks.com/{file}",), size),)
     return NamedDataset(name, about, "of the original data", "vector", metric, "hdf5", splits, files, groundtruth=file)
+
+
+def _vectordbbench(
+    name: str,
+    about: str,
+    d: int,
+    n: int,
+    metric: Literal["euclidean", "cosine"] = "cosine",
+    parts: int = 1,
+    sha256: Mapping[str, str] | None = None,
+) -> NamedDataset:
+    """Return a set of VectorDBBench: base, 1,000 queries, and the 100 to 1,000 nearest base rows of each."""
+    train = ["train.parquet"] if parts == 1 else [f"train-{part:02}-of-{parts}.parquet" for part in range(parts)]
+    splits = {
+        "base": Split(train[0], n, d, array="emb", more_files=tuple(train[1:])),
+        "query": Split("test.parquet", 1_000, d, QUERY, array="emb"),
+    }
+    url = f"https://assets.zilliz.com/benchmark/{name.replace('-', '_')}"
+    files = tuple(
+        PublishedFile(file, (f"{url}/{file}",), checksum=f"sha256:{known}" if known else None)
+        for file, known in ((file, (sha256 or {}).get(file)) for file in (*train, "test.parquet", "neighbors.parquet"))
+    )
+    about += ", as VectorDBBench publishes them"
+    licence = "of the original data"
+    return NamedDataset(name, about, licence, "vector", metric, "vectordbbench", splits, files, "neighbors.parquet")
 
 
 def _cross(base: str, query: str) -> Mapping[str, Split]:
@@ -234,6 +259,38 @@ _ALL = (
     *(_ann_benchmarks(f"glove-{d}-angular", 1_183_514, d, 10_000, "cosine") for d in (25, 50, 100, 200)),
     _ann_benchmarks("nytimes-256-angular", 290_000, 256, 10_000, "cosine"),
     _ann_benchmarks("deep-image-96-angular", 9_990_000, 96, 10_000, "cosine"),
+    # Zilliz publishes no checksums. These are pinned by RavenDB's benchmark (RavenBench.Dataset.Vectors).
+    _vectordbbench(
+        "cohere-small-100k",
+        "Wikipedia texts embedded by Cohere",
+        768,
+        100_000,
+        sha256={
+            "train.parquet": "a8719014d8e86bbfb64f53a21287aecf10d048d7de28c7bebb1d0559b9181b42",
+            "test.parquet": "252a25003060713a268cd2bf5c5f8fab6159f13772924859487907bef64f1391",
+            "neighbors.parquet": "ee07cdb43a7919bc1ad0525b3bf646036b43be5b7a0aee3ddcef06c21a42594a",
+        },
+    ),
+    _vectordbbench(
+        "cohere-medium-1m",
+        "Wikipedia texts embedded by Cohere",
+        768,
+        1_000_000,
+        sha256={
+            "train.parquet": "de6b84eb08fc5203a56eef619970a14f5cae08d0a0ae0bcd23b8058d7045f381",
+            "test.parquet": "a2ec76c907da22e5533ce31c1105e4fd4d3c4597915a7771d5e41897a95ecbed",
+            "neighbors.parquet": "30e7467766be3e2a6b167df16388a4a35e38fa6cc9e593fb659cce81ffde0940",
+        },
+    ),
+    _vectordbbench("cohere-large-10m", "Wikipedia texts embedded by Cohere", 768, 10_000_000, parts=10),
+    _vectordbbench("openai-small-50k", "texts embedded by OpenAI's ada-002", 1536, 50_000),
+    _vectordbbench("openai-medium-500k", "texts embedded by OpenAI's ada-002", 1536, 500_000),
+    _vectordbbench("openai-large-5m", "texts embedded by OpenAI's ada-002", 1536, 5_000_000, parts=10),
+    _vectordbbench("laion-large-100m", "pictures of LAION embedded by CLIP", 768, 100_000_000, "euclidean", parts=100),
+    replace(
+        _ann_benchmarks("dbpedia-openai-1000k-angular", 990_000, 1536, 10_000, "cosine"),
+        about="a million DBpedia entities embedded by OpenAI's ada-002, of ann-benchmarks, with 100 neighbours",
+    ),
     NamedDataset(
         "photosift",
         "SIFT descriptors of 850 pictures of Debian packages, in SIFT1M's form and size; local only",

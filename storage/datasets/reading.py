@@ -12,6 +12,8 @@ import numpy as np
 from hashing.mapreduce import Array
 from hashing.statistics import keyed_hash
 
+from ..features import columns
+from ..files import parquet
 from ..formats import FeatureRows, cifar, hdf5, idx, lists, vecs
 from . import multimodal
 from .catalogue import LEARN, QUERY, NamedDataset, Split
@@ -59,6 +61,8 @@ def read_groundtruth(dataset: NamedDataset, files: Mapping[str, Path]) -> Array 
         if (metric := hdf5.stored_metric(path)) not in (None, dataset.metric):
             raise ValueError(f"{path}: expected neighbours by {dataset.metric} distance, found {metric}")
         blocks = hdf5.read_hdf5(path, "neighbors")
+    elif dataset.format == "vectordbbench":
+        blocks = _ordered_neighbours(path)
     else:
         shards = _parquet(Split(dataset.groundtruth, query.n, array="neighbours"), files)
         blocks = (np.asarray(block.x) for block in shards)
@@ -151,15 +155,15 @@ def _parquet(split: Split, files: Mapping[str, Path]) -> Iterator[FeatureRows]:
     import pyarrow.parquet as pq
 
     path = files[split.file]
-    columns = [name for name in ("id", split.array, split.labels, *multimodal.COLUMNS.get(split.modality, ())) if name]
-    idf = multimodal.idf_weights(_base_texts(path, columns)) if split.modality else np.zeros(0)
+    names = [name for name in ("id", split.array, split.labels, *multimodal.COLUMNS.get(split.modality, ())) if name]
+    idf = multimodal.idf_weights(_base_texts(path, names)) if split.modality else np.zeros(0)
     for shard in sorted(path.glob("*.parquet")) if path.is_dir() else [path]:
         try:
             with pq.ParquetFile(shard) as file:
-                if missing := set(columns) - set(file.schema_arrow.names):
+                if missing := set(names) - set(file.schema_arrow.names):
                     found = ", ".join(file.schema_arrow.names)
                     raise ValueError(f"{shard}: expected the columns {', '.join(sorted(missing))}, found {found}")
-                for batch in file.iter_batches(PARQUET_ROWS, columns=columns):
+                for batch in file.iter_batches(PARQUET_ROWS, columns=names):
                     block = _select_part(_batch_rows(batch, split, idf), split)
                     if len(block.ids):
                         yield block
@@ -167,11 +171,25 @@ def _parquet(split: Split, files: Mapping[str, Path]) -> Iterator[FeatureRows]:
             raise ValueError(f"{shard}: expected a Parquet file, found {error}") from None
 
 
-def _base_texts(path: Path, columns: list[str]) -> Iterator[str]:
+def _vectordbbench(split: Split, files: Mapping[str, Path]) -> Iterator[FeatureRows]:
+    for file in (split.file, *split.more_files):
+        path = str(files[file])
+        for part in parquet.read_batches(path, ["id", split.array], PARQUET_ROWS):
+            ids = columns.ids(part["id"], path) + split.first_id
+            yield FeatureRows(ids, columns.vectors(part[split.array], split.d or 0, path))
+
+
+def _ordered_neighbours(path: Path) -> Iterator[Array]:
+    """Yield the neighbours (q, k) int64 of queries, which the file has in any order."""
+    table = parquet.read_table(str(path)).sort_by("id")
+    yield np.array(table["neighbors_id"].to_pylist(), np.int64)
+
+
+def _base_texts(path: Path, names: list[str]) -> Iterator[str]:
     """Yield the text of each base row: the document frequency of words does not include queries."""
     import pyarrow.parquet as pq
 
-    for batch in pq.ParquetFile(path).iter_batches(PARQUET_ROWS, columns=[c for c in columns if c != "image"]):
+    for batch in pq.ParquetFile(path).iter_batches(PARQUET_ROWS, columns=[c for c in names if c != "image"]):
         base = ~_is_query(batch["id"].to_numpy())
         yield from compress(multimodal.texts(batch), base)
 
@@ -209,4 +227,6 @@ def _is_query(ids: Array) -> Array:
 
 
 _SPLIT = {file: split for split, file in lists.FILES.items()}
-_READERS = {"vecs": _vecs, "idx": _idx, "hdf5": _hdf5, "parquet": _parquet, "cifar": _cifar, "lists": _lists}
+_READERS = {"vecs": _vecs, "idx": _idx, "hdf5": _hdf5, "parquet": _parquet, "cifar": _cifar, "lists": _lists,
+    "vectordbbench": _vectordbbench,
+}  # fmt: skip

@@ -37,7 +37,7 @@ def ids_and_labels(shard: FeatureShard) -> tuple[Array, Array]:
 
 
 def write_subset(
-    warehouse: str, name: str, dataset: Dataset, ids: Mapping[str, Array], sources: Sequence[str]
+    warehouse: str, name: str, dataset: Dataset, drawn: Mapping[str, tuple[Sequence[FeatureShard], Array]]
 ) -> Dataset:
     """Write and return a dataset whose splits are rows of another dataset.
 
@@ -46,20 +46,18 @@ def write_subset(
     name
         Name of the new dataset.
     dataset
-        The dataset to read, which has labels.
-    ids
-        New split -> ids (m,) int64 of its rows.
-    sources
-        The splits of `dataset` to take rows from.
+        The dataset to read.
+    drawn
+        New split -> shards of `dataset`, and the ids (m,) int64 of the rows to take from them.
     """
-    shards = [shard for source in sources for shard in dataset.shards(source)]
     root = filesystem.join(dataset_url(warehouse, name), "drawn")
-    urls = {split: filesystem.join(root, split) for split in ids}
-    for split, wanted in ids.items():
+    urls = {split: filesystem.join(root, split) for split in drawn}
+    for split, (shards, wanted) in drawn.items():
         write_split(urls[split], _select(shards, wanted))
     subset = Dataset(
         name=name, kind=dataset.kind, metric=dataset.metric, dim=dataset.dim, splits=urls,
-        columns=Columns(x=dataset.kind, labels="labels"), source=f"drawn from {dataset.name}: {dataset.source}",
+        columns=Columns(x=dataset.kind, labels="labels" if dataset.columns.labels else None),
+        queries_in_base=dataset.queries_in_base, source=f"drawn from {dataset.name}: {dataset.source}",
     )  # fmt: skip
     save_dataset(warehouse, subset)
     return subset
@@ -69,15 +67,19 @@ def _select(shards: Sequence[FeatureShard], wanted: Array) -> Iterator[FeatureRo
     for shard in shards:
         for file in shard.files:
             ids, row = shard.ids(file.url), 0
-            names, width = [shard.columns.x, str(shard.columns.labels)], shard.columns.multi_hot
+            names, width = [shard.columns.x], shard.columns.multi_hot
+            names += [shard.columns.labels] if shard.columns.labels else []
             for part in rows.read_batches(file.url, names, shard.columns, batch_rows(shard.dim)):
                 part_ids = ids[row : row + len(part)]
                 keep = np.isin(part_ids, wanted)
                 if keep.any():
                     x = _values(part[0].take(np.flatnonzero(keep)), shard, file.url)
-                    offsets, values = columns.labels_by_row(part[1], file.url, width)
-                    labels = [values[start:stop].to_pylist() for start, stop in pairwise(offsets)]
-                    yield FeatureRows(part_ids[keep], x, list(compress(labels, keep)))
+                    labels = None
+                    if shard.columns.labels:
+                        offsets, values = columns.labels_by_row(part[1], file.url, width)
+                        by_row = [values[start:stop].to_pylist() for start, stop in pairwise(offsets)]
+                        labels = list(compress(by_row, keep))
+                    yield FeatureRows(part_ids[keep], x, labels)
                 row += len(part)
 
 

@@ -206,7 +206,7 @@ def test_reindex_embeds_what_changed_first_and_another_encoder_is_refused(settin
     staged, _, version = conftest.reindex(settings, spec)
     assert (staged.rows, staged.encoded, version) == (240, 60, "v2")
     other = str(tiny_encoders.text_onnx(tmp_path / "other", seed=1))
-    with pytest.raises(SourceRefused, match=r"remains in table vectors__lsh16: choose another --name"):
+    with pytest.raises(SourceRefused, match=r"remains in table vectors__lsh16: choose another name"):
         embed("notes", other, "vectors")
     assert embed("notes", encoder, "vectors").encoded == 0
 

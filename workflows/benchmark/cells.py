@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from hashing.bits import pack
+from hashing.evaluation.intervals import bootstrap_interval
 from hashing.evaluation.metrics import average_precision
 from hashing.functions import HashFunction
 from hashing.mapreduce import Batch, Data, Executor, Shard, Sum
@@ -56,7 +57,7 @@ class Bench:
     def row(self, spec: MethodSpec) -> Row:
         """Return the result of a cell, from the cache or measured now. Raises ValueError if it cannot be measured."""
         by_labels = self.grid.by_labels(spec)
-        k = NEIGHBOURS.get(self.dataset.name, 50) if self.grid.protocol == "bdnn" else 100
+        k = NEIGHBOURS.get(self.dataset.name, 50) if self.grid.protocol == "bdnn" else self.grid.neighbours
         labels: Literal["labels", "graded"] = "graded" if self.grid.protocol == "graded" else "labels"
         protocol = Protocol(relevance=labels if by_labels else "neighbours", neighbours=k)
         shards = [(split, s.name, s.version) for split in self.dataset.splits for s in self.dataset.shards(split)]
@@ -148,6 +149,9 @@ class Bench:
             if "learn" in self.dataset.splits
             else rows - len(excluded),
             metrics=metrics | (protocols.average_precision(histogram, ranks) if by_dhn else {}),
+            intervals={
+                name: bootstrap_interval(found[name], 0) for name in found if name.startswith("recall_reranked")
+            },
             curves=retrieval_curves(histogram),
             health=health,
             fit_seconds=fitted - start,

@@ -13,7 +13,8 @@ from infra.observability import stage
 from infra.settings import Settings
 
 from .. import checks
-from ..datasets import ingest, labels_of
+from ..datasets import ingest
+from ..reindex.source import vocabulary_of
 from ..spec import Protocol, Spec
 from . import protocols
 from .cells import Bench
@@ -66,7 +67,7 @@ def benchmark(grid: Grid, progress: Progress = silent) -> GridOutcome:
     cells = len(datasets) * len(specs)
     with stage("benchmark"):
         for name, dataset in zip(grid.datasets, datasets, strict=True):
-            vocabulary = labels_of(dataset, executor)
+            vocabulary = vocabulary_of(dataset, None, executor)  # assigns ids to keys, too
             if grid.protocol == "dhn":
                 dataset = protocols.dataset_of(dataset, grid.draw, vocabulary, settings, executor)
             bench = Bench(name, dataset, vocabulary, grid, settings, executor, {})

@@ -23,6 +23,7 @@ class Grid(Value):
     bits: tuple[int, ...]
     seeds: tuple[int, ...] = (0,)
     protocol: Literal["bdnn", "labels", "graded", "neighbours", "dhn"] = "bdnn"
+    neighbours: int = Field(100, ge=1, description="relevant neighbours in protocol neighbours")
     draw: protocols.Draw = protocols.Draw()  # only for protocol dhn
     tune: dict[str, dict[str, tuple[Number, ...]]] | None = Field(
         None, description="values that cross-validation tries, by method (protocol dhn); None: the defaults"
@@ -100,6 +101,7 @@ class Row(Value):
     rows: int  # of the database
     training_rows: int
     metrics: dict[str, float]  # means over queries
+    intervals: dict[str, tuple[float, float]] = Field({})  # 95 % bootstrap intervals of recall_reranked_x…
     curves: Curves
     health: dict[str, float]
     fit_seconds: float

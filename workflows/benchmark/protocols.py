@@ -73,7 +73,8 @@ def dataset_of(
     except ValueError as error:
         raise ValueError(f"{error}, in dataset {dataset.name}: lower --class-queries or --class-training") from None
     splits = {"learn": training, "query": queries, "base": np.setdiff1d(ids, queries)}
-    return subsets.write_subset(settings.warehouse_url, name, dataset, splits, sorted(dataset.splits))
+    drawn_rows = {split: (shards, rows) for split, rows in splits.items()}
+    return subsets.write_subset(settings.warehouse_url, name, dataset, drawn_rows)
 
 
 def draw_by_class(

@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from rich.markup import escape
 
-from . import benchmark, catalogue, deploy, embed, maintenance, reindex, run, search
+from . import benchmark, catalogue, deploy, embed, maintenance, plan, reindex, run, search
 from .common import FAILED, INTERRUPTED, REJECTED, USAGE, LogLines, errors
 from .display import STAGES, Display
 
@@ -36,6 +36,7 @@ app = typer.Typer(
 app.add_typer(catalogue.app)
 app.add_typer(embed.app)
 app.add_typer(run.app)
+app.add_typer(plan.app)
 app.add_typer(reindex.app)
 app.add_typer(deploy.app)
 app.add_typer(benchmark.app)

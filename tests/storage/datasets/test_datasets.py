@@ -296,3 +296,25 @@ def test_rows_that_differ_from_the_catalogue_are_refused(tmp_path):
     other = replace(dataset, splits=dict(dataset.splits) | {"base": replace(base, n=largest)})
     with pytest.raises(ValueError, match=rf"among ids 0\.\.{largest - 1}, found 5 rows of ids .*\.\.{largest}"):
         datasets.read_groundtruth(other, files)
+
+
+def test_sets_of_vectordbbench(tmp_path):
+    """Queries get ids of their own, and neighbours are in the order of the queries whatever that of the file."""
+    dataset = DATASETS["cohere-large-10m"]
+    base, more = replace(dataset.splits["base"], n=30, d=4), dataset.splits["base"].more_files[:1]
+    splits = {"base": replace(base, more_files=more), "query": replace(dataset.splits["query"], n=5, d=4)}
+    dataset = replace(dataset, splits=splits)
+    x, queries, neighbours = rng.random((30, 4)), rng.random((5, 4)), rng.integers(0, 30, (5, 3))
+    order = rng.permutation(30)
+    for file, rows in zip((base.file, *more), np.split(order, 2), strict=True):
+        pq.write_table(pa.table({"id": rows, "emb": list(x[rows])}), tmp_path / file)
+    pq.write_table(pa.table({"id": range(5), "emb": list(queries)}), tmp_path / "test.parquet")
+    table = pa.table({"id": [4, 3, 2, 1, 0], "neighbors_id": list(neighbours[::-1])})
+    pq.write_table(table, tmp_path / "neighbors.parquet")
+    files = datasets.locate_or_fetch(dataset, tmp_path / "data", tmp_path)
+    ids, found, _ = read(dataset, "base", files)
+    np.testing.assert_array_equal(ids, order)
+    np.testing.assert_array_equal(found, x[order].astype(np.float32))
+    ids, found, _ = read(dataset, "query", files)
+    np.testing.assert_array_equal(ids, QUERY + np.arange(5))
+    np.testing.assert_array_equal(datasets.read_groundtruth(dataset, files), neighbours)
