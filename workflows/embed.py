@@ -42,6 +42,7 @@ class Embedded(Value):
     rows: int
     shards: int
     encoded: int  # shards of this run; the others were stored already
+    encoded_rows: int
     dropped: int  # rows that could not be read
     seconds: float
 
@@ -97,10 +98,12 @@ def embed(
     return _update(new, how, source, settings, progress)
 
 
-def refresh(dataset: Dataset, settings: Settings, progress: Progress = silent) -> None:
-    """Encode what has changed in the source of an embedded dataset. Of other datasets, do nothing."""
-    if dataset.embedding and not is_current(dataset, settings):
-        _update(dataset, dataset.embedding, _source_of(dataset.embedding, settings), settings, progress)
+def refresh(dataset: Dataset, settings: Settings, progress: Progress = silent) -> int:
+    """Encode what has changed in the source of an embedded dataset, and return the number of rows that were encoded."""
+    if not dataset.embedding or is_current(dataset, settings):
+        return 0
+    source = _source_of(dataset.embedding, settings)
+    return _update(dataset, dataset.embedding, source, settings, progress).encoded_rows
 
 
 def is_current(dataset: Dataset, settings: Settings) -> bool:
@@ -166,6 +169,7 @@ def _update(new: Dataset, how: Embedding, source: Dataset, settings: Settings, p
         rows=sum(piece.stop - piece.start for piece in every) - dropped,
         shards=len(every),
         encoded=len(todo),
+        encoded_rows=sum(piece.stop - piece.start for piece in todo),
         dropped=dropped,
         seconds=time.monotonic() - start,
     )

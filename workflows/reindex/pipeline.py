@@ -52,19 +52,14 @@ def logged(stage: Callable[..., T], function: Callable[..., T], *args: object) -
     return result
 
 
-<<<<<<< HEAD
 def ingest(spec: Spec, settings: Settings, progress: Progress = silent) -> int:
-    """Ingest a named dataset if it is not in the warehouse, and return the number of rows that were read."""
+    """Ingest a named dataset that is not in the warehouse, or embed what has changed in the source of an embedded one.
+
+    Return the number of rows that were read.
+    """
     if datasets.is_available(spec.dataset, settings):
-        return 0
+        return refresh(datasets.dataset_of(spec, settings), settings, progress)
     return sum(split.rows for split in datasets.ingest(spec, settings, progress).understood.values())
-=======
-def ingest(spec: Spec, settings: Settings, progress: Progress = silent) -> str:
-    """Ingest a named dataset that is not in the warehouse, embed what changed in an embedded one; return its name."""
-    dataset = datasets.ingest(spec, settings, progress)
-    refresh(dataset, settings, progress)
-    return dataset.name
->>>>>>> b90630f (Add hashkiln embed: frozen encoders turn texts and pictures into datasets of vectors)
 
 
 NAMES: dict[Callable[..., Any], str] = {
