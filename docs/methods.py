@@ -5,7 +5,7 @@ python docs/methods.py > docs/methods.md
 
 from dataclasses import fields
 
-from results import rows as measured
+from results import rows as all_rows
 
 from hashing.deep import losses
 from hashing.deep.method import Deep
@@ -21,7 +21,8 @@ of all methods side by side, with protocol and versions, are in [results.md](res
 
 The tables show precision within Hamming radius 2, in %: the mean over seeds, with its standard deviation. Figures in
 parentheses are those of Do, Doan & Cheung, ECCV 2016. For unsupervised methods the 50 nearest neighbours are relevant
-(10,000 for photosift), for supervised methods the rows that share a label.
+(10,000 for photosift), for supervised methods the rows that share a label. Tables titled MAP by labels show the mean
+average precision, in %, where rows that share a label are relevant for any method.
 """
 
 DEEP = """All deep methods share these training hyper-parameters; a method lists only those with another default:
@@ -40,7 +41,7 @@ high learning rate may need a smaller weight (training reports divergence).
 
 
 def main() -> None:
-    rows = measured()
+    rows = all_rows()
     print(HEAD)
     for title in ("Unsupervised and data-independent", "Supervised", "Deep"):
         print(f"# {title}\n")
@@ -57,7 +58,7 @@ def main() -> None:
                 if cls.supervised
                 else "Unsupervised and data-independent"
             ):
-                print(section(name, cls, [row for row in rows if row.method == name and row.protocol == "bdnn"]))
+                print(section(name, cls, [row for row in rows if row.method == name]))
 
 
 def defaults(cls: type, beyond: type | None = None) -> str:
@@ -73,8 +74,10 @@ def section(name: str, cls: type, rows: list[Row]) -> str:
     own = defaults(cls, Deep if issubclass(cls, Deep) else None)
     lines = [f"## {cls.__name__} (`{name}`)", *paragraphs, f"Hyper-parameters: {own}."]
     lines.append(f"Reference: {' '.join(reference.split())}")
-    for dataset in dict.fromkeys(row.dataset for row in rows):
-        lines += [f"Measured on {dataset}:", table([r for r in rows if r.dataset == dataset], "precision_radius_2")]
+    for protocols, what, metric in ("bdnn", "", "precision_radius_2"), ("labels graded", ", MAP by labels", "map"):
+        measured = [row for row in rows if row.protocol in protocols.split()]
+        for dataset in dict.fromkeys(row.dataset for row in measured):
+            lines += [f"Measured on {dataset}{what}:", table([r for r in measured if r.dataset == dataset], metric)]
     return "\n\n".join(line for line in lines if line) + "\n"
 
 

@@ -32,6 +32,7 @@ class CSQ(Deep):
     retrieval, CVPR 2020.
     """
 
+    hash_rate: float = 10.0  # the released code trains other layers at 0.01 to 0.05 of the rate
     quantization: float = 0.05
 
     def head(self, dim: int, n_classes: int) -> Tensor:

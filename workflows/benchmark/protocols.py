@@ -25,7 +25,11 @@ logger = logging.getLogger(__name__)
 CUTOFFS = {"nus-wide": 5_000, "coco": 5_000}  # ranks of MAP in the published tables; all ranks for other datasets
 FOLD_QUERIES = 1_000  # largest number of queries in a fold
 # Hyper-parameter that weighs the terms of each method's loss; empty: none, so only the learning rate is tuned.
-WEIGHTS = {"dhn": "quantization", "dpsh": "eta", "dsdh": "eta", "dch": "quantization", "dsh": "alpha", "hashnet": ""}
+WEIGHTS = {
+    "dhn": "quantization", "dpsh": "eta", "dsdh": "eta", "dch": "quantization", "dsh": "alpha", "hashnet": "",
+    "csq": "quantization", "dpn": "", "greedyhash": "alpha", "orthohash": "", "hyp2": "beta", "mds": "beta",
+    "dfh": "eta", "crovca": "mcr",
+}  # fmt: skip
 
 
 class Draw(Value):
