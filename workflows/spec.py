@@ -24,6 +24,7 @@ from hashing.functions import Precision
 from hashing.methods import Method, catalogue, check_hyperparameters, method, reads_labels
 from storage.files import filesystem
 
+from .evaluation.registry import ESTIMATOR, METRICS
 from .evaluation.rules import Kind, Rule
 
 Number = bool | int | float | str
@@ -295,7 +296,10 @@ class Spec(Value):
         for rule in () if _stored(info) else self.gate.bounds + self.gate.losses:
             if rule.metric.needs == "graded relevance" and relevance != "graded":
                 raise ValueError(f"gate: {rule.name} needs --relevance graded, found --relevance {relevance}")
-            if rule.metric.needs == "neighbours" and relevance in ("graded", "labels"):
+            if rule.metric.needs == "quantizer" and not self.method.correctives:
+                raise ValueError(f"gate: {rule.name} needs a quantizer, found the method {self.method.method}")
+            needs = METRICS[rule.name.removeprefix(ESTIMATOR)].needs
+            if needs == "neighbours" and relevance in ("graded", "labels"):
                 raise ValueError(f"gate: {rule.name} needs --relevance neighbours, found --relevance {relevance}")
         return self
 

@@ -10,7 +10,9 @@ from difflib import get_close_matches
 from typing import Literal, NamedTuple
 
 Direction = Literal["greater", "less", "neither"]
-Needs = Literal["relevant rows", "graded relevance", "neighbours", "codes", "real-valued queries", "protocol dhn"]
+Needs = Literal[
+    "relevant rows", "graded relevance", "neighbours", "codes", "real-valued queries", "quantizer", "protocol dhn"
+]
 
 OVERSAMPLING = (1, 2, 4, 10, 100)  # candidates that are reranked, as multiples of the neighbours to find
 
@@ -30,6 +32,11 @@ class Metric(NamedTuple):
         """The range of its values, in words."""
         return f"at least {self.low:g}" if math.isinf(self.high) else f"between {self.low:g} and {self.high:g}"
 
+
+ESTIMATOR = "estimator."  # of metrics by the estimated distances of a quantizer
+ESTIMATED = (
+    "map", "map_at_1000", "precision_at_100", "recall_at_1000", *(f"recall_reranked_x{by}" for by in OVERSAMPLING),
+)  # fmt: skip
 
 METRICS = {
     metric.name: metric
@@ -71,6 +78,12 @@ METRICS = {
         Metric("map_dhn", "mean average precision as in the tables of DHN (A2, tie-aware)", needs="protocol dhn"),
         Metric("queries_without_hit", "share of queries without a hit", better="less", needs="protocol dhn"),
     )
+}
+METRICS |= {
+    ESTIMATOR + name: METRICS[name]._replace(
+        name=ESTIMATOR + name, about=f"{METRICS[name].about}, by the estimates of a quantizer", needs="quantizer"
+    )
+    for name in ESTIMATED
 }
 HEALTH = {  # keys of a report's health, and of the table property `health`: stored in existing tables, do not change
     "health.balance": "least balanced bit, share of ones",

@@ -28,7 +28,7 @@ class Rule:
     def __post_init__(self) -> None:
         metric = find(self.name)
         if self.kind == "loss":
-            if metric.needs == "codes":
+            if metric.needs in ("codes", "quantizer"):
                 raise ValueError(
                     f"{self.name} is not compared with the published version: set a floor or a ceiling instead"
                 )

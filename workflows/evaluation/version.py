@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from hashing.quantizers.contract import Quantizer
 from storage import models
 from storage.tables.table import CodeTable, Version
 
 from ..context import Context
 from ..records import Report
-from . import asymmetric, by_id, query_overlap
+from . import asymmetric, by_id, estimates, query_overlap
 from .comparison import Counter, compare_versions
 from .judge import EMPTY, judge_of
 from .metrics import estimated
@@ -27,12 +28,18 @@ def measure_version(context: Context, table: CodeTable, version: Version, base: 
     shards = list(map(counter.shard, table.parts(version.snapshot_id).values()))
     ranked = judge.ranked(judge.codes(function)) if context.spec.protocol.ties == "by-id" else None
     measured, curves = by_id.measure(found.histogram, judge.k, seed, ranked, shards)
-    if context.spec.protocol.asymmetric:
-        relevant = found.histogram[1].sum(axis=-1)
+    values, protocol, real = {}, judge.protocol, context.spec.protocol.asymmetric
+    relevant = found.histogram[1].sum(axis=-1)
+    if isinstance(function, Quantizer):
+        metric = context.dataset.distance
+        whole = [replace(shard, correctives=table.correctives) for shard in shards]
+        values = estimates.estimated_values(judge, function, metric, relevant, whole, context.executor, real)
+        protocol += f"; {estimates.ranking_of(function, metric, real)}"
+    elif real:
         values = asymmetric.metric_values(judge, function, relevant, shards, context.executor)
-        measured.metrics.update({name: estimated(found, seed) for name, found in values.items()})
+    measured.metrics.update({name: estimated(found, seed) for name, found in values.items()})
     return Report(
-        protocol=judge.protocol,
+        protocol=protocol,
         measured=measured,
         curves=curves,
         comparison=found.comparison,

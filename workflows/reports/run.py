@@ -55,9 +55,10 @@ def metric_rows(report: Report) -> list[dict[str, Any]]:
     for name, estimate in report.measured.metrics.items():
         row: dict[str, Any] = {"metric": name, "staged": str(estimate)}
         if comparison:
-            row["staged, common rows"] = _value(comparison.staged, name)
-            row[f"{comparison.version}, common rows"] = _value(comparison.published, name)
-            row["difference"] = str(comparison.differences[name])
+            compared = name in comparison.differences
+            row["staged, common rows"] = _value(comparison.staged, name) if compared else ""
+            row[f"{comparison.version}, common rows"] = _value(comparison.published, name) if compared else ""
+            row["difference"] = str(comparison.differences[name]) if compared else ""
         table.append(row)
     return table
 

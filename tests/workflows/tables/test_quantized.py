@@ -13,6 +13,7 @@ from hashing.mapreduce import Batch
 from hashing.neighbours.exact import pair_distances
 from hashing.quantizers.estimator import row_bytes
 from hashing.quantizers.rabitq import RaBitQHash
+from infra.executors import InProcess
 from storage import models
 from storage.tables import integrity
 from storage.tables.parts import encode_shard
@@ -21,8 +22,13 @@ from tests.workflows.tables import published_table
 from tests.workflows.tables.published_table import D, hashkiln, reindex, spec, table_of, write
 from workflows import export
 from workflows.checks import check_run
+from workflows.context import Context
 from workflows.datasets import dataset_of
-from workflows.spec import Spec
+from workflows.evaluation.judge import judge_of
+from workflows.evaluation.version import measure_version
+from workflows.reindex.publishing import GateRejected
+from workflows.reports.run import metric_rows
+from workflows.spec import Protocol, Spec
 from workflows.tables import deletion
 from workflows.tables.verify import verify
 
@@ -171,3 +177,67 @@ def test_an_older_program_refuses_a_table_with_correctives(published, settings, 
     monkeypatch.setattr("storage.tables.table.WITH_CORRECTIVES", 2)
     with pytest.raises(ValueError, match="has format 3, newer than 2: upgrade hashkiln"):
         table_of(settings, TABLE)
+
+
+def measured(settings, of):
+    context = Context.of(of, settings, InProcess())
+    table = table_of(settings, TABLE)
+    version = table.version()
+    function = models.load_model(settings.warehouse_url, version.properties["model"])
+    return measure_version(context, table, version), judge_of(context, table.vocabulary), function
+
+
+@pytest.mark.parametrize("real", [False, True])
+def test_evaluation_ranks_by_the_estimates_beside_the_hamming_distance_of_the_bits(published, settings, real):
+    ids, x = published
+    protocol = {"queries": 30, "relevance": "neighbours", "neighbours": 5, "asymmetric": real}
+    of = quantized().model_copy(update={"protocol": Protocol(**protocol)})
+    report, judge, function = measured(settings, of)
+    distances = estimates(function, x, judge.queries.x, real)
+    distances[ids == judge.queries.ids[:, None]] = np.inf
+    found = nearest(distances, ids, 50)[1]
+    metrics = {name: estimate.value for name, estimate in report.measured.metrics.items()}
+    for factor in (1, 2, 4, 10):
+        hits = [np.isin(found[i, : 5 * factor], judge.neighbours[i]).mean() * factor for i in range(30)]
+        assert metrics[f"estimator.recall_reranked_x{factor}"] == pytest.approx(np.mean(hits), abs=1e-9)
+        assert metrics[f"estimator.recall_reranked_x{factor}"] > metrics[f"recall_reranked_x{factor}"]  # by Hamming
+    queries = ", from real-valued queries," if real else ""
+    ranking = f"metrics estimator.* rank by RaBitQ's estimate{queries} of the squared Euclidean distance, the others by"
+    assert ranking in report.protocol
+    assert "map_asymmetric" not in metrics
+
+
+def test_metrics_by_labels_are_those_of_the_ranking_by_estimates(published, settings):
+    ids, x = published
+    report, judge, function = measured(settings, quantized())
+    distances = estimates(function, x, judge.queries.x)
+    labels = np.concatenate([blobs(200, D, seed=i).y.argmax(axis=1) for i in range(4)])
+    precisions = []
+    for row, query, own in zip(distances, judge.queries.y, judge.queries.ids, strict=True):
+        order = np.argsort(np.where(ids == own, np.inf, row))[:-1]
+        hits = labels[order] == query.argmax()
+        precisions.append((hits.cumsum() / np.arange(1, 800))[hits].mean())
+    assert report.measured.metrics["estimator.map"].value == pytest.approx(np.mean(precisions), abs=1e-6)
+
+
+def test_the_gate_bounds_metrics_by_estimates_and_compares_those_by_hamming_distance(published, settings, source):
+    write(source, "0.parquet", blobs(190, D, seed=0))
+    with pytest.raises(GateRejected, match=r"estimator.map 0\.\d+ is below its floor of 0.9990"):
+        reindex(settings, quantized(gate={"floors": {"estimator.map": 0.999}}))
+    of = quantized(gate={"floors": {"estimator.map": 0.3}, "max_loss": {"map": 1.0}})
+    assert reindex(settings, of) == "v2"
+    report = measure_version(
+        Context.of(of, settings, InProcess()),
+        table_of(settings, TABLE),
+        table_of(settings, TABLE).version("v2"),
+        table_of(settings, TABLE).version("v1"),
+    )
+    rows = {row["metric"]: row for row in metric_rows(report)}
+    assert rows["map"]["difference"]
+    assert rows["estimator.map"]["difference"] == ""
+    with pytest.raises(ValueError, match=r"gate: estimator.map needs a quantizer, found the method lsh"):
+        spec(gate={"floors": {"estimator.map": 0.3}})
+    with pytest.raises(ValueError, match=r"estimator.recall_reranked_x2 needs --relevance neighbours"):
+        quantized(gate={"floors": {"estimator.recall_reranked_x2": 0.3}}, protocol={"relevance": "labels"})
+    with pytest.raises(ValueError, match=r"estimator.map is not compared with the published version"):
+        quantized(gate={"max_loss": {"estimator.map": 0.1}})
