@@ -19,7 +19,9 @@ from .hamming.layout import read_only
 from .mapreduce import Array
 from .namespaces import namespace
 from .quantizers.contract import Quantizer
+from .quantizers.osq import OSQHash
 from .quantizers.rabitq import RaBitQHash
+from .quantizers.turboquant import TurboQuantHash
 from .rounding import (
     FUNCTION,
     anchor_weight_error,
@@ -372,7 +374,7 @@ class DeepHash(SignFunction):
         return exact, np.full(exact.shape, bound)
 
 
-QUANTIZERS: tuple[type, ...] = (RaBitQHash,)
+QUANTIZERS: tuple[type, ...] = (OSQHash, RaBitQHash, TurboQuantHash)
 FAMILIES: dict[str, type] = {
     family.__name__: family for family in (*SignFunction.__subclasses__(), *QUANTIZERS) if family is not Quantizer
 }

@@ -44,11 +44,7 @@ class Estimator:
     step: Array  # (q,) float64
     constant: Array  # (q,) float64: f, the term of the query
     squared_mean: float  # |mean|^2
-
-    @property
-    def real(self) -> bool:
-        """Return whether queries are real-valued."""
-        return self.levels.dtype != np.uint8
+    codebook: Array | None = None  # (2^planes,) float64 integers, the values of the levels of rows; None: the levels
 
     def __call__(self, batch: Batch) -> Array:
         """Return (q, n) float32, the estimated distances of the rows of a batch from each query."""
@@ -61,14 +57,15 @@ class Estimator:
         return out
 
     def _estimate(self, codes: Array, rows: Array, out: Array) -> None:
-        if not self.real:
+        if self.levels.dtype == np.uint8 and self.codebook is None:
             from . import kernels
 
             planes = plane_words(codes, self.planes, self.levels.shape[1])
             kernels.distances(self._words, planes, rows, read_only(self._terms), out)
             return
         integers, unit = self._integers
-        levels = levels_of(codes, self.planes, self.levels.shape[1]).astype(np.float64)
+        levels = levels_of(codes, self.planes, self.levels.shape[1])
+        levels = levels.astype(np.float64) if self.codebook is None else self.codebook[levels]
         total, low, step, constant = self._terms.T[:, :, None]
         product = low * levels.sum(axis=1) + step * (integers @ levels.T * unit)  # sums of integers are exact
         out[:] = rows[0] + rows[1] * total + rows[2] * product + rows[3] * constant
@@ -76,7 +73,10 @@ class Estimator:
     def _rows(self, correctives: Array) -> Array:
         """Return a, b, c and e (4, n) float64 of rows with correctives (n, 3 or 4)."""
         step, squared, along = correctives.T[:3]
-        low = correctives[:, 3] if correctives.shape[1] > 3 else -(2**self.planes - 1) / 2 * step
+        if correctives.shape[1] > 3:
+            low = correctives[:, 3]
+        else:  # the values of levels are symmetric about 0
+            low = -(2**self.planes - 1) / 2 * step if self.codebook is None else np.zeros(len(step))
         one = np.ones(len(step))
         if self.metric == "euclidean":
             return np.stack([squared, -2 * low, -2 * step, one])
@@ -99,12 +99,13 @@ class Estimator:
 
     @cached_property
     def _integers(self) -> tuple[Array, Array]:
-        """Return real-valued queries as integers (q, d) float64 and their unit (q, 1), a power of two.
+        """Return the levels of queries as integers (q, d) float64 and their unit (q, 1), a power of two.
 
-        The integers are so small that sums of their products with levels are exact in float64, in any order.
+        The integers are so small that sums of their products with values of rows are exact in float64, in any order.
         """
         queries = self.levels.astype(np.float64)
-        size = (queries.shape[1] << self.planes).bit_length()
+        most = 2**self.planes if self.codebook is None else int(self.codebook.max())
+        size = (queries.shape[1] * most).bit_length()
         exponents = np.frexp(np.abs(queries).max(axis=1, keepdims=True, initial=0))[1] + size - 52
         return np.rint(np.ldexp(queries, -exponents)), np.ldexp(1.0, exponents)
 

@@ -11,35 +11,43 @@ from ..hamming.simd import popcount, use_wide_vectors
 TILE = 1024  # rows whose distances are computed at a time
 
 
-@njit(nogil=True, cache=True)
-def quantize_rotated(v, planes, centre, u, correctives):
-    """Fill u (n, planes * d) with bits as -1 and +1, the most significant plane first, and correctives (n, 3).
+@njit(nogil=True)
+def set_bits(u, j, planes, level):
+    """Write the bits of a level to one row u (planes * d,) as -1 and +1, the most significant plane first."""
+    d = len(u) // planes
+    for plane in range(planes):
+        u[plane * d + j] = np.float32(2 * (level >> (planes - 1 - plane) & 1) - 1)
 
-    v (n, d) are the rotated rows, and centre (d,) the rotated mean. See hashing.quantizers.rabitq.
-    """
+
+@njit(nogil=True)
+def set_norms(v, centre, correctives):
+    """Write |v|^2 and <v, centre> of one row, rounded once, and return |v|^2."""
+    norm = along = 0.0
+    for j in range(len(v)):
+        value = np.float64(v[j])
+        norm += value * value
+        along += value * np.float64(centre[j])
+    correctives[1], correctives[2] = np.float32(norm), np.float32(along)
+    return norm
+
+
+@njit(nogil=True, cache=True)
+def round_to_direction(v, planes, centre, u, correctives):
+    """Fill u (n, planes * d) and correctives (n, 3) of v (n, d) as hashing.quantizers.rabitq.RaBitQHash."""
     n, d = v.shape
     most = (1 << (planes - 1)) - 1  # the largest magnitude
     level, size = np.zeros(d, np.int64), np.empty(d)
     times, places = np.empty(d * most), np.empty(d * most, np.int64)
     for i in range(n):
-        norm = along = 0.0
+        norm = set_norms(v[i], centre, correctives[i])
         for j in range(d):
-            value = np.float64(v[i, j])
-            norm += value * value
-            along += value * np.float64(centre[j])
-            size[j] = abs(value)
+            size[j] = abs(np.float64(v[i, j]))
         magnitudes(size, most, times, places, level)
         product = 0.0
         for j in range(d):
             product += size[j] * (level[j] + 0.5)
-            positive = v[i, j] >= 0
-            code = most + 1 + level[j] if positive else most - level[j]
-            for plane in range(planes):
-                one = code >> (planes - 1 - plane) & 1
-                u[i, plane * d + j] = np.float32(2 * one - 1)
+            set_bits(u[i], j, planes, most + 1 + level[j] if v[i, j] >= 0 else most - level[j])
         correctives[i, 0] = np.float32(norm / product if product > 0 else 0.0)
-        correctives[i, 1] = np.float32(norm)
-        correctives[i, 2] = np.float32(along)
 
 
 @njit(nogil=True)
@@ -74,6 +82,110 @@ def magnitudes(size, most, times, places, level):
         level[j] = 0
     for step in range(stop):
         level[places[order[step]]] += 1
+
+
+@njit(nogil=True, cache=True)
+def round_to_codebook(v, planes, centre, codebook, unit, u, correctives):
+    """Fill u (n, planes * d) and correctives (n, 3) of v (n, d) as hashing.quantizers.turboquant.TurboQuantHash.
+
+    codebook (2^planes,) holds increasing values, in multiples of 1 / unit.
+    """
+    n, d = v.shape
+    for i in range(n):
+        norm = set_norms(v[i], centre, correctives[i])
+        scale = np.sqrt(norm / d) / unit
+        product = 0.0
+        for j in range(d):
+            value, level = np.float64(v[i, j]), 0
+            while level + 1 < len(codebook) and value >= scale * (codebook[level] + codebook[level + 1]) / 2:
+                level += 1
+            product += value * codebook[level]
+            set_bits(u[i], j, planes, level)
+        correctives[i, 0] = np.float32(norm / product if product > 0 else 0.0)
+
+
+GRID = np.array([0.798, 1.493, 2.051, 2.514])  # half an interval in standard deviations, for 1 to 4 bits
+ROUNDS, SHARE = 5, 0.1  # rounds of optimization, and the weight of the error that is not along the row
+
+
+@njit(nogil=True, cache=True)
+def round_in_interval(v, planes, mean, u, correctives):
+    """Fill u (n, planes * d) and correctives (n, 4) of v (n, d) as hashing.quantizers.osq.OSQHash.
+
+    The interval (low, high) starts around the mean of the coordinates. Each round minimises, for fixed levels,
+    (1 - SHARE) <v, e>^2 / |v|^2 + SHARE |e|^2, for the error e; it is the last one if that loss rises for new levels.
+    """
+    n, d = v.shape
+    top = (1 << planes) - 1
+    for i in range(n):
+        row = v[i]
+        norm = set_norms(row, mean, correctives[i])
+        low, high = first_interval(row, planes)
+        loss = interval_loss(row, norm, low, high, top)
+        for _ in range(ROUNDS):
+            if not norm > 0 or not high > low:
+                break
+            aa = ab = bb = ax = bx = 0.0
+            for j in range(d):
+                value = np.float64(row[j])
+                s = level_in(value, low, high, top) / top
+                aa += (1 - s) * (1 - s)
+                ab += (1 - s) * s
+                bb += s * s
+                ax += value * (1 - s)
+                bx += value * s
+            along = (1 - SHARE) / norm
+            m0, m1, m2 = along * ax * ax + SHARE * aa, along * ax * bx + SHARE * ab, along * bx * bx + SHARE * bb
+            determinant = m0 * m2 - m1 * m1
+            if determinant == 0:
+                break
+            better_low, better_high = (m2 * ax - m1 * bx) / determinant, (m0 * bx - m1 * ax) / determinant
+            if abs(better_low - low) < 1e-8 and abs(better_high - high) < 1e-8:
+                break
+            better = interval_loss(row, norm, better_low, better_high, top)
+            if not better <= loss:
+                break
+            low, high, loss = better_low, better_high, better
+        for j in range(d):
+            set_bits(u[i], j, planes, level_in(np.float64(row[j]), low, high, top))
+        correctives[i, 0], correctives[i, 3] = np.float32((high - low) / top), np.float32(low)
+
+
+@njit(nogil=True)
+def first_interval(row, planes):
+    """Return mean ± GRID standard deviations of the coordinates of a row, within their range."""
+    total = 0.0
+    least = most = np.float64(row[0])
+    for j in range(len(row)):
+        value = np.float64(row[j])
+        total += value
+        least, most = min(least, value), max(most, value)
+    mean, squares = total / len(row), 0.0
+    for j in range(len(row)):
+        squares += (np.float64(row[j]) - mean) ** 2
+    half = GRID[planes - 1] * np.sqrt(squares / len(row))
+    return max(least, mean - half), min(most, mean + half)
+
+
+@njit(nogil=True)
+def level_in(value, low, high, top):
+    """Return the level nearest to a value, of 0 to `top` in an interval."""
+    if not high > low:
+        return 0
+    return int(np.floor((min(max(value, low), high) - low) * (top / (high - low)) + 0.5))
+
+
+@njit(nogil=True)
+def interval_loss(row, norm, low, high, top):
+    """Return the loss of an interval, with the nearest levels."""
+    step = (high - low) / top
+    along = squares = 0.0
+    for j in range(len(row)):
+        value = np.float64(row[j])
+        error = value - (low + step * level_in(value, low, high, top))
+        along += value * error
+        squares += error * error
+    return (1 - SHARE) * along * along / norm + SHARE * squares if norm > 0 else 0.0
 
 
 @njit(nogil=True, cache=True)

@@ -30,11 +30,7 @@ EVERY = pytest.mark.parametrize("name", sorted(METHODS))
 DEEP = {name for name, method in METHODS.items() if issubclass(method, Deep)}
 ON_RAY = [*sorted(METHODS.keys() - DEEP), *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(DEEP))]
 BITS = 16
-OF_THE_DIMENSION = {
-    "qdrant": 64,
-    "rabitq": 32,
-    "sign": 32,
-}  # bits for rows of `blobs`
+OF_THE_DIMENSION = {"osq": 32, "qdrant": 64, "rabitq": 32, "sign": 32, "turboquant": 64}  # bits for rows of `blobs`
 
 
 def bits(name, n_bits=BITS):

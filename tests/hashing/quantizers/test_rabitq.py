@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from hashing.bits import pack, unpack
-from hashing.mapreduce import Batch, Data
+from hashing.mapreduce import Data
 from hashing.methods.rabitq import RaBitQ
 from hashing.quantizers.estimator import levels_of, row_bytes, split_bytes
 from hashing.quantizers.rabitq import RaBitQHash
 from hashing.solvers import random_directions
 from tests.conftest import blobs, cut
+from tests.hashing.quantizers.rows import batch_of, exact
 
 RNG = np.random.default_rng(5)
 D, N, Q = 44, 300, 6  # not a multiple of 8
@@ -29,20 +30,6 @@ def rotation(d, seed=0):
 def quantizer(bits=1, d=D, seed=0):
     r = rotation(d, seed)
     return RaBitQHash(r, X[:, :d].mean(axis=0) @ r, bits)
-
-
-def batch_of(function, x):
-    u, correctives = map(np.concatenate, zip(*function.quantized(x), strict=True))
-    return Batch(np.arange(len(x)), row_bytes(pack(u >= 0), correctives))
-
-
-def exact(x, q, metric):
-    x, q = x.astype(np.float64), q.astype(np.float64)
-    if metric == "euclidean":
-        return ((q[:, None] - x) ** 2).sum(axis=2)
-    if metric == "cosine":
-        return 1 - q @ x.T / np.linalg.norm(q, axis=1)[:, None] / np.linalg.norm(x, axis=1)
-    return -q @ x.T
 
 
 def by_hand(function, x, q, metric, rounding):

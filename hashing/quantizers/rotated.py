@@ -1,0 +1,64 @@
+"""Quantizers of randomly rotated rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+
+from ..hamming.layout import read_only
+from ..mapreduce import Array
+from ..neighbours.exact import Metric
+from .contract import Quantizer
+from .estimator import Estimator
+from .queries import checked, constant_terms, exact, rounded
+
+
+@dataclass(frozen=True, eq=False)
+class RotatedQuantizer(Quantizer):
+    """The levels of v = (x - mean) R, with values y for which v is approximately step y.
+
+    The step is |v|^2 / <v, y>: then the estimate of <v, p> is exact for p = v.
+    """
+
+    rotation: Array  # (d, d), orthonormal
+    centre: Array  # (d,), the rotated mean
+    bits: int = 1  # of a coordinate
+    codebooks: ClassVar[dict[int, Array]] = {}  # the values y of the levels, by bits; default: k - (2^bits - 1) / 2
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.rotation), self.bits * len(self.rotation)
+
+    def rotated(self, x: Array) -> Array:
+        """Return v (n, d) float32 of rows or queries x (n, d) float32, summed in the same order for every row."""
+        from ..product_kernels import project
+
+        weight, threshold = self._packed
+        v = np.empty((len(x), len(threshold)), np.float32)
+        project(read_only(x).reshape(-1), self.dim, weight, threshold, v.reshape(-1))
+        return v[:, : self.dim]
+
+    def quantize(self, x: Array) -> tuple[Array, Array]:
+        v = self.rotated(x)
+        u, correctives = np.empty((len(x), self.n_bits), np.float32), np.empty((len(x), 3), np.float32)
+        self.quantize_rotated(read_only(v), read_only(self.centre), u, correctives)
+        return (v if self.bits == 1 else u), correctives
+
+    def quantize_rotated(self, v: Array, centre: Array, u: Array, correctives: Array) -> None:
+        """Fill u (n, n_bits) and the correctives (n, 3) of rotated rows v (n, d)."""
+        raise NotImplementedError
+
+    def estimator(self, queries: Array, metric: Metric, real: bool = False) -> Estimator:
+        p = self.rotated(checked(queries, metric, self.dim))
+        levels = exact(p) if real else rounded(p)
+        terms = constant_terms(p, self.centre, metric)
+        return Estimator(metric, self.bits, *levels, *terms, self.codebooks.get(self.bits))
+
+    @cached_property
+    def _packed(self) -> tuple[Array, Array]:
+        from ..product_kernels import packed
+
+        return packed(self.rotation, self.centre)
