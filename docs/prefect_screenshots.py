@@ -52,7 +52,7 @@ def main() -> None:
         server = subprocess.Popen([sys.executable, *command], env=environment, stdout=subprocess.DEVNULL)
         try:
             await_server(server)
-            hashkiln(environment, "ingest", "broken", str(broken(home / "source")), "--id-column", "id")
+            hashkiln(environment, "ingest", str(broken(home / "source")), "--name", "broken")
             for name, (options, code) in RUNS.items():
                 hashkiln(environment, "reindex", *options, code=code)
                 (run,) = httpx.post(f"{URL}/api/flow_runs/filter", json={"sort": "START_TIME_DESC", "limit": 1}).json()
