@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter, namedtuple
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
@@ -52,6 +53,28 @@ def test_nothing_is_recorded_unless_it_is_asked_for():
     telemetry.record("no such metric")
     results = iter([1])
     assert telemetry.in_groups(results, "encode") is results
+
+
+def test_a_task_counts_what_it_read_and_wrote_and_its_errors(monkeypatch):
+    Files = namedtuple("Files", "files")
+    Holder = namedtuple("Holder", "part")
+    Part = namedtuple("Part", "rows size")
+    counted = []
+    monkeypatch.setattr(telemetry, "_sink", lambda name, value, labels: counted.append((name, value, *labels.values())))
+    telemetry.measured(lambda item: Holder(Part(7, 1)), Files((Part(0, 30), Part(0, 12))), "encode")
+    telemetry.measured(lambda item: [0], Holder(Part(5, 100)), "evaluate")
+    telemetry.measured(abs, -1, "other")
+    with pytest.raises(ZeroDivisionError):
+        telemetry.measured(lambda item: 1 / item, 0, "failing")
+    sums = Counter()
+    for name, value, *labels in counted:
+        sums[name, *labels] += value
+    assert all(sums.pop(("task_seconds", task)) >= 0 for task in ("encode", "evaluate", "other"))
+    assert {key: value for key, value in sums.items() if value} == {
+        ("tasks", "encode"): 1, ("rows", "encode"): 7, ("bytes", "encode"): 42,
+        ("tasks", "evaluate"): 1, ("rows", "evaluate"): 5, ("bytes", "evaluate"): 100,
+        ("tasks", "other"): 1, ("task_errors", "failing", "ZeroDivisionError"): 1,
+    }  # fmt: skip
 
 
 @pytest.fixture
