@@ -27,7 +27,7 @@ RUNS = {  # name: its options of `hashkiln reindex`, and its exit code
     "failed": (["--dataset", "broken", "--method", "lsh", "--bits", "16", "--relevance", "neighbours"], 1),
 }
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--disable-sync"]
-FLAGS += ["--disable-background-networking", "--disable-component-update", "--window-size=1280,900"]
+FLAGS += ["--disable-background-networking", "--disable-component-update", "--window-size=1280,1500"]
 FLAGS += ["--virtual-time-budget=20000"]  # milliseconds for the page to load
 
 
@@ -44,6 +44,7 @@ def main() -> None:
             "HASHKILN_HOME": folder,
             "PREFECT_HOME": f"{folder}/prefect",
             "PREFECT_API_URL": f"{URL}/api",
+            "PREFECT_LOGGING_LEVEL": "INFO",  # as in deployments
             "PREFECT_LOGGING_EXTRA_LOGGERS": "hashing,storage,infra,workflows",
             "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -58,7 +59,8 @@ def main() -> None:
                 (run,) = httpx.post(f"{URL}/api/flow_runs/filter", json={"sort": "START_TIME_DESC", "limit": 1}).json()
                 page, image = f"{URL}/runs/flow-run/{run['id']}", images / f"prefect-{name}.png"
                 profile = f"--user-data-dir={folder}/profile"
-                subprocess.run([browser, *FLAGS, profile, f"--screenshot={image}", page], check=True, timeout=120)
+                shoot = [browser, *FLAGS, profile, f"--screenshot={image}", page]
+                subprocess.run(shoot, check=True, timeout=120, stderr=subprocess.DEVNULL)
                 print(f"{image}: {run['name']}, {run['state_name']}")
         finally:
             server.terminate()

@@ -169,10 +169,10 @@ class Cluster:
         with (self.folder / f"{name}.log").open("wb") as log:
             self.running.append(psutil.Popen(command, stdout=log, stderr=log, env=self.environment, cwd=self.folder))
 
-    def run(self, *command, code=0):
+    def run(self, *command, code=0, **variables):
         run = subprocess.run(
             [sys.executable, *command],
-            env=self.environment,
+            env={**self.environment, **variables},
             cwd=self.folder,
             capture_output=True,
             text=True,
