@@ -221,7 +221,9 @@ def test_every_query_of_the_dashboard_finds_data(cluster, receiver):
     cluster.start("tasks", sys.executable, "-c", TASKS)
 
     spans, above = {span.span_id: span for span in receiver}, []
-    (span,) = [span for span in receiver if span.name == "encode" and span.attributes]  # the group of shards
+    groups = [span for span in receiver if span.name == "encode" and span.attributes]  # the first shard, and the others
+    assert sorted(span.attributes[0].value.int_value for span in groups) == [1, 7]
+    span = groups[0]
     while span := spans.get(span.parent_span_id):
         above.append(span.name)
     assert above[0] == "encode"  # the stage
