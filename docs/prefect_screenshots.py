@@ -21,13 +21,13 @@ import pyarrow.parquet as pq
 ROOT = Path(__file__).parent.parent
 PORT = int(os.environ.get("PORT", "4280"))
 URL = f"http://127.0.0.1:{PORT}"
-RUNS = {  # name: its options of `hashkiln reindex`, and its exit code
-    "good": (["--dataset", "sample", "--method", "lsh", "--bits", "16"], 0),
-    "rejected": (["--dataset", "sample", "--method", "lsh", "--bits", "8", "--floor", "map=0.9"], 3),
-    "failed": (["--dataset", "broken", "--method", "lsh", "--bits", "16", "--relevance", "neighbours"], 1),
+RUNS = {  # name: its options of `hashkiln reindex`, its exit code, and the height of the picture
+    "good": (["--dataset", "sample", "--method", "lsh", "--bits", "16"], 0, 1900),
+    "rejected": (["--dataset", "sample", "--method", "lsh", "--bits", "8", "--floor", "map=0.9"], 3, 1900),
+    "failed": (["--dataset", "broken", "--method", "lsh", "--bits", "16", "--relevance", "neighbours"], 1, 1010),
 }
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--disable-sync"]
-FLAGS += ["--disable-background-networking", "--disable-component-update", "--window-size=1280,1500"]
+FLAGS += ["--disable-background-networking", "--disable-component-update"]
 FLAGS += ["--virtual-time-budget=20000"]  # milliseconds for the page to load
 
 
@@ -54,12 +54,12 @@ def main() -> None:
         try:
             await_server(server)
             hashkiln(environment, "ingest", str(broken(home / "source")), "--name", "broken")
-            for name, (options, code) in RUNS.items():
+            for name, (options, code, height) in RUNS.items():
                 hashkiln(environment, "reindex", *options, code=code)
                 (run,) = httpx.post(f"{URL}/api/flow_runs/filter", json={"sort": "START_TIME_DESC", "limit": 1}).json()
                 page, image = f"{URL}/runs/flow-run/{run['id']}", images / f"prefect-{name}.png"
                 profile = f"--user-data-dir={folder}/profile"
-                shoot = [browser, *FLAGS, profile, f"--screenshot={image}", page]
+                shoot = [browser, *FLAGS, profile, f"--window-size=1280,{height}", f"--screenshot={image}", page]
                 subprocess.run(shoot, check=True, timeout=120, stderr=subprocess.DEVNULL)
                 print(f"{image}: {run['name']}, {run['state_name']}")
         finally:
