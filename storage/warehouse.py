@@ -91,6 +91,7 @@ KEY_INDEX = Place("index/{part}-{last}.u64")  # of the parts from the first to t
 # Below the folder of a code table.
 PART = Place("data/{digest}.parquet")
 QUARANTINE = Place("quarantine/{digest}.parquet")
+QUARANTINE_IN_DATA = Place("data/quarantine/{digest}.parquet")  # in a table bucket, which denies all other folders
 PART_INDEX = Place("index/{digest}-{format}.mih")  # of the part with this digest
 METADATA = Place("metadata")
 ICEBERG_FILES = re.compile(r"metadata/[^/]+\.(metadata\.json|avro|puffin|stats)")

@@ -56,8 +56,8 @@ def store(url: str) -> Store | None:
     try:
         return cast(Store, import_module(f".{module}", __package__))
     except ModuleNotFoundError as error:
-        message = f"{prefix} URLs need the package {error.name}: pip install 'hashkiln[{module}]'"
-        raise RuntimeError(message) from error
+        package = str(error.name).partition(".")[0]
+        raise RuntimeError(f"{prefix} URLs need the package {package}: pip install 'hashkiln[{module}]'") from error
 
 
 def scheme(url: str) -> str:

@@ -24,7 +24,7 @@ from . import log
 from .commits import commit, retry_commit
 from .iceberg import PREFIX
 from .part_index import index_url
-from .parts import quarantine_url
+from .parts import quarantine_urls
 from .table import CodeTable
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -95,7 +95,7 @@ def _is_own(path: str) -> bool:
     """Return whether a path below a table's folder has a name that hashkiln gives."""
     incomplete = warehouse.TEMPORARY.fullmatch(path)
     final = re.sub(r"\.([^/]+)\.[0-9a-f]{32}$", r"\1", path) if incomplete else path
-    places = warehouse.PART, warehouse.PART_INDEX, warehouse.QUARANTINE
+    places = warehouse.PART, warehouse.PART_INDEX, warehouse.QUARANTINE, warehouse.QUARANTINE_IN_DATA
     return any(pattern.fullmatch(final) for pattern in (*(place.pattern for place in places), warehouse.ICEBERG_FILES))
 
 
@@ -219,7 +219,7 @@ def _referenced_files(
         except FileNotFoundError:  # a lost commit race, or an earlier collection with a shorter grace period
             if snapshot.snapshot_id in current:
                 raise
-        referenced |= files | {beside(url) for url in files for beside in (quarantine_url, index_url)}
+        referenced |= files | {beside for url in files for beside in (*quarantine_urls(url), index_url(url))}
         needed |= files if snapshot.snapshot_id in current else set()
     for url in sorted(needed - listed):
         try:

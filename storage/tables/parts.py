@@ -88,7 +88,7 @@ class CommonRows:
 def encode_shard(shard: FeatureShard, function: HashFunction, folder: str, format: str = NEWEST) -> Part:
     """Encode a source shard into a part below the folder of a table. `format` is a key of SOURCE_DIGESTS.
 
-    Rows that the shard drops are written beside the part, see `quarantine_url`.
+    Rows that the shard drops are written beside the part, see `quarantine_urls`.
 
     Raises
     ------
@@ -165,7 +165,11 @@ def _write_part(
     data = _parquet_bytes(table.replace_schema_metadata({f"hashkiln.{key}": value for key, value in about.items()}))
     url = places.PART.url(folder, digest=hashlib.sha256(data).hexdigest())
     if dropped:
-        filesystem.write_bytes(quarantine_url(url), _quarantine_bytes(dropped, keys_folder))
+        content, (usual, in_data) = _quarantine_bytes(dropped, keys_folder), quarantine_urls(url)
+        try:
+            filesystem.write_bytes(usual, content)
+        except PermissionError:
+            filesystem.write_bytes(in_data, content)
     filesystem.write_bytes(url, data)
     ids = table["id"].to_numpy()
     low, high = (int(ids.min()), int(ids.max())) if len(ids) else (0, -1)
@@ -185,28 +189,39 @@ def repeated_ids(ids: Array, url: str, keys_folder: str = "") -> str:
     return f"expected unique {what}, found {len(repeated)} more than once ({examples}), in {url}"
 
 
-def quarantine_url(url: str) -> str:
-    """Return the URL of the rows that a part's shard dropped: file, row, id, reason, and key if rows have keys."""
+def quarantine_urls(url: str) -> tuple[str, str]:
+    """Return where the rows are that a part's shard dropped: file, row, id, reason, and key if rows have keys.
+
+    The second URL is that in a table bucket, which takes data and metadata only.
+    """
     folder, _, name = url.rsplit("/", 2)
-    return places.QUARANTINE.url(folder, digest=name.removesuffix(".parquet"))
+    digest = name.removesuffix(".parquet")
+    return places.QUARANTINE.url(folder, digest=digest), places.QUARANTINE_IN_DATA.url(folder, digest=digest)
 
 
 def dropped_rows(parts: Iterable[Part]) -> dict[str, int]:
     """Return the number of rows dropped by shard, without the shards that dropped none."""
     import pyarrow.parquet as pq
 
-    shards = {quarantine_url(part.url): part.shard for part in parts}
-    if not shards:
-        return {}
-    try:
-        existing = {file.url for file in filesystem.listing(next(iter(shards)).rsplit("/", 1)[0])}
-    except (FileNotFoundError, PermissionError):  # a table bucket denies any folder but data and metadata
-        return {}
+    shards = {url: part.shard for part in parts for url in quarantine_urls(part.url)}
+    existing = _existing(dict.fromkeys(url.rsplit("/", 1)[0] for url in shards))
     counts = {}
     for url in sorted(existing & shards.keys()):
         fs, path = filesystem.arrow(url)
         counts[shards[url]] = pq.read_metadata(path, filesystem=fs).num_rows
     return counts
+
+
+def _existing(folders: Iterable[str]) -> set[str]:
+    """Return the files of the first folder that may be listed; in a table bucket, that is not the usual one."""
+    for folder in folders:
+        try:
+            return {file.url for file in filesystem.listing(folder)}
+        except FileNotFoundError:
+            return set()
+        except PermissionError:
+            continue
+    return set()
 
 
 def read_moments(url: str) -> Array | None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from storage.features.contract import SourceRefused
 from storage.features.rows import Columns
+from storage.files import filesystem
 from tests.workflows.conftest import reindex
 from workflows import datasets
 from workflows.export import export_version
@@ -121,9 +122,16 @@ def data_files(folder):
 
 
 @EVERY
-def test_every_form_gives_the_same_codes_and_labels(tmp_path, settings, source):
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_every_form_gives_the_same_codes_and_labels(tmp_path, settings, source, place, request):
     folder, columns = source
-    dataset = datasets.ingest_source("d", str(folder), settings, columns)
+    url = str(folder)
+    if place == "s3":
+        url = f"{request.getfixturevalue('s3')}/{tmp_path.name}/{folder.name}"
+        for file in filesystem.inventory(str(folder)):
+            name = filesystem.relative_path(str(folder), file.url)
+            filesystem.write_bytes(f"{url}/{name}", filesystem.read_bytes(file.url))
+    dataset = datasets.ingest_source("d", url, settings, columns)
     assert dataset.understood["base"].rows == FILES * ROWS
     assert dataset.understood["base"].files == FILES
     reindex(settings, SPEC)

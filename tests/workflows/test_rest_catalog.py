@@ -1,12 +1,22 @@
 """The life of a table on a REST catalog, which keeps its tables in a bucket of its own."""
 
 import json
+import time
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+from infra.settings import Settings
+from storage.features.rows import Columns
 from storage.files import filesystem
 from storage.tables import iceberg
+from storage.tables.parts import dropped_rows, quarantine_urls
 from storage.tables.table import load_table
+from tests.conftest import blobs
+from tests.workflows.conftest import D, reindex, spec, table_of, write_shard
+from workflows import datasets
+from workflows.tables.gc import gc
 
 LSH, PCAH = (["--dataset", "sample", "--method", name, "--bits", "16", "--code", "c"] for name in ("lsh", "pcah"))
 TABLE = "sample__c"
@@ -45,3 +55,20 @@ def test_every_command_on_a_table_works(hashkiln, rest, tmp_path):
     assert [version.name for version in table.refresh().versions()] == ["v3"]
     assert hashkiln("verify", TABLE, "--deep")["problems"] == []
     assert hashkiln("history", TABLE)
+
+
+def test_dropped_rows_are_in_the_data_of_a_table_bucket(settings, source, rest, tmp_path, monkeypatch):
+    """It denies the usual folder."""
+    monkeypatch.setenv("HASHKILN_CATALOG", rest)
+    batch = blobs(50, D, first_id=9000)
+    batch.x[7, 3] = np.nan
+    write_shard(source, "bad.parquet", batch)
+    datasets.ingest_source("mine", str(source), Settings(), Columns(id="key", x="embedding", labels="tags"))
+    staged, _, version = reindex(Settings(), spec(bad_rows="drop"))
+    assert (version, staged.dropped) == ("v1", 1)
+    part = table_of(Settings()).parts(table_of(Settings()).version().snapshot_id)["bad.parquet"]
+    fs, path = filesystem.arrow(quarantine_urls(part.url)[1])
+    assert pq.read_table(path, filesystem=fs)["row"].to_pylist() == [7]
+    gc(grace=0, force=True, clock=lambda: time.time() + 5)
+    assert dropped_rows([part]) == {"bad.parquet": 1}
+    assert reindex(Settings(), spec(bad_rows="drop"))[0].unchanged

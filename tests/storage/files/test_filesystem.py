@@ -1,4 +1,4 @@
-"""One conformance suite for every filesystem: local disk and a real S3 server."""
+"""One conformance suite for every filesystem: local disk, a real S3 server, emulators of Google and Azure."""
 
 import os
 import signal
@@ -17,6 +17,7 @@ from storage.files.filesystem import join
 def test_what_is_written_is_read_listed_and_replaced(folder):
     url = join(folder, "a", "b.bin")
     assert not filesystem.exists(url)
+    assert not filesystem.exists(join(folder, "no bucket"))
     filesystem.write_bytes(url, b"one")
     assert filesystem.exists(url)
     assert filesystem.read_bytes(url) == b"one"
@@ -105,6 +106,58 @@ def test_other_schemes_are_refused():
         ValueError, match="expected a path, file://, s3://, gs://, abfs://, abfss:// or az:// URL, found http://x/y"
     ):
         filesystem.read_bytes("http://x/y")
+
+
+@pytest.mark.parametrize("store", ["s3", "gcs", "azure"])
+def test_a_missing_bucket_is_named(store, request):
+    root = request.getfixturevalue(store).replace("hashkiln", "missing")
+    line = rf"^bucket missing does not exist at http://.*: create it, or correct {root}/x$"
+    for action in (filesystem.exists, filesystem.read_bytes, filesystem.stat, filesystem.listing):
+        with pytest.raises(FileNotFoundError, match=line):
+            action(f"{root}/x")
+    if store != "s3":  # that of the tests creates a bucket when it is written to
+        with pytest.raises(FileNotFoundError, match=line):
+            filesystem.write_bytes(f"{root}/x", b"x")
+
+
+@pytest.mark.parametrize(
+    ("url", "extra"), [("gs://bucket/x", r"gcsfs: .*hashkiln\[gcs\]"), ("az://c/x", r"adlfs: .*hashkiln\[azure\]")]
+)
+def test_a_missing_package_is_named_with_its_extra(url, extra, monkeypatch):
+    for module in ("gcsfs", "gcsfs.core", "adlfs", "storage.files.gcs", "storage.files.azure"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    for module in ("gcsfs", "adlfs"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(RuntimeError, match=f"URLs need the package {extra}"):
+        filesystem.read_bytes(url)
+
+
+def test_a_denied_request_to_azure_names_the_operation_and_the_account(azure, monkeypatch):
+    connection = os.environ["AZURE_STORAGE_CONNECTION_STRING"]
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection.replace("AccountKey=E", "AccountKey=F"))
+    clear_instances()
+    for action, do in (("read", filesystem.read_bytes), ("write", lambda url: filesystem.write_bytes(url, b"x"))):
+        line = f"^permission denied: cannot {action} {azure}/x: .*the account is devstoreaccount1"
+        with pytest.raises(PermissionError, match=line):
+            do(f"{azure}/x")
+    clear_instances()
+
+
+def clear_instances():
+    from storage.files.azure import FileSystem
+
+    FileSystem.clear_instance_cache()  # it holds the credentials
+
+
+def test_an_account_comes_from_the_url_or_the_environment(monkeypatch):
+    from storage.files import azure
+
+    monkeypatch.delenv("AZURE_STORAGE_CONNECTION_STRING", raising=False)
+    with pytest.raises(ValueError, match="abfs://c/x names no account: set AZURE_STORAGE_ACCOUNT_NAME"):
+        filesystem.read_bytes("abfs://c/x")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "mine")
+    assert azure.server("abfs://c/x") == "https://mine.blob.core.windows.net"
+    assert azure.server("abfss://c@other.dfs.core.windows.net/x") == "https://other.blob.core.windows.net"
 
 
 def test_a_killed_writer_leaves_nothing_under_the_name(tmp_path):

@@ -152,10 +152,3 @@ def test_a_denied_request_names_the_operation_and_the_key(s3, key, name, secret,
         for action in (filesystem.exists, filesystem.read_bytes, filesystem.stat):
             with pytest.raises(PermissionError, match=rf"^permission denied: cannot read {s3}/there: Forbidden \(AWS"):
                 action(f"{s3}/there")
-
-
-def test_a_missing_bucket_is_named(s3):
-    line = r"^bucket missing does not exist at http://.*: create it, or correct s3://missing/x$"
-    for action in (filesystem.exists, filesystem.read_bytes, filesystem.stat, filesystem.listing):
-        with pytest.raises(FileNotFoundError, match=line):
-            action("s3://missing/x")

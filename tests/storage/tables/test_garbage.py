@@ -13,7 +13,7 @@ from storage.files.filesystem import join
 from storage.tables import garbage, iceberg, log
 from storage.tables.commits import PublishConflict
 from storage.tables.part_index import index_url
-from storage.tables.parts import Part, quarantine_url
+from storage.tables.parts import Part, quarantine_urls
 from storage.tables.table import create_table, load_table
 
 DAY = 86_400
@@ -79,7 +79,7 @@ def test_exactly_the_files_that_versions_need_are_left(catalog, table):
     partial = join(table.folder, "data", f".{'0' * 64}.parquet.{'1' * 32}")
     lost_race = join(table.iceberg.location(), "metadata", "00099-deadbeef.metadata.json")
     urls = min(files_of(table, "main")), uncommitted.url
-    beside = [{of(url) for of in (quarantine_url, index_url)} for url in urls]
+    beside = [{*quarantine_urls(url), index_url(url)} for url in urls]
     referenced, unreferenced = beside[0], beside[1] | {index_url(urls[0]).replace("-1.mih", "-0.mih")}
     foreign = join(table.folder, "data", "notes.txt")
     for url in (partial, lost_race, *referenced, *unreferenced, foreign):

@@ -11,9 +11,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from infra.settings import Settings
-from storage.files import filesystem
 from storage.tables import iceberg
-from storage.tables.parts import Part, dropped_rows, quarantine_url
 from storage.tables.table import create_table, load_table, table_names
 from tests.faulty_proxy import FaultyProxy
 
@@ -125,12 +123,3 @@ def test_a_commit_that_may_have_happened_is_reported_and_can_be_repeated(rest, t
             table.add_labels(["a"])
         assert table.refresh().vocabulary == (("a",) if kind == "lost" else ())
         assert table.add_labels(["a", "b"]) == ("a", "b")
-
-
-def test_a_table_bucket_denies_a_quarantine_and_thus_has_no_dropped_rows(rest, tmp_path):
-    table = create_table(iceberg.connect(rest, str(tmp_path)), "t", 16)
-    part = Part(f"{table.folder}/data/{'0' * 64}.parquet", "a", "1", 9, 9, 0, 8)
-    with pytest.raises(PermissionError, match=r"^permission denied: cannot write s3://tables-.*/quarantine/") as line:
-        filesystem.write_bytes(quarantine_url(part.url), b"dropped")
-    assert "\n" not in str(line.value)
-    assert dropped_rows([part]) == {}

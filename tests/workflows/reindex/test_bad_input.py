@@ -13,7 +13,7 @@ from storage.features import columns as feature_columns
 from storage.features import shard
 from storage.features.shard import Columns, SourceChanged
 from storage.files import filesystem
-from storage.tables.parts import CodeShard, dropped_rows, quarantine_url
+from storage.tables.parts import CodeShard, dropped_rows, quarantine_urls
 from tests.conftest import blobs
 from workflows import datasets
 from workflows.context import Context, open_table
@@ -187,7 +187,7 @@ def test_invalid_rows_can_be_dropped_and_are_reported(settings, source, model):
     table = table_of(settings)
     parts = table.parts(table.version(staged.branch).snapshot_id)
     assert dropped_rows(parts.values()) == {"bad.parquet": 4}
-    told = pq.read_table(quarantine_url(parts["bad.parquet"].url)).to_pylist()
+    told = pq.read_table(quarantine_urls(parts["bad.parquet"].url)[0]).to_pylist()
     assert [(row["row"], row["id"], row["reason"]) for row in told] == [
         (3, 10_003, "expected 4 finite numbers, found null"),
         (4500, 14_500, "expected 4 finite numbers, found NaN or infinity"),
