@@ -76,6 +76,7 @@ GROUND_TRUTH = Place("truth/{digest}.parquet")
 
 CHECKPOINT = Place("training/{run}/{path}")
 REPORT = Place("reports/{table}/{page}.html")
+REPORT_INDEX = Place("reports/index.html")
 CELL = Place("benchmark/{digest}.json")
 FOLD = Place("benchmark/folds/{digest}.json")
 TABLES = Place("codes")

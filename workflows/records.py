@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from pydantic import Field
+
 from .spec import Value
 
 
@@ -109,11 +113,42 @@ class Measured(Value):
 class Curves(Value):
     """Means over queries within Hamming radius 0, 1, … and at the first N ranks (the figures of DHN, AAAI 2016)."""
 
-    precision: tuple[float, ...]
+    precision: tuple[float, ...]  # 0 for a query that finds no row
     recall: tuple[float, ...]
     ranks: tuple[int, ...] = ()  # each N: 1, 2, 5, 10, …
     precision_at: tuple[float, ...] = ()
     recall_at: tuple[float, ...] = ()
+    found_precision: tuple[float | None, ...] = ()  # over the queries that find a row; None if no query does
+    found: tuple[float, ...] = ()  # share of these queries
+    pairs: tuple[int, ...] = ()  # of a query and a row, at distance 0, 1, …
+    relevant_pairs: tuple[int, ...] = ()
+
+
+class Bits(Value):
+    """How the codes use their bits."""
+
+    balance: tuple[float, ...]  # share of ones of each bit
+    # Pearson correlation of two bits; with more than 64 bits, the largest by magnitude in each of 64 x 64 tiles
+    correlation: tuple[tuple[float, ...], ...] = Field((), exclude=True)
+
+
+class Neighbour(Value):
+    """A row near a query."""
+
+    id: int
+    distance: int  # Hamming distance
+    relevant: bool
+    labels: tuple[str, ...] = ()
+
+
+class Example(Value):
+    """A query and the rows nearest to it, in order of (distance, id)."""
+
+    kind: Literal["best", "median", "worst"]
+    id: int
+    precision: float  # average precision
+    labels: tuple[str, ...] = ()
+    neighbours: tuple[Neighbour, ...]
 
 
 class Comparison(Value):
@@ -147,6 +182,7 @@ class Report(Value):
     comparison: Comparison | None
     incomparable: str = ""  # why the comparison is missing: a damaged part of the published version
     health: dict[str, float]
+    bits: Bits | None = None
     overlap: str  # rows of the database and of the training set that equal a query, by id and by content
 
 

@@ -17,6 +17,7 @@ class Health(NamedTuple):
     balance: Array  # (n_bits,) float64, share of ones; 0.5 is best
     entropy: Array  # (n_bits,) float64, entropy of each bit alone, in bits; 1 is best
     correlation: float  # largest |Pearson correlation| of two bits, 0 for a constant bit; 0 is best
+    correlations: Array  # (n_bits, n_bits) float64, Pearson correlation of each two bits
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,11 @@ class CodeHealth:
         p = counts[0, 1:] / rows
         deviation = np.sqrt(p * (1 - p))
         scale = np.outer(deviation, deviation)
-        covariance = counts[1:, 1:] / rows - np.outer(p, p)
+        both = np.triu(counts[1:, 1:]) + np.triu(counts[1:, 1:], 1).T
+        covariance = both / rows - np.outer(p, p)
         correlation = np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 0)
-        return Health(int(rows), p, (entr(p) + entr(1 - p)) / np.log(2), float(abs(np.triu(correlation, 1)).max()))
+        largest = float(abs(np.triu(correlation, 1)).max())
+        return Health(int(rows), p, (entr(p) + entr(1 - p)) / np.log(2), largest, correlation)
 
 
 def pack_counts(counts: Array) -> Array:

@@ -53,6 +53,11 @@ class NamedDataset:
     groundtruth: str = ""  # the file with the nearest base rows of each query, if there is one
     folder: str = ""  # folder of its files below the data folder; by default the name
 
+    @property
+    def picture(self) -> tuple[int, ...]:
+        """The shape of the pictures whose pixels are the vectors; empty if vectors are no pictures."""
+        return {"idx": (28, 28), "cifar": (32, 32, 3)}.get(self.format, ())
+
     def required(self) -> set[str]:
         """Return the unpacked names of the files that the splits are read from."""
         files = {file for split in self.splits.values() for file in (split.file, *split.more_files)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, NamedTuple
 
-from hashing.evaluation.health import CodeHealth, pack_counts, unpack_counts
+from hashing.evaluation.health import CodeHealth, Health, pack_counts, unpack_counts
 from hashing.functions import HashFunction
 from hashing.mapreduce import Array, Executor, Shard, fold
 from storage import models
@@ -18,7 +18,6 @@ from storage.tables.table import CodeTable, Version
 from ..records import Comparison
 from ..spec import digest
 from . import incremental
-from .health import in_words
 from .judge import Judge
 from .metrics import estimated, measured, metric_values
 
@@ -28,7 +27,7 @@ class Measurement(NamedTuple):
 
     histogram: Array  # over all its rows, from Judge.histogram
     comparison: Comparison | None
-    health: dict[str, float]
+    health: Health
     incomparable: str = ""  # why the versions cannot be compared; empty otherwise
 
 
@@ -47,7 +46,7 @@ class Counter:
     def histograms(self, function: HashFunction) -> incremental.Count:
         return cache(lambda parts: self.judge.histogram(function, list(map(self.shard, parts)), self.executor))
 
-    def health(self, parts: Collection[Part], earlier: Collection[Part]) -> dict[str, float]:
+    def health(self, parts: Collection[Part], earlier: Collection[Part]) -> Health:
         statistic: Any = CodeHealth(self.table.n_bits)
 
         def count(parts: tuple[Part, ...]) -> Array:
@@ -58,7 +57,8 @@ class Counter:
             return unpack_counts(state)
 
         found = incremental.counts(count, digest("health", self.table.n_bits), parts, earlier, self.warehouse)
-        return in_words(statistic.finish(pack_counts(found)))
+        health: Health = statistic.finish(pack_counts(found))
+        return health
 
 
 class Side(NamedTuple):
@@ -78,11 +78,7 @@ def compare_versions(counter: Counter, staged: Version, published: Version | Non
     versions are not compared if a part that only the published version has is damaged.
     """
 
-    def side(version: Version) -> Side:
-        function = models.load_model(counter.warehouse, version.properties["model"])
-        return Side(version, counter.table.parts(version.snapshot_id), function, counter.histograms(function))
-
-    new, old = side(staged), side(published) if published else None
+    new, old = _side(counter, staged), _side(counter, published) if published else None
     everything = _whole(counter, new, old)
     health = counter.health(new.parts.values(), old.parts.values() if old else ())
     if not old or not old.parts:
@@ -95,6 +91,16 @@ def compare_versions(counter: Counter, staged: Version, published: Version | Non
         if not (damaged := next(filter(None, problems), [])):
             raise
         return Measurement(everything, None, health, damaged[0])
+
+
+def whole_histogram(counter: Counter, version: Version) -> Array:
+    """Return the histogram over all parts of a version, from the cache if it was measured before."""
+    return _whole(counter, _side(counter, version), None)
+
+
+def _side(counter: Counter, version: Version) -> Side:
+    function = models.load_model(counter.warehouse, version.properties["model"])
+    return Side(version, counter.table.parts(version.snapshot_id), function, counter.histograms(function))
 
 
 def _comparison(counter: Counter, new: Side, old: Side, whole: Array, seed: int) -> Comparison | None:

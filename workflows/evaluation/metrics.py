@@ -59,6 +59,10 @@ def retrieval_curves(histogram: Array, at: Array | None = None) -> Curves:
     """
     histogram = histogram[:2]
     precision, recall = metrics.precision_recall_curve(histogram)
+    found = histogram[0].cumsum(-1) > 0
+    shares = found.mean(0)
+    conditional = np.divide(precision.mean(0), shares, out=np.zeros_like(shares), where=shares > 0).tolist()
+    pairs, relevant_pairs = histogram.sum(1).tolist()
     precision_at, recall_at = (curves_at(histogram, ranks(histogram)) if at is None else at).mean(axis=2)
     return Curves(
         precision=tuple(precision.mean(0).tolist()),
@@ -66,6 +70,10 @@ def retrieval_curves(histogram: Array, at: Array | None = None) -> Curves:
         ranks=tuple(ranks(histogram)),
         precision_at=tuple(precision_at.tolist()),
         recall_at=tuple(recall_at.tolist()),
+        found_precision=tuple(mean if share else None for mean, share in zip(conditional, shares, strict=True)),
+        found=tuple(shares.tolist()),
+        pairs=tuple(pairs),
+        relevant_pairs=tuple(relevant_pairs),
     )
 
 

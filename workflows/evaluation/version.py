@@ -12,6 +12,7 @@ from ..context import Context
 from ..records import Report
 from . import asymmetric, by_id, estimates, query_overlap
 from .comparison import Counter, compare_versions
+from .health import bits_of, in_words
 from .judge import EMPTY, judge_of
 from .metrics import estimated
 
@@ -44,6 +45,7 @@ def measure_version(context: Context, table: CodeTable, version: Version, base: 
         curves=curves,
         comparison=found.comparison,
         incomparable=found.incomparable,
-        health=found.health,
+        health=in_words(found.health),
+        bits=bits_of(found.health),
         overlap=query_overlap.overlap(judge, context),
     )

@@ -7,7 +7,7 @@ conflict with another run; an export is not, because it says how to repeat it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 from uuid import UUID
@@ -77,8 +77,8 @@ def _transient(task: Any, run: Any, state: State[Any]) -> bool:
     return isinstance(error, TRANSIENT) and not isinstance(error, FINAL)
 
 
-def _report(context: Context, staged: Staged, report: Report, verdict: Verdict) -> str:
-    url = write_report(context, staged, report, verdict)
+def _report(context: Context, staged: Staged, report: Report, verdict: Verdict, times: Mapping[str, float]) -> str:
+    url = write_report(context, staged, report, verdict, times)
     epochs = models.training_epochs(context.warehouse, staged.model.digest)
     summary = run_markdown(context.spec, staged, report, verdict, epochs)
     Observer(_artifacts)(staged.table, metric_rows(report), report.protocol, summary, url)

@@ -22,6 +22,7 @@ from ..embed import refresh
 from ..export import export_published
 from ..indexing import store_missing
 from ..records import RunOutcome, Staged
+from ..reports.index import write_index
 from ..reports.run import write_report
 from ..spec import Spec
 from . import unchanged
@@ -50,6 +51,18 @@ def logged(stage: Callable[..., T], function: Callable[..., T], *args: object) -
         result = function(*args)
         found.rows = ROWS[stage](result) if stage in ROWS else 0
     return result
+
+
+def recorded(run: Runner, times: dict[str, float]) -> Runner:
+    """Return a runner that adds the seconds of each stage to `times`, by its name."""
+
+    def timed_run(stage: Callable[..., T], /, *args: object) -> T:
+        start = time.monotonic()
+        result = run(stage, *args)
+        times[NAMES[stage]] = times.get(NAMES[stage], 0.0) + time.monotonic() - start
+        return result
+
+    return timed_run
 
 
 def ingest(spec: Spec, settings: Settings, progress: Progress = silent) -> int:
@@ -111,7 +124,8 @@ def reindex(
     Raises GateRejected if the gate refuses the version, or if nothing changed and the published version breaks a rule;
     PublishConflict if another run published meanwhile; ExportFailed if the version is published but not exported.
     """
-    start, listed = time.monotonic(), time.time()
+    start, listed, times = time.monotonic(), time.time(), dict[str, float]()
+    run = recorded(run, times)
     staged = encode(context, run)
     if context.spec.index:
         run(store_missing, context, staged.base if staged.unchanged else staged.branch)
@@ -123,8 +137,11 @@ def reindex(
     report = run(evaluate_staged, context, staged)
     verdict = run(gate, context, staged, report)
     telemetry.record("verdicts", table=staged.table, verdict="passed" if verdict.passed else "rejected")
-    page = run(write_report, context, staged, report, verdict)
-    version_name = run(publish, context, staged, report, verdict, page)
+    page = run(write_report, context, staged, report, verdict, times)
+    try:
+        version_name = run(publish, context, staged, report, verdict, page)
+    finally:  # it lists rejected versions too
+        observability.Observer(write_index)(context.settings, staged.table)
     telemetry.record("source_time", listed, table=staged.table)
     telemetry.record("behind_shards", 0, table=staged.table)
     outcome = RunOutcome(

@@ -1,24 +1,47 @@
-"""The report of a run, as a self-contained HTML page and as Markdown: metrics, comparison, verdict of the gate."""
+"""The report of a run, as a self-contained HTML page and as Markdown: verdict, metrics, codes, queries and lineage."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from hashing.mapreduce import Epoch
 from storage import models, warehouse
 from storage.files import filesystem
 
 from ..context import Context
-from ..records import Curves, Estimate, Measured, Report, Staged, Verdict
+from ..evaluation.examples import examples
+from ..evaluation.registry import METRICS
+from ..records import Estimate, Example, Measured, Report, Staged, Verdict
+from ..reindex.planning import staged_version
 from ..spec import Spec, digest
+from ..tables.history import metrics_of_versions
+from . import run_charts
+from .charts import svg, whisker
+from .examples import Seen, in_groups, seen
+from .lineage import lineage, rate
+from .pages import render
 
-BLUE, RED = "#1f5fbf", "#b3261e"
+NO_TIMES: Mapping[str, float] = MappingProxyType({})
 
 
-def write_report(context: Context, staged: Staged, report: Report, verdict: Verdict) -> str:
-    """Write the report of a staged version and return its URL.
+class Surroundings(NamedTuple):
+    """What the page of a run shows beside its results."""
+
+    versions: Mapping[str, Mapping[str, float]] = MappingProxyType({})  # metrics of the published ones, same protocol
+    lineage: Mapping[str, str] = MappingProxyType({})
+    examples: Sequence[Example] = ()
+    seen: Seen = Seen({}, {})
+
+
+ALONE = Surroundings()
+
+
+def write_report(
+    context: Context, staged: Staged, report: Report, verdict: Verdict, times: Mapping[str, float] = NO_TIMES
+) -> str:
+    """Write the report of a staged version and return its URL. `times` has the seconds of the stages before.
 
     Two runs with the same plan stage the same branch, so the file name contains a digest of the run. Repeating a run
     overwrites its own page.
@@ -26,26 +49,112 @@ def write_report(context: Context, staged: Staged, report: Report, verdict: Verd
     spec, epochs = context.spec, models.training_epochs(context.warehouse, staged.model.digest)
     run = digest(*(value.model_dump(mode="json") for value in (spec, staged, report, verdict)))[:12]
     url = warehouse.REPORT.url(context.warehouse, table=staged.table, page=f"{staged.branch}-{run}")
-    filesystem.write_bytes(url, run_page(spec, staged, report, verdict, epochs).encode())
+    table = context.open_table()
+    version = staged_version(table, staged)
+    parts = table.parts(version.snapshot_id)
+    found = examples(context, table, version)
+    around = Surroundings(
+        metrics_of_versions(table, report.protocol),
+        lineage(context, staged, version, len(parts), times),
+        found,
+        seen(context, found, parts.values()),
+    )
+    filesystem.write_bytes(url, run_page(spec, staged, report, verdict, epochs, around).encode())
     return url
 
 
-def run_page(spec: Spec, staged: Staged, report: Report, verdict: Verdict, epochs: Sequence[Epoch]) -> str:
+def run_page(
+    spec: Spec,
+    staged: Staged,
+    report: Report,
+    verdict: Verdict,
+    epochs: Sequence[Epoch],
+    around: Surroundings = ALONE,
+) -> str:
     """Return the report as an HTML page without external resources."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(loader=PackageLoader("workflows.reports"), autoescape=True, undefined=StrictUndefined)
-    return environment.get_template("run.html").render(
+    best = _best(epochs)
+    sections = {"metrics": "Metrics", "retrieval": "Retrieval", "codes": "Codes"}
+    sections |= {"training": "Training"} if epochs else {}
+    sections |= {"queries": "Queries"} if around.examples else {}
+    return render(
+        "run.html",
         spec=spec,
         staged=staged,
         report=report,
         verdict=verdict,
-        rows=metric_rows(report),
-        plot=plot(report.curves),
+        word=word(verdict),
+        lead=lead(spec, staged, report),
+        sections=[*sections.items(), ("lineage", "Lineage")],
+        tiles=tiles(report),
+        metrics=_metrics(report),
+        history=run_charts.history(around.versions, report.measured.metrics),
+        retrieval=run_charts.retrieval(report.curves, report.measured),
+        codes=run_charts.codes(report.bits),
+        training=run_charts.training(epochs, best["epoch"] if best else None),
         trained=trained(epochs),
-        training_plot=training_plot(epochs) if epochs else "",
-        now=datetime.now(UTC).isoformat(timespec="seconds"),
+        examples=in_groups(around.examples, around.seen).items(),
+        lineage=around.lineage.items(),
     )
+
+
+def word(verdict: Verdict) -> str:
+    """Return the verdict as one word."""
+    return "rejected" if not verdict.passed else "passed by force" if verdict.reasons else "passed"
+
+
+def lead(spec: Spec, staged: Staged, report: Report) -> str:
+    """Return a run in two sentences: what was made, and how it compares."""
+    made = f"{staged.rows:,} rows of {spec.dataset} as codes of {spec.method.bits} bits by {spec.method.method}."
+    if not (comparison := report.comparison):
+        return f"{made} " + (f"Not comparable with {staged.base}." if report.incomparable else "The first version.")
+    change, _ = _change("map", comparison.differences["map"])
+    return f"{made} Beside {comparison.version}, on {comparison.rows:,} common rows: map {change}."
+
+
+def tiles(report: Report) -> list[dict[str, str]]:
+    """Return the headline metrics, each with its interval and its change."""
+    found = []
+    for name in run_charts.headline(report.measured.metrics):
+        estimate, change, verdict = report.measured.metrics[name], "", ""
+        if report.comparison:
+            change, verdict = _change(name, report.comparison.differences[name])
+            change = f"{change} since {report.comparison.version}"
+        about = f"{estimate.low:.4f} to {estimate.high:.4f}, {METRICS[name].about}"
+        found.append(
+            {"name": name, "value": f"{estimate.value:.4f}", "about": about, "change": change, "verdict": verdict}
+        )
+    return found
+
+
+def _change(name: str, difference: Estimate) -> tuple[str, str]:
+    """Return a difference in words, and whether it is better, worse or neither."""
+    if difference.low <= 0 <= difference.high:
+        return f"{difference.value:+.4f}, no clear change", "same"
+    better = (difference.value > 0) == (METRICS[name].better == "greater")
+    verdict = "better" if better else "worse"
+    return f"{difference.value:+.4f}, {verdict}", verdict
+
+
+def _metrics(report: Report) -> list[dict[str, str]]:
+    """Return the rows of the table of metrics, with a picture of each difference."""
+    differences = report.comparison.differences if report.comparison else {}
+    most = max((abs(bound) for d in differences.values() for bound in (d.low, d.high)), default=0) or 1.0
+    rows = []
+    for name, estimate in report.measured.metrics.items():
+        row = {"metric": name, "about": METRICS[name].about, "staged": str(estimate)}
+        if report.comparison:
+            d = differences[name]
+            change, verdict = _change(name, d)
+            row |= {
+                "common": _value(report.comparison.staged, name),
+                "published": _value(report.comparison.published, name),
+                "difference": str(d),
+                "whisker": svg(whisker(d.low, d.value, d.high, most)),
+                "change": change.partition(", ")[2],
+                "verdict": verdict,
+            }
+        rows.append(row)
+    return rows
 
 
 def metric_rows(report: Report) -> list[dict[str, Any]]:
@@ -70,10 +179,10 @@ def _value(measured: Measured, name: str) -> str:
 
 def run_markdown(spec: Spec, staged: Staged, report: Report, verdict: Verdict, epochs: Sequence[Epoch]) -> str:
     """Return a short summary of the run in Markdown."""
-    word = "passed" if verdict.passed else "**rejected**"
     lines = [
-        f"# {staged.table}: {word}",
-        f"{staged.rows:,} rows, {staged.encoded:,} encoded in this run{_rate(staged)}, "
+        f"# {staged.table}: {word(verdict) if verdict.passed else '**rejected**'}",
+        lead(spec, staged, report),
+        f"{staged.rows:,} rows, {staged.encoded:,} encoded in this run{rate(staged)}, "
         f"model `{staged.model.digest[:12]}` ({staged.model.reason}), published before: {staged.base}.",
         *([f"Training: {trained(epochs)}."] if epochs else []),
         f"Protocol: {report.protocol}.",
@@ -82,11 +191,6 @@ def run_markdown(spec: Spec, staged: Staged, report: Report, verdict: Verdict, e
         *(f"- {note}" for note in verdict.notes),
     ]
     return "\n\n".join(lines)
-
-
-def _rate(staged: Staged) -> str:
-    seconds = staged.encode_seconds
-    return f" in {seconds:,.1f} s ({staged.encoded / seconds:,.0f} rows/s)" if staged.encoded and seconds else ""
 
 
 def trained(epochs: Sequence[Epoch]) -> str:
@@ -104,47 +208,3 @@ def _best(epochs: Sequence[Epoch]) -> Epoch | None:
     """Return the selected epoch, the first with the best score; None if no rows were held out."""
     scored = [epoch for epoch in epochs if epoch["score"] is not None]
     return max(scored, key=lambda epoch: epoch["score"] or 0) if scored else None
-
-
-def training_plot(epochs: Sequence[Epoch]) -> str:
-    """Return plots of loss, score and learning rate by epoch as HTML, without plotly.js, which `plot` includes."""
-    import plotly.graph_objects as go
-    from plotly.subplots import make_subplots
-
-    best = _best(epochs)
-    titles = {"loss": "training loss", "score": "map on held-out rows", "lr": "learning rate"}
-    if not best:
-        del titles["score"]
-    figure = make_subplots(1, len(titles), subplot_titles=tuple(titles.values()))
-    x = [epoch["epoch"] for epoch in epochs]
-    for column, name in enumerate(titles, 1):
-        y = [epoch[name] for epoch in epochs]  # type: ignore[literal-required]
-        figure.add_trace(go.Scatter(x=x, y=y, mode="lines+markers", line={"color": BLUE}), 1, column)
-    if best:
-        figure.add_vline(best["epoch"], line_dash="dot", line_color=RED, row=1, col=2)
-    figure.update_layout(height=320, template="plotly_white", margin={"t": 40, "b": 40}, showlegend=False)
-    figure.update_xaxes(title_text="epoch")
-    html: str = figure.to_html(full_html=False, include_plotlyjs=False)
-    return html
-
-
-def plot(curves: Curves) -> str:
-    """Return precision-recall plots, also by radius and by rank, as HTML that includes plotly.js."""
-    import plotly.graph_objects as go
-    from plotly.subplots import make_subplots
-
-    titles = ("precision against recall, by Hamming radius", "within a Hamming radius", "at the first N ranks")
-    figure = make_subplots(1, 3, subplot_titles=titles)
-    radii = list(range(len(curves.precision)))
-    both = {"x": curves.recall, "y": curves.precision, "text": [f"radius {radius}" for radius in radii]}
-    figure.add_trace(go.Scatter(**both, mode="lines+markers", showlegend=False), 1, 1)
-    blue, red = ({"line": {"color": color}, "mode": "lines"} for color in (BLUE, RED))
-    figure.add_trace(go.Scatter(x=radii, y=curves.precision, name="precision", **blue), 1, 2)
-    figure.add_trace(go.Scatter(x=radii, y=curves.recall, name="recall", **red), 1, 2)
-    figure.add_trace(go.Scatter(x=curves.ranks, y=curves.precision_at, showlegend=False, **blue), 1, 3)
-    figure.add_trace(go.Scatter(x=curves.ranks, y=curves.recall_at, showlegend=False, **red), 1, 3)
-    figure.update_layout(height=420, template="plotly_white", margin={"t": 40, "b": 40})
-    figure.update_xaxes(title_text="recall", col=1).update_yaxes(title_text="precision", col=1)
-    figure.update_xaxes(title_text="radius", col=2).update_xaxes(title_text="N", type="log", col=3)
-    html: str = figure.to_html(full_html=False, include_plotlyjs=True)
-    return html

@@ -143,6 +143,12 @@ def compare_tables(dataset: str) -> list[ComparableTables]:
     return [ComparableTables(protocol=protocol, codes=tuple(codes)) for protocol, codes in groups.items()]
 
 
+def metrics_of_versions(table: CodeTable, protocol: str) -> dict[str, dict[str, float]]:
+    """Return the metrics of the published versions that were measured by a protocol, by name, oldest first."""
+    published = [version for version in table.versions() if version.number > 0]
+    return {v.name: _metrics(v) for v in published if v.properties.get("protocol") == protocol}
+
+
 def tables_of(settings: Settings, dataset: str) -> list[CodeTable]:
     """Return the code tables with a version that was made from a dataset."""
     opened = open_tables(settings)

@@ -16,6 +16,7 @@ def test_health_equals_numpy(n_shards):
     correlation = np.corrcoef(values.T) - np.eye(20)
     np.testing.assert_allclose(health.balance, values.mean(axis=0))
     assert health.correlation == pytest.approx(abs(correlation).max())
+    np.testing.assert_allclose(health.correlations, correlation + np.eye(20), atol=1e-12)
     p = values.mean(axis=0)
     np.testing.assert_allclose(health.entropy, -p * np.log2(p) - (1 - p) * np.log2(1 - p))
     assert health.rows == 500

@@ -1,0 +1,96 @@
+"""Queries to look at: those with the best, median and worst average precision, and the rows nearest to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from hashing.evaluation.metrics import average_precision
+from hashing.mapreduce import Array, Batch, Data, Executor, Shard
+from hashing.neighbours.candidates import TopK
+from storage import models
+from storage.tables.parts import CodeShard
+from storage.tables.table import CodeTable, Version
+
+from ..context import Context
+from ..records import Example, Neighbour
+from .comparison import Counter, whole_histogram
+from .judge import judge_of
+
+EACH, NEIGHBOURS = 3, 8  # queries of each kind; rows for each query
+ROWS = 10**7  # of a larger table, a run should not read all codes to find them
+
+
+def examples(context: Context, table: CodeTable, version: Version) -> tuple[Example, ...]:
+    """Return the best, median and worst queries that have relevant rows; none if the version has over ROWS rows.
+
+    The version was measured before: its ground truth and its histogram are in the cache.
+    """
+    executor = context.executor.with_resources(context.settings.evaluate)
+    judge = judge_of(context, table.vocabulary)
+    counter = Counter(judge, table, context.warehouse, executor)
+    shards = [counter.shard(part) for part in table.parts(version.snapshot_id).values()]
+    if sum(shard.part.rows for shard in shards) > ROWS:
+        return ()
+    histogram = whole_histogram(counter, version)
+    precision = average_precision(histogram[:2])
+    order = np.argsort(-precision, kind="stable")
+    order = order[histogram[1].sum(-1)[order] > 0]
+    each = min(EACH, len(order) // 3)
+    if not each:
+        return ()
+    middle = (len(order) - each) // 2
+    chosen = np.concatenate([order[:each], order[middle : middle + each], order[-each:]])
+    codes = judge.codes(models.load_model(context.warehouse, version.properties["model"]))
+    plain: list[Shard] = [replace(shard, n_classes=0) for shard in shards]
+    distances, ids = Data(plain, executor).reduce(TopK(codes[chosen], NEIGHBOURS + judge.drawn), "examples")
+    labels = _labels(shards, ids, executor)
+    found = []
+    for kind, q, near, rows in zip(
+        np.repeat(["best", "median", "worst"], each).tolist(), chosen.tolist(), distances, ids, strict=True
+    ):
+        others = (rows != judge.own_rows[q]) & (rows >= 0)
+        own = None if judge.queries.y is None else judge.queries.y[q]
+        if judge.neighbours is not None:
+            relevant = set(judge.neighbours[q].tolist())
+        else:
+            relevant = {i for i, y in labels.items() if own is not None and (y & own).any()}
+        neighbours = [
+            Neighbour(id=i, distance=distance, relevant=i in relevant, labels=_names(labels.get(i), table.vocabulary))
+            for i, distance in zip(rows[others].tolist(), near[others].tolist(), strict=True)
+        ]
+        found.append(
+            Example(
+                kind=kind,
+                id=int(judge.queries.ids[q]),
+                precision=float(precision[q]),
+                labels=_names(own, table.vocabulary),
+                neighbours=tuple(neighbours[:NEIGHBOURS]),
+            )
+        )
+    return tuple(found)
+
+
+def _labels(shards: Sequence[CodeShard], ids: Array, executor: Executor) -> dict[int, Array]:
+    """Return the labels (c,) of rows, multi-hot, by id; nothing if the shards have no labels."""
+    wanted = np.unique(ids)
+    held = [
+        shard
+        for shard in shards
+        if shard.n_classes and ((shard.part.min_id <= wanted) & (wanted <= shard.part.max_id)).any()
+    ]
+    batches = executor.map(partial(_rows, ids=wanted), held, "labels of examples")
+    return {i: y for batch in batches if batch.y is not None for i, y in zip(batch.ids.tolist(), batch.y, strict=True)}
+
+
+def _rows(shard: CodeShard, ids: Array) -> Batch:
+    batches = [batch.take(np.isin(batch.ids, ids)) for batch in shard]
+    y = [batch.y for batch in batches if batch.y is not None]
+    return Batch(np.concatenate([batch.ids for batch in batches]), np.zeros((0, 1)), np.concatenate(y) if y else None)
+
+
+def _names(y: Array | None, vocabulary: tuple[str | int, ...]) -> tuple[str, ...]:
+    return () if y is None else tuple(str(vocabulary[label]) for label in np.flatnonzero(y))

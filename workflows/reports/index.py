@@ -1,0 +1,118 @@
+"""Index pages: the versions of a table, and the tables of a warehouse. Each links to the pages below it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from infra.settings import Settings
+from storage import warehouse
+from storage.files import filesystem
+from storage.tables.table import CodeTable, Version
+
+from ..context import open_tables
+from ..spec import Spec
+from ..tables.history import Event, history, metrics_of_versions
+from .pages import render
+from .run_charts import headline
+from .run_charts import history as charts_of
+
+
+class Line(NamedTuple):
+    """A line of an index."""
+
+    name: str
+    link: str  # relative; empty if there is no page
+    cells: Sequence[str]
+
+
+def write_index(settings: Settings, table: str) -> None:
+    """Write the index of a table and that of the warehouse."""
+    tables = open_tables(settings)
+    opened = next(one for one in tables if one.name == table)
+    pages = {
+        warehouse.REPORT.url(settings.warehouse_url, table=table, page="index"): table_page(opened, history(table)),
+        warehouse.REPORT_INDEX.url(settings.warehouse_url): warehouse_page(settings.warehouse_url, tables),
+    }
+    for url, page in pages.items():
+        filesystem.write_bytes(url, page.encode())
+
+
+def table_page(table: CodeTable, events: Sequence[Event]) -> str:
+    """Return the index of a table: its events, newest first, and the metrics of its versions."""
+    versions = {version.name: version for version in table.versions()}
+    shown = headline([name for event in events for name in event.metrics])
+    lines = [
+        Line(
+            event.version,
+            _page_of(versions.get(event.version)),
+            [
+                "published now" if event.published else event.what,
+                event.when[:16].replace("T", " "),
+                "" if event.rows is None else f"{event.rows:,}",
+                *_values(event.metrics, shown),
+                event.model[:12],
+                event.by,
+                event.note,
+            ],
+        )
+        for event in reversed(events)
+        if event.version != "v0"
+    ]
+    now = table.version().properties
+    return render(
+        "index.html",
+        title=table.name,
+        lead=_about(now) if "spec" in now else "Nothing is published yet.",
+        parent="../index.html",
+        head=["version", "state", "when (UTC)", "rows", *shown, "model", "by", "note"],
+        lines=lines,
+        charts=charts_of(metrics_of_versions(table, now.get("protocol", ""))),
+    )
+
+
+def warehouse_page(url: str, tables: Sequence[CodeTable]) -> str:
+    """Return the index of a warehouse: its tables with their published versions."""
+    published = {table.name: (table, table.version()) for table in tables}
+    metrics = {name: json.loads(v.properties.get("metrics", "{}")) for name, (_, v) in published.items()}
+    shown = headline([name for found in metrics.values() for name in found])
+    lines = [
+        Line(
+            name,
+            f"{name}/index.html",
+            [
+                version.name,
+                version.properties.get("at", "")[:16].replace("T", " "),
+                f"{int(version.properties.get('rows', 0)):,}",
+                str(table.n_bits),
+                *_values(metrics[name], shown),
+                version.properties.get("protocol", ""),
+            ],
+        )
+        for name, (table, version) in published.items()
+    ]
+    return render(
+        "index.html",
+        title="Code tables",
+        lead=f"{len(lines)} tables of the warehouse {url}. Metrics compare between equal protocols.",
+        parent="",
+        head=["table", "version", "when (UTC)", "rows", "bits", *shown, "protocol"],
+        lines=lines,
+        charts=[],
+    )
+
+
+def _about(properties: dict[str, str]) -> str:
+    spec = Spec.stored(properties["spec"])
+    return f"{spec.dataset} as codes of {spec.method.bits} bits by {spec.method.method}. {properties['protocol']}."
+
+
+def _values(metrics: dict[str, float], names: Sequence[str]) -> list[str]:
+    return [f"{metrics[name]:.4f}" if name in metrics else "" for name in names]
+
+
+def _page_of(version: Version | None) -> str:
+    """Return the name of the report of a version, which is beside the index of its table."""
+    page = version.properties.get("report", "").rpartition("/")[2] if version else ""
+    return page if page.endswith(".html") else ""
