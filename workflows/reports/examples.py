@@ -62,7 +62,7 @@ def _row(i: int, labels: Sequence[str], seen: Seen) -> dict[str, Any]:
 
     name, preview = seen.names.get(i, f"{i}"), seen.previews.get(i, "")
     if preview.startswith(previews.DATA_URL):
-        shown = Markup('<img src="{}" alt="{}" loading="lazy">').format(preview, f"row {name}")
+        shown = Markup('<img src="{}" alt="{}">').format(preview, f"row {name}")
     else:
         shown = Markup('<p class="text">{}</p>').format(preview) if preview else Markup()
     return {"name": name, "labels": ", ".join(labels), "shown": shown}

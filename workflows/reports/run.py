@@ -73,7 +73,7 @@ def run_page(
 ) -> str:
     """Return the report as an HTML page without external resources."""
     best = _best(epochs)
-    sections = {"metrics": "Metrics", "retrieval": "Retrieval", "codes": "Codes"}
+    sections = {"metrics": "Metrics", "figures": "Retrieval and codes"}
     sections |= {"training": "Training"} if epochs else {}
     sections |= {"queries": "Queries"} if around.examples else {}
     return render(
@@ -88,8 +88,7 @@ def run_page(
         tiles=tiles(report),
         metrics=_metrics(report),
         history=run_charts.history(around.versions, report.measured.metrics),
-        retrieval=run_charts.retrieval(report.curves, report.measured),
-        codes=run_charts.codes(report.bits),
+        figures=run_charts.retrieval(report.curves, report.measured) + run_charts.codes(report.bits),
         training=run_charts.training(epochs, best["epoch"] if best else None),
         trained=trained(epochs),
         examples=in_groups(around.examples, around.seen).items(),
