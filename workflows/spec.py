@@ -116,6 +116,13 @@ class MethodSpec(Value):
         return built
 
     @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """All hyper-parameters of the method with their values, except the number of bits and the seed."""
+        built = self.build()
+        names = (field.name for field in fields(built))  # type: ignore[arg-type]
+        return {name: getattr(built, name) for name in names if name not in ("n_bits", "seed")}
+
+    @property
     def defaults_version(self) -> int:
         """The version of the method's defaults in this release."""
         return method(self.method).defaults_version

@@ -31,7 +31,7 @@ from ..evaluation import asymmetric
 from ..evaluation.health import code_health
 from ..evaluation.judge import Judge, judge_of
 from ..evaluation.metrics import metric_values, retrieval_curves
-from ..reindex.source import environment
+from ..reindex.source import environment, hardware
 from ..spec import MethodSpec, Protocol, Spec, digest
 from . import protocols
 from .grid import Grid, Row
@@ -134,6 +134,7 @@ class Bench:
             relevant = histogram[1].sum(axis=-1)
             found |= asymmetric.metric_values(judge, function, relevant, codes.shards, self.executor)
         metrics = {name: float(values.mean()) for name, values in found.items()}
+        evaluated = time.monotonic()
         ranks = self.grid.draw.ranks(self.name)
         return Row(
             dataset=self.name,
@@ -156,6 +157,9 @@ class Bench:
             health=health,
             fit_seconds=fitted - start,
             encode_rows_per_second=rows / (encoded - fitted),
+            evaluate_seconds=evaluated - encoded,
+            effective=spec.hyperparameters,
+            hardware=hardware(),
             versions=environment(LIBRARIES),
             when=datetime.now(UTC).isoformat(timespec="seconds"),
         )

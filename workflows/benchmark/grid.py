@@ -106,6 +106,9 @@ class Row(Value):
     health: dict[str, float]
     fit_seconds: float
     encode_rows_per_second: float
+    evaluate_seconds: float = 0.0  # 0 in rows of older releases, which also lack the next two
+    effective: dict[str, Number] = Field({}, description="all hyper-parameters of the method, defaults included")
+    hardware: str = ""  # of the machine that ran the benchmark
     versions: dict[str, str]
     when: str
 

@@ -62,6 +62,10 @@ def benchmark(
         str | None,
         typer.Option(metavar="FOLDER", help="Write rows.json, rows.parquet, tables.md and plots.html to a folder."),
     ] = None,
+    figures: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Write each figure as SVG, PDF and CSV to a folder."),
+    ] = None,
 ) -> None:
     """Measure methods and compare them with their published figures. Earlier results are reused.
 
@@ -101,7 +105,7 @@ def benchmark(
         grid = _with_pretrained(grid, pretrained)
     with progress() as report:
         outcome = run(grid, report)
-    _write(outcome, json_file, out)
+    _write(outcome, json_file, out, figures)
     for cell, error in outcome.failed.items():
         errors.print(f"[red]{escape(f'{cell}: {error}')}")
     if outcome.failed:
@@ -145,14 +149,15 @@ def _tuning(texts: list[str] | None) -> dict[str, dict[str, list[object]]] | Non
     return found
 
 
-def _write(outcome: GridOutcome, json_file: str | None, out: str | None) -> None:
-    """Write the results to files, or print tables if no folder is given."""
+def _write(outcome: GridOutcome, json_file: str | None, out: str | None, figures: str | None) -> None:
+    """Write the results to files, or print tables if no folder is given for them."""
     import json
 
     from storage import results
     from storage.files import filesystem
 
-    from ..reports.benchmark import grid_markdown, grid_page
+    from ..reports.benchmark import grid_markdown
+    from ..reports.benchmark_page import figure_files, grid_page
 
     rows = [row.model_dump(mode="json") for row in outcome.rows]
     content = ("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n").encode()  # one row per line
@@ -160,6 +165,10 @@ def _write(outcome: GridOutcome, json_file: str | None, out: str | None) -> None
         filesystem.write_bytes(json_file, content)
     if not outcome.rows:
         return
+    if figures:
+        for name, file in figure_files(outcome.rows):
+            filesystem.write_bytes(filesystem.join(figures, name), file)
+        console.print(f"Wrote figures as SVG, PDF and CSV to {figures}", soft_wrap=True)
     if not out:
         return console.print(grid_markdown(outcome.rows), markup=False, soft_wrap=True)
     files: dict[str, Callable[[], bytes]] = {

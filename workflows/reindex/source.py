@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import re
+import sys
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version as installed
+from pathlib import Path
 
 from hashing.mapreduce import Executor
 from storage.features import keys
@@ -51,3 +55,12 @@ def splits(dataset: Dataset) -> str:
 def environment(libraries: Sequence[str] = LIBRARIES) -> dict[str, str]:
     """Return the CPU architecture and the library versions, on which codes may depend."""
     return {"machine": platform.machine(), **{library: installed(library) for library in libraries}}
+
+
+def hardware() -> str:
+    """Return the processor of this machine, its number of CPUs, and its GPUs if this process uses torch."""
+    info = Path("/proc/cpuinfo")
+    model = re.search("model name\\s*: (.*)", info.read_text()) if info.exists() else None
+    torch = sys.modules.get("torch")
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch else []
+    return ", ".join([model[1] if model else platform.machine(), f"{os.cpu_count()} CPUs", *gpus])

@@ -1,4 +1,4 @@
-"""The report of a benchmark: Markdown tables beside published figures, and an HTML page of plots."""
+"""The report of a benchmark as Markdown tables, beside published figures."""
 
 from __future__ import annotations
 
@@ -89,42 +89,9 @@ def order(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def grid_page(rows: Sequence[Row]) -> str:
-    """Return one HTML page, with plotly.js: map by bits, precision against recall, precision at the first N ranks."""
-    import plotly.graph_objects as go
-    from plotly.subplots import make_subplots
-
-    parts: list[str] = []
-    for dataset, protocol, relevance in _distinct((row.dataset, row.protocol, row.relevance) for row in rows):
-        mine = [row for row in rows if (row.dataset, row.protocol, row.relevance) == (dataset, protocol, relevance)]
-        bits, longest = sorted({row.bits for row in mine}), max(row.bits for row in mine)
-        titles = (
-            "map by bits",
-            f"precision against recall, {longest} bits",
-            f"precision at the first N ranks, {longest} bits",
-        )
-        figure = make_subplots(1, 3, subplot_titles=titles)
-        for (name,) in _distinct((row.method,) for row in mine):
-            of = [row.curves for row in mine if (row.method, row.bits) == (name, longest)]
-            curves: list[tuple[Any, Any]] = [(bits, [_mean(_values(mine, name, b, "map")) for b in bits])]
-            if of:
-                curves.append((_mean([c.recall for c in of]), _mean([c.precision for c in of])))
-                curves.append((of[0].ranks, _mean([c.precision_at for c in of])))
-            for column, (x, y) in enumerate(curves, 1):
-                shown = {"name": name, "legendgroup": name, "showlegend": column == 1}
-                figure.add_trace(go.Scatter(x=x, y=y, mode="lines+markers", **shown), 1, column)
-        figure.update_xaxes(type="log", col=3).update_layout(title=f"{dataset}: {relevance}", template="plotly_white")
-        parts.append(figure.to_html(full_html=False, include_plotlyjs=not parts))
-    return "<!doctype html><meta charset='utf-8'><title>Hashkiln benchmark</title>" + "".join(parts)
-
-
 def _values(rows: Iterable[Row], name: str, bits: int, metric: str) -> Any:
     mine = [row for row in rows if (row.method, row.bits) == (name, bits)]
     return np.array([row.fit_seconds if metric == "fit_seconds" else row.metrics[metric] for row in mine])
-
-
-def _mean(values: Any) -> Any:
-    return np.mean(values, axis=0) if len(values) else None
 
 
 def _distinct(items: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:

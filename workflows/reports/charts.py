@@ -19,7 +19,7 @@ SHAPES = (
     (3, 1.5, 4.0),
     (5, 0.0, 3.8),
 )  # corners, turn, size
-MOST_MARKS = 40  # of a series; longer ones are lines only
+MOST_MARKS = 20  # of a series; of more points, some are joined without a mark
 SHADES = 8  # of a heat map, of each sign
 
 
@@ -90,8 +90,10 @@ Place = Callable[[float, float], tuple[float, float]]
 def look(style: str) -> Look:
     """Return the look of a style in a file: axis, grid, dash, or the letter of a kind followed by a number.
 
-    l, a and m are a line, an area and a mark of a colour; p and n are positive and negative shades of a heat map.
+    l, a and m are a line, an area and a mark of a colour; p and n are positive and negative shades of a heat map. After
+    a blank, a style may name its series, so that a page can hide it.
     """
+    style = style.partition(" ")[0]
     kind, number = style[0], style[1:]
     if style in ("axis", "grid", "dash"):
         return Look({"axis": INK, "grid": GRID, "dash": MUTED}[style], "", 0.8, dash="4 3" if style == "dash" else "")
@@ -101,10 +103,10 @@ def look(style: str) -> Look:
     return {"l": Look(colour, "", 1.6), "a": Look("", colour, opacity=0.16), "m": Look("", colour)}[kind]
 
 
-def draw(chart: Chart, width: float = WIDTH, height: float = HEIGHT) -> Drawing:
+def draw(chart: Chart, legend: bool = True, width: float = WIDTH, height: float = HEIGHT) -> Drawing:
     """Return the marks of a chart: axes, ticks, a legend if there are several series, and the points."""
     marks: list[Path | Text]
-    marks, top = _legend(chart.series, width) if len(chart.series) > 1 else ([], TOP)
+    marks, top = _legend(chart.series, width) if legend and len(chart.series) > 1 else ([], TOP)
     height += top - TOP
     end, base = width - RIGHT, height - BOTTOM
     across: Callable[[float], float] = math.log10 if chart.log else float
@@ -147,7 +149,7 @@ def draw(chart: Chart, width: float = WIDTH, height: float = HEIGHT) -> Drawing:
 
 
 def _line(series: Series, place: Place, chart: Chart, base: float) -> list[Path | Text]:
-    colour, marks = series.style % len(COLOURS), list[Path | Text]()
+    colour, marks = f"{series.style % len(COLOURS)} s{series.style}", list[Path | Text]()
     upper, lower = ([place(x, y) for x, y in zip(series.x, bound, strict=False)] for bound in (series.high, series.low))
     if len(upper) > 1:
         marks.append(Path([*upper, *lower[::-1]], f"a{colour}", closed=True))
@@ -161,11 +163,11 @@ def _line(series: Series, place: Place, chart: Chart, base: float) -> list[Path 
         marks.append(Path([(points[0][0], base), *points, (points[-1][0], base)], f"a{colour}", closed=True))
     if len(points) > 1:
         marks.append(Path(points, f"l{colour}"))
-    if chart.kind == "lines" and len(at) <= MOST_MARKS:
-        names = dict(zip(chart.x_ticks, chart.x_names, strict=False))
-        for (x, y), point in zip(at, points, strict=True):
+    if chart.kind == "lines":
+        names, step = dict(zip(chart.x_ticks, chart.x_names, strict=False)), -(-len(at) // MOST_MARKS) or 1
+        for (x, y), point in list(zip(at, points, strict=True))[::step]:
             title = f"{series.name}: {chart.x_label} {names.get(x, number(x))}, {chart.y_label} {number(y, 4)}"
-            marks.append(Path(_shape(point, series.style), f"m{colour}", closed=True, title=title))
+            marks.append(Path(shape(point, series.style), f"m{colour}", closed=True, title=title))
     return marks
 
 
@@ -213,7 +215,7 @@ def whisker(low: float, value: float, high: float, most: float) -> Drawing:
     marks: list[Path | Text] = [
         Path([(60, 0), (60, 16)], "dash"),
         Path([(low, 8), (high, 8)], "l0"),
-        Path(_shape((value, 8), 0), "m0", closed=True),
+        Path(shape((value, 8), 0), "m0", closed=True),
     ]
     return Drawing(120, 16, marks)
 
@@ -226,14 +228,14 @@ def _legend(series: Sequence[Series], width: float) -> tuple[list[Path | Text], 
             x, y = LEFT, y + LINE
         marks += [
             Path([(x, y - 4), (x + 14, y - 4)], f"l{one.style % len(COLOURS)}"),
-            Path(_shape((x + 7, y - 4), one.style), f"m{one.style % len(COLOURS)}", closed=True),
+            Path(shape((x + 7, y - 4), one.style), f"m{one.style % len(COLOURS)}", closed=True),
             Text(x + 18, y, one.name, "start"),
         ]
         x += 30 + text_width(one.name)
     return marks, y + 10
 
 
-def _shape(at: tuple[float, float], style: int) -> list[tuple[float, float]]:
+def shape(at: tuple[float, float], style: int) -> list[tuple[float, float]]:
     """Return the outline of a mark. Colours and shapes have different periods: the first 24 styles all differ."""
     corners, turn, size = SHAPES[style % len(SHAPES)]
     angles = [2 * math.pi * (i + turn) / corners - math.pi / 2 for i in range(corners)]

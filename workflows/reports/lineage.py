@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Mapping
-from dataclasses import fields
 
 from infra.settings import current_user
 from storage.features.dataset import Dataset
@@ -13,7 +11,7 @@ from storage.tables.table import Version
 
 from ..context import Context
 from ..records import Staged
-from ..reindex.source import environment
+from ..reindex.source import environment, hardware
 from ..spec import MethodSpec
 
 
@@ -24,17 +22,17 @@ def lineage(
     model = staged.model
     fitted = f"fitted in {model.seconds:,.1f} s" if model.seconds else "reused"
     code = environment()
-    host = f"{platform.node()} ({code['machine']}, {os.cpu_count()} CPUs, {platform.system()} {platform.release()})"
     return {
         "dataset": _dataset(context.dataset),
         "source": f"{staged.rows:,} rows in {shards:,} files below {context.dataset.splits['base']}",
         "this run": f"encoded {staged.encoded:,} rows{rate(staged)}, removed {staged.removed:,} parts",
         "method": method_in_words(context.spec.method),
+        "random seed": str(context.spec.method.seed),
         "model": f"{model.digest[:12]}, {fitted}" + (f": {model.reason}" if model.reason else ""),
         "base version": staged.base,
         "seconds a stage": ", ".join(f"{name} {seconds:,.1f}" for name, seconds in times.items()) or "not measured",
         "device": f"{version.properties.get('device', 'cpu')}, {context.spec.precision}",
-        "host": f"{host}, executor {context.settings.executor}",
+        "host": f"{platform.node()}: {hardware()}; executor {context.settings.executor}",
         "software": ", ".join(f"{name} {number}" for name, number in code.items() if name != "machine"),
         "started by": current_user(),
         "branch": staged.branch,
@@ -44,9 +42,7 @@ def lineage(
 
 def method_in_words(method: MethodSpec) -> str:
     """Return the method, its length and all of its hyper-parameters; those that are not the defaults come first."""
-    built = method.build()
-    own = {field.name: getattr(built, field.name) for field in fields(built)}  # type: ignore[arg-type]
-    own.pop("n_bits")
+    own = method.hyperparameters
     changed = [f"{name} = {own[name]}" for name in own if name in method.parameters]
     rest = [f"{name} = {own[name]}" for name in own if name not in method.parameters]
     set_here = f"; set for this table: {', '.join(changed)}" if changed else ""

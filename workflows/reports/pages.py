@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from .charts import COLOURS, Chart, draw, number, svg
 
 DARK = ("#86b6ff", "#ff9f6b", "#6fdc98", "#cfa5ff", "#5fd0e4", "#ff8fc4", "#e3bd5c", "#b4bcc9")  # COLOURS on dark pages
-MOST_ROWS = 60  # of the table of a figure; of more points, some are left out
+MOST_ROWS = 200  # of the table of a figure; of more points, some are left out
 
 
 class Figure(NamedTuple):
@@ -21,7 +21,6 @@ class Figure(NamedTuple):
     note: str = ""
     head: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
-    id: str = ""
 
 
 def render(template: str, **values: Any) -> str:
@@ -35,12 +34,13 @@ def render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(known | values)
 
 
-def figure(chart: Chart) -> Figure:
+def figure(chart: Chart, legend: bool = True) -> Figure:
     """Return a chart with its table."""
     head, rows = chart_table(chart)
     step = -(-len(rows) // MOST_ROWS) or 1
     cells = [[value if isinstance(value, str) else number(value, 4) for value in row] for row in rows[::step]]
-    return Figure(chart.title, svg(draw(chart)), chart.note, head, cells)
+    thinned = [f"{head[0]} (1 of {step} points)"] if step > 1 else head[:1]
+    return Figure(chart.title, svg(draw(chart, legend)), chart.note, [*thinned, *head[1:]], cells)
 
 
 def chart_table(chart: Chart) -> tuple[list[str], list[list[Any]]]:

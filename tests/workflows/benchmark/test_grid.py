@@ -202,6 +202,7 @@ def test_the_command_writes_rows_tables_and_plots(home, run_command):
     args = ["benchmark", "--dataset", "sample", "--methods", "lsh,pcah,sgh", "--bits", "8", "--seeds", "2"]
     args += ["--set", "sgh.lr=1e30"]  # with which no epoch ends
     args += ["--protocol", "neighbours", "--json", str(home / "rows.json"), "--out", str(home / "out")]
+    args += ["--figures", str(home / "figures")]
     code, _, error = run_command(*args)
     assert code == 1
     assert "sample, sgh, 8 bits, seed 1: expected a finite loss, found" in " ".join(error.split())
@@ -211,4 +212,8 @@ def test_the_command_writes_rows_tables_and_plots(home, run_command):
     table = pq.read_table(home / "out" / "rows.parquet")
     assert table["metrics"].to_pylist()[0]["map"] == found[0].metrics["map"]
     assert "| lsh |" in (home / "out" / "tables.md").read_text()
-    assert "Plotly.newPlot" in (home / "out" / "plots.html").read_text()
+    assert "mean average precision (tie-aware)" in (home / "out" / "plots.html").read_text()
+    assert {path.suffix for path in (home / "figures").iterdir()} == {".svg", ".pdf", ".csv"}
+    assert found[0].effective == {}
+    assert found[0].hardware.endswith(" CPUs")
+    assert found[0].evaluate_seconds > 0
