@@ -45,9 +45,8 @@ def pages(home: Path) -> dict[str, Path]:
     run("sample", "itq")
     run("mnist", "lsh")
     report = run("mnist", "itq", refit="always")
-    grid = Grid(
-        datasets=["sample"], methods=["lsh", "pcah", "itq", "sh"], bits=LENGTHS, seeds=[0, 1, 2], protocol="neighbours"
-    )
+    methods = ["lsh", "pcah", "itq", "sh"]
+    grid = Grid(datasets=["sample"], methods=methods, bits=LENGTHS, seeds=[0, 1, 2], protocol="neighbours")
     (home / "benchmark.html").write_text(grid_page(benchmark(grid).rows))
     return {
         "report": report,
@@ -58,7 +57,7 @@ def pages(home: Path) -> dict[str, Path]:
 
 
 def shoot(pages: dict[str, Path]) -> None:
-    """Write a picture of each page for each width and colour scheme, in few colours, and print the sizes of the pages."""
+    """Write a picture of each page by width and colour scheme, in few colours, and print the sizes of the pages."""
     from PIL import Image
     from playwright.sync_api import sync_playwright
 
@@ -70,7 +69,7 @@ def shoot(pages: dict[str, Path]) -> None:
                 for scheme in ("light", "dark"):
                     shown = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
                     shown.goto(page.as_uri())
-                    tall = min(height, shown.evaluate("document.documentElement.scrollHeight"))
+                    tall = min(height, shown.evaluate("document.body.offsetHeight"))
                     clip = {"x": 0, "y": 0, "width": width, "height": tall}
                     picture = Image.open(io.BytesIO(shown.screenshot(clip=clip))).convert("RGB")
                     picture.quantize(128).save(IMAGES / f"{name}-{width}-{scheme}.png", optimize=True)

@@ -71,6 +71,6 @@ def test_no_assert_for_input(path):
 
 def test_help_loads_nothing_heavy():
     code = "import sys, workflows.cli; print([m for m in HEAVY if m in sys.modules])"
-    heavy = "('torch', 'ray', 'prefect', 'pyarrow', 'numba', 'scipy', 'pyiceberg', 'plotly', 'numpy')"
+    heavy = "('torch', 'ray', 'prefect', 'pyarrow', 'numba', 'scipy', 'pyiceberg', 'numpy')"
     run = [sys.executable, "-c", code.replace("HEAVY", heavy)]
     assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import NamedTuple
 
 
@@ -19,7 +20,7 @@ def default_font() -> Font:
     from PIL import ImageFont
 
     font = ImageFont.load_default(size=1000)
-    if not isinstance(font, ImageFont.FreeTypeFont) or isinstance(font.path, (str, bytes)):
+    if not isinstance(font, ImageFont.FreeTypeFont) or not isinstance(font.path, io.BytesIO):
         raise RuntimeError("expected Pillow with FreeType, found one without: install pillow from PyPI")
     widths = [round(font.getlength(bytes([code]).decode("cp1252", "replace"))) for code in range(32, 127)]
     return Font("".join(filter(None, font.getname())), font.path.getvalue(), 32, widths)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from .pages import chart_table, figure, render
 from .pdf import pdf
 
 SECONDS = {"fit_seconds": "seconds to fit", "encode_rows_per_second": "rows encoded per second"}
-LOG = 8  # lengths whose ratio is larger are drawn on a logarithmic axis
+LOG = 4  # lengths whose ratio is larger are drawn on a logarithmic axis
 
 
 class Panel(NamedTuple):
@@ -34,11 +34,16 @@ class Panel(NamedTuple):
 def grid_page(rows: Sequence[Row]) -> str:
     """Return one HTML page of all figures, with selectors of the metric, the length and the methods."""
     styles = styles_of(rows)
-    groups = [
-        (title, [(panel, figure(panel.chart, legend=False)) for panel in panels(of, styles)], _methods(of))
-        for title, of in groups_of(rows).items()
+    groups: list[dict[str, Any]] = [
+        {
+            "title": f"{of[0].dataset}, protocol {of[0].protocol}: {of[0].relevance.partition(';')[0]}",
+            "about": [f"{of[0].rows:,} rows; {relevance}", f"Measured on {_machines(of)}."],
+            "figures": [(panel, figure(panel.chart, legend=False)) for panel in panels(of, styles)],
+            "methods": _methods(of),
+        }
+        for (*_, relevance), of in groups_of(rows).items()
     ]
-    shown = [panel for _, drawn, _ in groups for panel, _ in drawn]
+    shown: list[Panel] = [panel for group in groups for panel, _ in group["figures"]]
     legend = [(name, style, svg(_swatch(style)), learns_from(name)) for name, style in styles.items()]
     return render(
         "benchmark.html",
@@ -69,11 +74,11 @@ def styles_of(rows: Sequence[Row]) -> dict[str, int]:
     return {name: style for style, name in enumerate(sorted({row.method for row in rows}))}
 
 
-def groups_of(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Return the rows that may be compared, those of one dataset, protocol and relevance, by title."""
-    groups: dict[str, list[Row]] = {}
+def groups_of(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
+    """Return the rows that may be compared, by dataset, protocol and relevance."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault(f"{row.dataset}, protocol {row.protocol}: {row.relevance}", []).append(row)
+        groups.setdefault((row.dataset, row.protocol, row.relevance), []).append(row)
     return groups
 
 
@@ -137,7 +142,7 @@ def _band(values: Sequence[Array]) -> tuple[list[float], list[float], list[float
 
 
 def _methods(rows: Sequence[Row]) -> list[list[str]]:
-    """Return a line of each method: what it learned from, its hyper-parameters, seeds and times, and the machine."""
+    """Return a line of each method: what it learns from, its hyper-parameters, seeds and times."""
     lines = []
     for name in dict.fromkeys(row.method for row in rows):
         mine = [row for row in rows if row.method == name]
@@ -149,8 +154,6 @@ def _methods(rows: Sequence[Row]) -> list[list[str]]:
                 _distinct(", ".join(f"{k}={v}" for k, v in (row.effective or row.parameters).items()) for row in mine),
                 str(len({row.seed for row in mine})),
                 f"{min(seconds):,.2f} to {max(seconds):,.2f}",
-                _distinct(row.hardware for row in mine),
-                _distinct(", ".join(f"{k} {v}" for k, v in row.versions.items()) for row in mine),
             ]
         )
     return lines
@@ -160,6 +163,11 @@ def learns_from(name: str) -> str:
     """Return whether a method learns from labels or from vectors only; empty if this release does not know it."""
     known = catalogue().get(name)
     return "" if known is None else "labels" if known.supervised else "vectors"
+
+
+def _machines(rows: Sequence[Row]) -> str:
+    """Return the machines and the versions of the libraries, in words."""
+    return _distinct(", ".join([row.hardware, *(f"{k} {v}" for k, v in row.versions.items())]) for row in rows)
 
 
 def _distinct(texts: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from html import escape
 from typing import Literal, NamedTuple
 
 WIDTH, HEIGHT = 360.0, 230.0  # a page scales a chart to its column
-LEFT, RIGHT, TOP, BOTTOM, LINE = 54.0, 14.0, 8.0, 36.0, 15.0
+LEFT, RIGHT, TOP, BOTTOM, LINE = 58.0, 14.0, 8.0, 36.0, 15.0
 COLOURS = ("#1f5fbf", "#c2410c", "#15803d", "#7e22ce", "#0e7490", "#be185d", "#854d0e", "#52525b")
 INK, MUTED, GRID = "#1c2330", "#525b6b", "#dde1e8"
 SHAPES = (
@@ -19,7 +19,7 @@ SHAPES = (
     (3, 1.5, 4.0),
     (5, 0.0, 3.8),
 )  # corners, turn, size
-MOST_MARKS = 20  # of a series; of more points, some are joined without a mark
+APART = 14.0  # between the marks of a series; points that are nearer are joined without a mark
 SHADES = 8  # of a heat map, of each sign
 
 
@@ -164,10 +164,12 @@ def _line(series: Series, place: Place, chart: Chart, base: float) -> list[Path 
     if len(points) > 1:
         marks.append(Path(points, f"l{colour}"))
     if chart.kind == "lines":
-        names, step = dict(zip(chart.x_ticks, chart.x_names, strict=False)), -(-len(at) // MOST_MARKS) or 1
-        for (x, y), point in list(zip(at, points, strict=True))[::step]:
-            title = f"{series.name}: {chart.x_label} {names.get(x, number(x))}, {chart.y_label} {number(y, 4)}"
-            marks.append(Path(shape(point, series.style), f"m{colour}", closed=True, title=title))
+        names, last = dict(zip(chart.x_ticks, chart.x_names, strict=False)), (-math.inf, 0.0)
+        for (x, y), point in zip(at, points, strict=True):
+            if math.dist(point, last) >= APART:
+                title = f"{series.name}: {chart.x_label} {names.get(x, number(x))}, {chart.y_label} {number(y, 4)}"
+                marks.append(Path(shape(point, series.style), f"m{colour}", closed=True, title=title))
+                last = point
     return marks
 
 

@@ -87,6 +87,7 @@ def run_page(
         sections=[*sections.items(), ("lineage", "Lineage")],
         tiles=tiles(report),
         metrics=_metrics(report),
+        partial=bool(report.comparison and report.comparison.rows < report.measured.rows),
         history=run_charts.history(around.versions, report.measured.metrics),
         figures=run_charts.retrieval(report.curves, report.measured) + run_charts.codes(report.bits),
         training=run_charts.training(epochs, best["epoch"] if best else None),

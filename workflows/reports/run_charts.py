@@ -156,7 +156,7 @@ def history(before: Mapping[str, Mapping[str, float]], now: Mapping[str, Estimat
     for name in headline(now or [name for metrics in before.values() for name in metrics]):
         known = {version: metrics[name] for version, metrics in before.items() if name in metrics}
         places = range(len(known) + bool(now))
-        series = [Series("versions", places[: len(known)], [*known.values()])]
+        series = [Series("versions", places, [*known.values(), *[now[name].value for _ in places[len(known) :]]])]
         if now:
             one = now[name]
             series.append(Series("this run, 95 % interval", places[-1:], [one.value], [one.low], [one.high], 1))
