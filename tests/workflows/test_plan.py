@@ -33,7 +33,7 @@ def test_the_choice_is_the_cheapest_that_reaches_the_target_and_the_gate_passes_
     found = plan.plan("vectors", 4, 0.8)
     assert {(one.method, one.bits) for one in found.measured} == {
         *(("itq", bits) for bits in (8, 16)), *(("pca_rr", bits) for bits in (8, 16)),
-        *(("lsh", bits) for bits in (8, 16, 32)),
+        *(("lsh", bits) for bits in (8, 16, 32)), *(("matryoshka", bits) for bits in (8, 16)),
     }  # fmt: skip
     assert all(one.low <= one.recall <= one.high for one in found.measured)
     reaching = [one for one in found.measured if one.low >= 0.8]
