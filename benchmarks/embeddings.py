@@ -200,15 +200,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--datasets", default=",".join(MADE))
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument(
-        "--json", type=Path, default=Path(__file__).parent / "results" / "performance" / "embeddings.json"
-    )
+    parser.add_argument("--json", type=Path, default=RESULT)
     options = parser.parse_args()
     settings = Settings()
     bits, seeds = ((64, 128), (0,)) if options.quick else (BITS, (0, 1, 2))
     rows = []
     for name in options.datasets.split(","):
-        known = MADE[name](settings.home / "encoders") if name in MADE else ingest(Spec(dataset=name), settings).name
+        make = MADE.get(name)
+        known = make(settings.home / "encoders") if make else ingest(Spec(dataset=name), settings).name
         for row in measured(known, bits, seeds):
             rows.append(row)
             print(json.dumps(row), flush=True)

@@ -37,7 +37,7 @@ Texts and pictures become vectors by [`hashkiln embed`](embed.md) first.
 ## Measured
 
 Recall is the share of the 10, or 100, nearest rows that are found if 1, 2, 4 or 10 times as many candidates are
-re-ranked by their vectors. The lengths in bytes are those of a code, all that a row stores; re-ranking reads vectors besides.
+re-ranked by their vectors. Bytes are those of a code, which is all that a row stores; re-ranking reads vectors besides.
 """
 
 
