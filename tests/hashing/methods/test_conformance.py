@@ -40,7 +40,7 @@ def bits(name, n_bits=BITS):
 
 def defaults(name, n_bits=BITS):
     """Return the method with its defaults, but only a few epochs for a deep one."""
-    return METHODS[name](n_bits=bits(name, n_bits), **({"epochs": 4} if name in DEEP else {}))
+    return METHODS[name](n_bits=bits(name, n_bits), **({"epochs": 2} if name in DEEP else {}))
 
 
 @pytest.fixture(scope="module")
