@@ -9,9 +9,9 @@ from .rotated import RotatedQuantizer
 
 @dataclass(frozen=True, eq=False)
 class RaBitQHash(RotatedQuantizer):
-    """The levels k for which y = k - (2^bits - 1) / 2 has the largest cosine with v: for one bit, the signs of v.
+    """The levels k for which y = k - (2^bits - 1) / 2 has nearly the largest cosine with v; for one bit, its signs.
 
-    Over random rotations, the estimate of <v, p> is unbiased.
+    Over random rotations, the estimate of <v, p> is unbiased, whatever the levels.
     """
 
     name: ClassVar[str] = "RaBitQ"

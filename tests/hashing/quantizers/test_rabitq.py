@@ -99,14 +99,25 @@ def test_more_bits_estimate_better_and_a_row_estimates_itself_exactly(bits):
     assert errors[1] < 0.7 * errors[0]
 
 
-def test_levels_have_the_largest_cosine_with_the_row():
+def test_levels_have_nearly_the_largest_cosine_with_the_row():
     function = RaBitQHash(np.eye(4), np.zeros(4), bits=3)
     grid = np.array(list(itertools.product(np.arange(8) - 3.5, repeat=4)))
     grid /= np.linalg.norm(grid, axis=1, keepdims=True)
-    x = RNG.standard_normal((50, 4)).astype(np.float32)
+    x = RNG.standard_normal((200, 4)).astype(np.float32)
     y = levels_of(pack(function.encode(x)), 3, 4) - 3.5
-    cosines = (x * y).sum(axis=1) / np.linalg.norm(y, axis=1)
-    np.testing.assert_allclose(cosines, (x.astype(np.float64) @ grid.T).max(axis=1), rtol=1e-6)
+    lost = (x.astype(np.float64) @ grid.T).max(axis=1) - (x * y).sum(axis=1) / np.linalg.norm(y, axis=1)
+    assert (lost.max(), lost.mean()) < (0.05, 0.003)
+    assert lost.mean() < 0.003
+
+
+@pytest.mark.parametrize(("bits", "distortion"), [(2, 0.1188), (3, 0.0374), (4, 0.0115), (6, 0.00104), (8, 8.7e-5)])
+def test_rows_are_rounded_at_least_as_well_as_by_the_best_uniform_quantizer_of_a_normal_variable(bits, distortion):
+    """Max, 1960. With many bits, a scale for every row is better than one for all."""
+    x = RNG.standard_normal((50, 512)).astype(np.float32)
+    function = RaBitQHash(np.eye(512), np.zeros(512), bits)
+    y = levels_of(pack(function.encode(x)), bits, 512) - (2**bits - 1) / 2
+    cosine = ((x * y).sum(axis=1) / np.linalg.norm(y, axis=1) / np.linalg.norm(x, axis=1)).mean()
+    assert 0.5 * distortion < 1 - cosine**2 < 1.03 * distortion
 
 
 def test_the_first_bits_of_a_longer_code_are_the_signs():

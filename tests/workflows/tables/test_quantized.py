@@ -1,5 +1,6 @@
 """A table of a quantizer: its correctives are stored, verified and exported, and its rows are ranked by estimates."""
 
+import itertools
 import re
 from dataclasses import dataclass
 
@@ -15,12 +16,13 @@ from hashing.quantizers.estimator import row_bytes
 from hashing.quantizers.rabitq import RaBitQHash
 from infra.executors import InProcess
 from storage import models
+from storage.features.rows import Columns
 from storage.tables import integrity
 from storage.tables.parts import encode_shard
 from tests.conftest import blobs
 from tests.workflows.tables import published_table
-from tests.workflows.tables.published_table import D, hashkiln, reindex, spec, table_of, write
-from workflows import export
+from tests.workflows.tables.published_table import NAMES, D, hashkiln, reindex, spec, table_of, write
+from workflows import datasets, export
 from workflows.checks import check_run
 from workflows.context import Context
 from workflows.datasets import dataset_of
@@ -42,10 +44,18 @@ def quantized(bits=BITS, code="rabitq16", **changes):
 
 
 @pytest.fixture
-def published(settings, source):
+def folder(tmp_path):
+    return tmp_path / "rows"
+
+
+@pytest.fixture
+def published(settings, folder):
     """Return ids (n,) and vectors (n, d) of a table of RaBitQ."""
-    assert reindex(settings, quantized()) == "v1"
     batches = [blobs(200, D, seed=i, first_id=1000 * i) for i in range(4)]
+    for name, batch in zip(NAMES, batches, strict=True):
+        write(folder, name, batch)
+    datasets.ingest_source("mine", str(folder), settings, Columns(labels="labels"))
+    assert reindex(settings, quantized()) == "v1"
     return np.concatenate([batch.ids for batch in batches]), np.concatenate([batch.x for batch in batches])
 
 
@@ -66,15 +76,14 @@ def nearest(distances, ids, k):
     return np.take_along_axis(distances, order, 1), ids[order]
 
 
-@pytest.mark.parametrize("resident", [True, False])
-@pytest.mark.parametrize("real", [False, True])
-def test_search_ranks_by_the_estimates(published, queries, resident, real):
+def test_search_ranks_by_the_estimates(published, queries):
     ids, x = published
-    table = public.open(TABLE, resident=resident)
-    distances, found = table.search(queries, k=7, asymmetric=real)
-    expected = nearest(estimates(table.function, x, queries, real), ids, 7)
-    np.testing.assert_array_equal(found, expected[1])
-    np.testing.assert_array_equal(distances, expected[0])
+    for resident, real in itertools.product((True, False), (True, False)):
+        table = public.open(TABLE, resident=resident)
+        distances, found = table.search(queries, k=7, asymmetric=real)
+        expected = nearest(estimates(table.function, x, queries, real), ids, 7)
+        np.testing.assert_array_equal(found, expected[1])
+        np.testing.assert_array_equal(distances, expected[0])
 
 
 def test_search_reranks_the_candidates_of_the_estimates(published, queries):
@@ -120,7 +129,7 @@ def test_a_code_length_that_does_not_suit_the_dimension_is_refused_before_the_ru
         check_run(quantized(bits=24), settings)
 
 
-def test_parts_hold_the_correctives_and_the_export_too(published, settings, tmp_path):
+def test_parts_hold_the_correctives_and_the_export_too(published, settings, tmp_path, monkeypatch):
     _, x = published
     table = table_of(settings, TABLE)
     function = models.load_model(settings.warehouse_url, table.version().properties["model"])
@@ -134,10 +143,13 @@ def test_parts_hold_the_correctives_and_the_export_too(published, settings, tmp_
     order = np.argsort(np.load(tmp_path / "out" / "ids.npy"))
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "correctives.npy")[order], correctives)
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "codes.npy")[order], pack(function.encode(x)))
+    monkeypatch.setattr("storage.tables.table.WITH_CORRECTIVES", 2)  # as in an older program
+    with pytest.raises(ValueError, match="has format 3, newer than 2: upgrade hashkiln"):
+        table_of(settings, TABLE)
 
 
-def test_a_table_is_extended_and_deleted_from_and_sound_throughout(published, queries, settings, source):
-    write(source, "4.parquet", blobs(50, D, seed=4, first_id=4000))
+def test_a_table_is_extended_and_deleted_from_and_sound_throughout(published, queries, settings, folder):
+    write(folder, "4.parquet", blobs(50, D, seed=4, first_id=4000))
     assert reindex(settings, quantized()) == "v2"
     deletion.delete("mine", ["1003", "4001"])
     report = verify(TABLE, deep=True)
@@ -173,12 +185,6 @@ def test_a_table_of_codes_keeps_its_format_and_never_mixes_with_correctives(sett
         reindex(settings, quantized(bits=D, code="code"))
 
 
-def test_an_older_program_refuses_a_table_with_correctives(published, settings, monkeypatch):
-    monkeypatch.setattr("storage.tables.table.WITH_CORRECTIVES", 2)
-    with pytest.raises(ValueError, match="has format 3, newer than 2: upgrade hashkiln"):
-        table_of(settings, TABLE)
-
-
 def measured(settings, of):
     context = Context.of(of, settings, InProcess())
     table = table_of(settings, TABLE)
@@ -187,24 +193,26 @@ def measured(settings, of):
     return measure_version(context, table, version), judge_of(context, table.vocabulary), function
 
 
-@pytest.mark.parametrize("real", [False, True])
-def test_evaluation_ranks_by_the_estimates_beside_the_hamming_distance_of_the_bits(published, settings, real):
+def test_evaluation_ranks_by_the_estimates_beside_the_hamming_distance_of_the_bits(published, settings):
     ids, x = published
-    protocol = {"queries": 30, "relevance": "neighbours", "neighbours": 5, "asymmetric": real}
-    of = quantized().model_copy(update={"protocol": Protocol(**protocol)})
-    report, judge, function = measured(settings, of)
-    distances = estimates(function, x, judge.queries.x, real)
-    distances[ids == judge.queries.ids[:, None]] = np.inf
-    found = nearest(distances, ids, 50)[1]
-    metrics = {name: estimate.value for name, estimate in report.measured.metrics.items()}
-    for factor in (1, 2, 4, 10):
-        hits = [np.isin(found[i, : 5 * factor], judge.neighbours[i]).mean() * factor for i in range(30)]
-        assert metrics[f"estimator.recall_reranked_x{factor}"] == pytest.approx(np.mean(hits), abs=1e-9)
-        assert metrics[f"estimator.recall_reranked_x{factor}"] > metrics[f"recall_reranked_x{factor}"]  # by Hamming
-    queries = ", from real-valued queries," if real else ""
-    ranking = f"metrics estimator.* rank by RaBitQ's estimate{queries} of the squared Euclidean distance, the others by"
-    assert ranking in report.protocol
-    assert "map_asymmetric" not in metrics
+    for real, queries in ((False, ""), (True, ", from real-valued queries,")):
+        protocol = {"queries": 30, "relevance": "neighbours", "neighbours": 5, "asymmetric": real}
+        of = quantized().model_copy(update={"protocol": Protocol(**protocol)})
+        report, judge, function = measured(settings, of)
+        distances = estimates(function, x, judge.queries.x, real)
+        distances[ids == judge.queries.ids[:, None]] = np.inf
+        found = nearest(distances, ids, 50)[1]
+        metrics = {name: estimate.value for name, estimate in report.measured.metrics.items()}
+        for factor in (1, 2, 4, 10):
+            name = f"recall_reranked_x{factor}"
+            hits = [np.isin(judge.neighbours[i], found[i, : 5 * factor]).mean() for i in range(30)]
+            assert metrics[f"estimator.{name}"] == pytest.approx(np.mean(hits), abs=1e-9)
+            assert metrics[f"estimator.{name}"] > metrics[name]  # by Hamming distance
+        ranking = (
+            f"metrics estimator.* rank by RaBitQ's estimate{queries} of the squared Euclidean distance, the others by"
+        )
+        assert ranking in report.protocol
+        assert "map_asymmetric" not in metrics
 
 
 def test_metrics_by_labels_are_those_of_the_ranking_by_estimates(published, settings):
@@ -220,8 +228,8 @@ def test_metrics_by_labels_are_those_of_the_ranking_by_estimates(published, sett
     assert report.measured.metrics["estimator.map"].value == pytest.approx(np.mean(precisions), abs=1e-6)
 
 
-def test_the_gate_bounds_metrics_by_estimates_and_compares_those_by_hamming_distance(published, settings, source):
-    write(source, "0.parquet", blobs(190, D, seed=0))
+def test_the_gate_bounds_metrics_by_estimates_and_compares_those_by_hamming_distance(published, settings, folder):
+    write(folder, "0.parquet", blobs(190, D, seed=0))
     with pytest.raises(GateRejected, match=r"estimator.map 0\.\d+ is below its floor of 0.9990"):
         reindex(settings, quantized(gate={"floors": {"estimator.map": 0.999}}))
     of = quantized(gate={"floors": {"estimator.map": 0.3}, "max_loss": {"map": 1.0}})
