@@ -25,8 +25,6 @@ class DBDH(Deep):
     Reference: Zheng, Zhang & Lu, Deep balanced discrete hashing for image retrieval, Neurocomputing 2020.
     """
 
-    optimizer: str = "sgd"  # Adam converges to the saddle of the likelihood at u = 0
-    lr: float = 0.05
     balanced: float = 0.1
 
     def loss(self, out: Outputs) -> Tensor:

@@ -25,8 +25,6 @@ class LCDSH(Deep):
     Reference: Zhu & Gao, Locality-constrained deep supervised hashing for image retrieval, IJCAI 2017.
     """
 
-    optimizer: str = "sgd"  # Adam converges to the saddle of the likelihood at u = 0
-    lr: float = 0.05
     eta: float = 3.0
 
     def loss(self, out: Outputs) -> Tensor:
