@@ -14,9 +14,11 @@ SIZE = 11  # of the text, as in SVG
 def pdf(drawing: Drawing) -> bytes:
     """Return a drawing as a PDF file."""
     font = default_font()
-    opacities = sorted({look(mark.style).opacity for mark in drawing.marks if isinstance(mark, Path)})
+    opacities = sorted({1.0, *(look(mark.style).opacity for mark in drawing.marks if isinstance(mark, Path))})
     content = "\n".join(
-        _text(mark, drawing.height, font) if isinstance(mark, Text) else _path(mark, drawing.height, opacities)
+        _text(mark, drawing.height, font, opacities.index(1.0))
+        if isinstance(mark, Text)
+        else _path(mark, drawing.height, opacities)
         for mark in drawing.marks
     ).encode("cp1252", "replace")
     states = " ".join(f"/G{i} << /ca {opacity:g} >>" for i, opacity in enumerate(opacities))
@@ -59,13 +61,13 @@ def _path(path: Path, height: float, opacities: list[float]) -> str:
     return f"[{style.dash}] 0 d {style.width:g} w {_colour(style.stroke)} RG {outline} S"
 
 
-def _text(text: Text, height: float, font: Font) -> str:
+def _text(text: Text, height: float, font: Font, opaque: int) -> str:
     width = sum(font.widths[ord(c) - font.first] if c.isascii() else 600 for c in text.text) * SIZE / 1000
     before = {"start": 0.0, "middle": width / 2, "end": width}[text.anchor]
     x, y = text.x, height - text.y
     where = f"0 1 -1 0 {x:.2f} {y - before:.2f}" if text.turned else f"1 0 0 1 {x - before:.2f} {y:.2f}"
     escaped = text.text.replace("\\", r"\\").replace("(", r"\(").replace(")", r"\)")
-    return f"/G{0} gs {_colour(INK)} rg BT /F {SIZE} Tf {where} Tm ({escaped}) Tj ET"
+    return f"/G{opaque} gs {_colour(INK)} rg BT /F {SIZE} Tf {where} Tm ({escaped}) Tj ET"
 
 
 def _colour(colour: str) -> str:

@@ -4,6 +4,7 @@ import csv
 import io
 import re
 import xml.etree.ElementTree as ET
+import zlib
 
 import numpy as np
 import pytest
@@ -71,6 +72,11 @@ def test_a_pdf_finds_its_objects_and_embeds_its_font(rows):
     for number, place in enumerate(places, 1):
         assert content[place:].startswith(b"%d 0 obj\n" % number)
     assert b"/FontFile2 7 0 R" in content
+    page = zlib.decompress(content[places[3] :].partition(b"stream\n")[2]).decode("cp1252")
+    opacity = dict(re.findall(r"/(G\d) << /ca ([\d.]+) >>", content.decode("latin1")))
+    assert {opacity[state] for state in re.findall(r"/(G\d) gs .* BT", page)} == {"1"}  # texts
+    assert {opacity[state] for state in re.findall(r"/(G\d) gs .* f\n", page)} == {"1", "0.16"}  # marks and bands
+    assert all(f"({text}) Tj" in page for text in ("itq", "ksh", "bits", "map", "8", "16", "32"))
 
 
 def test_a_browser_shows_what_is_selected(rows, browser):
