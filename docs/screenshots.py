@@ -57,7 +57,7 @@ def pages(home: Path) -> dict[str, Path]:
 
 
 def shoot(pages: dict[str, Path]) -> None:
-    """Write a picture of each page by width and colour scheme, in few colours, and print the sizes of the pages."""
+    """Write a picture of each page by width and colour scheme, of 256 colours, and print the sizes of the pages."""
     from PIL import Image
     from playwright.sync_api import sync_playwright
 
@@ -72,7 +72,7 @@ def shoot(pages: dict[str, Path]) -> None:
                     tall = min(height, shown.evaluate("document.body.offsetHeight"))
                     clip = {"x": 0, "y": 0, "width": width, "height": tall}
                     picture = Image.open(io.BytesIO(shown.screenshot(clip=clip))).convert("RGB")
-                    picture.quantize(128).save(IMAGES / f"{name}-{width}-{scheme}.png", optimize=True)
+                    picture.quantize(256, kmeans=4).save(IMAGES / f"{name}-{width}-{scheme}.png", optimize=True)
                     shown.close()
         browser.close()
 

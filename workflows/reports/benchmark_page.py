@@ -36,12 +36,13 @@ def grid_page(rows: Sequence[Row]) -> str:
     styles = styles_of(rows)
     groups: list[dict[str, Any]] = [
         {
-            "title": f"{of[0].dataset}, protocol {of[0].protocol}: {of[0].relevance.partition(';')[0]}",
-            "about": [f"{of[0].rows:,} rows; {relevance}", f"Measured on {_machines(of)}."],
+            "title": f"{of[0].dataset}, protocol {of[0].protocol}: {relevance.partition(';')[0]}",
+            "about": [f"{of[0].rows:,} rows; relevant: {relevance}", f"Measured on {_machines(of)}."],
             "figures": [(panel, figure(panel.chart, legend=False)) for panel in panels(of, styles)],
             "methods": _methods(of),
         }
-        for (*_, relevance), of in groups_of(rows).items()
+        for (*_, found), of in groups_of(rows).items()
+        for relevance in [found.removeprefix("relevant: ")]
     ]
     shown: list[Panel] = [panel for group in groups for panel, _ in group["figures"]]
     legend = [(name, style, svg(_swatch(style)), learns_from(name)) for name, style in styles.items()]

@@ -73,7 +73,7 @@ def run_page(
 ) -> str:
     """Return the report as an HTML page without external resources."""
     best = _best(epochs)
-    sections = {"metrics": "Metrics", "figures": "Retrieval and codes"}
+    sections = {"figures": "Retrieval and codes", "metrics": "Metrics"}
     sections |= {"training": "Training"} if epochs else {}
     sections |= {"queries": "Queries"} if around.examples else {}
     return render(
@@ -146,8 +146,8 @@ def _metrics(report: Report) -> list[dict[str, str]]:
             d = differences[name]
             change, verdict = _change(name, d)
             row |= {
-                "common": _value(report.comparison.staged, name),
-                "published": _value(report.comparison.published, name),
+                "common": str(report.comparison.staged.metrics[name]),
+                "published": str(report.comparison.published.metrics[name]),
                 "difference": str(d),
                 "whisker": svg(whisker(d.low, d.value, d.high, most)),
                 "change": change.partition(", ")[2],

@@ -93,9 +93,9 @@ def figures(page):
 def test_each_figure_has_its_numbers(run):
     found = figures(run_page(*run, AROUND))
     assert list(found) == [
-        "map over versions", "precision_at_100 over versions", "Precision against recall", "Within a Hamming radius",
-        "At the first N ranks", "Distances", "Activation of bits", "Correlation of bits", "training loss",
-        "map on held-out rows", "learning rate",
+        "Precision against recall", "Within a Hamming radius", "At the first N ranks", "Distances",
+        "Activation of bits", "Correlation of bits", "map over versions", "precision_at_100 over versions",
+        "training loss", "map on held-out rows", "learning rate",
     ]  # fmt: skip
     assert " ".join(found["training loss"]) == "training loss 1 0.75 training loss 2 0.5 training loss 3 0.25"
     assert " ".join(found["map over versions"][:6]) == "versions v2 0.25 versions v3 0.3"
