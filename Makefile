@@ -8,7 +8,7 @@ QUIET := $(shell [ -t 2 ] || echo -q)
 PORT ?= 4200
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev run test test-all test-faults cluster-test lint type format bench bench-check gpu docs serve constraints clean
+.PHONY: help setup dev run test test-all test-faults cluster-test lint type format bench bench-check gpu docs serve constraints sbom clean
 
 help:  ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,13 +18,20 @@ setup: $(INSTALLED)  ## Create .venv with what running needs; install nothing ou
 dev: $(WITH_DEV)  ## Add to .venv what tests, lint and benchmarks need
 
 # uv is faster. If it cannot be installed, or cannot reach the indexes that pip can, a pip with --group does the same.
+# In the package index, torch for Linux contains CUDA, of 3 GB. Its own index also has one without; uv finds out what fits.
+TORCH := https://download.pytorch.org/whl/cpu/torch/
 define install
-	@{ $(BIN)/python -m pip install -q -c constraints.txt uv && \
+	@if [ -z "$$UV_TORCH_BACKEND" ]; then \
+	  if $(BIN)/python -c "import urllib.request as u; u.urlopen('$(TORCH)', timeout=5)" 2> /dev/null; \
+	  then export UV_TORCH_BACKEND=auto; \
+	  else echo "$(TORCH) cannot be reached: torch is taken from the package index, on Linux perhaps with CUDA (3 GB more)"; fi; fi; \
+	{ $(BIN)/python -m pip install -q -c constraints.txt uv && \
 	   UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" \
 	   $(BIN)/uv pip install $(QUIET) --compile-bytecode --python $(BIN)/python -c constraints.txt $(1); } || \
 	 { echo "uv failed: installing with pip, which takes a minute or two"; \
 	   $(BIN)/python -m pip install -q 'pip>=25.1' && \
 	   $(BIN)/python -m pip install $(QUIET) -c constraints.txt $(1); }
+	@echo "Installed $$($(BIN)/python -m pip list 2> /dev/null | sed 1,2d | wc -l) packages: .venv has $$(du -sh .venv | cut -f1)"
 	@touch $@
 endef
 
@@ -32,15 +39,15 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	 { echo "$(PYTHON) is not Python 3.11 or later: make PYTHON=/path/to/python" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	@echo "Installing the packages of pyproject.toml and constraints.txt into .venv"
+	@echo "Installing hashkiln and what it needs into .venv: 170 packages, about 1.9 GB, of which torch for the CPU has 0.7"
 	$(call install,-e .)
 
 $(WITH_DEV): $(INSTALLED)
-	@echo "Installing the packages of the group dev of pyproject.toml into .venv"
+	@echo "Installing what tests, lint and benchmarks need into .venv: about 2 GB more"
 	$(call install,--group dev)
 
-run: setup  ## Encode the sample that ships with the repository, evaluate the codes, publish them
-	$(BIN)/hashkiln reindex --dataset sample
+run: setup  ## Encode the sample that ships with the repository, publish the codes, compare them with LSH
+	$(BIN)/hashkiln demo
 
 test: dev  ## Run all tests except slow ones; tests on real data need its folder in HASHKILN_DATA
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
@@ -100,6 +107,13 @@ constraints: dev  ## Write constraints.txt from .venv: upgrade packages there an
 	   $(BIN)/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/^\(torch==[^+]*\)+.*/\1/'; } > .venv/constraints
 	@! grep -nE '://|@|\+' .venv/constraints || { echo "constraints.txt: every line must be NAME==VERSION" >&2; exit 1; }
 	@mv .venv/constraints constraints.txt && touch $(INSTALLED) $(WITH_DEV)
+
+# A venv of its own, so that what writes the list is not on it.
+sbom: setup  ## Write .venv/sbom.json (CycloneDX) with what is installed in .venv, and print the licence of each package
+	@test -x .venv/sbom/bin/cyclonedx-py || \
+	 { $(PYTHON) -m venv .venv/sbom && .venv/sbom/bin/python -m pip install -q cyclonedx-bom==7.5.0; }
+	@.venv/sbom/bin/cyclonedx-py environment $(BIN)/python --output-format JSON --output-file .venv/sbom.json
+	@$(BIN)/python docs/licences.py .venv/sbom.json
 
 clean:  ## Remove .venv and caches; tables, models and reports in .hashkiln stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

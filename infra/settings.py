@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -76,6 +77,7 @@ class Settings(BaseSettings):
     )
 
     def __init__(self, **values: Any) -> None:
+        _check_names()
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -142,6 +144,16 @@ class Settings(BaseSettings):
     @property
     def data_folder(self) -> Path:
         return self.data or self.home / "data"
+
+
+def _check_names() -> None:
+    """Raise SettingsError for a variable whose name is nearly that of a setting; others are those of other programs."""
+    known = list(Settings.model_fields)
+    for variable in os.environ:
+        name = variable.removeprefix("HASHKILN_").lower()
+        if variable.startswith("HASHKILN_") and name not in known:
+            for near in get_close_matches(name, known, 1, 0.85):
+                raise SettingsError(f"unknown variable {variable}: did you mean HASHKILN_{near.upper()}?")
 
 
 def _problem(error: Any) -> str:

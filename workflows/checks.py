@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from hashing.mapreduce import Array, Executor, Resources
 from hashing.methods import check_against
+from hashing.names import hint, spelled
 from infra.executors import connect
 from infra.settings import Settings
 from storage import datasets
@@ -41,12 +42,23 @@ def schema_of(name: str, settings: Settings) -> Schema:
     if dataset_exists(settings.warehouse_url, name):
         known = load_dataset(settings.warehouse_url, name)
         return Schema(name, known.kind, known.dim, known.columns.labels is not None)
-    try:
-        about = datasets.get(name)
-    except LookupError as error:
-        ingested = ", ".join(dataset_names(settings.warehouse_url)) or "none yet"
-        raise LookupError(f"{error} Ingested datasets: {ingested}") from None
+    if name not in datasets.DATASETS:
+        existing = _datasets(settings)
+        raise LookupError(f"expected the name of a dataset, found {name!r}: {hint(name, existing, 'the datasets are')}")
+    about = datasets.get(name)
     return Schema(name, about.kind, about.splits["base"].d or media.dim(about.kind), about.metric == "labels")
+
+
+def dataset_name(name: str, settings: Settings) -> str:
+    """Return the name of the dataset that is equal up to case, hyphens and underscores, or `name` if none is."""
+    if name in datasets.DATASETS or dataset_exists(settings.warehouse_url, name):
+        return name
+    return spelled(name, _datasets(settings)) or name
+
+
+def _datasets(settings: Settings) -> list[str]:
+    """Return the ingested datasets, then the others of the catalogue."""
+    return list(dict.fromkeys([*dataset_names(settings.warehouse_url), *datasets.names()]))
 
 
 def check_run(spec: Spec, settings: Settings) -> None:
@@ -58,14 +70,14 @@ def check_run(spec: Spec, settings: Settings) -> None:
     check_trainers(spec.method, settings)
     check_precision(spec, settings)
     check_resources(settings, "fit", "encode", "evaluate")
-    with _refused():
+    with refused():
         name = table_name(spec.dataset, spec.code_name)
         check_exports(spec.exports, name, settings, spec.method.correctives)
 
 
 def check_method(spec: MethodSpec, schema: Schema) -> None:
     """Raise UsageError if a method cannot learn from a dataset."""
-    with _refused(f"in dataset {schema.name}"):
+    with refused(f"in dataset {schema.name}"):
         check_against(spec.build(), schema.kind, schema.dim, schema.labelled)
 
 
@@ -94,7 +106,7 @@ def check_pretrained(spec: MethodSpec, schema: Schema, parameters: Mapping[str, 
     """Raise UsageError if pretrained parameters do not fit the network."""
     from hashing.deep import networks
 
-    with _refused(f"for network={spec.network}: give --pretrained parameters of that network"):
+    with refused(f"for network={spec.network}: give --pretrained parameters of that network"):
         networks.check_pretrained(spec.network, schema.dim, parameters)
 
 
@@ -114,14 +126,14 @@ def check_resources(settings: Settings, *stages: str) -> None:
     """Raise UsageError if no machine has the resources that a task of one of the stages needs."""
     executor = connect(settings)
     for stage in stages:
-        with _refused(f"for HASHKILN_{stage.upper()}_*"):
+        with refused(f"for HASHKILN_{stage.upper()}_*"):
             executor.with_resources(getattr(settings, stage) or Resources())
 
 
 def check_training(spec: MethodSpec, executor: Executor) -> None:
     """Raise UsageError if the cluster cannot host the training workers, or they cannot share a batch evenly."""
     if spec.network:
-        with _refused():
+        with refused():
             workers = executor.training_workers()
         _check_batch(spec, workers)
 
@@ -136,7 +148,7 @@ def _check_batch(spec: MethodSpec, workers: int) -> None:
 
 
 @contextmanager
-def _refused(where: str = "") -> Iterator[None]:
+def refused(where: str = "") -> Iterator[None]:
     """Raise a ValueError of the block as a UsageError, with the place added to its message."""
     try:
         yield

@@ -8,6 +8,7 @@ from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Any
 
+from hashing.names import hint
 from infra.settings import Settings
 from storage.export import duckdb, faiss, lance, milvus, npy, opensearch, pgvector, qdrant
 from storage.export.folder import atomic_folder, description_of
@@ -127,7 +128,7 @@ def export_published(exports: Mapping[str, str], table: str, version: str) -> tu
 
 def _check_target(to: str, correctives: Sequence[str] = ()) -> None:
     if to not in TARGETS:
-        raise LookupError(f"unknown target {to!r} of an export: expected one of {', '.join(TARGETS)}")
+        raise LookupError(f"unknown target {to!r} of an export: {hint(to, list(TARGETS), 'expected one of')}")
     if correctives and to != "npy":
         raise ValueError(
             f"{to} would rank the rows of a quantizer by Hamming distance, without their correctives: export to npy"

@@ -22,9 +22,10 @@ from pydantic import (
 
 from hashing.functions import Precision
 from hashing.methods import Method, catalogue, check_hyperparameters, method, reads_labels
+from hashing.names import hint, plain
 from storage.files import filesystem
 
-from .evaluation.registry import ESTIMATOR, METRICS
+from .evaluation.registry import ESTIMATOR, METRICS, find
 from .evaluation.rules import Kind, Rule
 
 Number = bool | int | float | str
@@ -81,7 +82,10 @@ class MethodSpec(Value):
     def _numbers(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        values = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
+        numbers = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
+        values = {str(name).replace("-", "_"): value for name, value in numbers.items()}
+        if len(values) < len(numbers):
+            raise ValueError(f"expected each hyper-parameter once, found {', '.join(map(str, numbers))}")
         for name, value in values.items():
             if not isinstance(value, Number):
                 raise ValueError(f"expected a number or a string for {name}, found {value!r}")
@@ -105,7 +109,8 @@ class MethodSpec(Value):
         known = {field.name: field.default for field in fields(cls)}  # type: ignore[arg-type]
         own = {name for name in known if name not in ("n_bits", "seed")}
         if unknown := sorted(self.parameters.keys() - own):
-            raise ValueError(f"expected parameters of {self.method} among {sorted(own)}, found {', '.join(unknown)}")
+            meant = hint(unknown[0], sorted(own), "they are")
+            raise ValueError(f"expected parameters of {self.method}, found {', '.join(unknown)}: {meant}")
         for name, value in self.parameters.items():
             kind = type(known[name])
             if type(value) is not kind and (kind, type(value)) != (float, int):
@@ -228,9 +233,10 @@ class Gate(Value):
     @field_validator("floors", "ceilings", "max_loss")
     @classmethod
     def _checked(cls, bounds: dict[str, float], info: ValidationInfo) -> dict[str, float]:
-        if not _stored(info):
-            _rules(KINDS[info.field_name or ""], bounds)
-        return bounds
+        if _stored(info):
+            return bounds
+        _rules(KINDS[info.field_name or ""], bounds)
+        return {find(name).name: bound for name, bound in bounds.items()}
 
     @property
     def bounds(self) -> list[Rule]:
@@ -336,7 +342,7 @@ class Spec(Value):
 
 def method_name(name: str) -> str:
     """Return the catalogue name of a method spelled as in its paper: uh_bdnn for UH-BDNN."""
-    return name.lower().replace("-", "_")
+    return plain(name)
 
 
 def check_name(name: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from math import isqrt
 
+from ..names import hint
+
 PICTURES = ("cnn", "cnn_skip", "cnn_f", "alexnet", "vgg16", "resnet18", "resnet50")  # take images, as rows of pixels
 NETWORKS = ("mlp", "linear", *PICTURES, "text")
 OPTIMIZERS = ("adam", "sgd")
@@ -21,7 +23,8 @@ def network_names(network: str, views: int) -> tuple[str, ...]:
     names = tuple(network.split("+"))
     if len(names) not in (1, views) or not set(names) <= set(NETWORKS):
         pair = ", or two joined by a +" if views == 2 else ""
-        raise ValueError(f"expected a network among {', '.join(NETWORKS)}{pair}, found network={network!r}")
+        meant = "; ".join(hint(name, NETWORKS, "known:") for name in names if name not in NETWORKS)
+        raise ValueError(f"expected a network among {', '.join(NETWORKS)}{pair}, found network={network!r}; {meant}")
     return names if len(names) == views else names * views
 
 

@@ -6,7 +6,6 @@ import logging
 import math
 import re
 from dataclasses import fields
-from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -15,6 +14,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from ..functions import HashFunction
 from ..mapreduce import Data
+from ..names import hint
 
 logger = logging.getLogger(__name__)
 GROUP = "hashkiln.methods"  # group of the entry points of methods in installed packages: name = module:class
@@ -138,9 +138,8 @@ def method(name: str) -> type[Method]:
     """
     methods = catalogue()
     if name not in methods:
-        near = get_close_matches(name, methods)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"the methods are {', '.join(sorted(methods))}"
-        raise ValueError(f"expected the name of a method, found {name!r}; {hint}")
+        meant = hint(name, sorted(methods), "the methods are")
+        raise ValueError(f"expected the name of a method, found {name!r}; {meant}")
     return methods[name]
 
 

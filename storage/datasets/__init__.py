@@ -1,6 +1,6 @@
 """Named datasets: a catalogue of their sources and splits, and functions that find, download and read their files."""
 
-import difflib
+from hashing.names import hint
 
 from .catalogue import DATASETS, LEARN, QUERY, NamedDataset, PublishedFile, Split
 from .folders import find_splits
@@ -44,7 +44,6 @@ def get(name: str) -> NamedDataset:
     128
     """
     if name not in DATASETS:
-        near = difflib.get_close_matches(name.lower(), DATASETS, n=4, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"the named datasets are {', '.join(names())}."
-        raise LookupError(f"expected the name of a dataset, found {name!r}: {hint}")
+        meant = hint(name, names(), "the named datasets are")
+        raise LookupError(f"expected the name of a dataset, found {name!r}: {meant}")
     return DATASETS[name]

@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from hashing.names import hint
+
 from .. import warehouse as places
 from ..files import filesystem
 from ..files.filesystem import FileVersion
@@ -158,10 +160,8 @@ def dataset_names(warehouse: str) -> list[str]:
 def load_dataset(warehouse: str, name: str) -> Dataset:
     """Return an ingested dataset. Raises LookupError, with the existing names, if there is none of that name."""
     if not dataset_exists(warehouse, name):
-        existing = ", ".join(dataset_names(warehouse)) or "none yet"
-        raise LookupError(
-            f"no dataset {name!r} in {warehouse}: add it with `hashkiln ingest`; ingested datasets: {existing}"
-        )
+        meant = hint(name, dataset_names(warehouse), "ingested datasets:")
+        raise LookupError(f"no dataset {name!r} in {warehouse}: add it with `hashkiln ingest`; {meant}")
     content = filesystem.read_bytes(places.DATASET.url(warehouse, dataset=name))
     return Dataset.model_validate_json(content)
 

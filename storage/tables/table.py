@@ -16,6 +16,8 @@ from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.table.update import AssertRefSnapshotId, RemoveSnapshotRefUpdate
 from pyiceberg.utils.concurrent import ExecutorFactory
 
+from hashing.names import hint, spelled
+
 from . import commits, iceberg
 from .commits import PublishConflict, change_properties, commit, retry_commit
 from .iceberg import NAMESPACE, PREFIX, WITH_CORRECTIVES
@@ -72,7 +74,10 @@ def load_table(
     try:
         table = CodeTable(catalog.load_table(f"{NAMESPACE}.{name}"))
     except NoSuchTableError:
-        raise unknown_table(name, table_names(catalog)) from None
+        existing = table_names(catalog)
+        if not (known := spelled(name, existing)) or known == name:
+            raise unknown_table(name, existing) from None
+        return load_table(catalog, known, n_bits)
     if n_bits not in (None, table.n_bits):
         raise ValueError(f"table {name} has codes of {table.n_bits} bits, not {n_bits}: choose another --code")
     if correctives is not None and tuple(correctives) != table.correctives:
@@ -83,7 +88,7 @@ def load_table(
 
 def unknown_table(name: str, existing: Sequence[str]) -> LookupError:
     """Return the error for a code table that does not exist."""
-    return LookupError(f"unknown code table {name!r}; existing tables: {', '.join(existing) or 'none yet'}")
+    return LookupError(f"unknown code table {name!r}; {hint(name, existing, 'existing tables:')}")
 
 
 def create_table(
@@ -210,8 +215,9 @@ class CodeTable:
     def version(self, name: str = "main") -> Version:
         """Return a version by name, by default the published one. Raises LookupError, with the existing names."""
         if not (snapshot := self.iceberg.snapshot_by_name(name)):
-            existing = ", ".join(v.name for v in self.versions())
-            raise LookupError(f"unknown version {name!r} of table {self.name}; existing versions: {existing}")
+            existing = [version.name for version in self.versions()]
+            meant = hint(name, existing, "existing versions:")
+            raise LookupError(f"unknown version {name!r} of table {self.name}; {meant}")
         if name == "main":
             tags = [n for n, ref in self.iceberg.refs().items() if ref.snapshot_id == snapshot.snapshot_id]
             name = next((n for n in tags if re.fullmatch(r"v\d+", n)), "v0")

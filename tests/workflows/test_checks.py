@@ -81,7 +81,10 @@ MISTAKES = {  # the command, and what its line names
     "labels to draw by": (grid("sample", "lsh", "--protocol", "dhn"), "relevance by labels needs labels"),
     "second dataset": (grid("mnist,sample", "pcah", "--bits", "256"), "sample, pcah, 256 bits"),
     "dataset": (["reindex", *method("itq", dataset="mnst")], "did you mean mnist"),
-    "dataset, nothing ingested": (["encode", *method("itq", dataset="mine")], "Ingested datasets: none yet"),
+    "dataset, nothing ingested": (
+        ["encode", *method("itq", dataset="mine")],
+        "found 'mine': the datasets are cifar-10",
+    ),
     "dataset of a grid": (grid("sample,nowhere", "lsh"), "expected the name of a dataset, found 'nowhere'"),
     "method": (["fit", *method("itk")], "did you mean itq"),
     "method of a grid": (grid("sample", "lsh,itk"), "did you mean itq"),
@@ -108,6 +111,7 @@ VARIABLES = {  # name, value, and what the line says
     "HASHKILN_EXECUTOR": ("dask", "HASHKILN_EXECUTOR: Input should be 'ray' or 'inprocess', found 'dask'"),
     "HASHKILN_CATALOG": ("c.db", "HASHKILN_CATALOG: expected a URL such as sqlite:///catalog.db, https://host/catalog"),
     "HASHKILN_HOME": ("~nobody-here/x", "HASHKILN_HOME: cannot expand ~ in ~nobody-here/x"),
+    "HASHKILN_WAREHOSE": ("x", "unknown variable HASHKILN_WAREHOSE: did you mean HASHKILN_WAREHOUSE?"),
     "HASHKILN_TRAINERS": ("2", "HASHKILN_TRAINERS=2 needs HASHKILN_EXECUTOR=ray"),
 }
 

@@ -14,7 +14,7 @@ from workflows.spec import MethodSpec, Spec, digest
 def test_inconsistent_specifications_are_refused(settings, mine):
     with pytest.raises(LookupError, match=r"no dataset 'other' in .*: add it .*; ingested datasets: mine$"):
         fitting.fit(Context.of(spec(dataset="other"), settings, InProcess()))
-    with pytest.raises(LookupError, match=r"found 'other': the named datasets are .* Ingested datasets: mine$"):
+    with pytest.raises(LookupError, match=r"found 'other': the datasets are mine, cifar-10, .*"):
         reindex(settings, spec(dataset="other"))
     unlabelled = datasets.ingest_source("bare", mine.splits["base"], settings, Columns(id="key", x="embedding"))
     assert unlabelled.dim == D
@@ -35,7 +35,7 @@ def test_inconsistent_specifications_are_refused(settings, mine):
         ({"gate": {"floors": {"map": True}}}, "Input should be a valid number"),
         ({"method": {"parameters": {"n_iter": [1]}}}, r"expected a number or a string for n_iter, found \[1\]"),
         ({"method": {"bits": 4097}}, "less than or equal to 4096"),
-        ({"method": {"parameters": {"iter": 3}}}, r"expected parameters of itq among \['n_iter'\], found iter"),
+        ({"method": {"parameters": {"iter": 3}}}, "expected parameters of itq, found iter: did you mean n_iter"),
         ({"method": {"parameters": {"n_iter": "many"}}}, "expected n_iter of itq as int, found 'many'"),
         ({"method": {"parameters": {"n_iter": True}}}, "expected n_iter of itq as int, found True"),
         ({"method": {"parameters": {"n_iter": 0}}}, "expected ITQ's n_iter of at least 1, found 0"),

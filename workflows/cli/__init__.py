@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import atexit
+import json
 import logging
 import os
 import shlex
 import signal
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
+from typer.exceptions import TyperException
 
-from . import benchmark, catalogue, deploy, embed, maintenance, plan, reindex, run, search
+from . import benchmark, catalogue, demo, deploy, embed, maintenance, plan, reindex, run, search
 from .common import FAILED, INTERRUPTED, REJECTED, USAGE, LogLines, errors
 from .display import STAGES, Display
 
@@ -31,9 +33,13 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda name: name.replace("_", "-"),  # of commands, options and choices
+    },
 )
 app.add_typer(catalogue.app)
+app.add_typer(demo.app)
 app.add_typer(embed.app)
 app.add_typer(run.app)
 app.add_typer(plan.app)
@@ -42,6 +48,23 @@ app.add_typer(deploy.app)
 app.add_typer(benchmark.app)
 app.add_typer(search.app)
 app.add_typer(maintenance.app)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"hashkiln {version('hashkiln')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Options of `hashkiln` itself."""
 
 
 def prepare() -> None:
@@ -66,22 +89,43 @@ def interrupted(*_: Any) -> None:
         display.stop()
     again = shlex.join(["hashkiln", *sys.argv[1:]])
     kept = "Finished work is kept, and nothing is half published. To continue, run again:"
-    errors.print(f"[red]Interrupted. {kept} {escape(again)}", soft_wrap=True)
+    report("Interrupted", f"Interrupted. {kept} {again}", INTERRUPTED)
+    sys.stdout.flush()
     atexit._run_exitfuncs()
     os._exit(INTERRUPTED)
 
 
+def as_json() -> bool:
+    """Return whether the command line asks for JSON."""
+    return any(argument.partition("=")[0] == "--json" for argument in sys.argv[1:])
+
+
+def report(kind: str, message: str, code: int) -> None:
+    """Print an error: on stderr, or with --json on stdout as an object, instead of the result."""
+    if as_json():
+        print(json.dumps({"error": {"type": kind, "message": message, "exit": code}}, indent=2))
+    else:
+        errors.print(f"[red]{escape(message)}", soft_wrap=True)
+
+
 def main() -> None:
     """Run the command line. Print errors as one line, without a traceback unless HASHKILN_VERBOSE is set."""
+    if "_HASHKILN_COMPLETE" in os.environ:  # the shell completes a word, and waits for it
+        app()
     signal.signal(signal.SIGINT, interrupted)
     try:
         prepare()
-        app()
+        code = app(standalone_mode=not as_json())  # which prints errors of usage for people, and exits
+        sys.exit(code or 0)
+    except (TyperException, typer.Abort) as error:
+        message = error.format_message() if hasattr(error, "format_message") else "Aborted."
+        kind, code = type(error).__name__, getattr(error, "exit_code", FAILED)
     except Exception as error:
         if os.environ.get("HASHKILN_VERBOSE"):
             raise
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
         if not isinstance(error, (ValueError, LookupError, OSError, RuntimeError)):
             message = f"unexpected {type(error).__name__}: {error}: set HASHKILN_VERBOSE=1 for the traceback"
-        errors.print(f"[red]{escape(str(message))}", soft_wrap=True)
-        sys.exit(EXIT.get(type(error).__name__, FAILED))
+        kind, code = type(error).__name__, EXIT.get(type(error).__name__, FAILED)
+    report(kind, message, code)
+    sys.exit(code)

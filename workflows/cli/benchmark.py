@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.markup import escape
 
-from .common import FAILED, From, Pretrained, assigned, assignment, checked, console, errors, progress
+from . import complete
+from .common import From, Pretrained, assigned, assignment, checked, console, known_dataset, progress
 
 if TYPE_CHECKING:
     from ..benchmark.grid import Grid, GridOutcome
@@ -18,8 +18,13 @@ app = typer.Typer()
 
 @app.command()
 def benchmark(
-    dataset: Annotated[str, typer.Option(help="Datasets, separated by commas.")],
-    methods: Annotated[str, typer.Option(help="Methods listed by `hashkiln methods`, separated by commas, or all.")],
+    dataset: Annotated[str, typer.Option(help="Datasets, separated by commas.", autocompletion=complete.datasets)],
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Methods listed by `hashkiln methods`, separated by commas, or all.", autocompletion=complete.methods
+        ),
+    ],
     bits: Annotated[str, typer.Option(help="Code lengths in bits, separated by commas.")] = "8,16,24,32",
     seeds: Annotated[int, typer.Option(min=1, help="Number of random seeds: 0, 1, …")] = 1,
     protocol: Annotated[
@@ -84,10 +89,12 @@ def benchmark(
     prefect_home()
     from ..benchmark.flow import benchmark as run
     from ..benchmark.grid import Grid
+    from ..spec import method_name
 
     own: dict[str, dict[str, object]] = {}
     for name, value in assigned(parameters).items():
         method, _, parameter = name.partition(".")
+        method = method_name(method)
         own.setdefault(method, {})[parameter] = value
     draw = {
         "class_queries": class_queries, "class_training": class_training, "cutoff": cutoff, "folds": folds,
@@ -96,7 +103,7 @@ def benchmark(
     with checked():
         grid = Grid.model_validate(
             {
-                "datasets": _names(dataset), "methods": _names(methods), "bits": _names(bits),
+                "datasets": list(map(known_dataset, _names(dataset))), "methods": _names(methods), "bits": _names(bits),
                 "seeds": range(seeds), "protocol": protocol, "queries": queries, "source": source, "parameters": own,
                 "draw": draw, "tune": _tuning(tune), "asymmetric": asymmetric,
             }
@@ -106,10 +113,8 @@ def benchmark(
     with progress() as report:
         outcome = run(grid, report)
     _write(outcome, json_file, out, figures)
-    for cell, error in outcome.failed.items():
-        errors.print(f"[red]{escape(f'{cell}: {error}')}")
     if outcome.failed:
-        raise typer.Exit(FAILED)
+        raise RuntimeError("\n".join(f"{cell}: {error}" for cell, error in outcome.failed.items()))
 
 
 def _with_pretrained(grid: Grid, file: str) -> Grid:

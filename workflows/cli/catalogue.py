@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .common import FAILED, AsJson, From, progress, show
+from . import complete
+from .common import FAILED, AsJson, From, console, known_dataset, progress, show
 
 if TYPE_CHECKING:
     from storage.features.contract import SplitSummary
@@ -19,53 +20,81 @@ MetricName = Literal["euclidean", "cosine", "ip", "hamming"]
 
 
 @app.command()
-def methods(as_json: AsJson = False) -> None:
-    """List the hashing methods and their hyper-parameters.
+def methods(
+    name: Annotated[
+        str | None, typer.Argument(help="Show all about one method.", autocompletion=complete.methods)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the hashing methods, or show one with its hyper-parameters and its paper.
 
-    Example: `hashkiln methods`
+    Examples: `hashkiln methods`, `hashkiln methods itq`
     """
-    from dataclasses import fields
+    from ..listings import method_details, methods_listed
 
-    from hashing.methods import catalogue
-
-    found = [
-        {
-            "method": name,
-            "learns from": "labels" if cls.supervised else "vectors",
-            "what it does": (cls.__doc__ or "").split("\n")[0],
-            "hyper-parameters": ", ".join(f"{f.name}={f.default}" for f in fields(cls)[1:]),  # type: ignore[arg-type]
-            "reference": " ".join((cls.__doc__ or "").partition("Reference:")[2].split()),
-        }
-        for name, cls in sorted(catalogue().items())
-    ]
-    show(found, as_json)
+    if name:
+        return show(method_details(name), as_json, name)
+    found = methods_listed()
+    rows = [{key: row[key] for key in ("method", "kind", "year", "what it does")} for row in found]
+    show(found if as_json else rows, as_json, one_line=True)
 
 
 @app.command()
-def datasets(as_json: AsJson = False) -> None:
-    """List the named datasets and their sources.
+def datasets(
+    name: Annotated[
+        str | None, typer.Argument(help="Show all about one dataset.", autocompletion=complete.datasets)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the ingested datasets, then the named ones that can be fetched; or show one.
 
-    Example: `hashkiln datasets --json`
+    Examples: `hashkiln datasets`, `hashkiln datasets mnist`, `hashkiln datasets --json`
     """
-    from storage.datasets import DATASETS
+    from infra.settings import Settings
 
-    found = [
-        {
-            "dataset": name,
-            "about": about.about,
-            "splits": ", ".join(f"{split} {part.n:,}" if part.n else split for split, part in about.splits.items()),
-            "from": ", ".join(
-                f.urls[0] if f.urls else f"$HASHKILN_DATA/{about.folder or name}/{f.name}" for f in about.files
-            )
-            or "shipped",
-        }
-        for name, about in sorted(DATASETS.items())
-    ]
-    show(found, as_json)
+    from ..listings import dataset_details, datasets_listed
+
+    if name:
+        return show(dataset_details(name, Settings()), as_json, name)
+    found = datasets_listed(Settings())
+    if as_json:
+        return show(found, as_json)
+    for state, title in (("ingested", "Ingested"), ("named", "In the catalogue")):
+        rows = [
+            {"dataset": row["dataset"], "rows": f"{row['rows']:,}" if row["rows"] else "", "about": row["about"]}
+            for row in found
+            if row["state"] == state
+        ]
+        if rows:
+            show(rows, as_json, title, one_line=True)
 
 
 @app.command()
-def fetch(name: str, source: From = None, as_json: AsJson = False) -> None:
+def tables(as_json: AsJson = False) -> None:
+    """List the code tables and their published versions.
+
+    Example: `hashkiln tables`
+    """
+    from infra.settings import Settings
+
+    from ..listings import tables_listed
+
+    settings = Settings()
+    found = tables_listed(settings)
+    if as_json:
+        return show(found, True)
+    if found:
+        rows = [row | {"published": row["published"][:16], "rows": f"{row['rows']:,}"} for row in found]
+        return show(rows, False, one_line=True)
+    console.print(f"No tables in {settings.home}: make one with `hashkiln reindex --dataset sample`", soft_wrap=True)
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="A named dataset.", autocompletion=complete.datasets)],
+    source: From = None,
+    as_json: AsJson = False,
+) -> None:
     """Find or download the files of a named dataset, and verify their checksums.
 
     Examples: `hashkiln fetch siftsmall`, `hashkiln fetch mnist --from ~/mnist`
@@ -75,7 +104,7 @@ def fetch(name: str, source: From = None, as_json: AsJson = False) -> None:
     from .. import datasets as stage
 
     with progress() as report:
-        files = stage.fetch_files(name, Settings(), source, report)
+        files = stage.fetch_files(known_dataset(name), Settings(), source, report)
     show({file: str(path) for file, path in files.items()}, as_json)
 
 

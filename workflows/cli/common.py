@@ -11,11 +11,13 @@ from inspect import Parameter, Signature, signature
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
+from rich.box import HEAVY_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ..evaluation.registry import GATED
+from . import complete
 from .display import Display
 
 if TYPE_CHECKING:
@@ -39,9 +41,25 @@ class LogLines(logging.Handler):
 
 Specify = Callable[..., "Spec"]  # `specification` with the shared options filled in
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-DatasetName = Annotated[str, typer.Option("--dataset", help="A named dataset, or the name of an ingested one.")]
+DatasetName = Annotated[
+    str,
+    typer.Option(
+        "--dataset", help="A named dataset, or the name of an ingested one.", autocompletion=complete.datasets
+    ),
+]
 From = Annotated[str | None, typer.Option("--from", help="Folder or URL with the raw files of a named dataset.")]
-MethodName = Annotated[str, typer.Option("--method", help="A method listed by `hashkiln methods`.")]
+MethodName = Annotated[
+    str, typer.Option("--method", help="A method listed by `hashkiln methods`.", autocompletion=complete.methods)
+]
+TableName = Annotated[str, typer.Argument(help="A code table, such as mnist__itq32.", autocompletion=complete.tables)]
+VersionName = Annotated[
+    str,
+    typer.Option(
+        "--version",
+        help="A version: main (the published one), v3, staged-… or rejected-…",
+        autocompletion=complete.versions,
+    ),
+]
 Bits = Annotated[int, typer.Option("--bits", help="Code length in bits, 1 to 4096.")]
 Seed = Annotated[int, typer.Option("--seed", help="Random seed.")]
 Set = Annotated[
@@ -149,7 +167,13 @@ def specification(
 
     def build(digest: str) -> Spec:
         given = {"method": method, "bits": bits, "seed": seed, "parameters": assigned(parameters), "pretrained": digest}
-        about = {"dataset": dataset, "source": source, "code": code, "refit": refit, "bad_rows": bad_rows}
+        about = {
+            "dataset": known_dataset(dataset),
+            "source": source,
+            "code": code,
+            "refit": refit,
+            "bad_rows": bad_rows,
+        }
         return Spec(**about, method=given, **others)
 
     settings = Settings()
@@ -243,17 +267,25 @@ def assigned(texts: list[str] | None) -> dict[str, Any]:
 
 @contextmanager
 def checked() -> Iterator[None]:
-    """Report validation errors of the block, one line per invalid value, and end the command with exit code 2."""
+    """Raise UsageError for validation errors of the block, with one line per invalid value."""
     from pydantic import ValidationError
 
+    from ..checks import UsageError
     from ..spec import problems
 
     try:
         yield
     except ValidationError as error:
-        for problem in problems(error):
-            errors.print(f"[red]{escape(problem)}", soft_wrap=True)
-        raise typer.Exit(USAGE) from None
+        raise UsageError("\n".join(problems(error))) from None
+
+
+def known_dataset(name: str) -> str:
+    """Return the name of the dataset that is meant: case, hyphens and underscores do not matter."""
+    from infra.settings import Settings
+
+    from ..checks import dataset_name
+
+    return dataset_name(name, Settings())
 
 
 def assignment(text: str) -> tuple[str, Any]:
@@ -279,15 +311,24 @@ def progress() -> Iterator[Progress]:
         yield Observer(display.progress)
 
 
-def show(value: Any, as_json: bool, title: str = "") -> None:
-    """Print rows (dicts) as a table, or one dict as two columns, or any value as JSON."""
+def show(value: Any, as_json: bool, title: str = "", one_line: bool = False) -> None:
+    """Print rows (dicts) as a table, or one dict as two columns, or any value as JSON.
+
+    With `one_line`, each row takes one line: its last column is cut where the terminal ends.
+    """
     if as_json:
         print(json.dumps(value, indent=2, default=str))
         return
     rows = value if isinstance(value, list) else [{"": key, title: item} for key, item in value.items()]
-    table = Table(title=title if isinstance(value, list) else None, show_header=isinstance(value, list))
-    for place, name in enumerate(rows[0] if rows else ()):
-        table.add_column(name, overflow="fold", no_wrap=place == 0 and isinstance(value, list))  # never break names
+    listed = isinstance(value, list)
+    box, padding = (None, (0, 2, 0, 0)) if one_line else (HEAVY_HEAD, (0, 1))
+    table = Table(title=title if listed else None, show_header=listed, expand=one_line, box=box, padding=padding)
+    names = list(rows[0]) if rows else []
+    for place, name in enumerate(names):
+        if one_line and place == len(names) - 1:
+            table.add_column(name, no_wrap=True, ratio=1)
+        else:
+            table.add_column(name, overflow="fold", no_wrap=one_line or (place == 0 and listed))  # never break names
     for row in rows:
         table.add_row(*(escape(str(item)) for item in row.values()))
     console.print(table)

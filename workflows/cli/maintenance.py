@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from .common import FAILED, AsJson, console, errors, progress, show
+from . import complete
+from .common import FAILED, AsJson, TableName, VersionName, console, errors, known_dataset, progress, show
 
 if TYPE_CHECKING:
     from ..tables.gc import Collected
     from ..tables.history import ComparableTables, Difference
 
 app = typer.Typer()
-Table = Annotated[str, typer.Argument(help="A code table, such as mnist__itq32.")]
 UNITS = {"m": 1 / 1440, "h": 1 / 24, "d": 1.0}  # days
 
 
@@ -29,7 +29,7 @@ def duration(text: str) -> float:
 
 
 @app.command()
-def history(table: Table, as_json: AsJson = False) -> None:
+def history(table: TableName, as_json: AsJson = False) -> None:
     """List the history of a table: published, staged and rejected versions with reasons, and rollbacks.
 
     Example: `hashkiln history sample__itq32`
@@ -60,9 +60,12 @@ def history(table: Table, as_json: AsJson = False) -> None:
 
 @app.command()
 def rollback(
-    table: Table,
+    table: TableName,
     to: Annotated[
-        str | None, typer.Option(metavar="vN", help="Version to restore.  [default: the previous one]")
+        str | None,
+        typer.Option(
+            metavar="vN", help="Version to restore.  [default: the previous one]", autocompletion=complete.versions
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -80,9 +83,12 @@ def rollback(
 
 @app.command()
 def diff(
-    table: Table,
-    a: Annotated[str, typer.Argument(help="A version: main, v3, staged-… or rejected-…")],
-    b: Annotated[str, typer.Argument(help="The version to compare it with.")],
+    table: TableName,
+    a: Annotated[
+        str,
+        typer.Argument(help="A version: main, v3, staged-… or rejected-…", autocompletion=complete.versions),
+    ],
+    b: Annotated[str, typer.Argument(help="The version to compare it with.", autocompletion=complete.versions)],
     as_json: AsJson = False,
 ) -> None:
     """Compare two versions of a table: shards, rows, models and metrics.
@@ -120,7 +126,7 @@ def _diff_rows(found: Difference) -> list[dict[str, str]]:
 
 @app.command()
 def compare(
-    dataset: Annotated[str, typer.Argument(help="A dataset with code tables.")],
+    dataset: Annotated[str, typer.Argument(help="A dataset with code tables.", autocompletion=complete.datasets)],
     as_json: AsJson = False,
 ) -> None:
     """Compare the code tables of a dataset across methods and code lengths.
@@ -131,7 +137,7 @@ def compare(
     """
     from ..tables.history import compare_tables as run
 
-    groups = run(dataset)
+    groups = run(known_dataset(dataset))
     if as_json:
         return show([group.model_dump(mode="json") for group in groups], True)
     for group in groups:
@@ -159,10 +165,8 @@ def _comparison_rows(group: ComparableTables) -> list[dict[str, str]]:
 
 @app.command()
 def verify(
-    table: Table,
-    version: Annotated[
-        str, typer.Option(help="A version: main (the published one), v3, staged-… or rejected-…")
-    ] = "main",
+    table: TableName,
+    version: VersionName = "main",
     deep: Annotated[bool, typer.Option("--deep", help="Also encode the source again and compare every bit.")] = False,
     sample: Annotated[
         int | None,
@@ -204,7 +208,10 @@ def verify(
 @app.command()
 def gc(
     table: Annotated[
-        str | None, typer.Argument(help="A code table.  [default: all tables and the rest of the warehouse]")
+        str | None,
+        typer.Argument(
+            help="A code table.  [default: all tables and the rest of the warehouse]", autocompletion=complete.tables
+        ),
     ] = None,
     grace: Annotated[str, typer.Option(help="Grace period: minimum age of what is deleted, such as 36h or 7d.")] = "7d",
     keep: Annotated[
@@ -248,7 +255,7 @@ def _print_collected(found: Collected) -> None:
 
 @app.command()
 def delete(
-    dataset: Annotated[str, typer.Argument(help="The dataset that holds the rows.")],
+    dataset: Annotated[str, typer.Argument(help="The dataset that holds the rows.", autocompletion=complete.datasets)],
     ids: Annotated[
         str, typer.Option("--ids", "--keys", help="Ids or keys separated by commas, or a file with one per line.")
     ],
@@ -267,7 +274,7 @@ def delete(
     """
     from ..tables.deletion import delete as run
 
-    days = duration(purge_after)
+    days, dataset = duration(purge_after), known_dataset(dataset)
     if not yes and not sys.stdin.isatty():
         raise typer.BadParameter("no terminal to confirm the deletion: pass --yes to delete without confirmation")
     from_file = "," not in ids and Path(ids).is_file()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from . import complete
 from .common import (
     AsJson,
     K,
@@ -16,6 +17,7 @@ from .common import (
     Queries,
     Relevance,
     Specify,
+    VersionName,
     checked,
     progress,
     show,
@@ -84,12 +86,15 @@ def _opened(spec: Spec) -> Iterator[Context]:
 
 @app.command()
 def evaluate(
-    table: Annotated[str | None, typer.Argument(help="A code table, such as mnist__itq32.")] = None,
-    version: Annotated[
-        str, typer.Option(help="A version: main (the published one), v3, staged-… or rejected-…")
-    ] = "main",
+    table: Annotated[
+        str | None, typer.Argument(help="A code table, such as mnist__itq32.", autocompletion=complete.tables)
+    ] = None,
+    version: VersionName = "main",
     beside: Annotated[
-        str | None, typer.Option(help="Compare with another version, on the rows that both have.")
+        str | None,
+        typer.Option(
+            help="Compare with another version, on the rows that both have.", autocompletion=complete.versions
+        ),
     ] = None,
     relevance: Relevance = "auto",
     neighbours: K = 100,

@@ -6,11 +6,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from .common import AsJson, checked, console, progress, show
+from .common import AsJson, TableName, VersionName, checked, console, progress, show
 
 app = typer.Typer()
-Table = Annotated[str, typer.Argument(help="A code table, such as mnist__itq32.")]
-Name = Annotated[str, typer.Option("--version", help="A version: main (the published one), v3, staged-… or rejected-…")]
 
 
 Target = Literal[
@@ -20,7 +18,7 @@ Target = Literal[
 
 @app.command()
 def search(
-    table: Table,
+    table: TableName,
     queries: Annotated[
         str,
         typer.Option(
@@ -45,7 +43,7 @@ def search(
     asymmetric: Annotated[
         bool, typer.Option("--asymmetric", help="Compare real-valued queries with binary codes.")
     ] = False,
-    version: Name = "main",
+    version: VersionName = "main",
     as_json: AsJson = False,
 ) -> None:
     """Find the rows nearest to each query.
@@ -74,10 +72,10 @@ def search(
 
 @app.command()
 def export(
-    table: Table,
+    table: TableName,
     to: Annotated[Target, typer.Option(help="The engine that reads the export; npy: plain arrays.")],
     out: Annotated[str, typer.Option(help="New folder to write to. It appears only when complete.")],
-    version: Name = "main",
+    version: VersionName = "main",
     as_json: AsJson = False,
 ) -> None:
     """Export a version for another engine, in the form that its bulk loader reads.

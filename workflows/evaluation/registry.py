@@ -6,8 +6,9 @@ Reports, gate rules, benchmarks and `--help` use it, so nothing heavy is importe
 from __future__ import annotations
 
 import math
-from difflib import get_close_matches
 from typing import Literal, NamedTuple
+
+from hashing.names import hint, spelled
 
 Direction = Literal["greater", "less", "neither"]
 Needs = Literal[
@@ -98,8 +99,6 @@ GATED = [  # measured by `reindex`
 
 def find(name: str) -> Metric:
     """Return a metric of `reindex` by name. Raises ValueError, with similar names, for an unknown name."""
-    if name not in GATED:
-        near = get_close_matches(name, GATED)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"the metrics are {', '.join(GATED)}"
-        raise ValueError(f"unknown metric {name!r}: {hint}")
-    return METRICS[name]
+    if not (known := spelled(name, GATED)):
+        raise ValueError(f"unknown metric {name!r}: {hint(name, GATED, 'the metrics are')}")
+    return METRICS[known]

@@ -9,7 +9,7 @@ from typing import Any
 from infra.executors import Progress, connect, silent
 from infra.settings import Settings
 
-from ..checks import check_run
+from ..checks import check_run, dataset_name
 from ..context import Context
 from ..datasets import is_available
 from ..embed import is_current
@@ -68,7 +68,7 @@ def reindex(dataset: str, *, method: str = "itq", bits: int = 32, seed: int = 0,
     """
     fields = {name: options.pop(name) for name in options.keys() & Spec.model_fields.keys()}
     chosen = {"method": method, "bits": bits, "seed": seed, "parameters": options}
-    spec = valid(Spec, dataset=dataset, method=chosen, **fields)
+    spec = valid(Spec, dataset=dataset_name(dataset, Settings()), method=chosen, **fields)
     check_run(spec, Settings())
     return run(spec)
 

@@ -192,7 +192,7 @@ def test_the_best_candidate_is_chosen_and_failing_ones_are_skipped():
     [
         ({"tune": {"dhn": {"lr": [0.1]}}}, "expected parameters for methods of the grid only, found dhn"),
         ({"tune": {"itq": {"n_iter": [5, "x"]}}}, "expected n_iter of itq as int, found 'x'"),
-        ({"tune": {"itq": {"eta": [5]}}}, "expected parameters of itq among"),
+        ({"tune": {"itq": {"eta": [5]}}}, "expected parameters of itq, found eta: they are n_iter"),
         ({"tune": {"itq": {"n_iter": [5]}}, "protocol": "labels"}, "tune needs protocol dhn"),
         ({"parameters": {"itq": {"n_iter": True}}}, "expected n_iter of itq as int, found True"),
         ({"draw": {"folds": 1}}, "greater than or equal to 2"),

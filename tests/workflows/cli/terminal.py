@@ -29,6 +29,10 @@ class Terminal:
             self.output += data.decode()
         return self.lines()
 
+    def write(self, text):
+        """Type a text."""
+        os.write(self.ours, text.encode())
+
     def lines(self):
         """Return what is shown: cursor movements and erased lines are applied, colours are dropped."""
         shown, row = [""], 0

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,46 @@ def test_json_output(here):
     assert found["sample"]["from"] == "shipped"
 
 
+def test_listings_fit_80_columns_and_one_entry_has_the_rest(here):
+    for listing in ("methods", "datasets"):
+        lines = here(listing, COLUMNS="80")[1].rstrip("\n").split("\n")
+        assert max(map(len, lines)) <= 80
+        assert len(lines) < 1 + len(json.loads(here(listing, "--json")[1])) + 5  # a line each
+    output = here("methods", "ITQ", COLUMNS="80")[1]
+    assert "n_iter=50, seed=0" in output
+    assert "CVPR 2011" in output
+    assert json.loads(here("datasets", "fashion_mnist", "--json")[1])["dimension"] == 784
+    assert here("methods", "itk")[0] == 2
+
+
+def test_errors_are_json_on_request(here):
+    cases = {
+        ("fit", "--dataset", "sampel"): ("LookupError", "did you mean sample?"),
+        ("fit", "--dataset", "sample", "--bits", "0"): ("UsageError", "bits: Input should be greater"),
+        ("fit",): ("MissingParameter", "Missing option '--dataset'."),
+        ("evaluate",): ("BadParameter", "pass either TABLE"),
+    }
+    for args, (kind, message) in cases.items():
+        code, output, error = here(*args, "--json")
+        found = json.loads(output)["error"]
+        assert (code, found["exit"], found["type"], error) == (2, 2, kind, "")
+        assert message in found["message"]
+    code, output, _ = here("benchmark", "--dataset", "sample", "--methods", "itk", "--json=rows.json")
+    assert (code, "did you mean itq" in json.loads(output)["error"]["message"]) == (2, True)
+
+
+def test_hyphens_and_underscores_are_the_same(here):
+    options = ("--dry_run", "--method", "UH-BDNN", "--set", "n-iter=3", "--max_loss", "map-at-1000=0.5", "--json")
+    code, output, _ = here("reindex", "--dataset", "SAMPLE", *options, "--bad_rows", "drop")
+    assert (code, json.loads(output)["table"]) == (0, "sample__uh_bdnn32")
+    code, _, error = here("reindex", "--dataset", "sample", "--set", "n-iter=3", "--set", "n_iter=4")
+    assert (code, "each hyper-parameter once, found n-iter, n_iter" in error) == (2, True)
+
+
+def test_the_version_is_that_of_the_package(here):
+    assert here("--version") == (0, f"hashkiln {version('hashkiln')}\n", "")
+
+
 def test_fetch_verifies_the_published_checksums(hashkiln):
     code, output, error = hashkiln("fetch", "sample", "--json")
     assert code == 0
@@ -136,7 +177,7 @@ def test_fetch_verifies_the_published_checksums(hashkiln):
 def test_mistakes_give_one_line_and_an_exit_code(here, args, code, message):
     found, _, error = here(*args, HASHKILN_DATA="/nowhere/data")
     assert found == code
-    assert message in " ".join(error.split())
+    assert message in " ".join(error.replace("│", " ").split())
 
 
 def test_a_table_is_published_evaluated_and_listed(hashkiln, here, home):
@@ -149,8 +190,12 @@ def test_a_table_is_published_evaluated_and_listed(hashkiln, here, home):
     code, output, _ = hashkiln("reindex", "--dataset", "sample", "--method", "lsh", "--bits", "64", "--json")
     outcome = json.loads(output)
     assert (code, outcome["unchanged"], outcome["version"], outcome["report"]) == (0, True, "v1", str(report))
-    (version,) = json.loads(here("history", "sample__lsh64", "--json")[1])
-    assert (version["version"], version["published"], version["rows"]) == ("v1", "now", 40_000)
+    (event,) = json.loads(here("history", "sample__lsh64", "--json")[1])
+    assert (event["version"], event["published"], event["rows"]) == ("v1", "now", 40_000)
+    listed = {row["table"]: row for row in json.loads(here("tables", "--json")[1])}
+    assert {"version": "v1", "rows": 40_000, "bits": 64, "method": "lsh"}.items() <= listed["sample__lsh64"].items()
+    assert here("history", "sample--LSH64")[0] == 0  # case, hyphens and underscores do not matter
+    assert "did you mean sample__lsh64?" in here("history", "sample__lsh65")[2]
     measured = json.loads(here("evaluate", "sample__lsh64", "--neighbours", "10", "--json")[1])
     assert "the 10 nearest rows" in measured["protocol"]
     assert measured["overlap"] == "database: {0}; training set: {0}".format("0 rows by id, 0 by content")
@@ -176,8 +221,8 @@ def test_the_gate_has_its_own_exit_code(hashkiln, here, prefect_server):
     assert code == 3
     assert "was not published: map 0." in error
     assert "is below its floor of 0.9900" in error
-    (version,) = json.loads(here("history", "sample__pcah16", "--json")[1])
-    assert version["version"].startswith("rejected-")
+    (event,) = json.loads(here("history", "sample__pcah16", "--json")[1])
+    assert event["version"].startswith("rejected-")
     assert here("evaluate", "sample__pcah16")[0] == 2  # no published version
 
 

@@ -111,11 +111,10 @@ def test_a_rule_of_graded_metrics_needs_graded_relevance(kind):
 @pytest.mark.parametrize(
     "options", [("--floor", "mapp=0.1"), ("--ceiling", "map=NaN"), ("--max-loss", "map=7"), ("--floor", "ndcg=0.1")]
 )
-def test_the_command_refuses_an_invalid_rule_and_creates_nothing(options, tmp_path, monkeypatch):
-    monkeypatch.setenv("HASHKILN_HOME", str(tmp_path / "home"))
+def test_the_command_refuses_an_invalid_rule_and_creates_nothing(options, tmp_path, run_command):
     (tmp_path / "weights.pth").write_bytes(b"no weights")
     given = ["reindex", "--dataset", "sample", "--pretrained", str(tmp_path / "weights.pth"), *options]
-    assert CliRunner().invoke(cli.app, given).exit_code == 2
+    assert run_command(*given, HASHKILN_HOME=str(tmp_path / "home"))[0] == 2
     assert not (tmp_path / "home").exists()
 
 

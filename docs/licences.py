@@ -1,0 +1,21 @@
+"""Print the name, version and licences of each package of a bill of materials (CycloneDX, JSON) of `make sbom`.
+
+python docs/licences.py sbom.json
+"""
+
+import json
+import sys
+from pathlib import Path
+
+
+def licences(component: dict) -> str:
+    """Return the licences of a package; `unknown` if its metadata names none."""
+    named = [entry.get("expression") or entry["license"].get("id") or entry["license"].get("name")
+             for entry in component.get("licenses", [])]  # fmt: skip
+    return ", ".join(sorted({" ".join(name.split())[:60] for name in named if name})) or "unknown"
+
+
+for package in sorted(
+    json.loads(Path(sys.argv[1]).read_text())["components"], key=lambda package: package["name"].lower()
+):
+    print(f"{package['name']} {package['version']}: {licences(package)}")

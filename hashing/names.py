@@ -1,0 +1,36 @@
+"""Names that people type: equal up to case, hyphens and underscores, and suggestions for unknown ones."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from difflib import get_close_matches
+
+
+def plain(name: str) -> str:
+    """Return the form in which names are compared.
+
+    >>> plain("UH-BDNN")
+    'uh_bdnn'
+    """
+    return name.lower().replace("-", "_")
+
+
+def spelled(name: str, known: Collection[str]) -> str | None:
+    """Return the known name that is equal to `name`; None if there is none, or more than one that is not identical.
+
+    >>> spelled("fashion_mnist", ["mnist", "fashion-mnist"])
+    'fashion-mnist'
+    """
+    same = [other for other in known if plain(other) == plain(name)]
+    return name if name in same else same[0] if len(same) == 1 else None
+
+
+def hint(name: str, known: Collection[str], otherwise: str) -> str:
+    """Return which known names may be meant; if none is close, `otherwise` followed by all of them.
+
+    >>> hint("itk", ["itq", "lsh"], "the methods are"), hint("x", [], "existing tables:")
+    ('did you mean itq?', 'existing tables: none yet')
+    """
+    by_form = {plain(other): other for other in known}
+    near = [by_form[form] for form in get_close_matches(plain(name), by_form)]
+    return f"did you mean {' or '.join(near)}?" if near else f"{otherwise} {', '.join(known) or 'none yet'}"

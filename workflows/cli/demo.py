@@ -1,0 +1,33 @@
+"""The command `demo`, the first run."""
+
+from __future__ import annotations
+
+import typer
+
+from .common import AsJson, console, progress, show
+
+app = typer.Typer()
+
+
+@app.command()
+def demo(as_json: AsJson = False) -> None:
+    """Index the sample that ships with hashkiln, and compare its codes with random hyperplanes (LSH).
+
+    Example: `hashkiln demo`
+    """
+    from ..demo import demo as run
+    from ..embedded import prefect_home
+
+    prefect_home()
+    with progress() as report:
+        found = run(report)
+    if as_json:
+        return show(found.model_dump(mode="json"), True)
+    own, other = ((m["map"], m["recall_reranked_x10"]) for m in (found.metrics, found.baseline))
+    for line in (
+        f"{found.method} at 32 bits: map {own[0]:.2f}, LSH {other[0]:.2f}; of the 100 nearest rows, {own[1]:.0%} are "
+        f"among the first 1,000 by Hamming distance, LSH {other[1]:.0%}",
+        f"Report: {found.outcome.report}",
+        "Next: hashkiln methods; your own vectors: hashkiln ingest FOLDER --name mine, hashkiln reindex --dataset mine",
+    ):
+        console.print(line, soft_wrap=True, highlight=False)
