@@ -39,6 +39,11 @@ def test_pages_are_those_that_scripts_print(name):
     assert (ROOT / "docs" / f"{name}.md").read_text() == run.stdout, "run make docs"
 
 
+def test_the_page_of_sizes_is_printed_from_the_measured_rates():
+    run = subprocess.run([sys.executable, "docs/how-to/size.py"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[0] == (ROOT / "docs" / "how-to" / "size.md").read_text().splitlines()[0]
+
+
 def test_the_site_builds_without_a_broken_link(tmp_path):
     site = ROOT / ".venv" / "site"
     run = subprocess.run(
