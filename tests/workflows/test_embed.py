@@ -235,8 +235,17 @@ def test_deleted_rows_of_the_source_leave_the_vectors(settings, notes, encoder):
     assert deletion.delete("vectors", ["note-0-5"]).rows == 1
     assert len(vectors_of(settings, "vectors")) == 179
     deletion.delete("notes", ["note-1-7", "note-1-8"])
+    assert len(vectors_of(settings, "vectors")) == 177
     assert embed("notes", encoder, "vectors").encoded == 1
     assert len(vectors_of(settings, "vectors")) == 177
+
+
+def test_a_deletion_publishes_tables_of_the_vectors_without_the_rows(settings, notes, encoder):
+    embed("notes", encoder, "vectors")
+    spec = Spec(dataset="vectors", method={"method": "lsh", "bits": 16}, protocol={"queries": 10})
+    conftest.reindex(settings, spec)
+    assert deletion.delete("notes", ["note-2-9"]).published == {"vectors__lsh16": "v2"}
+    assert len(conftest.published_rows(settings, "vectors__lsh16").ids) == 179
 
 
 def test_gc_deletes_vectors_and_encoders_that_no_dataset_uses(settings, notes, encoder, tmp_path):

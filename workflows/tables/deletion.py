@@ -16,7 +16,7 @@ from infra.executors import Progress, connect, silent
 from infra.settings import Settings, current_user
 from storage import queries, warehouse
 from storage.features import deletions, keys
-from storage.features.dataset import Dataset
+from storage.features.dataset import Dataset, dataset_names, load_dataset
 from storage.features.shard import FeatureShard
 from storage.tables import log
 from storage.tables.commits import PublishConflict
@@ -95,8 +95,9 @@ def delete(dataset: str, names: Names, purge_after: float = 30, progress: Progre
     """Delete rows by id, or by key if rows have keys. After any failure, the same call completes the deletion.
 
     The deletion is recorded first, so later runs skip the rows. Then each code table of the dataset publishes a version
-    without them; all other codes are unchanged. Older versions that hold the rows can be searched and measured until
-    `purge_after` days have passed; `gc` removes them early enough to delete their files by then.
+    without them; all other codes are unchanged. The same is done for datasets that were embedded from it. Older
+    versions that hold the rows can be searched and measured until `purge_after` days have passed; `gc` removes them
+    early enough to delete their files by then.
 
     Raises UsageError for names that cannot be ids; ValueError if no source file and no table version holds any of them.
     """
@@ -122,12 +123,17 @@ def delete(dataset: str, names: Names, purge_after: float = 30, progress: Progre
         source=fingerprint(after),
         due_ms=int((time.time() + purge_after * 86_400) * 1000),
     )
+    drawn = queries.remove_queries(settings.warehouse_url, dataset, wanted)
+    published = {table.name: name for table in located.tables if (name := _publish(table, removal, executor))}
+    for embedded in _embedded_from(dataset, settings):
+        if _holds_any(_find(embedded, names, settings, executor), executor):
+            published |= delete(embedded, names, purge_after, progress).published
     return Deleted(
         dataset=dataset,
         ids=len(wanted),
         rows=len(located.rows),
-        queries=queries.remove_queries(settings.warehouse_url, dataset, wanted),
-        published={table.name: name for table in located.tables if (name := _publish(table, removal, executor))},
+        queries=drawn,
+        published=published,
         gone_by=log.utc_timestamp(removal.due_ms),
     )
 
@@ -144,19 +150,38 @@ def preview(dataset: str, names: Names, progress: Progress = silent) -> Preview:
 
 def _locate(dataset: str, names: Names, settings: Settings, executor: Executor) -> Located:
     """Locate rows in the source. Raises ValueError if no source file and no table version holds any."""
+    located = _find(dataset, names, settings, executor)
+    if not _holds_any(located, executor):
+        source = located.dataset
+        raise ValueError(
+            f"{dataset} has no row with any of the {len(located.ids)} given {_named_by(source)}, such as {names[0]!r}"
+        )
+    return located
+
+
+def _holds_any(located: Located, executor: Executor) -> bool:
+    """Return whether a source file or a table version holds any of the rows."""
+    wanted = np.unique(located.ids)
+    return len(located.rows) > 0 or any(_holders(table, wanted, executor) for table in located.tables)
+
+
+def _embedded_from(dataset: str, settings: Settings) -> list[str]:
+    """Return the names of the datasets whose vectors come from the rows of a dataset, under the same ids or keys."""
+    datasets = (load_dataset(settings.warehouse_url, name) for name in dataset_names(settings.warehouse_url))
+    return [one.name for one in datasets if one.embedding and one.embedding.source == dataset]
+
+
+def _find(dataset: str, names: Names, settings: Settings, executor: Executor) -> Located:
+    """Locate rows in the source."""
     source = dataset_of(Spec(dataset=dataset), settings)
-    if source.columns.numbered:
+    origin = dataset_of(Spec(dataset=source.embedding.source), settings) if source.embedding else source
+    if origin.columns.numbered:
         raise UsageError(
             f"rows of {dataset} have no ids of their own, and their numbers change with the files: ingest it with "
             "--id-column or --key-column to delete rows, or remove them from its files"
         )
     ids, mine = _ids(source, names), tables_of(settings, dataset)
-    located = Located(source, ids, {split: _files(source, split, ids, executor) for split in source.splits}, mine)
-    if not len(located.rows) and not any(_holders(table, np.unique(ids), executor) for table in mine):
-        raise ValueError(
-            f"{dataset} has no row with any of the {len(ids)} given {_named_by(source)}, such as {names[0]!r}"
-        )
-    return located
+    return Located(source, ids, {split: _files(source, split, ids, executor) for split in source.splits}, mine)
 
 
 def _named_by(source: Dataset) -> Literal["ids", "keys"]:
