@@ -8,7 +8,7 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
-PATIENCE = 60  # seconds
+PATIENCE = 180  # seconds; a Ray worker that is started again takes a minute on a machine with a load of 18
 
 
 class Ended(NamedTuple):
