@@ -5,16 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
+from ..bits import n_bytes, pack
 from ..functions import HashFunction, Precision, SignFunction, check_finite, check_shape, part_names
 from ..mapreduce import Array
 from ..neighbours.exact import MEASURED, Metric
-
-if TYPE_CHECKING:
-    from .estimator import Estimator
+from .estimator import Estimator, row_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +67,12 @@ class Quantizer(SignFunction):
             check_finite(u, block, start)
             check_finite(correctives, block, start)
             yield u, correctives
+
+    def encode_rows(self, x: Array) -> Array:
+        """Return the bytes (n, B + 4 c) uint8 of the codes of x (n, d) and of their correctives, see `row_bytes`."""
+        width = n_bytes(self.n_bits) + 4 * len(self.columns)
+        rows = [row_bytes(pack(u >= 0), correctives) for u, correctives in self.quantized(x)]
+        return np.concatenate([np.zeros((0, width), np.uint8), *rows])
 
     def blocks(self, x: Array) -> Iterator[Array]:
         for u, _ in self.quantized(x):

@@ -18,6 +18,7 @@ from hashing.evaluation.metrics import average_precision
 from hashing.functions import HashFunction
 from hashing.mapreduce import Batch, Data, Executor, Shard, Sum
 from hashing.methods import method
+from hashing.quantizers.contract import Quantizer
 from hashing.source import source
 from infra.settings import Settings
 from storage import warehouse
@@ -28,6 +29,7 @@ from .. import pretrained
 from ..context import Context
 from ..datasets import training_shards
 from ..evaluation import asymmetric
+from ..evaluation.estimates import estimated_values
 from ..evaluation.health import code_health
 from ..evaluation.judge import Judge, judge_of
 from ..evaluation.metrics import metric_values, retrieval_curves
@@ -130,8 +132,12 @@ class Bench:
         rows = int(codes.reduce(Sum(_size))[0])
         histogram = judge.histogram(function, list(codes.shards), self.executor)
         found = metric_values(histogram, judge.k)
-        if self.grid.asymmetric:
-            relevant = histogram[1].sum(axis=-1)
+        relevant, real = histogram[1].sum(axis=-1), self.grid.asymmetric
+        if isinstance(function, Quantizer):
+            quantized = Data(base, self.executor).map_rows(partial(_quantize, function=function), "encode")
+            metric = self.dataset.distance
+            found |= estimated_values(judge, function, metric, relevant, quantized.shards, self.executor, real)
+        elif real:
             found |= asymmetric.metric_values(judge, function, relevant, codes.shards, self.executor)
         metrics = {name: float(values.mean()) for name, values in found.items()}
         evaluated = time.monotonic()
@@ -172,6 +178,10 @@ class Bench:
 
 def _encode(batch: Batch, function: HashFunction) -> Batch:
     return batch._replace(x=pack(function.encode(batch.x)))
+
+
+def _quantize(batch: Batch, function: Quantizer) -> Batch:
+    return batch._replace(x=function.encode_rows(batch.x))
 
 
 def _size(batch: Batch) -> tuple[int]:

@@ -13,6 +13,7 @@ from ..evaluation.registry import METRICS
 
 TABLES = (  # one table for each of these metrics
     "precision_radius_2", "map_dhn", "map", "map_asymmetric", "map_asymmetric_sigmoid", "ndcg_at_100", "map_trapezoid",
+    "estimator.map", "estimator.recall_reranked_x1",
 )  # fmt: skip
 
 
@@ -24,8 +25,8 @@ def grid_markdown(rows: Sequence[Row]) -> str:
         learned = _list(f"{n:,}" for n in sorted({row.training_rows for row in mine}))
         lines += [f"## {dataset}, protocol {protocol}", f"{mine[0].rows:,} rows, {learned} training rows; {relevance}."]
         for metric in TABLES:
-            if metric in mine[0].metrics:
-                lines += [f"### {METRICS[metric].about}, %", table(mine, metric)]
+            if having := [row for row in mine if metric in row.metrics]:
+                lines += [f"### {METRICS[metric].about}, %", table(having, metric)]
         lines += ["### Fit time, seconds", table(mine, "fit_seconds")]
         if changed := _distinct((row.method, _parameters(row)) for row in mine if row.parameters):
             lines.append("Hyper-parameters that differ from the defaults: " + _list(f"{m} {p}" for m, p in changed))

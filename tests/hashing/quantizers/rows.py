@@ -2,14 +2,11 @@
 
 import numpy as np
 
-from hashing.bits import pack
 from hashing.mapreduce import Batch
-from hashing.quantizers.estimator import row_bytes
 
 
 def batch_of(function, x):
-    u, correctives = map(np.concatenate, zip(*function.quantized(x), strict=True))
-    return Batch(np.arange(len(x)), row_bytes(pack(u >= 0), correctives))
+    return Batch(np.arange(len(x)), function.encode_rows(x))
 
 
 def exact(x, q, metric):

@@ -149,7 +149,7 @@ def test_codes_correctives_and_estimates_do_not_depend_on_the_batch(bits):
         estimator = function.estimator(QUERIES, metric, real)
         scores = estimator(whole)
         assert scores.dtype == np.float32
-        for rows in (slice(0, 1), slice(5, 90), slice(1000, 4400)):
+        for rows in (slice(0, 0), slice(0, 1), slice(5, 90), slice(1000, 4400)):
             np.testing.assert_array_equal(batch_of(function, x[rows]).x, whole.x[rows])
             np.testing.assert_array_equal(estimator(whole.take(rows)), scores[:, rows])
         one = function.estimator(QUERIES[3:4], metric, real)

@@ -76,6 +76,13 @@ def test_a_cell_equals_a_computation_by_hand(home):
     assert row.metrics["map"] == average_precision(histogram).mean()
 
 
+def test_a_quantizer_is_measured_by_its_estimates_too(home):
+    grid = Grid(datasets=["sample"], methods=["rabitq"], bits=[128], protocol="neighbours", queries=50)
+    (row,) = benchmark(grid).rows
+    assert row.metrics["estimator.recall_reranked_x1"] > 1.1 * row.metrics["recall_reranked_x1"]
+    assert "mean average precision (tie-aware), by the estimates of a quantizer, %" in grid_markdown([row])
+
+
 def test_a_second_run_measures_nothing(home):
     first = benchmark(Grid(**SMALL))
     assert benchmark(Grid(**SMALL)) == first

@@ -12,7 +12,6 @@ import hashkiln as public
 from hashing.bits import pack
 from hashing.mapreduce import Batch
 from hashing.neighbours.exact import pair_distances
-from hashing.quantizers.estimator import row_bytes
 from hashing.quantizers.rabitq import RaBitQHash
 from infra.executors import InProcess
 from storage import models
@@ -65,10 +64,7 @@ def queries():
 
 
 def estimates(function, x, queries, real=False):
-    u, correctives = map(np.concatenate, zip(*function.quantized(x), strict=True))
-    return function.estimator(queries, "euclidean", real)(
-        Batch(np.arange(len(x)), row_bytes(pack(u >= 0), correctives))
-    )
+    return function.estimator(queries, "euclidean", real)(Batch(np.arange(len(x)), function.encode_rows(x)))
 
 
 def nearest(distances, ids, k):
