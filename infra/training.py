@@ -107,7 +107,7 @@ def train_on_ray(loop: Loop, name: str, checkpoints: str, workers: int, taken: R
     ----------
     loop : called by each worker
     name : of the run
-    checkpoints : folder or URL that all nodes see
+    checkpoints : folder or URL that all nodes see; if Ray cannot use it, a temporary folder of this machine is used
     workers : number of workers
     taken : what each takes of its node
     on_report : called with the finished epochs and the planned total
@@ -126,7 +126,8 @@ def train_on_ray(loop: Loop, name: str, checkpoints: str, workers: int, taken: R
     from ray.train.torch import TorchConfig, TorchTrainer
 
     each = {"CPU": taken.cpus, "GPU": taken.gpus, "memory": taken.memory}
-    with folder_of_runs(checkpoints) as runs, _listening(on_report) as callback:
+    usable = "" if checkpoints.startswith("abfs") else checkpoints  # Ray does not read the credentials of Azure
+    with folder_of_runs(usable) as runs, _listening(on_report) as callback:
         trainer = TorchTrainer(
             _run_loop,  # type: ignore[arg-type]  # its return value becomes Result.return_value
             train_loop_config={"loop": loop, "threads": _threads(taken)},
@@ -213,8 +214,6 @@ def _threads(taken: Resources) -> int:
 
 def _storage(url: str) -> str:
     """Return the URL for Ray's filesystem. It names the server, and the region: else Ray would ask AWS for it."""
-    if url.startswith("abfs"):
-        raise ValueError(f"training on Ray cannot keep checkpoints at {url}: use HASHKILN_EXECUTOR=inprocess")
     if url.startswith("gs://") and (emulator := os.environ.get("STORAGE_EMULATOR_HOST")):
         scheme, _, host = emulator.rpartition("://")
         return f"gs://anonymous@{url.removeprefix('gs://')}?scheme={scheme or 'http'}&endpoint_override={host}"

@@ -160,7 +160,7 @@ def touch(url: str) -> bool:
     if not exists(url):
         return False
     fs, path = _open(url)
-    with suppress(OSError):
+    with suppress(OSError), explain_store_errors("write", url):
         if where := stores.store(url):
             where.touch(fs, path)
         else:

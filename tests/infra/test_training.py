@@ -15,6 +15,7 @@ import pytest
 from hashing.mapreduce import Resources
 from infra.executors import InProcess, connect
 from infra.settings import Settings
+from storage.files import filesystem
 from tests.infra.recorded import data, digest, losses, recorded, steps
 
 DRIVER = Path(__file__).with_name("recorded.py")
@@ -192,18 +193,16 @@ fails.__module__ = "__main__"  # so that Ray ships it
 
 
 @pytest.mark.slow
-def test_checkpoints_on_s3_are_written_read_and_removed(s3, tmp_path):
-    import s3fs
-
-    runs = f"{s3}/{tmp_path.name}/runs"
+@pytest.mark.parametrize("store", ["s3", "gcs"])
+def test_checkpoints_in_a_store_are_written_read_and_removed(store, request, tmp_path):
+    runs = f"{request.getfixturevalue(store)}/{tmp_path.name}/runs"
     command = [sys.executable, str(DRIVER), "ray", str(tmp_path / "log"), runs, "8"]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE)
     watcher = when_there_are(50, tmp_path / "log", lambda _: kill(driver.pid))
     driver.communicate()
     watcher.join()
-    files = s3fs.S3FileSystem(use_listings_cache=False)
-    assert [name for name in files.find(runs) if name.endswith("state.pt")]
+    assert [file for file in filesystem.inventory(runs) if file.url.endswith("state.pt")]
     before = len(steps(tmp_path / "log"))
     subprocess.run(command, check=True, capture_output=True)
     assert steps(tmp_path / "log")[before][1] > 0
-    assert not [name for name in files.find(runs) if not name.endswith("/")]  # pyarrow marks a folder that became empty
+    assert filesystem.inventory(runs) == []
