@@ -192,6 +192,11 @@ def test_paths_of_the_settings_are_absolute(folder, monkeypatch, tmp_path):
     assert (settings.home, settings.data_folder) == (tmp_path / "home", tmp_path / "raw")
 
 
+def test_azure_has_the_name_that_pyiceberg_knows(monkeypatch):
+    monkeypatch.setenv("HASHKILN_WAREHOUSE", "az://container/w")
+    assert Settings().warehouse_url == "abfs://container/w"
+
+
 @pytest.mark.parametrize(
     ("catalog", "stored"),
     [

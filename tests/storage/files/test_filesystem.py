@@ -149,6 +149,15 @@ def clear_instances():
     FileSystem.clear_instance_cache()  # it holds the credentials
 
 
+def test_files_of_a_url_that_names_the_account_have_such_urls(azure):
+    folder = "abfss://hashkiln@devstoreaccount1.dfs.core.windows.net/of-an-account"
+    filesystem.write_bytes(f"{folder}/a/b", b"x")
+    assert [file.url for file in filesystem.listing(folder)] == [f"{folder}/a/b"]
+    assert filesystem.read_bytes(f"{azure}/of-an-account/a/b") == b"x"
+    fs, path = filesystem.arrow(f"{folder}/a/b")
+    assert fs.open_input_file(path).read() == b"x"
+
+
 def test_an_account_comes_from_the_url_or_the_environment(monkeypatch):
     from storage.files import azure
 
