@@ -24,7 +24,7 @@ SHADES = 8  # of a heat map, of each sign
 
 
 class Series(NamedTuple):
-    """Points of a chart, joined in order. A y of None is left out."""
+    """Points of a chart, joined in order. A y of None, NaN or infinity is left out."""
 
     name: str
     x: Sequence[float]
@@ -112,6 +112,7 @@ def draw(chart: Chart, legend: bool = True, width: float = WIDTH, height: float 
     across: Callable[[float], float] = math.log10 if chart.log else float
     xs = [across(x) for series in chart.series for x in series.x]
     ys = [y for series in chart.series for y in (*series.y, *series.low, *series.high) if y is not None]
+    ys = [y for y in ys if math.isfinite(y)] or [0.0, 1.0]
     margin = 0.6 if chart.kind == "bars" or min(xs) == max(xs) else 0.0
     left, right = min(xs) - margin, max(xs) + margin
     left = 0.0 if 0 < left < right / 4 else left  # rather than shortly after 0
@@ -150,12 +151,15 @@ def draw(chart: Chart, legend: bool = True, width: float = WIDTH, height: float 
 
 def _line(series: Series, place: Place, chart: Chart, base: float) -> list[Path | Text]:
     colour, marks = f"{series.style % len(COLOURS)} s{series.style}", list[Path | Text]()
-    upper, lower = ([place(x, y) for x, y in zip(series.x, bound, strict=False)] for bound in (series.high, series.low))
+    upper, lower = (
+        [place(x, y) for x, y in zip(series.x, bound, strict=False) if math.isfinite(y)]
+        for bound in (series.high, series.low)
+    )
     if len(upper) > 1:
         marks.append(Path([*upper, *lower[::-1]], f"a{colour}", closed=True))
     elif upper:  # the interval of a single point
         marks.append(Path([*upper, *lower], f"l{colour}"))
-    at = [(x, y) for x, y in zip(series.x, series.y, strict=True) if y is not None]
+    at = [(x, y) for x, y in zip(series.x, series.y, strict=True) if y is not None and math.isfinite(y)]
     points = [place(x, y) for x, y in at]
     if chart.kind == "steps" and len(points) > 1:
         half = (points[1][0] - points[0][0]) / 2
@@ -273,6 +277,8 @@ def number(value: float, digits: int = 3) -> str:
     >>> number(0.25), number(40000), number(2.0)
     ('0.25', '40,000', '2')
     """
+    if not math.isfinite(value):
+        return str(value)
     return f"{value:,.0f}" if value == round(value) or abs(value) >= 1000 else f"{value:.{digits}g}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -138,7 +139,8 @@ def _change(name: str, difference: Estimate) -> tuple[str, str]:
 def _metrics(report: Report) -> list[dict[str, str]]:
     """Return the rows of the table of metrics, with a picture of each difference."""
     differences = report.comparison.differences if report.comparison else {}
-    most = max((abs(bound) for d in differences.values() for bound in (d.low, d.high)), default=0) or 1.0
+    bounds = [abs(bound) for d in differences.values() for bound in (d.low, d.high) if isfinite(bound)]
+    most = max(bounds, default=0) or 1.0
     rows = []
     for name, estimate in report.measured.metrics.items():
         row = {"metric": name, "about": METRICS[name].about, "staged": str(estimate)}
@@ -149,7 +151,7 @@ def _metrics(report: Report) -> list[dict[str, str]]:
                 "common": str(report.comparison.staged.metrics[name]),
                 "published": str(report.comparison.published.metrics[name]),
                 "difference": str(d),
-                "whisker": svg(whisker(d.low, d.value, d.high, most)),
+                "whisker": svg(whisker(d.low, d.value, d.high, most)) if isfinite(d.low + d.high) else "",
                 "change": change.partition(", ")[2],
                 "verdict": verdict,
             }

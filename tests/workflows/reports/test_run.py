@@ -112,6 +112,19 @@ def test_both_conventions_on_empty_balls_are_drawn_and_explained(run):
     assert (nowhere.pairs, nowhere.relevant_pairs) == ((0, 3), (0, 1))
 
 
+def test_a_page_of_values_that_are_not_finite_is_written(run):
+    """The gate refuses such a version, and its report is where to look."""
+    spec, staged, made, verdict, epochs = run
+    nothing = records.Estimate(value=np.nan, low=np.nan, high=np.nan)
+    measured = made.measured.model_copy(update={"metrics": made.measured.metrics | {"map": nothing}})
+    comparison = made.comparison.model_copy(update={"differences": made.comparison.differences | {"map": nothing}})
+    curves = made.curves.model_copy(update={"precision_at": (np.nan,) * len(made.curves.ranks)})
+    made = made.model_copy(update={"measured": measured, "comparison": comparison, "curves": curves})
+    page = run_page(spec, staged, made, verdict, [{**epoch, "loss": np.nan} for epoch in epochs], AROUND)
+    assert "nan [nan, nan]" in page
+    assert not re.search(r'd="[^"]*(nan|inf)', page)
+
+
 def test_training_is_summarized(run):
     said = "3 epochs of 60,000 rows in 4.5 s, loss 0.2500; selected epoch 2, the best on held-out rows (map 0.8750)"
     assert trained(EPOCHS) == said
