@@ -281,9 +281,9 @@ def test_the_command_prints_the_digest_that_it_can_require_later(settings, notes
     assert exit_code == 0
     digest = json.loads(out)["encoder"]
     assert run_command(*ask, f"{encoder}@sha256:{digest}")[0] == 0
-    exit_code, _, err = run_command(*ask, f"{encoder}@sha256:{'0' * 64}")
+    exit_code, out, _ = run_command(*ask, f"{encoder}@sha256:{'0' * 64}")
     assert exit_code == 2
-    assert f"found {digest}" in err
+    assert f"found {digest}" in out
 
 
 def test_an_encoder_in_the_warehouse_that_was_modified_is_refused(settings, notes, encoder, tmp_path):
