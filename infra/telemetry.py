@@ -121,7 +121,7 @@ def stage(name: str) -> Iterator[None]:
     """Record the metrics and the span of a stage."""
     begin = time.monotonic()
     try:
-        with _span(name):
+        with span(name):
             yield
     except Exception as error:
         record("stage_errors", stage=name, error=type(error).__name__)
@@ -130,7 +130,8 @@ def stage(name: str) -> Iterator[None]:
     record("stages", stage=name)
 
 
-def _span(name: str) -> AbstractContextManager[object]:
+def span(name: str) -> AbstractContextManager[object]:
+    """Return the context of a span, if traces are on."""
     if not _traced:
         return nullcontext()
     from opentelemetry import trace

@@ -22,6 +22,7 @@ from prefect.events import emit_event
 from prefect.states import Failed
 
 from hashing.mapreduce import Epoch
+from infra import telemetry
 from infra.executors import Progress, connect, silent
 from infra.observability import Observer
 from infra.settings import Settings
@@ -140,9 +141,10 @@ def reindex(spec: Spec) -> RunOutcome:
         get_run_logger().info("published %s %s: %s rows", table, outcome.version, f"{outcome.rows:,}")
         announce("published", **outcome.model_dump(mode="json"))
 
-    try:
-        return pipeline.reindex(pipeline.open_run(spec, settings, executor, _progress, run), run, on_publish)
-    except GateRejected as rejected:
-        if not rejected.outcome:  # else no version was made: the published one breaks a rule
-            announce("rejected", table, why=str(rejected))
-        return cast(RunOutcome, Failed(name="Rejected", message=str(rejected), data=rejected))
+    with telemetry.span(f"reindex {table}"):  # Prefect's own span of the flow began before traces were on
+        try:
+            return pipeline.reindex(pipeline.open_run(spec, settings, executor, _progress, run), run, on_publish)
+        except GateRejected as rejected:
+            if not rejected.outcome:  # else no version was made: the published one breaks a rule
+                announce("rejected", table, why=str(rejected))
+            return cast(RunOutcome, Failed(name="Rejected", message=str(rejected), data=rejected))
