@@ -240,7 +240,7 @@ def test_every_query_of_the_dashboard_finds_data(cluster, receiver):
     assert total("verdicts_total", table="sample__lsh8", verdict="passed") == [1]
     assert total("verdicts_total", table="sample__lsh16", verdict="rejected") == [1]
     assert total("stage_errors_total", stage="publish", error="GateRejected") == [1]
-    until(lambda: total("task_errors_total", task="failing", error="ValueError") == [1], 60, "the error of a task")
+    until(lambda: total("task_errors_total", task="failing", error="ValueError") == [1], 180, "the error of a task")
     (published,) = cluster.query("max(last_over_time(ray_hashkiln_source_time[1h]))")
     assert 0 < time.time() - published < 300
 
