@@ -25,13 +25,22 @@ from tests.prefect_server import until
 
 ROOT = Path(__file__).parents[2]
 HARDWARE = {"GPU use", "GPU memory"}  # panels without data on a machine without GPUs
-TASKS = """
-import os, pathlib, time
+FAILING = """
 from infra.executors import connect
 from infra.settings import Settings
 
 def fail(item):
     raise ValueError("wrong item")
+
+try:
+    list(connect(Settings()).map(fail, [1], "failing"))
+except ValueError:
+    pass
+"""
+RETRIED = """
+import os, pathlib, time
+from infra.executors import connect
+from infra.settings import Settings
 
 def end_once(folder):  # as if its machine were lost
     if not (folder / "tried").exists():
@@ -40,11 +49,7 @@ def end_once(folder):  # as if its machine were lost
     while not (folder / "enough").exists():
         time.sleep(0.1)
 
-executor = connect(Settings())
-try:
-    list(executor.map(fail, [1], "failing"))
-except ValueError:
-    list(executor.map(end_once, [pathlib.Path().absolute()], "retried"))
+list(connect(Settings()).map(end_once, [pathlib.Path().absolute()], "retried"))
 """
 
 
@@ -218,7 +223,8 @@ def test_every_query_of_the_dashboard_finds_data(cluster, receiver):
     sample = ("-m", "workflows.cli", "reindex", "--dataset", "sample", "--method", "lsh", "--bits")
     cluster.run(*sample, "8", HASHKILN_TRACES="true", OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url)
     cluster.run(*sample, "16", "--floor", "map=0.99", code=3)
-    cluster.start("tasks", sys.executable, "-c", TASKS)
+    cluster.run("-c", FAILING)
+    cluster.start("retried", sys.executable, "-c", RETRIED)
 
     spans, above = {span.span_id: span for span in receiver}, []
     groups = [span for span in receiver if span.name == "encode" and span.attributes]  # the first shard, and the others
@@ -240,7 +246,7 @@ def test_every_query_of_the_dashboard_finds_data(cluster, receiver):
     assert total("verdicts_total", table="sample__lsh8", verdict="passed") == [1]
     assert total("verdicts_total", table="sample__lsh16", verdict="rejected") == [1]
     assert total("stage_errors_total", stage="publish", error="GateRejected") == [1]
-    until(lambda: total("task_errors_total", task="failing", error="ValueError") == [1], 180, "the error of a task")
+    until(lambda: total("task_errors_total", task="failing", error="ValueError") == [1], 60, "the error of a task")
     (published,) = cluster.query("max(last_over_time(ray_hashkiln_source_time[1h]))")
     assert 0 < time.time() - published < 300
 
