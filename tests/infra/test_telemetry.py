@@ -146,7 +146,7 @@ class Cluster:
             "RAY_AUTH_TOKEN": token,
             "RAY_ADDRESS": f"127.0.0.1:{gcs}",
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_metrics_report_interval_ms": "1000",
+            "RAY_metrics_report_interval_ms": "5000",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "HASHKILN_HOME": str(self.folder / "home"),
             "HASHKILN_METRICS": "true",
