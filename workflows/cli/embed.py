@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .catalogue import MetricName
-from .common import AsJson, BadRows, DatasetName, progress, show
+from .common import AsJson, BadRows, DatasetName, known_dataset, progress, show
 
 app = typer.Typer()
 
@@ -45,5 +45,5 @@ def embed(
     from ..embed import embed as run
 
     with progress() as report:
-        found = run(dataset, encoder, name, metric, bad_rows, report)
+        found = run(known_dataset(dataset), encoder, name, metric, bad_rows, report)
     show(found.model_dump(mode="json"), as_json, name)

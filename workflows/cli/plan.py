@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from .common import FAILED, AsJson, DatasetName, console, progress, show
+from .common import FAILED, AsJson, DatasetName, console, known_dataset, progress, show
 
 if TYPE_CHECKING:
     from ..plan import Option, Proposal
@@ -38,7 +38,7 @@ def plan(
     if not (match := re.fullmatch(r"([1-9][0-9]{0,2})\s*(B|bytes?)?", budget)) or int(match[1]) > 512:
         raise typer.BadParameter(f"expected a budget of 1 to 512 bytes, such as 16B, found {budget!r}")
     with progress() as report:
-        found = run(dataset, int(match[1]), recall, neighbours, report)
+        found = run(known_dataset(dataset), int(match[1]), recall, neighbours, report)
     if as_json:
         show(found.model_dump(mode="json"), True)
     else:
