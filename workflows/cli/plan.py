@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from .common import FAILED, AsJson, DatasetName, console, known_dataset, progress, show
+from .common import FAILED, AsJson, DatasetName, checked, console, known_dataset, progress, show
 
 if TYPE_CHECKING:
     from ..plan import Option, Proposal
@@ -37,7 +37,7 @@ def plan(
 
     if not (match := re.fullmatch(r"([1-9][0-9]{0,2})\s*(B|bytes?)?", budget)) or int(match[1]) > 512:
         raise typer.BadParameter(f"expected a budget of 1 to 512 bytes, such as 16B, found {budget!r}")
-    with progress() as report:
+    with checked(), progress() as report:
         found = run(known_dataset(dataset), int(match[1]), recall, neighbours, report)
     if as_json:
         show(found.model_dump(mode="json"), True)

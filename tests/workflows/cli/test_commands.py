@@ -171,6 +171,7 @@ def test_fetch_verifies_the_published_checksums(hashkiln):
         (("delete", "nothing", "--ids", ",".join(map(str, range(200))), "--yes"), 2, "no dataset 'nothing' in"),
         (("delete", "sample", "--ids", "1_000", "--yes"), 2, "such as 7 or -12, found '1_000'"),
         (("delete", "sample", "--ids", "7"), 2, "pass --yes to delete without confirmation"),
+        (("plan", "--dataset", "A b", "--budget", "4B", "--recall", "0.5"), 2, "expected a name of a-z, 0-9, _ and -"),
         (("nonsense",), 2, "No such command 'nonsense'"),
     ],
 )
