@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from .inputs import Pictures, Texts
 from .pictures import BATCH, in_batches
 
 ONE_PER_ROW = "sentence_embedding"  # the output of sentence-transformers' ONNX files, after that of the tokens
+TENSOR = re.compile(r"(weight|tensor)_[0-9]+")  # files of plain numbers; torch unpickles others, such as opaque_obj_0
 
 
 class TorchFile:
@@ -91,24 +93,40 @@ def only(folder: Path, suffix: str) -> Path:
 
 def refuse_pickles(path: Path) -> None:
     """Raise EncoderRefused for a .pt2 file from which torch would load pickled objects, which can run code."""
+    from torch.export.pt2_archive import PT2ArchiveReader
+
     with zipfile.ZipFile(path) as archive:
-        names = {name.partition("/")[2]: name for name in archive.namelist()}
-        if "archive_format" not in names:
-            raise EncoderRefused(f"{path.name} has the layout of an old torch, which holds pickles: export it again")
-        if compiled := [name for name in names if name.startswith("data/aotinductor/")]:
-            raise EncoderRefused(f"{path.name} holds compiled code, {compiled[0]}: save it by torch.export.save")
-        for name, full in names.items():
-            content = archive.read(full) if name.startswith("data/") and name.endswith((".json", ".pt")) else b""
-            if name.endswith("_config.json"):
-                pickled = [key for key, entry in json.loads(content)["config"].items() if entry["use_pickle"]]
-            elif content:  # the inputs of the export, tensors in nested tuples and dicts
-                pickled = [] if _is_plain(content) else [name]
-            else:
-                pickled = []
-            if pickled:
-                raise EncoderRefused(
-                    f"{path.name} holds {pickled[0]} as a pickle, which can run code: export it without"
-                )
+        members = archive.namelist()
+    top = members[0].partition("/")[0] + "/" if members else ""
+    names = [name.removeprefix(top) for name in members]
+    if "archive_format" not in names:
+        raise EncoderRefused(f"{path.name} has the layout of an old torch, which holds pickles: export it again")
+    # torch ignores case, may take another of two files than zipfile does, and falls back to files outside a folder.
+    if len({name.lower() for name in names}) < len(names) or not all(name.startswith(top) for name in members):
+        raise EncoderRefused(f"{path.name} holds files of one name, or several folders: save it by torch.export.save")
+    with PT2ArchiveReader(str(path)) as reader:  # that of torch.export.load
+        if reader.get_file_names() != names:
+            raise EncoderRefused(f"{path.name} is a damaged archive: save it by torch.export.save")
+        for name in names:
+            if name.lower().startswith("data/aotinductor/"):
+                raise EncoderRefused(f"{path.name} holds compiled code, {name}: save it by torch.export.save")
+            if pickled := _pickled(name, reader):
+                raise EncoderRefused(f"{path.name} holds {pickled} as a pickle, which can run code: export it without")
+
+
+def _pickled(name: str, reader: Any) -> str:
+    """Return what torch would load as a pickle because of a file in an archive, or nothing."""
+    folder, _, last = name.lower().rpartition("/")
+    if folder in ("data/weights", "data/constants") and last.endswith("_config.json"):
+        for key, entry in json.loads(reader.read_string(name))["config"].items():
+            if entry["use_pickle"] is not False or not TENSOR.fullmatch(entry["path_name"]):
+                return str(key)
+    elif folder.startswith(("data/weights", "data/constants")):
+        return "" if TENSOR.fullmatch(last) else name
+    elif folder.startswith("data/"):  # the inputs of the export, tensors in nested tuples and dicts
+        content = reader.read_bytes(name)
+        return name if content and not _is_plain(content) else ""
+    return ""
 
 
 def _is_plain(content: bytes) -> bool:

@@ -88,6 +88,54 @@ def test_pickles_in_a_file_of_torch_export_are_refused_before_they_run(exported,
     assert capsys.readouterr().out == ""
 
 
+class Touch:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("prefix", ["opaque_obj_", "custom_obj_", "tensor_x"])
+def test_a_constant_that_torch_would_unpickle_is_refused(exported, tmp_path, prefix):
+    touched = tmp_path / "touched"
+
+    def change(name, content):
+        if "constants_config" not in name:
+            return content
+        with zipfile.ZipFile(exported) as archive:
+            weights = json.loads(archive.read("model/data/weights/model_weights_config.json"))["config"]
+        return json.dumps({"config": {"c": {**weights["w"], "path_name": f"{prefix}0", "is_param": False}}})
+
+    folder = rewritten(exported, tmp_path / "evil", change)
+    payload = pickle.dumps(Touch(touched))
+    with zipfile.ZipFile(folder / "model.pt2", "a") as archive:
+        archive.writestr(f"model/data/constants/{prefix}0", payload + b"\0" * (-len(payload) % 4))
+    with pytest.raises(EncoderRefused, match=r"model.pt2 holds .* as a pickle, which can run code"):
+        TorchFile(folder, "image", "cpu")
+    assert not touched.exists()
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize(
+    "double", ["model/data/sample_inputs/model.pt", "model/Data/sample_inputs/model.pt", "b/x", "x"]
+)
+@pytest.mark.parametrize("last", [False, True])
+def test_a_file_in_which_zipfile_and_torch_may_read_different_parts_is_refused(exported, tmp_path, double, last):
+    touched, evil = tmp_path / "touched", io.BytesIO()
+    torch.save(Touch(touched), evil)
+    with zipfile.ZipFile(exported) as source, zipfile.ZipFile(tmp_path / "model.pt2", "w") as target:
+        parts = [(name, source.read(name)) for name in source.namelist()]
+        for name, content in (
+            [*parts, (double, evil.getvalue())] if last else [parts[0], (double, evil.getvalue()), *parts[1:]]
+        ):
+            target.writestr(name, content)
+    tiny_encoders.preprocessing(tmp_path)
+    with pytest.raises(EncoderRefused, match="holds files of one name, or several folders"):
+        TorchFile(tmp_path, "image", "cpu")
+    assert not touched.exists()
+
+
 def test_a_network_for_a_fixed_number_of_rows_is_refused(tmp_path):
     with pytest.raises(EncoderRefused, match="takes 2 rows at a time: export it with a dynamic first dimension"):
         TorchFile(tiny_encoders.picture_pt2(tmp_path / "torch", rows=2).parent, "image", "cpu")
