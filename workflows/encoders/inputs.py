@@ -22,7 +22,11 @@ BILINEAR = 2  # as PIL numbers its filters
 
 
 class Pictures:
-    """Resize, crop, scale to 0..1 and normalize RGB pictures. Returns (n, 3, height, width) float32."""
+    """Resize, crop, scale to 0..1 and normalize RGB pictures. Returns (n, 3, height, width) float32.
+
+    Steps are left out as do_resize, do_center_crop, do_rescale and do_normalize say. A size that is one number is the
+    shorter edge before a crop, as in CLIP; otherwise it is both.
+    """
 
     def __init__(self, folder: Path) -> None:
         given = json.loads((folder / PICTURES).read_text())
@@ -30,16 +34,21 @@ class Pictures:
             raise EncoderRefused(
                 f"expected size, image_mean and image_std in {PICTURES}, found no {', '.join(missing)}"
             )
-        self.size, self.filter = given["size"], given.get("resample", BILINEAR)
+        size, self.filter = given["size"], given.get("resample", BILINEAR)
         self.crop = _sides(given["crop_size"]) if given.get("do_center_crop", True) and "crop_size" in given else None
-        self.factor = given.get("rescale_factor", 1 / 255)
+        self.size = {"shortest_edge": size} if self.crop and isinstance(size, int) else size
+        self.resized = given.get("do_resize", True)
+        self.factor = given.get("rescale_factor", 1 / 255) if given.get("do_rescale", True) else 1
         self.mean, self.deviation = (np.array(given[name], np.float32) for name in ("image_mean", "image_std"))
+        if not given.get("do_normalize", True):
+            self.mean, self.deviation = np.zeros(3, np.float32), np.ones(3, np.float32)
 
     def __call__(self, pictures: Sequence[Any]) -> Array:
         return np.stack([self._one(picture) for picture in pictures])
 
     def _one(self, picture: Any) -> Array:
-        picture = picture.resize(self._sides_of(picture), self.filter)
+        if self.resized:
+            picture = picture.resize(self._sides_of(picture), self.filter)
         if self.crop:
             height, width = self.crop
             left, top = (picture.width - width) // 2, (picture.height - height) // 2
@@ -66,10 +75,11 @@ class Texts:
         settings = folder / TOKENIZER_SETTINGS
         given = json.loads(settings.read_text()) if settings.exists() else {}
         if (limit := given.get("model_max_length", LONGEST)) < LONGEST:
-            self.tokenizer.enable_truncation(int(limit))
+            self.tokenizer.enable_truncation(int(limit), direction=given.get("truncation_side", "right"))
         padding = given.get("pad_token", "[PAD]")
         padding = padding["content"] if isinstance(padding, dict) else padding
-        self.tokenizer.enable_padding(pad_id=self.tokenizer.token_to_id(padding) or 0, pad_token=padding)
+        number, side = self.tokenizer.token_to_id(padding) or 0, given.get("padding_side", "right")
+        self.tokenizer.enable_padding(direction=side, pad_id=number, pad_token=padding)
 
     def __call__(self, texts: Sequence[str]) -> dict[str, Array]:
         found = self.tokenizer.encode_batch(list(texts))

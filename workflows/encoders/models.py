@@ -46,8 +46,8 @@ ADAPTERS = {
     ),
     "open_clip": Adapter("clip", "ClipEncoder", ("open_clip",), "open-clip", ("image", "text")),
     "timm": Adapter("pictures", "TimmEncoder", ("timm",), "timm", ("image",)),
-    "onnx": Adapter("exported", "OnnxFile", ("onnxruntime", "tokenizers"), "onnx", ("image", "text")),
-    "torch.export": Adapter("exported", "TorchFile", (), "onnx", ("image", "text")),
+    "onnx": Adapter("exported", "OnnxFile", ("onnxruntime", "tokenizers"), "onnx", ("image", "text"), 2),
+    "torch.export": Adapter("exported", "TorchFile", (), "onnx", ("image", "text"), 2),
 }
 
 

@@ -63,6 +63,36 @@ def test_pictures_are_resized_by_their_shorter_side_and_cropped_in_the_middle(tm
     assert found.min() > 0.8
 
 
+def pictures_by(folder, **about):
+    given = {"size": 4, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, **about}
+    (folder / "preprocessor_config.json").write_text(json.dumps(given))
+    return Pictures(folder)
+
+
+def test_a_size_of_one_number_is_the_shorter_side_before_a_crop(tmp_path):
+    picture = Image.fromarray(PIXELS[0]).resize((32, 16))
+    expected = pictures_by(tmp_path, size={"shortest_edge": 8}, crop_size=4)([picture])
+    np.testing.assert_array_equal(pictures_by(tmp_path, size=8, crop_size=4)([picture]), expected)
+    assert pictures_by(tmp_path, size=8, crop_size=4, do_center_crop=False)([picture]).shape == (1, 3, 8, 8)
+
+
+def test_steps_that_the_preprocessing_turns_off_are_left_out(tmp_path):
+    x = PIXELS[0].transpose(2, 0, 1)[None]
+    off = {"do_resize": False, "do_rescale": False, "do_normalize": False}
+    np.testing.assert_array_equal(pictures_by(tmp_path, **off)(PICTURES[:1]), x)
+    found = pictures_by(tmp_path, do_resize=False, do_normalize=False)(PICTURES[:1])
+    np.testing.assert_allclose(found, x / 255, rtol=1e-6)
+    found = pictures_by(tmp_path, do_resize=False, do_rescale=False)(PICTURES[:1])
+    np.testing.assert_allclose(found, x * 2.0 - 1, rtol=1e-6)
+
+
+def test_texts_are_padded_and_cut_on_the_side_that_the_tokenizer_says(tmp_path):
+    tiny_encoders.tokenizer(tmp_path)
+    about = {"model_max_length": 2, "pad_token": "[PAD]", "padding_side": "left", "truncation_side": "left"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(about))
+    assert Texts(tmp_path)(["cat purrs whiskers", "cat"])["input_ids"].tolist() == [[3, 4], [0, 2]]
+
+
 class Evil:
     def __reduce__(self):
         return print, ("ran",)
