@@ -7,7 +7,7 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,25 @@ from .pictures import BATCH, in_batches
 
 ONE_PER_ROW = "sentence_embedding"  # the output of sentence-transformers' ONNX files, after that of the tokens
 TENSOR = re.compile(r"(weight|tensor)_[0-9]+")  # files of plain numbers; torch unpickles others, such as opaque_obj_0
+
+# What torch.export.save writes of a network of plain operators. On load torch evaluates expressions, calls operators
+# and writes names into Python source, without checks.
+FUNCTIONS = (
+    "Integer|Rational|Add|Mul|Pow|Abs|Max|Min|Mod|FloorDiv|ModularIndexing|PythonMod|CleanDiv|CeilDiv|CeilToInt|"
+    "FloorToInt|TruncToInt|RoundToInt|TruncToFloat|ToFloat|IntTrueDiv|FloatTrueDiv|PowByNatural|FloatPow|Where|"
+    "Identity|Equality|Unequality|StrictGreaterThan|GreaterThan|StrictLessThan|LessThan|And|Or|Not"
+)
+OPERATORS = "eq|ne|le|ge|lt|gt|neg|pos|mul|add|sub|pow|mod|floordiv|truediv|lshift|rshift|and_|or_|getitem"
+EXPRESSION = rf"(?:(?:Symbol|Float)\('[\w.+-]+'|(?:{FUNCTIONS})\(|[a-z_]+=(?:True|False|[0-9])|true|false|[0-9(), -])*"
+OPERATOR = (
+    rf"torch\.ops\.aten\.(?!from_file)\w+\.[A-Za-z]\w*|torch\.sym_\w+|_operator\.(?:{OPERATORS})|math\.[a-z]\w*|"
+    r"torch\.ops\.higher_order\.wrap_with_(?:set_grad_enabled|autocast)"
+)
+TYPE = r"type|context|children_spec|null|builtins\.(?:tuple|list|dict)"
+TREE = rf'(?:[]\[{{}}:, 1]|null|"(?:{TYPE}|\[(?:\\"\w+\\"(?:, )?)*\])")*'
+PROGRAM = {"expr_str": EXPRESSION, "target": OPERATOR, "as_operator": OPERATOR, "in_spec": TREE, "out_spec": TREE}
+PROGRAM |= {"as_string": r"[^\n]*", "metadata": r"[\s\S]*"}  # never evaluated
+NAME = r"[\w.+-]*"
 
 
 class TorchFile:
@@ -92,7 +111,7 @@ def only(folder: Path, suffix: str) -> Path:
 
 
 def refuse_pickles(path: Path) -> None:
-    """Raise EncoderRefused for a .pt2 file from which torch would load pickled objects, which can run code."""
+    """Raise EncoderRefused for a .pt2 file of which torch would run code: pickles, compiled code and expressions."""
     from torch.export.pt2_archive import PT2ArchiveReader
 
     with zipfile.ZipFile(path) as archive:
@@ -112,6 +131,13 @@ def refuse_pickles(path: Path) -> None:
                 raise EncoderRefused(f"{path.name} holds compiled code, {name}: save it by torch.export.save")
             if pickled := _pickled(name, reader):
                 raise EncoderRefused(f"{path.name} holds {pickled} as a pickle, which can run code: export it without")
+            if name.lower().startswith("models/"):
+                for key, text in _strings(json.loads(reader.read_string(name))):
+                    if not re.fullmatch(PROGRAM.get(key, NAME), text):
+                        raise EncoderRefused(
+                            f"{path.name} holds {text[:80]!r} as {key or 'a name'}, which may run code: export a "
+                            "network of plain operators"
+                        )
 
 
 def _pickled(name: str, reader: Any) -> str:
@@ -127,6 +153,19 @@ def _pickled(name: str, reader: Any) -> str:
         content = reader.read_bytes(name)
         return name if content and not _is_plain(content) else ""
     return ""
+
+
+def _strings(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the strings of a JSON value, each with its key; "metadata" for those directly in it."""
+    if isinstance(node, str):
+        yield key, node
+    elif isinstance(node, list):
+        for one in node:
+            yield from _strings(one, key)
+    elif isinstance(node, dict):
+        for name, one in node.items():
+            yield "", name
+            yield from _strings(one, key if key == "metadata" and isinstance(one, str) else name)
 
 
 def _is_plain(content: bytes) -> bool:

@@ -146,6 +146,59 @@ def test_a_constant_that_torch_would_unpickle_is_refused(exported, tmp_path, pre
     assert not touched.exists()
 
 
+@pytest.mark.parametrize("place", ["expression", "expression of metadata", "operator", "name", "tree"])
+def test_a_program_whose_strings_torch_would_run_is_refused(exported, tmp_path, place):
+    touched = tmp_path / "touched"
+    code = f"open({str(touched)!r}, 'w')"
+
+    def change(name, content):
+        if not name.endswith("models/model.json"):
+            return content
+        program = json.loads(content)
+        graph = program["graph_module"]["graph"]
+        if place == "expression":
+            graph["tensor_values"]["x"]["sizes"][0]["as_expr"]["expr_str"] = code
+        elif place == "expression of metadata":
+            graph["tensor_values"]["metadata"] = json.loads(json.dumps(graph["tensor_values"]["x"]))
+            graph["tensor_values"]["metadata"]["sizes"][0]["as_expr"]["expr_str"] = code
+        elif place == "operator":
+            graph["nodes"][0]["target"] = "torch.os.system"
+        elif place == "tree":
+            signature = program["graph_module"]["module_call_graph"][0]["signature"]
+            signature["in_spec"] = signature["in_spec"].replace("builtins.dict", "collections.defaultdict")
+        else:
+            return json.dumps(program).replace('"x"', json.dumps(f"x={code}"))
+        return json.dumps(program)
+
+    folder = rewritten(exported, tmp_path / "evil", change)
+    with pytest.raises(EncoderRefused, match=r"model.pt2 holds .*, which may run code"):
+        TorchFile(folder, "image", "cpu")
+    assert not touched.exists()
+
+
+def test_a_network_of_many_operators_is_not_refused(tmp_path):
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convolution, self.normal = torch.nn.Conv2d(3, 4, 3, stride=2), torch.nn.BatchNorm2d(4)
+            self.layer = torch.nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+
+        def forward(self, x):
+            x = torch.nn.functional.gelu(self.normal(self.convolution(x)), approximate="tanh")
+            x = torch.nn.functional.interpolate(x, scale_factor=2.0, mode="bilinear")
+            x = self.layer(x.flatten(2).transpose(1, 2))
+            with torch.no_grad():
+                scale = torch.tensor([1.0, 2.0, 3.0, -float("inf")]).clamp(min=0)
+            return torch.einsum("nld,d->nd", x, scale).half().float()
+
+    n, height = torch.export.Dim("n"), torch.export.Dim("height", min=8, max=99)
+    example = torch.rand(2, 3, 16, 16)
+    program = torch.export.export(Network().eval(), (example,), dynamic_shapes=({0: n, 2: height},))
+    torch.export.save(program, tmp_path / "model.pt2")
+    tiny_encoders.preprocessing(tmp_path)
+    assert TorchFile(tmp_path, "image", "cpu").encode(PICTURES[:3]).shape == (3, 4)
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize(
     "double", ["model/data/sample_inputs/model.pt", "model/Data/sample_inputs/model.pt", "b/x", "x"]
