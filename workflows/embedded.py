@@ -25,8 +25,16 @@ def environment() -> None:
 
 def prefect_home() -> None:
     """Create Prefect's home folder. Without it, importing Prefect warns and its server does not start."""
+    from infra.settings import SettingsError
+
     environment()
-    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    home = os.environ["PREFECT_HOME"]
+    try:
+        Path(home).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot create the folder {home}: {error.strerror}: set HASHKILN_HOME to a folder that can be written"
+        ) from error
 
 
 def log_lines() -> None:

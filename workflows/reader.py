@@ -31,6 +31,8 @@ from .arrays import as_vectors, float32
 from .datasets import dataset_of
 from .spec import Spec, Value, valid
 
+ESTIMATED = 256  # queries ranked by estimates at a time: with more, few rows would be ranked at a time
+
 
 class Search(Value):
     """The options of a search."""
@@ -211,9 +213,12 @@ class Reader:
         if not width:
             yield (np.zeros(0, np.int64),) * 2 + (np.zeros(0),)
             return
+        step = ESTIMATED if isinstance(self.function, Quantizer) else len(x)
         for block in query_blocks(np.full(len(x), width)):
-            distances, ids = self._nearest(x[block], asked, width, data, index)
-            yield np.repeat(np.arange(len(x))[block], ids.shape[1]), ids.ravel(), distances.ravel()
+            for start in range(block.start, block.stop, step):
+                some = slice(start, min(start + step, block.stop))
+                distances, ids = self._nearest(x[some], asked, width, data, index)
+                yield np.repeat(np.arange(len(x))[some], ids.shape[1]), ids.ravel(), distances.ravel()
 
     def _data(self, where: Any) -> tuple[Data, int]:
         """Return the codes to search, and the number of rows."""

@@ -54,6 +54,8 @@ class Estimator:
             part = slice(start, start + ROWS)
             codes, correctives = split_bytes(batch.x[part], self.planes * d)
             self._estimate(codes, self._rows(correctives.astype(np.float64)), out[:, part])
+        if self.metric == "cosine":  # the error of a short row, divided by its length, must not put it first
+            np.clip(out, 0, 2, out=out)
         return out
 
     def _estimate(self, codes: Array, rows: Array, out: Array) -> None:

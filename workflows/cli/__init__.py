@@ -91,13 +91,14 @@ def interrupted(*_: Any) -> None:
     kept = "Finished work is kept, and nothing is half published. To continue, run again:"
     report("Interrupted", f"Interrupted. {kept} {again}", INTERRUPTED)
     sys.stdout.flush()
+    logging.disable(logging.CRITICAL)  # Prefect's services complain of what they could not send
     atexit._run_exitfuncs()
     os._exit(INTERRUPTED)
 
 
 def as_json() -> bool:
-    """Return whether the command line asks for JSON."""
-    return any(argument.partition("=")[0] == "--json" for argument in sys.argv[1:])
+    """Return whether the command line asks for JSON on stdout; `benchmark --json FILE` writes a file."""
+    return "benchmark" not in sys.argv[1:2] and any(argument.partition("=")[0] == "--json" for argument in sys.argv[1:])
 
 
 def report(kind: str, message: str, code: int) -> None:

@@ -32,7 +32,7 @@ def seen(context: Context, examples: Sequence[Example], parts: Iterable[Part]) -
     names: dict[int, str] = {}
     known = np.union1d(asked[asked < datasets.QUERY], near)
     if dataset.keys and len(known):
-        names = dict(zip(known.tolist(), keys.names_of(dataset.keys, known), strict=True))
+        names = dict(zip(known.tolist(), map(str, keys.keys_of(dataset.keys, known).to_pylist()), strict=True))
     shape = datasets.get(dataset.name).picture if dataset.name in datasets.names() else ()
     if dataset.kind == "vector" and not shape:
         return Seen(names, {})

@@ -117,7 +117,7 @@ def tiles(report: Report) -> list[dict[str, str]]:
     found = []
     for name in run_charts.headline(report.measured.metrics):
         estimate, change, verdict = report.measured.metrics[name], "", ""
-        if report.comparison:
+        if report.comparison and name in report.comparison.differences:
             change, verdict = _change(name, report.comparison.differences[name])
             change = f"{change} since {report.comparison.version}"
         about = f"{estimate.low:.4f} to {estimate.high:.4f}, {METRICS[name].about}"
@@ -143,8 +143,9 @@ def _metrics(report: Report) -> list[dict[str, str]]:
     most = max(bounds, default=0) or 1.0
     rows = []
     for name, estimate in report.measured.metrics.items():
-        row = {"metric": name, "about": METRICS[name].about, "staged": str(estimate)}
-        if report.comparison:
+        row = dict.fromkeys(("common", "published", "difference", "whisker", "change", "verdict"), "")
+        row |= {"metric": name, "about": METRICS[name].about, "staged": str(estimate)}
+        if report.comparison and name in differences:  # estimates of a quantizer are not compared
             d = differences[name]
             change, verdict = _change(name, d)
             row |= {

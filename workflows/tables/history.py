@@ -9,6 +9,7 @@ from infra.settings import Settings, current_user
 from storage.tables import log
 from storage.tables.table import CodeTable, Version
 
+from ..checks import schema_of
 from ..context import open_table, open_tables
 from ..records import Verdict
 from ..spec import Spec, Value
@@ -139,6 +140,7 @@ def compare_tables(dataset: str) -> list[ComparableTables]:
             )
             groups.setdefault(version.properties.get("protocol", ""), []).append(found)
     if not groups:
+        schema_of(dataset, Settings())  # refuses an unknown name
         raise LookupError(f"dataset {dataset} has no published codes: run reindex first")
     return [ComparableTables(protocol=protocol, codes=tuple(codes)) for protocol, codes in groups.items()]
 

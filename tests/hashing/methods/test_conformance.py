@@ -171,7 +171,7 @@ def test_empty_shards_and_shards_of_one_row_are_accepted(name, in_process, fitte
 def test_unknown_names_are_refused_with_similar_ones():
     with pytest.raises(ValueError, match="found 'itk'; did you mean itq"):
         method("itk")
-    with pytest.raises(ValueError, match="found 'qqq'; the methods are agh, ba, "):
+    with pytest.raises(ValueError, match="found 'qqq'; the methods are adsh, agh, ba, "):
         method("qqq")
 
 

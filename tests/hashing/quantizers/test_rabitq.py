@@ -50,7 +50,7 @@ def by_hand(function, x, q, metric, rounding):
     if metric == "euclidean":
         return (v**2).sum(axis=1) + (p**2).sum(axis=1)[:, None] - 2 * products
     inner = products + (x - mean) @ mean + (q @ mean)[:, None]
-    return 1 - inner / np.linalg.norm(x, axis=1) if metric == "cosine" else -inner
+    return np.clip(1 - inner / np.linalg.norm(x, axis=1), 0, 2) if metric == "cosine" else -inner
 
 
 @pytest.mark.parametrize("real", [False, True])
@@ -205,3 +205,11 @@ def test_queries_of_another_dimension_and_without_a_cosine_are_refused():
         quantizer().estimator(QUERIES[:, 1:], "ip")
     with pytest.raises(ValueError, match="zero, which has no cosine"):
         quantizer().estimator(0 * QUERIES, "cosine")
+
+
+def test_the_estimated_cosine_distance_of_a_short_row_is_in_range():
+    x = X.copy()
+    x[::3] *= 1e-4  # the error of the estimate is divided by the length
+    found = quantizer(3).estimator(QUERIES, "cosine")(batch_of(quantizer(3), x))
+    assert found.min() >= 0
+    assert found.max() <= 2

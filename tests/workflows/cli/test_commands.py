@@ -138,7 +138,7 @@ def test_fetch_verifies_the_published_checksums(hashkiln):
         (("export", "x", "--to", "solr", "--out", "/nowhere"), 2, "'pgvector', 'duckdb', 'milvus', 'lance'"),
         (("fit", "--dataset", "nothing"), 2, "expected the name of a dataset, found 'nothing'"),
         (("fetch", "nothing"), 2, "expected the name of a dataset, found 'nothing': the named datasets are"),
-        (("compare", "nothing"), 2, "dataset nothing has no published codes"),
+        (("compare", "nothing"), 2, "expected the name of a dataset, found 'nothing'"),
         (("fetch", "photosift"), 1, "photosift"),
         (("fetch", "mnist", "--from", "/nowhere"), 1, "/nowhere"),
         (("reindex", "--dataset", "A b"), 2, "expected a name of a-z, 0-9, _ and -, found 'A b'"),

@@ -59,5 +59,5 @@ def test_metrics_of_different_protocols_never_share_a_column(settings, source):
     output = hashkiln("compare", "mine")[1]
     assert "2 protocols: metrics are not comparable between the tables above" in output
     assert len(json.loads(hashkiln("compare", "mine", "--json")[1])) == 2
-    with pytest.raises(LookupError, match="dataset yours has no published codes"):
+    with pytest.raises(LookupError, match="expected the name of a dataset, found 'yours'"):
         history.compare_tables("yours")

@@ -27,6 +27,7 @@ from workflows.context import Context
 from workflows.datasets import dataset_of
 from workflows.evaluation.judge import judge_of
 from workflows.evaluation.version import measure_version
+from workflows.reindex import pipeline
 from workflows.reindex.publishing import GateRejected
 from workflows.reports.run import metric_rows
 from workflows.spec import Protocol, Spec
@@ -146,7 +147,7 @@ def test_parts_hold_the_correctives_and_the_export_too(published, settings, tmp_
 
 def test_a_table_is_extended_and_deleted_from_and_sound_throughout(published, queries, settings, folder):
     write(folder, "4.parquet", blobs(50, D, seed=4, first_id=4000))
-    assert reindex(settings, quantized()) == "v2"
+    assert pipeline.reindex(Context.of(quantized(), settings, InProcess())).version == "v2"  # with its report
     deletion.delete("mine", ["1003", "4001"])
     report = verify(TABLE, deep=True)
     assert (report.problems, report.rows, report.rechecked) == ((), 848, 5)
