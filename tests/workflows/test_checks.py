@@ -96,7 +96,7 @@ MISTAKES = {  # the command, and what its line names
     "no table to roll back": (["rollback", "mine__itq32"], "existing tables: none yet"),
     "no table of versions": (["diff", "mine__itq32", "v1", "v2"], "existing tables: none yet"),
     "no table to collect": (["gc", "mine__itq32"], "existing tables: none yet"),
-    "tables of no dataset": (["compare", "mine"], "dataset mine has no published codes"),
+    "tables of no dataset": (["compare", "mine"], "expected the name of a dataset, found 'mine'"),
     "deleted dataset": (["delete", "mine", "--ids", "7", "--yes"], "ingested datasets: none yet"),
     "what is tuned": (
         grid("mnist", "dhn", "--bits", "8", "--protocol", "dhn", "--tune", "dhn.network=mlp,text"),
