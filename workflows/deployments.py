@@ -79,7 +79,7 @@ def deploy(spec: Spec, schedule: Schedule, channel: Channel | None = None) -> li
                 f"{schedule.pool} --type process`, or pass another by --pool"
             ) from None
         for deployment in made:
-            deployment.apply(_sync=True)  # also where an event loop runs
+            deployment.apply()
         automations = _notify(client, block) if block else []
     return [f"{deployment.flow_name}/{deployment.name}" for deployment in made] + automations
 
@@ -143,7 +143,7 @@ def _block(channel: Channel) -> Block:
 
 def _notify(client: SyncPrefectClient, block: Block) -> list[str]:
     """Create or update the automations of infra/automations.yaml, and return their names."""
-    identity = str(block.save(BLOCK, overwrite=True, _sync=True))
+    identity = str(block.save(BLOCK, overwrite=True))
     silence = 3 * (get_current_settings().flows.heartbeat_frequency or 180)
     text = files("infra").joinpath("automations.yaml").read_text()
     text = text.replace("${BLOCK}", identity).replace("${SILENCE}", str(silence))
