@@ -94,7 +94,7 @@ def embed(
     how = Embedding(source=dataset, encoder=encoder, digest=found.digest, bad_rows=bad_rows, pieces={})
     new = _described(name, source, metric or (before.metric if before else "cosine"), how)
     check_replacement(settings, new)
-    found.save(settings.warehouse_url)
+    found.save(settings.warehouse_url, source.kind)
     return _update(new, how, source, settings, progress)
 
 

@@ -74,9 +74,9 @@ class Texts:
         self.tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         settings = folder / TOKENIZER_SETTINGS
         given = json.loads(settings.read_text()) if settings.exists() else {}
-        if (limit := given.get("model_max_length", LONGEST)) < LONGEST:
+        if (limit := given.get("model_max_length") or LONGEST) < LONGEST:
             self.tokenizer.enable_truncation(int(limit), direction=given.get("truncation_side", "right"))
-        padding = given.get("pad_token", "[PAD]")
+        padding = given.get("pad_token") or "[PAD]"
         padding = padding["content"] if isinstance(padding, dict) else padding
         number, side = self.tokenizer.token_to_id(padding) or 0, given.get("padding_side", "right")
         self.tokenizer.enable_padding(direction=side, pad_id=number, pad_token=padding)

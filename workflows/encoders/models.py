@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -60,10 +62,26 @@ class Found(NamedTuple):
     files: dict[str, Path]  # by path below the folder of the encoder
     checksums: dict[str, str]  # SHA-256 of each
 
-    def save(self, warehouse: str) -> None:
-        """Store the encoder, unless it is stored already."""
+    def save(self, warehouse: str, kind: str) -> None:
+        """Store the encoder, unless it is stored already. Raise EncoderRefused if it cannot be loaded."""
+        if not encoders.encoder_exists(warehouse, self.digest):
+            self._try(kind)
         about = {"name": self.name, "adapter": self.adapter, "files": self.checksums}
         encoders.save_encoder(warehouse, self.digest, self.files, about)
+
+    def _try(self, kind: str) -> None:
+        with TemporaryDirectory(prefix="hashkiln-encoder-") as name:
+            for path, file in self.files.items():
+                copy = Path(name, path)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
+            try:
+                _load(self.adapter, Path(name), kind, "cpu")
+            except EncoderRefused:
+                raise
+            except Exception as error:  # of many types and libraries
+                reason = str(error).strip().partition("\n")[0]
+                raise EncoderRefused(f"cannot load {self.name}: {type(error).__name__}: {reason}") from error
 
 
 def find(text: str, kind: str) -> Found:
@@ -210,9 +228,12 @@ class StoredEncoder:
 
 @lru_cache(maxsize=1)
 def _loaded(stored: StoredEncoder) -> Encoder:
-    adapter = ADAPTERS[encoders.describe_encoder(stored.warehouse, stored.digest)["adapter"]]
-    _need_packages(adapter, stored.kind)
-    folder = encoders.encoder_folder(stored.warehouse, stored.digest)
-    module = import_module(f".{adapter.module}", __package__)
-    encoder: Encoder = getattr(module, adapter.encoder)(folder, stored.kind, stored.device)
+    adapter: str = encoders.describe_encoder(stored.warehouse, stored.digest)["adapter"]
+    _need_packages(ADAPTERS[adapter], stored.kind)
+    return _load(adapter, encoders.encoder_folder(stored.warehouse, stored.digest), stored.kind, stored.device)
+
+
+def _load(adapter: str, folder: Path, kind: str, device: str) -> Encoder:
+    module = import_module(f".{ADAPTERS[adapter].module}", __package__)
+    encoder: Encoder = getattr(module, ADAPTERS[adapter].encoder)(folder, kind, device)
     return encoder

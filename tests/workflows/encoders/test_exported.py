@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from storage import encoders
 from tests import tiny_encoders
 from tests.tiny_encoders import SIDE
 from workflows.encoders import models
@@ -262,3 +263,21 @@ def test_the_identity_is_that_of_the_files_and_not_of_their_place(tmp_path):
     assert models.find(str(one.parent), "image").digest == models.find(str(one), "image").digest
     (other.parent / "preprocessor_config.json").write_text("{}")
     assert models.find(str(one), "image").digest != models.find(str(other), "image").digest
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2", "tokenizer.json"])
+def test_an_encoder_that_cannot_be_loaded_is_refused_before_it_is_stored(settings, tmp_path, name):
+    path = tiny_encoders.text_onnx(tmp_path / "encoder")
+    if name == "model.pt2":
+        path = path.rename(path.with_name(name))
+    path.with_name(name).write_bytes(b"{garbage")
+    found = models.find(str(path), "text")
+    with pytest.raises(EncoderRefused, match=rf"cannot load .*{path.name}: \w+: .+"):
+        found.save(settings.warehouse_url, "text")
+    assert not encoders.encoder_exists(settings.warehouse_url, found.digest)
+
+
+def test_nulls_in_the_settings_of_a_tokenizer_are_its_defaults(tmp_path):
+    tiny_encoders.tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": None, "pad_token": None}))
+    assert Texts(tmp_path)(["cat purrs", "cat"])["input_ids"].tolist() == [[2, 3], [2, 0]]
