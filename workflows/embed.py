@@ -144,13 +144,16 @@ def _update(new: Dataset, how: Embedding, source: Dataset, settings: Settings, p
     if how.bad_rows == "refuse":
         stems = {digest: stem for digest, stem in stems.items() if not pieces.dropped_rows(stem)}
     every = list(chain.from_iterable(plan.values()))
-    todo = [piece for piece in every if piece.digest not in stems]
-    logger.info("%s: %d shards, %d to encode", new.name, len(every), len(todo))
+    stems, encoded = pieces.touch_pieces(warehouse, new.name, every, stems), list[Piece]()
     executor, device = _with_gpus(connect(settings, progress), settings)
     encoder = StoredEncoder(warehouse, how.digest, source.kind, device)
     write = partial(pieces.write_piece, warehouse=warehouse, dataset=new.name, encode=encoder)
-    written = executor.map(write, todo, f"embed {new.name}")
-    stems |= {piece.digest: stem for piece, stem in zip(todo, written, strict=True)}
+    while todo := [piece for piece in every if piece.digest not in stems]:
+        logger.info("%s: %d shards, %d to encode", new.name, len(every), len(todo))
+        written = executor.map(write, todo, f"embed {new.name}")
+        stems |= {piece.digest: stem for piece, stem in zip(todo, written, strict=True)}
+        encoded += todo
+        stems = pieces.touch_pieces(warehouse, new.name, every, stems)  # a long time may have passed
     listed = {split: {piece.name: stems[piece.digest] for piece in one} for split, one in plan.items()}
     used = [stems[piece.digest] for piece in every]
     dropped = sum(map(pieces.dropped_rows, used))
@@ -168,8 +171,8 @@ def _update(new: Dataset, how: Embedding, source: Dataset, settings: Settings, p
         dim=new.dim,
         rows=sum(piece.stop - piece.start for piece in every) - dropped,
         shards=len(every),
-        encoded=len(todo),
-        encoded_rows=sum(piece.stop - piece.start for piece in todo),
+        encoded=len(encoded),
+        encoded_rows=sum(piece.stop - piece.start for piece in encoded),
         dropped=dropped,
         seconds=time.monotonic() - start,
     )

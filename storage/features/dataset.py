@@ -124,8 +124,11 @@ class Dataset(BaseModel):
         files = {filesystem.relative_path(root, file.url): file for file in rows.listing(root)}
         if not self.embedding:
             return files
-        try:
-            return {name: files[f"{stem}.parquet"] for name, stem in self.embedding.pieces[split].items()}
+        try:  # a piece never changes: no version, because `embed` touches pieces that runs may be reading
+            return {
+                name: files[f"{stem}.parquet"]._replace(version="")
+                for name, stem in self.embedding.pieces[split].items()
+            }
         except KeyError as error:
             missing = filesystem.join(root, error.args[0])
             raise FileNotFoundError(f"missing file {missing}: run `hashkiln embed` again") from None

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from .shard import FeatureShard
 
 PIECE_ROWS = 2**14  # what a killed run repeats for each task: 16 MB to 256 MB of vectors
 READ_ROWS = 512  # rows to read and encode at a time
+TOUCHED = 16  # files at a time; latency dominates
 KEY, VECTOR, LABELS = "key", "vector", "labels"  # names of columns
 
 Encode = Callable[[Sequence[Any]], Array]  # RGB pictures or texts -> vectors (n, d) float32
@@ -58,6 +60,18 @@ def stored_pieces(warehouse: str, dataset: str) -> dict[str, str]:
     files = filesystem.inventory(folder_of(warehouse, dataset), 1)
     stems = [file.url.rpartition("/")[2].removesuffix(".parquet") for file in files]
     return {digest_of(stem): stem for stem in stems if not stem.startswith(".")}
+
+
+def touch_pieces(warehouse: str, dataset: str, used: Sequence[Piece], stems: Mapping[str, str]) -> dict[str, str]:
+    """Return the stored pieces among those used, as `stored_pieces` does, after an update of their modification times.
+
+    No dataset lists them yet, so a garbage collection that is running would delete old ones.
+    """
+    listed = {piece.digest: stems[piece.digest] for piece in used if piece.digest in stems}
+    urls = [places.PIECE.url(warehouse, dataset=dataset, piece=stem) for stem in listed.values()]
+    with ThreadPoolExecutor(TOUCHED) as pool:
+        found = pool.map(filesystem.touch, urls)
+        return {digest: stem for (digest, stem), exists in zip(listed.items(), found, strict=True) if exists}
 
 
 def folder_of(warehouse: str, dataset: str) -> str:

@@ -142,7 +142,7 @@ class FeatureShard:
                 version = filesystem.stat(file.url).version
             except FileNotFoundError:
                 raise SourceChanged(f"{file.url} was removed after it was listed") from None
-            if version != file.version:
+            if file.version and version != file.version:  # pieces have none (`Dataset.files`)
                 raise SourceChanged(f"{file.url} changed after it was listed: from {file.version} to {version}")
 
     def distinct_labels(self) -> set[str | int]:

@@ -20,6 +20,7 @@ from storage.features.contract import SourceRefused
 from storage.features.dataset import dataset_exists, load_dataset
 from storage.features.rows import Columns
 from storage.files import filesystem
+from storage.tables import garbage
 from tests import tiny_encoders
 from tests.workflows import conftest
 from workflows import datasets
@@ -257,6 +258,51 @@ def test_gc_deletes_vectors_and_encoders_that_no_dataset_uses(settings, notes, e
     assert not encoders.encoder_exists(settings.warehouse_url, old)
     assert len(vectors_of(settings, "vectors")) == 180
     assert embed("notes", str(tmp_path / "other" / "model.onnx"), "vectors").encoded == 0
+
+
+def test_gc_keeps_old_pieces_that_embed_uses_again(settings, notes, encoder, tmp_path, monkeypatch):
+    embed("notes", encoder, "vectors")
+    embed("notes", str(tiny_encoders.text_onnx(tmp_path / "other", seed=1)), "vectors")
+    for file in filesystem.inventory(pieces.folder_of(settings.warehouse_url, "vectors")):
+        os.utime(file.url, (time.time() - 8 * 86_400,) * 2)
+    remove, found = garbage.remove_if_older, []
+
+    def then_embed(file, limit):
+        removed = remove(file, limit)
+        if not found:
+            found.append(None)
+            found.append(embed("notes", encoder, "vectors"))
+        return removed
+
+    monkeypatch.setattr(garbage, "remove_if_older", then_embed)
+    gone = [item for item in gc(grace=7).items if item.kind == "vectors"]
+    assert (len(gone), found[1].encoded) == (1, 1)
+    assert len(vectors_of(settings, "vectors")) == 180
+
+
+def test_pieces_that_are_deleted_while_embed_encodes_are_encoded_again(settings, notes, encoder, tmp_path):
+    embed("notes", encoder, "vectors")
+    held = filesystem.inventory(pieces.folder_of(settings.warehouse_url, "vectors"))
+    write_texts(tmp_path / "notes", 3)
+
+    def meanwhile(label, done, total):
+        if label == "embed vectors":
+            for file in held:
+                if filesystem.exists(file.url):
+                    filesystem.remove(file.url)
+            held.clear()
+
+    found = embed("notes", encoder, "vectors", progress=meanwhile)
+    assert (found.encoded, found.rows) == (4, 240)
+    assert len(vectors_of(settings, "vectors")) == 240
+
+
+def test_embed_does_not_disturb_a_run_that_reads_its_pieces(settings, notes, encoder):
+    embed("notes", encoder, "vectors")
+    shards = datasets.dataset_of(Spec(dataset="vectors"), settings).shards("base")
+    assert embed("notes", encoder, "vectors").encoded == 0
+    for shard in shards:
+        shard.refuse_change()
 
 
 def test_ray_stores_the_same_vectors(settings, notes, encoder, ray_executor, monkeypatch):
