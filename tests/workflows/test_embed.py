@@ -241,6 +241,28 @@ def test_deleted_rows_of_the_source_leave_the_vectors(settings, notes, encoder):
     assert len(vectors_of(settings, "vectors")) == 177
 
 
+def test_a_deletion_names_the_datasets_that_hold_the_vectors_until_embed_runs(settings, notes, encoder, run_command):
+    embed("notes", encoder, "vectors")
+    assert deletion.preview("notes", ["note-1-7"]).rows == 1  # though no run gave ids to keys
+    _, out, _ = run_command("delete", "notes", "--keys", "note-1-7", "--yes")
+    assert "The files of vectors hold the vectors of deleted rows until `hashkiln embed` or `reindex` runs" in out
+
+    def held():
+        files = load_dataset(settings.warehouse_url, "vectors").files("base").values()
+        return {key for file in files for key in pq.read_table(file.url)["key"].to_pylist()}
+
+    assert "note-1-7" in held()
+    assert embed("notes", encoder, "vectors").encoded == 1
+    assert "note-1-7" not in held()
+    assert deletion.delete("notes", ["note-1-7"]).embedded == ()
+
+
+def test_keys_without_ids_are_deleted_and_others_refused(settings, notes):
+    with pytest.raises(ValueError, match="unknown key 'note-9-9', in the rows of notes to delete"):
+        deletion.delete("notes", ["note-9-9"])
+    assert deletion.delete("notes", ["note-1-7", "note-2-8"]).rows == 2
+
+
 def test_a_deletion_publishes_tables_of_the_vectors_without_the_rows(settings, notes, encoder):
     embed("notes", encoder, "vectors")
     spec = Spec(dataset="vectors", method={"method": "lsh", "bits": 16}, protocol={"queries": 10})

@@ -290,6 +290,9 @@ def delete(
     console.print(f"Deleted {found.rows:,} rows of {found.dataset}{queries}", soft_wrap=True)
     for table, version in found.published.items():
         console.print(f"Published {table} {version} without the deleted rows")
+    for name in found.embedded:
+        until = "until `hashkiln embed` or `reindex` runs for it again"
+        console.print(escape(f"The files of {name} hold the vectors of deleted rows {until}"), soft_wrap=True)
     console.print(f"Run `hashkiln gc` daily to remove them from every version by {found.gone_by}", soft_wrap=True)
 
 

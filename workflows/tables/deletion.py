@@ -53,6 +53,7 @@ class Deleted(Value):
     rows: int  # of the source files, which later runs skip
     queries: int  # sampled queries that were removed
     published: dict[str, str]  # table -> new published version
+    embedded: tuple[str, ...]  # datasets whose files hold their vectors until the next `embed` or `reindex`
     gone_by: str  # deadline by which `gc` removes every version that holds them
 
 
@@ -95,9 +96,9 @@ def delete(dataset: str, names: Names, purge_after: float = 30, progress: Progre
     """Delete rows by id, or by key if rows have keys. After any failure, the same call completes the deletion.
 
     The deletion is recorded first, so later runs skip the rows. Then each code table of the dataset publishes a version
-    without them; all other codes are unchanged. The same is done for datasets that were embedded from it. Older
-    versions that hold the rows can be searched and measured until `purge_after` days have passed; `gc` removes them
-    early enough to delete their files by then.
+    without them; all other codes are unchanged. The same is done for datasets that were embedded from it; their files
+    hold the vectors until `embed` or `reindex` writes them again. Older versions that hold the rows can be searched and
+    measured until `purge_after` days have passed; `gc` removes them early enough to delete their files by then.
 
     Raises UsageError for names that cannot be ids; ValueError if no source file and no table version holds any of them.
     """
@@ -125,21 +126,23 @@ def delete(dataset: str, names: Names, purge_after: float = 30, progress: Progre
     )
     drawn = queries.remove_queries(settings.warehouse_url, dataset, wanted)
     published = {table.name: name for table in located.tables if (name := _publish(table, removal, executor))}
-    for embedded in _embedded_from(dataset, settings):
-        if _holds_any(_find(embedded, names, settings, executor), executor):
-            published |= delete(embedded, names, purge_after, progress).published
+    embedded = {one: _find(one, names, settings, executor) for one in _embedded_from(dataset, settings)}
+    for one, found in embedded.items():
+        if _holds_any(found, executor):
+            published |= delete(one, names, purge_after, progress).published
     return Deleted(
         dataset=dataset,
         ids=len(wanted),
         rows=len(located.rows),
         queries=drawn,
         published=published,
+        embedded=tuple(one for one, found in embedded.items() if len(found.rows)),
         gone_by=log.utc_timestamp(removal.due_ms),
     )
 
 
 def preview(dataset: str, names: Names, progress: Progress = silent) -> Preview:
-    """Return the rows that `delete` would remove, without writing. Raises ValueError as `delete` does."""
+    """Return the rows that `delete` would remove. Writes only ids of new keys. Raises ValueError as `delete` does."""
     settings = Settings()
     located = _locate(dataset, names, settings, connect(settings, progress))
     rows = located.rows
@@ -180,7 +183,7 @@ def _find(dataset: str, names: Names, settings: Settings, executor: Executor) ->
             f"rows of {dataset} have no ids of their own, and their numbers change with the files: ingest it with "
             "--id-column or --key-column to delete rows, or remove them from its files"
         )
-    ids, mine = _ids(source, names), tables_of(settings, dataset)
+    ids, mine = _ids(source, names, executor), tables_of(settings, dataset)
     return Located(source, ids, {split: _files(source, split, ids, executor) for split in source.splits}, mine)
 
 
@@ -188,11 +191,14 @@ def _named_by(source: Dataset) -> Literal["ids", "keys"]:
     return "keys" if source.columns.keyed else "ids"
 
 
-def _ids(source: Dataset, names: Names) -> Array:
-    """Return the id of each name."""
+def _ids(source: Dataset, names: Names, executor: Executor) -> Array:
+    """Return the id of each name, after new keys of the source were given ids."""
     if not len(names):
         raise UsageError(f"expected {_named_by(source)} of rows of {source.name} to delete, found none")
     if source.columns.keyed:
+        shards = [shard for split in source.splits for shard in source.shards(split)]
+        for found in executor.map(FeatureShard.distinct_keys, shards, "keys"):
+            keys.assign_ids(source.keys, found)
         given = [name if isinstance(name, bytes) else str(name) for name in names]
         return keys.find_ids(source.keys, given, f"the rows of {source.name} to delete")
     for name in names:
