@@ -73,7 +73,13 @@ def touch(fs: Any, path: str) -> None:
 def _account(url: str) -> str:
     """Return the account of abfss://container@account.dfs.core.windows.net/path, or else that of the environment."""
     host = url.partition("://")[2].partition("/")[0].partition("@")[2]
-    named = host.partition(".")[0] or _connection().get("AccountName") or os.environ.get("AZURE_STORAGE_ACCOUNT_NAME")
+    account, connected = host.partition(".")[0], _connected_account()
+    if account and connected and account != connected:  # each client would use another one
+        raise ValueError(
+            f"{url} names account {account}, and AZURE_STORAGE_CONNECTION_STRING account {connected}: correct one of "
+            "them"
+        )
+    named = account or connected or os.environ.get("AZURE_STORAGE_ACCOUNT_NAME")
     if not named:
         raise ValueError(
             f"{url} names no account: set AZURE_STORAGE_ACCOUNT_NAME or AZURE_STORAGE_CONNECTION_STRING, or write "
@@ -82,6 +88,19 @@ def _account(url: str) -> str:
     return named
 
 
+def _connected_account() -> str:
+    """Return the account of the connection string, which may name only its server; empty if there is none."""
+    connection = _connection()
+    account, blob, _ = urlsplit(connection.get("BlobEndpoint", "")).netloc.partition(".blob.")
+    return connection.get("AccountName") or (account if blob else "")
+
+
 def _connection() -> dict[str, str]:
     pairs = os.environ.get("AZURE_STORAGE_CONNECTION_STRING", "").split(";")
-    return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+    connection = dict(pair.strip().split("=", 1) for pair in pairs if "=" in pair)
+    if "UseDevelopmentStorage" in connection:
+        raise ValueError(
+            "AZURE_STORAGE_CONNECTION_STRING: UseDevelopmentStorage is not supported: write AccountName, AccountKey "
+            "and BlobEndpoint of the emulator"
+        )
+    return connection

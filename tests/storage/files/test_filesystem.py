@@ -143,6 +143,31 @@ def test_a_denied_request_to_azure_names_the_operation_and_the_account(azure, mo
     clear_instances()
 
 
+@pytest.mark.parametrize(
+    ("connection", "line"),
+    [
+        ("AccountName=a;AccountKey=eA==", "names account b, and AZURE_STORAGE_CONNECTION_STRING account a"),
+        ("BlobEndpoint=https://a.blob.core.windows.net;SharedAccessSignature=s", "STRING account a: correct one"),
+        ("UseDevelopmentStorage=true", "UseDevelopmentStorage is not supported: write AccountName"),
+    ],
+)
+def test_a_connection_string_of_another_account_of_azure_is_refused(connection, line, monkeypatch):
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection)
+    for do in (filesystem.arrow, filesystem.exists, filesystem.read_bytes):
+        with pytest.raises(ValueError, match=line):
+            do("abfss://container@b.dfs.core.windows.net/x")
+
+
+def test_the_account_of_azure_is_that_of_the_url_or_of_the_connection_string(monkeypatch):
+    from storage.files import azure
+
+    for connection in ("AccountName=a;AccountKey=eA==", "BlobEndpoint=https://a.blob.core.windows.net", ""):
+        monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection)
+        assert azure.identity("abfss://container@a.dfs.core.windows.net/x") == "the account is a"
+        if connection:
+            assert azure.identity("az://container/x") == "the account is a"
+
+
 def clear_instances():
     from storage.files.azure import FileSystem
 
