@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +28,7 @@ from .inputs import PICTURES, TOKENIZER, TOKENIZER_SETTINGS
 WEIGHTS = (".safetensors", ".onnx", ".pt2")
 SUFFIXES = (*WEIGHTS, ".json", ".txt", ".model", ".jinja")
 OTHER_FORMATS = ("onnx", "openvino")  # folders with further copies of the weights
-EXTERNAL = (".onnx_data", ".onnx.data")  # weights of an ONNX file beyond 2 GB
+EXTERNAL = re.compile(rb"\n\x08location\x12([\x01-\x7f])")  # in an ONNX file, before the name of a file of weights
 HUB_OWNER = "sentence-transformers"  # of models that are named without an owner
 PINNED = "sha256:"
 
@@ -167,9 +169,21 @@ def _single_file(path: Path) -> tuple[str, dict[str, Path]]:
     if path.suffix not in WEIGHTS[1:]:
         raise EncoderRefused(f"expected a folder, or a file .onnx or .pt2, found {path}")
     beside = [path.with_name(name) for name in (PICTURES, TOKENIZER, TOKENIZER_SETTINGS)]
-    beside += [path.with_name(path.name.removesuffix(".onnx") + suffix) for suffix in EXTERNAL]
     files = {file.name: file for file in (path, *beside) if file.exists()}
+    if path.suffix == ".onnx" and path.stat().st_size:
+        files |= {name: path.parent / name for name in _external(path) if (path.parent / name).is_file()}
     return "onnx" if path.suffix == ".onnx" else "torch.export", files
+
+
+def _external(path: Path) -> set[str]:
+    """Return the files of weights that an ONNX file names, relative to its folder."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        found = [content[match.end() : match.end() + match[1][0]] for match in EXTERNAL.finditer(content)]
+    names = {name.decode(errors="replace") for name in found}
+    for name in names:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise EncoderRefused(f"{path} names weights outside its folder, {name}: save them beside it")
+    return {Path(name).as_posix() for name in names}
 
 
 def _check_inputs(path: Path, kind: str, files: dict[str, Path]) -> None:

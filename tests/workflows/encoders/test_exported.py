@@ -6,6 +6,7 @@ import pickle
 import zipfile
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -281,3 +282,27 @@ def test_nulls_in_the_settings_of_a_tokenizer_are_its_defaults(tmp_path):
     tiny_encoders.tokenizer(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": None, "pad_token": None}))
     assert Texts(tmp_path)(["cat purrs", "cat"])["input_ids"].tolist() == [[2, 3], [2, 0]]
+
+
+@pytest.mark.parametrize("location", ["weights/../w.bin", "../w.bin", "/w.bin", "w.bin", "weights/w"])
+def test_the_weights_that_an_onnx_file_names_belong_to_it(settings, tmp_path, location):
+    path = tiny_encoders.picture_onnx(tmp_path / "encoder")
+    (path.parent / "weights").mkdir()
+    model = onnx.load(path)
+    onnx.save(model, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    weights = path.with_name("w.bin")
+    model = onnx.load(path, load_external_data=False)
+    next(entry for entry in model.graph.initializer[0].external_data if entry.key == "location").value = location
+    path.write_bytes(model.SerializeToString())
+    if ".." in location or location.startswith("/"):
+        with pytest.raises(EncoderRefused, match="names weights outside its folder"):
+            models.find(str(path), "image")
+        return
+    weights = weights.rename(path.parent / location)
+    found = models.find(str(path), "image")
+    assert location in found.files
+    found.save(settings.warehouse_url, "image")
+    vectors = models.StoredEncoder(settings.warehouse_url, found.digest, "image", "cpu")(PICTURES[:3])
+    np.testing.assert_allclose(vectors, tiny_encoders.of_pictures(PIXELS[:3]), rtol=1e-4, atol=1e-5)
+    weights.write_bytes(bytes(weights.stat().st_size))
+    assert models.find(str(path), "image").digest != found.digest
