@@ -21,6 +21,7 @@ from .inputs import Pictures, Texts
 from .pictures import BATCH, in_batches
 
 ONE_PER_ROW = "sentence_embedding"  # the output of sentence-transformers' ONNX files, after that of the tokens
+TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 TENSOR = re.compile(r"(weight|tensor)_[0-9]+")  # files of plain numbers; torch unpickles others, such as opaque_obj_0
 
 # What torch.export.save writes of a network of plain operators. On load torch evaluates expressions, calls operators
@@ -59,7 +60,7 @@ class TorchFile:
         _check_dynamic(inputs[0].meta["val"].shape[0], path)
         self.model = move_to_device_pass(program, device).module()
         self.prepare = Pictures(folder) if kind == "image" else Texts(folder)
-        self.names = ("input_ids", "attention_mask", "token_type_ids")[: len(inputs)]
+        self.names = TEXT_INPUTS[: len(inputs)]
         self.device = device
 
     @torch.inference_mode()
@@ -88,6 +89,9 @@ class OnnxFile:
         inputs = self.session.get_inputs()
         _check_dynamic(inputs[0].shape[0], path)
         self.names = [given.name for given in inputs]
+        if (kind == "text" and not set(self.names) <= set(TEXT_INPUTS)) or (kind == "image" and len(inputs) != 1):
+            expected = " and ".join(TEXT_INPUTS) if kind == "text" else "one of pictures"
+            raise EncoderRefused(f"{path.name} has the inputs {', '.join(self.names)}: expected {expected}")
         self.half = inputs[0].type == "tensor(float16)"
         outputs = [output.name for output in self.session.get_outputs()]
         self.output = ONE_PER_ROW if ONE_PER_ROW in outputs else outputs[0]

@@ -138,7 +138,7 @@ def _form(path: Path) -> tuple[str, dict[str, Path]]:
         adapter = "sentence-transformers"
     elif "open_clip_config.json" in files:
         adapter = "open_clip"
-    elif "config.json" in files and "architecture" in json.loads(files["config.json"].read_text()):
+    elif "config.json" in files and "architecture" in _read_json(files["config.json"]):
         adapter = "timm"
     else:
         single = [file for name, file in files.items() if "/" not in name and file.suffix in WEIGHTS[1:]]
@@ -155,6 +155,14 @@ def _form(path: Path) -> tuple[str, dict[str, Path]]:
             "can run code: save the model as safetensors"
         )
     return adapter, files
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise EncoderRefused(f"{path} is no JSON: {error}") from None
+    return content if isinstance(content, dict) else {}
 
 
 def _usable(folder: Path) -> Iterator[Path]:

@@ -306,3 +306,12 @@ def test_the_weights_that_an_onnx_file_names_belong_to_it(settings, tmp_path, lo
     np.testing.assert_allclose(vectors, tiny_encoders.of_pictures(PIXELS[:3]), rtol=1e-4, atol=1e-5)
     weights.write_bytes(bytes(weights.stat().st_size))
     assert models.find(str(path), "image").digest != found.digest
+
+
+def test_a_network_of_other_inputs_and_a_broken_configuration_are_refused_in_one_line(tmp_path):
+    path = tiny_encoders.picture_onnx(tmp_path / "encoder")
+    tiny_encoders.tokenizer(path.parent)
+    with pytest.raises(EncoderRefused, match="has the inputs x: expected input_ids and attention_mask"):
+        OnnxFile(path.parent, "text", "cpu")
+    with pytest.raises(EncoderRefused, match=r"config.json is no JSON"):
+        models.find(folder_with(tmp_path / "broken", config__json="{", model__safetensors=""), "image")
