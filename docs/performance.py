@@ -55,7 +55,12 @@ def main() -> None:
 
 def summary() -> list[str]:
     """Return the table of the main comparisons, without those that have no results."""
-    lines = ["## In short", "", "| on one core | what people use today | Hashkiln's speed, as a multiple |", "|---|---|---|"]
+    lines = [
+        "## In short",
+        "",
+        "| on one core | what people use today | Hashkiln's speed, as a multiple |",
+        "|---|---|---|",
+    ]
     for task, peer, name, case in SUMMARY:
         path = ROOT / "benchmarks" / "results" / "performance" / f"{name}.json"
         rows = json.loads(path.read_text())["rows"] if path.exists() else []
