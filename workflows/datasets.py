@@ -168,7 +168,8 @@ def ingest_source(
         If the source has no known form, if rows cannot be read or can be read in two ways, if the source contains the
         warehouse, if an option contradicts the source, or if `side` is given for rows other than pictures.
     """
-    check_name(name)
+    with contract.refusing():
+        check_name(name)
     source, query = filesystem.absolute(source), filesystem.absolute(query) if query else None
     with contract.refusing():
         if found := datasets.open_source(source, query, labels_as):

@@ -23,7 +23,7 @@ from storage.features.pieces import Piece
 from storage.features.rows import Columns
 from storage.formats import Metric
 
-from .checks import UsageError
+from .checks import UsageError, refused
 from .datasets import check_replacement, dataset_of, ingest, save
 from .encoders.models import StoredEncoder, find
 from .spec import Spec, Value, check_name
@@ -82,7 +82,8 @@ def embed(
         If the new dataset has code tables, and its vectors come from another encoder or dataset.
     """
     settings = Settings()
-    check_name(name)
+    with refused():
+        check_name(name)
     before = load_dataset(settings.warehouse_url, name) if dataset_exists(settings.warehouse_url, name) else None
     if name == dataset or (before and not before.embedding):
         raise UsageError(f"dataset {name} was not embedded: choose another --name for the vectors")

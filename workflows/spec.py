@@ -346,9 +346,12 @@ def method_name(name: str) -> str:
 
 
 def check_name(name: str) -> str:
-    """Return a name of a dataset or of codes. Raises ValueError unless it consists of a-z, 0-9, _ and -."""
+    """Return a name of a dataset or of codes.
+
+    Raises ValueError unless it consists of a-z, 0-9, _ and -, and starts with a letter or a digit.
+    """
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
-        raise ValueError(f"expected a name of a-z, 0-9, _ and -, found {name!r}")
+        raise ValueError(f"expected a name of a-z, 0-9, _ and - that starts with a letter or a digit, found {name!r}")
     return name
 
 

@@ -29,7 +29,7 @@ def test_inconsistent_specifications_are_refused(settings, mine):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"dataset": "A b"}, "expected a name of a-z, 0-9, _ and -, found 'A b'"),
+        ({"dataset": "A b"}, "expected a name of a-z, 0-9, _ and - that starts with a letter or a digit, found 'A b'"),
         ({"method": {"method": "itk"}}, "expected the name of a method, found 'itk'; did you mean itq"),
         ({"method": {"bits": 0}}, "greater than or equal to 1"),
         ({"gate": {"floors": {"map": True}}}, "Input should be a valid number"),

@@ -173,15 +173,13 @@ def ingest(
 
     from .. import datasets as stage
 
-    settings, columns = (
-        Settings(),
-        Columns(
-            id=key_column or id_column,
-            keyed=key_column is not None,
-            x=vector_column,
-            labels=label_column,
-            dtype=vector_dtype,
-        ),
+    settings = Settings()
+    columns = Columns(
+        id=key_column or id_column,
+        keyed=key_column is not None,
+        x=vector_column,
+        labels=label_column,
+        dtype=vector_dtype,
     )
     if name is None and source not in DATASETS:
         raise typer.BadParameter(f"{source} is not a named dataset: pass --name NAME to name it")

@@ -126,6 +126,7 @@ def evaluate(
     Examples: `hashkiln evaluate sample__itq32`, `hashkiln evaluate mnist__itq32 --version v2 --beside v1`,
     `hashkiln evaluate --codes codes.npy --labels labels.npy`, `hashkiln evaluate mnist__itq32 --ties by-id`
     """
+    from ..checks import refused
     from ..evaluation import external
     from ..evaluation.flow import evaluate_version as run
     from ..reports.run import metric_rows
@@ -149,7 +150,8 @@ def evaluate(
         )
     with progress() as report:
         if codes and labels:
-            found = external.evaluate_files(codes, labels, query_codes, query_labels, bits, queries, ties, report)
+            with refused():
+                found = external.evaluate_files(codes, labels, query_codes, query_labels, bits, queries, ties, report)
         else:
             found = run(table or "", version, beside, protocol, report)
     if as_json:

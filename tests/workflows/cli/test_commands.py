@@ -141,7 +141,7 @@ def test_fetch_verifies_the_published_checksums(hashkiln):
         (("compare", "nothing"), 2, "expected the name of a dataset, found 'nothing'"),
         (("fetch", "photosift"), 1, "photosift"),
         (("fetch", "mnist", "--from", "/nowhere"), 1, "/nowhere"),
-        (("reindex", "--dataset", "A b"), 2, "expected a name of a-z, 0-9, _ and -, found 'A b'"),
+        (("reindex", "--dataset", "A b"), 2, "0-9, _ and - that starts with a letter or a digit, found 'A b'"),
         (("reindex", "--dataset", "sample", "--bits", "0"), 2, "bits: Input should be greater than or equal to 1"),
         (("reindex", "--dataset", "sample", "--method", "itk"), 2, "did you mean itq"),
         (("reindex", "--dataset", "sample", "--set", "n_iter"), 2, "expected NAME=VALUE, found 'n_iter'"),
@@ -149,6 +149,16 @@ def test_fetch_verifies_the_published_checksums(hashkiln):
         (("reindex",), 2, "Missing option"),
         (("ingest", "/nowhere/x"), 2, "/nowhere/x is not a named dataset: pass --name NAME"),
         (("ingest", "/nowhere", "--name", "x"), 2, "no data files in /nowhere"),
+        (
+            ("ingest", "/nowhere", "--name", "_x"),
+            2,
+            "0-9, _ and - that starts with a letter or a digit, found '_x'",
+        ),
+        (
+            ("embed", "--dataset", "sample", "--encoder", "e", "--name", "A b"),
+            2,
+            "expected a name of a-z, 0-9, _ and -",
+        ),
         (("evaluate", "--codes", "x", "--labels", "y", "--beside", "v1"), 2, "need a TABLE, not --codes"),
         (("evaluate", "--codes", "x", "--labels", "y", "--neighbours", "5"), 2, "need a TABLE, not --codes"),
         (("evaluate", "sample__lsh64", "--bits", "8"), 2, "need --codes, not a TABLE"),
@@ -179,6 +189,14 @@ def test_mistakes_give_one_line_and_an_exit_code(here, args, code, message):
     found, _, error = here(*args, HASHKILN_DATA="/nowhere/data")
     assert found == code
     assert message in " ".join(error.replace("│", " ").split())
+
+
+def test_codes_of_another_tool_that_are_no_codes_are_wrong_usage(here, tmp_path):
+    np.save(tmp_path / "x.npy", blobs(20, 8, seed=0).x)
+    np.save(tmp_path / "y.npy", np.zeros(20, int))
+    code, _, error = here("evaluate", "--codes", str(tmp_path / "x.npy"), "--labels", str(tmp_path / "y.npy"))
+    assert code == 2
+    assert "expected codes of -1 and +1, or bool, or packed uint8, found" in error
 
 
 def test_a_table_is_published_evaluated_and_listed(hashkiln, here, home):
