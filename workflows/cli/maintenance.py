@@ -142,6 +142,9 @@ def compare(
         return show([group.model_dump(mode="json") for group in groups], True)
     for group in groups:
         show(_comparison_rows(group), False, group.protocol or "not measured")
+        for codes in group.codes:
+            if codes.ranking:
+                console.print(escape(f"{codes.table}: {codes.ranking}"), soft_wrap=True)
     if len(groups) > 1:
         console.print(f"{len(groups)} protocols: metrics are not comparable between the tables above.")
 

@@ -15,7 +15,7 @@ from hashing.quantizers.contract import Quantizer
 from .asymmetric import STATE_BYTES
 from .judge import Judge
 from .metrics import metric_values
-from .registry import ESTIMATED, ESTIMATOR
+from .registry import ESTIMATED, ESTIMATOR, RANKING
 
 MOST = 10**6  # relevant rows of a query, so that its state takes at most 64 MiB
 
@@ -49,4 +49,4 @@ def estimated_values(
 def ranking_of(function: Quantizer, metric: Metric, real: bool = False) -> str:
     """Return what ranks rows for which metrics, in words."""
     estimate = function.estimate_of(metric, real)
-    return f"metrics {ESTIMATOR}* rank by {estimate} distance, the others by the Hamming distance of the same bits"
+    return f"{RANKING}{estimate} distance, the others by the Hamming distance of the same bits"

@@ -35,6 +35,7 @@ class Metric(NamedTuple):
 
 
 ESTIMATOR = "estimator."  # of metrics by the estimated distances of a quantizer
+RANKING = f"metrics {ESTIMATOR}* rank by "  # in protocols of existing tables: do not change
 ESTIMATED = (
     "map", "map_at_1000", "precision_at_100", "recall_at_1000", *(f"recall_reranked_x{by}" for by in OVERSAMPLING),
 )  # fmt: skip
@@ -102,3 +103,13 @@ def find(name: str) -> Metric:
     if not (known := spelled(name, GATED)):
         raise ValueError(f"unknown metric {name!r}: {hint(name, GATED, 'the metrics are')}")
     return METRICS[known]
+
+
+def split_protocol(protocol: str) -> tuple[str, str]:
+    """Return a protocol without the clause on the ranking of a quantizer, and the clause, which is empty for others.
+
+    >>> split_protocol("100 queries; metrics estimator.* rank by RaBitQ's estimate")
+    ('100 queries', "metrics estimator.* rank by RaBitQ's estimate")
+    """
+    shared, _, ranking = protocol.partition(f"; {RANKING}")
+    return shared, ranking and RANKING + ranking

@@ -12,6 +12,7 @@ from storage.files import filesystem
 from storage.tables.table import CodeTable, Version
 
 from ..context import open_tables
+from ..evaluation.registry import split_protocol
 from ..spec import Spec
 from ..tables.history import Event, history, metrics_of_versions
 from .pages import render
@@ -87,7 +88,7 @@ def warehouse_page(url: str, tables: Sequence[CodeTable]) -> str:
                 f"{int(version.properties.get('rows', 0)):,}",
                 str(table.n_bits),
                 *_values(metrics[name], shown),
-                version.properties.get("protocol", ""),
+                split_protocol(version.properties.get("protocol", ""))[0],
             ],
         )
         for name, (table, version) in published.items()
@@ -95,7 +96,7 @@ def warehouse_page(url: str, tables: Sequence[CodeTable]) -> str:
     return render(
         "index.html",
         title="Code tables",
-        lead=f"{len(lines)} tables of the warehouse {url}. Metrics compare between equal protocols.",
+        lead=f"{len(lines)} tables of the warehouse {url}. Metrics are comparable between equal protocols.",
         parent="",
         head=["table", "version", "when (UTC)", "rows", "bits", *shown, "protocol"],
         lines=lines,

@@ -11,6 +11,7 @@ from storage.tables.table import CodeTable, Version
 
 from ..checks import schema_of
 from ..context import open_table, open_tables
+from ..evaluation.registry import split_protocol
 from ..records import Verdict
 from ..spec import Spec, Value
 
@@ -61,12 +62,13 @@ class Codes(Value):
     model: str
     metrics: dict[str, float]
     measured_at: str  # version that the metrics belong to: an earlier one if rows have been deleted since
+    ranking: str  # by which estimate the metrics estimator.* of a quantizer rank; empty for other methods
 
 
 class ComparableTables(Value):
     """Code tables whose metrics are comparable, because they were measured by the same protocol."""
 
-    protocol: str
+    protocol: str  # without the ranking of each table
     codes: tuple[Codes, ...]
 
 
@@ -128,6 +130,7 @@ def compare_tables(dataset: str) -> list[ComparableTables]:
     for table in tables_of(Settings(), dataset):
         version = table.version()
         if spec := _spec(version):
+            protocol, ranking = split_protocol(version.properties.get("protocol", ""))
             found = Codes(
                 table=table.name,
                 version=version.name,
@@ -137,8 +140,9 @@ def compare_tables(dataset: str) -> list[ComparableTables]:
                 model=version.properties["model"],
                 metrics=_metrics(version),
                 measured_at=_measured_at(version),
+                ranking=ranking,
             )
-            groups.setdefault(version.properties.get("protocol", ""), []).append(found)
+            groups.setdefault(protocol, []).append(found)
     if not groups:
         schema_of(dataset, Settings())  # refuses an unknown name
         raise LookupError(f"dataset {dataset} has no published codes: run reindex first")

@@ -29,9 +29,10 @@ from workflows.evaluation.judge import judge_of
 from workflows.evaluation.version import measure_version
 from workflows.reindex import pipeline
 from workflows.reindex.publishing import GateRejected
+from workflows.reports.index import warehouse_page
 from workflows.reports.run import metric_rows
 from workflows.spec import Protocol, Spec
-from workflows.tables import deletion
+from workflows.tables import deletion, history
 from workflows.tables.verify import verify
 
 settings, source = published_table.settings, published_table.source  # fixtures
@@ -223,6 +224,17 @@ def test_metrics_by_labels_are_those_of_the_ranking_by_estimates(published, sett
         hits = labels[order] == query.argmax()
         precisions.append((hits.cumsum() / np.arange(1, 800))[hits].mean())
     assert report.measured.metrics["estimator.map"].value == pytest.approx(np.mean(precisions), abs=1e-6)
+
+
+def test_metrics_by_hamming_distance_compare_with_those_of_other_methods(published, settings):
+    reindex(settings, spec(code="lsh"))
+    (group,) = history.compare_tables("mine")
+    assert [(codes.table, bool(codes.ranking)) for codes in group.codes] == [("mine__lsh", False), (TABLE, True)]
+    output = hashkiln("compare", "mine")[1]
+    assert f"{TABLE}: metrics estimator.* rank by RaBitQ's estimate of the squared" in output
+    assert "not comparable" not in output
+    assert group.protocol in warehouse_page("warehouse", [table_of(settings, TABLE)])
+    assert "rank by" not in group.protocol
 
 
 def test_the_gate_bounds_metrics_by_estimates_and_compares_those_by_hamming_distance(published, settings, folder):
