@@ -90,8 +90,8 @@ def open(
     Raises
     ------
     ValueError
-        If `follow` is combined with another version, or `follow` or index=True with resident=False; or if an index is
-        asked for and the method of the table is a quantizer.
+        If `follow` is combined with another version, or `follow` or index=True with resident=False; or if
+        `index` is set for a table of a quantizer, whose estimates have no index.
     LookupError
         If there is no such table or version, or it is empty.
 

@@ -11,6 +11,7 @@ from hashing.mapreduce import Array
 from . import media
 
 NO_ID = -1  # pads lists of neighbours (hashing.neighbours)
+DROP = ": pass --bad-rows drop to leave out such rows"
 
 
 def plain(column: Any) -> Any:
@@ -208,10 +209,10 @@ def _lists(column: Any, dim: int, where: str, errors: dict[int, str]) -> tuple[A
     return x, rows, nulls
 
 
-def refuse_row(errors: dict[int, str], where: str, first_row: int) -> NoReturn:
+def refuse_row(errors: dict[int, str], where: str, first_row: int, remedy: str = "") -> NoReturn:
     """Raise ValueError for the first of some unreadable rows."""
     row = min(errors)
-    raise ValueError(f"{errors[row]}, in row {first_row + row} of {where}")
+    raise ValueError(f"{errors[row]}, in row {first_row + row} of {where}{remedy}")
 
 
 def label_indices(column: Any, vocabulary: tuple[str | int, ...], where: str, multi_hot_width: int = 0) -> Any:

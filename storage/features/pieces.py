@@ -201,7 +201,7 @@ def _encoded(part: Any, url: str, row: int, shard: FeatureShard, encode: Encode)
         errors |= dict.fromkeys(positions.tolist(), "expected finite numbers from the encoder, found NaN or infinity")
         x, keep[positions] = np.delete(x, unusable, axis=0), False
     if errors and not shard.drop_bad_rows:
-        columns.refuse_row(errors, url, row)
+        columns.refuse_row(errors, url, row, columns.DROP)
     chosen = pa.array(np.flatnonzero(keep))
     labels = None
     if names.labels:

@@ -123,7 +123,7 @@ class FeatureShard:
                 if self.columns.keyed:
                     i = min(errors)
                     errors = {i: f"{errors[i]}, for key {keys.plain_keys(part[read[0]].slice(i, 1))[0].as_py()!r}"}
-                columns.refuse_row(errors, url, row)
+                columns.refuse_row(errors, url, row, columns.DROP)
             labels = None
             if labelled:
                 labels = columns.label_indices(part[self.columns.labels], self.vocabulary, url, self.columns.multi_hot)
