@@ -21,10 +21,13 @@ def network_names(network: str, views: int) -> tuple[str, ...]:
     (('vgg16', 'mlp'), ('mlp', 'mlp'))
     """
     names = tuple(network.split("+"))
-    if len(names) not in (1, views) or not set(names) <= set(NETWORKS):
+    for name in names:
+        if name not in NETWORKS:
+            meant = hint(name, NETWORKS, "the networks are")
+            raise ValueError(f"expected the name of a network, found {name!r} in network={network!r}; {meant}")
+    if len(names) not in (1, views):
         pair = ", or two joined by a +" if views == 2 else ""
-        meant = "; ".join(hint(name, NETWORKS, "known:") for name in names if name not in NETWORKS)
-        raise ValueError(f"expected a network among {', '.join(NETWORKS)}{pair}, found network={network!r}; {meant}")
+        raise ValueError(f"expected one network{pair}, found network={network!r}")
     return names if len(names) == views else names * views
 
 

@@ -85,6 +85,10 @@ class Deep:
             raise ValueError(
                 "expected one view for the hash layer normed, as a missing view has no outputs to normalize"
             )
+        if self.hash_layer == "normed" and self.batch_size * self.copies < 2:
+            raise ValueError(
+                f"expected batch_size of at least 2 for the hash layer normed, found batch_size={self.batch_size}"
+            )
         losses.regularizers(self.regularizers)
 
     def loss(self, out: Outputs) -> Tensor:

@@ -28,10 +28,11 @@ from hashing.methods import METHODS, check_against, check_hyperparameters
         ("subic", {"n_bits": 32, "units": 5}, "expected n_bits divisible by units=5, found n_bits=32"),
         ("density_sensitive", {"n_bits": 64, "alpha": 0.1}, "each of 64 bits, found at most 15 with alpha=0.1"),
         ("density_sensitive", {"n_bits": 64, "alpha": 0.5, "n_nearest": 1}, "found at most 32 with .*n_nearest=1"),
-        ("dpsh", {"network": "mpl"}, r"expected a network among mlp, .*text, found network='mpl'; did you mean mlp"),
-        ("dpsh", {"network": "mlp+mlp"}, r"text, found network='mlp\+mlp'"),
-        ("prdh", {"network": "mlp+mpl"}, r"text, or two joined by a \+, found network='mlp\+mpl'"),
-        ("prdh", {"network": "mlp+mlp+mlp"}, r"found network='mlp\+mlp\+mlp'"),
+        ("dpsh", {"network": "mpl"}, "expected the name of a network, found 'mpl' in network='mpl'; did you mean mlp"),
+        ("dpsh", {"network": "zzz"}, "found 'zzz' in network='zzz'; the networks are mlp, linear, "),
+        ("dpsh", {"network": "mlp+mlp"}, r"^expected one network, found network='mlp\+mlp'$"),
+        ("prdh", {"network": "mlp+mpl"}, r"found 'mpl' in network='mlp\+mpl'; did you mean mlp"),
+        ("prdh", {"network": "mlp+mlp+mlp"}, r"^expected one network, or two joined by a \+, found .*mlp'$"),
         ("dpsh", {"optimizer": "lion"}, "expected the optimizer adam or sgd, found optimizer='lion'"),
         ("dpsh", {"augment": True}, "augment needs a network among .*, found network=mlp"),
         ("dpsh", {"regularizers": "decoy:0.1"}, "expected regularizers such as .*; found 'decoy:0.1'"),
@@ -80,6 +81,12 @@ def test_normalization_of_two_views_is_refused():
 
     with pytest.raises(ValueError, match="expected one view for the hash layer normed"):
         Two(8)
+
+
+def test_normalization_of_a_batch_of_one_row_is_refused():
+    with pytest.raises(ValueError, match=r"expected batch_size of at least 2 .*, found batch_size=1"):
+        METHODS["orthohash"](8, batch_size=1)
+    assert METHODS["crovca"](8, batch_size=1).copies == 2
 
 
 @pytest.mark.parametrize("margin", [0.0, -1.0])
