@@ -1,4 +1,4 @@
-"""Rankings by score, each beside a sort of all rows, for any cut into shards."""
+"""Rankings by score, compared with a sort of all rows, for any cut into shards."""
 
 import numpy as np
 import pytest

@@ -139,8 +139,8 @@ def test_bihalf_keeps_cosines_and_passes_gradients_on():
     pairs = over_pairs(lambda i, j: (cosine(b[i], b[j]) - cosine(x[i], x[j])) ** 2)
     assert loss.item() == pytest.approx(pairs + 3 * ((U - b) ** 2).mean())
     loss.backward()
-    codes = torch.tensor(b, requires_grad=True)
-    method.loss(out._replace(u=codes)).backward()  # of which the halves are these codes, and the second term is 0
+    codes = torch.tensor(b, requires_grad=True)  # their own bi-half codes, so the second term of the loss is 0
+    method.loss(out._replace(u=codes)).backward()
     np.testing.assert_allclose(u.grad.numpy(), codes.grad.numpy() + 6 * (U - b) / (N * BITS))
 
 

@@ -69,7 +69,7 @@ def test_a_constant_coordinate_has_constant_bits(in_process):
         (
             "sign",
             16,
-            "expected n_bits = d = 33, one bit a coordinate, found n_bits = 16: ask for 33 bits, or for",
+            "expected n_bits = d = 33, one bit a coordinate, found n_bits = 16: ask for 33 bits, or use",
         ),
         ("sign", 64, "found n_bits = 64: ask for 33 bits"),
         ("matryoshka", 64, "expected n_bits <= d, the vectors' dimension, found n_bits = 64, d = 33"),

@@ -1,4 +1,4 @@
-"""OSQ beside its formulas, written row by row in float64."""
+"""OSQ compared with its formulas in float64."""
 
 import numpy as np
 import pytest

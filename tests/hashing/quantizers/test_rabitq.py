@@ -1,4 +1,4 @@
-"""RaBitQ beside its formulas, written row by row in float64, and beside Faiss."""
+"""RaBitQ compared with its formulas in float64, and with Faiss."""
 
 import itertools
 import pickle
@@ -106,7 +106,7 @@ def test_levels_have_nearly_the_largest_cosine_with_the_row():
     x = RNG.standard_normal((200, 4)).astype(np.float32)
     y = levels_of(pack(function.encode(x)), 3, 4) - 3.5
     lost = (x.astype(np.float64) @ grid.T).max(axis=1) - (x * y).sum(axis=1) / np.linalg.norm(y, axis=1)
-    assert (lost.max(), lost.mean()) < (0.05, 0.003)
+    assert lost.max() < 0.05
     assert lost.mean() < 0.003
 
 
@@ -188,7 +188,7 @@ def test_fit_centres_and_rotates_by_the_seed(in_process):
 
 @pytest.mark.parametrize(("n_bits", "message"), [(16, "ask for 33, 66, 99, 132 or more bits"), (297, "up to 8 bits")])
 def test_a_code_length_that_is_no_multiple_of_the_dimension_is_refused(n_bits, message):
-    with pytest.raises(ValueError, match=f"multiple of d = 33, up to 8 bits a coordinate, found .*{message}|{message}"):
+    with pytest.raises(ValueError, match=f"multiple of d = 33, .*{message}"):
         RaBitQ(n_bits).check_dim(33)
 
 

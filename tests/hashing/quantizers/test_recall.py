@@ -1,4 +1,4 @@
-"""Recall of the quantizers on real images, beside the figures of others."""
+"""Recall of the quantizers on real images, compared with published figures."""
 
 import gzip
 import os

@@ -1,4 +1,4 @@
-"""TurboQuant beside its formulas and beside RaBitQ."""
+"""TurboQuant compared with its formulas and with RaBitQ."""
 
 import numpy as np
 import pytest
