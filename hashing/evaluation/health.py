@@ -17,7 +17,7 @@ class Health(NamedTuple):
     balance: Array  # (n_bits,) float64, share of ones; 0.5 is best
     entropy: Array  # (n_bits,) float64, entropy of each bit alone, in bits; 1 is best
     correlation: float  # largest |Pearson correlation| of two bits, 0 for a constant bit; 0 is best
-    correlations: Array  # (n_bits, n_bits) float64, Pearson correlation of each two bits
+    correlations: Array  # (n_bits, n_bits) float64, Pearson correlation of every two bits; 0 for a constant bit
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from . import register
 class Sign:
     """Binary quantization: the sign of each coordinate, one bit each, so n_bits = d.
 
-    Coordinates are centred, because those of many embeddings have a constant sign, and features after a ReLU have no
-    other. With centred=False, as vendors of embeddings quantize, nothing is learned; rows without any negative value
-    are refused. The same with a random rotation is super_bit with n_bits = d.
+    Coordinates are centred, because in many embeddings some have a constant sign, and features after a ReLU are never
+    negative. With centred=False, as vendors of embeddings quantize, nothing is learned, and `fit` raises ValueError if
+    no value is negative. The same with a random rotation is super_bit with n_bits = d.
 
     Summed over all rows: the mean; or the number of negative values.
 
@@ -30,7 +30,7 @@ class Sign:
 
     def check_dim(self, dim: int) -> None:
         if self.n_bits != dim:
-            shorter = ", or for fewer of method matryoshka, itq or super_bit" if self.n_bits < dim else ""
+            shorter = ", or use matryoshka, itq or super_bit for fewer" if self.n_bits < dim else ""
             raise ValueError(
                 f"expected n_bits = d = {dim}, one bit a coordinate, found n_bits = {self.n_bits}: ask for {dim} bits"
                 f"{shorter}"

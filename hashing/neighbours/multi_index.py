@@ -92,7 +92,9 @@ class MultiIndex:
         self._calls = 0
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a MultiIndex refers to the memory of this process: pass its parts, and make it again")
+        raise TypeError(
+            "cannot pickle a MultiIndex, which refers to the memory of this process: pass its parts and build it there"
+        )
 
     def topk(self, queries: Array, k: int) -> Table:
         """Return the distances (q, k) int32 and ids of the nearest rows, as the statistic TopK does."""

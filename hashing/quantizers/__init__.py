@@ -1,1 +1,1 @@
-"""Quantizers: hash functions whose rows carry correctives beside their bits, from which distances are estimated."""
+"""Quantizers: hash functions that store correctives with the bits of each row, to estimate distances."""

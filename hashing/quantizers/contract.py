@@ -95,12 +95,11 @@ class Quantizer(SignFunction):
         return self
 
 
-def planes_within(method: object, dim: int, most: int) -> None:
+def planes_within(method: Any, dim: int, most: int) -> None:
     """Raise ValueError unless a method's n_bits is d, 2 d, … or `most` times d."""
-    n_bits: int = getattr(method, "n_bits", 0)
-    if n_bits % dim or not 0 < n_bits <= most * dim:
+    if method.n_bits % dim or not 0 < method.n_bits <= most * dim:
         few = ", ".join(str(dim * planes) for planes in range(1, min(most, 4) + 1))
         raise ValueError(
-            f"expected n_bits as a multiple of d = {dim}, up to {most} bits a coordinate, found n_bits = {n_bits}: "
-            f"ask for {few}{' or more' if most > 4 else ''} bits"
+            f"expected n_bits as a multiple of d = {dim}, up to {most} bits a coordinate, "
+            f"found n_bits = {method.n_bits}: ask for {few}{' or more' if most > 4 else ''} bits"
         )
