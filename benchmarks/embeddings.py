@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import faiss
-import measure
 import numpy as np
 
 from infra.executors import silent
@@ -193,6 +192,8 @@ def rabitq(base: np.ndarray, d: int, seed: int) -> Any:
 
 
 def main() -> None:
+    import measure  # in the folder of the script, and not needed where tests import this module
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--datasets", default=",".join(MADE))
     parser.add_argument("--quick", action="store_true")
