@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -64,6 +65,14 @@ def test_methods_never_import_each_other(path):
     if path.parent.name == "methods" and path.name != "__init__.py":
         other = {name for name in imports(path) if name.startswith("hashing.methods.")}
         assert all(name == "hashing.methods.register" or name.split(".")[2].startswith("_") for name in other)
+
+
+def test_classes_say_of_what_and_have_one_meaning():
+    found = [
+        node.name for path in FILES for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)
+    ]
+    assert {"Result", "Summary", "Rows", "Found", "Outcome"} & set(found) == set()
+    assert sorted(name for name, count in Counter(found).items() if count > 1) == []
 
 
 @EVERY

@@ -25,7 +25,7 @@ from storage.formats import Metric
 
 from .checks import UsageError, refused
 from .datasets import check_replacement, dataset_of, ingest, save
-from .encoders.models import StoredEncoder, find
+from .encoders.models import StoredEncoder, find_encoder
 from .spec import Spec, Value, check_name
 
 READERS = 16  # threads that read footers; latency dominates
@@ -64,7 +64,7 @@ def embed(
     dataset
         A named dataset, or the name of an ingested one.
     encoder
-        As in `encoders.models.find`.
+        As in `encoders.models.find_encoder`.
     name
         Name of the new dataset. If it exists, changed rows are encoded again; all of them by another encoder.
     metric
@@ -91,7 +91,7 @@ def embed(
     source = source.model_copy(update={"bad_rows": bad_rows})
     if source.kind == "vector":
         raise UsageError(f"dataset {dataset} holds vectors: encoders take texts or pictures")
-    found = find(encoder, source.kind)
+    found = find_encoder(encoder, source.kind)
     how = Embedding(source=dataset, encoder=encoder, digest=found.digest, bad_rows=bad_rows, pieces={})
     new = _described(name, source, metric or (before.metric if before else "cosine"), how)
     check_replacement(settings, new)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..mapreduce import Array, Batch, Worker
 from ..statistics import keyed_hash
 from .contract import Trainable
-from .stored import Rows
+from .stored import TrainingRows
 
 WINDOW = 2**28  # bytes of rows shuffled together
 AHEAD = 3  # batches prepared while a step is taken
@@ -28,7 +28,7 @@ class Placed(NamedTuple):
     labels: Array  # (n, c) float32, y in host memory
 
 
-def batches(rows: Rows, method: Trainable, epoch: int) -> Iterator[Batch]:
+def batches(rows: TrainingRows, method: Trainable, epoch: int) -> Iterator[Batch]:
     """Yield the batches of an epoch: shards in keyed order, and rows in keyed order within windows of WINDOW bytes.
 
     If all rows fit into one window, the batches do not depend on the division into shards. The last batch is skipped
@@ -79,7 +79,12 @@ def current_device(worker: Worker) -> torch.device:
 
 
 def on_device(
-    batch: Batch, worker: Worker, device: torch.device, rows: Rows, dtype: str, targets: Callable[[Batch], Array | None]
+    batch: Batch,
+    worker: Worker,
+    device: torch.device,
+    rows: TrainingRows,
+    dtype: str,
+    targets: Callable[[Batch], Array | None],
 ) -> Placed:
     """Copy this worker's rows of a batch with their targets, and the labels of all rows, to a device.
 

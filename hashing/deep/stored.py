@@ -26,7 +26,7 @@ POLL = 0.01  # seconds between two checks of what another process has read
 
 
 @dataclass
-class Rows:
+class TrainingRows:
     """The training rows of a run."""
 
     shards: Sequence[Iterable[Batch]]  # the x of their batches are arguments of `take`
@@ -58,7 +58,7 @@ class StoredShard:
     files: Files
     base: int  # position of the first row of its reader among all rows
     part: Callable[[], StoredPart]  # waits until the shard has been read
-    rows: Rows
+    rows: TrainingRows
 
     def __iter__(self) -> Iterator[Batch]:
         start, blocks, self.rows.row_bytes = self.part()
@@ -72,7 +72,7 @@ class StoredShard:
 @contextmanager
 def stored(
     shards: Sequence[Shard], order: Array, held_out: Callable[[Array], Array], facts: Facts, worker: Worker
-) -> Iterator[Rows]:
+) -> Iterator[TrainingRows]:
     """Read each shard once, in one thread of one worker of this machine, and yield the rows in files mapped by all.
 
     The threads read while the block runs: the first iteration over a shard waits until it has been read. The files
@@ -104,7 +104,7 @@ def stored(
             fits = shutil.disk_usage(folder).free > SPARE * facts.rows * row
             plans = _gathered((folder, worker.threads, fits), worker)
             if not all(fits for *_, fits in plans):
-                yield Rows(shards)
+                yield TrainingRows(shards)
                 return
             # Workers that see a folder are on its machine, and all workers of a machine see the same folders.
             paths = [Path(path, str(i)) for path, n, _ in plans if Path(path).is_dir() for i in range(n)]
@@ -113,7 +113,7 @@ def stored(
             _gathered(None, worker)  # all have created their files
             files = [_open(path, columns, opened) for path in paths]
             _gathered(None, worker)  # all have opened them
-        stop, rows = Event(), Rows([], partial(_take, [of.x for of in files], facts.rows))
+        stop, rows = Event(), TrainingRows([], partial(_take, [of.x for of in files], facts.rows))
         pool = opened.enter_context(ThreadPoolExecutor(len(own), "readers"))
         opened.callback(stop.set)
         parts: dict[int, Callable[[], StoredPart]] = {}

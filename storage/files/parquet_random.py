@@ -24,7 +24,7 @@ from .parquet_pages import (
 READERS = 16  # pages to read from a remote store at a time
 
 
-class Place(NamedTuple):
+class PageLocation(NamedTuple):
     """A page: its place in the file with its header, the values before it in its column chunk, and that chunk."""
 
     at: int
@@ -89,7 +89,7 @@ class PageReader(VectorReader):
                 fill(values)
                 yield values
 
-    def _locate(self, number: int) -> Iterator[Place]:
+    def _locate(self, number: int) -> Iterator[PageLocation]:
         """Yield the data pages of a column chunk."""
         chunk = self._chunks[number]
         if chunk.offsets_size:
@@ -105,13 +105,13 @@ class PageReader(VectorReader):
             if not 0 <= page.compressed <= end - at - size:
                 raise Unsupported("a page longer than the column")
             if page.kind in (DATA_PAGE, DATA_PAGE_V2):
-                yield Place(at, size + page.compressed, done, number)
+                yield PageLocation(at, size + page.compressed, done, number)
                 done += page.about.get(1, chunk.values + 1)
             at += size + page.compressed
         if done != chunk.values:
             raise Unsupported("more values than in the column")
 
-    def _located(self, number: int) -> Iterator[Place]:
+    def _located(self, number: int) -> Iterator[PageLocation]:
         """Yield the data pages in an offset index. Each begins with a row; some are empty."""
         chunk, done = self._chunks[number], -1
         end = chunk.start + chunk.size
@@ -124,7 +124,7 @@ class PageReader(VectorReader):
                 if not (in_order and chunk.start <= at < at + size <= end):
                     raise Unsupported("a damaged offset index")
                 done = row * self._dim
-                yield Place(at, size, done, number)
+                yield PageLocation(at, size, done, number)
         except (IndexError, KeyError, TypeError):
             raise Unsupported("a damaged offset index") from None
 
@@ -139,10 +139,10 @@ class PageReader(VectorReader):
         return self._dictionary(page, content[size : size + page.compressed], chunk.codec)
 
 
-def _contents(source: Any, places: Sequence[Place], remote: bool) -> Iterator[Array]:
+def _contents(source: Any, places: Sequence[PageLocation], remote: bool) -> Iterator[Array]:
     """Yield the bytes of some pages of a file; READERS of them are in memory at a time."""
 
-    def read(place: Place) -> Array:
+    def read(place: PageLocation) -> Array:
         return np.frombuffer(source.read_at(place.size, place.at), np.uint8)
 
     if not remote:

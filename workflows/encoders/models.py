@@ -55,7 +55,7 @@ ADAPTERS = {
 }
 
 
-class Found(NamedTuple):
+class FoundEncoder(NamedTuple):
     """An encoder whose files were found, and not yet stored in the warehouse."""
 
     name: str  # as the user gave it
@@ -86,7 +86,7 @@ class Found(NamedTuple):
                 raise EncoderRefused(f"cannot load {self.name}: {type(error).__name__}: {reason}") from error
 
 
-def find(text: str, kind: str) -> Found:
+def find_encoder(text: str, kind: str) -> FoundEncoder:
     """Return the encoder that a user names, for texts or pictures.
 
     Parameters
@@ -119,7 +119,7 @@ def find(text: str, kind: str) -> Found:
     digest = hashlib.sha256(identity.encode()).hexdigest()
     if expected and digest != expected:
         raise EncoderRefused(f"expected the encoder {name} with the digest {expected}, found {digest}")
-    return Found(text, adapter, digest, files, checksums)
+    return FoundEncoder(text, adapter, digest, files, checksums)
 
 
 def _need_packages(adapter: Adapter, kind: str) -> None:

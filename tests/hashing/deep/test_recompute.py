@@ -12,7 +12,7 @@ from hashing.deep import backbones, sgd
 from hashing.deep.batches import on_device
 from hashing.deep.method import facts
 from hashing.deep.recompute import recomputed
-from hashing.deep.stored import Rows
+from hashing.deep.stored import TrainingRows
 from hashing.mapreduce import Data
 from hashing.methods.dpsh import DPSH
 from hashing.methods.prdh import PRDH
@@ -65,7 +65,7 @@ def test_a_step_is_the_same(method):
     for recompute in (False, True):
         worker = Here("", lambda *_: None, 1)
         run = sgd.Run(worker, replace(method, recompute=recompute), known, {})
-        run.take_step(on_device(rows, worker, torch.device("cpu"), Rows([]), "float32", lambda _: None))
+        run.take_step(on_device(rows, worker, torch.device("cpu"), TrainingRows([]), "float32", lambda _: None))
         ends.append([value.numpy() for value in run.modules.state_dict().values()])
     for one, other in zip(*ends, strict=True):
         np.testing.assert_array_equal(one, other)

@@ -10,7 +10,7 @@ import torch
 
 from hashing.deep import networks, sgd
 from hashing.deep.method import Deep, facts, held_out
-from hashing.deep.stored import Rows
+from hashing.deep.stored import TrainingRows
 from hashing.mapreduce import Data
 from hashing.methods.cibhash import CIBHash
 from hashing.methods.dpsh import DPSH
@@ -60,7 +60,7 @@ def run(worker, method=METHOD, shards=None):
 
 
 def placed(batch):
-    return sgd.on_device(batch, Reporter(), torch.device("cpu"), Rows([]), "float32", lambda rows: None)
+    return sgd.on_device(batch, Reporter(), torch.device("cpu"), TrainingRows([]), "float32", lambda rows: None)
 
 
 def parameters(worker):
@@ -98,7 +98,11 @@ def test_held_out_rows_score_epochs_and_are_never_trained_on():
 def test_all_rows_are_trained_on_if_labels_cannot_score():
     method, data = SGH(n_bits=8, batch_size=50), Data(cut(ROWS, 3), InProcess())
     assert held_out(data, method) is None
-    assert sum(len(batch.ids) for batch in sgd.batches(Rows(data.shards), method, 0)) == facts(data, method).rows == 500
+    assert (
+        sum(len(batch.ids) for batch in sgd.batches(TrainingRows(data.shards), method, 0))
+        == facts(data, method).rows
+        == 500
+    )
 
 
 def test_rows_with_hardly_any_similar_row_do_not_score():
@@ -482,7 +486,7 @@ def test_the_rate_falls_along_half_a_cosine():
     state = sgd.Run(Reporter(), METHOD, facts(data, METHOD), {})
     rates = []
     for epoch in range(METHOD.epochs):
-        for batch in sgd.batches(Rows(data.shards), METHOD, epoch):
+        for batch in sgd.batches(TrainingRows(data.shards), METHOD, epoch):
             state.take_step(placed(batch))
             rates.append(state.optimizer.param_groups[0]["lr"])
     assert len(rates) == state.steps

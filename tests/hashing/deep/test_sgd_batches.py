@@ -8,7 +8,7 @@ import pytest
 
 from hashing.deep import batches as module
 from hashing.deep.batches import batches
-from hashing.deep.stored import Rows
+from hashing.deep.stored import TrainingRows
 from hashing.mapreduce import Batch
 from hashing.methods.dpsh import DPSH
 from tests.conftest import blobs, cut
@@ -18,7 +18,7 @@ ROWS = blobs(500)
 
 
 def epochs(method, shards, epoch=0):
-    return list(batches(Rows(shards), method, epoch))
+    return list(batches(TrainingRows(shards), method, epoch))
 
 
 def ids(batches):
@@ -60,7 +60,7 @@ def test_memory_is_bounded_by_the_window_for_any_shard_size(monkeypatch):
             read.append(len(batch.ids))
             yield batch
 
-    next(batches(Rows([shard()]), METHOD, 0))
+    next(batches(TrainingRows([shard()]), METHOD, 0))
     assert sum(read) <= 150
 
 
@@ -73,7 +73,7 @@ def test_a_window_is_in_memory_once_and_twice_while_it_is_assembled(monkeypatch)
 
     tracemalloc.start()
     try:
-        rows = sum(len(batch.ids) for batch in batches(Rows([shard()]), METHOD, 0))
+        rows = sum(len(batch.ids) for batch in batches(TrainingRows([shard()]), METHOD, 0))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

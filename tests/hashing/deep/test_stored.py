@@ -19,7 +19,7 @@ from hashing.deep import sgd
 from hashing.deep import stored as module
 from hashing.deep.batches import batches, shard_order
 from hashing.deep.method import facts, held_out
-from hashing.deep.stored import Rows, stored
+from hashing.deep.stored import TrainingRows, stored
 from hashing.mapreduce import Data
 from hashing.methods.bihalf import BiHalf
 from hashing.methods.cibhash import CIBHash
@@ -93,7 +93,7 @@ def test_batches_are_those_of_the_shards(source, threads, window, monkeypatch):
     method = METHOD if source.y is not None else replace(METHOD, validation=0.0)
     monkeypatch.setattr(DPSH, "supervised", source.y is not None)
     shards = [*cut(source, 4, 30), []]
-    expected = epoch(Rows(shards), method)
+    expected = epoch(TrainingRows(shards), method)
     with rows_of(shards, method, threads) as rows:
         found = epoch(rows, method)
     for one, other in zip(found, expected, strict=True):

@@ -239,31 +239,31 @@ def folder_with(folder, **files):
 def test_a_model_that_cannot_be_used_is_refused_with_what_to_do(tmp_path, monkeypatch):
     pickled = folder_with(tmp_path / "pickled", modules__json="[]", pytorch_model__bin="")
     with pytest.raises(EncoderRefused, match="save the model as safetensors"):
-        models.find(pickled, "text")
+        models.find_encoder(pickled, "text")
     with pytest.raises(EncoderRefused, match=r"found config.json, in"):
-        models.find(folder_with(tmp_path / "unknown", config__json="{}"), "text")
+        models.find_encoder(folder_with(tmp_path / "unknown", config__json="{}"), "text")
     with pytest.raises(EncoderRefused, match=r"expected a folder, or a file .onnx or .pt2, found .*weights.bin"):
-        models.find(folder_with(tmp_path / "other", weights__bin="") + "/weights.bin", "text")
+        models.find_encoder(folder_with(tmp_path / "other", weights__bin="") + "/weights.bin", "text")
     path = tiny_encoders.picture_onnx(tmp_path / "onnx")
     with pytest.raises(EncoderRefused, match=r"expected tokenizer.json beside .*model.onnx"):
-        models.find(str(path), "text")
+        models.find_encoder(str(path), "text")
     sentences = folder_with(tmp_path / "sentences", modules__json="[]", model__safetensors="")
     with pytest.raises(EncoderRefused, match=r"encodes text, found a dataset of images"):
-        models.find(sentences, "image")
+        models.find_encoder(sentences, "image")
     monkeypatch.setattr("workflows.encoders.contract.find_spec", lambda name: None)
     with pytest.raises(EncoderRefused, match=r"package sentence_transformers: pip install 'hashkiln\[sentence-trans"):
-        models.find(sentences, "text")
+        models.find_encoder(sentences, "text")
     timm = folder_with(tmp_path / "timm", config__json='{"architecture": "resnet18"}', model__safetensors="")
     with pytest.raises(EncoderRefused, match=r"package timm: pip install 'hashkiln\[timm\]'"):
-        models.find(timm, "image")
+        models.find_encoder(timm, "image")
 
 
 def test_the_identity_is_that_of_the_files_and_not_of_their_place(tmp_path):
     one, other = (tiny_encoders.picture_onnx(tmp_path / name) for name in ("one", "other"))
-    assert models.find(str(one), "image").digest == models.find(str(other), "image").digest
-    assert models.find(str(one.parent), "image").digest == models.find(str(one), "image").digest
+    assert models.find_encoder(str(one), "image").digest == models.find_encoder(str(other), "image").digest
+    assert models.find_encoder(str(one.parent), "image").digest == models.find_encoder(str(one), "image").digest
     (other.parent / "preprocessor_config.json").write_text("{}")
-    assert models.find(str(one), "image").digest != models.find(str(other), "image").digest
+    assert models.find_encoder(str(one), "image").digest != models.find_encoder(str(other), "image").digest
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.pt2", "tokenizer.json"])
@@ -272,7 +272,7 @@ def test_an_encoder_that_cannot_be_loaded_is_refused_before_it_is_stored(setting
     if name == "model.pt2":
         path = path.rename(path.with_name(name))
     path.with_name(name).write_bytes(b"{garbage")
-    found = models.find(str(path), "text")
+    found = models.find_encoder(str(path), "text")
     with pytest.raises(EncoderRefused, match=rf"cannot load .*{path.name}: \w+: .+"):
         found.save(settings.warehouse_url, "text")
     assert not encoders.encoder_exists(settings.warehouse_url, found.digest)
@@ -296,16 +296,16 @@ def test_the_weights_that_an_onnx_file_names_belong_to_it(settings, tmp_path, lo
     path.write_bytes(model.SerializeToString())
     if ".." in location or location.startswith("/"):
         with pytest.raises(EncoderRefused, match="names weights outside its folder"):
-            models.find(str(path), "image")
+            models.find_encoder(str(path), "image")
         return
     weights = weights.rename(path.parent / location)
-    found = models.find(str(path), "image")
+    found = models.find_encoder(str(path), "image")
     assert location in found.files
     found.save(settings.warehouse_url, "image")
     vectors = models.StoredEncoder(settings.warehouse_url, found.digest, "image", "cpu")(PICTURES[:3])
     np.testing.assert_allclose(vectors, tiny_encoders.of_pictures(PIXELS[:3]), rtol=1e-4, atol=1e-5)
     weights.write_bytes(bytes(weights.stat().st_size))
-    assert models.find(str(path), "image").digest != found.digest
+    assert models.find_encoder(str(path), "image").digest != found.digest
 
 
 def test_a_network_of_other_inputs_and_a_broken_configuration_are_refused_in_one_line(tmp_path):
@@ -314,4 +314,4 @@ def test_a_network_of_other_inputs_and_a_broken_configuration_are_refused_in_one
     with pytest.raises(EncoderRefused, match="has the inputs x: expected input_ids and attention_mask"):
         OnnxFile(path.parent, "text", "cpu")
     with pytest.raises(EncoderRefused, match=r"config.json is no JSON"):
-        models.find(folder_with(tmp_path / "broken", config__json="{", model__safetensors=""), "image")
+        models.find_encoder(folder_with(tmp_path / "broken", config__json="{", model__safetensors=""), "image")

@@ -38,7 +38,7 @@ def tiny_model(folder):
 def test_vectors_do_not_depend_on_the_other_texts_of_a_batch(tmp_path):
     folder = tiny_model(tmp_path / "model")
     (folder / "pytorch_model.bin").write_bytes(b"never read")
-    found = models.find(str(folder), "text")
+    found = models.find_encoder(str(folder), "text")
     assert found.adapter == "sentence-transformers"
     assert set(found.files) == {
         "1_Pooling/config.json", "config.json", "model.safetensors", "modules.json", "tokenizer.json",

@@ -16,7 +16,7 @@ PICTURES = [Image.fromarray(np.random.default_rng(i).integers(0, 256, (120, 100,
 
 def encoded(folder, kind, batch):
     """Return the adapter that is found for a model, and its vectors."""
-    found = models.find(str(folder), kind)
+    found = models.find_encoder(str(folder), kind)
     adapter = models.ADAPTERS[found.adapter]
     module = pytest.importorskip(f"workflows.encoders.{adapter.module}")
     return found.adapter, getattr(module, adapter.encoder)(folder, kind, "cpu").encode(batch)
