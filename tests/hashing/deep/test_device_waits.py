@@ -12,7 +12,7 @@ from hashing.deep import losses, sgd
 from hashing.deep.batches import on_device
 from hashing.deep.contract import Facts
 from hashing.deep.method import Deep
-from hashing.deep.stored import Rows
+from hashing.deep.stored import TrainingRows
 from hashing.mapreduce import Batch
 from hashing.methods import METHODS
 from hashing.methods.dpsh import DPSH
@@ -55,7 +55,7 @@ def step(method, dim=768, targets=None):
     rows = Batch(np.arange(N), np.zeros((N, dim), np.float32), np.eye(CLASSES, dtype=np.uint8)[np.arange(N) % CLASSES])
     device = torch.device("meta")
     with Copies() as copies:
-        run.take_step(on_device(rows, Worker(), device, Rows([]), "float32", lambda _: targets))
+        run.take_step(on_device(rows, Worker(), device, TrainingRows([]), "float32", lambda _: targets))
     return run, copies.waiting
 
 
@@ -110,4 +110,4 @@ def test_the_loss_is_read_every_few_steps(monkeypatch):
     run, _ = step(replace(DPSH(8)))
     rows = Batch(np.arange(N), np.zeros((N, 768), np.float32), np.ones((N, CLASSES), np.uint8))
     with pytest.raises(RuntimeError, match="item"):
-        run.take_step(on_device(rows, Worker(), torch.device("meta"), Rows([]), "float32", lambda _: None))
+        run.take_step(on_device(rows, Worker(), torch.device("meta"), TrainingRows([]), "float32", lambda _: None))
