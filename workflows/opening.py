@@ -121,11 +121,11 @@ def _open(
     table: str, settings: Settings, progress: Progress, resident: bool, index: bool | Literal["stored"], version: str
 ) -> Reader:
     opened, found = open_version(settings, table, version)
-    function = models.load_model(settings.warehouse_url, found.properties["model"])
     if index and opened.correctives:
         raise ValueError(
-            f"index: the rows of {opened.name} are ranked by estimates, which have no index: open it without"
+            f"index: the rows of {opened.name} are ranked by estimates, which have no index: leave out index"
         )
+    function = models.load_model(settings.warehouse_url, found.properties["model"])
     shards = [  # without labels
         CodeShard(shard.part, shard.n_bits, correctives=opened.correctives)
         for shard in opened.shards(found.snapshot_id)

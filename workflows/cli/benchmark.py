@@ -84,11 +84,8 @@ def benchmark(
     `hashkiln benchmark --dataset cifar-10 --methods dhn,ksh --bits 12,24,32,48 --protocol dhn
     --set dhn.network=alexnet --set dhn.hash_rate=10 --pretrained alexnet.pth --tune dhn.quantization=0.01,0.1,1`
     """
-    from ..embedded import prefect_home
-
-    prefect_home()
-    from ..benchmark.flow import benchmark as run
     from ..benchmark.grid import Grid
+    from ..embedded import prefect_home
     from ..spec import method_name
 
     own: dict[str, dict[str, object]] = {}
@@ -108,6 +105,9 @@ def benchmark(
                 "draw": draw, "tune": _tuning(tune), "asymmetric": asymmetric,
             }
         )  # fmt: skip
+    prefect_home()
+    from ..benchmark.flow import benchmark as run
+
     if pretrained:
         grid = _with_pretrained(grid, pretrained)
     with progress() as report:
