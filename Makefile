@@ -39,7 +39,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	 { echo "$(PYTHON) is not Python 3.11 or later: make PYTHON=/path/to/python" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	@echo "Installing hashkiln and what it needs into .venv: 170 packages, 2.3 GB, of which torch for the CPU has 0.7"
+	@echo "Installing hashkiln and what it needs into .venv: 170 packages, 2.3 GB, including 0.7 GB of torch for the CPU"
 	$(call install,-e .)
 
 $(WITH_DEV): $(INSTALLED)

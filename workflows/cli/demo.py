@@ -25,7 +25,7 @@ def demo(as_json: AsJson = False) -> None:
         return show(found.model_dump(mode="json"), True)
     own, other = ((m["map"], m["recall_reranked_x10"]) for m in (found.metrics, found.baseline))
     for line in (
-        f"{found.method} at 32 bits: map {own[0]:.2f}, LSH {other[0]:.2f}; of the 100 nearest rows, {own[1]:.0%} are "
+        f"{found.method} at 32 bits: map {own[0]:.2f}, LSH {other[0]:.2f}; {own[1]:.0%} of the 100 nearest rows are "
         f"among the first 1,000 by Hamming distance, LSH {other[1]:.0%}",
         f"Report: {found.outcome.report}",
         "Next: hashkiln methods; your own vectors: hashkiln ingest FOLDER --name mine, hashkiln reindex --dataset mine",

@@ -31,13 +31,13 @@ def embed(
     bad_rows: BadRows = "refuse",
     as_json: AsJson = False,
 ) -> None:
-    """Turn texts or pictures into vectors by a frozen encoder: a new dataset with the same ids, labels and splits.
+    """Turn texts or pictures into vectors with a frozen encoder: a new dataset with the same ids, labels and splits.
 
     Repeat the command after a change or an interruption: only what is missing is encoded. `reindex` does this itself.
     Another encoder replaces all vectors of a dataset that has no code tables yet.
 
-    Beside a file .onnx or .pt2, preprocessor_config.json describes pictures (size, image_mean, image_std), and
-    tokenizer.json texts, as in Hugging Face models.
+    In the folder of a .onnx or .pt2 file, preprocessor_config.json describes pictures (size, image_mean, image_std),
+    and tokenizer.json describes texts, as in Hugging Face models.
 
     Examples: `hashkiln embed --dataset glosses --encoder all-MiniLM-L6-v2 --name glosses-minilm`,
     `hashkiln embed --dataset products --encoder timm/resnet50.a1_in1k --name products-resnet`

@@ -28,8 +28,9 @@ def plan(
 ) -> None:
     """Recommend a method and a code length for vectors: measure a few on a sample, and print the command to run.
 
-    Of all codes within the budget whose recall reaches the target, even at the lower end of its 95 % interval, it
-    recommends the one that reranks the fewest vectors for each query. Exits with 1, and shows the best, if none does.
+    A code qualifies if it fits the budget and the lower end of the 95 % interval of its recall reaches the target. The
+    command recommends the one that reranks the fewest vectors for each query. If none qualifies, it shows the best one
+    and exits with 1.
 
     Example: `hashkiln plan --dataset mine --budget 16B --recall 0.9`
     """

@@ -127,7 +127,7 @@ def codes(bits: Bits | None) -> list[Figure]:
 
 
 def _activation(balance: Sequence[float]) -> Figure:
-    note = "Share of ones of each bit. 0.5 is best: the bit tells the most."
+    note = "Share of ones of each bit. 0.5 is best: the bit then carries the most information."
     if len(balance) <= MOST_BARS:
         bars = [Series("share of ones", range(len(balance)), balance)]
         return figure(Chart("Activation of bits", "bit", "share of ones", bars, "bars", note, y_range=UNIT, line=0.5))
