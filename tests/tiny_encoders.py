@@ -31,7 +31,7 @@ def weights(seed, rows, d=5):
 
 
 def picture_onnx(folder, seed=0, rows="n"):
-    """Write the mean colour, times a matrix, as an ONNX file with its preprocessing beside it; return its path."""
+    """Write an ONNX file that multiplies the mean colour by a matrix, and its preprocessing; return its path."""
     nodes = [
         helper.make_node("GlobalAveragePool", ["x"], ["mean"]),
         helper.make_node("Flatten", ["mean"], ["flat"]),

@@ -23,7 +23,7 @@ from storage.features.pieces import Piece
 from storage.features.rows import Columns
 from storage.formats import Metric
 
-from .checks import UsageError, refused
+from .checks import UsageError, refused, schema_of
 from .datasets import check_replacement, dataset_of, ingest, save
 from .encoders.models import StoredEncoder, find_encoder
 from .spec import Spec, Value, check_name
@@ -75,23 +75,25 @@ def embed(
     Raises
     ------
     UsageError
-        If the dataset holds vectors, or the new name is that of a dataset that was not embedded.
+        If the dataset holds vectors, or the new name is invalid or that of a dataset that was not embedded.
+    LookupError
+        If there is no such dataset.
     EncoderRefused
-        If the encoder cannot be used.
+        If the encoder cannot be used, or does not return one vector for each row.
     SourceRefused
         If the new dataset has code tables, and its vectors come from another encoder or dataset.
     """
     settings = Settings()
-    with refused():
+    with refused("for --name"):
         check_name(name)
     before = load_dataset(settings.warehouse_url, name) if dataset_exists(settings.warehouse_url, name) else None
     if name == dataset or (before and not before.embedding):
         raise UsageError(f"dataset {name} was not embedded: choose another --name for the vectors")
+    if (kind := schema_of(dataset, settings).kind) == "vector":
+        raise UsageError(f"dataset {dataset} holds vectors: encoders take texts or pictures")
+    found = find_encoder(encoder, kind)
     source = ingest(Spec(dataset=dataset, bad_rows=bad_rows), settings, progress)
     source = source.model_copy(update={"bad_rows": bad_rows})
-    if source.kind == "vector":
-        raise UsageError(f"dataset {dataset} holds vectors: encoders take texts or pictures")
-    found = find_encoder(encoder, source.kind)
     how = Embedding(source=dataset, encoder=encoder, digest=found.digest, bad_rows=bad_rows, pieces={})
     new = _described(name, source, metric or (before.metric if before else "cosine"), how)
     check_replacement(settings, new)

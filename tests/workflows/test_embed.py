@@ -8,6 +8,7 @@ import time
 from io import BytesIO
 
 import numpy as np
+import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -27,6 +28,7 @@ from workflows import datasets
 from workflows.checks import UsageError
 from workflows.embed import embed, is_current
 from workflows.encoders import models
+from workflows.encoders.contract import EncoderRefused
 from workflows.reindex.source import vocabulary_of
 from workflows.spec import Spec
 from workflows.tables import deletion
@@ -341,6 +343,31 @@ def test_names_that_are_taken_and_datasets_of_vectors_are_refused(settings, note
         embed("notes", encoder, "notes")
     with pytest.raises(UsageError, match="dataset sample holds vectors"):
         embed("sample", encoder, "vectors")
+
+
+def test_an_invalid_name_is_an_error_of_usage(settings, notes, encoder, run_command):
+    code, out, _ = run_command("embed", "--dataset", "notes", "--encoder", encoder, "--name", "A b", "--json")
+    assert code == 2
+    assert "expected a name of a-z, 0-9, _ and -, found 'A b', for --name" in out
+
+
+def test_an_encoder_is_refused_before_the_dataset_is_ingested(settings, tmp_path):
+    (tmp_path / "weights.bin").touch()
+    with pytest.raises(EncoderRefused, match=r"expected a folder, or a file .onnx or .pt2"):
+        embed("wordnet", str(tmp_path / "weights.bin"), "vectors")
+    assert not dataset_exists(settings.warehouse_url, "wordnet")
+
+
+def test_an_encoder_with_another_number_of_rows_is_refused_in_one_line(settings, notes, encoder, run_command):
+    model = onnx.load(encoder)
+    model.graph.node.append(onnx.helper.make_node("ReduceMean", ["y"], ["z"], axes=[0], keepdims=1))
+    model.graph.output[0].name = "z"
+    onnx.save(model, encoder)
+    ask = ["embed", "--dataset", "notes", "--encoder", encoder, "--name", "vectors", "--json"]
+    code, out, _ = run_command(*ask)
+    assert code == 2
+    assert "expected one vector for each of 60 rows, found an output of 1x5: export" in out
+    assert not pieces.stored_pieces(settings.warehouse_url, "vectors")
 
 
 def test_the_command_prints_the_digest_that_it_can_require_later(settings, notes, encoder, run_command):

@@ -18,7 +18,7 @@ def embed(
     encoder: Annotated[
         str,
         typer.Option(
-            help="A folder with a model of sentence-transformers, timm or open_clip; a file .onnx or .pt2 "
+            help="A folder with a model of sentence-transformers, timm or open_clip; a .onnx or .pt2 file "
             "(torch.export); or the name of a model on the Hugging Face hub, optionally with @REVISION. With "
             "@sha256:DIGEST, the digest that an earlier run printed is required.",
         ),

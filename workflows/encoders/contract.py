@@ -35,6 +35,16 @@ class Encoder(Protocol):
         """Return the vectors (n, d) float32 of n texts (strings) or pictures (PIL images in RGB)."""
 
 
+def check_output(shape: Sequence[int], n: int) -> None:
+    """Raise EncoderRefused unless the output of a network for n rows has the shape (n, d)."""
+    if len(shape) != 2 or shape[0] != n:
+        found = "x".join(map(str, shape)) or "one number"
+        raise EncoderRefused(
+            f"expected one vector for each of {n} rows, found an output of {found}: export the network with its "
+            "pooling and a dynamic first dimension"
+        )
+
+
 def need(module: str, extra: str) -> None:
     """Raise EncoderRefused, with the extra to install, if a package is missing. Imports nothing."""
     if not find_spec(module):

@@ -16,7 +16,7 @@ import torch
 
 from hashing.mapreduce import Array
 
-from .contract import EncoderRefused
+from .contract import EncoderRefused, check_output
 from .inputs import Pictures, Texts
 from .pictures import BATCH, in_batches
 
@@ -65,7 +65,7 @@ class TorchFile:
 
     @torch.inference_mode()
     def encode(self, batch: Sequence[Any]) -> Array:
-        return _vectors(in_batches(self._run, batch))
+        return in_batches(self._run, batch)
 
     def _run(self, part: Sequence[Any]) -> Any:
         found = self.prepare(part)
@@ -99,13 +99,14 @@ class OnnxFile:
 
     def encode(self, batch: Sequence[Any]) -> Array:
         parts = [self._run(batch[i : i + BATCH]) for i in range(0, len(batch), BATCH)]
-        return _vectors(np.concatenate(parts).astype(np.float32, copy=False))
+        return np.concatenate(parts).astype(np.float32, copy=False)
 
     def _run(self, part: Sequence[Any]) -> Array:
         found = self.prepare(part)
         if not isinstance(found, dict):
             found = {self.names[0]: found.astype(np.float16) if self.half else found}
         output: Array = self.session.run([self.output], {name: found[name] for name in self.names})[0]
+        check_output(output.shape, len(part))
         return output
 
 
@@ -115,7 +116,7 @@ def only(folder: Path, suffix: str) -> Path:
 
 
 def refuse_pickles(path: Path) -> None:
-    """Raise EncoderRefused for a .pt2 file of which torch would run code: pickles, compiled code and expressions."""
+    """Raise EncoderRefused if torch would run code from a .pt2 file: from pickles, compiled code or expressions."""
     from torch.export.pt2_archive import PT2ArchiveReader
 
     with zipfile.ZipFile(path) as archive:
@@ -184,12 +185,3 @@ def _is_plain(content: bytes) -> bool:
 def _check_dynamic(first: Any, path: Path) -> None:
     if isinstance(first, int):
         raise EncoderRefused(f"{path.name} takes {first} rows at a time: export it with a dynamic first dimension")
-
-
-def _vectors(output: Array) -> Array:
-    if output.ndim != 2:
-        found = "x".join(map(str, output.shape[1:]))
-        raise EncoderRefused(
-            f"expected one vector for each row, found an output of {found}: export the network with its pooling"
-        )
-    return output

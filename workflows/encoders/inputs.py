@@ -1,4 +1,4 @@
-"""Inputs of networks that are stored without their preprocessing, as files beside them describe it.
+"""Prepare the inputs of networks as files in the same folder describe.
 
 Pictures follow preprocessor_config.json and texts tokenizer.json and tokenizer_config.json, as in Hugging Face models.
 """

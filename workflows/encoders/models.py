@@ -100,13 +100,19 @@ def find_encoder(text: str, kind: str) -> FoundEncoder:
     Raises
     ------
     EncoderRefused
-        If there is no such model, if it has no files that can be used, if it is of unknown form or of another kind, if
-        its digest is another one, or if a package that it needs is missing.
+        If there is no such model, if it has no files that can be used, if its form is unknown, if it encodes
+        another kind, if a local one is given with a revision, if its digest differs, or if a package that it needs is
+        missing.
     """
     name, _, pin = text.partition("@")
     expected = pin.removeprefix(PINNED) if pin.startswith(PINNED) else ""
     path = Path(name).expanduser()
-    path = path if path.exists() else _download(name, "" if expected else pin)
+    if not path.exists():
+        path = _download(name, "" if expected else pin)
+    elif pin and not expected:
+        raise EncoderRefused(
+            f"{name} is a local path, which has no revision {pin}: pass the path alone, or @sha256:DIGEST"
+        )
     adapter, files = _form(path)
     about = ADAPTERS[adapter]
     if kind not in about.kinds:
@@ -161,7 +167,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except ValueError as error:
-        raise EncoderRefused(f"{path} is no JSON: {error}") from None
+        raise EncoderRefused(f"{path} is not valid JSON: {error}") from None
     return content if isinstance(content, dict) else {}
 
 
@@ -176,8 +182,8 @@ def _usable(folder: Path) -> Iterator[Path]:
 def _single_file(path: Path) -> tuple[str, dict[str, Path]]:
     if path.suffix not in WEIGHTS[1:]:
         raise EncoderRefused(f"expected a folder, or a file .onnx or .pt2, found {path}")
-    beside = [path.with_name(name) for name in (PICTURES, TOKENIZER, TOKENIZER_SETTINGS)]
-    files = {file.name: file for file in (path, *beside) if file.exists()}
+    described_by = [path.with_name(name) for name in (PICTURES, TOKENIZER, TOKENIZER_SETTINGS)]
+    files = {file.name: file for file in (path, *described_by) if file.exists()}
     if path.suffix == ".onnx" and path.stat().st_size:
         files |= {name: path.parent / name for name in _external(path) if (path.parent / name).is_file()}
     return "onnx" if path.suffix == ".onnx" else "torch.export", files
@@ -190,7 +196,7 @@ def _external(path: Path) -> set[str]:
     names = {name.decode(errors="replace") for name in found}
     for name in names:
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise EncoderRefused(f"{path} names weights outside its folder, {name}: save them beside it")
+            raise EncoderRefused(f"{path} names weights outside its folder, {name}: save them in that folder")
     return {Path(name).as_posix() for name in names}
 
 
@@ -199,12 +205,12 @@ def _check_inputs(path: Path, kind: str, files: dict[str, Path]) -> None:
     if (needed := PICTURES if kind == "image" else TOKENIZER) not in files:
         hint = ", with size, image_mean and image_std" if kind == "image" else ""
         raise EncoderRefused(
-            f"expected {needed} beside {path}, which describes its inputs{hint}: see `hashkiln embed --help`"
+            f"expected {needed} in the folder of {path}, to describe its inputs{hint}: see `hashkiln embed --help`"
         )
 
 
 def _download(name: str, revision: str) -> Path:
-    """Return the local folder of a model of the hub, of which only usable files are downloaded."""
+    """Download the usable files of a model from the hub, and return their local folder."""
     try:
         from huggingface_hub import snapshot_download
     except ImportError:

@@ -10,6 +10,8 @@ import torch
 
 from hashing.mapreduce import Array
 
+from .contract import check_output
+
 BATCH = 64
 
 
@@ -30,7 +32,15 @@ class TimmEncoder:
 
 
 def in_batches(run: Any, batch: Sequence[Any], size: int = BATCH) -> Array:
-    """Return the outputs (n, d) float32 of a torch function that is run on a few items at a time."""
-    parts = [run(batch[i : i + size]).float().cpu() for i in range(0, len(batch), size)]
+    """Return the outputs (n, d) float32 of a torch function that is run on a few items at a time.
+
+    Raises EncoderRefused for outputs of another shape.
+    """
+    parts = []
+    for i in range(0, len(batch), size):
+        part = batch[i : i + size]
+        output = run(part)
+        check_output(output.shape, len(part))
+        parts.append(output.float().cpu())
     vectors: Array = torch.cat(parts).numpy()
     return vectors

@@ -29,7 +29,7 @@ def exported(tmp_path_factory):
 
 
 def rewritten(path, folder, change):
-    """Copy a .pt2 file and what is beside it; `change` may replace the content of a member, by its name."""
+    """Copy a .pt2 file and its preprocessing to a folder, with `change(name, content)` applied to each member."""
     folder.mkdir()
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(folder / path.name, "w") as target:
         for name in source.namelist():
@@ -59,7 +59,7 @@ def test_pictures_are_resized_by_their_shorter_side_and_cropped_in_the_middle(tm
     about = {"size": {"shortest_edge": 8}, "crop_size": 4, "image_mean": [0, 0, 0], "image_std": [1, 1, 1]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(about))
     pixels = np.zeros((16, 32, 3), np.uint8)
-    pixels[:, 12:20] = 255  # the columns 6 to 10 of 16, of which the crop takes 6 to 10
+    pixels[:, 12:20] = 255  # columns 6 to 10 after the resize to 16, the ones that the crop takes
     found = Pictures(tmp_path)([Image.fromarray(pixels)])
     assert found.shape == (1, 3, 4, 4)
     assert found.min() > 0.8
@@ -245,7 +245,7 @@ def test_a_model_that_cannot_be_used_is_refused_with_what_to_do(tmp_path, monkey
     with pytest.raises(EncoderRefused, match=r"expected a folder, or a file .onnx or .pt2, found .*weights.bin"):
         models.find_encoder(folder_with(tmp_path / "other", weights__bin="") + "/weights.bin", "text")
     path = tiny_encoders.picture_onnx(tmp_path / "onnx")
-    with pytest.raises(EncoderRefused, match=r"expected tokenizer.json beside .*model.onnx"):
+    with pytest.raises(EncoderRefused, match=r"expected tokenizer.json in the folder of .*model.onnx"):
         models.find_encoder(str(path), "text")
     sentences = folder_with(tmp_path / "sentences", modules__json="[]", model__safetensors="")
     with pytest.raises(EncoderRefused, match=r"encodes text, found a dataset of images"):
@@ -256,6 +256,13 @@ def test_a_model_that_cannot_be_used_is_refused_with_what_to_do(tmp_path, monkey
     timm = folder_with(tmp_path / "timm", config__json='{"architecture": "resnet18"}', model__safetensors="")
     with pytest.raises(EncoderRefused, match=r"package timm: pip install 'hashkiln\[timm\]'"):
         models.find_encoder(timm, "image")
+
+
+def test_a_revision_of_a_local_model_is_refused(tmp_path):
+    path = tiny_encoders.picture_onnx(tmp_path / "encoder")
+    for pin in ("v2", "sha256:"):
+        with pytest.raises(EncoderRefused, match=f"local path, which has no revision {pin}: pass the path alone"):
+            models.find_encoder(f"{path}@{pin}", "image")
 
 
 def test_the_identity_is_that_of_the_files_and_not_of_their_place(tmp_path):
@@ -313,5 +320,5 @@ def test_a_network_of_other_inputs_and_a_broken_configuration_are_refused_in_one
     tiny_encoders.tokenizer(path.parent)
     with pytest.raises(EncoderRefused, match="has the inputs x: expected input_ids and attention_mask"):
         OnnxFile(path.parent, "text", "cpu")
-    with pytest.raises(EncoderRefused, match=r"config.json is no JSON"):
+    with pytest.raises(EncoderRefused, match=r"config.json is not valid JSON"):
         models.find_encoder(folder_with(tmp_path / "broken", config__json="{", model__safetensors=""), "image")
