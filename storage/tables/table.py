@@ -77,7 +77,7 @@ def load_table(
         existing = table_names(catalog)
         if not (known := spelled(name, existing)) or known == name:
             raise unknown_table(name, existing) from None
-        return load_table(catalog, known, n_bits)
+        return load_table(catalog, known, n_bits, correctives)
     if n_bits not in (None, table.n_bits):
         raise ValueError(f"table {name} has codes of {table.n_bits} bits, not {n_bits}: choose another --code")
     if correctives is not None and tuple(correctives) != table.correctives:

@@ -304,6 +304,14 @@ def test_the_width_of_a_table_never_changes(catalog):
         create_table(catalog, "t", 32)
 
 
+def test_the_correctives_of_a_table_are_checked_for_every_spelling_of_its_name(catalog):
+    create_table(catalog, "t_wide", 8, correctives=("norm",))
+    for name in ("t_wide", "t-wide"):
+        assert load_table(catalog, name, 8, ("norm",)).name == "t_wide"
+        with pytest.raises(ValueError, match="table t_wide has the columns norm, not no correctives"):
+            load_table(catalog, name, 8, ())
+
+
 def test_unknown_names_list_the_existing_ones(catalog, parts):
     published(catalog, parts)
     with pytest.raises(LookupError, match=r"^unknown code table 'u'; existing tables: t$"):
