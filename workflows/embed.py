@@ -84,7 +84,7 @@ def embed(
         If the new dataset has code tables, and its vectors come from another encoder or dataset.
     """
     settings = Settings()
-    with refused("for --name"):
+    with refused():
         check_name(name)
     before = load_dataset(settings.warehouse_url, name) if dataset_exists(settings.warehouse_url, name) else None
     if name == dataset or (before and not before.embedding):

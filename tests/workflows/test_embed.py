@@ -345,12 +345,6 @@ def test_names_that_are_taken_and_datasets_of_vectors_are_refused(settings, note
         embed("sample", encoder, "vectors")
 
 
-def test_an_invalid_name_is_an_error_of_usage(settings, notes, encoder, run_command):
-    code, out, _ = run_command("embed", "--dataset", "notes", "--encoder", encoder, "--name", "A b", "--json")
-    assert code == 2
-    assert "expected a name of a-z, 0-9, _ and -, found 'A b', for --name" in out
-
-
 def test_an_encoder_is_refused_before_the_dataset_is_ingested(settings, tmp_path):
     (tmp_path / "weights.bin").touch()
     with pytest.raises(EncoderRefused, match=r"expected a folder, or a file .onnx or .pt2"):
