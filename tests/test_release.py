@@ -36,8 +36,9 @@ def test_the_wheel_of_the_sdist_works_from_any_folder(tmp_path):
 
     (folder := tmp_path / "elsewhere").mkdir()
     lines = run(programs / "hashkiln", "demo", cwd=folder, HASHKILN_EXECUTOR="inprocess").splitlines()
-    assert lines[0].startswith("itq at 32 bits: map 0.3")
-    assert Path(lines[1].removeprefix("Report: ")).is_relative_to(folder / ".hashkiln")
-    assert lines[2].startswith("Next: ")
+    assert lines[0] == "Published sample__itq32 v1: 40,000 rows"
+    assert lines[1].startswith("itq at 32 bits: map 0.3")
+    assert Path(lines[2].removeprefix("Report: ")).is_relative_to(folder / ".hashkiln")
+    assert lines[3].startswith("Next: ")
     assert "sample__itq32" in run(programs / "hashkiln", "tables", cwd=folder)
     assert run(programs / "hashkiln", "--version", cwd=folder) == f"hashkiln {wheel.name.split('-')[1]}\n"
