@@ -47,9 +47,8 @@ the products of all pairs of dimensions, with their square; `evaluate` and groun
 
 - **Cores**: core-hours of the night's rows, divided by the hours that the run may take. A cloud's price of a
   core-hour times the core-hours is the price of the run.
-- **Network**: the vectors are read once to fit and once to encode. At 10 Gbit/s, a node reads at most 1.2 GB/s,
-  which is the vectors of {network_cores:.0f} cores that encode at the rate above. More cores a node wait for
-  the network.
+- **Network**: the vectors are read once to fit and once to encode. At 10 Gbit/s, a node reads at most 1.2 GB/s.
+  {network_cores:.0f} cores encode that much at the rate above; on a node with more, the cores wait for the network.
 - **Memory**: encoding a file of 10^6 rows took {encode_mib:,.0f} MiB above what the process holds, evaluating
   it {histogram_mib:,.0f} MiB. Both grow with the rows of one file, not with the source. Declare what you see by
   `HASHKILN_ENCODE_MEMORY` and `HASHKILN_EVALUATE_MEMORY`.

@@ -318,7 +318,7 @@ def _open(url: str) -> tuple[Any, str]:
 
 def _url(url: str, path: str) -> str:
     """Return the URL of a path on the same filesystem."""
-    return stores.beside(url, path) if _scheme(url) else path
+    return stores.same_bucket_url(url, path) if _scheme(url) else path
 
 
 def _version(url: str, info: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The stores beside the local disk, by the scheme of a URL. What differs between them is in a module for each."""
+"""Remote stores, by the scheme of a URL. Each has a module with what differs between them."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ def path(url: str) -> str:
     return authority.partition("@")[0] + separator + rest
 
 
-def beside(url: str, path: str) -> str:
+def same_bucket_url(url: str, path: str) -> str:
     """Return the URL of another path in the same bucket.
 
-    >>> beside("abfss://container@account.dfs.core.windows.net/folder", "container/file")
+    >>> same_bucket_url("abfss://container@account.dfs.core.windows.net/folder", "container/file")
     'abfss://container@account.dfs.core.windows.net/file'
     """
     authority = url.removeprefix(scheme(url)).partition("/")[0]
