@@ -11,7 +11,7 @@ from hashing.mapreduce import Array
 from . import media
 
 NO_ID = -1  # pads lists of neighbours (hashing.neighbours)
-DROP = ": pass --bad-rows drop to leave out such rows"
+DROP = "; reindex and embed leave out such rows with --bad-rows drop"
 
 
 def plain(column: Any) -> Any:

@@ -49,7 +49,7 @@ MISTAKES = {  # the command, and what its line names
     "no unit": (["fit", *method("subic", 32, "units=0")], "SuBiC's units of at least 2"),
     "groups": (["fit", *method("density_sensitive", 64, "alpha=0.1")], "alpha=0.1"),
     "no number": (["fit", *method("density_sensitive", 64, "alpha=NaN")], "alpha of at least 0, found nan"),
-    "network": (["reindex", *method("dpsh", 16, "network=mpl")], "found network='mpl'"),
+    "network": (["reindex", *method("dpsh", 16, "network=mpl")], "found 'mpl' in network='mpl'; did you mean mlp?"),
     "two networks": (["reindex", *method("dpsh", 16, "network=mlp+mlp")], "found network='mlp+mlp'"),
     "optimizer": (["reindex", *method("dpsh", 16, "optimizer=lion")], "found optimizer='lion'"),
     "regularizer": (["reindex", *method("dpsh", 16, "regularizers=decoy:1")], "found 'decoy:1'"),

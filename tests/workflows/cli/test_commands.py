@@ -226,7 +226,7 @@ def test_a_table_is_published_evaluated_and_listed(hashkiln, here, home):
     listed = {row["table"]: row for row in json.loads(here("tables", "--json")[1])}
     assert {"version": "v1", "rows": 40_000, "bits": 64, "method": "lsh"}.items() <= listed["sample__lsh64"].items()
     assert here("history", "sample--LSH64")[0] == 0  # case, hyphens and underscores do not matter
-    assert "did you mean sample__lsh64?" in here("history", "sample__lsh65")[2]
+    assert "did you mean sample__lsh64" in here("history", "sample__lsh65")[2]
     measured = json.loads(here("evaluate", "sample__lsh64", "--neighbours", "10", "--json")[1])
     assert "the 10 nearest rows" in measured["protocol"]
     assert measured["overlap"] == "database: {0}; training set: {0}".format("0 rows by id, 0 by content")
