@@ -11,6 +11,7 @@ from tests.prefect_server import until
 SHARDS, ROWS, D = 12, 20_000, 96  # a new version has this number of new shards
 HERE = Path(__file__).parent
 PROGRAMS = str(HERE / "programs.py")
+TESTS = {"PYTHONPATH": str(HERE.parents[1])}  # the programs import from tests, which is not installed
 REINDEX = ("reindex", "--dataset", "mine", "--bits", "64", "--queries", "500", "--set", "n_iter=20")
 
 
@@ -62,7 +63,9 @@ class Cluster:
 
     def program(self, host, name, *arguments, check=True):
         """Run one of programs.py to its end on a host, with the driver's environment; its output."""
-        env = self.services.environment("driver") | {"HASHKILN_EXECUTOR": "inprocess"}  # a host need not be of Ray
+        env = (
+            self.services.environment("driver") | TESTS | {"HASHKILN_EXECUTOR": "inprocess"}
+        )  # a host need not be of Ray
         ran = self.hosts[host](sys.executable, PROGRAMS, name, *map(str, arguments), env=env, check=False)
         assert not ran.returncode or not check, f"{name}:\n{ran.stdout[-2000:]}\n{ran.stderr[-4000:]}"
         return ran.stdout
@@ -72,7 +75,7 @@ class Cluster:
         file = self.folder / f"{name}.jsonl"
         with file.open("ab") as out:
             command = [sys.executable, PROGRAMS, name]
-            self.hosts[host].popen(command, out, self.services.environment("driver"), self.folder / "driver")
+            self.hosts[host].popen(command, out, self.services.environment("driver") | TESTS, self.folder / "driver")
         until(lambda: file.stat().st_size, 60, f"lines in {file.name}")
         return file
 
