@@ -84,7 +84,7 @@ def _print_forecast(spec: Spec, as_json: bool) -> None:
     found = forecast(Context.of(spec, settings, connect(settings)))
     if as_json:
         return show(found.model_dump(mode="json"), True)
-    rows = {"table": f"{found.table}, based on {found.base}"}
+    rows = {"table": f"{found.table}, " + ("new" if found.base == "v0" else f"based on {found.base}")}
     labels = {"added": "added", "changed": "changed", "stale": "of another model", "removed": "removed"}
     for field, label in (labels | {"found": "encoded before"}).items():
         names = getattr(found.plan, field)

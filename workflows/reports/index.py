@@ -96,7 +96,7 @@ def warehouse_page(url: str, tables: Sequence[CodeTable]) -> str:
     return render(
         "index.html",
         title="Code tables",
-        lead=f"{len(lines)} tables of the warehouse {url}. Metrics are comparable between equal protocols.",
+        lead=f"Warehouse {url}. Compare metrics only between tables with the same protocol.",
         parent="",
         head=["table", "version", "when (UTC)", "rows", "bits", *shown, "protocol"],
         lines=lines,
@@ -106,7 +106,8 @@ def warehouse_page(url: str, tables: Sequence[CodeTable]) -> str:
 
 def _about(properties: dict[str, str]) -> str:
     spec = Spec.stored(properties["spec"])
-    return f"{spec.dataset} as codes of {spec.method.bits} bits by {spec.method.method}. {properties['protocol']}."
+    made = f"{spec.dataset}, encoded to {spec.method.bits} bits by {spec.method.method}"
+    return f"{made}. Protocol: {properties['protocol']}."
 
 
 def _values(metrics: dict[str, float], names: Sequence[str]) -> list[str]:

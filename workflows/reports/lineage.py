@@ -24,19 +24,19 @@ def lineage(
     code = environment()
     return {
         "dataset": _dataset(context.dataset),
-        "source": f"{staged.rows:,} rows in {shards:,} files below {context.dataset.splits['base']}",
+        "source": f"{staged.rows:,} rows in {shards:,} files under {context.dataset.splits['base']}",
         "this run": f"encoded {staged.encoded:,} rows{rate(staged)}, removed {staged.removed:,} parts",
         "method": method_in_words(context.spec.method),
         "random seed": str(context.spec.method.seed),
         "model": f"{model.digest[:12]}, {fitted}" + (f": {model.reason}" if model.reason else ""),
-        "base version": staged.base,
-        "seconds a stage": ", ".join(f"{name} {seconds:,.1f}" for name, seconds in times.items()) or "not measured",
+        "base version": base(staged),
+        "seconds per stage": ", ".join(f"{name} {seconds:,.1f}" for name, seconds in times.items()) or "not measured",
         "device": f"{version.properties.get('device', 'cpu')}, {context.spec.precision}",
         "host": f"{platform.node()}: {hardware()}; executor {context.settings.executor}",
         "software": ", ".join(f"{name} {number}" for name, number in code.items() if name != "machine"),
         "started by": current_user(),
         "branch": staged.branch,
-        "fingerprint of the source": staged.source[:12],
+        "source fingerprint": staged.source[:12],
     }
 
 
@@ -49,6 +49,11 @@ def method_in_words(method: MethodSpec) -> str:
     defaults = f"; {'others' if changed else 'hyper-parameters'}: {', '.join(rest)}" if rest else ""
     start = f"; pretrained parameters {method.pretrained[:12]}" if method.pretrained else ""
     return f"{method.method}, {method.bits} bits{set_here}{defaults}{start}"
+
+
+def base(staged: Staged) -> str:
+    """Return the version that was published when staging began."""
+    return staged.base if staged.base != "v0" else "none"
 
 
 def rate(staged: Staged) -> str:

@@ -21,7 +21,7 @@ from ..tables.history import metrics_of_versions
 from . import run_charts
 from .charts import svg, whisker
 from .examples import Seen, in_groups, seen
-from .lineage import lineage, rate
+from .lineage import base, lineage, rate
 from .pages import render
 
 NO_TIMES: Mapping[str, float] = MappingProxyType({})
@@ -105,11 +105,11 @@ def word(verdict: Verdict) -> str:
 
 def lead(spec: Spec, staged: Staged, report: Report) -> str:
     """Return a run in two sentences: what was made, and how it compares."""
-    made = f"{staged.rows:,} rows of {spec.dataset} as codes of {spec.method.bits} bits by {spec.method.method}."
+    made = f"{staged.rows:,} rows of {spec.dataset}, encoded to {spec.method.bits} bits by {spec.method.method}."
     if not (comparison := report.comparison):
-        return f"{made} " + (f"Not comparable with {staged.base}." if report.incomparable else "The first version.")
+        return f"{made} " + (f"Not comparable with {staged.base}." if report.incomparable else "First version.")
     change, _ = _change("map", comparison.differences["map"])
-    return f"{made} Beside {comparison.version}, on {comparison.rows:,} common rows: map {change}."
+    return f"{made} Compared with {comparison.version} on {comparison.rows:,} common rows: map {change}."
 
 
 def tiles(report: Report) -> list[dict[str, str]]:
@@ -186,7 +186,7 @@ def run_markdown(spec: Spec, staged: Staged, report: Report, verdict: Verdict, e
         f"# {staged.table}: {word(verdict) if verdict.passed else '**rejected**'}",
         lead(spec, staged, report),
         f"{staged.rows:,} rows, {staged.encoded:,} encoded in this run{rate(staged)}, "
-        f"model `{staged.model.digest[:12]}` ({staged.model.reason}), published before: {staged.base}.",
+        f"model `{staged.model.digest[:12]}` ({staged.model.reason}), base version: {base(staged)}.",
         *([f"Training: {trained(epochs)}."] if epochs else []),
         f"Protocol: {report.protocol}.",
         f"Query overlap: {report.overlap}.",

@@ -38,9 +38,8 @@ def retrieval(curves: Curves, measured: Measured) -> list[Figure]:
                 Series(f"by radius, {left_out}", curves.recall, curves.found_precision, style=1),
                 Series("at the first N ranks", curves.recall_at, curves.precision_at, style=2),
             ],
-            note=f"{rule}Papers count its precision as 0, or leave the query out, which favours codes that find "
-            "little. "
-            "Ranks have no empty balls.",
+            note=f"{rule}Some papers count its precision as 0. Others leave the query out, which favours codes that "
+            "find few rows. The first N ranks are never empty.",
             y_range=UNIT,
         ),
         Chart(
@@ -62,7 +61,7 @@ def retrieval(curves: Curves, measured: Measured) -> list[Figure]:
             Series("precision", curves.ranks, curves.precision_at),
             Series("recall", curves.ranks, curves.recall_at, style=2),
         ]
-        note = "Rows at equal distance count as an average over their orders."
+        note = "Values are averages over all orders of rows at equal distance."
         charts.append(Chart("At the first N ranks", "N", "share", ranked, note=note, log=True, y_range=UNIT))
     reranked = {
         f: measured.metrics[name] for f in OVERSAMPLING if (name := f"recall_reranked_x{f}") in measured.metrics
@@ -72,7 +71,7 @@ def retrieval(curves: Curves, measured: Measured) -> list[Figure]:
         one = Series(
             "recall", list(reranked), [e.value for e in found], [e.low for e in found], [e.high for e in found]
         )
-        note = "Candidates by Hamming distance, as multiples of the neighbours to find, are re-ranked by their vectors."
+        note = "Candidates, the nearest codes, are re-ranked by their vectors: x10 is 10 for each neighbour to find."
         names = [f"x{factor}" for factor in reranked]
         charts.append(
             Chart(
@@ -103,7 +102,7 @@ def _distances(curves: Curves) -> list[Chart]:
             for name, counts, style in (("relevant rows", relevant, 2), ("other rows", others, 1))
         ]
         note = f"The mean distance from a query is {near:.1f} bits for relevant rows, {far:.1f} for others. "
-        note += "Codes are good if the two shapes are far apart."
+        note += "The less the two areas overlap, the better the codes."
         return [Chart("Distances", "Hamming distance", "share of rows", series, "steps", note)]
     return []
 
@@ -115,9 +114,10 @@ def codes(bits: Bits | None) -> list[Figure]:
         figures.append(_activation(bits.balance))
     if bits and len(bits.correlation) > 1:
         last = len(bits.balance) - 1
-        note = "Blue is positive, orange is negative. Pale pictures are good: each bit adds information of its own."
+        note = "Blue is positive, orange is negative. The paler, the better: each bit then adds information of its own."
         if last >= len(bits.correlation):
-            note += f" Each cell shows the strongest of {-(-(last + 1) // len(bits.correlation))} x as many bits."
+            step = -(-(last + 1) // len(bits.correlation))
+            note += f" Each cell shows the strongest correlation among {step} x {step} pairs of bits."
         r = np.array(bits.correlation)
         strongest = sorted(((abs(r[i, j]), i, j) for i in range(len(r)) for j in range(i)), reverse=True)[:20]
         rows = [[str(i), str(j), number(float(r[i, j]), 3)] for _, i, j in strongest]

@@ -29,9 +29,9 @@ def test_each_run_has_its_page_and_its_line_in_the_index(settings, source, brows
     runs = [(reports / TABLE / link).read_text() for link, _ in links]
     assert "is below its floor of 0.9900" in runs[0]
     assert "map over versions" in runs[0]
-    assert "Beside v1" in runs[1]
+    assert "Compared with v1" in runs[1]
     assert re.search(
-        r"<dt>seconds a stage</dt><dd>fit [\d.]+, encode [\d.]+, evaluate [\d.]+, gate [\d.]+</dd>", runs[1]
+        r"<dt>seconds per stage</dt><dd>fit [\d.]+, encode [\d.]+, evaluate [\d.]+, gate [\d.]+</dd>", runs[1]
     )
     whole = (reports / "index.html").read_text()
     assert f'<a href="{TABLE}/index.html">{TABLE}</a>' in whole
