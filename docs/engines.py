@@ -27,8 +27,8 @@ A code table is an Iceberg table. Iceberg readers open it by its `metadata`, Par
 [Read the codes](how-to/read-the-codes.md#the-files-of-the-published-version) shows how to get both.
 
 The engines read a table of {n_bits} bits in {parts} parts. Its published version has {rows} rows, since some were
-deleted; the pattern `data/**/*.parquet` would read {all_rows}. "Equal" means that an engine returned exactly the ids and
-codes of the published version.
+deleted; the pattern `data/**/*.parquet` would read {all_rows}. "Equal" means that an engine returned exactly the ids
+and codes of the published version.
 """
 
 EXPORTS = f"""## Searching exports

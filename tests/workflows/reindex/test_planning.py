@@ -103,6 +103,7 @@ def test_the_command_prints_the_plan_and_needs_no_prefect_if_there_is_nothing_to
     options = ["reindex", "--dataset", "mine", "--bits", "16", "--queries", "50"]
     found = json.loads(run(cli.app, [*options, "--dry-run", "--json"]).stdout)
     assert found == planning.forecast(Context.of(spec(), settings, InProcess())).model_dump(mode="json")
+    assert "mine__itq16, new" in run(cli.app, [*options, "--dry-run"]).stdout
     reindex(settings, spec())
     write_shard(source, "part4.parquet", blobs(100, D, seed=4, first_id=4000))
     output = run(cli.app, [*options, "--dry-run"], env={"COLUMNS": "120"}).stdout
