@@ -1,9 +1,9 @@
 """Run the tutorial's blocks in order, in an empty folder, and print the page with what they print.
 
-    python docs/tutorial.py [--times] > page && mv page docs/tutorial.md
+    python docs/tutorial.py > page && mv page docs/tutorial.md
 
 Blocks after the heading "Labels: MNIST" run only if HASHKILN_DATA names a folder with the files; otherwise they stay as
-they are. With --times, the seconds of each command go to stderr.
+they are. docs/first_hour.py measures the time of each block.
 """
 
 import io
@@ -12,7 +12,6 @@ import re
 import shlex
 import sys
 import tempfile
-import time
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -35,13 +34,10 @@ def executed(text: str, folder: str) -> str:
             with redirect_stdout(printed):
                 exec(code, names)  # noqa: S102  # our own page
         for line in code.splitlines() if language == "sh" else ():
-            start = time.monotonic()
             done = CliRunner().invoke(app, shlex.split(line)[1:], catch_exceptions=False)
             if done.exit_code:
                 sys.exit(f"{line}: exit code {done.exit_code}\n{done.output}")
             printed.write(done.stdout)
-            if "--times" in sys.argv:
-                print(f"| `{line}` | {time.monotonic() - start:.1f} s |", file=sys.stderr)
         output = "\n".join(_without(folder, line) for line in printed.getvalue().splitlines())
         return f"```{language}\n{code}```\n" + (f"\n```text\n{output}\n```\n" if output else "")
 

@@ -3,6 +3,7 @@
 import doctest
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -167,7 +168,14 @@ def masked(page: str) -> str:
     return re.sub(r"\d+\.\d+|\b[0-9a-f]{12}\b|[\d,]+ bytes", "#", page)
 
 
-@pytest.mark.parametrize("name", ["bring-your-data", "export", "add-a-method", "compare-methods", "read-the-codes"])
+FIRST_HOUR = runpy.run_path(str(ROOT / "docs" / "first_hour.py"))
+
+
+def test_the_page_of_the_first_hour_counts_the_blocks_that_tests_run():
+    assert FIRST_HOUR["executed"]() in (ROOT / "docs" / "first-hour.md").read_text(), "run docs/first_hour.py"
+
+
+@pytest.mark.parametrize("name", FIRST_HOUR["GUIDES"])
 def test_the_examples_of_a_guide_run_in_order(name, tmp_path, monkeypatch):
     """Run the blocks of Python, and the commands, in one folder; each command must succeed."""
     monkeypatch.chdir(tmp_path)
