@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+
 import typer
 
 from .common import AsJson, console, progress, show
@@ -25,12 +29,14 @@ def demo(as_json: AsJson = False) -> None:
         return show(found.model_dump(mode="json"), True)
     outcome = found.outcome
     done = f"{outcome.table} {outcome.version}"
+    activate = "" if shutil.which("hashkiln") else f"source {os.path.relpath(sys.prefix)}/bin/activate; "
     own, other = ((m["map"], m["recall_reranked_x10"]) for m in (found.metrics, found.baseline))
     for line in (
         f"Nothing to do: {done} is up to date." if outcome.unchanged else f"Published {done}: {outcome.rows:,} rows",
         f"{found.method} at 32 bits: map {own[0]:.2f}, LSH {other[0]:.2f}; {own[1]:.0%} of the 100 nearest rows are "
         f"among the first 1,000 by Hamming distance, LSH {other[1]:.0%}",
         f"Report: {outcome.report}",
-        "Next: hashkiln methods; your own vectors: hashkiln ingest FOLDER --name mine, hashkiln reindex --dataset mine",
+        f"Next: {activate}hashkiln methods; your own vectors: hashkiln ingest FOLDER --name mine, hashkiln reindex "
+        "--dataset mine",
     ):
         console.print(line, soft_wrap=True, highlight=False)

@@ -200,15 +200,17 @@ def test_codes_of_another_tool_that_are_no_codes_are_wrong_usage(here, tmp_path)
 
 
 def test_the_first_run_ends_with_what_to_do_next_and_the_second_finds_nothing_to_do(hashkiln):
-    code, output, error = hashkiln("demo", HASHKILN_EXECUTOR="inprocess")
+    folder = str(Path(HASHKILN).parent)
+    code, output, error = hashkiln("demo", PATH=folder)
     assert code == 0, error
     published, compared, report, following = output.splitlines()
     assert published == "Published sample__itq32 v1: 40,000 rows"
     assert compared.startswith("itq at 32 bits: map 0.3")
     assert Path(report.removeprefix("Report: ")).exists()
     assert following.startswith("Next: hashkiln methods")
-    lines = hashkiln("demo", HASHKILN_EXECUTOR="inprocess")[1].splitlines()
-    assert lines == ["Nothing to do: sample__itq32 v1 is up to date.", compared, report, following]
+    lines = hashkiln("demo", PATH="")[1].splitlines()
+    assert lines[:3] == ["Nothing to do: sample__itq32 v1 is up to date.", compared, report]
+    assert re.match("Next: source .*/bin/activate; hashkiln methods", lines[3])
 
 
 def test_a_table_is_published_evaluated_and_listed(hashkiln, here, home):
