@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-GUIDES = ("bring-your-data", "export", "add-a-method", "compare-methods", "read-the-codes")  # that tests run
+GUIDES = ("bring-your-data", "export", "add-a-method", "compare-methods", "read-the-codes")  # that tests run, in order
+PAGES = ("../README", "serving", "operations", "reference/python")  # tests run their Python
 BLOCKS = re.compile(r"^## ([^\n]*)$|^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)  # headings, too
 BENCHMARK = "hashkiln benchmark --dataset sample --methods lsh,pcah,itq --bits 16,32 --seeds 2 --out results"
 BLOCK_BY_BLOCK = """
@@ -125,11 +126,12 @@ def name_of(page: Path) -> str:
 def executed() -> str:
     """Return the number of code blocks that tests run, by document, as a section of the page."""
     lines, total = [], 0
-    for name in ("tutorial", *(f"how-to/{guide}" for guide in GUIDES)):
+    for name in ("tutorial", *(f"how-to/{guide}" for guide in GUIDES), *PAGES):
         found = [(language, code) for _, language, code in BLOCKS.findall((ROOT / "docs" / f"{name}.md").read_text())]
         blocks = [language for language, _ in found if language]
         commands = sum(len(code.splitlines()) for language, code in found if language == "sh")
-        lines.append(f"| [{name}]({name}.md) | {blocks.count('python')} | {blocks.count('sh')} | {commands} |")
+        page = f"[{name}]({name}.md)" if (ROOT / "docs" / f"{name}.md").resolve().parent != ROOT else "README"
+        lines.append(f"| {page} | {blocks.count('python')} | {blocks.count('sh')} | {commands} |")
         total += len(blocks)
     return f"""## The code in the documents that tests run
 

@@ -2,9 +2,10 @@
 
 python docs/prefect_screenshots.py [FOLDER]
 
-FOLDER is docs/images by default. Needs Chromium.
+FOLDER is docs/images by default. Needs Chromium: of the system, or that of `playwright install chromium`.
 """
 
+import io
 import os
 import shutil
 import subprocess
@@ -17,25 +18,22 @@ import httpx
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
+from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parent.parent
 PORT = int(os.environ.get("PORT", "4280"))
 URL = f"http://127.0.0.1:{PORT}"
-RUNS = {  # name: its options of `hashkiln reindex`, its exit code, and the height of the picture
-    "good": (["--dataset", "sample", "--method", "lsh", "--bits", "16"], 0, 1900),
-    "rejected": (["--dataset", "sample", "--method", "lsh", "--bits", "8", "--floor", "map=0.9"], 3, 1900),
-    "failed": (["--dataset", "broken", "--method", "lsh", "--bits", "16", "--relevance", "neighbours"], 1, 1010),
+RUNS = {  # name: its options of `hashkiln reindex`, and its exit code
+    "good": (["--dataset", "sample", "--method", "lsh", "--bits", "16"], 0),
+    "rejected": (["--dataset", "sample", "--method", "lsh", "--bits", "8", "--floor", "map=0.9"], 3),
+    "failed": (["--dataset", "broken", "--method", "lsh", "--bits", "16", "--relevance", "neighbours"], 1),
 }
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--disable-sync"]
-FLAGS += ["--disable-background-networking", "--disable-component-update"]
-FLAGS += ["--virtual-time-budget=20000"]  # milliseconds for the page to load
+WIDTH, MOST = 1280, 4000  # pixels; Prefect draws only the log lines that fit into the window
 
 
 def main() -> None:
     images = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "images"
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if not browser:
-        sys.exit("needs Chromium: install Debian's package chromium")
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         (home / "prefect").mkdir()
@@ -54,17 +52,30 @@ def main() -> None:
         try:
             await_server(server)
             hashkiln(environment, "ingest", str(broken(home / "source")), "--name", "broken")
-            for name, (options, code, height) in RUNS.items():
+            for name, (options, code) in RUNS.items():
                 hashkiln(environment, "reindex", *options, code=code)
                 (run,) = httpx.post(f"{URL}/api/flow_runs/filter", json={"sort": "START_TIME_DESC", "limit": 1}).json()
-                page, image = f"{URL}/runs/flow-run/{run['id']}", images / f"prefect-{name}.png"
-                profile = f"--user-data-dir={folder}/profile"
-                shoot = [browser, *FLAGS, profile, f"--window-size=1280,{height}", f"--screenshot={image}", page]
-                subprocess.run(shoot, check=True, timeout=120, stderr=subprocess.DEVNULL)
-                print(f"{image}: {run['name']}, {run['state_name']}")
+                shoot(f"{URL}/runs/flow-run/{run['id']}", images / f"prefect-{name}.png", run["state_name"])
+                print(f"prefect-{name}.png: {run['name']}, {run['state_name']}")
         finally:
             server.terminate()
             server.wait()
+
+
+def shoot(url: str, image: Path, state: str) -> None:
+    """Write a picture of the page of a run, down to its last log line, which names the state and its reason."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": WIDTH, "height": MOST}, color_scheme="dark")
+        page.goto(url)
+        last = page.get_by_text(f"Finished in state {state}(").last
+        last.wait_for(timeout=60_000)
+        box = last.bounding_box()
+        assert box
+        clip = {"x": 0, "y": 0, "width": WIDTH, "height": box["y"] + box["height"] + 40}
+        picture = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
+        picture.quantize(256, kmeans=4).save(image, optimize=True)
+        browser.close()
 
 
 def await_server(server: subprocess.Popen[bytes]) -> None:

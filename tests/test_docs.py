@@ -10,6 +10,9 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import typer.main
 from typer.testing import CliRunner
@@ -190,3 +193,28 @@ def test_the_examples_of_a_guide_run_in_order(name, tmp_path, monkeypatch):
         for line in text.splitlines() if language == "sh" else ():
             done = CliRunner().invoke(app, shlex.split(line)[1:], catch_exceptions=False)
             assert done.exit_code == 0, (line, done.output)
+
+
+def test_the_python_examples_of_pages_run(tmp_path, monkeypatch):
+    """Run the blocks of each page in order, on a small table of products that the pages take as given."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HASHKILN_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HASHKILN_EXECUTOR", "inprocess")
+    x, y = np.random.default_rng(0).normal(size=(1000, 128)).astype(np.float32), np.arange(1000) % 2
+    products = {"sku": [f"sku-{i}" for i in range(1000)], "vector": list(x), "tag": np.array(["shoes", "boots"])[y]}
+    pq.write_table(pa.table(products), "products.parquet")
+    for name, bits in (("products", "64"), ("mine", "32")):
+        for command in (
+            ["ingest", "products.parquet", "--name", name, "--key-column", "sku", "--label-column", "tag"],
+            ["reindex", "--dataset", name, "--method", "itq", "--bits", bits, "--queries", "10"],
+        ):
+            done = CliRunner().invoke(app, command, catch_exceptions=False)
+            assert done.exit_code == 0, (command, done.output)
+    given = {"np": np, "hashkiln": hashkiln, "x": x, "y": y, "query_x": x[:10], "query_y": y[:10]}
+    for page in FIRST_HOUR["PAGES"]:
+        names = given | {"queries": x[:10], "cheap_ids": [1, 2, 3]}
+        for language, text in BLOCKS.findall((ROOT / "docs" / f"{page}.md").read_text()):
+            if language == "python":
+                exec(text, names)  # noqa: S102  # our own documents
+        if page == "serving":
+            names["table"].close()  # ends its thread
