@@ -159,7 +159,7 @@ def ingest(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Bring a dataset into the warehouse.
+    """Register vectors, pictures or texts as a dataset.
 
     Examples: `hashkiln ingest mnist --from ~/mnist`,
     `hashkiln ingest s3://bucket/vectors --name products --key-column sku --vector-column embedding`,

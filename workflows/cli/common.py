@@ -72,7 +72,10 @@ Pretrained = Annotated[
     ),
 ]
 Code = Annotated[
-    str | None, typer.Option("--code", help="Name of the codes.  [default: method and bits, such as itq32]")
+    str | None,
+    typer.Option(
+        "--code", help="Name of the codes; the table is DATASET__CODE.  [default: method and bits, such as itq32]"
+    ),
 ]
 Refit = Annotated[
     Literal["never", "always", "drift"],
