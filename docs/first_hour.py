@@ -130,8 +130,7 @@ def executed() -> str:
         found = [(language, code) for _, language, code in BLOCKS.findall((ROOT / "docs" / f"{name}.md").read_text())]
         blocks = [language for language, _ in found if language]
         commands = sum(len(code.splitlines()) for language, code in found if language == "sh")
-        page = f"[{name}]({name}.md)" if (ROOT / "docs" / f"{name}.md").resolve().parent != ROOT else "README"
-        lines.append(f"| {page} | {blocks.count('python')} | {blocks.count('sh')} | {commands} |")
+        lines.append(f"| {name.removeprefix('../')} | {blocks.count('python')} | {blocks.count('sh')} | {commands} |")
         total += len(blocks)
     return f"""## The code in the documents that tests run
 

@@ -195,6 +195,7 @@ def test_the_examples_of_a_guide_run_in_order(name, tmp_path, monkeypatch):
             assert done.exit_code == 0, (line, done.output)
 
 
+@pytest.mark.slow
 def test_the_python_examples_of_pages_run(tmp_path, monkeypatch):
     """Run the blocks of each page in order, on a small table of products that the pages take as given."""
     monkeypatch.chdir(tmp_path)
