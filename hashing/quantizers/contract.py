@@ -33,11 +33,6 @@ class Quantizer(SignFunction):
     rows: ClassVar[int] = 1024
     name: ClassVar[str]  # of the method, in reports
 
-    @property
-    def planes(self) -> int:
-        """Return the number of bits of a coordinate."""
-        return self.n_bits // self.dim
-
     @abstractmethod
     def quantize(self, x: Array) -> tuple[Array, Array]:
         """Return u (n, n_bits), whose signs are the bits, and the correctives (n, len(columns)), both float32.

@@ -23,23 +23,24 @@ class RotatedQuantizer(Quantizer):
     The step is |v|^2 / <v, y>: then the estimate of <v, p> is exact for p = v.
     """
 
-    rotation: Array  # (d, d), orthonormal
-    centre: Array  # (d,), the rotated mean
+    rotation: Array  # (d, k), orthonormal; with k < d, distances are those of the projections on its columns
+    centre: Array  # (k,), the rotated mean
     bits: int = 1  # of a coordinate
     codebooks: ClassVar[dict[int, Array]] = {}  # the values y of the levels, by bits; default: k - (2^bits - 1) / 2
 
     @property
     def shape(self) -> tuple[int, int]:
-        return len(self.rotation), self.bits * len(self.rotation)
+        d, k = self.rotation.shape
+        return d, self.bits * k
 
     def rotated(self, x: Array) -> Array:
-        """Return v (n, d) float32 of rows or queries x (n, d) float32, summed in the same order for every row."""
+        """Return v (n, k) float32 of rows or queries x (n, d) float32, summed in the same order for every row."""
         from ..product_kernels import project
 
         weight, threshold = self._packed
         v = np.empty((len(x), len(threshold)), np.float32)
         project(read_only(x).reshape(-1), self.dim, weight, threshold, v.reshape(-1))
-        return v[:, : self.dim]
+        return v[:, : len(self.centre)]
 
     def quantize(self, x: Array) -> tuple[Array, Array]:
         v = self.rotated(x)
@@ -48,7 +49,7 @@ class RotatedQuantizer(Quantizer):
         return (v if self.bits == 1 else u), correctives
 
     def quantize_rotated(self, v: Array, centre: Array, u: Array, correctives: Array) -> None:
-        """Fill u (n, n_bits) and the correctives (n, 3) of rotated rows v (n, d)."""
+        """Fill u (n, n_bits) and the correctives (n, 3) of rotated rows v (n, k)."""
         raise NotImplementedError
 
     def estimator(self, queries: Array, metric: Metric, real: bool = False) -> Estimator:

@@ -186,7 +186,22 @@ def test_fit_centres_and_rotates_by_the_seed(in_process):
     assert (function.rotation != other.rotation).any()
 
 
-@pytest.mark.parametrize(("n_bits", "message"), [(16, "ask for 33, 66, 99, 132 or more bits"), (297, "up to 8 bits")])
+@pytest.mark.parametrize("metric", ["euclidean", "ip"])
+def test_a_short_code_is_that_of_the_principal_coordinates(in_process, metric):
+    batch = blobs()
+    function = RaBitQ(16).fit(Data(cut(batch, 3), in_process))
+    assert (function.dim, function.n_bits) == (32, 16)
+    basis = np.linalg.eigh(np.cov(batch.x.T))[1][:, ::-1][:, :16]
+    basis *= np.sign(basis[np.abs(basis).argmax(axis=0), np.arange(16)])
+    x, r = (batch.x @ basis).astype(np.float32), rotation(16)
+    projected = RaBitQHash(r, x.mean(axis=0) @ r)
+    assert (function.encode(batch.x) == projected.encode(x)).mean() > 0.999  # but for rounding
+    found = function.estimator(batch.x[:5], metric, real=True)(batch_of(function, batch.x))
+    expected = projected.estimator(x[:5], metric, real=True)(batch_of(projected, x))
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("n_bits", "message"), [(40, "ask for 33, 66, 99, 132 or more bits"), (297, "up to 8 bits")])
 def test_a_code_length_that_is_no_multiple_of_the_dimension_is_refused(n_bits, message):
     with pytest.raises(ValueError, match=f"multiple of d = 33, .*{message}"):
         RaBitQ(n_bits).check_dim(33)
