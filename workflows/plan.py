@@ -24,7 +24,7 @@ from .reindex.planning import rows_of
 from .reindex.source import vocabulary_of
 from .spec import MethodSpec, Spec, Value, digest
 
-METHODS = ("itq", "pca_rr", "lsh", "matryoshka")  # learn in seconds, from vectors alone
+METHODS = ("itq", "pca_rr", "lsh", "matryoshka", "rabitq")  # learn in seconds, from vectors alone
 SHARES = (1, 2, 4)  # lengths to try: the budget divided by these
 SAMPLE = 100_000  # rows to measure on
 FILES = 400_000  # rows of the shards that the sample is drawn from
@@ -36,8 +36,9 @@ class Option(Value):
 
     method: str
     bits: int
-    bytes: int  # of a code
+    bytes: int  # of a row: code and correctives
     rerank: int  # candidates for each query: vectors to read
+    metric: str  # name of the recall in the registry
     recall: float
     low: float  # of the 95 % bootstrap interval
     high: float
@@ -71,9 +72,10 @@ def plan(dataset: str, budget: int, recall: float, neighbours: int = 10, progres
     dataset
         A named dataset, or the name of an ingested one, of vectors.
     budget
-        Largest number of bytes of a code.
+        Largest number of bytes of a row: its code and correctives.
     recall
-        Smallest recall of the nearest neighbours after re-ranking: the lower bound of its interval.
+        Smallest recall of the nearest neighbours after re-ranking: the lower bound of its interval. Candidates are the
+        rows nearest by Hamming distance, or for a quantizer by its estimates.
     neighbours
         Number of nearest neighbours to find.
 
@@ -115,7 +117,7 @@ def plan(dataset: str, budget: int, recall: float, neighbours: int = 10, progres
     reindex = f"hashkiln reindex --dataset {dataset} --method {choice.method} --bits {choice.bits}"
     reindex += f" --relevance neighbours --neighbours {neighbours}"
     if reaching:
-        reindex += f" --floor recall_reranked_x{choice.rerank // neighbours}={recall:g}"
+        reindex += f" --floor {choice.metric}={recall:g}"
     table = f"{dataset.replace('-', '_')}__{choice.method}{choice.bits}"
     return Proposal(
         dataset=dataset,
@@ -140,33 +142,48 @@ def _cost(option: Option) -> tuple[int, int, float]:
 
 def _specs(budget: int, schema: Schema) -> list[MethodSpec]:
     """Return the methods and lengths to measure, without those that the dimension rules out."""
-    lengths = dict.fromkeys(min(8 * budget // share, 4096) for share in SHARES)
-    found, problem = [], ""
-    for bits in (bits for bits in lengths if bits >= 8):
+    found: list[MethodSpec] = []
+    for size in (budget // share for share in SHARES if share <= budget):
         for name in METHODS:
-            spec = MethodSpec(method=name, bits=bits)
             try:
-                check_method(spec, schema)
-                found.append(spec)
+                spec = longest(name, size, schema)
             except UsageError as error:
-                problem = str(error)
+                problem = error
+            else:
+                found += [spec] if spec not in found else []
     if not found:
-        raise UsageError(problem)
+        raise problem
     return found
+
+
+def longest(name: str, size: int, schema: Schema) -> MethodSpec:
+    """Return a method with its longest code for rows of at most `size` bytes. Raises UsageError if there is none."""
+    shortest, d = MethodSpec(method=name, bits=8), schema.dim
+    most = min(8 * (1 + size - shortest.row_bytes), 4096)
+    problem = UsageError(f"rows of {name} take at least {shortest.row_bytes} bytes, found a budget of {size}")
+    for bits in (most, most - most % d, d):  # some methods have at most d bits, some a multiple of d
+        if 8 <= bits <= most:
+            try:
+                check_method(spec := shortest.model_copy(update={"bits": bits}), schema)
+                return spec
+            except UsageError as error:
+                problem = error
+    raise problem
 
 
 def _options(row: Row, neighbours: int) -> list[Option]:
     found = []
     for factor in OVERSAMPLING:
-        name = f"recall_reranked_x{factor}"
-        low, high = row.intervals[name]
+        metric = row.reranked(factor)
+        low, high = row.intervals[metric]
         found.append(
             Option(
                 method=row.method,
                 bits=row.bits,
-                bytes=-(-row.bits // 8),
+                bytes=row.row_bytes,
                 rerank=factor * neighbours,
-                recall=row.metrics[name],
+                metric=metric,
+                recall=row.metrics[metric],
                 low=low,
                 high=high,
                 encode_rows_per_second=row.encode_rows_per_second,

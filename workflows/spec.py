@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from hashing.bits import n_bytes
 from hashing.functions import Precision
 from hashing.methods import Method, catalogue, check_hyperparameters, method, reads_labels
 from hashing.names import hint, plain
@@ -160,6 +161,11 @@ class MethodSpec(Value):
     def correctives(self) -> tuple[str, ...]:
         """The names of the columns beside the code, if the method is a quantizer."""
         return getattr(method(self.method), "columns", ())
+
+    @property
+    def row_bytes(self) -> int:
+        """The bytes that a row takes: its code and its correctives."""
+        return n_bytes(self.bits) + 4 * len(self.correctives)
 
     @property
     def reads_labels(self) -> bool:

@@ -29,22 +29,34 @@ def vectors(settings, tmp_path):
     return datasets.ingest_source("vectors", str(tmp_path / "vectors"), settings, Columns(id="key", keyed=True))
 
 
-def test_the_choice_is_the_cheapest_that_reaches_the_target_and_the_gate_passes_it(settings, vectors):
-    found = plan.plan("vectors", 4, 0.8)
-    assert {(one.method, one.bits) for one in found.measured} == {
-        *(("itq", bits) for bits in (8, 16)), *(("pca_rr", bits) for bits in (8, 16)),
-        *(("lsh", bits) for bits in (8, 16, 32)), *(("matryoshka", bits) for bits in (8, 16)),
-    }  # fmt: skip
+FOUR = {
+    *(("itq", bits) for bits in (8, 16)), *(("pca_rr", bits) for bits in (8, 16)),
+    *(("lsh", bits) for bits in (8, 16, 32)), *(("matryoshka", bits) for bits in (8, 16)),
+}  # fmt: skip
+SIXTEEN = {  # a row of rabitq has two bits a dimension, and 12 bytes of correctives
+    *((name, 16) for name in ("itq", "pca_rr", "matryoshka")), *(("lsh", bits) for bits in (32, 64, 128)),
+    ("rabitq", 32),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("budget", "recall", "codes"), [(4, 0.8, FOUR), (16, 0.5, SIXTEEN)])
+def test_the_choice_is_the_cheapest_that_reaches_the_target_and_the_gate_passes_it(
+    settings, vectors, budget, recall, codes
+):
+    found = plan.plan("vectors", budget, recall)
+    assert {(one.method, one.bits) for one in found.measured} == codes
+    assert max(one.bytes for one in found.measured) == budget
     assert all(one.low <= one.recall <= one.high for one in found.measured)
-    reaching = [one for one in found.measured if one.low >= 0.8]
+    reaching = [one for one in found.measured if one.low >= recall]
     assert found.reached
     assert found.choice.rerank == min(one.rerank for one in reaching)
     assert queries.load_queries(settings.warehouse_url, "vectors") is None  # they are for the first run to draw
     name, bits = re.search(r"--method (\S+) --bits (\d+)", found.reindex).groups()
-    metric = re.search(r"--floor (\S+)=0.8", found.reindex)[1]
+    metric = re.search(rf"--floor (\S+)={recall}", found.reindex)[1]
+    assert metric.startswith("estimator.") == (name == "rabitq")
     protocol = {"relevance": "neighbours", "neighbours": 10}
     spec = Spec(
-        dataset="vectors", method={"method": name, "bits": bits}, protocol=protocol, gate={"floors": {metric: 0.8}}
+        dataset="vectors", method={"method": name, "bits": bits}, protocol=protocol, gate={"floors": {metric: recall}}
     )
     _, report, version = conftest.reindex(settings, spec)
     assert version == "v1"

@@ -79,7 +79,7 @@ class Bench:
                 self.judges[by_labels] = self._judge(protocol)
             row = self._measure(spec, self.judges[by_labels])
             filesystem.write_bytes(url, row.model_dump_json().encode())
-        return row.model_copy(update={"protocol": self.grid.protocol, "tuned": tuned})
+        return row.model_copy(update={"protocol": self.grid.protocol, "tuned": tuned, "row_bytes": spec.row_bytes})
 
     def _key(self, spec: MethodSpec, *depends_on: object, **options: object) -> str:
         return digest(
@@ -156,9 +156,7 @@ class Bench:
             if "learn" in self.dataset.splits
             else rows - len(excluded),
             metrics=metrics | (protocols.average_precision(histogram, ranks) if by_dhn else {}),
-            intervals={
-                name: bootstrap_interval(found[name], 0) for name in found if name.startswith("recall_reranked")
-            },
+            intervals={name: bootstrap_interval(found[name], 0) for name in found if "recall_reranked" in name},
             curves=retrieval_curves(histogram),
             health=health,
             fit_seconds=fitted - start,

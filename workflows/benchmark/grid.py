@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from hashing.methods import catalogue, method
 
+from ..evaluation.registry import ESTIMATOR
 from ..records import Curves
 from ..spec import MethodSpec, Number, Value, method_name
 from . import protocols
@@ -92,6 +93,7 @@ class Row(Value):
     dataset: str
     method: str
     bits: int
+    row_bytes: int = Field(0, description="bytes of a row: code and correctives")
     protocol: str  # Grid.protocol
     seed: int
     relevance: str  # relevance, number of queries, order of ties
@@ -101,7 +103,7 @@ class Row(Value):
     rows: int  # of the database
     training_rows: int
     metrics: dict[str, float]  # means over queries
-    intervals: dict[str, tuple[float, float]] = Field({})  # 95 % bootstrap intervals of recall_reranked_x…
+    intervals: dict[str, tuple[float, float]] = Field({})  # 95 % bootstrap intervals of `reranked` metrics
     curves: Curves
     health: dict[str, float]
     fit_seconds: float
@@ -111,6 +113,11 @@ class Row(Value):
     hardware: str = ""  # of the machine that ran the benchmark
     versions: dict[str, str]
     when: str
+
+    def reranked(self, factor: int) -> str:
+        """Return the name of the recall after reranking what a search finds first: by the estimates of a quantizer."""
+        name = f"recall_reranked_x{factor}"
+        return ESTIMATOR + name if ESTIMATOR + name in self.metrics else name
 
 
 class GridOutcome(Value):

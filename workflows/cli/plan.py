@@ -19,7 +19,7 @@ app = typer.Typer()
 @app.command()
 def plan(
     dataset: DatasetName,
-    budget: Annotated[str, typer.Option(help="Largest size of a code, in bytes for each row, such as 16B.")],
+    budget: Annotated[str, typer.Option(help="Largest size of a row, with correctives, in bytes, such as 16B.")],
     recall: Annotated[
         float, typer.Option(min=0, max=1, help="Recall of the nearest neighbours to reach after reranking.")
     ],
@@ -28,9 +28,9 @@ def plan(
 ) -> None:
     """Recommend a method and a code length for vectors: measure a few on a sample, and print the command to run.
 
-    A code qualifies if it fits the budget and the lower end of the 95 % interval of its recall reaches the target. The
-    command recommends the one that reranks the fewest vectors for each query. If none qualifies, it shows the best one
-    and exits with 1.
+    A code qualifies if its rows fit the budget and the lower end of the 95 % interval of its recall reaches the target.
+    The command recommends the one that reranks the fewest vectors for each query. If none qualifies, it shows the best
+    one and exits with 1.
 
     Example: `hashkiln plan --dataset mine --budget 16B --recall 0.9`
     """

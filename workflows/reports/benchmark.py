@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from hashing.bits import n_bytes
+
 from ..benchmark.grid import Row
 from ..benchmark.published import BDNN, LIKE, PUBLISHED
 from ..evaluation.registry import METRICS
@@ -28,6 +30,9 @@ def grid_markdown(rows: Sequence[Row]) -> str:
             if having := [row for row in mine if metric in row.metrics]:
                 lines += [f"### {METRICS[metric].about}, %", table(having, metric)]
         lines += ["### Fit time, seconds", table(mine, "fit_seconds")]
+        if larger := [row for row in mine if row.row_bytes > n_bytes(row.bits)]:
+            sizes = dict.fromkeys(f"{row.method} with {row.bits} bits {row.row_bytes}" for row in larger)
+            lines.append("Bytes a row, with correctives: " + _list(sizes))
         if changed := _distinct((row.method, _parameters(row)) for row in mine if row.parameters):
             lines.append("Hyper-parameters that differ from the defaults: " + _list(f"{m} {p}" for m, p in changed))
         if tuned := _distinct((row.method, _list(sorted(row.tuned))) for row in mine if row.tuned):
