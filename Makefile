@@ -50,7 +50,7 @@ run: setup  ## Encode the sample that ships with the repository, publish the cod
 	$(BIN)/hashkiln demo
 
 test: dev  ## Run all tests except slow ones; tests on real data need its folder in HASHKILN_DATA
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder
 
 test-all: dev  ## Run all tests
 	$(BIN)/python -m pytest

@@ -103,7 +103,7 @@ def test_a_local_ray_requires_its_token(ray_executor):
     address = ray_executor.join().split()[2].rstrip(":")
     assert address.startswith("127.0.0.2:")
     code = "import ray; ray.init(address=ADDRESS, log_to_driver=False); print('in')".replace("ADDRESS", repr(address))
-    refused = run(code, RAY_AUTH_TOKEN="0" * 64)
+    refused = run(code, RAY_AUTH_TOKEN="0" * 64, RAY_NUM_REDIS_GET_RETRIES="1")  # else it asks for 20 s
     assert refused.returncode != 0
     assert "AuthenticationError" in refused.stderr
     assert run(code).stdout.split()[-1] == "in"
