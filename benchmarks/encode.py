@@ -36,8 +36,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hashing.blas import one_blas_thread
 from hashing.families import LinearHash
-from hashing.mapreduce import Batch, Resources, one_blas_thread
+from hashing.mapreduce import Batch, Resources
 from infra.executors import InProcess, Ray
 from infra.settings import Settings
 from storage.features import splits

@@ -25,6 +25,7 @@ import measure
 import numpy as np
 
 from hashing.bits import pack, unpack
+from hashing.blas import one_blas_thread
 from hashing.evaluation import tie_groups
 from hashing.evaluation.histograms import HammingHistogram
 from hashing.evaluation.metrics import (
@@ -45,7 +46,7 @@ from hashing.evaluation.metrics import (
     trapezoid_average_precision,
 )
 from hashing.hamming.layout import pack_labels
-from hashing.mapreduce import Batch, Data, fold, one_blas_thread
+from hashing.mapreduce import Batch, Data, fold
 from hashing.methods.itq import ITQ
 from infra.executors import InProcess, Ray
 from infra.settings import Settings

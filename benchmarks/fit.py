@@ -16,9 +16,10 @@ from pathlib import Path
 import measure
 
 from hashing.bits import pack
+from hashing.blas import one_blas_thread
 from hashing.deep.method import Deep
 from hashing.evaluation.metrics import average_precision
-from hashing.mapreduce import Data, one_blas_thread
+from hashing.mapreduce import Data
 from hashing.methods import METHODS, method
 from infra.executors import InProcess
 from infra.settings import Settings

@@ -20,7 +20,8 @@ import faiss
 import measure
 import numpy as np
 
-from hashing.mapreduce import Data, one_blas_thread
+from hashing.blas import one_blas_thread
+from hashing.mapreduce import Data
 from hashing.methods.itq import ITQ
 from infra.executors import InProcess, Ray
 from infra.settings import Settings

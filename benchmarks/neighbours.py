@@ -15,7 +15,8 @@ import faiss
 import measure
 import numpy as np
 
-from hashing.mapreduce import Batch, Data, one_blas_thread
+from hashing.blas import one_blas_thread
+from hashing.mapreduce import Batch, Data
 from hashing.neighbours.exact import NearestNeighbours
 from infra.executors import InProcess
 from infra.settings import Settings

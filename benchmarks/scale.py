@@ -23,9 +23,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hashing.blas import one_blas_thread
 from hashing.families import LinearHash
 from hashing.hamming import scan
-from hashing.mapreduce import Batch, Data, one_blas_thread
+from hashing.mapreduce import Batch, Data
 from hashing.neighbours.exact import NearestNeighbours
 from hashing.statistics import moments
 from infra.executors import InProcess

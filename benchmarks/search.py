@@ -22,7 +22,8 @@ import measure
 import numpy as np
 
 from hashing.bits import pack
-from hashing.mapreduce import Data, one_blas_thread
+from hashing.blas import one_blas_thread
+from hashing.mapreduce import Data
 from hashing.methods.itq import ITQ
 from infra.executors import InProcess
 from infra.settings import Settings

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .mapreduce import Array, Batch, Data, Sum, one_blas_thread
+from .blas import one_blas_thread
+from .mapreduce import Array, Batch, Data, Sum
 from .namespaces import namespace
 from .solvers import top_eigenvectors
 from .statistics import Sample

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from .mapreduce import Array, Epoch, one_blas_thread
+from .blas import one_blas_thread
+from .mapreduce import Array, Epoch
 
 if TYPE_CHECKING:
     from .device import Batches

@@ -7,15 +7,12 @@ and processes, so they must be picklable and safe to call from several threads.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache, partial, reduce
-from threading import Lock, local
+from functools import partial, reduce
 from typing import Any, Generic, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import OpenBLASController, ThreadpoolController
 from typing_extensions import TypeVar  # typing's has no default before Python 3.13
 
 Array = NDArray[Any]
@@ -85,15 +82,16 @@ class Resources:
 class Executor(Protocol):
     """Runs functions over shards, in this process or on other machines.
 
-    An implementation must return results in the order of the items, give each call one BLAS thread (see
-    `one_blas_thread`) and merge in the tree of `merge_tree`, so that all executors produce the same bits. Functions and
-    items must be picklable, and functions pure: an executor may run them in any order, in several threads at once, and
-    again after a failure. `label` names the step in logs and progress.
+    An implementation must return results in the order of the items, give each call one BLAS thread (see hashing.blas)
+    and merge in the tree of `merge_tree`, so that all executors produce the same bits. Functions and items must be
+    picklable, and functions pure: an executor may run them in any order, in several threads at once, and again after a
+    failure. `label` names the step in logs and progress.
 
     Examples
     --------
     A minimal `map` and `reduce` in one thread:
 
+    >>> from hashing.blas import one_blas_thread
     >>> class Sequential:
     ...     def map(self, fn, items, label=""):
     ...         for item in items:
@@ -343,56 +341,3 @@ def merge_tree(states: Iterable[S], merge: Callable[[Sequence[S]], S]) -> S:
     if not rest:
         raise ValueError("expected at least one state to merge, found none")
     return rest[0]
-
-
-_lock = Lock()
-_thread = local()  # limited: whether the thread is inside one_blas_thread
-_callers = 0  # number of threads inside one_blas_thread
-_before: list[int] = []  # thread counts of _shared_pools before the first caller entered
-
-
-@cache
-def _blas() -> ThreadpoolController:
-    return ThreadpoolController()
-
-
-@cache
-def _shared_pools() -> list[OpenBLASController]:
-    """Return the BLAS libraries whose threads belong to the process: OpenBLAS, unless it was built for OpenMP."""
-    pools = _blas().select(internal_api="openblas").lib_controllers
-    return [pool for pool in pools if pool.threading_layer != "openmp"]
-
-
-def _limit(threads: list[int]) -> None:
-    OpenBLASController.clear_controlling_thread(force=True)  # otherwise OpenBLAS ignores limits set by other threads
-    for pool, n in zip(_shared_pools(), threads, strict=True):
-        pool.set_num_threads(n)
-    OpenBLASController.clear_controlling_thread(force=True)
-
-
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Limit BLAS to one thread inside the context, so that products do not depend on the machine's load and cores.
-
-    Several threads may be inside at once. If BLAS has one thread pool for the whole process, the last thread to leave
-    lifts the limit. Nested contexts do nothing, because setting a limit takes a fraction of a millisecond.
-    """
-    global _callers, _before
-    if getattr(_thread, "limited", False):
-        yield
-        return
-    _thread.limited = True
-    with _lock:
-        if not _callers:
-            _before = [pool.num_threads for pool in _shared_pools()]
-            _limit([1] * len(_before))
-        _callers += 1
-    try:
-        with _blas().limit(limits=1, user_api="blas"):
-            yield
-    finally:
-        _thread.limited = False
-        with _lock:
-            _callers -= 1
-            if not _callers:
-                _limit(_before)

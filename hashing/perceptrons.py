@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .bits import sgn
+from .blas import one_blas_thread
 from .families import ACTIVATIONS, NetworkHash
-from .mapreduce import Array, Batch, Data, Sum, one_blas_thread
+from .mapreduce import Array, Batch, Data, Sum
 from .solvers import ROWS, lbfgs, principal_directions, quantizing_rotation, ridge, top_eigenvectors
 from .statistics import Range, moments, one_hot
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from .bits import sgn
-from .mapreduce import Array, Data, Sum, Vectors, one_blas_thread
+from .blas import one_blas_thread
+from .mapreduce import Array, Data, Sum, Vectors
 
 ROWS = 2048  # per block; blocks of this size stay in the CPU cache
 

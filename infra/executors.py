@@ -15,7 +15,8 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from hashing.mapreduce import Resources, Worker, merge_tree, one_blas_thread
+from hashing.blas import one_blas_thread
+from hashing.mapreduce import Resources, Worker, merge_tree
 
 from . import telemetry
 from .nodes import check_versions, nodes

@@ -6,8 +6,9 @@ from typing import ClassVar
 import numpy as np
 
 from ..anchors import anchor_width, rbf
+from ..blas import one_blas_thread
 from ..families import KernelHash
-from ..mapreduce import Array, Data, one_blas_thread
+from ..mapreduce import Array, Data
 from ..statistics import Sample, one_hot
 from . import register
 

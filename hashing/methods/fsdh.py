@@ -7,8 +7,9 @@ from typing import ClassVar
 import numpy as np
 
 from ..anchors import anchor_width, rbf
+from ..blas import one_blas_thread
 from ..families import KernelHash
-from ..mapreduce import Array, Batch, Data, Sum, one_blas_thread
+from ..mapreduce import Array, Batch, Data, Sum
 from ..statistics import Sample, one_hot
 from . import register
 

@@ -6,8 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..blas import one_blas_thread
 from ..families import LinearHash
-from ..mapreduce import Array, Batch, Data, Sum, one_blas_thread
+from ..mapreduce import Array, Batch, Data, Sum
 from ..solvers import quantizing_rotation, top_eigenvectors
 from ..statistics import moments, multi_hot
 from . import register

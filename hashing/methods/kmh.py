@@ -8,8 +8,9 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from ..anchors import squared_centre_distances
+from ..blas import one_blas_thread
 from ..families import ProductHash
-from ..mapreduce import Array, Batch, Data, Sum, one_blas_thread
+from ..mapreduce import Array, Batch, Data, Sum
 from ..solvers import ROWS, balanced_partition, bits_within_dim, top_eigenvectors
 from ..statistics import moments
 from . import register

@@ -8,8 +8,9 @@ import numpy as np
 
 from ..anchors import anchor_width, rbf
 from ..bits import sgn
+from ..blas import one_blas_thread
 from ..families import KernelHash
-from ..mapreduce import Array, Batch, Data, Sum, one_blas_thread
+from ..mapreduce import Array, Batch, Data, Sum
 from ..solvers import ROWS, lbfgs, top_eigenvectors
 from ..statistics import Sample, moments, one_hot
 from . import register

@@ -7,8 +7,9 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from scipy.special import expit
 
+from ..blas import one_blas_thread
 from ..families import LinearHash
-from ..mapreduce import Array, Batch, Data, Sum, one_blas_thread
+from ..mapreduce import Array, Batch, Data, Sum
 from ..statistics import Sample, keyed_signs, moments, multi_hot
 from . import register
 

@@ -6,8 +6,9 @@ from functools import partial
 import numpy as np
 
 from ..anchors import squared_centre_distances
+from ..blas import one_blas_thread
 from ..families import SphericalHash
-from ..mapreduce import Array, Batch, Data, one_blas_thread
+from ..mapreduce import Array, Batch, Data
 from ..statistics import Sample
 from . import register
 

@@ -5,10 +5,11 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from ..blas import one_blas_thread
 from ..functions import check_shape
 from ..hamming.checks import check_k
 from ..hamming.layout import read_only
-from ..mapreduce import Array, Batch, one_blas_thread
+from ..mapreduce import Array, Batch
 from .rounding import norm_bounds
 
 QUERIES, ROWS = 1024, 512  # shape of one matrix product, 2 MiB

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
+from hashing.blas import one_blas_thread
 from hashing.families import LinearHash
-from hashing.mapreduce import one_blas_thread
 
 RNG = np.random.default_rng(0)
 ORDER_OF_OPENBLAS = "SkylakeX" in {pool.get("architecture") for pool in threadpool_info()}

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from hashing import mapreduce
+from hashing import blas
 from hashing.deep import networks
 from hashing.families import DeepHash
-from hashing.mapreduce import one_blas_thread
 from tests.conftest import blobs
 
 D, BITS = 12, 8
@@ -113,7 +112,7 @@ def torch_threads_of_a_new_thread():
 
 
 def blas_threads():
-    return {library.num_threads for library in mapreduce._blas().select(user_api="blas").lib_controllers}
+    return {library.num_threads for library in blas._libraries().select(user_api="blas").lib_controllers}
 
 
 def test_torch_has_as_many_threads_as_before_when_overlapping_encodings_end():
@@ -127,6 +126,6 @@ def test_torch_has_as_many_threads_as_before_when_overlapping_encodings_end():
 
 
 def test_blas_has_one_thread_until_the_last_of_overlapping_callers_leaves():
-    with mapreduce._blas().limit(limits=2, user_api="blas"):  # by this thread, which OpenBLAS then obeys alone
-        assert overlapping(one_blas_thread, blas_threads) == {1}
+    with blas._libraries().limit(limits=2, user_api="blas"):  # by this thread, which OpenBLAS then obeys alone
+        assert overlapping(blas.one_blas_thread, blas_threads) == {1}
         assert blas_threads() == {2}
