@@ -16,7 +16,8 @@ from . import queries
 from . import warehouse as places
 from .features.dataset import dataset_names, load_dataset
 from .files import filesystem
-from .files.filesystem import StoredFile, Upload
+from .files.filesystem import StoredFile
+from .files.uploads import Upload, incomplete_uploads
 
 Kind = Literal["model", "pretrained", "encoder", "vectors", "dataset", "queries", "kept", "truth", "training", "file"]
 PLACES: dict[Kind, tuple[places.Place, ...]] = {  # the first field of a place groups the files that belong together
@@ -100,10 +101,10 @@ def find_unreferenced(
             yield Unreferenced(kind, tuple(files))
 
 
-def incomplete_uploads(warehouse: str, limit: float) -> list[Upload]:
+def unreferenced_uploads(warehouse: str, limit: float) -> list[Upload]:
     """Return the incomplete multipart uploads outside the tables that started before `limit`."""
     roots = (filesystem.join(warehouse, folder) for folder in places.FOLDERS)
-    return [upload for root in roots for upload in filesystem.incomplete_uploads(root) if upload.started < limit]
+    return [upload for root in roots for upload in incomplete_uploads(root, limit)]
 
 
 def unknown_tables(warehouse: str, tables: Iterable[str]) -> list[str]:

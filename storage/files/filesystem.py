@@ -36,14 +36,6 @@ class StoredFile(NamedTuple):
     modified: float  # by the clock of the store, in seconds since the epoch
 
 
-class Upload(NamedTuple):
-    """An incomplete multipart upload: S3 charges for it, but no listing shows it."""
-
-    url: str
-    upload_id: str
-    started: float  # by the clock of the store, in seconds since the epoch
-
-
 def join(url: str, *names: str) -> str:
     """Return the URL of a file below a folder.
 
@@ -97,36 +89,6 @@ def inventory(url: str, depth: int | None = None) -> list[StoredFile]:
     infos = sorted(fs.find(path, maxdepth=depth, detail=True).items())
     files = [(name, info) for name, info in infos if not name.endswith("/")]
     return [StoredFile(_url(url, name), int(info["size"]), _modified(url, info)) for name, info in files]
-
-
-@explains_store_errors("list")
-def incomplete_uploads(url: str) -> list[Upload]:
-    """Return the incomplete multipart uploads below an S3 folder; empty elsewhere.
-
-    Google and Azure discard them after a week.
-    """
-    if _scheme(url) != "s3://":
-        return []
-    fs, path = _open(url)
-    bucket, _, prefix = f"{path.rstrip('/')}/".partition("/")
-    uploads: list[Upload] = []
-    markers: dict[str, str] = {}
-    while True:
-        page = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix, **markers)
-        uploads += [
-            Upload(f"s3://{bucket}/{entry['Key']}", entry["UploadId"], entry["Initiated"].timestamp())
-            for entry in page.get("Uploads", [])
-        ]
-        if not page.get("IsTruncated"):
-            return uploads
-        markers = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
-
-
-def abort_upload(upload: Upload) -> None:
-    """Abort a multipart upload and free its storage."""
-    fs, path = _open(upload.url)
-    bucket, _, key = path.partition("/")
-    fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload.upload_id)
 
 
 @explains_store_errors("read")

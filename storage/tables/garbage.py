@@ -19,7 +19,8 @@ from pyiceberg.table.update import AssertRefSnapshotId, RemoveSnapshotRefUpdate,
 
 from .. import warehouse
 from ..files import filesystem
-from ..files.filesystem import StoredFile, Upload
+from ..files.filesystem import StoredFile
+from ..files.uploads import Upload, abort_upload, incomplete_uploads
 from . import log
 from .commits import commit, retry_commit
 from .iceberg import PREFIX
@@ -83,11 +84,11 @@ def collect(
         for file in inventory
         if file.modified < limit and file.url not in referenced and _is_own(filesystem.relative_path(root, file.url))
     )
-    uploads = tuple(upload for upload in filesystem.incomplete_uploads(root) if upload.started < limit)
+    uploads = tuple(incomplete_uploads(root, limit))
     if not dry_run:
         files = tuple(file for file in files if remove_if_older(file, limit))
         for upload in uploads:
-            filesystem.abort_upload(upload)
+            abort_upload(upload)
     return dropped._replace(files=files, uploads=uploads)
 
 

@@ -11,6 +11,7 @@ from hashing.families import LinearHash
 from storage import models, queries, unreferenced
 from storage.files import filesystem, npz
 from storage.files.filesystem import join
+from storage.files.uploads import abort_upload
 
 HEX = hashlib.sha256(b"x").hexdigest()
 PATIENCE = 10  # seconds
@@ -103,11 +104,11 @@ def test_incomplete_uploads_are_found_outside_the_tables(s3, tmp_path):
     fs, path = filesystem._open(join(root, "truth", f"{HEX}.parquet"))
     bucket, _, key = path.partition("/")
     token = fs.call_s3("create_multipart_upload", Bucket=bucket, Key=key)["UploadId"]
-    assert unreferenced.incomplete_uploads(root, time.time() - 60) == []
-    (upload,) = unreferenced.incomplete_uploads(root, time.time() + 60)
+    assert unreferenced.unreferenced_uploads(root, time.time() - 60) == []
+    (upload,) = unreferenced.unreferenced_uploads(root, time.time() + 60)
     assert (upload.url, upload.upload_id) == (f"s3://{path}", token)
-    filesystem.abort_upload(upload)
-    assert unreferenced.incomplete_uploads(root, time.time() + 60) == []
+    abort_upload(upload)
+    assert unreferenced.unreferenced_uploads(root, time.time() + 60) == []
 
 
 @pytest.mark.parametrize("name", ["d", "d-dhn-cafe"])

@@ -10,8 +10,7 @@ from prefect import flow
 
 from infra.settings import Settings
 from storage import unreferenced
-from storage.files import filesystem
-from storage.files.filesystem import Upload
+from storage.files.uploads import Upload, abort_upload
 from storage.tables import garbage
 from storage.tables.table import CodeTable
 
@@ -93,9 +92,9 @@ def _outside_tables(
             if not dry_run and not garbage.remove_if_older(file, limit):
                 break  # it has been written again meanwhile, and references the other files
             items.append(Item(table="", kind=kind, name=file.url, bytes=file.size, why=unreferenced.WHY[kind]))
-    for upload in unreferenced.incomplete_uploads(warehouse, limit):
+    for upload in unreferenced.unreferenced_uploads(warehouse, limit):
         if not dry_run:
-            filesystem.abort_upload(upload)
+            abort_upload(upload)
         items.append(_upload("", upload))
     return items, tuple(notes)
 

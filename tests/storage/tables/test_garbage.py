@@ -1,6 +1,7 @@
 """A collection leaves exactly the files that versions need, and never breaks readers."""
 
 import hashlib
+import math
 import os
 import threading
 import time
@@ -10,6 +11,7 @@ import pytest
 
 from storage.files import filesystem
 from storage.files.filesystem import join
+from storage.files.uploads import incomplete_uploads
 from storage.tables import garbage, iceberg, log
 from storage.tables.commits import PublishConflict
 from storage.tables.part_index import index_url
@@ -187,18 +189,18 @@ def test_versions_with_deleted_rows_are_dropped_by_their_deadline_and_the_curren
 @pytest.mark.parametrize("catalog", ["local", "s3"], indirect=True)
 def test_old_incomplete_uploads_are_aborted(table):
     if "://" not in table.folder + "/data":
-        assert filesystem.incomplete_uploads(table.folder + "/data") == []
+        assert incomplete_uploads(table.folder + "/data", math.inf) == []
         return
     url = join(table.folder, "data", "big.parquet")
     fs, path = filesystem._open(url)
     bucket, _, key = path.partition("/")
     token = fs.call_s3("create_multipart_upload", Bucket=bucket, Key=key)["UploadId"]
     assert garbage.collect(table, 3600).uploads == ()
-    assert [upload[:2] for upload in filesystem.incomplete_uploads(table.folder + "/data")] == [(url, token)]
+    assert [upload[:2] for upload in incomplete_uploads(table.folder + "/data", math.inf)] == [(url, token)]
     for dry_run in (True, False):
         (upload,) = garbage.collect(table, DAY, dry_run=dry_run, clock=in_days(2)).uploads
         assert upload.upload_id == token
-    assert filesystem.incomplete_uploads(table.folder + "/data") == []
+    assert incomplete_uploads(table.folder + "/data", math.inf) == []
 
 
 @pytest.mark.parametrize("catalog", ["local", "s3"], indirect=True)
