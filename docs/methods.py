@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from results import rows as all_rows
 
-from hashing.deep import losses
+from hashing.deep import regularizers
 from hashing.deep.method import Deep
 from hashing.methods import METHODS
 from workflows.benchmark.grid import Row
@@ -47,8 +47,8 @@ def main() -> None:
         print(f"# {title}\n")
         if title == "Deep":
             print(DEEP.format(defaults=defaults(Deep)))
-            for regularizer, term in (losses.OF_OUTPUTS | losses.OF_WEIGHTS).items():
-                print(f"- `{regularizer}`: {' '.join((term.__doc__ or '').removeprefix('Return ').split())}")
+            for name, term in (regularizers.OF_OUTPUTS | regularizers.OF_WEIGHTS).items():
+                print(f"- `{name}`: {' '.join((term.__doc__ or '').removeprefix('Return ').split())}")
             print()
         for name, cls in sorted(METHODS.items()):
             if title == (

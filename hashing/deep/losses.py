@@ -13,8 +13,6 @@ tensor(0.1269)
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -334,69 +332,3 @@ def locally_constrained_decorrelation(w: Tensor, reach: float = 10.0) -> Tensor:
     """
     penalties = softplus(reach * (cosine(w) - 1))
     return penalties.sum() - penalties.diagonal().sum()
-
-
-# --- regularizers for any deep method ------------------------------------------------------------------------------
-
-OF_OUTPUTS: dict[str, Callable[..., Tensor]] = {
-    "balance": balance,
-    "independence": independence,
-    "decov": decorrelation,
-    "quantization": quantization,
-    "l1_quantization": l1_quantization,
-    "logcosh_quantization": logcosh_quantization,
-    "cubic_quantization": cubic_quantization,
-    "cauchy_quantization": cauchy_quantization,
-    "mcr": coding_rate,
-}
-OF_WEIGHTS = {
-    "so": soft_orthogonality,
-    "srip": spectral_restricted_isometry,
-    "orthoreg": locally_constrained_decorrelation,
-}
-
-
-def regularizers(text: str) -> dict[str, float]:
-    """Return the weights of regularizers by name. Raises ValueError for any other text.
-
-    >>> regularizers("decov:0.1+so:0.01")
-    {'decov': 0.1, 'so': 0.01}
-    """
-    weights: dict[str, float] = {}
-    for part in filter(None, text.split("+")):
-        name, _, weight = part.partition(":")
-        if name not in OF_OUTPUTS | OF_WEIGHTS or name in weights or not re.fullmatch(r"\d*\.?\d+(e-\d\d?)?", weight):
-            known = ", ".join(OF_OUTPUTS | OF_WEIGHTS)
-            raise ValueError(
-                f"expected regularizers such as decov:0.1+so:0.01, each once, among {known}; found {text!r}"
-            )
-        weights[name] = float(weight)
-    return weights
-
-
-def regularization(weights: Mapping[str, float], views: Sequence[Tensor], network: Any) -> Tensor | float:
-    """Return the weighted sum of regularizers.
-
-    Regularizers of outputs apply to each view, without the rows in which the view is missing. Regularizers of weights
-    apply to each linear and convolutional layer, with one row per unit or filter; the groups of a grouped convolution
-    count as separate layers.
-    """
-    if not weights:
-        return 0.0
-    from torch import nn
-
-    present = [(view != 0).any(1).to(view.dtype) for view in views]  # a mask, as the host does not know how many
-    layers = [
-        group
-        for layer in network.modules()
-        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d)
-        for group in layer.weight.flatten(1).chunk(getattr(layer, "groups", 1))
-    ]
-    terms = []
-    for name, weight in weights.items():
-        if name in OF_OUTPUTS:
-            pairs = zip(views, present, strict=True)
-            terms += [weight * rows.amax() * OF_OUTPUTS[name](u, rows=rows) for u, rows in pairs]
-        else:
-            terms += [weight * OF_WEIGHTS[name](layer) for layer in layers]
-    return sum(terms)

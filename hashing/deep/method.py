@@ -15,8 +15,9 @@ from ..functions import HashFunction
 from ..mapreduce import Array, Batch, Data, Sum
 from ..source import source
 from ..statistics import Sample, keyed_hash
-from . import architectures, losses
+from . import architectures
 from .contract import APART, Facts, Outputs, Tensor
+from .regularizers import penalty, weights_of
 
 HELD_OUT = 2000  # maximum number of rows that score the epochs
 JUDGES = 10  # minimum number of held-out rows with a similar one: the score of fewer is mostly noise
@@ -32,6 +33,7 @@ class Deep:
 
     Examples
     --------
+    >>> from hashing.deep import losses
     >>> @dataclass(frozen=True)
     ... class Contrastive(Deep):
     ...     margin: float = 2.0
@@ -54,7 +56,7 @@ class Deep:
     weight_decay: float = 0.0
     validation: float = field(default=0.05, metadata={"below": 1})  # held-out share of the training rows
     augment: bool = False  # mirror and shift images at random
-    regularizers: str = ""  # added to the loss, such as decov:0.1+so:0.01; see losses.regularizers
+    regularizers: str = ""  # added to the loss, such as decov:0.1+so:0.01; see hashing.deep.regularizers
     precision: str = "float32"  # or bf16: the network in bfloat16 where possible, the loss in float32
     chunk: int = 0  # rows that pass through the network at a time, to save memory; 0 for all rows of a worker
     recompute: bool = False  # activation checkpointing: less memory for more computation
@@ -89,7 +91,7 @@ class Deep:
             raise ValueError(
                 f"expected batch_size of at least 2 for the hash layer normed, found batch_size={self.batch_size}"
             )
-        losses.regularizers(self.regularizers)
+        weights_of(self.regularizers)
 
     def loss(self, out: Outputs) -> Tensor:
         """Return the objective of one batch, a scalar, without regularizers."""
@@ -99,10 +101,7 @@ class Deep:
         """Return the loss of one batch plus the regularizers."""
         if not self.regularizers:
             return self.loss(out)
-        added = losses.regularization(
-            losses.regularizers(self.regularizers), out.u.chunk(self.views, dim=1), out.network
-        )
-        return self.loss(out) + added
+        return self.loss(out) + penalty(weights_of(self.regularizers), out.u.chunk(self.views, dim=1), out.network)
 
     def head(self, dim: int, n_classes: int) -> Any:
         """Return an nn.Module to train together with the network, or None."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import log, log2
 
-from ..deep import losses
 from ..deep.contract import Outputs, Tensor
 from ..deep.losses import bit_entropy, cross_entropy
 from ..deep.method import Deep, linear
+from ..deep.regularizers import OF_OUTPUTS, weights_of
 from . import register
 
 
@@ -38,7 +38,7 @@ class SuBiC(Deep):
         super().__post_init__()
         if self.units and self.n_bits % self.units:
             raise ValueError(f"expected n_bits divisible by units={self.units}, found n_bits={self.n_bits}")
-        if losses.OF_OUTPUTS.keys() & losses.regularizers(self.regularizers).keys():
+        if OF_OUTPUTS.keys() & weights_of(self.regularizers).keys():
             raise ValueError(
                 f"expected regularizers of weights, as bits are one-hot in each block, found {self.regularizers!r}"
             )

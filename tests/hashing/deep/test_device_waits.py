@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hashing.deep import losses, sgd
+from hashing.deep import regularizers, sgd
 from hashing.deep.batches import on_device
 from hashing.deep.contract import Facts
 from hashing.deep.method import Deep
@@ -67,7 +67,7 @@ def test_no_loss_waits(name):
 
 @pytest.mark.parametrize("name", ["dpsh", "prdh"])
 def test_no_regularizer_waits(name):
-    terms = "+".join(f"{term}:0.1" for term in losses.OF_OUTPUTS | losses.OF_WEIGHTS)
+    terms = "+".join(f"{term}:0.1" for term in regularizers.OF_OUTPUTS | regularizers.OF_WEIGHTS)
     _, waiting = step(DEEP[name](8, regularizers=terms))
     assert not waiting
 

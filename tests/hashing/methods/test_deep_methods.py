@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hashing.deep import losses, networks, sgd
+from hashing.deep import networks, regularizers, sgd
 from hashing.deep.centres import class_centres
 from hashing.deep.contract import Outputs
 from hashing.deep.method import Deep, facts
@@ -265,8 +265,8 @@ def every(terms):
 @pytest.mark.parametrize("name", sorted(DEEP))
 def test_regularizers_add_to_the_loss_of_any_method(name):
     rows = blobs(128)
-    of_outputs = {} if name == "subic" else losses.OF_OUTPUTS
-    method = DEEP[name](8, regularizers=every(of_outputs | losses.OF_WEIGHTS))
+    of_outputs = {} if name == "subic" else regularizers.OF_OUTPUTS
+    method = DEEP[name](8, regularizers=every(of_outputs | regularizers.OF_WEIGHTS))
     data = Data([[rows]], InProcess())
     known, prepared = facts(data, method), method.prepare(data)
     run = sgd.Run(Here("", lambda *_: None, 1), method, known, {})
@@ -285,7 +285,7 @@ def test_regularizers_add_to_the_loss_of_any_method(name):
         weights |= {f"slice {k}": unit[None] for k, unit in enumerate(weights.pop("hash.slices.weight"))}
     assert len(views) == method.views
     expected = sum(term(torch.tensor(view)).item() for term in of_outputs.values() for view in views)
-    expected += sum(term(weight).item() for term in losses.OF_WEIGHTS.values() for weight in weights.values())
+    expected += sum(term(weight).item() for term in regularizers.OF_WEIGHTS.values() for weight in weights.values())
     assert added == pytest.approx(0.01 * expected, rel=1e-3)  # the difference of two float32
     method.objective(out).backward()
     assert all(torch.isfinite(p.grad).all() for p in run.network.parameters() if p.grad is not None)
@@ -293,9 +293,9 @@ def test_regularizers_add_to_the_loss_of_any_method(name):
 
 def test_rows_without_a_view_do_not_count_in_its_regularizers():
     present, absent, network = torch.randn(9, 8), torch.zeros(5, 8), torch.nn.Linear(8, 8)
-    for name in losses.OF_OUTPUTS:
+    for name in regularizers.OF_OUTPUTS:
         alone, padded = (
-            losses.regularization({name: 1.0}, views, network)
+            regularizers.penalty({name: 1.0}, views, network)
             for views in ([present], [torch.cat([absent, present]), absent])
         )
         assert torch.allclose(alone, padded)
@@ -306,15 +306,15 @@ def test_bits_of_a_block_are_one_of_several_and_not_balanced():
         DEEP["subic"](8, regularizers="so:1+balance:1")
 
 
-@pytest.mark.parametrize("name", [*losses.OF_OUTPUTS, *losses.OF_WEIGHTS])
+@pytest.mark.parametrize("name", [*regularizers.OF_OUTPUTS, *regularizers.OF_WEIGHTS])
 def test_a_regularizer_lowers_what_it_names(name):
     rows, data = blobs(400), Data(cut(blobs(400), 2), InProcess(cpus=1))
 
-    def penalty(regularizers):
-        method = METHODS["dch"](8, network="linear", validation=0.0, lr=0.01, regularizers=regularizers)
+    def penalty(added):
+        method = METHODS["dch"](8, network="linear", validation=0.0, lr=0.01, regularizers=added)
         function = method.fit(data)
         network = networks.with_parameters(networks.build("linear", 32, 8), function.parameters)
-        return losses.regularization({name: 1.0}, [torch.tensor(function.project(rows.x))], network).item()
+        return regularizers.penalty({name: 1.0}, [torch.tensor(function.project(rows.x))], network).item()
 
     assert penalty(f"{name}:10") < 0.7 * penalty("")
 
