@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..ahead import ahead
@@ -30,6 +29,7 @@ from ..mapreduce import Array, Batch, Epoch, Shard, Worker
 from ..statistics import keyed_hash
 from . import networks
 from .batches import AHEAD, Placed, batches, current_device, on_device, shard_order
+from .collectives import all_outputs, all_rows, average_gradients, share_buffers
 from .contract import APART, Facts, Outputs, Trainable
 from .stored import stored
 
@@ -149,7 +149,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * 0.5 * (1 + math.cos(math.pi * progress))
         self._seed(1 + worker.rank)
-        x = _all_rows(rows.x, worker).float()
+        x = all_rows(rows.x, worker).float()
         if self.method.copies > 1:
             mine = self._copies(x)
         else:
@@ -158,15 +158,15 @@ class Run:
         chunks = torch.split(mine, self.method.chunk or len(mine))
         self.optimizer.zero_grad()
         outputs = self._outputs(chunks)
-        u = self.network.normed(_gathered(outputs, worker))
+        u = self.network.normed(all_outputs(outputs, worker))
         self._seed(0)  # the loss is of the whole batch: all workers need the same random numbers
-        targets = None if rows.targets is None else _all_rows(rows.targets, worker)
+        targets = None if rows.targets is None else all_rows(rows.targets, worker)
         seen = Outputs(u, rows.y, x, rows.ids, progress, self.network, self.head, targets, rows.labels)
         loss = self.method.objective(_by_copy(seen, self.method.copies))
         loss.backward()
         if len(chunks) > 1:
             self._backward(chunks, outputs)
-        _average_gradients(self.modules, worker)
+        average_gradients(self.modules, worker)
         self.optimizer.step()
         self.sum_loss += loss.detach()
         self.step, self.taken, self.rows = self.step + 1, self.taken + 1, self.rows + len(rows.ids)
@@ -228,7 +228,7 @@ class Run:
     def end_epoch(self, held_out: Batch | None) -> None:
         """Score the held-out rows, store the best network, and advance to the next epoch."""
         total = self.check_loss()
-        _share_buffers(self.modules, self.worker)
+        share_buffers(self.modules, self.worker)
         score = _score(self.network, held_out, self.method, self.worker.device)
         before = [past["score"] for past in self.history if past["score"] is not None]
         if score is None or score > max(before, default=-math.inf):
@@ -315,43 +315,6 @@ def _by_copy(out: Outputs, copies: int) -> Outputs:
     y, x, targets = (None if part is None else part.repeat(copies, 1) for part in (out.y, out.x, out.targets))
     ids, labels = np.tile(out.ids, copies), np.tile(out.labels, (copies, 1))
     return out._replace(u=u, y=y, x=x, ids=ids, targets=targets, labels=labels)
-
-
-def _gathered(u: Tensor, worker: Worker) -> Tensor:
-    """Return the outputs of all workers. Own gradients are scaled by world, as `_average_gradients` divides by it."""
-    if worker.world == 1:
-        return u
-    parts = list(_all_rows(u.detach().contiguous(), worker).chunk(worker.world))
-    parts[worker.rank] = u.detach() + worker.world * (u - u.detach())
-    return torch.cat(parts)
-
-
-def _all_rows(x: Tensor, worker: Worker) -> Tensor:
-    """Return the rows of all workers."""
-    if worker.world == 1:
-        return x
-    parts = [torch.empty_like(x) for _ in range(worker.world)]
-    dist.all_gather(parts, x)
-    return torch.cat(parts)
-
-
-def _share_buffers(modules: nn.Module, worker: Worker) -> None:
-    """Copy rank 0's batch normalization statistics to all workers, so that all compute the same score."""
-    if worker.world > 1:
-        for buffer in modules.buffers():
-            dist.broadcast(buffer, 0)
-
-
-def _average_gradients(modules: nn.Module, worker: Worker) -> None:
-    """Replace each gradient by its mean over the workers."""
-    if worker.world == 1:
-        return
-    gradients = [p.grad for p in modules.parameters() if p.grad is not None]
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    dist.all_reduce(flat)
-    means = torch.split(flat / worker.world, [gradient.numel() for gradient in gradients])
-    for gradient, mean in zip(gradients, means, strict=True):
-        gradient.copy_(mean.view_as(gradient))
 
 
 def _load(state: bytes, device: str) -> dict[str, Any]:

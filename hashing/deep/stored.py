@@ -16,9 +16,9 @@ from threading import Event
 from typing import IO, Any, NamedTuple
 
 import numpy as np
-import torch.distributed as dist
 
 from ..mapreduce import Array, Batch, Shard, Worker
+from .collectives import all_values
 from .contract import Facts
 
 SPARE = 2.0  # free disk space needed to store the rows, relative to their bytes
@@ -102,7 +102,7 @@ def stored(
     with ExitStack() as opened:
         with TemporaryDirectory(prefix="hashkiln-", ignore_cleanup_errors=True) as folder:
             fits = shutil.disk_usage(folder).free > SPARE * facts.rows * row
-            plans = _gathered((folder, worker.threads, fits), worker)
+            plans = all_values((folder, worker.threads, fits), worker)
             if not all(fits for *_, fits in plans):
                 yield TrainingRows(shards)
                 return
@@ -110,9 +110,9 @@ def stored(
             paths = [Path(path, str(i)) for path, n, _ in plans if Path(path).is_dir() for i in range(n)]
             own = {i: _create(path, columns, facts.rows, opened) for i, path in enumerate(paths)
                    if path.parent == Path(folder)}  # fmt: skip
-            _gathered(None, worker)  # all have created their files
+            all_values(None, worker)  # all have created their files
             files = [_open(path, columns, opened) for path in paths]
-            _gathered(None, worker)  # all have opened them
+            all_values(None, worker)  # all have opened them
         stop, rows = Event(), TrainingRows([], partial(_take, [of.x for of in files], facts.rows))
         pool = opened.enter_context(ThreadPoolExecutor(len(own), "readers"))
         opened.callback(stop.set)
@@ -145,15 +145,6 @@ def _open(path: Path, columns: Sequence[tuple[str, str, int]], opened: ExitStack
         np.asarray(np.memmap(f"{path}.{name}", dtype, "r")).reshape(-1, width) for name, dtype, width in columns
     )
     return Files(ids, x, y, opened.enter_context(open(f"{path}.parts")))
-
-
-def _gathered(value: Any, worker: Worker) -> list[Any]:
-    """Return the values of all workers."""
-    if worker.world == 1:
-        return [value]
-    values = [None] * worker.world
-    dist.all_gather_object(values, value)
-    return values
 
 
 def _read(
