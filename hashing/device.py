@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .deep.networks import one_thread
+from .deep.fitted import one_thread
 from .mapreduce import Array
 
 MOST_ROWS = 4096  # in a batch: more would not be faster, and copying overlaps with computing

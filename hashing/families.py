@@ -336,21 +336,21 @@ class DeepHash(SignFunction):
         return self.network, self.d, self.length, self.views, self.split, self.hash_layer
 
     def values(self, x: Array) -> Array:
-        from .deep import networks
+        from .deep import fitted
 
-        return networks.evaluated(networks.shared_network(self.digest, self.parameters, *self.architecture), x)
+        return fitted.evaluated(fitted.shared_network(self.digest, self.parameters, *self.architecture), x)
 
     def on_device(self, device: str, precision: Precision) -> Callable[[Any], Any]:
-        from .deep import networks
+        from .deep import fitted
 
-        return networks.on_device(networks.loaded(self.parameters, *self.architecture), device, precision)
+        return fitted.codes_on_device(fitted.loaded(self.parameters, *self.architecture), device, precision)
 
     def exact(self, x: Array) -> Array:
         """Return u (n, n_bits) of x (n, d), computed in float64."""
-        from .deep import networks
+        from .deep import fitted
 
-        x, network = x.astype(np.float64), networks.loaded(self.parameters, *self.architecture).double()
-        blocks = [networks.evaluated(network, x[i : i + self.rows]) for i in range(0, len(x), self.rows)]
+        x, network = x.astype(np.float64), fitted.loaded(self.parameters, *self.architecture).double()
+        blocks = [fitted.evaluated(network, x[i : i + self.rows]) for i in range(0, len(x), self.rows)]
         return np.concatenate([np.zeros((0, self.n_bits)), *blocks])
 
     def rounding(self, x: Array) -> Array:

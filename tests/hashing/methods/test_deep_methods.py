@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hashing.deep import networks, regularizers, sgd
+from hashing.deep import fitted, networks, regularizers, sgd
 from hashing.deep.centres import class_centres
 from hashing.deep.contract import Outputs
 from hashing.deep.method import Deep, facts
@@ -313,7 +313,7 @@ def test_a_regularizer_lowers_what_it_names(name):
     def penalty(added):
         method = METHODS["dch"](8, network="linear", validation=0.0, lr=0.01, regularizers=added)
         function = method.fit(data)
-        network = networks.with_parameters(networks.build("linear", 32, 8), function.parameters)
+        network = fitted.with_parameters(networks.build("linear", 32, 8), function.parameters)
         return regularizers.penalty({name: 1.0}, [torch.tensor(function.project(rows.x))], network).item()
 
     assert penalty(f"{name}:10") < 0.7 * penalty("")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hashing import blas
-from hashing.deep import networks
+from hashing.deep import fitted, networks
 from hashing.families import DeepHash
 from tests.conftest import blobs
 
@@ -35,14 +35,14 @@ def copy(of):
 @pytest.fixture
 def built(monkeypatch):
     """The networks that were built since the test began."""
-    networks._latest.clear()
+    fitted._latest.clear()
     found, build = [], networks.build
 
     def counted(*args):
         found.append(args)
         return build(*args)
 
-    monkeypatch.setattr(networks, "build", counted)
+    monkeypatch.setattr(fitted, "build", counted)
     return found
 
 
@@ -56,7 +56,7 @@ def test_copies_of_a_model_share_one_network(built):
 def test_another_model_of_the_same_shape_replaces_the_first(built):
     first, second = copy(FIRST).encode(ROWS.x), copy(SECOND).encode(ROWS.x)
     assert len(built) == 2
-    assert len(networks._latest) == 1
+    assert len(fitted._latest) == 1
     assert (first != second).any()
     np.testing.assert_array_equal(copy(FIRST).encode(ROWS.x), first)
     assert len(built) == 3
@@ -64,7 +64,7 @@ def test_another_model_of_the_same_shape_replaces_the_first(built):
 
 def test_threads_that_encode_at_once_build_once_and_get_the_same_codes(built):
     expected, start = FIRST.encode(ROWS.x), Barrier(8)
-    networks._latest.clear()
+    fitted._latest.clear()
 
     def encode(_):
         start.wait()
@@ -119,7 +119,7 @@ def test_torch_has_as_many_threads_as_before_when_overlapping_encodings_end():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        assert overlapping(networks.one_thread, torch.get_num_threads) == 1
+        assert overlapping(fitted.one_thread, torch.get_num_threads) == 1
         assert (torch.get_num_threads(), torch_threads_of_a_new_thread()) == (3, 3)
     finally:
         torch.set_num_threads(before)
