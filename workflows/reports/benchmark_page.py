@@ -14,9 +14,10 @@ from hashing.methods import catalogue
 
 from ..benchmark.grid import Row
 from ..evaluation.registry import METRICS
-from .charts import COLOURS, Chart, Drawing, Path, Series, draw, shape, svg
+from .charts import COLOURS, Chart, Drawing, Path, Series, draw, shape
 from .pages import chart_table, figure, render
 from .pdf import pdf
+from .svg import svg
 
 SECONDS = {"fit_seconds": "seconds to fit", "encode_rows_per_second": "rows encoded per second"}
 LOG = 4  # lengths whose ratio is larger are drawn on a logarithmic axis

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-from .charts import COLOURS, Chart, draw, number, svg
+from .charts import COLOURS, Chart, draw, number
+from .svg import svg
 
 DARK = ("#86b6ff", "#ff9f6b", "#6fdc98", "#cfa5ff", "#5fd0e4", "#ff8fc4", "#e3bd5c", "#b4bcc9")  # COLOURS on dark pages
 MOST_ROWS = 200  # of the table of a figure; of more points, some are left out

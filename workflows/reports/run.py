@@ -19,10 +19,11 @@ from ..reindex.planning import staged_version
 from ..spec import Spec, digest
 from ..tables.history import metrics_of_versions
 from . import run_charts
-from .charts import svg, whisker
+from .charts import whisker
 from .examples import Seen, in_groups, seen
 from .lineage import base, lineage, rate
 from .pages import render
+from .svg import svg
 
 NO_TIMES: Mapping[str, float] = MappingProxyType({})
 

@@ -11,8 +11,9 @@ from hashing.mapreduce import Epoch
 
 from ..evaluation.registry import OVERSAMPLING
 from ..records import Bits, Curves, Estimate, Measured
-from .charts import Chart, Series, heatmap, number, svg
+from .charts import Chart, Series, heatmap, number
 from .pages import Figure, figure
+from .svg import svg
 
 HEADLINE = (("map",), ("precision_at_100",), ("recall_reranked_x10", "recall_at_1000"), ("precision_radius_2",))
 NOTHING: Mapping[str, Estimate] = MappingProxyType({})
