@@ -28,7 +28,8 @@ from hashing.mapreduce import Array, Batch, Data
 from hashing.methods.dhn import DHN
 from infra.executors import connect
 from infra.settings import Settings
-from workflows.datasets import ingest, labels_of
+from workflows.datasets import ingest
+from workflows.ingested import labels_of
 from workflows.spec import Spec
 
 VARIANTS = {"DHN": {}, "DHN-Q": {"quantization": 0.0}, "DHN-E": {"squared": True}}

@@ -41,9 +41,10 @@ from hashing.quantizers.contract import Quantizer
 from infra.settings import Settings
 from storage.features.dataset import Dataset
 from workflows.checks import Schema, UsageError
-from workflows.datasets import dataset_of, ingest
+from workflows.datasets import ingest
 from workflows.embed import embed
 from workflows.evaluation.registry import OVERSAMPLING
+from workflows.ingested import dataset_of
 from workflows.plan import longest
 from workflows.spec import Spec
 

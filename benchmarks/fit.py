@@ -24,8 +24,9 @@ from hashing.methods import METHODS, method
 from infra.executors import InProcess
 from infra.settings import Settings
 from workflows.context import Context
-from workflows.datasets import ingest, labels_of, training_shards
+from workflows.datasets import ingest
 from workflows.evaluation.judge import judge_of
+from workflows.ingested import labels_of, training_shards
 from workflows.spec import Protocol, Spec
 
 

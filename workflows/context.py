@@ -10,7 +10,7 @@ from storage.features.dataset import Dataset
 from storage.tables import iceberg
 from storage.tables.table import CodeTable, Version, load_table, table_name, table_names, unknown_table
 
-from .datasets import dataset_of
+from .ingested import dataset_of
 from .spec import Spec
 
 

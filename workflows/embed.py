@@ -24,8 +24,10 @@ from storage.features.rows import Columns
 from storage.formats import Metric
 
 from .checks import UsageError, refused, schema_of
-from .datasets import check_replacement, dataset_of, ingest, save
+from .datasets import ingest
 from .encoders.models import StoredEncoder, find_encoder
+from .ingested import dataset_of
+from .replacement import check_replacement, save_or_replace
 from .spec import Spec, Value, check_name
 
 READERS = 16  # threads that read footers; latency dominates
@@ -167,7 +169,7 @@ def _update(new: Dataset, how: Embedding, source: Dataset, settings: Settings, p
             "embedding": how.model_copy(update={"pieces": listed}),
         }
     )
-    new = save(settings, new.model_copy(update={"understood": _summaries(new, source, plan)}))
+    new = save_or_replace(settings, new.model_copy(update={"understood": _summaries(new, source, plan)}))
     return Embedded(
         dataset=new.name,
         encoder=how.digest,

@@ -16,7 +16,7 @@ from storage.export.optional import check_package
 from storage.export.rows import VersionRows
 
 from .context import open_version
-from .datasets import keys_of_version
+from .ingested import keys_of_version
 
 LITTLE = "bit j is byte j div 8, position j mod 8 (little); padding is zero"
 BIG = "bit j is byte j div 8, position 7 - j mod 8 (big); padding is zero"

@@ -28,7 +28,7 @@ from storage.tables.table import Version
 from storage.tables.vectors import unchanged_source
 
 from .arrays import as_vectors, float32
-from .datasets import dataset_of
+from .ingested import dataset_of
 from .spec import Spec, Value, valid
 
 ESTIMATED = 256  # queries ranked by estimates at a time: with more, few rows would be ranked at a time

@@ -19,7 +19,7 @@ from storage.files import filesystem
 
 from . import opening
 from .checks import UsageError
-from .datasets import number_new
+from .ingested import number_new
 from .reader import Search
 from .spec import Value
 

@@ -29,6 +29,7 @@ from tests.faults.child import Child, Ended
 from tests.faults.driver import Harm
 from tests.faults.tally import TALLY
 from workflows import datasets
+from workflows.ingested import dataset_of
 from workflows.spec import Spec
 from workflows.tables import deletion, gc
 
@@ -143,7 +144,7 @@ class World:
 
     def shards(self) -> dict[str, FeatureShard]:
         """The source as the product sees it now: tiny files may be bundled, and rows deleted."""
-        dataset = datasets.dataset_of(Spec.model_validate(SPEC), self.settings)
+        dataset = dataset_of(Spec.model_validate(SPEC), self.settings)
         return {shard.name: shard for shard in dataset.shards("base")}
 
     def committed(self) -> dict[str, dict[str, Part]]:

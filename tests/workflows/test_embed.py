@@ -29,6 +29,7 @@ from workflows.checks import UsageError
 from workflows.embed import embed, is_current
 from workflows.encoders import models
 from workflows.encoders.contract import EncoderRefused
+from workflows.ingested import dataset_of
 from workflows.reindex.source import vocabulary_of
 from workflows.spec import Spec
 from workflows.tables import deletion
@@ -64,14 +65,14 @@ def encoder(tmp_path):
 
 def vectors_of(settings, name, split="base"):
     """Return id or key -> vector of a split, read as `reindex` reads it."""
-    dataset = datasets.dataset_of(Spec(dataset=name), settings)
+    dataset = dataset_of(Spec(dataset=name), settings)
     vocabulary_of(dataset, None, InProcess())  # assigns ids to keys
     batches = [batch for shard in dataset.shards(split) for batch in shard]
     return {i: x for batch in batches for i, x in zip(batch.ids.tolist(), batch.x, strict=True)}
 
 
 def versions_of(settings, name):
-    dataset = datasets.dataset_of(Spec(dataset=name), settings)
+    dataset = dataset_of(Spec(dataset=name), settings)
     return {shard.name: shard.version for shard in dataset.shards("base")}
 
 
@@ -122,7 +123,7 @@ def test_only_shards_that_changed_are_encoded_again(settings, notes, encoder, tm
 def test_rows_have_the_ids_of_their_source_and_the_text_of_their_key(settings, notes, encoder):
     embed("notes", encoder, "vectors")
     own = vectors_of(settings, "vectors")
-    dataset = datasets.dataset_of(Spec(dataset="notes"), settings)
+    dataset = dataset_of(Spec(dataset="notes"), settings)
     assert set(own) == {i for shard in dataset.shards("base") for batch in shard for i in batch.ids.tolist()}
     said = pq.read_table(filesystem.listing(notes.splits["base"])[0].url)["said"].to_pylist()
     ids = dataset.shards("base")[0].ids(dataset.shards("base")[0].url)
@@ -323,7 +324,7 @@ def test_pieces_that_are_deleted_while_embed_encodes_are_encoded_again(settings,
 
 def test_embed_does_not_disturb_a_run_that_reads_its_pieces(settings, notes, encoder):
     embed("notes", encoder, "vectors")
-    shards = datasets.dataset_of(Spec(dataset="vectors"), settings).shards("base")
+    shards = dataset_of(Spec(dataset="vectors"), settings).shards("base")
     assert embed("notes", encoder, "vectors").encoded == 0
     for shard in shards:
         shard.refuse_change()

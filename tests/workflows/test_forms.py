@@ -17,6 +17,7 @@ from storage.files import filesystem
 from tests.workflows.conftest import reindex
 from workflows import datasets
 from workflows.export import export_version
+from workflows.ingested import dataset_of
 from workflows.opening import open as open_table
 from workflows.search import search
 from workflows.spec import Spec
@@ -375,5 +376,5 @@ def test_ids_move_with_the_rows_before_them(tmp_path, settings):
     assert reindex(settings, SPEC)[0].encoded == FILES * ROWS
     np.save(folder / "1.npy", X[:10])
     assert reindex(settings, SPEC)[0].encoded == 10 + ROWS  # the last file has other ids now
-    ids = np.concatenate([shard.ids(shard.url) for shard in datasets.dataset_of(SPEC, settings).shards("base")])
+    ids = np.concatenate([shard.ids(shard.url) for shard in dataset_of(SPEC, settings).shards("base")])
     np.testing.assert_array_equal(ids, np.arange(2 * ROWS + 10))

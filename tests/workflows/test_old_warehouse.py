@@ -15,7 +15,7 @@ from storage.features.contract import SourceRefused
 from tests.workflows.conftest import encoded_from_source
 from tests.workflows.make_warehouse_0_1 import ARCHIVE, ROOT, write
 from tests.workflows.tables.published_table import hashkiln, in_days, reindex, rows_of, table_of
-from workflows.datasets import dataset_of
+from workflows.ingested import dataset_of
 from workflows.spec import Spec
 from workflows.tables.gc import gc
 

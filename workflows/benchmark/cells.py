@@ -27,12 +27,12 @@ from storage.files import filesystem
 
 from .. import pretrained
 from ..context import Context
-from ..datasets import training_shards
 from ..evaluation import asymmetric
 from ..evaluation.estimates import estimated_values
 from ..evaluation.health import code_health
 from ..evaluation.judge import Judge, judge_of
 from ..evaluation.metrics import metric_values, retrieval_curves
+from ..ingested import training_shards
 from ..reindex.source import environment, hardware
 from ..spec import MethodSpec, Protocol, Spec, digest
 from . import protocols

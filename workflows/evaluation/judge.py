@@ -23,7 +23,7 @@ from storage.features.dataset import Dataset
 from storage.tables.parts import Part
 
 from ..context import Context
-from ..datasets import number_new
+from ..ingested import number_new
 from ..spec import Protocol, digest
 from . import incremental
 from .ground_truth import blocks, nearest

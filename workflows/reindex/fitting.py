@@ -20,8 +20,8 @@ from storage.features.shard import FeatureShard
 from .. import pretrained
 from ..checks import UsageError, check_method, check_training, schema_of
 from ..context import Context
-from ..datasets import labels_of, training_shards
 from ..evaluation import judge
+from ..ingested import labels_of, training_shards
 from ..records import Model, Staged
 from ..spec import Spec, digest
 from .source import environment, fingerprint, vocabulary_of

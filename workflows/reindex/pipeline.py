@@ -21,6 +21,7 @@ from ..context import Context
 from ..embed import refresh
 from ..export import export_published
 from ..indexing import store_missing
+from ..ingested import dataset_of, is_available
 from ..records import RunOutcome, Staged
 from ..reports.index import write_index
 from ..reports.run import write_report
@@ -70,8 +71,8 @@ def ingest(spec: Spec, settings: Settings, progress: Progress = silent) -> int:
 
     Return the number of rows that were read.
     """
-    if datasets.is_available(spec.dataset, settings):
-        return refresh(datasets.dataset_of(spec, settings), settings, progress)
+    if is_available(spec.dataset, settings):
+        return refresh(dataset_of(spec, settings), settings, progress)
     return sum(split.rows for split in datasets.ingest(spec, settings, progress).understood.values())
 
 

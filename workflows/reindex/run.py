@@ -11,10 +11,10 @@ from infra.settings import Settings
 
 from ..checks import check_run, dataset_name
 from ..context import Context
-from ..datasets import is_available
 from ..embed import is_current
 from ..embedded import prefect_home
 from ..indexing import store_missing
+from ..ingested import is_available
 from ..records import RunOutcome
 from ..spec import Spec, valid
 from .pipeline import exported

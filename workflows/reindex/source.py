@@ -16,7 +16,7 @@ from storage.features.dataset import Dataset
 from storage.features.shard import FeatureShard
 from storage.tables.table import CodeTable
 
-from ..datasets import labels_of
+from ..ingested import labels_of
 from ..spec import digest
 
 LIBRARIES = ("hashkiln", "numpy", "scipy", "torch", "pyarrow", "pyiceberg", "ray", "prefect")

@@ -24,7 +24,7 @@ from storage.tables.parts import Part, read_ids, without_rows
 from storage.tables.table import CodeTable, Version
 
 from ..checks import UsageError
-from ..datasets import dataset_of
+from ..ingested import dataset_of
 from ..reindex.source import fingerprint
 from ..spec import Spec, Value, digest
 from .history import tables_of

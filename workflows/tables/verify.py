@@ -20,8 +20,8 @@ from storage.tables.table import CodeTable, Version, table_names
 
 from ..checks import check_resources
 from ..context import open_table
-from ..datasets import dataset_of, keys_of_version
 from ..encoding import encoding_function
+from ..ingested import dataset_of, keys_of_version
 from ..scheduled import log_of_run, run_name
 from ..spec import Spec, Value
 

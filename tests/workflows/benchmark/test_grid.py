@@ -26,7 +26,7 @@ from workflows.benchmark.flow import benchmark
 from workflows.benchmark.grid import Grid, Row
 from workflows.benchmark.published import BDNN, DHN
 from workflows.checks import UsageError
-from workflows.datasets import dataset_of
+from workflows.ingested import dataset_of
 from workflows.reports.benchmark import grid_markdown, order, table
 from workflows.spec import Spec
 

@@ -37,6 +37,7 @@ from workflows import datasets, opening
 from workflows.checks import UsageError
 from workflows.context import Context
 from workflows.evaluation.judge import judge_of
+from workflows.ingested import dataset_of
 from workflows.tables import deletion, gc, history, verify
 
 settings, source = published_table.settings, published_table.source  # fixtures
@@ -62,7 +63,7 @@ def test_deleted_rows_are_hidden_at_once_and_gone_from_every_file_by_the_deadlin
     # nothing reads them any more, and no run encodes anything for it
     assert reindex(settings) == "v3"
     assert reindex(settings, spec(bits=8, code="short")) == "v3"  # 3.parquet has changed
-    dataset = datasets.dataset_of(spec(), settings)
+    dataset = dataset_of(spec(), settings)
     read = np.concatenate([batch.ids for shard in dataset.shards("base") for batch in shard])
     assert not np.isin(read, gone).any()
     assert sum(shard.rows for shard in dataset.shards("base")) == len(read)
@@ -118,7 +119,7 @@ def test_a_deleted_row_that_reappears_in_another_file_stays_deleted(settings, so
 
 
 def test_an_interrupted_deletion_is_completed_by_the_next_and_deletion_is_idempotent(settings, source):
-    dataset = datasets.dataset_of(spec(), settings)
+    dataset = dataset_of(spec(), settings)
     ids = np.array([3, 4])
     folder = warehouse.DELETIONS.url(settings.warehouse_url, dataset="mine")
     deletions.add_deletion(folder, ids, {"base": ["0.parquet"]}, "me")  # and then the machine died
@@ -133,7 +134,7 @@ def test_an_interrupted_deletion_is_completed_by_the_next_and_deletion_is_idempo
 
 
 def reindexed_version(settings, dataset, name):
-    return next(s.version for s in datasets.dataset_of(spec(), settings).shards("base") if s.name == name)
+    return next(s.version for s in dataset_of(spec(), settings).shards("base") if s.name == name)
 
 
 def test_all_rows_of_a_shard_can_be_deleted(settings, source):

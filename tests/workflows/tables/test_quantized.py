@@ -24,9 +24,9 @@ from tests.workflows.tables.published_table import NAMES, D, hashkiln, reindex, 
 from workflows import datasets, export
 from workflows.checks import check_run
 from workflows.context import Context
-from workflows.datasets import dataset_of
 from workflows.evaluation.judge import judge_of
 from workflows.evaluation.version import measure_version
+from workflows.ingested import dataset_of
 from workflows.reindex import pipeline
 from workflows.reindex.publishing import GateRejected
 from workflows.reports.index import warehouse_page
