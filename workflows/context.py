@@ -47,29 +47,24 @@ class Context:
 
         Raises ValueError if the codes of the table have another number of bits or other correctives.
         """
-        if not iceberg.catalog_exists(self.settings.catalog_url):
+        catalog = iceberg.connect_existing(self.settings.catalog_url, self.settings.warehouse_url)
+        if catalog is None or self.table_name not in table_names(catalog):
             return None
-        catalog = iceberg.connect(self.settings.catalog_url, self.settings.warehouse_url)
-        return (
-            load_table(catalog, self.table_name, self.spec.method.bits, self.spec.method.correctives)
-            if self.table_name in table_names(catalog)
-            else None
-        )
+        return load_table(catalog, self.table_name, self.spec.method.bits, self.spec.method.correctives)
 
 
 def open_table(settings: Settings, name: str) -> CodeTable:
     """Return a code table of the catalog. Raises LookupError if it does not exist, without creating a catalog."""
-    if not iceberg.catalog_exists(settings.catalog_url):
+    catalog = iceberg.connect_existing(settings.catalog_url, settings.warehouse_url)
+    if catalog is None:
         raise unknown_table(name, [])
-    return load_table(iceberg.connect(settings.catalog_url, settings.warehouse_url), name)
+    return load_table(catalog, name)
 
 
 def open_tables(settings: Settings) -> list[CodeTable]:
     """Return all code tables, sorted by name; none if there is no catalog, which is not created."""
-    if not iceberg.catalog_exists(settings.catalog_url):
-        return []
-    catalog = iceberg.connect(settings.catalog_url, settings.warehouse_url)
-    return [load_table(catalog, name) for name in table_names(catalog)]
+    catalog = iceberg.connect_existing(settings.catalog_url, settings.warehouse_url)
+    return [load_table(catalog, name) for name in table_names(catalog)] if catalog else []
 
 
 def open_version(settings: Settings, table: str, name: str) -> tuple[CodeTable, Version]:

@@ -78,6 +78,11 @@ def connect(catalog: str, warehouse: str) -> Catalog:
             retries -= 1
 
 
+def connect_existing(catalog: str, warehouse: str) -> Catalog | None:
+    """Return an Iceberg catalog as `connect` does, or None for an embedded one that does not exist."""
+    return connect(catalog, warehouse) if catalog_exists(catalog) else None
+
+
 def catalog_exists(catalog: str) -> bool:
     """Return whether the catalog exists. True for a server; `connect` creates an embedded one."""
     file = _file(_properties(catalog, "")[1].get("uri", ""))
