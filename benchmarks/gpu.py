@@ -268,7 +268,7 @@ def matrix_products(card: Card) -> Iterator[Row]:
         for n_bits in (64,) if SMALL else (64, 128, 256):
             n, q = (300, 3) if SMALL else (1 << 22, 4096)
             codes = torch.randint(0, 256, (n, n_bits // 8), dtype=torch.uint8, device=DEVICE)
-            signs = tensors.unpack(codes).to(torch.int8) * 2 - 1
+            signs = tensors.unpacked_bits(codes).to(torch.int8) * 2 - 1
             radius, queries = n_bits // 3, codes[:q].contiguous()
             expected = kernels().count_within(queries, codes, radius)
             equal("int8 products", int8_products.count_within(signs[:q], signs, radius), expected)

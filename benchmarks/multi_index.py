@@ -35,7 +35,7 @@ from hashing.hamming import scan
 from hashing.mapreduce import Batch, Data
 from hashing.methods.itq import ITQ
 from hashing.neighbours import multi_index_kernels
-from hashing.neighbours.multi_index import SHARE, MultiIndex, index_codes, pieces_of, to_words
+from hashing.neighbours.multi_index import SHARE, MultiIndex, code_pieces, index_codes, to_words
 from infra.executors import InProcess
 from infra.settings import Settings
 from storage import datasets
@@ -165,7 +165,7 @@ def exact(report: Report, codes: np.ndarray, n_parts: int) -> None:
 
 
 def approximate(report: Report, codes: np.ndarray, peer: str) -> None:
-    bits, pieces = 8 * codes.shape[1], len(pieces_of(*codes.shape))
+    bits, pieces = 8 * codes.shape[1], len(code_pieces(*codes.shape))
     if peer == "hash":
         index, efforts = faiss.IndexBinaryHash(bits, min(bits, len(codes).bit_length() - 1)), (0, 1, 2)
     elif peer == "multihash":

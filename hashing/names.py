@@ -6,10 +6,10 @@ from collections.abc import Collection
 from difflib import get_close_matches
 
 
-def plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """Return the form in which names are compared.
 
-    >>> plain("UH-BDNN")
+    >>> plain_name("UH-BDNN")
     'uh_bdnn'
     """
     return name.lower().replace("-", "_")
@@ -21,7 +21,7 @@ def spelled(name: str, known: Collection[str]) -> str | None:
     >>> spelled("fashion_mnist", ["mnist", "fashion-mnist"])
     'fashion-mnist'
     """
-    same = [other for other in known if plain(other) == plain(name)]
+    same = [other for other in known if plain_name(other) == plain_name(name)]
     return name if name in same else same[0] if len(same) == 1 else None
 
 
@@ -31,6 +31,6 @@ def hint(name: str, known: Collection[str], otherwise: str) -> str:
     >>> hint("itk", ["itq", "lsh"], "the methods are"), hint("x", [], "existing tables:")
     ('did you mean itq?', 'existing tables: none yet')
     """
-    by_form = {plain(other): other for other in known}
-    near = [by_form[form] for form in get_close_matches(plain(name), by_form)]
+    by_form = {plain_name(other): other for other in known}
+    near = [by_form[form] for form in get_close_matches(plain_name(name), by_form)]
     return f"did you mean {' or '.join(near)}?" if near else f"{otherwise} {', '.join(known) or 'none yet'}"

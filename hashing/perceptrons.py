@@ -128,7 +128,7 @@ def value_and_gradient(
     return value + more, total + by_parameters.flat()
 
 
-def train(
+def train_network(
     rows: Data[CodedRows], network: Network, loss: Loss, penalty: Penalty, n_iter: int, units: Any = 1.0
 ) -> Network:
     """Return the network after at most n_iter iterations of L-BFGS on its parameters divided by `units`."""
@@ -142,7 +142,7 @@ def _in_units(theta: Array, units: Any, **problem: Any) -> tuple[float, Array]:
 
 
 def whitening_units(rows: Data[CodedRows], network: Network) -> Array:
-    """Return units (p,) for `train` that equalize the variances of the inputs, so that L-BFGS converges faster."""
+    """Return units (p,) for `train_network` that equalize input variances, so that L-BFGS converges faster."""
     deviation = np.sqrt(moments(rows).cov.diagonal())
     first = 1 / np.maximum(deviation / (deviation.max() or 1.0), 0.05)
     units = network.at(np.ones(network.flat().shape))

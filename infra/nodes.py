@@ -71,7 +71,7 @@ def _answer(ref: Any) -> Any:
 
 
 @cache
-def versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
     """Return the versions of Python and of LIBRARIES in this process, and a digest of the code of PACKAGES."""
     code = hashlib.sha256()
     for name in PACKAGES:
@@ -87,8 +87,12 @@ def check_versions() -> None:
 
     A node that does not answer is not asked again: tasks run on the others.
     """
-    here = versions()
-    found = {node: there for node, there in on_each_node(versions).items() if not isinstance(there, ConnectionError)}
+    here = installed_versions()
+    found = {
+        node: there
+        for node, there in on_each_node(installed_versions).items()
+        if not isinstance(there, ConnectionError)
+    }
     if problems := [problem for node, there in found.items() if (problem := difference(node, here, there))]:
         from .settings import SettingsError  # here, as benchmarks/gpu.py runs the executors where pydantic is missing
 

@@ -70,7 +70,7 @@ class Stage:
 
 
 @contextmanager
-def stage(name: str, stays: bool = True) -> Iterator[Stage]:
+def logged_stage(name: str, stays: bool = True) -> Iterator[Stage]:
     """Log one line when the block has ended: name, rows and seconds. A terminal shows its begin too (level DEBUG)."""
     found = Stage(name, stays=stays)
     logger.debug("%s begins", name, extra={"stage": found})

@@ -117,7 +117,7 @@ def measured(fn: Callable[[T], R], item: T, task: str) -> R:
 
 
 @contextmanager
-def stage(name: str) -> Iterator[None]:
+def recorded_stage(name: str) -> Iterator[None]:
     """Record the metrics and the span of a stage."""
     begin = time.monotonic()
     try:

@@ -24,7 +24,7 @@ class ArrayShard:
     labels: Array | None  # (n,) classes | (n, c) multi-hot
     classes: Array | None  # (c,) distinct, of labels (n,)
     first: int
-    convert: Callable[[Array], Array]  # float32 or packed
+    convert: Callable[[Array], Array]  # float32 or packed_codes
 
     def __iter__(self) -> Iterator[Batch]:
         width = 4 * self.x.shape[1]  # for any dtype: the last digits of a fit depend on how rows are cut into batches
@@ -93,11 +93,11 @@ def as_labels(name: str, given: Any, n: int) -> Array:
 
 
 def as_codes(name: str, given: Any, bits: int | None = None) -> tuple[Array, int]:
-    """Return an argument as an array of codes for `packed`, and their number of bits.
+    """Return an argument as an array of codes for `packed_codes`, and their number of bits.
 
     Codes are (n, B) uint8, packed as in hashing.bits and in Faiss, of 8 B bits or of `bits`; or (n, n_bits) of bool, or
     of -1 and +1 in any other dtype. Raises ValueError, which starts with the name of the argument, for anything else;
-    `packed` finds values other than -1 and +1.
+    `packed_codes` finds values other than -1 and +1.
     """
     codes = _array(name, given)
     if codes.ndim != 2 or not codes.size or codes.dtype.kind not in "biuf":
@@ -122,7 +122,7 @@ def as_count(name: str, given: Any) -> int:
     return count
 
 
-def packed(codes: Array) -> Array:
+def packed_codes(codes: Array) -> Array:
     """Return codes from `as_codes` as (n, B) uint8."""
     if codes.dtype == np.uint8:
         return codes

@@ -107,7 +107,7 @@ def check_pretrained(spec: MethodSpec, schema: Schema, parameters: Mapping[str, 
     from hashing.deep import networks
 
     with refused(f"for network={spec.network}: give --pretrained parameters of that network"):
-        networks.check_pretrained(spec.network, schema.dim, parameters)
+        networks.check_pretrained_shapes(spec.network, schema.dim, parameters)
 
 
 def check_trainers(spec: MethodSpec, settings: Settings) -> None:

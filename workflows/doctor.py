@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from infra.executors import InProcess, connect
-from infra.nodes import difference, on_each_node, versions
+from infra.nodes import difference, installed_versions, on_each_node
 from infra.settings import Settings
 from storage.files import filesystem
 from storage.tables import iceberg, table
@@ -107,16 +107,16 @@ def _this_node(probe: str) -> Node:
         problem = ""
     except Exception as error:  # any error is a finding to report
         problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return Node(versions(), time.time(), _free(Settings().home), torch.cuda.device_count(), problem)
+    return Node(installed_versions(), time.time(), _free(Settings().home), torch.cuda.device_count(), problem)
 
 
 def _node_row(name: str, node: Node | Exception, before: float, after: float) -> dict[str, str]:
     subject = f"node {name}"
     if isinstance(node, ConnectionError):
         return _row(subject, str(node), CLUSTER["lost"])
-    if isinstance(node, Exception) or difference(name, versions(), node.versions):
+    if isinstance(node, Exception) or difference(name, installed_versions(), node.versions):
         there = node if isinstance(node, Exception) else node.versions
-        return _row(subject, difference(name, versions(), there), CLUSTER["node"])
+        return _row(subject, difference(name, installed_versions(), there), CLUSTER["node"])
     if node.warehouse:
         return _row(subject, f"cannot use the warehouse: {node.warehouse}", CLUSTER["folder"])
     if skew := max(before - MOST_SKEW - node.time, node.time - after - MOST_SKEW, 0):

@@ -136,7 +136,7 @@ def _described(name: str, source: Dataset, metric: Metric, how: Embedding) -> Da
 
 def _plan(how: Embedding, source: Dataset) -> dict[str, list[Piece]]:
     """Return the pieces of each split of the source. Reads the number of rows of each file."""
-    cut = partial(pieces.pieces_of, dataset=how.source, encoder=how.digest)
+    cut = partial(pieces.pieces_of_shard, dataset=how.source, encoder=how.digest)
     with ThreadPoolExecutor(READERS) as pool:
         return {split: list(chain.from_iterable(pool.map(cut, source.shards(split)))) for split in source.splits}
 
@@ -147,7 +147,7 @@ def _update(new: Dataset, how: Embedding, source: Dataset, settings: Settings, p
     plan = _plan(how, source)
     stems = pieces.stored_pieces(warehouse, new.name)
     if how.bad_rows == "refuse":
-        stems = {digest: stem for digest, stem in stems.items() if not pieces.dropped_rows(stem)}
+        stems = {digest: stem for digest, stem in stems.items() if not pieces.dropped_from(stem)}
     every = list(chain.from_iterable(plan.values()))
     stems, encoded = pieces.touch_pieces(warehouse, new.name, every, stems), list[Piece]()
     executor, device = _with_gpus(connect(settings, progress), settings)
@@ -161,7 +161,7 @@ def _update(new: Dataset, how: Embedding, source: Dataset, settings: Settings, p
         stems = pieces.touch_pieces(warehouse, new.name, every, stems)  # a long time may have passed
     listed = {split: {piece.name: stems[piece.digest] for piece in one} for split, one in plan.items()}
     used = [stems[piece.digest] for piece in every]
-    dropped = sum(map(pieces.dropped_rows, used))
+    dropped = sum(map(pieces.dropped_from, used))
     new = new.model_copy(
         update={
             "dim": pieces.dim_of(warehouse, new.name, used),

@@ -9,7 +9,7 @@ from pathlib import Path
 PACKAGES = ("hashing", "storage", "infra", "workflows")
 
 
-def environment() -> None:
+def set_prefect_environment() -> None:
     """Set variables that the user has not set: Prefect's home folder, and no telemetry."""
     from infra.settings import Settings
 
@@ -27,7 +27,7 @@ def prefect_home() -> None:
     """Create Prefect's home folder. Without it, importing Prefect warns and its server does not start."""
     from infra.settings import SettingsError
 
-    environment()
+    set_prefect_environment()
     home = os.environ["PREFECT_HOME"]
     try:
         Path(home).mkdir(parents=True, exist_ok=True)

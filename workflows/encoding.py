@@ -25,7 +25,7 @@ def encoding_function(settings: Settings, model: str, precision: Precision) -> H
     return function.to(settings.device, precision) if settings.encode.gpus else function
 
 
-def encode(shard: FeatureShard, function: HashFunction, folder: str) -> Encoded:
+def encode_part(shard: FeatureShard, function: HashFunction, folder: str) -> Encoded:
     """Encode a source shard to a part in the folder of a table. Raises what `encode_shard` raises."""
     part = encode_shard(shard, function, folder)
     if isinstance(function, OnDevice):

@@ -18,7 +18,7 @@ from infra.executors import InProcess, connect
 from infra.settings import Settings
 from storage import models
 
-from .arrays import as_codes, as_count, as_labels, as_vectors, float32, packed, shards_of
+from .arrays import as_codes, as_count, as_labels, as_vectors, float32, packed_codes, shards_of
 from .reindex import fitting, pipeline
 from .spec import MethodSpec, Number, Spec, valid
 
@@ -192,5 +192,5 @@ def search(codes: Any, queries: Any, k: int = 10) -> tuple[Array, Array]:
     query_codes, query_bits = as_codes("queries", queries)
     if query_bits != n_bits:
         raise ValueError(f"queries: expected codes of {n_bits} bits, as in the database, found {query_bits}")
-    found: tuple[Array, Array] = topk(packed(query_codes), packed(x), as_count("k", k))
+    found: tuple[Array, Array] = topk(packed_codes(query_codes), packed_codes(x), as_count("k", k))
     return found

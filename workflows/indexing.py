@@ -45,7 +45,7 @@ def _store_one(shard: CodeShard) -> None:
     batches = list(shard)
     ids, codes = (np.concatenate([batch[i] for batch in batches]) for i in (0, 1))
     order = np.argsort(ids, kind="stable")
-    part_index.write_index(shard.part.url, index_codes(ids[order], codes[order]))
+    part_index.write_part_index(shard.part.url, index_codes(ids[order], codes[order]))
 
 
 def _read(shard: CodeShard) -> IndexedCodes | None:

@@ -15,7 +15,7 @@ from hashing.evaluation.by_score import NearestByScore
 from hashing.functions import HashFunction
 from hashing.mapreduce import Array, Data, Executor
 from hashing.neighbours.candidates import AsymmetricTopK, CountWithin, TopK, Within, query_blocks
-from hashing.neighbours.exact import MEASURED, Metric, first_k, pair_distances
+from hashing.neighbours.exact import MEASURED, Metric, first_k, vector_distances
 from hashing.neighbours.multi_index import MultiIndex
 from hashing.neighbours.reranking import CandidateDistances
 from hashing.quantizers.contract import Quantizer
@@ -269,7 +269,7 @@ class Reader:
             rows = self.resident.part_rows(self.resident.positions(candidates.ravel()))
             is_encoded = vectors.read(rows)
             queries = np.repeat(np.arange(len(x)), candidates.shape[1])
-            distances = pair_distances(x, vectors.x, queries, rows, self._metric)
+            distances = vector_distances(x, vectors.x, queries, rows, self._metric)
             distances[~is_encoded] = np.inf
             distances = distances.reshape(candidates.shape)
         else:

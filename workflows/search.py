@@ -115,7 +115,7 @@ def read_queries(dataset: Dataset, source: str) -> Queries:
         if "://" not in source and not Path(url).exists():
             known = ", ".join(dataset.splits)
             raise LookupError(f"expected a split of {dataset.name} ({known}) or a file of queries, found {source!r}")
-        if vectors := datasets.read_vectors(url):
+        if vectors := datasets.read_vector_file(url):
             x = np.concatenate(list(vectors))
             return Queries(Batch(datasets.QUERY + np.arange(len(x)), x))
     if source in dataset.splits and dataset.embedding:

@@ -23,7 +23,7 @@ from pydantic import (
 from hashing.bits import n_bytes
 from hashing.functions import Precision
 from hashing.methods import Method, catalogue, check_hyperparameters, method, reads_labels
-from hashing.names import hint, plain
+from hashing.names import hint, plain_name
 from storage.files import filesystem
 
 from .evaluation.registry import ESTIMATOR, METRICS, find
@@ -348,7 +348,7 @@ class Spec(Value):
 
 def method_name(name: str) -> str:
     """Return the catalogue name of a method spelled as in its paper: uh_bdnn for UH-BDNN."""
-    return plain(name)
+    return plain_name(name)
 
 
 def check_name(name: str) -> str:

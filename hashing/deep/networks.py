@@ -220,7 +220,7 @@ def augmented(x: Tensor) -> Tensor:
     return padded[tuple(copied(index.numpy(), x.device) for index in places)].reshape(len(x), -1)
 
 
-def load_pretrained(body: nn.Module, arrays: Mapping[str, Array]) -> None:
+def copy_pretrained(body: nn.Module, arrays: Mapping[str, Array]) -> None:
     """Copy pretrained parameters into a body, matched by order and not by name.
 
     Additional parameters at the end are ignored, such as the classifier of a torchvision model of the same
@@ -238,7 +238,7 @@ def load_pretrained(body: nn.Module, arrays: Mapping[str, Array]) -> None:
         value.copy_(torch.tensor(array))
 
 
-def check_pretrained(network: str, dim: int, arrays: Mapping[str, Array]) -> None:
-    """Raise ValueError if `load_pretrained` would do so for this network. Allocates no parameters."""
+def check_pretrained_shapes(network: str, dim: int, arrays: Mapping[str, Array]) -> None:
+    """Raise ValueError if `copy_pretrained` would do so for this network. Allocates no parameters."""
     with torch.device("meta"):
-        load_pretrained(build(network, dim, 1).body, arrays)
+        copy_pretrained(build(network, dim, 1).body, arrays)

@@ -128,7 +128,7 @@ class Run:
         )
         self.network.scale(torch.tensor(facts.mean), torch.tensor(facts.variance))
         if pretrained:
-            networks.load_pretrained(self.network.body, pretrained)
+            networks.copy_pretrained(self.network.body, pretrained)
         for part in self.network.modules():
             if isinstance(part, networks.HashNetwork):
                 part.recompute = method.recompute

@@ -1,7 +1,7 @@
 """Pretrained parameters from files, by name, in the order of the network's layers.
 
 The layout is torchvision's: names such as features.0.weight or layer1.0.conv1.weight, and torch's shapes. A classifier
-at the end is ignored (networks.load_pretrained). Files of torch.save store the parameters in order. Safetensors sort
+at the end is ignored (networks.copy_pretrained). Files of torch.save store the parameters in order. Safetensors sort
 them by name, so `in_order` restores torchvision's order: features or conv1, bn1, layer1 to layer4 first, classifier or
 fc last, and weight, bias, running_mean, running_var within a layer. Numbers in names are compared as numbers: 0.weight,
 0.bias, 1.weight, ..., 10.weight.

@@ -39,7 +39,7 @@ class HammingHistogram(Counts):
     device: str | None = field(default=None, kw_only=True)  # a torch device, such as "cuda"; None: one CPU core
 
     def __post_init__(self) -> None:
-        check_queries(self.codes, self.ids)
+        check_query_ids(self.codes, self.ids)
 
     def zero(self) -> Array:
         return np.zeros((2, len(self.codes), self.n_bits + 1), np.int64)
@@ -104,7 +104,7 @@ class NeighbourHistogram(Counts):
     device: str | None = field(default=None, kw_only=True)  # as in HammingHistogram
 
     def __post_init__(self) -> None:
-        check_queries(self.codes, self.ids)
+        check_query_ids(self.codes, self.ids)
         if isinstance(self.neighbours, IdLookup):
             return
         if self.neighbours.ndim != 2 or len(self.neighbours) != len(self.ids):
@@ -142,7 +142,7 @@ def count_on(device: str | None, function: Callable[..., Any], *arguments: Any) 
     return np.asarray(function(*map(moved, arguments)).cpu().numpy())
 
 
-def check_queries(codes: Array, ids: Array) -> None:
+def check_query_ids(codes: Array, ids: Array) -> None:
     """Raise ValueError unless there is one distinct id (q,) for each code (q, B)."""
     if codes.ndim != 2 or ids.shape != codes.shape[:1]:
         raise ValueError(f"expected codes (q, B) with ids (q,), found {codes.shape} and {ids.shape}")

@@ -32,7 +32,7 @@ def graded_histogram(
     query_labels, labels, n_bins = query_labels.contiguous(), labels.contiguous(), n_bits + 1
     counts = torch.zeros((len(queries), n_grades * n_bins), dtype=torch.int64, device=queries.device)
     one = torch.ones((), dtype=torch.int64, device=queries.device)
-    for some, rows in tiles(queries, database, 8 * labels.shape[1]):
+    for some, rows in pair_tiles(queries, database, 8 * labels.shape[1]):
         cells = distance_matrix(queries[some], database[rows]).long()
         if n_grades > 1:
             shared = shared_bits(query_labels[some].view(torch.uint8), labels[rows].view(torch.uint8))
@@ -67,7 +67,7 @@ def pair_distances(queries: Tensor, database: Tensor, query_rows: Tensor, rows: 
     out = torch.empty(len(rows), dtype=torch.int32, device=queries.device)
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
-        out[part] = unpack(queries[query_rows[part]] ^ database[rows[part]]).sum(dim=1, dtype=torch.int32)
+        out[part] = unpacked_bits(queries[query_rows[part]] ^ database[rows[part]]).sum(dim=1, dtype=torch.int32)
     return out
 
 
@@ -76,7 +76,7 @@ def count_within(queries: Tensor, database: Tensor, radius: int) -> Tensor:
     check_codes(queries, database)
     check_radius(radius)
     counts = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
-    for some, rows in tiles(queries, database):
+    for some, rows in pair_tiles(queries, database):
         counts[some] += (distance_matrix(queries[some], database[rows]) <= min(radius, MAX_BITS)).sum(dim=1)
     return counts
 
@@ -86,7 +86,7 @@ def within(queries: Tensor, database: Tensor, radius: int) -> tuple[Tensor, Tens
     check_codes(queries, database)
     check_radius(radius)
     parts = [torch.empty((3, 0), dtype=torch.int64, device=queries.device)]
-    for some, rows in tiles(queries, database):
+    for some, rows in pair_tiles(queries, database):
         distances = distance_matrix(queries[some], database[rows])
         i, j = torch.nonzero(distances <= min(radius, MAX_BITS), as_tuple=True)
         parts.append(torch.stack([i + some.start, j + rows.start, distances[i, j]]))
@@ -102,7 +102,7 @@ def topk(queries: Tensor, database: Tensor, k: int) -> tuple[Tensor, Tensor]:
     check_k(k)
     k, n = min(k, len(database)), max(1, len(database))
     best = torch.full((len(queries), k), n * (MAX_BITS + 1), dtype=torch.int64, device=queries.device)
-    for some, rows in tiles(queries, database):
+    for some, rows in pair_tiles(queries, database):
         position = torch.arange(rows.start, rows.stop, device=queries.device)
         keys = distance_matrix(queries[some], database[rows]).long() * n + position  # distinct, so there are no ties
         keys = keys.topk(min(k, keys.shape[1]), largest=False, sorted=False).values
@@ -110,7 +110,7 @@ def topk(queries: Tensor, database: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return best.div(n, rounding_mode="floor").to(torch.int32), best % n
 
 
-def tiles(queries: Tensor, database: Tensor, extra: int = 0) -> Iterator[tuple[slice, slice]]:
+def pair_tiles(queries: Tensor, database: Tensor, extra: int = 0) -> Iterator[tuple[slice, slice]]:
     """Yield slices of queries and rows that cover all pairs, each with at most TILE pairs and TILE unpacked bits.
 
     The bits are those of the codes, or of `extra` bytes per row if these are more.
@@ -132,12 +132,12 @@ def shared_bits(left: Tensor, right: Tensor) -> Tensor:
     total = torch.zeros((len(left), len(right)), dtype=torch.int16, device=left.device)
     dtype = torch.float16 if left.is_cuda else torch.float32
     for start in range(0, left.shape[1], SLICE):
-        a, b = (unpack(part[:, start : start + SLICE]).to(dtype) for part in (left, right))
+        a, b = (unpacked_bits(part[:, start : start + SLICE]).to(dtype) for part in (left, right))
         total += (a @ b.T).to(torch.int16)
     return total
 
 
-def unpack(codes: Tensor) -> Tensor:
+def unpacked_bits(codes: Tensor) -> Tensor:
     """Return (n, 8 B) uint8, the bits of codes (n, B) as 0 and 1."""
     places = torch.arange(8, dtype=torch.uint8, device=codes.device)
     return ((codes[:, :, None] >> places) & 1).reshape(len(codes), -1)

@@ -14,7 +14,7 @@ from ..statistics import moments
 from . import register
 
 
-def codes(x: Array, b: Array, encoder: Array, decoder: Array, bias: Array, mu: float) -> Array:
+def improved_codes(x: Array, b: Array, encoder: Array, decoder: Array, bias: Array, mu: float) -> Array:
     """Return codes B (n, n_bits) that lower |X - BD - c|^2 + mu / 4 |B - sgn([X 1]A)|^2.
 
     Up to 8 bits the result is the minimum; beyond, the better of two coordinate descents.
@@ -29,7 +29,7 @@ def codes(x: Array, b: Array, encoder: Array, decoder: Array, bias: Array, mu: f
 
 
 def _update(rows: CodedRows, encoder: Array, decoder: Array, bias: Array, mu: float) -> CodedRows:
-    return rows._replace(b=codes(rows.x, rows.codes, encoder, decoder, bias, mu).astype(np.int8))
+    return rows._replace(b=improved_codes(rows.x, rows.codes, encoder, decoder, bias, mu).astype(np.int8))
 
 
 def _differing(rows: CodedRows, encoder: Array) -> tuple[int]:

@@ -5,7 +5,14 @@ from functools import partial
 
 from ..families import NetworkHash
 from ..mapreduce import Data
-from ..perceptrons import deep_hashing_widths, orthogonality, principal_network, principal_rows, spread_loss, train
+from ..perceptrons import (
+    deep_hashing_widths,
+    orthogonality,
+    principal_network,
+    principal_rows,
+    spread_loss,
+    train_network,
+)
 from ..solvers import bits_within_dim
 from . import register
 
@@ -42,5 +49,5 @@ class DH:
         rows, inputs = principal_rows(data, self.n_bits, self.share, varying=True)
         network = principal_network(rows, deep_hashing_widths(self.n_bits), "tanh")
         penalty = partial(orthogonality, orthogonal=self.orthogonal, decay=self.decay)
-        network = train(rows, network, partial(spread_loss, variance=self.variance), penalty, self.n_iter)
+        network = train_network(rows, network, partial(spread_loss, variance=self.variance), penalty, self.n_iter)
         return inputs.fold(network)

@@ -31,7 +31,7 @@ def _factors(rows: LatentRows) -> Batch:
     return Batch(rows.ids, rows.u, rows.y)
 
 
-def gradient(u: Array, y: Array, columns: Batch, beta: float) -> Array:
+def posterior_gradient(u: Array, y: Array, columns: Batch, beta: float) -> Array:
     """Return the gradient (n, n_bits) of the log posterior with respect to u.
 
     The log posterior is sum_j (s_ij theta_ij - log(1 + exp theta_ij)) - |u_i|^2 / (2 beta), where
@@ -45,7 +45,7 @@ def gradient(u: Array, y: Array, columns: Batch, beta: float) -> Array:
 def _step(rows: LatentRows, columns: Batch, beta: float) -> LatentRows:
     """Take one Newton step for each row, with a lower bound of the Hessian, so the objective never decreases."""
     bound = columns.x.T @ columns.x / 16 + np.eye(columns.x.shape[1]) / beta
-    return rows._replace(u=rows.u + np.linalg.solve(bound, gradient(rows.u, rows.y, columns, beta).T).T)
+    return rows._replace(u=rows.u + np.linalg.solve(bound, posterior_gradient(rows.u, rows.y, columns, beta).T).T)
 
 
 def _cross(rows: LatentRows, mean: Array) -> tuple[Array]:

@@ -16,7 +16,7 @@ from ..perceptrons import (
     principal_network,
     principal_rows,
     rotated,
-    train,
+    train_network,
     update_codes,
     whitening_units,
     with_code_layer,
@@ -98,7 +98,7 @@ class SHBDNN:
         n = moments(rows).n
         n_iter, weight = min(self.n_iter, n // (20 * self.n_outer) + 1), self.decay * n / 60_000
         for _ in range(self.n_outer):
-            network = train(rows, network, loss, partial(decay, weight=weight), n_iter, units)
+            network = train_network(rows, network, loss, partial(decay, weight=weight), n_iter, units)
             network = rotated(rows, network)
             rows = rows.map_rows(partial(update_codes, network=network), "codes")
         return inputs.fold(network)

@@ -15,7 +15,7 @@ from ..perceptrons import (
     principal_network,
     principal_rows,
     spread_loss,
-    train,
+    train_network,
 )
 from ..solvers import bits_within_dim
 from . import register
@@ -78,4 +78,4 @@ class SupervisedDH:
         network = principal_network(rows, deep_hashing_widths(self.n_bits), "tanh")
         loss = partial(class_loss, variance=self.variance, separation=self.separation)
         penalty = partial(orthogonality, orthogonal=self.orthogonal, decay=self.decay)
-        return inputs.fold(train(rows, network, loss, penalty, self.n_iter))
+        return inputs.fold(train_network(rows, network, loss, penalty, self.n_iter))

@@ -13,7 +13,7 @@ from ..perceptrons import (
     principal_network,
     principal_rows,
     reconstruction_moments,
-    train,
+    train_network,
     update_codes,
     with_code_layer,
     with_itq_codes,
@@ -65,10 +65,10 @@ class UHBDNN:
         network = with_code_layer(rows, principal_network(rows, hidden_widths(self.n_bits), "sigmoid"))
         loss = partial(binary_loss, fidelity=self.fidelity, independence=self.independence, balance=self.balance)
         for _ in range(self.n_outer):
-            network = train(rows, network, loss, partial(decay, weight=self.decay), self.n_iter)
+            network = train_network(rows, network, loss, partial(decay, weight=self.decay), self.n_iter)
             gram, cross = rows.reduce(Sum(reconstruction_moments), "output layer")
             weight, bias = ridge(gram, cross, self.decay)
             step = partial(restoring, weight=weight, bias=bias, fidelity=self.fidelity)
             rows = rows.map_rows(partial(update_codes, network=network, step=step), "codes")
-        network = train(rows, network, loss, partial(decay, weight=self.decay), self.n_iter)
+        network = train_network(rows, network, loss, partial(decay, weight=self.decay), self.n_iter)
         return inputs.fold(network)

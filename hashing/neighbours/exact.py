@@ -155,7 +155,7 @@ def first_k(distances: Array, ids: Array, k: int) -> tuple[Array, Array]:
     return np.take_along_axis(distances, order, 1), np.take_along_axis(ids, order, 1)
 
 
-def pair_distances(queries: Array, x: Array, query_rows: Array, rows: Array, metric: Metric = "euclidean") -> Array:
+def vector_distances(queries: Array, x: Array, query_rows: Array, rows: Array, metric: Metric = "euclidean") -> Array:
     """Return (m,) float64, the distance of queries[query_rows[i]] from x[rows[i]] for each i of m.
 
     Vectors are converted to float32. Each distance is summed separately in float64, so it does not depend on the other

@@ -45,7 +45,7 @@ def index_codes(ids: Array, codes: Array) -> IndexedCodes:
         raise ValueError(f"expected 1 to 2^32 - 1 codes, found {len(codes)}")
     words = to_words(codes)
     starts, rows = (np.zeros(*about) for about in layout(*codes.shape)[2:])
-    multi_index_kernels.build(words, pieces_of(*codes.shape), starts, rows)
+    multi_index_kernels.build_tables(words, code_pieces(*codes.shape), starts, rows)
     return IndexedCodes(ids, words, starts, rows)
 
 
@@ -78,7 +78,7 @@ class MultiIndex:
             self._batches = [every]
         self.rows = sum(len(part.ids) for part in self._parts)
         self._words = -(-width // 8)
-        pieces = [pieces_of(len(part.ids), width) for part in self._parts]
+        pieces = [code_pieces(len(part.ids), width) for part in self._parts]
         ends = np.cumsum([0, *map(len, pieces)])
         table = [
             (ends[i], ends[i + 1], part.starts.shape[1], len(part.ids), *(array.ctypes.data for array in part))
@@ -172,7 +172,7 @@ class MultiIndex:
         return float(SHARE * self.rows * per_row * (1 + 0.5 / max(1, n_queries)))
 
 
-def pieces_of(n: int, width: int) -> Array:
+def code_pieces(n: int, width: int) -> Array:
     """Return the pieces (m, 3) int64 of codes of `width` bytes in an index of n rows: word, first bit, bits.
 
     Index files depend on it: a change requires a new number of their format.
@@ -188,7 +188,7 @@ def pieces_of(n: int, width: int) -> Array:
 
 def layout(n: int, width: int) -> list[tuple[tuple[int, ...], str]]:
     """Return the shape and the dtype of each array of an index of n codes of `width` bytes."""
-    pieces = pieces_of(n, width)
+    pieces = code_pieces(n, width)
     starts = len(pieces), 2 ** int(pieces[:, 2].max()) + 1
     return [((n,), "<i8"), ((n, -(-width // 8)), "<u8"), (starts, "<u4"), ((len(pieces), n), "<u4")]
 

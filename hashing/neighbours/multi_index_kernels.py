@@ -46,7 +46,7 @@ def piece(code, pieces, j):
 
 
 @njit(nogil=True, cache=True)
-def build(codes, pieces, starts, rows):
+def build_tables(codes, pieces, starts, rows):
     """Fill starts (m, 2^length + 1), initially zero, and rows (m, n) of all tables, for codes (n, W) uint64."""
     for j in range(len(pieces)):
         counts = starts[j]

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..functions import check_shape
 from ..mapreduce import Array, Batch
-from .exact import Metric, pair_distances
+from .exact import Metric, vector_distances
 from .id_lookup import IdLookup
 
 
@@ -36,7 +36,7 @@ class CandidateDistances:
         check_shape(batch.x, self.queries.shape[1])
         places, rows = self._lookup.find(batch.ids)
         i, column = np.divmod(places, self.ids.shape[1])
-        state[i, column] = pair_distances(self.queries, batch.x, i, rows, self.metric)
+        state[i, column] = vector_distances(self.queries, batch.x, i, rows, self.metric)
         return state
 
     def merge(self, left: Array, right: Array) -> Array:

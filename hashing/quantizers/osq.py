@@ -10,7 +10,7 @@ from ..mapreduce import Array
 from ..neighbours.exact import Metric
 from .contract import Quantizer
 from .estimator import QUERY_BITS, Estimator, levels_of
-from .queries import checked, constant_terms, exact
+from .queries import checked_queries, constant_terms, exact
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class OSQHash(Quantizer):
         return _in_intervals(x - self.mean, self.mean, self.bits)
 
     def estimator(self, queries: Array, metric: Metric, real: bool = False) -> Estimator:
-        p = checked(queries, metric, self.dim) - self.mean
+        p = checked_queries(queries, metric, self.dim) - self.mean
         levels = exact(p) if real else _rounded(p, self.mean)
         return Estimator(metric, self.bits, *levels, *constant_terms(p, self.mean, metric))
 

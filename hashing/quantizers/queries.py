@@ -11,7 +11,7 @@ from ..neighbours.exact import Metric, unit_vectors
 LARGEST = 15  # level of a 4-bit query
 
 
-def checked(queries: Array, metric: Metric, dim: int) -> Array:
+def checked_queries(queries: Array, metric: Metric, dim: int) -> Array:
     """Return queries (q, d) as float32, and of length one for the metric cosine.
 
     Raises ValueError for queries of another dimension or not finite, and for a query of zeros by cosine.

@@ -13,7 +13,7 @@ from ..mapreduce import Array
 from ..neighbours.exact import Metric
 from .contract import Quantizer
 from .estimator import Estimator
-from .queries import checked, constant_terms, exact, rounded
+from .queries import checked_queries, constant_terms, exact, rounded
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class RotatedQuantizer(Quantizer):
         raise NotImplementedError
 
     def estimator(self, queries: Array, metric: Metric, real: bool = False) -> Estimator:
-        p = self.rotated(checked(queries, metric, self.dim))
+        p = self.rotated(checked_queries(queries, metric, self.dim))
         levels = exact(p) if real else rounded(p)
         terms = constant_terms(p, self.centre, metric)
         return Estimator(metric, self.bits, *levels, *terms, self.codebooks.get(self.bits))

@@ -6,7 +6,7 @@ from .catalogue import DATASETS, LEARN, QUERY, NamedDataset, PublishedFile, Spli
 from .folders import find_splits
 from .locate import SAMPLE, locate_or_fetch, provenance
 from .reading import number_rows, read_groundtruth, read_split
-from .sources import FORMS, VECTOR_FILES, Source, open_source, read_vectors
+from .sources import FORMS, VECTOR_FILES, Source, open_source, read_vector_file
 
 __all__ = [
     "DATASETS",
@@ -28,7 +28,7 @@ __all__ = [
     "provenance",
     "read_groundtruth",
     "read_split",
-    "read_vectors",
+    "read_vector_file",
 ]
 
 

@@ -146,7 +146,7 @@ def read_picture_lists(
     """
     entries = {split: lists.read_entries(path) for split, path in paths.items()}
     labels = lists.read_labels(entries, paths, labels_as)
-    ids = lists.assign_ids(entries, {"base": 0, "learn": LEARN, "query": QUERY})
+    ids = lists.ids_of_paths(entries, {"base": 0, "learn": LEARN, "query": QUERY})
     return {split: lists.read_pictures(path, entries[split], ids, labels[split]) for split, path in paths.items()}
 
 

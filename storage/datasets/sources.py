@@ -15,7 +15,7 @@ from .reading import find_lists, number_rows, read_picture_lists
 VECTOR_FILES: dict[str, Callable[[Path], Iterator[Array]]] = {
     ".fvecs": vecs.read_vecs,
     ".bvecs": vecs.read_vecs,
-    ".npy": npy.read_vectors,
+    ".npy": npy.read_npy_vectors,
     **dict.fromkeys(bins.DTYPES, bins.read_bin),
 }
 FORMS = (
@@ -45,7 +45,7 @@ def suffix_of(source: str) -> str:
     return inner if path.suffix == ".gz" and inner in vecs.DTYPES else path.suffix
 
 
-def read_vectors(path: str) -> Iterator[Array] | None:
+def read_vector_file(path: str) -> Iterator[Array] | None:
     """Return the vectors of a local file, in blocks; None for a file of another suffix than those of VECTOR_FILES."""
     reader = VECTOR_FILES.get(suffix_of(path))
     return reader(Path(path)) if reader else None

@@ -309,7 +309,7 @@ def label_lists(offsets: Array, positions: Any) -> Any:
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), positions.cast(pa.int32()), type=list_type)
 
 
-def multi_hot(labels: Any, n_classes: int) -> Array:
+def multi_hot_labels(labels: Any, n_classes: int) -> Array:
     """Return lists of positions in the vocabulary as multi-hot labels (n, n_classes) uint8."""
     y = np.zeros((len(labels), n_classes), np.uint8)
     lengths = labels.value_lengths().fill_null(0).to_numpy()

@@ -97,7 +97,7 @@ def understand(splits: Mapping[str, str], given: Columns, labels_as: str | None,
     FileNotFoundError
         If a split has no files.
     """
-    files = {split: rows.listing(url) for split, url in splits.items()}
+    files = {split: rows.data_files(url) for split, url in splits.items()}
     names = _complete(given, files)
     found = {split: _open_split(splits[split], files[split], names) for split in splits}
     base = found["base"]

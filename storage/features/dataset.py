@@ -121,7 +121,7 @@ class Dataset(BaseModel):
     def files(self, split: str) -> dict[str, FileVersion]:
         """Return the current files of a split by name. Raises FileNotFoundError if there are none or one is missing."""
         root = self.splits[split]
-        files = {filesystem.relative_path(root, file.url): file for file in rows.listing(root)}
+        files = {filesystem.relative_path(root, file.url): file for file in rows.data_files(root)}
         if not self.embedding:
             return files
         try:  # a piece never changes: no version, because `embed` touches pieces that runs may be reading

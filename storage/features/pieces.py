@@ -44,7 +44,7 @@ class Piece(NamedTuple):
         return f"{self.shard.name}:{self.start:010}"
 
 
-def pieces_of(shard: FeatureShard, dataset: str, encoder: str) -> list[Piece]:
+def pieces_of_shard(shard: FeatureShard, dataset: str, encoder: str) -> list[Piece]:
     """Return the pieces of a shard of a dataset, to be embedded by an encoder of that identity. Counts the rows."""
     n = sum(rows.count_rows(url) for url in shard.urls)
     pieces = []
@@ -95,10 +95,10 @@ def digest_of(stem: str) -> str:
     return stem.partition("-")[0]
 
 
-def dropped_rows(stem: str) -> int:
+def dropped_from(stem: str) -> int:
     """Return the number of rows that were dropped from a stored piece because they could not be read.
 
-    >>> dropped_rows("0f" * 32), dropped_rows("0f" * 32 + "-3")
+    >>> dropped_from("0f" * 32), dropped_from("0f" * 32 + "-3")
     (0, 3)
     """
     return int(stem.partition("-")[2] or 0)

@@ -44,7 +44,7 @@ def form(url: str) -> str:
     return next((suffix for suffix in READERS if url.lower().endswith(suffix)), "")
 
 
-def listing(url: str) -> list[FileVersion]:
+def data_files(url: str) -> list[FileVersion]:
     """Return the data files below a folder, or the file itself, sorted by URL: those of the first format in READERS.
 
     Of a Hugging Face dataset, only those that its state.json names. Raises FileNotFoundError if there are none.
@@ -177,7 +177,7 @@ def metadata_files(urls: Sequence[str], columns: Columns) -> dict[str, FileVersi
     of_number: dict[int | None, str] = {}
     for url in urls:
         found[url] = _metadata(url, columns)
-        if (other := of_number.setdefault(npy_parts.number(url), url)) != url:
+        if (other := of_number.setdefault(npy_parts.file_number(url), url)) != url:
             raise ValueError(f"expected one file of vectors for {found[url].url}, found {other} and {url}")
     folder = _metadata_folder(urls[0], columns)
     if others := [file.url for file in _by_number(folder).values() if file not in found.values()]:
@@ -199,7 +199,7 @@ def check_metadata_rows(url: str, columns: Columns) -> None:
 
 def _metadata(url: str, columns: Columns) -> FileVersion:
     folder = _metadata_folder(url, columns)
-    number = npy_parts.number(url)
+    number = npy_parts.file_number(url)
     if number not in _by_number(folder):
         _by_number.cache_clear()  # the file may be new
     if number not in (known := _by_number(folder)):
@@ -213,4 +213,4 @@ def _metadata_folder(url: str, columns: Columns) -> str:
 
 @lru_cache(maxsize=16)
 def _by_number(folder: str) -> dict[int | None, FileVersion]:
-    return {npy_parts.number(file.url): file for file in filesystem.listing(folder, ".parquet")}
+    return {npy_parts.file_number(file.url): file for file in filesystem.listing(folder, ".parquet")}

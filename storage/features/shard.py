@@ -93,7 +93,7 @@ class FeatureShard:
 
     def __iter__(self) -> Iterator[Batch]:
         for block in self.read_blocks():
-            y = columns.multi_hot(block.labels, len(self.vocabulary)) if block.labels is not None else None
+            y = columns.multi_hot_labels(block.labels, len(self.vocabulary)) if block.labels is not None else None
             yield Batch(block.batch.ids, block.batch.x.copy(), y)
 
     def read_blocks(self) -> Iterator[FeatureBlock]:

@@ -30,7 +30,7 @@ def ids_and_labels(shard: FeatureShard) -> tuple[Array, Array]:
             columns.label_indices(batch[0], shard.vocabulary, file.url, shard.columns.multi_hot) for batch in batches
         )
         ids.append(shard.ids(file.url))
-        y += [columns.multi_hot(labels, len(shard.vocabulary)) for labels in positions]
+        y += [columns.multi_hot_labels(labels, len(shard.vocabulary)) for labels in positions]
     all_ids = np.concatenate(ids)
     keep = ~np.isin(all_ids, deletions.deleted_ids(shard.deleted))
     return all_ids[keep], np.concatenate(y)[keep]

@@ -26,7 +26,7 @@ class Header(NamedTuple):
     start: int  # position of the first value in the file
 
 
-def number(url: str) -> int | None:
+def file_number(url: str) -> int | None:
     """Return the number at the end of a file's name; None if there is none."""
     found = re.search(r"(\d+)\.\w+$", url)
     return int(found[1]) if found else None

@@ -94,7 +94,7 @@ def read_labels(
     }
 
 
-def assign_ids(lists: Mapping[str, list[Entry]], first: Mapping[str, int]) -> dict[str, int]:
+def ids_of_paths(lists: Mapping[str, list[Entry]], first: Mapping[str, int]) -> dict[str, int]:
     """Return the id of each path: its position in the first list that contains it, plus the first id of that list."""
     ids: dict[str, int] = {}
     for split, entries in lists.items():

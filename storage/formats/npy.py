@@ -23,7 +23,7 @@ def read_npy(path: str | Path) -> Array:
     return array
 
 
-def read_vectors(path: str | Path) -> Iterator[Array]:
+def read_npy_vectors(path: str | Path) -> Iterator[Array]:
     """Yield blocks (n, d) of the vectors in a file. Raises ValueError unless it is a matrix of numbers, with rows."""
     array = read_npy(path)
     if array.ndim != 2 or array.dtype.kind not in "biuf" or not array.size:

@@ -32,7 +32,7 @@ def index_url(part_url: str) -> str:
     return places.PART_INDEX.url(folder, digest=name.removesuffix(".parquet"), format=FORMAT)
 
 
-def write_index(part_url: str, arrays: Sequence[Array]) -> None:
+def write_part_index(part_url: str, arrays: Sequence[Array]) -> None:
     """Write the index file of a part."""
     digest = mmh3.mmh3_x64_128()
     with filesystem.create(index_url(part_url)) as file:

@@ -65,7 +65,7 @@ class CodeShard:
         table = read_part(self.part.url, self.n_bits, self.part.size)
         labelled = self.n_classes and "labels" in table.column_names
         for batch in table.to_batches(BATCH_ROWS):
-            y = columns.multi_hot(batch["labels"], self.n_classes) if labelled else None
+            y = columns.multi_hot_labels(batch["labels"], self.n_classes) if labelled else None
             x = code_array(batch["code"], self.n_bits)
             if self.correctives:
                 x = row_bytes(x, corrective_array(batch, self.correctives))

@@ -163,7 +163,7 @@ def test_the_codes_of_the_autoencoder_are_the_best_for_few_bits_and_never_worse_
         def cost(z):
             return ((x - bias - z @ decoder) ** 2).sum(axis=-1) + mu / 4 * ((z - h) ** 2).sum(axis=-1)  # noqa: B023 (called here)
 
-        found = cost(ba.codes(x, b, encoder, decoder, bias, mu))
+        found = cost(ba.improved_codes(x, b, encoder, decoder, bias, mu))
         every = np.array(list(product([-1.0, 1.0], repeat=n_bits)))
         least = np.stack([cost(np.tile(z, (30, 1))) for z in every]).min(axis=0)
         if n_bits == 6:
@@ -196,7 +196,7 @@ def test_no_step_of_uh_bdnn_raises_its_objective(in_process):
 
     note()
     for _ in range(3):
-        net = perceptrons.train(rows, net, loss, penalty, 8)
+        net = perceptrons.train_network(rows, net, loss, penalty, 8)
         note()
         weight, bias = ridge(*rows.reduce(Sum(perceptrons.reconstruction_moments)), method.decay)
         note()

@@ -118,7 +118,7 @@ from infra import telemetry
 from infra.executors import connect
 from infra.settings import Settings
 executor = connect(Settings())
-with telemetry.stage("encode"):
+with telemetry.recorded_stage("encode"):
     assert list(executor.map(abs, range(-600, 0), "encode shards")) == list(range(600, 0, -1))
 """
     variables = {"HASHKILN_EXECUTOR": "inprocess", "HASHKILN_TRACES": "true", "HASHKILN_HOME": str(tmp_path)}

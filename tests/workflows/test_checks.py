@@ -208,9 +208,9 @@ def test_pretrained_parameters_that_fit_no_network_are_not_stored(hashkiln, tmp_
 
 def test_pretrained_parameters_that_fit_are_stored(settings):
     body = networks.build("cnn", 784, 16).body.state_dict()
-    networks.check_pretrained("cnn", 784, {name: value.numpy() for name, value in body.items()})
+    networks.check_pretrained_shapes("cnn", 784, {name: value.numpy() for name, value in body.items()})
     with pytest.raises(ValueError, match="expected shape"):
-        networks.check_pretrained("cnn", 3 * 32**2, {name: value.numpy() for name, value in body.items()})
+        networks.check_pretrained_shapes("cnn", 3 * 32**2, {name: value.numpy() for name, value in body.items()})
 
 
 def test_the_catalogue_describes_a_dataset_as_it_is_ingested(settings, real_data, monkeypatch):

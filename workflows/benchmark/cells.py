@@ -68,7 +68,7 @@ class Bench:
         tuned = self.grid.tuned(spec)
         if tuned:
             first = spec.model_copy(update={"seed": self.grid.seeds[0]})
-            chosen = protocols.choose(protocols.candidates(first, tuned), self._cross_validated)
+            chosen = protocols.choose(protocols.combinations(first, tuned), self._cross_validated)
             spec = chosen.model_copy(update={"seed": spec.seed})
         key = self._key(spec, protocol.model_dump(), self.grid.queries, shards, **options)
         url = warehouse.CELL.url(self.settings.warehouse_url, digest=key)
@@ -138,7 +138,7 @@ class Bench:
             metric = self.dataset.distance
             found |= estimated_values(judge, function, metric, relevant, quantized.shards, self.executor, real)
         elif real:
-            found |= asymmetric.metric_values(judge, function, relevant, codes.shards, self.executor)
+            found |= asymmetric.asymmetric_values(judge, function, relevant, codes.shards, self.executor)
         metrics = {name: float(values.mean()) for name, values in found.items()}
         evaluated = time.monotonic()
         ranks = self.grid.draw.ranks(self.name)
@@ -155,7 +155,7 @@ class Bench:
             training_rows=sum(shard.rows for shard in self.dataset.shards("learn"))
             if "learn" in self.dataset.splits
             else rows - len(excluded),
-            metrics=metrics | (protocols.average_precision(histogram, ranks) if by_dhn else {}),
+            metrics=metrics | (protocols.dhn_average_precision(histogram, ranks) if by_dhn else {}),
             intervals={name: bootstrap_interval(found[name], 0) for name in found if "recall_reranked" in name},
             curves=retrieval_curves(histogram),
             health=health,

@@ -9,7 +9,7 @@ from prefect import flow
 
 from hashing.mapreduce import Array
 from infra.executors import Progress, connect, silent
-from infra.observability import stage
+from infra.observability import logged_stage
 from infra.settings import Settings
 
 from .. import checks
@@ -33,7 +33,7 @@ def check_cells(grid: Grid, settings: Settings, parameters: Mapping[str, Array] 
         schema = checks.schema_of(name, settings)
         for spec in grid.specs():
             try:
-                for candidate in protocols.candidates(spec, grid.tuned(spec)):
+                for candidate in protocols.combinations(spec, grid.tuned(spec)):
                     checks.check_method(candidate, schema)
                     checks.check_trainers(candidate, settings)
                     if parameters is not None and spec.pretrained:
@@ -65,17 +65,17 @@ def benchmark(grid: Grid, progress: Progress = silent) -> GridOutcome:
         checks.check_training(spec, executor)
     datasets = [ingest(Spec(dataset=name, source=grid.source), settings, progress) for name in grid.datasets]
     cells = len(datasets) * len(specs)
-    with stage("benchmark"):
+    with logged_stage("benchmark"):
         for name, dataset in zip(grid.datasets, datasets, strict=True):
             vocabulary = vocabulary_of(dataset, None, executor)  # assigns ids to keys, too
             if grid.protocol == "dhn":
-                dataset = protocols.dataset_of(dataset, grid.draw, vocabulary, settings, executor)
+                dataset = protocols.drawn_dataset(dataset, grid.draw, vocabulary, settings, executor)
             bench = Bench(name, dataset, vocabulary, grid, settings, executor, {})
             for spec in specs:
                 cell = f"{name}, {spec.method}, {spec.bits} bits, seed {spec.seed}"
                 executor.progress("cells", len(rows) + len(failed), cells)
                 try:
-                    with stage(cell, stays=False):
+                    with logged_stage(cell, stays=False):
                         rows.append(bench.row(spec))
                 except Exception as error:  # a failed cell does not stop the others
                     expected = isinstance(error, ValueError)

@@ -61,7 +61,7 @@ class Grid(Value):
         if self.tune and self.protocol != "dhn":
             raise ValueError(f"tune needs protocol dhn, found protocol {self.protocol}")
         for spec in self.specs():
-            protocols.candidates(spec, (self.tune or {}).get(spec.method, {}))
+            protocols.combinations(spec, (self.tune or {}).get(spec.method, {}))
         return self
 
     def tuned(self, spec: MethodSpec) -> dict[str, tuple[Number, ...]]:

@@ -46,7 +46,7 @@ class Draw(Value):
         return self.cutoff or CUTOFFS.get(dataset)
 
 
-def dataset_of(
+def drawn_dataset(
     dataset: Dataset, options: Draw, vocabulary: tuple[str | int, ...], settings: Settings, executor: Executor
 ) -> Dataset:
     """Return the dataset with the queries, training rows and database of the protocol.
@@ -110,7 +110,7 @@ def without_training(dataset: Dataset, base: Sequence[Shard]) -> list[Shard]:
     return [WithoutRows(shard, np.concatenate(learned)) for shard in base]
 
 
-def average_precision(histogram: Array, ranks: int | None) -> dict[str, float]:
+def dhn_average_precision(histogram: Array, ranks: int | None) -> dict[str, float]:
     """Return MAP as in the published tables (queries without a hit excluded), their share, and MAP at the cutoff."""
     rows = int(histogram[0].sum(axis=-1).max())
     values = metrics.average_precision_at_hits(histogram, ranks or rows, empty=np.nan)
@@ -149,10 +149,10 @@ def tuned(spec: MethodSpec) -> dict[str, tuple[Number, ...]]:
     return {**around, "lr": (round(own.lr / 10, 10), own.lr)}
 
 
-def candidates(spec: MethodSpec, grid: Mapping[str, Sequence[Number]]) -> list[MethodSpec]:
+def combinations(spec: MethodSpec, grid: Mapping[str, Sequence[Number]]) -> list[MethodSpec]:
     """Return the specification with every combination of values. Raises ValueError for invalid values."""
-    combinations = product(*grid.values())
-    updates = [{**spec.parameters, **dict(zip(grid, values, strict=True))} for values in combinations]
+    tried = product(*grid.values())
+    updates = [{**spec.parameters, **dict(zip(grid, values, strict=True))} for values in tried]
     return [MethodSpec.model_validate({**spec.model_dump(), "parameters": update}) for update in updates]
 
 

@@ -69,9 +69,9 @@ def options(
 
 def prepare() -> None:
     """Set up the environment of a run: Prefect's home folder, no telemetry, and our own log lines."""
-    from ..embedded import environment, log_lines
+    from ..embedded import log_lines, set_prefect_environment
 
-    environment()
+    set_prefect_environment()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[LogLines()])
     log_lines()
 

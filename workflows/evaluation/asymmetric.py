@@ -17,7 +17,7 @@ from .judge import Judge
 STATE_BYTES = 32  # of each relevant row of a query in by_score.histogram, at most
 
 
-def metric_values(
+def asymmetric_values(
     judge: Judge, function: HashFunction, relevant: Array, shards: Sequence[Shard], executor: Executor
 ) -> dict[str, Array]:
     """Return `map_asymmetric` and `map_asymmetric_sigmoid` of packed codes, each (q,) float64.

@@ -15,7 +15,7 @@ from . import metrics
 CELLS = 2**24  # pairs of queries and rows that are ranked at once
 
 
-def measure(
+def metrics_and_curves(
     histogram: Array, neighbours: int, seed: int, ranked: RankingById | None, shards: Iterable[Shard]
 ) -> tuple[Measured, Curves]:
     """Return the metrics and curves of a histogram from `Judge`.
@@ -26,13 +26,13 @@ def measure(
     if ranked:
         return measured_by_id(ranked, shards, histogram, seed)
     values = metrics.metric_values(histogram, neighbours)
-    return metrics.measured(histogram, seed, values), metrics.retrieval_curves(histogram)
+    return metrics.measured_metrics(histogram, seed, values), metrics.retrieval_curves(histogram)
 
 
 def measured_by_id(
     ranked: RankingById, shards: Iterable[Shard], histogram: Array, seed: int
 ) -> tuple[Measured, Curves]:
-    """Return the metrics and curves of rankings by (distance, id), in the form of `metrics.measured`.
+    """Return the metrics and curves of rankings by (distance, id), in the form of `metrics.measured_metrics`.
 
     Bounds over ties and metrics by radius do not depend on the order; they come from the histogram of the shards
     (`Judge.histogram_of`). Raises ValueError for more than 10^6 rows.
@@ -49,4 +49,6 @@ def measured_by_id(
         values.append(metrics.metric_values(histogram[:, i], neighbours, order))
         curves.append(metrics.curves_at(order, ranks))
     found = {name: np.concatenate([part[name] for part in values]) for name in values[0]}
-    return metrics.measured(histogram, seed, found), metrics.retrieval_curves(histogram, np.concatenate(curves, axis=2))
+    return metrics.measured_metrics(histogram, seed, found), metrics.retrieval_curves(
+        histogram, np.concatenate(curves, axis=2)
+    )

@@ -19,7 +19,7 @@ from ..records import Comparison
 from ..spec import digest
 from . import incremental
 from .judge import Judge
-from .metrics import estimated, measured, metric_values
+from .metrics import estimated, measured_metrics, metric_values
 
 
 class Measurement(NamedTuple):
@@ -86,7 +86,7 @@ def compare_versions(counter: Counter, staged: Version, published: Version | Non
     try:
         return Measurement(everything, _comparison(counter, new, old, everything, seed), health)
     except incremental.DAMAGE:
-        removed = incremental.ordered(set(old.parts.values()) - set(new.parts.values()))
+        removed = incremental.by_first_id(set(old.parts.values()) - set(new.parts.values()))
         problems = counter.executor.map(partial(integrity.check_part, n_bits=counter.table.n_bits), removed, "verify")
         if not (damaged := next(filter(None, problems), [])):
             raise
@@ -113,8 +113,8 @@ def _comparison(counter: Counter, new: Side, old: Side, whole: Array, seed: int)
     return Comparison(
         version=old.version.name,
         rows=int(ours[0].sum(-1).max()),
-        staged=measured(ours, seed, a),
-        published=measured(theirs, seed, b),
+        staged=measured_metrics(ours, seed, a),
+        published=measured_metrics(theirs, seed, b),
         differences={name: estimated(a[name] - b[name], seed) for name in a},
     )
 
@@ -130,7 +130,7 @@ def _whole(counter: Counter, side: Side, other: Side | None) -> Array:
 def _common(counter: Counter, side: Side, other: Side, whole: Array) -> Array:
     """Return the histogram over the rows of a version whose ids are also in the other version."""
     same = {n for n, part in side.parts.items() if n in other.parts and other.parts[n].version == part.version}
-    changed = incremental.ordered([part for name, part in side.parts.items() if name not in same])
+    changed = incremental.by_first_id([part for name, part in side.parts.items() if name not in same])
     rest = [part for name, part in other.parts.items() if name not in same]
     overlapping = [(p, tuple(o for o in rest if o.min_id <= p.max_id and p.min_id <= o.max_id)) for p in changed]
     picked: list[Shard] = [CommonRows(counter.shard(part), others) for part, others in overlapping if others]

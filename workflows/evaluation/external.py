@@ -14,10 +14,10 @@ from infra.executors import InProcess, Progress, connect, silent
 from infra.settings import Settings
 from storage.formats import npy
 
-from ..arrays import as_codes, as_count, as_labels, as_vectors, float32, packed, shards_of
+from ..arrays import as_codes, as_count, as_labels, as_vectors, float32, packed_codes, shards_of
 from ..records import Report
 from . import health
-from .by_id import measure
+from .by_id import metrics_and_curves
 from .ground_truth import exact_neighbours
 from .judge import DISTANCES, TIES, Judge
 
@@ -124,14 +124,14 @@ def evaluate(
         if query_y is not None and y is not None and query_y.shape[1:] != y.shape[1:]:
             raise ValueError(f"query_labels: expected labels like {y.shape}, found {query_y.shape}")
     classes = np.union1d(y, query_y) if y is not None and query_y is not None and y.ndim == 1 else None
-    data = Data(shards_of(x, y, classes, packed), executor or InProcess())
+    data = Data(shards_of(x, y, classes, packed_codes), executor or InProcess())
     sample = _whole(query_x, query_y, classes) if own else data.reduce(Sample(n_queries, SEED), "sample queries")
     judge = Judge(sample, not own, None, "")
     if k is not None:
         judge = replace(judge, neighbours=_nearest(vectors, query_vectors, k, metric, judge, len(x), data.executor))
     histogram = judge.histogram_of(sample.x, n_bits, list(data.shards), data.executor)
     rankings = judge.ranked(sample.x) if ties == "by-id" else None
-    measured, curves = measure(histogram, judge.k, SEED, rankings, data.shards)
+    measured, curves = metrics_and_curves(histogram, judge.k, SEED, rankings, data.shards)
     relevant = f"the {k} nearest rows by {DISTANCES[metric]}" if k else "rows that share a label"
     origin = "given separately" if own else "sampled from the rows, own rows not ranked"
     return Report(
@@ -146,7 +146,7 @@ def evaluate(
 
 def _whole(x: Array, y: Array | None, classes: Array | None) -> Batch:
     """Return all rows as one batch."""
-    batches = [batch for shard in shards_of(x, y, classes, packed) for batch in shard]
+    batches = [batch for shard in shards_of(x, y, classes, packed_codes) for batch in shard]
     labels = None if y is None else np.concatenate([batch.y for batch in batches if batch.y is not None])
     return Batch(np.arange(len(x)), np.concatenate([batch.x for batch in batches]), labels)
 

@@ -66,7 +66,7 @@ def nearest(
     return lists.ids[:, :k], lists.distances[:, :k]
 
 
-def blocks(queries: int, size: int) -> list[slice]:
+def query_slices(queries: int, size: int) -> list[slice]:
     """Return slices of queries whose states, of `size` bytes per query, take at most 64 MiB each."""
     step = max(1, STATE_BYTES // size)
     return [slice(start, start + step) for start in range(0, queries, step)]
@@ -76,7 +76,7 @@ def exact_neighbours(
     x: Array, own_rows: Array, k: int, data: Data, metric: Metric = "euclidean", device: str | None = None
 ) -> tuple[Array, Array]:
     """Return (ids, distances) (q, k) of the rows nearest to x (q, d), computed in blocks of queries."""
-    parts = [NearestNeighbours(x[i], own_rows[i], k, metric, device) for i in blocks(len(x), ENTRY_BYTES * k)]
+    parts = [NearestNeighbours(x[i], own_rows[i], k, metric, device) for i in query_slices(len(x), ENTRY_BYTES * k)]
     ids, distances = zip(*(data.reduce(part, "exact neighbours") for part in parts), strict=True)
     return np.concatenate(ids), np.concatenate(distances)
 

@@ -34,19 +34,19 @@ def counts(count: Count, identity: str, parts: Collection[Part], earlier: Collec
         return found["counts"]
     before = npz.read_arrays(_url(warehouse, identity, earlier)) if earlier else None
     if before is None:
-        result = count(ordered(parts))
+        result = count(by_first_id(parts))
     else:
         try:
-            removed = count(ordered(set(earlier) - set(parts)))
+            removed = count(by_first_id(set(earlier) - set(parts)))
         except DAMAGE:  # a full count does not read removed parts
-            result = count(ordered(parts))
+            result = count(by_first_id(parts))
         else:
-            result = before["counts"] + count(ordered(set(parts) - set(earlier))) - removed
+            result = before["counts"] + count(by_first_id(set(parts) - set(earlier))) - removed
     npz.write_arrays(_url(warehouse, identity, parts), counts=result)
     return result
 
 
-def ordered(parts: Collection[Part]) -> tuple[Part, ...]:
+def by_first_id(parts: Collection[Part]) -> tuple[Part, ...]:
     """Return the parts in ascending order of their smallest ids."""
     return tuple(sorted(parts, key=lambda part: (part.min_id, part.shard)))
 

@@ -26,7 +26,7 @@ from ..context import Context
 from ..ingested import number_new
 from ..spec import Protocol, digest
 from . import incremental
-from .ground_truth import blocks, nearest
+from .ground_truth import nearest, query_slices
 
 TIES = {"expectation": "expectation over random order", "by-id": "in order of id"}
 DISTANCES = {
@@ -98,7 +98,7 @@ class Judge:
             return np.zeros((2 + n_grades, len(codes), n_bits + 1), np.int64)
         own, histograms = self.own_rows, []
         statistic: Statistic[Array, Array]
-        for i in blocks(len(codes), 8 * max(2, n_grades) * (n_bits + 1)):
+        for i in query_slices(len(codes), 8 * max(2, n_grades) * (n_bits + 1)):
             labels = None if y is None else pack_labels(y[i])
             if self.neighbours is not None:
                 key = i.start, i.stop

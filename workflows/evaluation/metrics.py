@@ -40,7 +40,7 @@ def metric_values(histogram: Array, neighbours: int = 0, ranked: Array | None = 
     }
 
 
-def measured(histogram: Array, seed: int, values: dict[str, Array]) -> Measured:
+def measured_metrics(histogram: Array, seed: int, values: dict[str, Array]) -> Measured:
     """Return means and intervals of the values of metrics; `rows` is the largest number of rows ranked for a query."""
     estimates = {name: estimated(found, seed) for name, found in values.items()}
     return Measured(rows=int(histogram[0].sum(-1).max()), metrics=estimates)

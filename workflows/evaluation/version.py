@@ -28,7 +28,7 @@ def measure_version(context: Context, table: CodeTable, version: Version, base: 
     function = models.load_model(context.warehouse, version.properties["model"])
     shards = list(map(counter.shard, table.parts(version.snapshot_id).values()))
     ranked = judge.ranked(judge.codes(function)) if context.spec.protocol.ties == "by-id" else None
-    measured, curves = by_id.measure(found.histogram, judge.k, seed, ranked, shards)
+    measured, curves = by_id.metrics_and_curves(found.histogram, judge.k, seed, ranked, shards)
     values, protocol, real = {}, judge.protocol, context.spec.protocol.asymmetric
     relevant = found.histogram[1].sum(axis=-1)
     if isinstance(function, Quantizer):
@@ -37,7 +37,7 @@ def measure_version(context: Context, table: CodeTable, version: Version, base: 
         values = estimates.estimated_values(judge, function, metric, relevant, whole, context.executor, real)
         protocol += f"; {estimates.ranking_of(function, metric, real)}"
     elif real:
-        values = asymmetric.metric_values(judge, function, relevant, shards, context.executor)
+        values = asymmetric.asymmetric_values(judge, function, relevant, shards, context.executor)
     measured.metrics.update({name: estimated(found, seed) for name, found in values.items()})
     return Report(
         protocol=protocol,

@@ -48,7 +48,7 @@ def call(stage: Callable[..., T], /, *args: object) -> T:
 
 def logged(stage: Callable[..., T], function: Callable[..., T], *args: object) -> T:
     """Return the result of a stage, which `function` runs; log its name, rows and seconds, record metrics and span."""
-    with telemetry.stage(NAMES[stage]), observability.stage(NAMES[stage]) as found:
+    with telemetry.recorded_stage(NAMES[stage]), observability.logged_stage(NAMES[stage]) as found:
         result = function(*args)
         found.rows = ROWS[stage](result) if stage in ROWS else 0
     return result

@@ -20,7 +20,7 @@ from .source import fingerprint
 READERS = 16  # threads that read footers; latency dominates
 
 
-def plan(parts: dict[str, Part], shards: dict[str, FeatureShard], same: bool) -> Plan:
+def plan_parts(parts: dict[str, Part], shards: dict[str, FeatureShard], same: bool) -> Plan:
     """Return the difference between the parts of a version and the shards of the source.
 
     `same` is whether this run encodes as that version was encoded; if not, unchanged shards are stale.
@@ -79,7 +79,7 @@ def run_state(context: Context) -> RunState:
         source = fingerprint(shards.values())
         head = table.version(head_of(table, branch_of(table, base, model.digest, precision, source)))
     parts = table.parts(head.snapshot_id) if table and head else {}
-    difference = plan(parts, shards, bool(head and model and same_encoding(head, model.digest, precision)))
+    difference = plan_parts(parts, shards, bool(head and model and same_encoding(head, model.digest, precision)))
     if table and head and model:
         missing = [shards[name] for name in difference.missing]
         found = sorted(reusable_parts(table, head, model.digest, precision, missing))

@@ -21,10 +21,10 @@ from storage.tables.shared_ids import check_shared_ids
 from storage.tables.table import CodeTable, create_table, future_folder
 
 from ..context import Context
-from ..encoding import encode, encoding_function
+from ..encoding import encode_part, encoding_function
 from ..records import Drift, Model, Staged
 from ..tables import drift
-from .planning import branch_of, head_of, plan, reusable_parts, same_encoding
+from .planning import branch_of, head_of, plan_parts, reusable_parts, same_encoding
 from .source import fingerprint, splits, vocabulary_of
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def stage(context: Context, model: Model, after: str = "") -> Staged:
     }  # fmt: skip
     published = table.parts(base.snapshot_id)
     same = same_encoding(base, model.digest, spec.precision)
-    behind = plan(published, shards, same)
+    behind = plan_parts(published, shards, same)
     telemetry.record("behind_shards", len(behind.missing), table=table.name)
     if same and behind.empty:
         rows = sum(part.rows for part in published.values())
@@ -63,7 +63,7 @@ def stage(context: Context, model: Model, after: str = "") -> Staged:
     table.stage(branch, table.version(after or head_of(table, branch)).snapshot_id)
     head = table.version(branch)
     present = table.parts(head.snapshot_id)
-    todo = plan(present, shards, same_encoding(head, model.digest, spec.precision))
+    todo = plan_parts(present, shards, same_encoding(head, model.digest, spec.precision))
     found = reusable_parts(table, head, model.digest, spec.precision, [shards[name] for name in todo.missing])
     found = _usable(found, executor, table.n_bits, deletions.deleted_ids(dataset.deleted)) | first
     missing = [shards[name] for name in todo.missing if name not in found]
@@ -151,7 +151,7 @@ def _is_usable(part: Part, n_bits: int, deleted: Array) -> bool:
 
 def _drift(context: Context, model: Model, fresh: list[Part], used_before: bool) -> Drift | None:
     """Return the drift of new rows from those that the model encoded first; None if either has no moments."""
-    new = drift.moments(fresh)
+    new = drift.moments_of_parts(fresh)
     first = drift.first_moments(context.warehouse, model.digest)
     if new is None:
         return None
@@ -192,7 +192,7 @@ def _encoded(context: Context, model: Model, shards: list[FeatureShard], folder:
     settings, noted = context.settings, ""
     function = encoding_function(settings, model.digest, context.spec.precision)
     executor = context.executor.with_resources(settings.encode)
-    for part, device, note in executor.map(partial(encode, function=function, folder=folder), shards, "encode"):
+    for part, device, note in executor.map(partial(encode_part, function=function, folder=folder), shards, "encode"):
         if note and not noted:
             logger.warning("%s", note)
             noted = note

@@ -47,7 +47,7 @@ def seen(context: Context, examples: Sequence[Example], parts: Iterable[Part]) -
     return Seen(names, found)
 
 
-def in_groups(examples: Iterable[Example], seen: Seen) -> dict[str, list[dict[str, Any]]]:
+def by_kind(examples: Iterable[Example], seen: Seen) -> dict[str, list[dict[str, Any]]]:
     """Return the examples for the template, by their kind."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for example in examples:

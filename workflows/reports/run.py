@@ -20,7 +20,7 @@ from ..spec import Spec, digest
 from ..tables.history import metrics_of_versions
 from . import run_charts
 from .charts import whisker
-from .examples import Seen, in_groups, seen
+from .examples import Seen, by_kind, seen
 from .lineage import base, lineage, rate
 from .pages import render
 from .svg import svg
@@ -94,7 +94,7 @@ def run_page(
         figures=run_charts.retrieval(report.curves, report.measured) + run_charts.codes(report.bits),
         training=run_charts.training(epochs, best["epoch"] if best else None),
         trained=trained(epochs),
-        examples=in_groups(around.examples, around.seen).items(),
+        examples=by_kind(around.examples, around.seen).items(),
         lineage=around.lineage.items(),
     )
 

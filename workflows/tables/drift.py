@@ -36,7 +36,7 @@ def between(first: Array, new: Array, limit: float) -> Drift:
     )
 
 
-def moments(parts: Iterable[Part]) -> Array | None:
+def moments_of_parts(parts: Iterable[Part]) -> Array | None:
     """Return the sum of the moments stored in parts; None if any part has none."""
     with ThreadPoolExecutor(READERS) as pool:
         found = list(pool.map(read_moments, [part.url for part in parts if part.rows]))

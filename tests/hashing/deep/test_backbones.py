@@ -6,7 +6,7 @@ import torch
 
 from hashing.deep.backbones import BODIES, Picture, picture_shape
 from hashing.deep.method import Deep
-from hashing.deep.networks import augmented, build, load_pretrained
+from hashing.deep.networks import augmented, build, copy_pretrained
 from hashing.deep.weights import in_order
 from hashing.families import DeepHash
 from tests.conftest import blobs
@@ -127,7 +127,7 @@ def test_pretrained_parameters_are_loaded_into_their_layers(body, state):
     given = state()
     shuffled = {name: given[name] for name in sorted(given)}  # as safetensors have them
     network = build(body, 3072, BITS)
-    load_pretrained(network.body, in_order(shuffled))
+    copy_pretrained(network.body, in_order(shuffled))
     got = [value for name, value in network.body.state_dict().items() if value.dim()]
     expected = [array for array in given.values() if array.ndim][: len(got)]
     for value, array in zip(got, expected, strict=True):
@@ -142,15 +142,15 @@ def test_pretrained_parameters_of_other_shapes_are_refused_in_one_line():
     with pytest.raises(
         ValueError, match=r"^expected shape \(192, 64, 5, 5\) for .*, found \(192, 5, 5, 5\) in features.3.weight$"
     ):
-        load_pretrained(network.body, state)
+        copy_pretrained(network.body, state)
     with pytest.raises(ValueError, match=r"^expected pretrained parameters for 14 tensors, found 2$"):
-        load_pretrained(network.body, dict(list(state.items())[:2]))
+        copy_pretrained(network.body, dict(list(state.items())[:2]))
 
 
 def test_pretrained_parameters_start_the_first_of_two_views():
     network = build("mlp", 20, BITS, views=2)
     given = {name: np.full(tuple(value.shape), 0.5, np.float32) for name, value in network.body.state_dict().items()}
-    load_pretrained(network.body, given)
+    copy_pretrained(network.body, given)
     assert {value.mean().item() for value in network.views[0].body.state_dict().values()} == {0.5}
 
 
@@ -176,7 +176,7 @@ def test_with_two_views_only_pictures_are_augmented():
 
 def test_parameters_that_match_no_layer_are_refused():
     with pytest.raises(ValueError, match=r"^network=linear has no layers that can start from pretrained parameters$"):
-        load_pretrained(build("linear", 8, 4).body, {"0.weight": np.zeros((4, 8), np.float32)})
+        copy_pretrained(build("linear", 8, 4).body, {"0.weight": np.zeros((4, 8), np.float32)})
 
 
 def test_augmented_pictures_are_mirrored_and_shifted_by_key():

@@ -127,7 +127,7 @@ def test_lfh_climbs_along_the_gradient_of_its_likelihood():
     flat = partial(np.reshape, shape=(30, 5))
     error = check_grad(
         lambda v: likelihood(flat(v), y, columns, 30.0),
-        lambda v: lfh.gradient(flat(v), y, columns, 30.0).ravel(),
+        lambda v: lfh.posterior_gradient(flat(v), y, columns, 30.0).ravel(),
         u.ravel(),
     )
     assert error < 1e-4

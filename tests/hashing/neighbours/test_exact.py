@@ -25,7 +25,7 @@ def device(request):
 def brute_force(queries, own, ids, x, k, metric="euclidean"):
     """Return ids and distances by (distance, id); pair_distances itself is tested below."""
     i, j = np.indices((len(queries), len(x))).reshape(2, -1)
-    distance = exact.pair_distances(queries, x, i, j, metric).reshape(len(queries), len(x))
+    distance = exact.vector_distances(queries, x, i, j, metric).reshape(len(queries), len(x))
     distance[own[:, None] == ids] = np.inf
     labels = np.where(np.isinf(distance), -1, ids)
     order = np.lexsort((np.broadcast_to(ids, distance.shape), distance), axis=1)[:, :k]
@@ -96,10 +96,10 @@ def test_distances_are_accurate_and_each_is_summed_alone():
     )
     close = {"euclidean": ((long - x[j]) ** 2).sum(axis=1), "cosine": 1 - product / norms, "ip": -product}
     for metric, expected in close.items():
-        together = exact.pair_distances(queries, x, i, j, metric)
+        together = exact.vector_distances(queries, x, i, j, metric)
         scale = {"euclidean": 0, "cosine": 1, "ip": norms}[metric]  # terms that cancel leave the error of the largest
         assert (np.abs(together - expected) <= 1e-14 * (np.abs(expected) + scale)).all()
-        alone = [exact.pair_distances(queries[[a]], x[[b]], first, first, metric)[0] for a, b in np.ndindex(30, 40)]
+        alone = [exact.vector_distances(queries[[a]], x[[b]], first, first, metric)[0] for a, b in np.ndindex(30, 40)]
         np.testing.assert_array_equal(together, alone)
 
 

@@ -268,24 +268,24 @@ def test_bin_files_are_read_in_blocks(tmp_path, monkeypatch, suffix):
     x = np.random.default_rng(0).integers(0, 100, (50, 6)).astype(bins.DTYPES[suffix.lower()])
     path = tmp_path / f"x{suffix}"
     path.write_bytes(np.array(x.shape, "<u4").tobytes() + x.tobytes())
-    blocks = list(datasets.read_vectors(str(path)))
+    blocks = list(datasets.read_vector_file(str(path)))
     assert len(blocks) > 1
     np.testing.assert_array_equal(np.concatenate(blocks), x)
     for content in (path.read_bytes()[:-1], path.read_bytes() + b"x", b"", bytes(8)):
         path.write_bytes(content)
-        assert f"found {len(content)} bytes" in error(datasets.read_vectors(str(path)))
+        assert f"found {len(content)} bytes" in error(datasets.read_vector_file(str(path)))
 
 
 def test_npy_files_are_read_in_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr(npy, "BLOCK_BYTES", 64)
     x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float16)
     np.save(tmp_path / "x.npy", x)
-    blocks = list(datasets.read_vectors(str(tmp_path / "x.npy")))
+    blocks = list(datasets.read_vector_file(str(tmp_path / "x.npy")))
     assert len(blocks) == 2
     np.testing.assert_array_equal(np.concatenate(blocks), x)
     np.save(tmp_path / "x.npy", x[0])
     assert "expected vectors (n, d) of numbers, found (3,) float16" in error(
-        datasets.read_vectors(str(tmp_path / "x.npy"))
+        datasets.read_vector_file(str(tmp_path / "x.npy"))
     )
 
 

@@ -126,9 +126,9 @@ def test_queries_without_hits_are_excluded_and_counted():
     histogram = np.zeros((2, 2, 3), np.int64)
     histogram[0] = [[2, 2, 0], [4, 0, 0]]
     histogram[1] = [[2, 0, 0], [0, 0, 0]]
-    assert protocols.average_precision(histogram, None) == {"map_dhn": 1.0, "queries_without_hit": 0.5}
+    assert protocols.dhn_average_precision(histogram, None) == {"map_dhn": 1.0, "queries_without_hit": 0.5}
     histogram[1] = 0
-    assert protocols.average_precision(histogram, 2)["map_dhn"] == 0
+    assert protocols.dhn_average_precision(histogram, 2)["map_dhn"] == 0
 
 
 def test_cross_validation_chooses_the_best_candidate_by_training_rows_alone(cifar, home):
@@ -171,11 +171,11 @@ def test_the_weight_and_the_learning_rate_are_tuned_by_default():
     assert protocols.tuned(MethodSpec(method="itq")) == {}
     for name in protocols.WEIGHTS:
         spec = MethodSpec(method=name, bits=8)
-        assert len(protocols.candidates(spec, protocols.tuned(spec))) in (2, 6)
+        assert len(protocols.combinations(spec, protocols.tuned(spec))) in (2, 6)
 
 
 def test_the_best_candidate_is_chosen_and_failing_ones_are_skipped():
-    specs = protocols.candidates(MethodSpec(method="dhn", bits=8), {"lr": [0.1, 0.2, 0.3], "squared": [False]})
+    specs = protocols.combinations(MethodSpec(method="dhn", bits=8), {"lr": [0.1, 0.2, 0.3], "squared": [False]})
 
     def score(spec):
         if spec.parameters["lr"] == 0.3:

@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 from rich.console import Console
 
-from infra.observability import ignore_epochs, report_epochs, stage
+from infra.observability import ignore_epochs, logged_stage, report_epochs
 from tests.workflows.cli.terminal import Terminal
 from workflows.cli import common
 
@@ -39,12 +39,12 @@ def refresh(progress):
 def test_a_stage_has_a_line_that_stays_below_the_log_lines(shown):
     def run(progress):
         progress("start", 0, 0)
-        with stage("fit") as fit:
+        with logged_stage("fit") as fit:
             progress("moments", 1, 2)
             refresh(progress)
             logging.getLogger("infra").warning("a log line [with brackets]")
             fit.rows = 5000
-        with stage("gate"):
+        with logged_stage("gate"):
             pass
 
     lines, terminal = shown(run)
@@ -60,7 +60,7 @@ def test_a_stage_has_a_line_that_stays_below_the_log_lines(shown):
 def test_epochs_are_shown_in_the_line_of_their_stage(shown):
     def run(progress):
         epochs = [{"loss": 0.5, "score": 0.25, "seconds": 1.0}, {"loss": 0.25, "score": None, "seconds": 1.0}]
-        with stage("fit"):
+        with logged_stage("fit"):
             for n in (1, 2):
                 report_epochs(progress, ignore_epochs, epochs[:n], 3)
                 refresh(progress)
@@ -73,11 +73,11 @@ def test_epochs_are_shown_in_the_line_of_their_stage(shown):
 
 def test_cells_are_counted_and_their_lines_move_above(shown):
     def run(progress):
-        with stage("benchmark"):
+        with logged_stage("benchmark"):
             for done, cell in enumerate(("mnist, itq, 8 bits, seed 0", "mnist, itq, 16 bits, seed 0")):
                 progress("cells", done, 2)
                 refresh(progress)
-                with stage(cell, stays=False):
+                with logged_stage(cell, stays=False):
                     progress("moments", 1, 4)
 
     lines, terminal = shown(run)
@@ -92,10 +92,10 @@ def test_cells_are_counted_and_their_lines_move_above(shown):
 
 def test_a_failed_stage_says_so_and_the_next_try_has_its_own_line(shown):
     def run(progress):
-        with suppress(OSError), stage("encode"):
+        with suppress(OSError), logged_stage("encode"):
             progress("encode", 1, 2)
             raise OSError("lost")
-        with stage("encode"):
+        with logged_stage("encode"):
             pass
 
     lines, _ = shown(run)

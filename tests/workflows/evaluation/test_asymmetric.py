@@ -57,7 +57,7 @@ def test_the_metrics_are_those_of_a_sort_of_all_rows(settings, source, monkeypat
 def test_the_metrics_of_no_rows_are_zero(in_process):
     rows = blobs(10, 16)
     function = METHODS["lsh"](16).fit(Data([[rows]], in_process))
-    found = asymmetric.metric_values(Judge(rows, False, None, ""), function, np.zeros(10, int), [], in_process)
+    found = asymmetric.asymmetric_values(Judge(rows, False, None, ""), function, np.zeros(10, int), [], in_process)
     assert [values.tolist() for values in found.values()] == [[0.0] * 10] * 2
 
 

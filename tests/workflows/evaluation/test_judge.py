@@ -49,7 +49,7 @@ def test_neighbours_do_not_depend_on_the_block_size_of_queries(rows, monkeypatch
 
 
 def test_states_of_the_largest_ground_truth_are_under_64_mib():
-    first, *_, last = parts = ground_truth.blocks(10_000, 16 * 10_000)
+    first, *_, last = parts = ground_truth.query_slices(10_000, 16 * 10_000)
     assert (len(parts), first.start, last.stop >= 10_000) == (24, 0, True)
     state = NearestNeighbours(np.zeros((first.stop, 1)), np.arange(first.stop), 10_000).zero()
     assert sum(part.nbytes for part in state) <= 1 << 26

@@ -32,16 +32,16 @@ def shards(**versions):
 
 def test_the_plan_is_a_difference():
     have, want = parts(a="1", b="1", c="1"), shards(b="1", c="2", d="1")
-    plan = planning.plan(have, want, same=True)
+    plan = planning.plan_parts(have, want, same=True)
     assert plan.model_dump() == {
         "added": ("d",), "changed": ("c",), "stale": (), "removed": ("a",), "kept": ("b",),
         "found": (),
     }  # fmt: skip
     assert (plan.missing, plan.empty) == (["c", "d"], False)
-    assert planning.plan(have, want, same=False).stale == ("b",)
-    assert planning.plan(have, want, same=False).missing == ["b", "c", "d"]
-    assert planning.plan(parts(a="1"), shards(a="1"), same=True).empty
-    assert not planning.plan(parts(a="1"), shards(), same=True).empty
+    assert planning.plan_parts(have, want, same=False).stale == ("b",)
+    assert planning.plan_parts(have, want, same=False).missing == ["b", "c", "d"]
+    assert planning.plan_parts(parts(a="1"), shards(a="1"), same=True).empty
+    assert not planning.plan_parts(parts(a="1"), shards(), same=True).empty
 
 
 def everything(folder):

@@ -46,7 +46,7 @@ def run():
         table="t__itq16", branch="staged-0", base="v3", base_snapshot=1, model=model, source="s", rows=12345,
         encoded=45, removed=2, seconds=3.0, drift=moved,
     )  # fmt: skip
-    found = metrics.measured(histogram, 0, metrics.metric_values(histogram))
+    found = metrics.measured_metrics(histogram, 0, metrics.metric_values(histogram))
     comparison = records.Comparison(
         version="v3",
         rows=99,

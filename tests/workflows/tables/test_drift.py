@@ -59,9 +59,9 @@ def test_moments_of_the_parts_add_up_to_those_of_all_rows(settings, mine):
     expected = np.stack([np.full(16, 800), (u >= 0).sum(0), u.sum(0, np.float64), (u.astype(np.float64) ** 2).sum(0)])
     table = table_of(settings)
     parts = table.parts(table.version().snapshot_id).values()
-    np.testing.assert_allclose(drift.moments(parts), expected, rtol=1e-12, atol=1e-9)
+    np.testing.assert_allclose(drift.moments_of_parts(parts), expected, rtol=1e-12, atol=1e-9)
     stored = drift.first_moments(settings.warehouse_url, staged.model.digest)
-    np.testing.assert_array_equal(stored, drift.moments(parts))
+    np.testing.assert_array_equal(stored, drift.moments_of_parts(parts))
 
 
 def test_new_rows_of_the_same_distribution_keep_the_model(settings, mine, source):

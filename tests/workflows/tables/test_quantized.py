@@ -11,7 +11,7 @@ import pytest
 import hashkiln as public
 from hashing.bits import pack
 from hashing.mapreduce import Batch
-from hashing.neighbours.exact import pair_distances
+from hashing.neighbours.exact import vector_distances
 from hashing.quantizers.rabitq import RaBitQHash
 from infra.executors import InProcess
 from storage import models
@@ -87,7 +87,7 @@ def test_search_ranks_by_the_estimates(published, queries):
 def test_search_reranks_the_candidates_of_the_estimates(published, queries):
     ids, x = published
     distances, found = public.open(TABLE).search(queries, k=5, rerank=40)
-    pairs = pair_distances(queries, x, np.repeat(np.arange(12), len(x)), np.tile(np.arange(len(x)), 12))
+    pairs = vector_distances(queries, x, np.repeat(np.arange(12), len(x)), np.tile(np.arange(len(x)), 12))
     exact = nearest(pairs.reshape(12, -1), ids, 5)
     assert (found == exact[1]).mean() > 0.95
     np.testing.assert_allclose(distances, exact[0], rtol=0.05)
