@@ -27,7 +27,7 @@ from hashing.names import hint, plain_name
 from storage.files import filesystem
 
 from .evaluation.registry import ESTIMATOR, METRICS, find
-from .evaluation.rules import Kind, Rule
+from .evaluation.rules import Rule, RuleKind
 
 Number = bool | int | float | str
 
@@ -211,10 +211,10 @@ class Protocol(Value):
         return relevance, self.neighbours if relevance == "neighbours" else 0
 
 
-KINDS: dict[str, Kind] = {"floors": "floor", "ceilings": "ceiling", "max_loss": "loss"}
+KINDS: dict[str, RuleKind] = {"floors": "floor", "ceilings": "ceiling", "max_loss": "loss"}
 
 
-def _rules(kind: Kind, bounds: dict[str, float]) -> list[Rule]:
+def _rules(kind: RuleKind, bounds: dict[str, float]) -> list[Rule]:
     return [Rule(kind, name, bound) for name, bound in bounds.items()]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..files.download import Progress, download, file_digest, recorded_checksum
 from .catalogue import NamedDataset, PublishedFile
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 SAMPLE = Path(__file__).parent.parent / "sample"
 
@@ -74,12 +74,12 @@ def _fetch(file: PublishedFile, home: Path, mirror: str | None, progress: Progre
     urls = (f"{mirror.rstrip('/')}/{file.name}",) if mirror else file.urls
     for url in urls:
         try:
-            log.info("downloading %s to %s", url, home)
+            logger.info("downloading %s to %s", url, home)
             return download(url, home / file.name, file.size, file.checksum, progress)
         except (OSError, ValueError) as error:
             if url == urls[-1]:
                 raise
-            log.warning("%s; trying the next mirror", error)
+            logger.warning("%s; trying the next mirror", error)
 
 
 def provenance(dataset: NamedDataset, files: Mapping[str, Path]) -> dict[Path, str]:

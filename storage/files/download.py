@@ -19,7 +19,7 @@ from ftplib import FTP, error_perm, error_reply, error_temp
 from pathlib import Path
 from typing import IO, NamedTuple
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int | None], None]  # bytes received, bytes in total (None if the server does not say)
 
@@ -128,7 +128,7 @@ def _publish(url: str, part: Path, target: Path, size: int | None, checksum: str
         )
     if expected is None:
         _with_suffix(target, ".sha256").write_text(f"{actual.split(':')[1]}  {target.name}\n")
-        log.info("%s: unverified, as no checksum is published; recorded %s", target, actual)
+        logger.info("%s: unverified, as no checksum is published; recorded %s", target, actual)
     os.replace(part, target)
     _with_suffix(target, ".part.version").unlink(missing_ok=True)
 
@@ -148,7 +148,7 @@ def _transfer_with_retries(
             final = isinstance(error, urllib.error.HTTPError) and error.code not in RETRIED_STATUS
             if final or failures > len(waits):
                 raise OSError(f"cannot download {url}: {_reason(error, url)}") from None
-            log.info("%s: %s; retrying", url, _reason(error, url))
+            logger.info("%s: %s; retrying", url, _reason(error, url))
             time.sleep(waits[max(0, failures - 1)] if waits else 0)
         except error_perm as error:
             raise OSError(f"cannot download {url}: {error}") from None

@@ -14,7 +14,7 @@ from hashing.neighbours.candidates import query_blocks
 
 from .judge import Judge
 
-STATE_BYTES = 32  # of each relevant row of a query in by_score.histogram, at most
+RELEVANT_BYTES = 32  # of each relevant row of a query in by_score.histogram, at most
 
 
 def asymmetric_values(
@@ -29,7 +29,7 @@ def asymmetric_values(
     weights = {"map_asymmetric": u, "map_asymmetric_sigmoid": np.tanh(u.astype(np.float64) / 2)}
     values = {name: np.zeros(len(u)) for name in weights}
     for name, w in weights.items():
-        for i in query_blocks(relevant, STATE_BYTES) if shards else ():
+        for i in query_blocks(relevant, RELEVANT_BYTES) if shards else ():
             ranking = judge.by_score(by_score.InnerProducts(w[i]), i)
             values[name][i] = average_precision(by_score.histogram(ranking, data))
     return values

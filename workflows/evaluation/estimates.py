@@ -12,7 +12,7 @@ from hashing.neighbours.candidates import query_blocks
 from hashing.neighbours.exact import Metric
 from hashing.quantizers.contract import Quantizer
 
-from .asymmetric import STATE_BYTES
+from .asymmetric import RELEVANT_BYTES
 from .judge import Judge
 from .metrics import metric_values
 from .registry import ESTIMATED, ESTIMATOR, RANKING
@@ -37,7 +37,7 @@ def estimated_values(
     if relevant.max(initial=0) > MOST:
         return {}
     found: dict[str, list[Array]] = {}
-    for i in query_blocks(relevant, STATE_BYTES):
+    for i in query_blocks(relevant, RELEVANT_BYTES):
         estimator = function.estimator(judge.queries.x[i], metric, real)
         histogram = by_score.histogram(judge.by_score(estimator, i), Data(shards, executor))
         for name, values in metric_values(histogram, judge.k).items():

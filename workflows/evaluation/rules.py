@@ -8,7 +8,7 @@ from typing import Literal
 
 from .registry import METRICS, Metric, find
 
-Kind = Literal["floor", "ceiling", "loss"]
+RuleKind = Literal["floor", "ceiling", "loss"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Rule:
     (False, 'map 0.2000 is below its floor of 0.2500')
     """
 
-    kind: Kind
+    kind: RuleKind
     name: str
     bound: float
 
