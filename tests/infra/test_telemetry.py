@@ -6,11 +6,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter, namedtuple
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,6 +19,7 @@ import yaml
 
 from infra import telemetry
 from tests.conftest import free_ports
+from tests.loopback import receiving
 from tests.prefect_server import until
 
 ROOT = Path(__file__).parents[2]
@@ -92,24 +91,13 @@ def receiver():
 
     received = Spans()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            assert self.headers.get("Content-Encoding") is None
-            for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-                received.extend(span for scope in resource.scope_spans for span in scope.spans)
-            self.send_response(200)
-            self.end_headers()
+    def handle(headers, body):
+        assert headers.get("Content-Encoding") is None
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            received.extend(span for scope in resource.scope_spans for span in scope.spans)
 
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    received.url = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever).start()
-    yield received
-    server.shutdown()
-    server.server_close()
+    with receiving(handle) as received.url:
+        yield received
 
 
 def test_each_stage_and_each_group_of_shards_is_a_span(receiver, tmp_path):

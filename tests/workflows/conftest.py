@@ -3,8 +3,6 @@
 import json
 import os
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from unittest import mock
 
 import numpy as np
@@ -19,6 +17,7 @@ from infra.settings import Settings
 from storage import models
 from storage.features.rows import Columns
 from tests.conftest import blobs
+from tests.loopback import receiving
 from workflows import datasets
 from workflows.cli import main
 from workflows.context import Context, open_table
@@ -58,22 +57,9 @@ def messages():
         url = ""
 
     received = Messages()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    received.url = f"http://127.0.0.1:{server.server_port}/token-in-the-url"
-    threading.Thread(target=server.serve_forever).start()
-    yield received
-    server.shutdown()
-    server.server_close()
+    with receiving(lambda headers, body: received.append(json.loads(body)), 204) as url:
+        received.url = f"{url}/token-in-the-url"
+        yield received
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from hashing.mapreduce import Batch
 from hashing.neighbours import candidates
 from infra import executors
 from infra.executors import InProcess
-from infra.settings import Settings
 from storage import models
 from storage.features.rows import Columns
 from tests.conftest import blobs
@@ -54,13 +53,6 @@ def publish(settings, seed=0, bits=BITS):
     report = gate.evaluate_staged(Context.of(spec, settings, InProcess()), staged)
     verdict = gate.gate(Context.of(spec, settings, InProcess()), staged, report).model_copy(update={"passed": True})
     return publishing.publish(Context.of(spec, settings, InProcess()), staged, report, verdict, "page")
-
-
-@pytest.fixture
-def settings(tmp_path, monkeypatch):
-    monkeypatch.setenv("HASHKILN_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("HASHKILN_EXECUTOR", "inprocess")
-    return Settings()
 
 
 @pytest.fixture
