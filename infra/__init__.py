@@ -1,1 +1,1 @@
-"""Executors, training workers, progress and settings."""
+"""Where it runs: executors (in process, Ray), training workers, settings, progress, metrics and traces."""

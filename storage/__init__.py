@@ -1,1 +1,1 @@
-"""What is stored, on local disks and in stores such as S3: files, feature datasets, code tables and models."""
+"""Bytes at rest: the paths of the warehouse, models, encoders, query sets, search results, and unreferenced files."""

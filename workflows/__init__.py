@@ -1,1 +1,4 @@
-"""What runs: stages, flows, command line, report."""
+"""What runs: specifications, checks before a run, records that stages exchange, and tasks of one file.
+
+These are datasets, embedding, search, export, plan and doctor.
+"""

@@ -6,6 +6,5 @@
 - `kernels`, `simd`: the loops of `scan`, compiled by Numba.
 - `cuda`, `triton_kernels`: the functions of `scan` on CUDA tensors, and their loops in Triton.
 - `tensors`: the functions of `scan` on other torch tensors, and on CUDA tensors if Triton is not installed.
-- `multi_index`, `multi_index_kernels`: the same results from an index, for queries with near neighbours.
 - `checks`: the argument checks they share.
 """

@@ -1,1 +1,1 @@
-"""Quantizers: hash functions that store correctives with the bits of each row, to estimate distances."""
+"""Families of hash functions whose rows have correctives beside the code, and the distances estimated from them."""

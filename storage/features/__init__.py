@@ -1,1 +1,1 @@
-"""Feature datasets: shards of (id, vector | image | text, labels), their columns, keys, splits and deletions."""
+"""The rows of a dataset: shards, columns, keys, labels, splits, bundles, deletions, subsets, images and texts."""

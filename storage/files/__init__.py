@@ -1,1 +1,1 @@
-"""Files by URL: local and in stores, Parquet, .npz and downloads. A file appears whole or not at all."""
+"""Files by URL, local or in a store, which appear whole or not at all: Parquet, .npz, downloads, errors of stores."""

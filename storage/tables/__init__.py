@@ -1,1 +1,1 @@
-"""Code tables: parts in Parquet, versions in Iceberg, their log, integrity checks and garbage collection."""
+"""Code tables: parts in Parquet, versions in Iceberg, commits, log, integrity checks, garbage collection."""

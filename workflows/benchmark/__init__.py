@@ -1,1 +1,1 @@
-"""Benchmarks over grids of datasets, methods, bits and seeds, compared with published figures."""
+"""Benchmarks over grids of datasets, methods, bits and seeds, and the published figures that they are compared with."""

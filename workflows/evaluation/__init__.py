@@ -1,1 +1,1 @@
-"""Evaluation of table versions: queries, ground truth, histograms, metrics, comparison, code health."""
+"""Evaluation of versions and of external codes: queries, ground truth, cached counts, metrics, comparison."""

@@ -1,1 +1,1 @@
-"""The pipeline that publishes a version: fit, plan, stage, gate, publish."""
+"""The pipeline that publishes a version: fitting, planning, staging, gate, publishing."""

@@ -1,1 +1,1 @@
-"""The life of code tables: history, verification, garbage collection, deletion, drift."""
+"""The life of code tables after publication: history, verification, garbage collection, deletion, drift."""
