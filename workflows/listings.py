@@ -43,7 +43,7 @@ def _method(name: str, cls: type[Method]) -> dict[str, Any]:
         "year": years[0] if years else "",
         "what it does": text.split("\n")[0],
         "learns from": "labels" if cls.supervised else "vectors",
-        "hyper-parameters": ", ".join(f"{f.name}={f.default}" for f in fields(cls)[1:]),  # type: ignore[arg-type]
+        "hyper-parameters": ", ".join(f"{f.name}={f.default}" for f in fields(cls)[1:]),
         "reference": reference,
     }
 

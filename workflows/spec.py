@@ -107,7 +107,7 @@ class MethodSpec(Value):
     def build(self) -> Method:
         """Return the method. Raises ValueError for an unknown name or an invalid hyper-parameter."""
         cls = method(self.method)
-        known = {field.name: field.default for field in fields(cls)}  # type: ignore[arg-type]
+        known = {field.name: field.default for field in fields(cls)}
         own = {name for name in known if name not in ("n_bits", "seed")}
         if unknown := sorted(self.parameters.keys() - own):
             meant = hint(unknown[0], sorted(own), "they are")
@@ -125,7 +125,7 @@ class MethodSpec(Value):
     def hyperparameters(self) -> dict[str, Any]:
         """All hyper-parameters of the method with their values, except the number of bits and the seed."""
         built = self.build()
-        names = (field.name for field in fields(built))  # type: ignore[arg-type]
+        names = (field.name for field in fields(built))
         return {name: getattr(built, name) for name in names if name not in ("n_bits", "seed")}
 
     @property
@@ -143,7 +143,7 @@ class MethodSpec(Value):
         {'method': 'itq', 'n_bits': 64, 'defaults_version': 1, 'n_iter': 100}
         """
         cls = catalogue().get(self.method)  # a stored method may have been removed
-        defaults = {field.name: field.default for field in fields(cls)} if cls else {}  # type: ignore[arg-type]
+        defaults = {field.name: field.default for field in fields(cls)} if cls else {}
         given: dict[str, Any] = dict(self.parameters)
         if "seed" in defaults:
             given["seed"] = self.seed

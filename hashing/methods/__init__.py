@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from dataclasses import fields
+from dataclasses import Field, fields
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -54,6 +54,7 @@ class Method(Protocol):
            [ True, False]])
     """
 
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
     supervised: ClassVar[bool] = False
     defaults_version: ClassVar[int] = 1
     n_bits: int
@@ -188,7 +189,7 @@ def check_hyperparameters(method: Method) -> None:
     ValueError
         If a value is out of range.
     """
-    for field in fields(method)[1:]:  # type: ignore[arg-type]  # the protocol cannot say that it is a dataclass
+    for field in fields(method)[1:]:
         value, bounds = getattr(method, field.name), field.metadata
         if isinstance(value, bool | str):
             continue

@@ -80,7 +80,7 @@ class Grid(Value):
     def specs(self) -> Iterator[MethodSpec]:
         """Yield methods with their bits and seeds; deterministic methods get one seed."""
         for name in self.methods:
-            random = any(field.name == "seed" for field in fields(method(name)))  # type: ignore[arg-type]
+            random = any(field.name == "seed" for field in fields(method(name)))
             for bits in self.bits:
                 for seed in self.seeds if random else self.seeds[:1]:
                     spec = MethodSpec(method=name, bits=bits, seed=seed, parameters=self.parameters.get(name, {}))
