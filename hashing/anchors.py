@@ -9,7 +9,7 @@ from .blas import one_blas_thread
 from .mapreduce import Array, Batch, Data, Sum
 from .namespaces import namespace
 from .solvers import top_eigenvectors
-from .statistics import Sample
+from .statistics import Sample, n_rows
 
 
 def squared_centre_distances(x: Array, centres: Array) -> Array:
@@ -159,7 +159,7 @@ def anchor_graph(data: Data, n_anchors: int, n_nearest: int, n_iter: int, seed: 
     for n_nearest anchors, or if the rows do not differ.
     Source: Liu, Wang, Kumar & Chang, Hashing with graphs, ICML 2011, section 3.
     """
-    n = int(data.reduce(Sum(_count), "count")[0])
+    n = n_rows(data)
     n_anchors = min(n_anchors, n // 10)
     if n_anchors < n_nearest:
         raise ValueError(f"expected at least n_nearest = {n_nearest} anchors, one for 10 rows, found {n_anchors}")
@@ -172,10 +172,6 @@ def anchor_graph(data: Data, n_anchors: int, n_nearest: int, n_iter: int, seed: 
     mass, gram = data.reduce(Sum(graph), "anchor graph")
     used = mass > 0
     return AnchorGraph(anchors[used], sigma, mass[used], gram[np.ix_(used, used)])
-
-
-def _count(batch: Batch) -> tuple[int]:
-    return (len(batch.ids),)
 
 
 def _reach(batch: Batch, anchors: Array, n_nearest: int) -> tuple[float]:

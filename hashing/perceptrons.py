@@ -14,7 +14,7 @@ from .blas import one_blas_thread
 from .families import ACTIVATIONS, NetworkHash
 from .mapreduce import Array, Batch, Data, Sum
 from .solvers import ROWS, lbfgs, principal_directions, quantizing_rotation, ridge, top_eigenvectors
-from .statistics import Range, moments, one_hot
+from .statistics import Range, moments, one_hot, with_ones
 
 SLOPES: dict[str, Callable[[Array], Array]] = {  # the derivative of each activation, as a function of its value
     "sigmoid": lambda a: a * (1 - a),
@@ -303,15 +303,6 @@ def _activate(rows: CodedRows, network: Network) -> CodedRows:
 def _code_moments(rows: CodedRows, network: Network) -> tuple[Array, Array]:
     h = with_ones(network.forward(rows.x)[-1])
     return h.T @ h, h.T @ rows.codes
-
-
-def with_ones(x: Array) -> Array:
-    """Return [x 1] (n, d + 1) float64 for x (n, d).
-
-    >>> with_ones(np.array([[2, 3]]))
-    array([[2., 3., 1.]])
-    """
-    return np.hstack([x.astype(np.float64), np.ones((len(x), 1))])
 
 
 def reconstruction_moments(rows: CodedRows) -> tuple[Array, Array]:

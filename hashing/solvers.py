@@ -8,7 +8,7 @@ import numpy as np
 
 from .bits import sgn
 from .blas import one_blas_thread
-from .mapreduce import Array, Data, Sum, Vectors
+from .mapreduce import Array, Batch, Data, Sum, Vectors
 
 ROWS = 2048  # per block; blocks of this size stay in the CPU cache
 
@@ -65,6 +65,15 @@ def random_directions(d: int, k: int, rng: np.random.Generator) -> Array:
         q, r = np.linalg.qr(rng.standard_normal((d, k)))
     directions: Array = q * np.sign(np.diag(r))
     return directions
+
+
+def projected_rows(data: Data, mean: Array, directions: Array) -> Data:
+    """Return the centred rows on some directions (d, k), (n, k) float32, stored with their shards, without labels."""
+    return data.map_rows(partial(_projected, mean=mean, directions=directions), "projected rows")
+
+
+def _projected(batch: Batch, mean: Array, directions: Array) -> Batch:
+    return Batch(batch.ids, ((batch.x - mean) @ directions).astype(np.float32))
 
 
 def quantizing_rotation(projected: Data[Vectors], n_bits: int, n_iter: int, seed: int | None) -> Array:

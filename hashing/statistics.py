@@ -53,6 +53,24 @@ def mean_of(data: Data[Vectors]) -> Array:
     return mean
 
 
+def n_rows(data: Data[Vectors]) -> int:
+    """Return the number of rows."""
+    return int(data.reduce(Sum(_n), "count")[0])
+
+
+def _n(batch: Vectors) -> tuple[int]:
+    return (len(batch.x),)
+
+
+def with_ones(x: Array) -> Array:
+    """Return [x 1] (n, d + 1) float64 for x (n, d).
+
+    >>> with_ones(np.array([[2, 3]]))
+    array([[2., 3., 1.]])
+    """
+    return np.hstack([x.astype(np.float64), np.ones((len(x), 1))])
+
+
 def _total(batch: Vectors) -> tuple[int, Array]:
     return len(batch.x), batch.x.sum(axis=0, dtype=np.float64)
 

@@ -8,9 +8,9 @@ import numpy as np
 from ..bits import sgn
 from ..families import LinearHash
 from ..mapreduce import Array, Data, Sum
-from ..perceptrons import CodedRows, principal_rows, reconstruction_moments, with_itq_codes, with_ones
+from ..perceptrons import CodedRows, principal_rows, reconstruction_moments, with_itq_codes
 from ..solvers import best_codes, bits_within_dim, discrete_descent, lbfgs, ridge
-from ..statistics import moments
+from ..statistics import moments, with_ones
 from . import register
 
 

@@ -10,7 +10,7 @@ from ..anchors import anchor_width, rbf
 from ..blas import one_blas_thread
 from ..families import KernelHash
 from ..mapreduce import Array, Batch, Data, Sum
-from ..statistics import Sample, one_hot
+from ..statistics import Sample, one_hot, with_ones
 from . import register
 
 
@@ -37,7 +37,7 @@ def label_codes(n_classes: int, n_bits: int, seed: int) -> Array:
 
 def _normal_equations(batch: Batch, anchors: Array, gamma: float) -> tuple[Array, Array]:
     """Return phi'phi (m + 1, m + 1) and phi'Y (m + 1, c), where phi is the kernel features and a 1."""
-    phi = np.pad(rbf(batch.x.astype(np.float64), anchors, gamma), ((0, 0), (0, 1)), constant_values=1)
+    phi = with_ones(rbf(batch.x.astype(np.float64), anchors, gamma))
     return phi.T @ phi, phi.T @ one_hot(batch)
 
 

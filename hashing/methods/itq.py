@@ -1,20 +1,12 @@
 """Iterative quantization."""
 
 from dataclasses import dataclass
-from functools import partial
-
-import numpy as np
 
 from ..families import LinearHash
-from ..mapreduce import Array, Batch, Data
-from ..solvers import bits_within_dim, quantizing_rotation, top_eigenvectors
+from ..mapreduce import Data
+from ..solvers import bits_within_dim, projected_rows, quantizing_rotation, top_eigenvectors
 from ..statistics import moments
 from . import register
-
-
-def _project(batch: Batch, mean: Array, basis: Array) -> Batch:
-    """Return V (n, n_bits), the centred rows projected on the principal directions."""
-    return Batch(batch.ids, ((batch.x - mean) @ basis).astype(np.float32))
 
 
 @register
@@ -39,7 +31,7 @@ class ITQ:
     def fit(self, data: Data) -> LinearHash:
         _, mean, cov = moments(data)
         basis = top_eigenvectors(cov, self.n_bits)  # (d, n_bits)
-        projected = data.map_rows(partial(_project, mean=mean, basis=basis), "projected rows")
+        projected = projected_rows(data, mean, basis)
         rotation = quantizing_rotation(projected, self.n_bits, self.n_iter, self.seed)
         weight = basis @ rotation
         return LinearHash(weight, mean @ weight)

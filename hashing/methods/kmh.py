@@ -11,7 +11,7 @@ from ..anchors import squared_centre_distances
 from ..blas import one_blas_thread
 from ..families import ProductHash
 from ..mapreduce import Array, Batch, Data, Sum
-from ..solvers import ROWS, balanced_partition, bits_within_dim, top_eigenvectors
+from ..solvers import ROWS, balanced_partition, bits_within_dim, projected_rows, top_eigenvectors
 from ..statistics import moments
 from . import register
 
@@ -54,7 +54,7 @@ class KMH:
         if (width := parts.shape[1]) < b:
             raise ValueError(f"expected n_bits <= the directions in which rows vary, found {width} for {b} bits")
         rotation = basis[:, parts.ravel()]
-        projected = data.map_rows(partial(_project, mean=mean, rotation=rotation), "projected rows")
+        projected = projected_rows(data, mean, rotation)
         spread = projected.reduce(Sum(_spread), "scale")[0].reshape(-1, width)
         scale = spread[:, :b].mean(axis=1)[:, None, None] / n
         bits = np.arange(2**b)[:, None] >> np.arange(b) & 1  # (2^b, b)
@@ -67,10 +67,6 @@ class KMH:
             )
             centres = np.stack(list(map(step, centres, counts, sums, targets)))
         return ProductHash(mean, rotation, centres)
-
-
-def _project(batch: Batch, mean: Array, rotation: Array) -> Batch:
-    return Batch(batch.ids, ((batch.x - mean) @ rotation).astype(np.float32))
 
 
 def _spread(batch: Batch) -> tuple[Array]:

@@ -12,7 +12,7 @@ from ..blas import one_blas_thread
 from ..families import KernelHash
 from ..mapreduce import Array, Batch, Data, Sum
 from ..solvers import ROWS, lbfgs, top_eigenvectors
-from ..statistics import Sample, moments, one_hot
+from ..statistics import Sample, moments, one_hot, with_ones
 from . import register
 
 
@@ -29,7 +29,7 @@ def _kernel_sums(batch: Batch, anchors: Array, gamma: float) -> tuple[int, Array
 
 
 def _features(batch: Batch, anchors: Array, gamma: float, mean: Array, white: Array) -> KernelRows:
-    z = np.pad(one_hot(batch), ((0, 0), (0, 1)), constant_values=1)
+    z = with_ones(one_hot(batch))
     phi = (rbf(batch.x.astype(np.float64), anchors, gamma) - mean) @ white
     return KernelRows(phi.astype(np.float32), z.astype(np.float32))
 

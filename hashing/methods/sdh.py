@@ -11,7 +11,7 @@ from ..blas import one_blas_thread
 from ..families import KernelHash
 from ..mapreduce import Array, Batch, Data, Sum
 from ..solvers import discrete_descent
-from ..statistics import Sample, keyed_signs, one_hot
+from ..statistics import Sample, keyed_signs, one_hot, with_ones
 from . import register
 
 
@@ -24,7 +24,7 @@ class AnchoredRows(NamedTuple):
 
 
 def _rows(batch: Batch, anchors: Array, gamma: float, n_bits: int, seed: int) -> AnchoredRows:
-    phi = np.pad(rbf(batch.x.astype(np.float64), anchors, gamma), ((0, 0), (0, 1)), constant_values=1)
+    phi = with_ones(rbf(batch.x.astype(np.float64), anchors, gamma))
     return AnchoredRows(phi.astype(np.float32), one_hot(batch), keyed_signs(batch.ids, n_bits, seed))
 
 

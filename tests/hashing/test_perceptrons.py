@@ -16,6 +16,7 @@ from hashing.methods.supervised_dh import SupervisedDH, class_loss
 from hashing.methods.uh_bdnn import UHBDNN
 from hashing.perceptrons import CodedRows, Network, binary_loss, decay, orthogonality, outputs, spread_loss
 from hashing.solvers import best_codes, discrete_descent, lbfgs, ridge
+from hashing.statistics import with_ones
 from tests.conftest import blobs, cut
 
 RNG = np.random.default_rng(0)
@@ -132,7 +133,7 @@ def test_lbfgs_solves_a_quadratic():
 
 def test_ridge_is_least_squares_with_a_free_bias():
     a, target = RNG.standard_normal((50, 4)), RNG.standard_normal((50, 3))
-    ones = perceptrons.with_ones(a)
+    ones = with_ones(a)
     weight, bias = ridge(ones.T @ ones, ones.T @ target, 0.1)
     stacked = np.vstack([ones, np.sqrt(0.1 * 50) * np.eye(4, 5)])
     expected = np.linalg.lstsq(stacked, np.vstack([target, np.zeros((4, 3))]), rcond=None)[0]
@@ -158,7 +159,7 @@ def test_the_codes_of_the_autoencoder_are_the_best_for_few_bits_and_never_worse_
         x, b = RNG.standard_normal((30, 9)), RNG.choice([-1.0, 1.0], (30, n_bits))
         encoder, decoder = RNG.standard_normal((10, n_bits)), RNG.standard_normal((n_bits, 9))
         bias, mu = RNG.standard_normal(9), 2.0
-        h = ba.sgn(perceptrons.with_ones(x) @ encoder)
+        h = ba.sgn(with_ones(x) @ encoder)
 
         def cost(z):
             return ((x - bias - z @ decoder) ** 2).sum(axis=-1) + mu / 4 * ((z - h) ** 2).sum(axis=-1)  # noqa: B023 (called here)
@@ -213,7 +214,7 @@ def test_no_step_of_the_autoencoder_raises_its_objective_at_one_mu(n_bits, in_pr
     rows, mu = fit_parts(in_process, n_bits), 0.5
     x = stacked(rows, "x")
     encoder = np.random.default_rng(0).standard_normal((x.shape[1] + 1, n_bits))
-    h = ba.sgn(perceptrons.with_ones(x) @ encoder)
+    h = ba.sgn(with_ones(x) @ encoder)
     path = []
     for _ in range(4):
         decoder, bias = ridge(*rows.reduce(Sum(perceptrons.reconstruction_moments)), 0.0)

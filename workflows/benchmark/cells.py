@@ -16,10 +16,11 @@ from hashing.bits import pack
 from hashing.evaluation.intervals import bootstrap_interval
 from hashing.evaluation.metrics import average_precision
 from hashing.functions import HashFunction
-from hashing.mapreduce import Batch, Data, Executor, Shard, Sum
+from hashing.mapreduce import Batch, Data, Executor, Shard
 from hashing.methods import method
 from hashing.quantizers.contract import Quantizer
 from hashing.source import source
+from hashing.statistics import n_rows
 from infra.settings import Settings
 from storage import warehouse
 from storage.features.dataset import Dataset
@@ -129,7 +130,7 @@ class Bench:
         codes = Data(base, self.executor).map_rows(partial(_encode, function=function), "encode")
         health = code_health(codes, spec.bits)  # map_rows is lazy: this encodes all rows
         encoded = time.monotonic()
-        rows = int(codes.reduce(Sum(_size))[0])
+        rows = n_rows(codes)
         histogram = judge.histogram(function, list(codes.shards), self.executor)
         found = metric_values(histogram, judge.k)
         relevant, real = histogram[1].sum(axis=-1), self.grid.asymmetric
@@ -180,7 +181,3 @@ def _encode(batch: Batch, function: HashFunction) -> Batch:
 
 def _quantize(batch: Batch, function: Quantizer) -> Batch:
     return batch._replace(x=function.encode_rows(batch.x))
-
-
-def _size(batch: Batch) -> tuple[int]:
-    return (len(batch.ids),)
