@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from . import complete
-from .common import From, Pretrained, assigned, assignment, checked, console, known_dataset, progress
+from .common import assigned, assignment, checked, console, known_dataset, progress
+from .options import From, Pretrained
 
 if TYPE_CHECKING:
     from ..benchmark.grid import Grid, GridOutcome

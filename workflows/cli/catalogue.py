@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from . import complete
-from .common import FAILED, AsJson, From, console, known_dataset, progress, show
+from .common import FAILED, console, known_dataset, progress, show
+from .options import AsJson, From, MetricName
 
 if TYPE_CHECKING:
     from storage.features.contract import SplitSummary
 
 app = typer.Typer()
-# As storage.formats and workflows.datasets define them, which import numpy: too slow for --help.
+# As storage and workflows.datasets define them, which import numpy: too slow for --help.
 VectorDtype = Literal["float16", "float32", "float64", "int8", "int16", "int32", "uint8"]
 LabelsAs = Literal["values", "multi-hot"]
-MetricName = Literal["euclidean", "cosine", "ip", "hamming"]
 
 
 @app.command()

@@ -8,7 +8,8 @@ import sys
 
 import typer
 
-from .common import AsJson, console, progress, show
+from .common import console, progress, show
+from .options import AsJson
 
 app = typer.Typer()
 

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from .common import AsJson, Specify, console, run_specification, show, takes
+from .common import console, show
+from .options import AsJson, Specify, run_specification, takes
 
 app = typer.Typer()
 

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from .catalogue import MetricName
-from .common import AsJson, BadRows, DatasetName, known_dataset, progress, show
+from .common import known_dataset, progress, show
+from .options import AsJson, BadRows, DatasetName, MetricName
 
 app = typer.Typer()
 

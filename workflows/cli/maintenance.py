@@ -11,7 +11,8 @@ import typer
 from rich.markup import escape
 
 from . import complete
-from .common import FAILED, AsJson, TableName, VersionName, console, errors, known_dataset, progress, show
+from .common import FAILED, console, errors, known_dataset, progress, show
+from .options import AsJson, TableName, VersionName
 
 if TYPE_CHECKING:
     from ..tables.gc import Collected

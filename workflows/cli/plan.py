@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from .common import FAILED, AsJson, DatasetName, checked, console, known_dataset, progress, show
+from .common import FAILED, checked, console, known_dataset, progress, show
+from .options import AsJson, DatasetName
 
 if TYPE_CHECKING:
     from ..plan import Option, Proposal

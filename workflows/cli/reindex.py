@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from .common import REJECTED, AsJson, Specify, console, errors, progress, run_specification, show, takes
+from .common import REJECTED, console, errors, progress, show
+from .options import AsJson, Specify, run_specification, takes
 
 if TYPE_CHECKING:
     from ..records import RunOutcome

@@ -10,20 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from . import complete
-from .common import (
-    AsJson,
-    K,
-    Precision,
-    Queries,
-    Relevance,
-    Specify,
-    VersionName,
-    checked,
-    progress,
-    show,
-    specification,
-    takes,
-)
+from .common import checked, progress, show
+from .options import AsJson, K, Precision, Queries, Relevance, Specify, VersionName, specification, takes
 
 if TYPE_CHECKING:
     from ..context import Context

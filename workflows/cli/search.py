@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from .common import AsJson, TableName, VersionName, checked, console, progress, show
+from .common import checked, console, progress, show
+from .options import AsJson, TableName, VersionName
 
 app = typer.Typer()
 
