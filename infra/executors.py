@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import secrets
-import socket
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
@@ -13,13 +10,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
 from hashing.blas import one_blas_thread
 from hashing.mapreduce import Resources, Worker, merge_tree
 
 from . import telemetry
-from .nodes import check_versions, nodes
+from .cluster import connect_to_ray
+from .nodes import nodes
 from .observability import OnEpoch, Progress, ignore_epochs, observed, report_epochs, silent
 from .training import train_here, train_on_ray, workers_on_ray
 
@@ -31,7 +28,6 @@ __all__ = ["InProcess", "OnEpoch", "Progress", "Ray", "connect", "silent"]
 CONCURRENT = 2  # items that an actor processes at a time: one is read or written while the other is computed
 RESTARTS = 3  # of an actor whose process or node was lost
 
-logger = logging.getLogger(__name__)
 T = TypeVar("T")
 S = TypeVar("S")
 R = TypeVar("R")
@@ -105,33 +101,8 @@ class Ray:
         return replace(self, resources=resources)
 
     def join(self, check: bool = True) -> str:
-        """Connect to the cluster if needed, and return its description.
-
-        Raises ConnectionError if the cluster at `address` does not answer; never starts a local one instead.
-        Raises SettingsError, with its name, if a node runs other code or libraries, unless `check` is false.
-        """
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        if not self.address:
-            # Ray's servers listen on every interface, whatever the node address. This token restricts access to child
-            # processes, as it exists in our environment only; Ray's own would be in the home folder. Read on import.
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        import ray
-
-        if not ray.is_initialized():
-            if self.address:
-                _join(self.address)
-                if check:
-                    try:
-                        check_versions()
-                    except BaseException:
-                        ray.shutdown()  # else the next call would find the cluster joined, and not check it
-                        raise
-                logger.info("Joined %s", _describe())
-            else:
-                _start(self.cpus)
-                logger.info("Started local %s", _describe())
-        return _describe()
+        """Connect to the cluster if needed, and return its description. Raises what `connect_to_ray` raises."""
+        return connect_to_ray(self.address, self.cpus, check)
 
     def map(self, fn: Callable[[T], R], items: Sequence[T], label: str = "") -> Iterator[R]:
         for ref in self._submit(fn, items, label):
@@ -306,52 +277,3 @@ def connect(settings: Settings, progress: Progress = silent, on_epoch: OnEpoch =
     executor = Ray(progress, address, cpus, checkpoints=runs, trainers=trainers, trainer=trainer, on_epoch=on_epoch)
     telemetry.start(settings, executor.join)
     return executor
-
-
-def _describe() -> str:
-    import ray
-
-    found = nodes()
-    cpus, gpus = sum(node.cpus for node in found), sum(node.gpus for node in found)
-    with_gpus = f", {gpus:g} GPUs" if gpus else ""
-    return f"Ray at {ray.get_runtime_context().gcs_address}: {len(found)} node(s), {cpus:g} CPUs{with_gpus}"
-
-
-def _start(cpus: int | None) -> None:
-    import ray
-
-    ray.init(
-        address="local",
-        num_cpus=cpus or len(os.sched_getaffinity(0)),
-        object_store_memory=2**30,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-        _node_ip_address="127.0.0.2",  # Ray ignores 127.0.0.1, and other addresses are not loopback
-    )
-
-
-def _join(address: str) -> None:
-    import ray
-
-    host, port = _endpoint(address)
-    if host:
-        try:  # Ray itself would retry for a minute, and log a page
-            socket.create_connection((host, port), timeout=5).close()
-        except OSError as error:
-            raise ConnectionError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from None
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-    except Exception as error:
-        needs = "a driver needs a Ray node on its own host: `ray start --address=HEAD:6379 --num-cpus=0`"
-        raise ConnectionError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}; {needs}") from error
-    joined = ray.get_runtime_context().gcs_address
-    if host and "://" not in address and _endpoint(joined)[1] != port:
-        ray.shutdown()
-        raise ConnectionError(f"RAY_ADDRESS={address}: connected to another Ray cluster, {joined}")
-
-
-def _endpoint(address: str) -> tuple[str, int]:
-    """Return host and port of host:port or scheme://host:port; an empty host for `auto`."""
-    parts = urlsplit(address if "://" in address else f"//{address}")
-    return (parts.hostname or "", parts.port) if parts.port else ("", 0)
