@@ -1,6 +1,6 @@
-"""The families of hash functions that methods learn, and their conversion to arrays for storage.
+"""The families of hash functions that methods learn.
 
-A family is a frozen dataclass whose fields are arrays, numbers and strings; only these fields are stored.
+A family is a frozen dataclass whose fields are arrays, numbers and strings; only these are stored: see `serialized`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .anchors import anchor_weights, rbf, squared_centre_distances
-from .functions import HashFunction, Precision, SignFunction, check_finite, check_shape, part_names
+from .functions import Precision, SignFunction, check_finite, check_shape, part_names
 from .hamming.layout import read_only
 from .mapreduce import Array
 from .namespaces import namespace
-from .quantizers.contract import Quantizer
-from .quantizers.osq import OSQHash
-from .quantizers.rabitq import RaBitQHash
-from .quantizers.turboquant import TurboQuantHash
 from .rounding import (
     FUNCTION,
     anchor_weight_error,
@@ -372,61 +368,3 @@ class DeepHash(SignFunction):
         rounded = self.project(x) if precision == "float32" else self.to("cpu", precision).project(x)
         bound = MARGINS[precision] * np.abs(rounded - exact).max(initial=0)
         return exact, np.full(exact.shape, bound)
-
-
-QUANTIZERS: tuple[type, ...] = (OSQHash, RaBitQHash, TurboQuantHash)
-FAMILIES: dict[str, type] = {
-    family.__name__: family for family in (*SignFunction.__subclasses__(), *QUANTIZERS) if family is not Quantizer
-}
-
-
-def to_arrays(function: HashFunction) -> tuple[str, dict[str, Array], dict[str, Any]]:
-    """Return (family, arrays, numbers), from which `from_arrays` restores the function.
-
-    The parts of a tuple of arrays are named "field.0", "field.1" and so on. `numbers` holds the other fields, including
-    strings.
-
-    Raises
-    ------
-    ValueError
-        If the function belongs to no family of this module, and so could not be loaded.
-
-    Examples
-    --------
-    >>> family, arrays, numbers = to_arrays(LinearHash(np.eye(2), np.zeros(2)))
-    >>> family, sorted(arrays), numbers
-    ('LinearHash', ['threshold', 'weight'], {})
-    >>> from_arrays(family, arrays, numbers).n_bits
-    2
-    """
-    family = type(function).__name__
-    if FAMILIES.get(family) is not type(function):
-        raise ValueError(f"unknown family of hash functions {family!r}: expected one of {sorted(FAMILIES)}")
-    arrays: dict[str, Array] = {}
-    numbers: dict[str, Any] = {}
-    for name in part_names(function):
-        value = getattr(function, name)
-        if isinstance(value, tuple):
-            arrays |= {f"{name}.{place}": part for place, part in enumerate(value)}
-        else:
-            (arrays if isinstance(value, np.ndarray) else numbers)[name] = value
-    return family, arrays, numbers
-
-
-def from_arrays(family: str, arrays: dict[str, Array], numbers: dict[str, Any]) -> HashFunction:
-    """Return the function that `to_arrays` converted.
-
-    Raises
-    ------
-    ValueError
-        If the family is unknown, or the names differ from those of its fields.
-    """
-    if family not in FAMILIES:
-        raise ValueError(f"unknown family of hash functions {family!r}: expected one of {sorted(FAMILIES)}")
-    values: dict[str, Any] = {**numbers, **{name: array for name, array in arrays.items() if "." not in name}}
-    for name, place in sorted((name.split(".")[0], int(name.split(".")[1])) for name in arrays if "." in name):
-        values[name] = (*values.get(name, ()), arrays[f"{name}.{place}"])
-    if values.keys() != (expected := set(part_names(FAMILIES[family]))):
-        raise ValueError(f"expected the fields {sorted(expected)} of {family}, found {sorted(values)}")
-    function: HashFunction = FAMILIES[family](**values)
-    return function

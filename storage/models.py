@@ -6,9 +6,9 @@ import hashlib
 import json
 from typing import Any
 
-from hashing.families import from_arrays, to_arrays
 from hashing.functions import HashFunction
 from hashing.mapreduce import Array, Epoch
+from hashing.serialized import from_arrays, to_arrays
 
 from . import warehouse as places
 from .files import filesystem

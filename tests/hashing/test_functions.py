@@ -7,7 +7,6 @@ import pytest
 
 from hashing.anchors import anchor_weights, rbf, squared_centre_distances
 from hashing.families import (
-    FAMILIES,
     AnchorGraphHash,
     CosineHash,
     DeepHash,
@@ -17,10 +16,9 @@ from hashing.families import (
     ProductHash,
     SphericalHash,
     ThresholdHash,
-    from_arrays,
-    to_arrays,
 )
 from hashing.quantizers.contract import Quantizer
+from hashing.serialized import FAMILIES, from_arrays, to_arrays
 from storage import models
 
 D, K, M = 5, 4, 7

@@ -16,10 +16,10 @@ import pytest
 
 from hashing import methods
 from hashing.deep.method import Deep
-from hashing.families import from_arrays, to_arrays
 from hashing.functions import SignFunction
 from hashing.mapreduce import Data
 from hashing.methods import METHODS, check_hyperparameters, method
+from hashing.serialized import from_arrays, to_arrays
 from infra.executors import InProcess
 from storage import models
 from tests.conftest import blobs, cut, mean_average_precision
