@@ -20,6 +20,7 @@ SHAPES = (
 )  # corners, turn, size
 APART = 14.0  # between the marks of a series; points that are nearer are joined without a mark
 SHADES = 8  # of a heat map, of each sign
+TICKS = 7  # of an axis, at most
 
 
 class Series(NamedTuple):
@@ -102,12 +103,12 @@ def look(style: str) -> Look:
     return {"l": Look(colour, "", 1.6), "a": Look("", colour, opacity=0.16), "m": Look("", colour)}[kind]
 
 
-def draw(chart: Chart, legend: bool = True, width: float = WIDTH, height: float = HEIGHT) -> Drawing:
+def draw(chart: Chart, legend: bool = True) -> Drawing:
     """Return the marks of a chart: axes, ticks, a legend if there are several series, and the points."""
     marks: list[Path | Text]
-    marks, top = _legend(chart.series, width) if legend and len(chart.series) > 1 else ([], TOP)
-    height += top - TOP
-    end, base = width - RIGHT, height - BOTTOM
+    marks, top = _legend(chart.series) if legend and len(chart.series) > 1 else ([], TOP)
+    height = HEIGHT + top - TOP
+    end, base = WIDTH - RIGHT, height - BOTTOM
     across: Callable[[float], float] = math.log10 if chart.log else float
     xs = [across(x) for series in chart.series for x in series.x]
     ys = [y for series in chart.series for y in (*series.y, *series.low, *series.high) if y is not None]
@@ -130,7 +131,7 @@ def draw(chart: Chart, legend: bool = True, width: float = WIDTH, height: float 
         x, half = place(tick, low)[0], text_width(name) / 2
         marks.append(Path([(x, base), (x, base + 4)], "axis"))
         if x - half > last:  # else it would touch the name before it
-            marks.append(Text(min(x, width - half), base + 15, name))
+            marks.append(Text(min(x, WIDTH - half), base + 15, name))
             last = x + half + 4
     marks += [
         Path([(LEFT, base), (end, base)], "axis"),
@@ -145,7 +146,7 @@ def draw(chart: Chart, legend: bool = True, width: float = WIDTH, height: float 
         marks.append(Path([(x, base), (x, top)], "dash"))
     for series in chart.series:
         marks += _bars(series, place, base) if chart.kind == "bars" else _line(series, place, chart, base)
-    return Drawing(width, height, marks)
+    return Drawing(WIDTH, height, marks)
 
 
 def _line(series: Series, place: Place, chart: Chart, base: float) -> list[Path | Text]:
@@ -186,9 +187,9 @@ def _bars(series: Series, place: Place, base: float) -> list[Path | Text]:
     return marks
 
 
-def heatmap(values: Sequence[Sequence[float]], label: str, last: int, size: float = HEIGHT) -> Drawing:
+def heatmap(values: Sequence[Sequence[float]], label: str, last: int) -> Drawing:
     """Return a picture of a square matrix of values from -1 to 1. The names of its rows go from 0 to `last`."""
-    side = size - TOP - BOTTOM
+    side = HEIGHT - TOP - BOTTOM
     right, end, cell = LEFT + side, TOP + side, side / len(values)
 
     def box(x: float, y: float, side: float, shade: int) -> Path:
@@ -205,13 +206,13 @@ def heatmap(values: Sequence[Sequence[float]], label: str, last: int, size: floa
         Path([(LEFT, TOP), (right, TOP), (right, end), (LEFT, end)], "axis", closed=True),
         *(Text(x, end + 15, name) for x, name in ((LEFT, "0"), (right, str(last)))),
         *(Text(LEFT - 6, y, name, "end") for y, name in ((TOP + 8, "0"), (end, str(last)))),
-        Text((LEFT + right) / 2, size - 5, label),
+        Text((LEFT + right) / 2, HEIGHT - 5, label),
         Text(11, (TOP + end) / 2, label, turned=True),
     ]
     for place, shade in enumerate(range(SHADES, -SHADES - 1, -2)):
         x, y = right + 24, TOP + place * side / (SHADES + 1)
         marks += [box(x, y, 16, shade), Text(x + 24, y + 12, f"{shade / SHADES:+g}" if shade else "0", "start")]
-    return Drawing(WIDTH, size, marks)
+    return Drawing(WIDTH, HEIGHT, marks)
 
 
 def whisker(low: float, value: float, high: float, most: float) -> Drawing:
@@ -225,11 +226,11 @@ def whisker(low: float, value: float, high: float, most: float) -> Drawing:
     return Drawing(120, 16, marks)
 
 
-def _legend(series: Sequence[Series], width: float) -> tuple[list[Path | Text], float]:
+def _legend(series: Sequence[Series]) -> tuple[list[Path | Text], float]:
     """Return the marks of the legend, and where the chart below it begins."""
     marks, x, y = list[Path | Text](), LEFT, TOP + 8
     for one in series:
-        if x > LEFT and x + 18 + text_width(one.name) > width:
+        if x > LEFT and x + 18 + text_width(one.name) > WIDTH:
             x, y = LEFT, y + LINE
         marks += [
             Path([(x, y - 4), (x + 14, y - 4)], f"l{one.style % len(COLOURS)}"),
@@ -254,14 +255,14 @@ def _around(values: Sequence[float]) -> tuple[float, float]:
     return max(low - margin, 0.0) if low >= 0 else low - margin, high + margin
 
 
-def ticks(low: float, high: float, most: int = 7) -> list[float]:
-    """Return at most `most` multiples of 1, 2 or 5 times a power of ten, from low to high.
+def ticks(low: float, high: float) -> list[float]:
+    """Return at most TICKS multiples of 1, 2 or 5 times a power of ten, from low to high.
 
     >>> ticks(0, 1)
     [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     """
-    power = 10.0 ** math.floor(math.log10((high - low) / most))
-    step = next(step for step in (power, 2 * power, 5 * power, 10 * power) if (high - low) / step < most)
+    power = 10.0 ** math.floor(math.log10((high - low) / TICKS))
+    step = next(step for step in (power, 2 * power, 5 * power, 10 * power) if (high - low) / step < TICKS)
     return [round(i * step, 12) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
