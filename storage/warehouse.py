@@ -23,7 +23,8 @@ FIELDS = {
     "last": "[0-9]{5,}",
     "format": "[0-9]+",
     "path": ".+",
-    "piece": "[0-9a-f]{64}(?:-[0-9]+)?",  # digest of what it was computed from, and number of rows that were dropped
+    # Digest of what it was computed from, number of rows that were dropped, and suffix of the deletions.
+    "piece": "[0-9a-f]{64}(?:-[0-9]+)?(?:~[0-9a-f]{12})?",
 }
 TEMPORARY = re.compile(r"(?P<path>(?:.+/)?\.[^/]+\.[0-9a-f]{32})")  # a temporary file of filesystem.create
 

@@ -16,7 +16,8 @@ from itertools import chain
 from hashing.mapreduce import Executor, Resources
 from infra.executors import Progress, connect, silent
 from infra.settings import Settings
-from storage.features import pieces
+from storage import warehouse as places
+from storage.features import deletions, pieces
 from storage.features.contract import SplitSummary
 from storage.features.dataset import BadRows, Dataset, Embedding, dataset_exists, load_dataset
 from storage.features.pieces import Piece
@@ -115,7 +116,7 @@ def is_current(dataset: Dataset, settings: Settings) -> bool:
     """Return whether the vectors of an embedded dataset are those of its source as it is now; True for others."""
     if not (how := dataset.embedding):
         return True
-    plan = _plan(how, _source_of(how, settings))
+    plan = _plan(how, _source_of(how, settings), _deleted(dataset.name, settings))
     stored = {split: {name: pieces.digest_of(stem) for name, stem in one.items()} for split, one in how.pieces.items()}
     return stored == {split: {piece.name: piece.digest for piece in one} for split, one in plan.items()}
 
@@ -134,17 +135,25 @@ def _described(name: str, source: Dataset, metric: Metric, how: Embedding) -> Da
     )  # fmt: skip
 
 
-def _plan(how: Embedding, source: Dataset) -> dict[str, list[Piece]]:
+def _deleted(name: str, settings: Settings) -> tuple[str, ...]:
+    """Return the deletion files of an embedded dataset, which may not exist yet."""
+    return deletions.deletion_files(places.DELETIONS.url(settings.warehouse_url, dataset=name))
+
+
+def _plan(how: Embedding, source: Dataset, deleted: tuple[str, ...]) -> dict[str, list[Piece]]:
     """Return the pieces of each split of the source. Reads the number of rows of each file."""
-    cut = partial(pieces.pieces_of_shard, dataset=how.source, encoder=how.digest)
+    cut = partial(pieces.pieces_of_shard, dataset=how.source, encoder=how.digest, deleted=deleted)
     with ThreadPoolExecutor(READERS) as pool:
-        return {split: list(chain.from_iterable(pool.map(cut, source.shards(split)))) for split in source.splits}
+        return {
+            split: list(chain.from_iterable(pool.map(partial(cut, split=split), source.shards(split))))
+            for split in source.splits
+        }
 
 
 def _update(new: Dataset, how: Embedding, source: Dataset, settings: Settings, progress: Progress) -> Embedded:
     """Encode the pieces that are not stored, and then write the dataset."""
-    start, warehouse = time.monotonic(), settings.warehouse_url
-    plan = _plan(how, source)
+    start, warehouse, deleted = time.monotonic(), settings.warehouse_url, _deleted(new.name, settings)
+    plan = _plan(how, source, deleted)
     stems = pieces.stored_pieces(warehouse, new.name)
     if how.bad_rows == "refuse":
         stems = {digest: stem for digest, stem in stems.items() if not pieces.dropped_from(stem)}
@@ -170,6 +179,15 @@ def _update(new: Dataset, how: Embedding, source: Dataset, settings: Settings, p
         }
     )
     new = save_or_replace(settings, new.model_copy(update={"understood": _summaries(new, source, plan)}))
+    now = _source_of(how, settings)
+    if (now.deleted, _deleted(new.name, settings)) != (source.deleted, deleted):  # their vectors may have been written
+        rest = _update(new, how, now, settings, progress)
+        return rest.model_copy(
+            update={
+                "encoded": len(encoded) + rest.encoded,
+                "encoded_rows": sum(piece.stop - piece.start for piece in encoded) + rest.encoded_rows,
+            }
+        )
     return Embedded(
         dataset=new.name,
         encoder=how.digest,

@@ -1,7 +1,8 @@
 """Pieces of an embedded dataset: the vectors of some rows of a source shard, each in one Parquet file.
 
 The name of the file is a digest of everything that its content depends on: the encoder, the shard and its version, and
-the rows. A file that exists is therefore never computed again, and never changes.
+the rows; followed by a suffix if rows of the piece were deleted from the embedded dataset. A file that exists is
+therefore never computed again, and never changes.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Piece(NamedTuple):
     shard: FeatureShard
     start: int
     stop: int
-    digest: str  # of everything that its vectors depend on
+    digest: str  # of everything that its vectors depend on, and the suffix of the deletions
+    deleted: tuple[str, ...] = ()  # deletion files of the embedded dataset, whose rows are left out
 
     @property
     def name(self) -> str:
@@ -44,14 +46,20 @@ class Piece(NamedTuple):
         return f"{self.shard.name}:{self.start:010}"
 
 
-def pieces_of_shard(shard: FeatureShard, dataset: str, encoder: str) -> list[Piece]:
-    """Return the pieces of a shard of a dataset, to be embedded by an encoder of that identity. Counts the rows."""
-    n = sum(rows.count_rows(url) for url in shard.urls)
+def pieces_of_shard(
+    shard: FeatureShard, split: str, dataset: str, encoder: str, deleted: tuple[str, ...] = ()
+) -> list[Piece]:
+    """Return the pieces of a shard of a dataset, to be embedded by an encoder of that identity. Counts the rows.
+
+    `deleted` are the deletion files of the embedded dataset.
+    """
+    n, suffixes = sum(rows.count_rows(url) for url in shard.urls), deletions.version_suffixes(deleted, split)
     pieces = []
     for start in range(0, n, PIECE_ROWS):
         stop = min(start + PIECE_ROWS, n)
         asked = [encoder, dataset, shard.kind, shard.name, shard.version, start, stop]
-        pieces.append(Piece(shard, start, stop, hashlib.sha256(json.dumps(asked).encode()).hexdigest()))
+        piece = Piece(shard, start, stop, hashlib.sha256(json.dumps(asked).encode()).hexdigest(), deleted)
+        pieces.append(piece._replace(digest=piece.digest + suffixes.get(piece.name, "")))
     return pieces
 
 
@@ -91,17 +99,22 @@ def dim_of(warehouse: str, dataset: str, stems: Iterable[str]) -> int:
 
 
 def digest_of(stem: str) -> str:
-    """Return the digest in the name of a piece's file."""
-    return stem.partition("-")[0]
+    """Return the digest of a piece, with the suffix of the deletions, from the name of its file.
+
+    >>> digest_of("0123-3~4567")
+    '0123~4567'
+    """
+    content, tilde, suffix = stem.partition("~")
+    return content.partition("-")[0] + tilde + suffix
 
 
 def dropped_from(stem: str) -> int:
     """Return the number of rows that were dropped from a stored piece because they could not be read.
 
-    >>> dropped_from("0f" * 32), dropped_from("0f" * 32 + "-3")
+    >>> dropped_from("0123"), dropped_from("0123-3~4567")
     (0, 3)
     """
-    return int(stem.partition("-")[2] or 0)
+    return int(stem.partition("~")[0].partition("-")[2] or 0)
 
 
 def write_piece(piece: Piece, warehouse: str, dataset: str, encode: Encode) -> str:
@@ -119,7 +132,8 @@ def write_piece(piece: Piece, warehouse: str, dataset: str, encode: Encode) -> s
     import pyarrow as pa
 
     shard = piece.shard
-    blocks = [_encoded(part, url, row, shard, encode) for part, url, row in _read(piece)]
+    deleted = (*shard.deleted, *piece.deleted)
+    blocks = [_encoded(part, url, row, shard, deleted, encode) for part, url, row in _read(piece)]
     filled = [block for block in blocks if len(block.x)] or blocks[:1]
     x = np.concatenate([block.x for block in filled])
     vectors = (
@@ -134,10 +148,26 @@ def write_piece(piece: Piece, warehouse: str, dataset: str, encode: Encode) -> s
         fields.append(pa.field(LABELS, arrays[-1].type))
     shard.refuse_change()
     dropped = sum(block.dropped for block in blocks)
-    stem = f"{piece.digest}-{dropped}" if dropped else piece.digest
+    content, tilde, suffix = piece.digest.partition("~")
+    stem = content + (f"-{dropped}" if dropped else "") + tilde + suffix
     table = pa.table(arrays, schema=pa.schema(fields))
     splits.write_table(places.PIECE.url(warehouse, dataset=dataset, piece=stem), table)
     return stem
+
+
+def without_deleted(stem: str, suffix: str) -> str:
+    """Return the name of the file of a piece without deleted rows, from its present one and the suffix of deletions."""
+    return stem.partition("~")[0] + suffix
+
+
+def erase_rows(renamed: tuple[str, str], shard: FeatureShard, warehouse: str, dataset: str) -> None:
+    """Write a piece under another name, without deleted rows. Names are (present, new), without their suffix.
+
+    `shard` is any shard of the embedded dataset.
+    """
+    present, new = (places.PIECE.url(warehouse, dataset=dataset, piece=stem) for stem in renamed)
+    deleted = np.isin(replace(shard, allow_unknown=True).ids(present), deletions.deleted_ids(shard.deleted))
+    splits.write_table(new, parquet.read_table(present).filter(~deleted))
 
 
 def id_column(keyed: bool) -> str:
@@ -175,7 +205,7 @@ class _Encoded(NamedTuple):
     dropped: int
 
 
-def _encoded(part: Any, url: str, row: int, shard: FeatureShard, encode: Encode) -> _Encoded:
+def _encoded(part: Any, url: str, row: int, shard: FeatureShard, deleted: tuple[str, ...], encode: Encode) -> _Encoded:
     import pyarrow as pa
 
     names, errors, items = shard.columns, dict[int, str](), []
@@ -185,9 +215,9 @@ def _encoded(part: Any, url: str, row: int, shard: FeatureShard, encode: Encode)
     else:
         ids = pa.array(shard.ids_in(part, url, row))
     keep = np.ones(len(part), bool)
-    if shard.deleted:
+    if deleted:
         found = replace(shard, allow_unknown=True).ids_in(part, url, row)
-        keep = ~np.isin(found, deletions.deleted_ids(shard.deleted))
+        keep = ~np.isin(found, deletions.deleted_ids(deleted))
     values = media.encoded(part[names.x]).to_pylist()
     for i in np.flatnonzero(keep).tolist():
         try:

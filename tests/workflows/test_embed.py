@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from io import BytesIO
+from itertools import combinations_with_replacement
 
 import numpy as np
 import onnx
@@ -244,20 +245,59 @@ def test_deleted_rows_of_the_source_leave_the_vectors(settings, notes, encoder):
     assert len(vectors_of(settings, "vectors")) == 177
 
 
-def test_a_deletion_names_the_datasets_that_hold_the_vectors_until_embed_runs(settings, notes, encoder, run_command):
+def files_with(folder, content):
+    """Return the files below a folder that contain the bytes."""
+    return [path for path in folder.rglob("*") if path.is_file() and content in path.read_bytes()]
+
+
+@pytest.mark.parametrize("dataset", ["notes", "vectors"])
+def test_nothing_of_the_vector_of_a_deleted_row_stays_on_disk(settings, tmp_path, run_command, encoder, dataset):
+    texts = [" ".join(words) for words in combinations_with_replacement(tiny_encoders.WORDS[2:11], 3)][:40]
+    (tmp_path / "notes").mkdir()
+    for part in range(2):
+        table = pa.table({"key": [f"note-{part}-{i}" for i in range(20)], "said": texts[20 * part :][:20]})
+        pq.write_table(table, tmp_path / "notes" / f"{part}.parquet")
+    datasets.ingest_source("notes", str(tmp_path / "notes"), settings, Columns(id="key", keyed=True, x="said"))
     embed("notes", encoder, "vectors")
-    assert deletion.preview("notes", ["note-1-7"]).rows == 1  # though no run gave ids to keys
-    _, out, _ = run_command("delete", "notes", "--keys", "note-1-7", "--yes")
-    assert "The files of vectors hold the vectors of deleted rows until `hashkiln embed` or `reindex` runs" in out
+    conftest.reindex(settings, Spec(dataset="vectors", method={"method": "lsh", "bits": 16}, protocol={"queries": 2}))
+    before = vectors_of(settings, "vectors")
 
-    def held():
-        files = load_dataset(settings.warehouse_url, "vectors").files("base").values()
-        return {key for file in files for key in pq.read_table(file.url)["key"].to_pylist()}
+    def check_gone(n):
+        gc(grace=0, force=True, clock=lambda: time.time() + 60)
+        now = vectors_of(settings, "vectors")
+        assert len(now) == 40 - n
+        assert all((now[i] == before[i]).all() for i in now)
+        assert [i for i, x in before.items() if files_with(settings.home, x.tobytes())] == list(now)
 
-    assert "note-1-7" in held()
-    assert embed("notes", encoder, "vectors").encoded == 1
-    assert "note-1-7" not in held()
-    assert deletion.delete("notes", ["note-1-7"]).embedded == ()
+    check_gone(0)
+    _, out, _ = run_command("delete", dataset, "--keys", "note-1-3", "--yes")
+    assert "Wrote the vectors of vectors without these rows; `hashkiln gc` deletes the earlier files" in out
+    check_gone(1)
+    assert deletion.delete(dataset, ["note-1-3"]).embedded == ()
+    assert deletion.delete("vectors", ["note-1-4"]).embedded == ("vectors",)
+    check_gone(2)
+    assert embed("notes", encoder, "vectors").encoded == (1 if dataset == "notes" else 0)
+    assert is_current(load_dataset(settings.warehouse_url, "vectors"), settings)
+    check_gone(2)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_rows_that_are_deleted_while_embed_encodes_leave_the_vectors(settings, notes, encoder, tmp_path, first):
+    if not first:
+        embed("notes", encoder, "vectors")
+        write_texts(tmp_path / "notes", 3)
+    names = ["note-1-7"]
+
+    def meanwhile(label, done, total):
+        if label == "embed vectors" and names:
+            deletion.delete("notes", [names.pop()])
+
+    embed("notes", encoder, "vectors", progress=meanwhile)
+    dataset = load_dataset(settings.warehouse_url, "vectors")
+    held = {key for file in dataset.files("base").values() for key in pq.read_table(file.url)["key"].to_pylist()}
+    assert not names
+    assert (len(held), "note-1-7" in held) == (179 if first else 239, False)
+    assert is_current(dataset, settings)
 
 
 def test_keys_without_ids_are_deleted_and_others_refused(settings, notes):
@@ -353,16 +393,23 @@ def test_an_encoder_is_refused_before_the_dataset_is_ingested(settings, tmp_path
     assert not dataset_exists(settings.warehouse_url, "wordnet")
 
 
-def test_an_encoder_with_another_number_of_rows_is_refused_in_one_line(settings, notes, encoder, run_command):
+@pytest.mark.parametrize("wrong", ["1x5", "2x2x5"])
+def test_an_encoder_without_a_vector_for_each_row_is_refused_before_it_is_stored(
+    settings, notes, encoder, run_command, wrong
+):
     model = onnx.load(encoder)
-    model.graph.node.append(onnx.helper.make_node("ReduceMean", ["y"], ["z"], axes=[0], keepdims=1))
-    model.graph.output[0].name = "z"
+    if wrong == "1x5":
+        model.graph.node.append(onnx.helper.make_node("ReduceMean", ["y"], ["z"], axes=[0], keepdims=1))
+        model.graph.output[0].name = "z"
+    else:  # without pooling: a vector for each of two tokens
+        model.graph.output[0].name = "words"
     onnx.save(model, encoder)
     ask = ["embed", "--dataset", "notes", "--encoder", encoder, "--name", "vectors", "--json"]
     code, out, _ = run_command(*ask)
     assert code == 2
-    assert "expected one vector for each of 60 rows, found an output of 1x5: export" in out
+    assert f"expected one vector for each of 2 rows, found an output of {wrong}: export" in out
     assert not pieces.stored_pieces(settings.warehouse_url, "vectors")
+    assert not filesystem.inventory(filesystem.join(settings.warehouse_url, "encoders"))
 
 
 def test_the_command_prints_the_digest_that_it_can_require_later(settings, notes, encoder, run_command):

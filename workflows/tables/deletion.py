@@ -15,8 +15,8 @@ from hashing.mapreduce import Array, Executor
 from infra.executors import Progress, connect, silent
 from infra.settings import Settings, current_user
 from storage import queries, warehouse
-from storage.features import deletions, keys
-from storage.features.dataset import Dataset, dataset_names, load_dataset
+from storage.features import deletions, keys, pieces
+from storage.features.dataset import Dataset, dataset_names, load_dataset, save_dataset
 from storage.features.shard import FeatureShard
 from storage.tables import log
 from storage.tables.commits import PublishConflict
@@ -53,7 +53,7 @@ class Deleted(Value):
     rows: int  # of the source files, which later runs skip
     queries: int  # sampled queries that were removed
     published: dict[str, str]  # table -> new published version
-    embedded: tuple[str, ...]  # datasets whose files hold their vectors until the next `embed` or `reindex`
+    embedded: tuple[str, ...]  # datasets whose vectors were written again, so that `gc` deletes the files with the rows
     gone_by: str  # deadline by which `gc` removes every version that holds them
 
 
@@ -96,9 +96,9 @@ def delete(dataset: str, names: Names, purge_after: float = 30, progress: Progre
     """Delete rows by id, or by key if rows have keys. After any failure, the same call completes the deletion.
 
     The deletion is recorded first, so later runs skip the rows. Then each code table of the dataset publishes a version
-    without them; all other codes are unchanged. The same is done for datasets that were embedded from it; their files
-    hold the vectors until `embed` or `reindex` writes them again. Older versions that hold the rows can be searched and
-    measured until `purge_after` days have passed; `gc` removes them early enough to delete their files by then.
+    without them; all other codes are unchanged. The same is done for datasets that were embedded from it, and files of
+    their vectors are written again without the rows. Older versions that hold the rows can be searched and measured
+    until `purge_after` days have passed; `gc` removes them early enough to delete their files by then.
 
     Raises UsageError for names that cannot be ids; ValueError if no source file and no table version holds any of them.
     """
@@ -116,6 +116,7 @@ def delete(dataset: str, names: Names, purge_after: float = 30, progress: Progre
     else:  # a repeated run: use the state before this deletion
         earlier = tuple(note for note in earlier if not np.isin(deletions.deleted_ids((note,)), wanted).any())
     before = source.model_copy(update={"deleted": earlier}).shards("base")
+    erased = _erase(dataset, settings, executor)
     after = dataset_of(Spec(dataset=dataset), settings).shards("base")
     removal = Removal(
         ids=wanted,
@@ -136,9 +137,32 @@ def delete(dataset: str, names: Names, purge_after: float = 30, progress: Progre
         rows=len(located.rows),
         queries=drawn,
         published=published,
-        embedded=tuple(one for one, found in embedded.items() if len(found.rows)),
+        embedded=(*([dataset] if erased else []), *(one for one, found in embedded.items() if len(found.rows))),
         gone_by=log.utc_timestamp(removal.due_ms),
     )
+
+
+def _erase(name: str, settings: Settings, executor: Executor) -> bool:
+    """Write the files of an embedded dataset that hold deleted rows again without them; return whether any did.
+
+    Nothing lists the earlier files then, so `gc` deletes them.
+    """
+    dataset = dataset_of(Spec(dataset=name), settings)
+    if not (how := dataset.embedding):
+        return False
+    listed, renamed = dict[str, dict[str, str]](), set[tuple[str, str]]()
+    for split, stems in how.pieces.items():
+        suffixes = deletions.version_suffixes(dataset.deleted, split)
+        listed[split] = {one: pieces.without_deleted(stem, suffixes.get(one, "")) for one, stem in stems.items()}
+        renamed |= {(stem, listed[split][one]) for one, stem in stems.items() if listed[split][one] != stem}
+    if not renamed:
+        return False
+    write = partial(pieces.erase_rows, shard=dataset.shards("base")[0], warehouse=settings.warehouse_url, dataset=name)
+    list(executor.map(write, sorted(renamed), f"erase from {name}"))
+    how = how.model_copy(update={"pieces": listed})
+    save_dataset(settings.warehouse_url, dataset.model_copy(update={"embedding": how}))
+    _erase(name, settings, executor)  # `embed`, or another deletion, may have written the dataset meanwhile
+    return True
 
 
 def preview(dataset: str, names: Names, progress: Progress = silent) -> Preview:
