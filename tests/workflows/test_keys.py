@@ -114,8 +114,8 @@ def test_exports_have_the_keys_in_the_order_of_their_rows(published, tmp_path, f
 
 def test_rows_are_deleted_by_their_keys(published, run_command, tmp_path):
     names, _ = published
-    (tmp_path / "gone.txt").write_text(f"{names[0]}\n{names[399]}\n")
-    code, out, _ = run_command("delete", "mine", "--keys", str(tmp_path / "gone.txt"), "--yes", "--json")
+    (tmp_path / "gone,1.txt").write_text(f"{names[0]}\n{names[399]}\n")
+    code, out, _ = run_command("delete", "mine", "--keys", str(tmp_path / "gone,1.txt"), "--yes", "--json")
     assert (code, json.loads(out)["rows"]) == (0, 2)
     found = hashkiln.open(TABLE)
     assert found.version.name == "v2"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -281,7 +282,7 @@ def delete(
     days, dataset = duration(purge_after), known_dataset(dataset)
     if not yes and not sys.stdin.isatty():
         raise typer.BadParameter("no terminal to confirm the deletion: pass --yes to delete without confirmation")
-    from_file = "," not in ids and Path(ids).is_file()
+    from_file = os.path.isfile(ids)  # False for a list that is too long for a path
     given = Path(ids).read_text().split("\n") if from_file else ids.split(",")
     names = [name.strip() for name in given if name.strip()]
     if not yes:
@@ -295,8 +296,11 @@ def delete(
     for table, version in found.published.items():
         console.print(f"Published {table} {version} without the deleted rows")
     for name in found.embedded:
-        until = "until `hashkiln embed` or `reindex` runs for it again"
-        console.print(escape(f"The files of {name} hold the vectors of deleted rows {until}"), soft_wrap=True)
+        console.print(
+            f"Wrote the vectors of {name} without these rows; `hashkiln gc` deletes the earlier files after its grace "
+            "period",
+            soft_wrap=True,
+        )
     console.print(f"Run `hashkiln gc` daily to remove them from every version by {found.gone_by}", soft_wrap=True)
 
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from hashing.mapreduce import Array
 from storage import encoders
 
-from .contract import Encoder, EncoderRefused, need
+from .contract import Encoder, EncoderRefused, check_output, need
 from .inputs import PICTURES, TOKENIZER, TOKENIZER_SETTINGS
 
 WEIGHTS = (".safetensors", ".onnx", ".pt2")
@@ -65,25 +65,28 @@ class FoundEncoder(NamedTuple):
     checksums: dict[str, str]  # SHA-256 of each
 
     def save(self, warehouse: str, kind: str) -> None:
-        """Store the encoder, unless it is stored already. Raise EncoderRefused if it cannot be loaded."""
+        """Store the encoder, unless it is stored already. Raise EncoderRefused if it cannot encode a short batch."""
         if not encoders.encoder_exists(warehouse, self.digest):
             self._try(kind)
         about = {"name": self.name, "adapter": self.adapter, "files": self.checksums}
         encoders.save_encoder(warehouse, self.digest, self.files, about)
 
     def _try(self, kind: str) -> None:
+        from PIL import Image
+
         with TemporaryDirectory(prefix="hashkiln-encoder-") as name:
             for path, file in self.files.items():
                 copy = Path(name, path)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, copy)
+            batch = ["a text", "another one"] if kind == "text" else [Image.new("RGB", (64, 48))] * 2
             try:
-                _load(self.adapter, Path(name), kind, "cpu")
+                check_output(_load(self.adapter, Path(name), kind, "cpu").encode(batch).shape, len(batch))
             except EncoderRefused:
                 raise
             except Exception as error:  # of many types and libraries
                 reason = str(error).strip().partition("\n")[0]
-                raise EncoderRefused(f"cannot load {self.name}: {type(error).__name__}: {reason}") from error
+                raise EncoderRefused(f"cannot use {self.name}: {type(error).__name__}: {reason}") from error
 
 
 def find_encoder(text: str, kind: str) -> FoundEncoder:
@@ -93,7 +96,8 @@ def find_encoder(text: str, kind: str) -> FoundEncoder:
     ----------
     text
         A folder; a file .onnx or .pt2; or the name of a model on the hub, such as all-MiniLM-L6-v2 or owner/model. A
-        name may end with @ and the revision to download, or with @sha256: and the expected digest.
+        name may end with @ and the revision to download, or with @sha256: and the expected digest. A path that exists
+        may itself contain @.
     kind
         "text" or "image".
 
@@ -104,7 +108,7 @@ def find_encoder(text: str, kind: str) -> FoundEncoder:
         another kind, if a local one is given with a revision, if its digest differs, or if a package that it needs is
         missing.
     """
-    name, _, pin = text.partition("@")
+    name, pin = _name_and_pin(text)
     expected = pin.removeprefix(PINNED) if pin.startswith(PINNED) else ""
     path = Path(name).expanduser()
     if not path.exists():
@@ -126,6 +130,14 @@ def find_encoder(text: str, kind: str) -> FoundEncoder:
     if expected and digest != expected:
         raise EncoderRefused(f"expected the encoder {name} with the digest {expected}, found {digest}")
     return FoundEncoder(text, adapter, digest, files, checksums)
+
+
+def _name_and_pin(text: str) -> tuple[str, str]:
+    """Return the name of an encoder, and what follows the last @; empty if the whole text is a path that exists."""
+    if Path(text).expanduser().exists():
+        return text, ""
+    name, at, pin = text.rpartition("@")
+    return (name, pin) if at else (text, "")
 
 
 def _need_packages(adapter: Adapter, kind: str) -> None:

@@ -265,6 +265,20 @@ def test_a_revision_of_a_local_model_is_refused(tmp_path):
             models.find_encoder(f"{path}@{pin}", "image")
 
 
+def test_a_local_path_may_contain_an_at_sign(tmp_path):
+    folder = tiny_encoders.picture_onnx(tmp_path / "encoder").parent
+    digest = models.find_encoder(str(folder), "image").digest
+    folder = folder.rename(tmp_path / "encoder@v2")
+    path = (folder / "model.onnx").rename(folder / "model@3.onnx")
+    for given in (folder, path):
+        found = models.find_encoder(str(given), "image")
+        assert models.find_encoder(f"{given}@sha256:{found.digest}", "image").files == found.files
+        with pytest.raises(EncoderRefused, match=f"{given} is a local path, which has no revision v2: pass"):
+            models.find_encoder(f"{given}@v2", "image")
+    path.rename(folder / "model.onnx")
+    assert models.find_encoder(str(folder), "image").digest == digest
+
+
 def test_the_identity_is_that_of_the_files_and_not_of_their_place(tmp_path):
     one, other = (tiny_encoders.picture_onnx(tmp_path / name) for name in ("one", "other"))
     assert models.find_encoder(str(one), "image").digest == models.find_encoder(str(other), "image").digest
@@ -280,7 +294,7 @@ def test_an_encoder_that_cannot_be_loaded_is_refused_before_it_is_stored(setting
         path = path.rename(path.with_name(name))
     path.with_name(name).write_bytes(b"{garbage")
     found = models.find_encoder(str(path), "text")
-    with pytest.raises(EncoderRefused, match=rf"cannot load .*{path.name}: \w+: .+"):
+    with pytest.raises(EncoderRefused, match=rf"cannot use .*{path.name}: \w+: .+"):
         found.save(settings.warehouse_url, "text")
     assert not encoders.encoder_exists(settings.warehouse_url, found.digest)
 
