@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace as replace_fields
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from hashing.names import hint
 from infra.settings import Settings
 from storage.export import duckdb, faiss, lance, milvus, npy, opensearch, pgvector, qdrant
-from storage.export.folder import atomic_folder, description_of
+from storage.export.folder import atomic_folder, check_folder, description_of
 from storage.export.optional import check_package
 from storage.export.rows import VersionRows
 
@@ -148,6 +147,7 @@ def _check_folder(folder: Path, table: str, to: str) -> None:
         found = description_of(folder)
         if (found.get("table"), found.get("target")) != (table, to):
             raise ValueError(f"{folder} is not an export of {table} to {to}: choose a new folder")
-    above = next(parent for parent in folder.parents if parent.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise ValueError(f"cannot write to {above}")
+    try:
+        check_folder(str(folder), replace=True)
+    except OSError as error:
+        raise ValueError(str(error)) from None

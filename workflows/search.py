@@ -18,7 +18,7 @@ from storage.features.dataset import Dataset
 from storage.files import filesystem
 
 from . import opening
-from .checks import UsageError
+from .checks import check_outputs
 from .ingested import number_new
 from .reader import Search
 from .spec import Value
@@ -53,8 +53,7 @@ def search(
     snapshot and its model.
     """
     start, asked = time.monotonic(), asked or Search()
-    if Path(filesystem.absolute(out)).is_dir():
-        raise UsageError(f"{out} is a folder: pass the name of a Parquet file to write")
+    check_outputs(out)
     opened = opening.open(table, version, progress=progress, resident=False)
     dataset = opened.dataset
     batch, names = read_queries(dataset, queries)

@@ -26,19 +26,10 @@ def atomic_folder(folder: str, about: dict[str, Any], replace: bool = False) -> 
     replace
         Whether a folder of that name is replaced.
 
-    Raises
-    ------
-    ValueError
-        If `folder` is a URL.
-    FileExistsError
-        If the folder exists, is not empty, and is not to be replaced.
+    Raises as `check_folder` does.
     """
-    if "://" in folder:
-        raise ValueError(f"expected a local folder to export to, found {folder}")
-    target = Path(folder).expanduser().resolve()
-    exists = target.exists() and (not target.is_dir() or any(target.iterdir()))
-    if exists and not replace:
-        raise FileExistsError(f"{target} is not an empty folder: choose another one to export to")
+    target = check_folder(folder, replace)
+    exists = target.exists()
     attempt, earlier = (target.with_name(f".{target.name}.{uuid.uuid4().hex}") for _ in range(2))
     attempt.mkdir(parents=True)
     try:
@@ -52,6 +43,27 @@ def atomic_folder(folder: str, about: dict[str, Any], replace: bool = False) -> 
             earlier.replace(target)
         for left in (attempt, earlier):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def check_folder(folder: str, replace: bool = False) -> Path:
+    """Return the path of a folder that can be exported to. Makes nothing.
+
+    Raises
+    ------
+    ValueError
+        If `folder` is a URL.
+    FileExistsError
+        If the folder exists, is not empty, and is not to be replaced.
+    OSError
+        If it cannot be written.
+    """
+    if "://" in folder:
+        raise ValueError(f"expected a local folder to export to, found {folder}")
+    target = Path(folder).expanduser().resolve()
+    if not replace and target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"{target} is not an empty folder: choose another one to export to")
+    filesystem.check_writable(str(target.with_name(f".{target.name}")))  # next to it, where the export is prepared
+    return target
 
 
 def description_of(folder: Path) -> dict[str, Any]:

@@ -151,6 +151,26 @@ def write_bytes(url: str, content: bytes) -> None:
         file.write(content)
 
 
+@explains_store_errors("write")
+def check_writable(url: str) -> None:
+    """Raise OSError if a file cannot be written. Leaves nothing; Google and Azure are only asked for the bucket."""
+    if _scheme(url) == "s3://":
+        fs, path = _open(url)
+        bucket, _, key = path.partition("/")
+        begun = fs.call_s3("create_multipart_upload", Bucket=bucket, Key=key)
+        fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=begun["UploadId"])
+    elif _scheme(url):
+        exists(url)
+    elif (target := _local(url)).is_dir():
+        raise IsADirectoryError(f"{target} is a folder: pass the name of a file to write")
+    else:
+        above = next(parent for parent in target.parents if parent.exists())
+        try:
+            tempfile.TemporaryFile(dir=above).close()  # has no name
+        except OSError as error:
+            raise PermissionError(f"cannot write to {above}: {error.strerror}") from None
+
+
 @contextmanager
 def create(url: str) -> Iterator[IO[bytes]]:
     """Open a file for writing. When the block ends, it appears under its name, complete and durable.

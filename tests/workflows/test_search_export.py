@@ -251,7 +251,7 @@ def test_wrong_input_is_refused(settings, base, queries, tmp_path):
     refused(LookupError, r"or a file of queries, found '.*nowhere\.npy'", tmp_path / "nowhere.npy")
     refused(ValueError, "radius: expected at most 16 bits, found 17", radius=17)
     refused(LookupError, "unknown code table 'nothing'", table="nothing")
-    with pytest.raises(UsageError, match="is a folder: pass the name of a Parquet file to write"):
+    with pytest.raises(UsageError, match="is a folder: pass the name of a file to write"):
         search.search("mine__code16", queries[0], str(tmp_path))
     table = hashkiln.open("mine__code16")
     for options, message in [

@@ -85,7 +85,10 @@ def benchmark(
     `hashkiln benchmark --dataset cifar-10 --methods dhn,ksh --bits 12,24,32,48 --protocol dhn
     --set dhn.network=alexnet --set dhn.hash_rate=10 --pretrained alexnet.pth --tune dhn.quantization=0.01,0.1,1`
     """
+    from storage.files.filesystem import join
+
     from ..benchmark.grid import Grid
+    from ..checks import check_outputs
     from ..embedded import prefect_home
     from ..spec import method_name
 
@@ -106,6 +109,7 @@ def benchmark(
                 "draw": draw, "tune": _tuning(tune), "asymmetric": asymmetric,
             }
         )  # fmt: skip
+    check_outputs(json_file, *(join(folder, "rows.json") for folder in (out, figures) if folder))
     prefect_home()
     from ..benchmark.flow import benchmark as run
 

@@ -87,7 +87,9 @@ def export(
     Examples: `hashkiln export sample__itq32 --to npy --out exported`,
     `hashkiln export sample__itq32 --to pgvector --out exported`
     """
+    from ..checks import check_outputs
     from ..export import export_version
 
+    check_outputs(folder=out)
     found: dict[str, Any] = export_version(table, to, out, version)
     show(found, as_json, f"{table}, {found['version']}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.files import filesystem
+from storage.files import filesystem, uploads
 from storage.files.filesystem import join
 
 
@@ -38,6 +38,12 @@ def test_what_is_written_is_read_listed_and_replaced(folder):
     filesystem.write_bytes(url, b"two!")
     assert filesystem.read_bytes(url) == b"two!"
     assert filesystem.stat(url).version != first.version
+
+
+def test_a_file_that_can_be_written_is_asked_for_without_a_trace(folder):
+    filesystem.check_writable(join(folder, "new", "file"))
+    assert filesystem.inventory(folder) == []
+    assert uploads.incomplete_uploads(folder, float("inf")) == []
 
 
 def test_a_missing_file_is_an_error(folder):
@@ -118,6 +124,8 @@ def test_a_missing_bucket_is_named(store, request):
     if store != "s3":  # that of the tests creates a bucket when it is written to
         with pytest.raises(FileNotFoundError, match=line):
             filesystem.write_bytes(f"{root}/x", b"x")
+        with pytest.raises(FileNotFoundError, match=line):
+            filesystem.check_writable(f"{root}/x")
 
 
 @pytest.mark.parametrize(
@@ -197,7 +205,7 @@ def test_an_account_comes_from_the_url_or_the_environment(monkeypatch):
 def test_a_killed_writer_leaves_nothing_under_the_name(tmp_path):
     code = """
         import sys
-        from storage.files import filesystem
+        from storage.files import filesystem, uploads
         with filesystem.create(sys.argv[1]) as file:
             file.write(b"half")
             file.flush()

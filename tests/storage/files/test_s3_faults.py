@@ -146,6 +146,8 @@ def test_a_denied_request_names_the_operation_and_the_key(s3, key, name, secret,
         filesystem.write_bytes(f"{s3}/mine", b"x")
     with pytest.raises(PermissionError, match=line):
         filesystem.create_exclusive(f"{s3}/mine", b"x")
+    with pytest.raises(PermissionError, match=line):
+        filesystem.check_writable(f"{s3}/mine")
     if name == "reader":
         assert filesystem.read_bytes(f"{s3}/there") == b"x"
     else:
