@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from hashing.mapreduce import Array, Executor, Resources
-from hashing.methods import check_against
+from hashing.methods import check_against, method
 from hashing.names import hint, spelled
-from infra.executors import connect
+from infra.executors import InProcess, connect
 from infra.settings import Settings
 from storage import datasets
+from storage.export.folder import check_folder
 from storage.features import media
 from storage.features.dataset import dataset_exists, dataset_names, load_dataset
+from storage.files import filesystem
 from storage.queries import current_queries
 from storage.tables.table import table_name
 
 from .export import check_exports
+from .ingested import labels_of
 from .spec import MethodSpec, Protocol, Spec
+
+LABELS_READ = 10**6  # rows whose labels are read before a run; those of more rows are first read by the fit
 
 
 class UsageError(ValueError):
@@ -64,7 +69,7 @@ def _datasets(settings: Settings) -> list[str]:
 def check_run(spec: Spec, settings: Settings) -> None:
     """Raise UsageError for a run that cannot succeed."""
     schema = schema_of(spec.dataset, settings)
-    check_method(spec.method, schema)
+    check_method(spec.method, schema, known_classes([spec.method], spec.dataset, settings))
     check_protocol(spec.protocol, schema)
     check_queries(spec, settings)
     check_trainers(spec.method, settings)
@@ -75,10 +80,22 @@ def check_run(spec: Spec, settings: Settings) -> None:
         check_exports(spec.exports, name, settings, spec.method.correctives)
 
 
-def check_method(spec: MethodSpec, schema: Schema) -> None:
-    """Raise UsageError if a method cannot learn from a dataset."""
+def check_method(spec: MethodSpec, schema: Schema, n_classes: int = 0) -> None:
+    """Raise UsageError if a method cannot learn from a dataset. `n_classes` is 0 if it is unknown."""
     with refused(f"in dataset {schema.name}"):
-        check_against(spec.build(), schema.kind, schema.dim, schema.labelled)
+        check_against(spec.build(), schema.kind, schema.dim, schema.labelled, n_classes)
+
+
+def known_classes(specs: Iterable[MethodSpec], name: str, settings: Settings) -> int:
+    """Return the number of classes of a dataset, if a method may have fewer codes; 0 if none has, or it is unknown."""
+    bits = min((spec.bits for spec in specs if getattr(method(spec.method), "class_codes", False)), default=None)
+    if bits is None:
+        return 0
+    if not dataset_exists(settings.warehouse_url, name):
+        return datasets.get(name).classes
+    dataset = load_dataset(settings.warehouse_url, name)
+    rows = sum(split.rows for split in dataset.understood.values())
+    return len(labels_of(dataset, InProcess())) if 2**bits < rows <= LABELS_READ else 0
 
 
 def check_protocol(protocol: Protocol, schema: Schema) -> None:
@@ -128,6 +145,19 @@ def check_resources(settings: Settings, *stages: str) -> None:
     for stage in stages:
         with refused(f"for HASHKILN_{stage.upper()}_*"):
             executor.with_resources(getattr(settings, stage) or Resources())
+
+
+def check_outputs(*files: str | None, folder: str = "") -> None:
+    """Raise UsageError if files that the user names, or a new folder, cannot be written. Makes nothing."""
+    try:
+        for file in filter(None, files):
+            filesystem.check_writable(file)
+        if folder:
+            check_folder(folder)
+    except ConnectionError:
+        raise
+    except (OSError, ValueError) as error:
+        raise UsageError(str(error)) from None
 
 
 def check_training(spec: MethodSpec, executor: Executor) -> None:

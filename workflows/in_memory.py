@@ -143,8 +143,9 @@ def fit(x: Any, y: Any = None, *, method: str = "itq", bits: int = 32, seed: int
     built = spec.build()
     if reads_labels(built) and labels is None:
         raise ValueError(f"y: {spec.method} learns from labels: pass y")
-    check_against(built, "vector", x.shape[1], labels is not None)
     classes = np.unique(labels) if labels is not None and labels.ndim == 1 else None
+    n_classes = 0 if labels is None else labels.shape[1] if classes is None else len(classes)
+    check_against(built, "vector", x.shape[1], labels is not None, n_classes)
     return Hasher(built.fit(Data(shards_of(x, labels, classes, float32), InProcess())))
 
 

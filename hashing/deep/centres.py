@@ -40,15 +40,20 @@ def class_centres(n_classes: int, n_bits: int, seed: int) -> Array:
     >>> least_distance(class_centres(10, 64, seed=0))
     32
     """
-    if n_classes > 2**n_bits:
-        least = (n_classes - 1).bit_length()
-        raise ValueError(f"expected n_bits of at least {least} for {n_classes} classes, found n_bits={n_bits}")
+    check_classes(n_classes, n_bits)
     rng = np.random.default_rng(seed)
     if n_bits & (n_bits - 1) == 0 and n_bits.bit_length() < n_classes <= 2 * n_bits:
         return _hadamard(n_classes, n_bits, rng)
     if n_classes > max(n_bits, min(LARGE, 2**n_bits // 4)):
         return _linear(n_classes, n_bits, rng)
     return _searched(n_classes, n_bits, rng)
+
+
+def check_classes(n_classes: int, n_bits: int) -> None:
+    """Raise ValueError if there are more classes than codes."""
+    if n_classes > 2**n_bits:
+        least = (n_classes - 1).bit_length()
+        raise ValueError(f"expected n_bits of at least {least} for {n_classes:,} classes, found n_bits={n_bits}")
 
 
 def head(n_classes: int, n_bits: int, seed: int) -> Any:

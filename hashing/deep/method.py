@@ -66,6 +66,7 @@ class Deep:
     views: ClassVar[int] = 1
     copies: ClassVar[int] = 1  # of each row of a batch; of several, each is changed at random: see Outputs
     hash_layer: ClassVar[str] = "linear"
+    class_codes: ClassVar[bool] = False  # whether each class has a code of its own: deep.centres
 
     def __post_init__(self) -> None:
         """Raise ValueError for hyper-parameters that cannot be trained."""

@@ -12,6 +12,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pkgutil import iter_modules
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from ..deep.centres import check_classes
 from ..functions import HashFunction
 from ..mapreduce import Data
 from ..names import hint
@@ -25,7 +26,8 @@ class Method(Protocol):
 
     `__post_init__` raises ValueError for hyper-parameters that contradict each other. A method may also define
     `check_dim(dim)`, which raises ValueError for vectors of a dimension that it cannot learn from; `network`, the name
-    of the network of a deep method; and `reads_labels`, whether an unsupervised method reads labels.
+    of the network of a deep method; `class_codes`, whether each class has a code of its own; and `reads_labels`,
+    whether an unsupervised method reads labels.
 
     A model is identified by the values that differ from the defaults and by `defaults_version`. Increase this number
     when the value or the meaning of a default changes, so that tables do not mix models. A new hyper-parameter whose
@@ -149,7 +151,7 @@ def reads_labels(method: Method) -> bool:
     return bool(getattr(method, "reads_labels", method.supervised))
 
 
-def check_against(method: Method, kind: str, dim: int, labelled: bool) -> None:
+def check_against(method: Method, kind: str, dim: int, labelled: bool, n_classes: int = 0) -> None:
     """Check that a method can learn from a dataset, before any row is read.
 
     Parameters
@@ -160,11 +162,13 @@ def check_against(method: Method, kind: str, dim: int, labelled: bool) -> None:
         Dimension of the vectors, or of the vectors that images and texts are converted to.
     labelled
         Whether the rows have labels.
+    n_classes
+        Number of different labels; 0 if unknown.
 
     Raises
     ------
     ValueError
-        If the method needs labels, rows of another kind, or another dimension.
+        If the method needs labels, rows of another kind, another dimension, or fewer classes.
     """
     name, network = type(method).__name__, getattr(method, "network", "")
     if reads_labels(method) and not labelled:
@@ -176,6 +180,8 @@ def check_against(method: Method, kind: str, dim: int, labelled: bool) -> None:
         raise ValueError(f"expected texts for network=text, found rows of kind {kind}")
     if check_dim := getattr(method, "check_dim", None):
         check_dim(dim)
+    if getattr(method, "class_codes", False):
+        check_classes(n_classes, method.n_bits)
 
 
 def check_hyperparameters(method: Method) -> None:

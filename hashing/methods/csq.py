@@ -35,6 +35,8 @@ class CSQ(Deep):
     hash_rate: float = 10.0  # the released code trains other layers at 0.01 to 0.05 of the rate
     quantization: float = 0.05
 
+    class_codes = True
+
     def head(self, dim: int, n_classes: int) -> Tensor:
         return centres.head(n_classes, self.n_bits, self.seed)
 

@@ -29,6 +29,8 @@ class DPN(Deep):
 
     margin: float = field(default=1.0, metadata={"above": 0})
 
+    class_codes = True
+
     def head(self, dim: int, n_classes: int) -> Tensor:
         return centres.head(n_classes, self.n_bits, self.seed)
 

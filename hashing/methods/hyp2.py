@@ -32,6 +32,8 @@ class HyP2(Deep):
 
     beta: float = 0.5
 
+    class_codes = True
+
     def head(self, dim: int, n_classes: int) -> Tensor:
         from torch import nn, tensor
 

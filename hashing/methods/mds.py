@@ -32,6 +32,8 @@ class MDS(Deep):
     beta: float = 1.0
     quantization: float = 1e-4
 
+    class_codes = True
+
     def head(self, dim: int, n_classes: int) -> Tensor:
         return centres.head(n_classes, self.n_bits, self.seed)
 

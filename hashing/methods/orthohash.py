@@ -34,6 +34,7 @@ class OrthoHash(Deep):
     margin: float = 0.2
 
     hash_layer = "normed"
+    class_codes = True
 
     def head(self, dim: int, n_classes: int) -> Tensor:
         return centres.head(n_classes, self.n_bits, self.seed)

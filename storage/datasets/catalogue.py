@@ -52,6 +52,7 @@ class NamedDataset:
     files: tuple[PublishedFile, ...] = ()  # empty for the sample, which is shipped
     groundtruth: str = ""  # the file with the nearest base rows of each query, if there is one
     folder: str = ""  # folder of its files below the data folder; by default the name
+    classes: int = 0  # number of different labels; 0 without labels
 
     @property
     def picture(self) -> tuple[int, ...]:
@@ -98,7 +99,7 @@ def _idx(
         PublishedFile(file, tuple(f"{url}/{file}" for url in mirrors), size, f"md5:{md5}")
         for file, (size, md5) in ((f"{stem}-ubyte.gz", entry) for stem, entry in published.items())
     )
-    return NamedDataset(name, about, licence, "vector", "labels", "idx", splits, files)
+    return NamedDataset(name, about, licence, "vector", "labels", "idx", splits, files, classes=10)
 
 
 def _cifar(
@@ -111,14 +112,15 @@ def _cifar(
     archive = f"{name}-binary.tar.gz"
     file = PublishedFile(archive, (f"https://www.cs.toronto.edu/~kriz/{archive}",), size, f"md5:{md5}", folder)
     about = f"{name.upper()}: pictures of 32 x 32 in {classes[-1]} classes, as rows of pixels"
-    return NamedDataset(name, about, "of its author, A. Krizhevsky", "vector", "labels", "cifar", splits, (file,))
+    licence = "of its author, A. Krizhevsky"
+    return NamedDataset(name, about, licence, "vector", "labels", "cifar", splits, (file,), classes=classes[-1])
 
 
-def _lists(name: str, about: str) -> NamedDataset:
+def _lists(name: str, about: str, classes: int) -> NamedDataset:
     splits = {split: Split(file, 0) for split, file in lists.FILES.items()}
     files = tuple(PublishedFile(file, ()) for file in lists.FILES.values())
     about += "; local only: HashNet's lists train.txt, test.txt and database.txt, and the pictures, in the same folder"
-    return NamedDataset(name, about, "of the pictures", "image", "labels", "lists", splits, files)
+    return NamedDataset(name, about, "of the pictures", "image", "labels", "lists", splits, files, classes=classes)
 
 
 def _ann_benchmarks(
@@ -254,9 +256,9 @@ _ALL = (
         "03b5dce01913d631647c71ecec9e9cb8",
         "cifar-100-binary",
     ),
-    _lists("nus-wide", "NUS-WIDE: pictures of the 21 most frequent of its 81 concepts"),
-    _lists("flickr25k", "MIRFlickr-25k: pictures with 38 concepts"),
-    _lists("coco", "MS COCO: pictures with 80 kinds of objects"),
+    _lists("nus-wide", "NUS-WIDE: pictures of the 21 most frequent of its 81 concepts", 21),
+    _lists("flickr25k", "MIRFlickr-25k: pictures with 38 concepts", 38),
+    _lists("coco", "MS COCO: pictures with 80 kinds of objects", 80),
     _ann_benchmarks("sift-128-euclidean", 1_000_000, 128, 10_000, "euclidean", 525_128_288),
     _ann_benchmarks("gist-960-euclidean", 1_000_000, 960, 1_000, "euclidean", 3_844_648_288),
     _ann_benchmarks("mnist-784-euclidean", 60_000, 784, 10_000, "euclidean"),
@@ -323,6 +325,7 @@ _ALL = (
         "parquet",
         _hashed("openclipart.parquet", 447, 4_740, "image", "labels"),
         (_local("openclipart.parquet", 6_084_255, "6ac95bc55bb5a94747195fb8e3adea9f72bc5ffe99b4e2c39fac8030ce082b72"),),
+        classes=56,
     ),
     NamedDataset(
         "wordnet",
@@ -333,6 +336,7 @@ _ALL = (
         "parquet",
         _hashed("glosses.parquet", 11_795, 117_033, "text", "label"),
         (_local("glosses.parquet", 5_140_618, "7b8531649d9ead29c11f355b61f76c61a3956a31e731f6412d82550d24965339"),),
+        classes=45,
     ),
 )
 _OPENCLIPART, _WORDNET = _ALL[-2:]

@@ -182,6 +182,7 @@ FIT_REFUSED = [
     ({"n_iter": 0}, "expected ITQ's n_iter of at least 1, found 0"),
     ({"n_iter": None}, "parameters: expected a number or a string for n_iter, found None"),
     ({"method": "sdh", "y": 3}, r"y: expected integer labels .* found \(\) int64"),
+    ({"method": "csq", "bits": 1, "y": Y}, "expected n_bits of at least 3 for 6 classes, found n_bits=1"),
     ({"method": "sdh"}, "y: sdh learns from labels: pass y"),
     ({"method": "sdh", "y": Y[:9]}, r"y: expected integer labels \(400,\) or multi-hot \(400, c\), found \(9,\) int64"),
     ({"method": "sdh", "y": Y + 0.5}, r"y: expected integer labels .* found \(400,\) float64"),

@@ -4,6 +4,7 @@ import pytest
 from safetensors.numpy import save
 
 from hashing.deep import networks
+from infra.executors import InProcess
 from infra.settings import Settings, SettingsError
 from storage.tables import iceberg
 from tests.workflows.conftest import reindex, spec
@@ -66,6 +67,8 @@ MISTAKES = {  # the command, and what its line names
     "vectors for texts": (["encode", *method("itq", dataset="wordnet")], "network=text for texts, found ITQ"),
     "network for texts": (["encode", *method("dpsh", dataset="wordnet")], "found DPSH, with network=mlp"),
     "texts": (["encode", *method("dpsh", 16, "network=text", dataset="openclipart")], "network=text, found rows"),
+    "classes": (["fit", *method("csq", 3)], "expected n_bits of at least 4 for 10 classes, found n_bits=3, in dataset"),
+    "classes of a grid": (grid("cifar-100", "lsh,hyp2", "--bits", "6,8"), "cifar-100, hyp2, 6 bits: expected n_bits"),
     "relevance": (
         ["reindex", *method("lsh", dataset="sample"), "--relevance", "graded"],
         "relevance by labels needs labels",
@@ -123,6 +126,47 @@ def test_a_wrong_setting_is_named(hashkiln, tmp_path, name):
     assert (code, error.count("\n")) == (2, 1)
     assert said in error
     assert untouched(tmp_path / "home")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(grid("sample", "lsh", "--bits", "8", option) for option in ("--json", "--out", "--figures")),
+        ["export", "mine__lsh8", "--to", "npy", "--out"],
+        ["search", "mine__lsh8", "--queries", "query", "--out"],
+        ["reindex", *method("lsh", 8, dataset="sample"), "--export"],
+    ],
+    ids=" ".join,
+)
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_created(hashkiln, tmp_path, command):
+    (file := tmp_path / "file").touch()
+    for above in (str(file), "/proc"):  # /proc refuses root, too
+        place = f"{above}/new/rows"
+        code, error = hashkiln(*command, f"npy={place}" if command[0] == "reindex" else place)
+        assert (code, error.count("\n")) == (2, 1)
+        assert f"cannot write to {above}: N" in error  # Not a directory, No such file or directory
+        assert untouched(tmp_path / "home")
+    assert sorted(path.name for path in tmp_path.iterdir()) in (["file"], ["file", "home"])
+
+
+@pytest.mark.parametrize("command", ["reindex", "fit", "encode", "benchmark"])
+def test_more_classes_than_codes_are_refused_before_anything_is_created(hashkiln, settings, mine, command):
+    before = sorted(settings.home.rglob("*"))
+    options = ["--methods", "csq"] if command == "benchmark" else ["--method", "csq"]
+    code, error = hashkiln(command, "--dataset", "mine", *options, "--bits", "2")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "expected n_bits of at least 3 for 6 classes, found n_bits=2, in dataset mine" in error
+    assert [path for path in sorted(settings.home.rglob("*")) if "prefect" not in path.parts] == before
+
+
+def test_more_classes_than_codes_of_a_large_dataset_are_refused_by_the_fit(settings, mine, monkeypatch):
+    from workflows import checks
+
+    monkeypatch.setattr(checks, "LABELS_READ", 100)
+    wrong = spec(method={"method": "csq", "bits": 2})
+    check_run(wrong, settings)
+    with pytest.raises(UsageError, match="at least 3 for 6 classes, found n_bits=2, in dataset mine"):
+        fitting.fit(Context.of(wrong, settings, InProcess()))
 
 
 def test_an_unknown_version_is_refused_with_those_that_exist(hashkiln, settings, mine):

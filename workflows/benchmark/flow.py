@@ -31,10 +31,11 @@ def check_cells(grid: Grid, settings: Settings, parameters: Mapping[str, Array] 
     problems: dict[str, tuple[str, str]] = {}  # by cell, without seed: method and problem
     for name in grid.datasets:
         schema = checks.schema_of(name, settings)
+        n_classes = checks.known_classes(grid.specs(), name, settings)
         for spec in grid.specs():
             try:
                 for candidate in protocols.combinations(spec, grid.tuned(spec)):
-                    checks.check_method(candidate, schema)
+                    checks.check_method(candidate, schema, n_classes)
                     checks.check_trainers(candidate, settings)
                     if parameters is not None and spec.pretrained:
                         checks.check_pretrained(candidate, schema, parameters)

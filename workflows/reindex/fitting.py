@@ -53,6 +53,7 @@ def fit(context: Context, because: str = "") -> Model:
         models.record_fit(warehouse, key, known)  # renews its age, so that gc keeps it
         return Model(digest=known, fit=identity, seconds=0, reason=reason)
     vocabulary = labels_of(dataset, context.executor) if spec.method.reads_labels else ()
+    check_method(spec.method, schema_of(dataset.name, context.settings), len(vocabulary))
     start = time.monotonic()
     shards = training_shards(dataset, excluded, vocabulary)
     start_from = pretrained.stored_parameters(spec.method.pretrained, context.settings)

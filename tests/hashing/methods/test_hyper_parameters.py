@@ -135,6 +135,24 @@ def test_rows_that_a_method_can_learn_from_are_accepted(name, values, rows):
     check_against(METHODS[name](**{"n_bits": 16, **values}), *rows)
 
 
+def test_methods_that_need_a_code_for_each_class_are_marked():
+    """Their head refuses 17 classes at 4 bits, and so does the check before a run."""
+    for cls in METHODS.values():
+        if not issubclass(cls, Deep):
+            continue
+        method, refused = cls(n_bits=4), pytest.raises(ValueError, match="at least 5 for 17 classes, found n_bits=4")
+        method.head(32, 16)
+        check_against(method, "vector", 32, True, 16)
+        if not cls.class_codes:
+            method.head(32, 17)
+            check_against(method, "vector", 32, True, 17)
+            continue
+        with refused:
+            method.head(32, 17)
+        with refused:
+            check_against(method, "vector", 32, True, 17)
+
+
 def test_names_of_networks_are_those_of_their_bodies():
     assert tuple(BODIES) == architectures.NETWORKS
 
