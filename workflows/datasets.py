@@ -205,12 +205,15 @@ def _write_dataset(
         for split, blocks in rows.splits.items()
     }
     base = shapes["base"]
-    columns = Columns(x=base.kind, labels="labels" if base.labelled else None)
+    labels, key = "labels" if base.labelled else None, "key" if rows.keyed else "id"
+    columns = Columns(x=base.kind, labels=labels, id=key, keyed=rows.keyed)
+    keys = warehouse.DATASET_KEYS.url(settings.warehouse_url, dataset=name) if rows.keyed else ""
     metric = rows.metric or "euclidean"
     understood = contract.understand(urls, columns, "values" if base.labelled else None, metric).splits
     dataset = Dataset(
         name=name, kind=base.kind, metric=metric, dim=_row_dim(base.kind, base.dim or media.dim(base.kind), side),
-        splits=urls, columns=columns, source=about, queries_in_base=rows.queries_in_base, understood=understood,
+        splits=urls, columns=columns, keys=keys, source=about, queries_in_base=rows.queries_in_base,
+        understood=understood,
     )  # fmt: skip
     return save_or_replace(settings, dataset)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from hashing.mapreduce import Array
 
-from ..formats import FeatureRows, Kind, Metric, bins, class_folders, hdf5, npy, vecs
+from ..formats import FeatureRows, Kind, Metric, beir, bins, class_folders, hdf5, npy, vecs
 from .catalogue import QUERY
 from .reading import find_lists, number_rows, read_picture_lists
 
@@ -26,6 +26,7 @@ FORMS = (
     "WebDataset .tar files (without compression), or a folder of them",
     "a folder of pictures with a folder for each class",
     "a folder with HashNet's lists database.txt, train.txt and test.txt",
+    "a folder with corpus.jsonl, queries.jsonl and qrels/test.tsv as in BEIR, or the same in .parquet",
 )
 
 
@@ -36,6 +37,7 @@ class Source(NamedTuple):
     metric: Metric | None = None  # None: the files do not say
     kind: Kind = "vector"
     queries_in_base: bool = False
+    keyed: bool = False  # whether rows have keys
 
 
 def suffix_of(source: str) -> str:
@@ -73,6 +75,9 @@ def open_source(source: str, query: str | None, labels_as: str | None) -> Source
     if lists := find_lists(source):
         _refuse_query(query, f"{source} has its own list test.txt")
         return Source(read_picture_lists(lists, labels_as), kind="image", queries_in_base=True)
+    if judged := beir.find_test_set(source):
+        _refuse_query(query, f"{source} has its own queries")
+        return Source(beir.read_test_set(judged), kind="text", queries_in_base=True, keyed=True)
     paths = {"base": Path(source)} | ({"query": Path(query)} if query else {})
     is_vectors, are_classes = suffix in (".hdf5", ".h5", *VECTOR_FILES), class_folders.find_classes(source)
     if labels_as and (is_vectors or are_classes):

@@ -50,7 +50,8 @@ def _row_bytes(rows: FeatureRows) -> int:
 def _slice(rows: FeatureRows, start: int, stop: int) -> FeatureRows:
     labels = None if rows.labels is None else rows.labels[start:stop]
     names = None if rows.names is None else rows.names[start:stop]
-    return FeatureRows(rows.ids[start:stop], rows.x[start:stop], labels, names)
+    keys = None if rows.keys is None else rows.keys[start:stop]
+    return FeatureRows(rows.ids[start:stop], rows.x[start:stop], labels, names, keys)
 
 
 def write_shard(url: str, blocks: list[FeatureRows], first_row: int) -> SplitShape:
@@ -100,8 +101,10 @@ def _table(rows: FeatureRows, url: str, first_row: int) -> Any:
         values = pa.array(rows.x)
         for row, content in enumerate(rows.x if name == "image" else ()):
             _check_picture(content, rows.names[row] if rows.names else f"row {first_row + row} of {url}")
-    fields = [pa.field("id", pa.int64(), nullable=False), pa.field(name, values.type, nullable=False)]
-    arrays = [pa.array(rows.ids, pa.int64()), values]
+    ids = pa.array(rows.ids, pa.int64()) if rows.keys is None else pa.array(rows.keys, pa.string())
+    id_name = "id" if rows.keys is None else "key"
+    fields = [pa.field(id_name, ids.type, nullable=False), pa.field(name, values.type, nullable=False)]
+    arrays = [ids, values]
     if rows.labels is not None:
         named = any(isinstance(label, str) for labels in rows.labels for label in labels)
         arrays.append(pa.array(rows.labels, pa.list_(pa.string() if named else pa.int64())))

@@ -28,6 +28,7 @@ class FeatureRows(NamedTuple):
     x: Array | list[bytes] | list[str]  # (n, d) float32 | uint8 vectors, n encoded pictures, or n texts
     labels: list[list[int]] | list[list[str]] | None = None  # labels of each row
     names: list[str] | None = None  # what each row is called in messages, such as the file of a picture
+    keys: list[str] | None = None  # stored instead of the ids
 
 
 class Stream(Protocol):

@@ -115,7 +115,7 @@ def ingest(
         typer.Argument(
             help="A named dataset; Parquet, a Hugging Face dataset on disk, WebDataset .tar files or a folder of .npy "
             "files, all used in place; a file .fvecs, .bvecs, .npy, .fbin, .u8bin, .i8bin or .hdf5; a folder with a "
-            "folder of pictures for each class, or with HashNet lists."
+            "folder of pictures for each class, with HashNet lists, or with texts, queries and judgements as in BEIR."
         ),
     ],
     name: Annotated[

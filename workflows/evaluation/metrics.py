@@ -20,7 +20,8 @@ def metric_values(histogram: Array, neighbours: int = 0, ranked: Array | None = 
     """
     ranked, graded = np.split(histogram if ranked is None else ranked, [2])
     ties, ranks = tie_groups.groups(histogram[:2]), tie_groups.groups(ranked)
-    gains = {"ndcg": metrics.ndcg(graded), "ndcg_at_100": metrics.ndcg(graded, 100)} if len(graded) else {}
+    depths = {"ndcg": None, "ndcg_at_10": 10, "ndcg_at_100": 100} if len(graded) else {}
+    gains = {name: metrics.ndcg(graded, depth) for name, depth in depths.items()}
     factors = OVERSAMPLING if neighbours else ()
     reranked = {f"recall_reranked_x{factor}": metrics.recall_at(ranks, factor * neighbours) for factor in factors}
     worst, best = metrics.average_precision_bounds(ties)

@@ -54,6 +54,7 @@ METRICS = {
         Metric("recall_radius_2", "recall within Hamming radius 2"),
         Metric("empty_balls_radius_2", "share of queries without a row within Hamming radius 2", better="less"),
         Metric("ndcg", "NDCG of all rows (by shared labels, tie-aware)", needs="graded relevance"),
+        Metric("ndcg_at_10", "NDCG of the first 10 (by shared labels, tie-aware)", needs="graded relevance"),
         Metric("ndcg_at_100", "NDCG of the first 100 (by shared labels, tie-aware)", needs="graded relevance"),
         *(
             Metric(

@@ -14,8 +14,8 @@ from ..benchmark.published import BDNN, LIKE, PUBLISHED
 from ..evaluation.registry import METRICS
 
 TABLES = (  # one table for each of these metrics
-    "precision_radius_2", "map_dhn", "map", "map_asymmetric", "map_asymmetric_sigmoid", "ndcg_at_100", "map_trapezoid",
-    "estimator.map", "estimator.recall_reranked_x1",
+    "precision_radius_2", "map_dhn", "map", "map_asymmetric", "map_asymmetric_sigmoid", "ndcg_at_10", "ndcg_at_100",
+    "map_trapezoid", "estimator.map", "estimator.recall_reranked_x1",
 )  # fmt: skip
 
 

@@ -72,8 +72,9 @@ def test_grades_follow_the_counts_of_all_and_relevant_rows(rows, monkeypatch, st
     np.testing.assert_array_equal(found[2:], grades)
     metrics, plain = metric_values(found), metric_values(found[:2])
     np.testing.assert_array_equal(metrics["ndcg"], ndcg(grades))
-    np.testing.assert_array_equal(metrics["ndcg_at_100"], ndcg(grades, 100))
-    assert metrics.keys() - plain.keys() == {"ndcg", "ndcg_at_100"}
+    for depth in (10, 100):
+        np.testing.assert_array_equal(metrics[f"ndcg_at_{depth}"], ndcg(grades, depth))
+    assert metrics.keys() - plain.keys() == {"ndcg", "ndcg_at_10", "ndcg_at_100"}
     np.testing.assert_array_equal(metrics["map"], plain["map"])
     assert retrieval_curves(found) == retrieval_curves(found[:2])
     assert judged(rows, graded=True).histogram(function, [], InProcess()).shape == found.shape

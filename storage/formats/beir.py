@@ -1,0 +1,107 @@
+"""Retrieval test sets in the layout of BEIR: a corpus of texts, queries, and judgements of the relevance of texts.
+
+A judgement of grade g becomes g labels that the text shares with its query and with no other query. The number of
+shared labels, which is what graded relevance counts, is then the grade.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import FeatureRows
+
+TABLES = {"base": "corpus", "query": "queries", "judgements": "qrels/test"}
+SUFFIXES = (".jsonl", ".jsonl.gz", ".tsv", ".parquet", "/*.parquet")
+BLOCK_ROWS = 1024
+
+
+def find_test_set(source: str) -> dict[str, list[Path]] | None:
+    """Return the files of each of TABLES in a folder; None if one has none."""
+    found = {
+        name: sorted(path for suffix in SUFFIXES for path in Path(source).glob(table + suffix))
+        for name, table in TABLES.items()
+    }
+    return found if all(found.values()) else None
+
+
+def read_test_set(files: Mapping[str, Sequence[Path]]) -> dict[str, Iterator[FeatureRows]]:
+    """Return the corpus and the judged queries as texts with keys; titles precede texts.
+
+    Grades of 0 and less mean that a text is not relevant. Queries without a relevant text are left out.
+
+    Raises ValueError for a line that cannot be read, a missing column, and a judgement of a text or query that is
+    missing.
+    """
+    grades: dict[str, dict[str, int]] = {}
+    for row in _rows(files["judgements"], ("query-id", "corpus-id", "score")):
+        query, text = str(row["query-id"]), str(row["corpus-id"])
+        try:
+            grade = int(row["score"])
+        except ValueError:
+            where = f"of query {query!r} and text {text!r} in {files['judgements'][0]}"
+            raise ValueError(f"expected an integer as the score {where}, found {row['score']!r}") from None
+        if grade > 0:
+            grades.setdefault(query, {})[text] = grade
+    if not grades:
+        raise ValueError(f"expected a judgement above 0, found none in {files['judgements'][0]}")
+    most = max(max(judged.values()) for judged in grades.values())
+    of_queries: dict[str, list[int]] = {}
+    of_texts: dict[str, list[int]] = {}
+    for number, (query, judged) in enumerate(grades.items()):
+        of_queries[query] = [number * most + i for i in range(max(judged.values()))]
+        for text, grade in judged.items():
+            of_texts.setdefault(text, []).extend(of_queries[query][:grade])
+    return {"base": _texts(files["base"], of_texts, True), "query": _texts(files["query"], of_queries, False)}
+
+
+def _texts(paths: Sequence[Path], labels: Mapping[str, list[int]], unjudged: bool) -> Iterator[FeatureRows]:
+    """Yield texts with the labels of their keys. Those without labels are left out unless `unjudged`."""
+    every = ((str(row["_id"]), row) for row in _rows(paths, ("_id", "text")))
+    rows = ((key, row) for key, row in every if unjudged or key in labels)
+    missing, start = set(labels), 0
+    while block := list(islice(rows, BLOCK_ROWS)):
+        keys = [key for key, _ in block]
+        texts = [" ".join(filter(None, (row.get("title"), row["text"]))) for _, row in block]
+        yield FeatureRows(
+            np.arange(start, start := start + len(keys)), texts, [labels.get(k, []) for k in keys], keys=keys
+        )
+        missing -= set(keys)
+    if missing:
+        raise ValueError(f"expected every judged row in {paths[0]}, found none with the _id {min(missing)!r}")
+
+
+def _rows(paths: Sequence[Path], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of JSON lines, .tsv files with a header, and Parquet files."""
+    for path in paths:
+        for number, row in enumerate(_read(path), 1):
+            if absent := [column for column in columns if row.get(column) is None]:
+                raise ValueError(f"{path}: expected {', '.join(columns)} in row {number}, found no {absent[0]}")
+            yield row
+
+
+def _read(path: Path) -> Iterator[dict[str, Any]]:
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        for batch in pq.ParquetFile(path).iter_batches():
+            yield from batch.to_pylist()
+        return
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+        if path.suffix == ".tsv":
+            yield from csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        for line, text in enumerate(file, 1):
+            try:
+                row = json.loads(text)
+            except ValueError as error:
+                raise ValueError(f"{path}: expected a JSON object, found {text[:60]!r} in line {line}") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}: expected a JSON object, found {text[:60]!r} in line {line}")
+            yield row

@@ -1,0 +1,81 @@
+"""Judgements in the layout of BEIR: NDCG@10 by the protocol `graded` is that of the judged grades."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import hashkiln
+from storage.features.dataset import load_dataset
+from storage.features.rows import Columns
+from storage.formats import beir
+from tests import tiny_encoders
+from tests.workflows.conftest import reindex
+from workflows import datasets
+from workflows.embed import embed
+from workflows.spec import Spec
+
+RNG = np.random.default_rng(0)
+TEXTS = {f"d{i}": " ".join(RNG.choice(tiny_encoders.WORDS, 5)) for i in range(120)}
+QUERIES = {f"q{i}": " ".join(RNG.choice(tiny_encoders.WORDS, 3)) for i in range(12)} | {"d5": TEXTS["d5"]}
+GRADES = {
+    (query, text): int(RNG.integers(-1, 4))
+    for query in list(QUERIES)[1:]  # the first one is not judged
+    for text in RNG.choice(list(TEXTS), 15, replace=False)
+    if query != text
+}
+
+
+@pytest.fixture(params=["jsonl", "parquet"])
+def folder(tmp_path, request):
+    parted = {key: text.partition(" ") for key, text in TEXTS.items()}
+    corpus = [{"_id": key, "title": title, "text": text} for key, (title, _, text) in parted.items()]
+    queries = [{"_id": key, "text": text} for key, text in QUERIES.items()]
+    judgements = [{"query-id": query, "corpus-id": text, "score": grade} for (query, text), grade in GRADES.items()]
+    folder = tmp_path / "beir"
+    if request.param == "parquet":
+        for name, rows in (("corpus", corpus), ("queries", queries), ("qrels/test", judgements)):
+            (folder / name).mkdir(parents=True)
+            pq.write_table(pa.Table.from_pylist(rows), folder / name / "0.parquet")
+    else:
+        (folder / "qrels").mkdir(parents=True)
+        for name, rows in (("corpus", corpus), ("queries", queries)):
+            (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        lines = ["\t".join(map(str, row.values())) for row in judgements]
+        (folder / "qrels" / "test.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]) + "\n")
+    return folder
+
+
+def ndcg_at_10(distances, grades):
+    """Return NDCG@10 of texts by increasing distance, the expectation over random orders of tied ones."""
+    gains, discounts = 2.0**grades - 1, 1 / np.log2(np.arange(2, 12))
+    expected = [gains[distances == distance].mean() for distance in distances[:10]]
+    return expected @ discounts / (np.sort(gains)[::-1][:10] @ discounts)
+
+
+def test_ndcg_at_10_is_that_of_the_judged_grades(settings, tmp_path, folder):
+    texts = datasets.ingest_source("judged", str(folder), settings, Columns())
+    assert (texts.kind, texts.understood["base"].rows, texts.understood["query"].rows) == ("text", 120, 12)
+    embed("judged", str(tiny_encoders.text_onnx(tmp_path / "encoder")), "vectors")
+    spec = Spec(dataset="vectors", method={"method": "lsh", "bits": 16}, protocol={"relevance": "graded"})
+    _, report, _ = reindex(settings, spec)
+    table = hashkiln.open("vectors__lsh16")
+    queries = load_dataset(settings.warehouse_url, "vectors").shards("query", allow_unknown=True)
+    x = np.concatenate([batch.x for shard in queries for batch in shard])
+    distances, ids = table.search(x, k=len(TEXTS))
+    values = []
+    for query, near, keys in zip(list(QUERIES)[1:], distances, map(table.keys, ids), strict=True):
+        other = np.array(keys) != query
+        grades = np.array([max(GRADES.get((query, key), 0), 0) for key in keys])
+        values.append(ndcg_at_10(near[other], grades[other]))
+    assert 0 < np.mean(values) < 1
+    assert report.measured.metrics["ndcg_at_10"].value == pytest.approx(np.mean(values), abs=1e-6)
+
+
+def test_a_judgement_of_a_missing_text_is_refused(folder):
+    files = beir.find_test_set(str(folder))
+    with pytest.raises(ValueError, match=r"expected every judged row in .*, found none with the _id 'd\d+'"):
+        for _ in beir.read_test_set(files | {"base": files["query"]})["base"]:
+            pass
