@@ -136,7 +136,13 @@ def vectors(column: Any, dim: int, where: str, dtype: str | None = None) -> Arra
 
 
 def usable_rows(
-    column: Any, dim: int, where: str, kind: str = "vector", dtype: str | None = None, metric: str = "euclidean"
+    column: Any,
+    dim: int,
+    where: str,
+    kind: str = "vector",
+    dtype: str | None = None,
+    metric: str = "euclidean",
+    finite: bool = False,
 ) -> tuple[Array, dict[int, str]]:
     """Return the readable rows of a column (m, dim) float32, and error messages for the other rows, by their position.
 
@@ -152,6 +158,8 @@ def usable_rows(
         The dtype of vectors in a column of bytes.
     metric
         For "cosine", a vector of zeros is an error.
+    finite
+        Whether all vectors are known to be finite.
 
     Raises
     ------
@@ -170,9 +178,11 @@ def usable_rows(
         x, rows, nulls = column, np.arange(len(column)), np.zeros(len(column), bool)
     else:
         x, rows, nulls = _lists(number_lists(column, dtype, where), dim, where, errors)
-    with np.errstate(over="ignore", invalid="ignore"):
-        if metric != "cosine" and np.isfinite(x.sum()):  # fast; not finite if a value is not, or on overflow
-            return x, errors
+    if not finite:
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = bool(np.isfinite(x.sum()))  # fast; not finite if a value is not, or on overflow
+    if finite and metric != "cosine":
+        return x, errors
     usable = np.isfinite(x).all(1)
     for i in np.flatnonzero(~usable):
         value = "null among them" if nulls[i] else "NaN or infinity"

@@ -93,15 +93,15 @@ def read_batches(url: str, names: Sequence[str], columns: Columns, batch_rows: i
 
 def read_vectors(
     url: str, dim: int, others: Sequence[str], columns: Columns, batch_rows: int
-) -> Iterator[tuple[Any, Array | Any]]:
+) -> Iterator[tuple[Any, Array | Any, bool]]:
     """Yield record batches of some columns, and the vectors in the same rows: see `parquet.read_vectors`."""
     stored = [name for name in others if name != columns.labels or not columns.label_folders]
     if form(url) == ".parquet" and stored:
-        for part, vectors in parquet.read_vectors(url, columns.x, dim, stored, batch_rows):
-            yield _with_labels(part, others, url, columns), vectors
+        for part, vectors, finite in parquet.read_vectors(url, columns.x, dim, stored, batch_rows):
+            yield _with_labels(part, others, url, columns), vectors, finite
         return
     for part in read_batches(url, [*others, columns.x], columns, batch_rows):
-        yield part, part[columns.x]
+        yield part, part[columns.x], False
 
 
 def _stored(url: str, names: Sequence[str], columns: Columns, batch_rows: int) -> Iterator[Any]:

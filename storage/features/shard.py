@@ -112,9 +112,9 @@ class FeatureShard:
         labelled = self.columns.labels in read
         row, deleted = 0, deletions.deleted_ids(self.deleted)
         dim = self.dim if self.kind == "vector" and not self.columns.dtype else 0
-        for part, vectors in rows.read_vectors(url, dim, read, self.columns, batch_rows(self.dim)):
+        for part, vectors, finite in rows.read_vectors(url, dim, read, self.columns, batch_rows(self.dim)):
             ids = self.ids_in(part, url, row)
-            x, errors = columns.usable_rows(vectors, self.dim, url, self.kind, self.columns.dtype, self.metric)
+            x, errors = columns.usable_rows(vectors, self.dim, url, self.kind, self.columns.dtype, self.metric, finite)
             keep = ~np.isin(ids, deleted)
             if not keep.all():
                 x = x[np.delete(keep, list(errors))]

@@ -14,7 +14,7 @@ from hashing.mapreduce import Array
 
 from . import filesystem
 
-LOCAL_WINDOW, REMOTE_WINDOW = 2**20, 2**25  # bytes of vectors to read at a time
+LOCAL_WINDOW, REMOTE_WINDOW = 2**16, 2**25  # bytes of vectors to read at a time
 
 
 def open_parquet(url: str, columns: Sequence[str] = ()) -> Any:
@@ -104,8 +104,8 @@ def read_batches(url: str, columns: Sequence[str], batch_rows: int = 2**16) -> I
 
 def read_vectors(
     url: str, column: str, dim: int, others: Sequence[str], batch_rows: int
-) -> Iterator[tuple[Any, Array | Any]]:
-    """Yield record batches of some columns, and the vectors of another column in the same rows.
+) -> Iterator[tuple[Any, Array | Any, bool]]:
+    """Yield record batches of some columns, the vectors of another column in the same rows, and if these are finite.
 
     They are (n, dim) float32, in memory that the batch after the next one overwrites. After the first batch that
     `parquet_pages` cannot decode, and for dim = 0, they are the columns that pyarrow reads.
@@ -129,8 +129,8 @@ def read_vectors(
             if len(memory[done % 2]) < len(batch):
                 memory[done % 2] = np.empty((len(batch), dim), np.float32)
             x = memory[done % 2][: len(batch)]
-            reader.read(x)
-            yield named(batch, others), x
+            finite = reader.read(x)
+            yield named(batch, others), x, finite
             done += 1
         return
     except (Unsupported, pa.ArrowException):
@@ -139,7 +139,7 @@ def read_vectors(
         if _from_store(error):
             raise
     for batch in islice(_batches(url, file, [*others, column], batch_rows), done, None):
-        yield batch.select(others), batch[column]
+        yield batch.select(others), batch[column], False  # not checked
 
 
 def _batches(url: str, file: Any, columns: Sequence[str], batch_rows: int) -> Iterator[Any]:

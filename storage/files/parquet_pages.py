@@ -17,7 +17,7 @@ import pyarrow as pa
 from . import parquet_kernels as kernels
 
 Array = np.ndarray[Any, Any]
-Fill = Callable[[Array], None]
+Fill = Callable[[Array], bool]
 
 STORED: dict[str, tuple[str, Any]] = {  # type of the values: physical type, and how it is stored
     "halffloat": ("FIXED_LEN_BYTE_ARRAY", np.dtype("<f2")),
@@ -66,6 +66,7 @@ class VectorReader:
     >>> content = pa.BufferReader(sink.getvalue())
     >>> out = np.empty((2, 2), np.float32)
     >>> VectorReader(pq.ParquetFile(content).schema, content, "x", dim=2).read(out)
+    True
     >>> out
     array([[1., 2.],
            [3., 4.]], dtype=float32)
@@ -81,10 +82,10 @@ class VectorReader:
         self._start, self._read = 0, 0  # the part of the file that the buffer holds
         self._pages = self._all_pages()
         self._left = 0  # values left in the current page
-        self._fill: Fill  # fills an array with the next of them
+        self._fill: Fill  # fills an array with the next of them, and returns whether they are finite
 
-    def read(self, out: Array) -> None:
-        """Fill out (n, dim) float32, contiguous, with the next n rows.
+    def read(self, out: Array) -> bool:
+        """Fill out (n, dim) float32, contiguous, with the next n rows, and return whether all values are finite.
 
         Raises
         ------
@@ -92,16 +93,17 @@ class VectorReader:
             If they cannot be read. The content of `out` is then undefined, and the reader unusable.
         """
         values = out.reshape(-1)
-        done = 0
+        done, finite = 0, True
         while done < len(values):
             if not self._left:
                 if not (page := next(self._pages, None)):
                     raise Unsupported("no rows left")
                 self._left, self._fill = page
             n = min(self._left, len(values) - done)
-            self._fill(values[done : done + n])
+            finite &= self._fill(values[done : done + n])
             done += n
             self._left -= n
+        return finite
 
     def _all_pages(self) -> Iterator[tuple[int, Fill]]:
         """Yield the number of values in each data page, and a function that fills an array with the next of them."""
@@ -189,24 +191,25 @@ class VectorReader:
         return _decompressed(data[end:], page.full - end, codec if about.get(7, True) else UNCOMPRESSED)
 
     def _decoder(self, data: Array, count: int, encoding: int, dictionary: Array | None) -> Fill:
-        """Return a function that fills an array with the next values of a page."""
+        """Return a function that fills an array with the next values of a page, and returns whether they are finite."""
         size, done = self._stored.itemsize, 0
         if encoding in (PLAIN, BYTE_STREAM_SPLIT) and len(data) != count * size:
             raise Unsupported("a page of another length")
         if encoding == PLAIN:
 
-            def fill(out: Array) -> None:
+            def fill(out: Array) -> bool:
                 nonlocal done
                 part = data[done * size : (done + len(out)) * size]
                 done += len(out)
                 if str(self._type) == "float":
                     out.view(np.uint8)[:] = part  # NaNs keep their bits
-                else:
-                    out[:] = self._floats(part)
+                    return bool(kernels.all_finite(part))  # it is in the cache, unlike its copy
+                out[:] = self._floats(part)
+                return _all_finite(out)
 
         elif encoding == BYTE_STREAM_SPLIT:
 
-            def fill(out: Array) -> None:
+            def fill(out: Array) -> bool:
                 nonlocal done
                 if str(self._type) == "float":
                     kernels.join_streams(data, count, done, out.view(np.uint32))
@@ -214,6 +217,7 @@ class VectorReader:
                     streams = data.reshape(size, count)[:, done : done + len(out)]
                     out[:] = self._floats(np.ascontiguousarray(streams.T).reshape(-1))
                 done += len(out)
+                return _all_finite(out)
 
         elif encoding in (PLAIN_DICTIONARY, RLE_DICTIONARY):
             width = int(data[0]) if len(data) else INDEX_BITS + 1
@@ -223,9 +227,10 @@ class VectorReader:
             padded[: len(dictionary)] = dictionary[: len(padded)]
             state, known = np.array([1, 0, 0, 0]), len(dictionary)
 
-            def fill(out: Array) -> None:
+            def fill(out: Array) -> bool:
                 if not kernels.gather(data, state, width, known, padded, out):
                     raise Unsupported("an index beyond the dictionary")
+                return _all_finite(out)
 
         else:
             raise Unsupported(f"encoding {encoding}")
@@ -254,6 +259,10 @@ class VectorReader:
             if self._read < stop - start:
                 raise Unsupported("the file ends in a page")
         return np.frombuffer(self._buffer.data.toreadonly()[start - self._start : stop - self._start], np.uint8)
+
+
+def _all_finite(out: Array) -> bool:
+    return bool(kernels.all_finite(np.frombuffer(out.data.toreadonly(), np.uint8)))
 
 
 def _check_sum(page: Page, data: Array) -> None:

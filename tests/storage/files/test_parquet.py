@@ -29,7 +29,7 @@ def test_vectors_are_read_beside_other_columns_in_any_order(tmp_path):
     url, x = str(tmp_path / "s.parquet"), np.arange(300.0).reshape(100, 3)
     table = pa.table({"labels": [[1]] * 100, "vector": list(x), "unused": ["u"] * 100, "id": np.arange(100)})
     pq.write_table(table, url, row_group_size=30)
-    found = [(batch, x.copy()) for batch, x in parquet.read_vectors(url, "vector", 3, ["id", "labels"], 40)]
+    found = [(batch, x.copy()) for batch, x, _ in parquet.read_vectors(url, "vector", 3, ["id", "labels"], 40)]
     assert [len(batch) for batch, _ in found] == [40, 40, 20]
     np.testing.assert_array_equal(np.concatenate([batch["id"].to_numpy() for batch, _ in found]), np.arange(100))
     vectors = [vectors for _, vectors in found]
@@ -43,7 +43,7 @@ def test_pyarrow_reads_the_vectors_from_the_first_batch_with_a_null(tmp_path):
     pq.write_table(pa.table({"id": np.arange(100), "vector": x}), url, row_group_size=30)
     found = [
         (batch, vectors.tolist(), type(vectors))
-        for batch, vectors in parquet.read_vectors(url, "vector", 2, ["id"], 20)
+        for batch, vectors, _ in parquet.read_vectors(url, "vector", 2, ["id"], 20)
     ]
     assert [kind is np.ndarray for _, _, kind in found] == [True, True, True, False, False]
     assert [row for _, vectors, _ in found for row in vectors] == [
@@ -56,7 +56,7 @@ def test_a_batch_is_kept_while_the_next_one_is_read(tmp_path):
     url = str(tmp_path / "s.parquet")
     pq.write_table(pa.table({"id": np.arange(6), "vector": [[float(i)] for i in range(6)]}), url)
     before = None
-    for row, (_, x) in enumerate(parquet.read_vectors(url, "vector", 1, ["id"], 1)):
+    for row, (_, x, _) in enumerate(parquet.read_vectors(url, "vector", 1, ["id"], 1)):
         assert before is None or before == row - 1
         before = x
 

@@ -132,7 +132,8 @@ def directly(content, dim, rows, pieces=(7,), window=2**22):
     out = np.empty((rows, dim), np.float32)
     row = 0
     for piece in itertools.cycle(pieces):
-        reader.read(out[row : row + piece])
+        finite = reader.read(part := out[row : row + piece])
+        assert finite == np.isfinite(part).all()
         row += piece
         if row >= rows:
             return out
