@@ -154,8 +154,8 @@ def _compared_by(source: datasets.Source, metric: Metric | None, url: str) -> da
 def _comparable(source: datasets.Source, url: str) -> datasets.Source:
     """Return a source after checks of the first rows of its splits, before anything is written.
 
-    Raises ValueError for a split without rows or with vectors of another dimension, and for vectors other than 0 and 1
-    that are compared by Hamming distance.
+    Raises ValueError for a split without rows or with vectors of another dimension, for vectors other than 0 and 1 that
+    are compared by Hamming distance, and if all vectors compared by cosine are zero.
     """
     splits: dict[str, Iterator[FeatureRows]] = {}
     dims: dict[str, int] = {}
@@ -165,6 +165,8 @@ def _comparable(source: datasets.Source, url: str) -> datasets.Source:
         splits[split] = _finite(chain([first], blocks), f"the {split} rows of {url}")
         if isinstance(first.x, np.ndarray):
             dims[split] = first.x.shape[1]
+            if source.metric == "cosine" and not first.x.any():
+                raise ValueError(f"expected vectors other than zero, which has no cosine, found none in {url}")
             if source.metric == "hamming" and not np.isin(first.x, (0, 1)).all():
                 raise ValueError(f"expected vectors of 0 and 1, compared by hamming, found others in {url}")
     if len(set(dims.values())) > 1:

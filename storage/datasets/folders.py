@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 
 from ..features import rows
 from ..features.rows import Columns
 from ..files import filesystem
 
 SPLITS = "dataset_dict.json"  # names the splits of a Hugging Face DatasetDict
+TABLES = {"_delta_log/*.json": "Delta Lake", "metadata/*.metadata.json": "Iceberg", ".hoodie/*": "Hudi"}
 
 
 def find_splits(
@@ -45,6 +47,7 @@ def find_splits(
             columns.model_copy(update={"x": "vector", "metadata": metadata}),
         )
     for url in splits.values():
+        _check_no_table(url)
         _check_form(url, forms)
     return splits, columns
 
@@ -83,6 +86,16 @@ def _npy_and_metadata(url: str, named: str) -> tuple[str, str]:
         raise ValueError(f"{url} has the vectors {', '.join(vectors)}: choose one by --vector-column")
     chosen = named if named in vectors else vectors[0]
     return chosen, metadata[0]
+
+
+def _check_no_table(url: str) -> None:
+    """Raise ValueError for the folder of a table, whose files may be of earlier versions."""
+    for file in filesystem.inventory(url, 2):
+        name = filesystem.relative_path(url, file.url)
+        if owner := next((owner for pattern, owner in TABLES.items() if fnmatchcase(name, pattern)), None):
+            raise ValueError(
+                f"{url} is a table of {owner}, whose files may hold rows of old versions: export its rows to Parquet"
+            )
 
 
 def _check_form(url: str, known: Sequence[str]) -> None:

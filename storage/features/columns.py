@@ -11,6 +11,7 @@ from hashing.mapreduce import Array
 from . import media
 
 NO_ID = -1  # pads lists of neighbours (hashing.neighbours)
+KEYS = "; --key-column reads them as keys"
 DROP = "; reindex and embed leave out such rows with --bad-rows drop"
 
 
@@ -55,7 +56,7 @@ def number_lists(column: Any, dtype: str | None, where: str) -> Any:
     found = column.type
     column = plain(column)
     if dtype and media.kind(column.type) == "image":
-        return bytes_as_lists(column, np.dtype(dtype).newbyteorder("<"), where)
+        return bytes_as_lists(media.encoded(column), np.dtype(dtype).newbyteorder("<"), where)
     if not is_list(column.type) or not is_number(column.type.value_type):
         raise ValueError(f"expected vectors, lists of numbers, found {found}, in {where}")
     if types.is_boolean(column.type.value_type):
@@ -110,7 +111,7 @@ def ids(column: Any, where: str, first_row: int = 0) -> Array:
     import pyarrow as pa
 
     if not pa.types.is_integer(column.type):
-        hint = "" if pa.types.is_floating(column.type) else "; --key-column reads strings as keys"
+        hint = "" if pa.types.is_floating(column.type) else KEYS
         raise ValueError(f"expected integer ids, found {column.type}, in {where}{hint}")
     if column.null_count:
         row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
@@ -118,7 +119,7 @@ def ids(column: Any, where: str, first_row: int = 0) -> Array:
     values = column.to_numpy()
     if values.dtype == np.uint64 and len(too_large := np.flatnonzero(values > np.iinfo(np.int64).max)):
         row = int(too_large[0])
-        raise ValueError(f"expected ids of int64, found {values[row]}, in row {first_row + row} of {where}")
+        raise ValueError(f"expected ids of int64, found {values[row]}, in row {first_row + row} of {where}{KEYS}")
     if len(reserved := np.flatnonzero(values == NO_ID)):
         row = first_row + int(reserved[0])
         raise ValueError(
@@ -300,6 +301,8 @@ def check_label_type(column_type: Any, where: str) -> None:
     import pyarrow as pa
     from pyarrow import types
 
+    if isinstance(column_type, pa.BaseExtensionType):
+        column_type = column_type.storage_type
     inner = column_type.value_type if is_list(column_type) else column_type
     value_type = inner.value_type if types.is_dictionary(inner) else inner
     if types.is_integer(value_type) or types.is_boolean(value_type) or media.is_text(value_type) or inner == pa.null():

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict
 from ..files import parquet, samples
 from ..files.filesystem import FileVersion
 from ..formats import Kind
-from . import columns, keys, media, rows
+from . import ambiguous, columns, footers, keys, media, rows
+from .footers import Footer
 from .rows import Columns
 
 FIRST_ROWS = 4096  # rows of each split to read
@@ -68,9 +69,12 @@ class _Split(NamedTuple):
     url: str  # of the first file with rows
     schema: Any
     first: Any  # its first rows, a record batch
-    files: int
+    footers: dict[str, Footer]  # by the URL of the file
     bytes: int
-    rows: int
+
+    @property
+    def rows(self) -> int:
+        return sum(footer.rows for footer in self.footers.values())
 
 
 @refusing()
@@ -101,9 +105,13 @@ def understand(splits: Mapping[str, str], given: Columns, labels_as: str | None,
     names = _complete(given, files)
     found = {split: _open_split(splits[split], files[split], names) for split in splits}
     base = found["base"]
-    names = names.model_copy(update={"multi_hot": _multi_hot_width(base, names, labels_as)})
+    names = names.model_copy(update={"multi_hot": _multi_hot_width(found, names, labels_as)})
     kind, dim = _kind_and_dim(base, names)
+    if kind == "text":
+        named = "" if given.x else names.x
+        ambiguous.refuse_other_strings(base.first[names.x], f"column {names.x} of {base.url}", named)
     for split in found.values():
+        _check_dims(split, names, kind, dim)
         if names.labels and not names.label_folders:
             _check_column(split.schema, base.schema, names.labels, split.url, base.url, names)
         _check_first_rows(split, names, kind, dim, metric)
@@ -123,6 +131,9 @@ def _complete(given: Columns, files: Mapping[str, list[FileVersion]]) -> Columns
         if rows.form(first) == ".tar":
             names = names.model_copy(update={"id": samples.KEY, "keyed": True})
         names = names.model_copy(update={"numbered": rows.form(first) in NUMBERED})
+    chosen = [names.x, names.labels, *([] if names.numbered else [names.id])]
+    if twice := next((name for name in chosen if chosen.count(name) > 1), None):
+        raise ValueError(f"expected different columns for ids, vectors and labels, found {twice} twice")
     if not names.labels:
         return names
     label_folders = _label_folders(names.labels, [file.url for listed in files.values() for file in listed])
@@ -169,49 +180,65 @@ def _open_split(url: str, files: list[FileVersion], names: Columns) -> _Split:
     """Read the footers of all files and the first rows of the first file that has any; check the columns."""
     rows.metadata_files([file.url for file in files], names)
     with ThreadPoolExecutor(FOOTERS) as pool:
-        footers = list(pool.map(lambda file: _footer(file.url, names), files))
-    first = next((i for i, (rows, _) in enumerate(footers) if rows), None)
+        read = list(pool.map(lambda file: footers.read_footer(file.url, names), files))
+    found = {file.url: footer for file, footer in zip(files, read, strict=True)}
+    first = next((file for file, footer in found.items() if footer.rows), None)
     if first is None:
         raise ValueError(f"expected at least one row, found none in {url}")
-    schema = footers[first][1]
+    schema = found[first].schema
     wanted = [names.x] if names.numbered else [names.id, names.x]
     wanted += [names.labels] if names.labels and not names.label_folders else []
-    for file, (_, other) in zip(files, footers, strict=True):
+    for file, footer in found.items():
         for name in wanted:
-            _check_column(other, schema, name, file.url, files[first].url, names)
-    read = [*wanted, names.labels] if names.labels and names.label_folders else wanted
-    first_rows = next(part for part in rows.read_batches(files[first].url, read, names, FIRST_ROWS) if len(part))
-    total = sum(count for count, _ in footers)
-    return _Split(files[first].url, schema, first_rows, len(files), sum(file.size for file in files), total)
+            if not footer.rows and parquet.field_of(footer.schema, name):
+                continue  # writers cannot infer types without rows
+            _check_column(footer.schema, schema, name, file, first, names)
+    if not names.numbered:
+        footers.check_distinct(found, names)
+    columns_read = [*wanted, names.labels] if names.labels and names.label_folders else wanted
+    return _Split(first, schema, _first_rows(first, columns_read, names), found, sum(file.size for file in files))
 
 
-def _footer(url: str, names: Columns) -> tuple[int, Any]:
-    """Return the number of rows in a file and its schema. Raises ValueError if its metadata have other rows."""
-    if names.metadata:
-        rows.check_metadata_rows(url, names)
-    return rows.count_rows(url), rows.schema(url, names)
+def _first_rows(url: str, wanted: Sequence[str], names: Columns) -> Any:
+    return next(part for part in rows.read_batches(url, wanted, names, FIRST_ROWS) if len(part))
 
 
-def _check_column(schema: Any, first: Any, name: str, url: str, first_url: str, columns: Columns) -> None:
+def _check_dims(split: _Split, names: Columns, kind: Kind, dim: int) -> None:
+    """Raise ValueError if the first rows of a file are all vectors of another dimension, given what footers say."""
+    for url, footer in split.footers.items():
+        if kind == "vector" and footer.rows and footer.numbers not in (None, footer.rows * dim):
+            first = _first_rows(url, [names.x], names)[names.x]
+            if len(errors := columns.usable_rows(first, dim, url)[1]) == len(first):
+                columns.refuse_row(errors, url, 0)
+
+
+def _check_column(schema: Any, first: Any, name: str, url: str, first_url: str, names: Columns) -> None:
     """Raise ValueError if a file lacks a column, or has it as another kind than the first file with rows."""
+    if schema.names.count(name) > 1:
+        raise ValueError(f"expected one column {name}, found {schema.names.count(name)}, in {url}")
     field, expected = parquet.field_of(schema, name), parquet.field_of(first, name)
     if field is None or expected is None:
-        where, names = (url, schema.names) if field is None else (first_url, first.names)
-        raise ValueError(f"expected a column {name}, found {', '.join(names)}, in {where}: {_option(name, columns)}")
-    if name != columns.id and "null" in (field.type, expected.type):  # such as a field that the first sample lacks
+        where, found = (url, schema.names) if field is None else (first_url, first.names)
+        raise ValueError(f"expected a column {name}, found {', '.join(found)}, in {where}: {_option(name, names)}")
+    if name != names.id and "null" in (field.type, expected.type):  # such as a field that the first sample lacks
         return
+    are_labels = name == names.labels
+    if are_labels:
+        columns.check_label_type(field.type, f"column {name} of {url}")
+        if any(columns.is_list(kind) and kind.value_type == "null" for kind in (field.type, expected.type)):
+            return  # no row of one file has a label
     sizes = {_fixed_size(field.type), _fixed_size(expected.type)} - {None}
-    if _shape(field.type) != _shape(expected.type) or len(sizes) > 1:
+    if _shape(field.type, are_labels) != _shape(expected.type, are_labels) or len(sizes) > 1:
         raise ValueError(f"column {name}: expected {expected.type} as in {first_url}, found {field.type}, in {url}")
 
 
-def _option(name: str, columns: Columns) -> str:
-    if name == columns.id:
+def _option(name: str, names: Columns) -> str:
+    if name == names.id:
         return "name yours by --id-column or --key-column"
-    return f"name yours by {'--label-column' if name == columns.labels else '--vector-column'}"
+    return f"name yours by {'--label-column' if name == names.labels else '--vector-column'}"
 
 
-def _shape(column_type: Any) -> tuple[Any, ...]:
+def _shape(column_type: Any, are_labels: bool) -> tuple[Any, ...]:
     """Return the properties of a column type that must be the same in all files."""
     import pyarrow as pa
     from pyarrow import types
@@ -221,7 +248,8 @@ def _shape(column_type: Any) -> tuple[Any, ...]:
     if types.is_dictionary(column_type):
         column_type = column_type.value_type
     if columns.is_list(column_type):
-        return ("list", columns.is_number(column_type.value_type))
+        value_type = column_type.value_type
+        return ("list", columns.is_number(value_type), are_labels and types.is_floating(value_type))
     return (media.kind(column_type) or types.is_integer(column_type),)
 
 
@@ -247,48 +275,34 @@ def _default_x(first: str, schema: Any) -> str:
 
 
 def _kind_and_dim(base: _Split, names: Columns) -> tuple[Kind, int]:
-    """Return the kind of rows and their dimension, from the first row that is not null."""
+    """Return the kind of rows and their dimension, which is the most common one of the first rows."""
     import pyarrow.compute as pc
 
     column = base.first[names.x]
     kind = media.kind(column.type)
-    if kind and not (names.dtype and kind == "image"):
-        return kind, media.dim(kind)
     if names.dtype and kind != "image":
         raise ValueError(f"--vector-dtype is for bytes, found {column.type} in column {names.x} of {base.url}")
+    if kind and not names.dtype:
+        return kind, media.dim(kind)
     lists = columns.number_lists(column, names.dtype, f"column {names.x} of {base.url}")
-    lengths = pc.list_value_length(lists).drop_null()
-    if not len(lengths) or not lengths[0].as_py():
+    lengths = pc.list_value_length(lists)
+    if not (common := pc.mode(lengths.filter(pc.greater(lengths, 0)))):
         raise ValueError(f"expected vectors, found only null or empty ones in column {names.x} of {base.url}")
-    return "vector", lengths[0].as_py()
+    return "vector", common[0]["mode"].as_py()
 
 
-def _multi_hot_width(base: _Split, names: Columns, labels_as: str | None) -> int:
+def _multi_hot_width(found: Mapping[str, _Split], names: Columns, labels_as: str | None) -> int:
     """Return the width of multi-hot labels, 0 for labels that are values. Raises ValueError if both are possible."""
     if not names.labels:
         if labels_as:
             raise ValueError("--labels-as applies to labels: name their column by --label-column")
         return 0
-    where = f"column {names.labels} of {base.url}"
-    column = base.first[names.labels]
-    columns.check_label_type(column.type, where)
-    if not columns.is_list(column.type):
-        if labels_as == "multi-hot":
-            raise ValueError(f"expected lists of 0 and 1 as multi-hot labels, found {column.type} in {where}")
-        return 0
-    rows = [row for row in column.to_pylist() if row]
-    width = len(rows[0]) if rows else 0
-    alike = width > 1 and all(len(row) == width and set(row) <= {0, 1} for row in rows)
-    if labels_as == "multi-hot":
-        if not alike:
-            raise ValueError(f"expected lists of 0 and 1, all of one length, as multi-hot labels, in {where}")
-        return width
-    if alike and labels_as is None:
-        raise ValueError(
-            f"{where}: lists of {width} numbers 0 and 1 can be multi-hot labels or the labels 0 and 1: "
-            "pass --labels-as multi-hot or --labels-as values"
-        )
-    return 0
+    column = names.labels
+    widths = {
+        split: ambiguous.multi_hot_width(held.first[column], f"column {column} of {held.url}", labels_as)
+        for split, held in found.items()
+    }
+    return widths["base"]
 
 
 def _check_first_rows(split: _Split, names: Columns, kind: Kind, dim: int, metric: str) -> None:
@@ -302,14 +316,22 @@ def _check_first_rows(split: _Split, names: Columns, kind: Kind, dim: int, metri
     if metric == "hamming" and not np.isin(x, (0, 1)).all():
         raise ValueError(f"expected vectors of 0 and 1, compared by hamming, found others in {where}")
     if len(errors) == len(few):  # a run can drop some bad rows, but not all
-        row, hint = (
-            min(errors),
-            "" if kind != "image" or names.dtype else "; vectors stored as bytes need --vector-dtype",
-        )
+        row = min(errors)
+        hint = _hint(first[names.x], errors[row])
         key = f", for key {ids[row].as_py()!r}" if names.keyed else ""
         raise ValueError(f"column {names.x}: {errors[row]}, in row {row} of {where}{key}{hint}")
     if names.labels:
-        columns.labels_by_row(first[names.labels], where, names.multi_hot)
+        columns.labels_by_row(first[names.labels], f"column {names.labels} of {where}", names.multi_hot)
+
+
+def _hint(column: Any, error: str) -> str:
+    from pyarrow import types
+
+    if media.NO_FORMAT in error:
+        return "; vectors stored as bytes need --vector-dtype"
+    if types.is_struct(column.type) and column.type.get_field_index("path") >= 0:
+        return "; paths of pictures are not followed: store their bytes"
+    return ""
 
 
 def _check_distinct(ids: Any, names: Columns, where: str) -> None:
@@ -334,7 +356,7 @@ def _summary(split: _Split, names: Columns, kind: Kind, dim: int) -> SplitSummar
     stored = f"bytes as {names.dtype}" if names.dtype else _type_name(first[names.x].type)
     return SplitSummary(
         rows=split.rows,
-        files=split.files,
+        files=len(split.footers),
         bytes=split.bytes,
         ids=ids,
         x=f"{what} ({stored}) in column {names.x}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from functools import lru_cache
 from hashlib import blake2b
 from math import isqrt
@@ -16,6 +17,7 @@ from hashing.statistics import WORDS
 
 SIDE, LENGTH = 64, 32  # default side of an image in pixels; number of words of a text
 CHANNELS = 3
+NO_FORMAT = "of no known format"
 BYTES = "bytes"  # the field of an encoded image in a struct (bytes, path)
 
 
@@ -27,6 +29,8 @@ def kind(column_type: Any) -> Literal["image", "text"] | None:
         column_type = column_type.value_type
     if types.is_struct(column_type) and (field := column_type.get_field_index(BYTES)) >= 0:
         column_type = column_type.field(field).type
+        if types.is_null(column_type):  # in no row, but the struct has paths
+            return "image"
     if is_bytes(column_type):
         return "image"
     return "text" if is_text(column_type) else None
@@ -88,10 +92,12 @@ def picture(data: bytes) -> Any:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(data)) as found:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as found:
+            if found.mode == "I" and found.format == "TIFF":  # of unknown range; Pillow scales those of PPM to 16 bits
+                raise ValueError("expected a picture of 8 or 16 bits, found signed or 32-bit integers: convert it")
             return _rgb(ImageOps.exif_transpose(found))
     except UnidentifiedImageError:  # whose words are about an object in memory
-        raise ValueError(f"expected a picture, found {len(data):,} bytes of no known format") from None
+        raise ValueError(f"expected a picture, found {len(data):,} bytes {NO_FORMAT}") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"expected a picture, found {error}") from None
 

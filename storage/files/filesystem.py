@@ -60,7 +60,8 @@ def relative_path(folder: str, url: str) -> str:
 def listing(url: str, suffix: str = "") -> list[FileVersion]:
     """Return the data files below a folder, or the file itself, sorted by URL. Listings are not cached.
 
-    Names that begin with a dot or an underscore are not data, as in Hive, Spark and Parquet.
+    Names that begin with a dot or an underscore are not data, as in Hive, Spark and Parquet. Links to folders are
+    followed.
 
     Raises
     ------
@@ -68,7 +69,7 @@ def listing(url: str, suffix: str = "") -> list[FileVersion]:
         If there is no such file.
     """
     fs, path = _open(url)
-    infos = fs.find(path, detail=True)
+    infos = _find(fs, path)
     root = path.rstrip("/")
     names = [name for name in infos if not _hidden(name[len(root) :]) and name.lower().endswith(suffix)]
     if not names:
@@ -279,6 +280,19 @@ def map_file(url: str) -> Array:
 def is_remote(url: str) -> bool:
     """Return whether a file is read over a network, so that reading ahead in a thread pays off."""
     return bool(_scheme(url))
+
+
+def _find(fs: Any, path: str, above: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
+    """Return the files below a folder, also in folders that it has links to. `above` are folders with such links."""
+    infos: dict[str, dict[str, Any]] = fs.find(path, detail=True)
+    links = [name for name, info in infos.items() if info.get("islink") and not _hidden(name[len(path) :])]
+    for link in filter(os.path.isdir, links):
+        del infos[link]
+        chain, target = (*above, os.path.realpath(os.path.dirname(link))), os.path.realpath(link)
+        if any(f"{folder}/".startswith(f"{target}/") for folder in chain):
+            raise ValueError(f"{link} is a link to a folder above it: remove the link")
+        infos |= _find(fs, link, chain)
+    return infos
 
 
 def _hidden(path: str) -> bool:

@@ -9,7 +9,11 @@ import numpy as np
 
 from . import FeatureRows
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+PICTURES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".avif", ".jp2", ".tif", ".tiff", ".ppm", ".pgm",
+)  # fmt: skip
+COLUMNS = (".parquet", ".arrow", ".tar", ".npy")
+UNREAD = (".heic", ".heif", ".jxl", ".svg", ".dng", ".cr2", ".nef", ".arw", ".psd")
 BLOCK_ROWS = 256
 
 
@@ -17,6 +21,22 @@ def find_classes(folder: str | Path) -> list[Path]:
     """Return the folders with images directly inside a local folder, sorted; empty if there are none."""
     folders = (path for path in Path(folder).glob("*") if path.is_dir() and not path.name.startswith((".", "_")))
     return sorted(path for path in folders if next(_pictures(path), None))
+
+
+def check_classes(folder: str | Path) -> None:
+    """Raise ValueError for a picture that `read_classes` would leave out: of another form, or in another folder."""
+    root = Path(folder)
+    for file in sorted(root.rglob("*")):
+        name = file.relative_to(root)
+        if any(part.startswith((".", "_")) for part in name.parts) or not file.is_file():
+            continue
+        suffix = file.suffix.lower()
+        if suffix in UNREAD:
+            raise ValueError(f"{file}: {suffix} is not read: convert it to JPEG or PNG")
+        if suffix in PICTURES and len(name.parts) != 2:
+            raise ValueError(f"{file}: expected each picture in the folder of its class, directly below {root}")
+        if suffix in COLUMNS:
+            raise ValueError(f"{root} has a folder of pictures for each class, and {file}: ingest one of them")
 
 
 def read_classes(folder: str | Path, first_id: int) -> Iterator[FeatureRows]:

@@ -9,11 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hashing.mapreduce import Array
 
 from . import BLOCK_BYTES, Metric
 
-METRICS: dict[str, Metric] = {"euclidean": "euclidean", "angular": "cosine", "ip": "ip", "hamming": "hamming"}
+METRICS: dict[str, Metric] = {
+    "euclidean": "euclidean", "l2": "euclidean", "angular": "cosine", "cosine": "cosine", "ip": "ip", "dot": "ip",
+    "hamming": "hamming",
+}  # fmt: skip
 DTYPES = {"train": "float32", "test": "float32", "neighbors": "int32", "distances": "float32"}
 
 
@@ -49,10 +54,11 @@ def stored_metric(path: str | Path) -> Metric | None:
         value = file.attrs.get("distance")
     if value is None:
         return None
-    name = value.decode() if isinstance(value, bytes) else str(value)
-    if name not in METRICS:
+    first = value.flat[0] if isinstance(value, np.ndarray) and value.size == 1 else value
+    name = first.decode() if isinstance(first, bytes) else str(first)
+    if name.lower() not in METRICS:
         raise ValueError(f"{path}: expected a distance of {', '.join(METRICS)}, found {name}")
-    return METRICS[name]
+    return METRICS[name.lower()]
 
 
 def _open(path: str | Path) -> Any:

@@ -35,7 +35,7 @@ def read_entries(path: str | Path) -> list[Entry]:
     """
     entries: list[Entry] = []
     width = 0
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
         for line, text in enumerate(file, 1):
             name, *values = text.split() or ("",)
             if not name:

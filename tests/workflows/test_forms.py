@@ -226,6 +226,21 @@ def test_folders_of_values_that_contradict_the_files_are_refused(tmp_path, setti
     refused(tmp_path / "x", settings, "vector is both a column and in the names .* --vector-column")
 
 
+@pytest.mark.parametrize(
+    ("file", "owner"),
+    [
+        ("_delta_log/0.json", "Delta Lake"),
+        ("metadata/v1.metadata.json", "Iceberg"),
+        (".hoodie/hoodie.properties", "Hudi"),
+    ],
+)
+def test_tables_of_other_tools_are_refused(tmp_path, settings, file, owner):
+    part(tmp_path / "d" / "data" / "a.parquet")
+    (tmp_path / "d" / file).parent.mkdir(parents=True)
+    (tmp_path / "d" / file).write_text("{}")
+    refused(tmp_path / "d", settings, f"is a table of {owner}, whose files may hold rows of old versions: export")
+
+
 def save(folder, splits, **features):
     import datasets as hf
 

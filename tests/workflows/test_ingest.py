@@ -115,9 +115,11 @@ def test_contradictions_to_options_or_queries_are_refused_before_anything_is_wri
 
     np.save(tmp_path / "x.npy", RNG.normal(size=(40, 4)))
     np.save(tmp_path / "narrow.npy", RNG.normal(size=(5, 3)))
+    np.save(tmp_path / "zeros.npy", np.zeros((5, 4)))
     for source, query, options, message in (
         ("x.npy", "narrow.npy", {}, "vectors of one dimension, found 4 in the base rows and 3 in the query rows"),
         ("x.npy", None, {"metric": "hamming"}, "vectors of 0 and 1, compared by hamming"),
+        ("zeros.npy", None, {"metric": "cosine"}, "expected vectors other than zero, which has no cosine"),
         ("x.npy", None, {"labels_as": "values"}, "--labels-as: .* leave it out"),
         ("x.npy", None, {"side": 24}, "--side applies only to pictures"),
     ):

@@ -109,15 +109,20 @@ LABELS = {
     ),
     "large lists of strings": pa.array([[w] for w in WORDS[CLASSES]], pa.large_list(pa.large_string())),
     "fixed-size lists": pa.array([[int(c)] for c in CLASSES], pa.list_(pa.int16(), 1)),
+    "tensors": pa.FixedShapeTensorArray.from_numpy_ndarray(CLASSES.astype(np.int32)[:, None]),
+    "strings with commas": [f"the {w}, which is wild" if w == "ant" else w for w in WORDS[CLASSES]],
 }
 
 
 @pytest.mark.parametrize("kind", LABELS)
 def test_labels_of_every_type_are_read(tmp_path, kind):
     said, _, _, labels, y = read(write(tmp_path / "d", labels=LABELS[kind]), Columns(labels="labels"))
-    np.testing.assert_array_equal(y.argmax(axis=1), CLASSES)
+    classes = (
+        [[w in str(label) for label in labels].index(True) for w in WORDS[CLASSES]] if "commas" in kind else CLASSES
+    )
+    np.testing.assert_array_equal(y.argmax(axis=1), classes)
     np.testing.assert_array_equal(y.sum(axis=1), 1)
-    assert labels in (list(range(6)), WORDS.tolist())
+    assert labels in (list(range(6)), WORDS.tolist(), [*WORDS[1:], "the ant, which is wild"])
     assert "6 distinct in the first 60 rows" in said.labels
 
 
@@ -143,6 +148,43 @@ def test_multi_hot_labels_are_read_as_the_user_says(tmp_path, kind):
             read(source, Columns(labels="labels"), "values")
     else:
         assert read(source, Columns(labels="labels"), "values")[3] == [0, 1]
+
+
+def test_one_flag_a_row_can_be_multi_hot(tmp_path):
+    source = write(tmp_path / "d", labels=[[int(c > 2)] for c in CLASSES])
+    assert read(source, Columns(labels="labels"))[3] == [0, 1]
+    _, _, _, labels, y = read(source, Columns(labels="labels"), "multi-hot")
+    assert labels == [0]
+    np.testing.assert_array_equal(y[:, 0], CLASSES > 2)
+
+
+@pytest.mark.parametrize("joined", ["{},{}", "{} | {}", "[{}; {}]", "{}, {}"])
+def test_strings_that_may_be_several_labels_are_refused(tmp_path, joined):
+    labels = [joined.format(w, "even" if i % 2 else "odd") for i, w in enumerate(WORDS[CLASSES])]
+    source = write(tmp_path / "d", labels=labels)
+    with pytest.raises(SourceRefused, match="can be one label or several: pass --labels-as values"):
+        read(source, Columns(labels="labels"))
+    assert read(source, Columns(labels="labels"), "values")[3] == sorted(set(labels))
+
+
+def test_labels_are_alike_in_all_files_and_splits(tmp_path):
+    def labels_of(name, first, other, split="base"):
+        base = write(tmp_path / name / "base", labels=first)
+        where = "base" if split == "base" else "query"
+        later = write(tmp_path / name / where, "b.parquet", ids=np.arange(N) + N, labels=other)
+        return read({"base": base} | ({} if split == "base" else {split: later}), Columns(labels="labels"))[3]
+
+    one, hot = [[int(c)] for c in CLASSES], np.eye(6, dtype=int)[CLASSES].tolist()
+    (tmp_path / "empty").mkdir()
+    assert labels_of("empty", one, [[]] * N) == list(range(6))
+    for name, other, message in (
+        ("floats", CLASSES[:, None].astype(float).tolist(), r"column labels: expected list.* found list.*double"),
+        ("bytes", [[w.encode()] for w in WORDS[CLASSES]], r"found list.*binary.*, in column labels of .*b\.parquet"),
+        ("hot", hot, "pass --labels-as multi-hot or --labels-as values"),
+    ):
+        (tmp_path / name).mkdir()
+        with pytest.raises(SourceRefused, match=message):
+            labels_of(name, one, other, "query" if name == "hot" else "base")
 
 
 def test_labels_that_are_not_multi_hot_are_refused_as_such(tmp_path):
@@ -203,6 +245,61 @@ def test_sources_that_no_stage_could_encode_are_refused(tmp_path):
         read(renamed(tmp_path), Columns(x=""))
 
 
+@pytest.mark.parametrize(
+    ("name", "strings", "message"),
+    [
+        ("vector", [str(row.tolist()) for row in X], r"found vectors as strings, such as '\[.*store lists of numbers"),
+        ("text", [",".join(map(str, row / 8)) for row in X], "found vectors as strings"),
+        ("text", [str(row) for row in X], "found vectors as strings"),
+        ("vector", WORDS[CLASSES].tolist(), "expected vectors, found strings, .* pass --vector-column vector"),
+        ("image", WORDS[CLASSES].tolist(), "expected images, found strings, .* pass --vector-column image"),
+        ("image", [f"images/{i}.JPG" for i in range(N)], "found paths of pictures as strings, such as 'images/0.JPG'"),
+        ("text", [f"https://example.org/{i}.png" for i in range(N)], "found paths of pictures as strings"),
+    ],
+)
+def test_strings_are_texts_only_if_they_can_be(tmp_path, name, strings, message):
+    pq.write_table(pa.table({"id": range(N), name: strings}), source := str(tmp_path / "a.parquet"))
+    with pytest.raises(SourceRefused, match=message):
+        understand({"base": source}, Columns(x=""), None, "euclidean")
+    if strings == WORDS[CLASSES].tolist():
+        assert understand({"base": source}, Columns(x=name), None, "euclidean").kind == "text"
+
+
+def test_every_file_of_a_split_is_checked_by_its_footer(tmp_path):
+    def two(name, **columns):
+        write(tmp_path / name)
+        return read(write(tmp_path / name, "b.parquet", **{"ids": np.arange(N) + N} | columns), Columns())
+
+    with pytest.raises(SourceRefused, match=r"expected vectors of dimension 8, found 4, in row 0 of .*b\.parquet"):
+        two("narrow", vector=list(X[:, :4]))
+    with pytest.raises(
+        SourceRefused, match=r"expected distinct ids, found 0 in .*alike/a\.parquet and in .*b\.parquet"
+    ):
+        two("alike", ids=np.arange(N))
+    assert two("empty", ids=[], vector=[])[0].rows == N
+    few = X.tolist()
+    few[0] = few[0][:3]
+    with pytest.raises(ValueError, match=r"expected vectors of dimension 8, found 3, in row 0 of .*d/a.parquet"):
+        read(write(tmp_path / "d", vector=few), Columns())
+    keys = write(tmp_path / "keys", ids=WORDS[[3, 1, 2]].tolist(), vector=list(X[:3]))
+    write(tmp_path / "keys", "b.parquet", ids=WORDS[[4, 1]].tolist(), vector=list(X[:2]))
+    with pytest.raises(SourceRefused, match=r"expected distinct keys, found 'bee' in .*a.parquet and in .*b.parquet"):
+        understand({"base": keys}, Columns(keyed=True), None, "euclidean")
+
+
+def test_columns_that_cannot_be_told_apart_are_refused(tmp_path):
+    with pytest.raises(SourceRefused, match="expected different columns for ids, vectors and labels, found id twice"):
+        read(write(tmp_path / "one"), Columns(labels="id"))
+    (tmp_path / "two").mkdir()
+    table = pa.Table.from_arrays([pa.array(range(N)), LISTS, LISTS], ["id", "vector", "vector"])
+    pq.write_table(table, tmp_path / "two" / "a.parquet")
+    with pytest.raises(SourceRefused, match=r"expected one column vector, found 2, in .*a\.parquet"):
+        read(str(tmp_path / "two"), Columns())
+    words = write(tmp_path / "words", vector=WORDS[CLASSES].tolist())
+    with pytest.raises(SourceRefused, match="--vector-dtype is for bytes, found string"):
+        read(words, Columns(dtype="float32"))
+
+
 def renamed(tmp_path):
     pq.write_table(pa.table({"id": np.arange(N), "e": LISTS}), tmp_path / "renamed.parquet")
     return str(tmp_path / "renamed.parquet")
@@ -240,6 +337,8 @@ def test_pictures_are_read_by_their_depth_and_mode():
     assert first(b"P5 8 8 1023\n" + np.full(64, 1023, ">u2").tobytes()) == [255] * 3
     with pytest.raises(ValueError, match="expected a picture with values from 0 to 1, found 0 to 7: convert it"):
         first(png(np.arange(64, dtype=np.float32).reshape(8, 8) % 8, "TIFF"))
+    with pytest.raises(ValueError, match="found signed or 32-bit integers: convert it"):
+        first(png(np.full((8, 8), 200, np.int32), "TIFF"))
     clear = np.zeros((8, 8, 4), np.uint8)
     assert first(png(clear)) == [255] * 3  # transparent: white, not the colour that nobody sees
     palette = Image.fromarray(np.full((8, 8, 3), [0, 0, 255], np.uint8)).convert("P")
@@ -251,6 +350,24 @@ def test_pictures_are_read_by_their_depth_and_mode():
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     assert first(png(turned, exif=exif)) == [255] * 3
+
+
+def test_warnings_about_pictures_are_not_printed(recwarn):
+    jpeg = png(np.full((8, 8, 3), 90, np.uint8), "JPEG")
+    exif = b"\xff\xe1\x00\x14Exif\0\0MM\0*\0\0\0\x08\0\x7f\x01\x12"  # cut off
+    assert media.pixels(jpeg[:2] + exif + jpeg[2:], media.dim("image", 8))[0] == 90
+    assert not recwarn.list
+
+
+def test_structs_of_bytes_hold_vectors_or_pictures_but_no_paths(tmp_path):
+    structs = [{"bytes": row.astype(np.float32).tobytes()} for row in X]
+    np.testing.assert_array_equal(read(write(tmp_path / "v", vector=structs), Columns(dtype="float32"))[2], X)
+    paths = [{"bytes": None, "path": f"{i}.jpg"} for i in range(N)]
+    for kind in (pa.null(), pa.binary()):
+        column = pa.array(paths, pa.struct({"bytes": kind, "path": pa.string()}))
+        pq.write_table(pa.table({"id": range(N), "image": column}), tmp_path / "p.parquet")
+        with pytest.raises(SourceRefused, match=r"found null, .*: store their bytes"):
+            read(str(tmp_path / "p.parquet"), Columns(x=""))
 
 
 def test_pictures_in_structs_are_read(tmp_path):

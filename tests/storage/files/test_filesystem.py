@@ -107,6 +107,17 @@ def test_hidden_and_underscored_files_are_not_data(folder):
     assert [filesystem.relative_path(folder, entry.url) for entry in filesystem.listing(folder)] == ["good.parquet"]
 
 
+def test_links_to_folders_are_followed(tmp_path):
+    for name in ("real/a", "data/b"):
+        filesystem.write_bytes(f"{tmp_path}/{name}", b"x")
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "real")
+    names = [filesystem.relative_path(f"{tmp_path}/data", file.url) for file in filesystem.listing(f"{tmp_path}/data")]
+    assert names == ["b", "linked/a"]
+    (tmp_path / "real" / "up").symlink_to(tmp_path / "data")
+    with pytest.raises(ValueError, match="linked/up is a link to a folder above it: remove the link"):
+        filesystem.listing(f"{tmp_path}/data")
+
+
 def test_other_schemes_are_refused():
     with pytest.raises(
         ValueError, match="expected a path, file://, s3://, gs://, abfs://, abfss:// or az:// URL, found http://x/y"

@@ -1,6 +1,7 @@
 """Binary files of CIFAR and lists of pictures of HashNet: rows as written, and refused content."""
 
 import io
+import os
 import re
 import tarfile
 from dataclasses import replace
@@ -120,6 +121,16 @@ def test_a_wrong_list_is_refused_with_its_line(tmp_path, text, message):
         list(reading.read_picture_lists(reading.find_lists(str(tmp_path)))["base"])
 
 
+def test_lists_may_have_a_byte_order_mark_and_names_in_any_encoding(tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes(encoded(0, 0, 8))
+    (tmp_path / "database.txt").write_bytes(b"\xef\xbb\xbfcaf\xe9.png 3\r\n")
+    (block,) = datasets.open_source(str(tmp_path), None, None).splits["base"]
+    assert (block.labels, len(block.x)) == ([[3]], 1)
+    (tmp_path / "database.txt").write_bytes(b"caf\xe8.png 3\n")
+    with pytest.raises(ValueError, match=r"database\.txt: expected .* below .*, found none, in line 1"):
+        list(datasets.open_source(str(tmp_path), None, None).splits["base"])
+
+
 @pytest.mark.parametrize(
     ("lines", "labels_as", "expected"),
     [
@@ -163,6 +174,29 @@ def test_folders_of_classes_are_read_with_their_names(tmp_path):
         write_split(str(tmp_path / "out"), rows)
     with pytest.raises(ValueError, match="expected a folder of pictures for each class, like"):
         datasets.open_source(str(tmp_path / "train"), str(tmp_path), None)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("cat/1.heic", r"1\.heic: \.heic is not read: convert it to JPEG or PNG"),
+        ("cat/more/1.png", "more/1.png: expected each picture in the folder of its class"),
+        ("1.png", "1.png: expected each picture in the folder of its class"),
+        ("rows/a.parquet", "has a folder of pictures for each class, and .*a.parquet: ingest one of them"),
+        ("cat/.1.heic", None),
+        ("__MACOSX/cat/1.png", None),
+    ],
+)
+def test_no_picture_beside_folders_of_classes_is_left_out_silently(tmp_path, extra, message):
+    for name in ("cat/0.avif", "dog/0.jfif", extra):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(encoded(0, 0, 8))
+    if message:
+        with pytest.raises(ValueError, match=message):
+            datasets.open_source(str(tmp_path), None, None)
+    else:
+        (block,) = datasets.open_source(str(tmp_path), None, None).splits["base"]
+        assert block.labels == [["cat"], ["dog"]]
 
 
 def test_datasets_of_lists_are_read_from_a_folder_of_the_user(tmp_path):

@@ -144,7 +144,7 @@ CASES = {
               "expected ids other than -1, which marks missing neighbours, found it in row 4800 of {}"),
     "float ids": (columns(id=pa.array(GOOD.ids.astype(float))), "expected integer ids, found double, in {}"),
     "string ids": (columns(id=pa.array(GOOD.ids.astype(str))),
-                   "expected integer ids, found string, in {}; --key-column reads strings as keys"),
+                   "expected integer ids, found string, in {}; --key-column reads them as keys"),
     "duplicate": (columns(id=ids({4999: 10_000, 4998: 10_001})),
                   "expected unique ids, found 2 more than once (10000, 10001), in {}"),
     "duplicate across": (both(GOOD.take(slice(0, 100)), GOOD.take(slice(97, 200))),

@@ -1,0 +1,75 @@
+"""Columns that can be read in two ways, such as lists of 0 and 1. They are refused unless an option decides."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from ..formats.class_folders import PICTURES
+from . import columns, media
+
+NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?"
+NUMBERS = re.compile(rf"\s*[\[({{]?\s*{NUMBER}([\s,;]+{NUMBER})+[\s,;]*[\])}}]?\s*", re.IGNORECASE)
+SEPARATORS = re.compile(r"\s*[,;|]\s*")
+
+
+def multi_hot_width(column: Any, where: str, labels_as: str | None) -> int:
+    """Return the width of multi-hot labels, 0 for labels that are values.
+
+    Raises ValueError if both are possible, or if the labels are not as `labels_as` says.
+    """
+    columns.check_label_type(column.type, where)
+    column = columns.plain(column)
+    if not columns.is_list(column.type):
+        if labels_as == "multi-hot":
+            raise ValueError(f"expected lists of 0 and 1 as multi-hot labels, found {column.type}, in {where}")
+        if labels_as is None and media.kind(column.type) == "text":
+            _refuse_joined(column.drop_null().unique().to_pylist(), where)
+        return 0
+    rows = [row for row in column.to_pylist() if row]
+    width = len(rows[0]) if rows else 0
+    alike = width > 0 and all(len(row) == width and set(row) <= {0, 1} for row in rows)
+    if labels_as == "multi-hot":
+        if not alike:
+            raise ValueError(f"expected lists of 0 and 1, all of one length, as multi-hot labels, in {where}")
+        return width
+    if alike and width > 1 and labels_as is None:
+        raise ValueError(
+            f"{where}: lists of {width} numbers 0 and 1 can be multi-hot labels or the labels 0 and 1: "
+            "pass --labels-as multi-hot or --labels-as values"
+        )
+    return 0
+
+
+def _refuse_joined(labels: Sequence[str], where: str) -> None:
+    """Raise ValueError for a label such as "cat,dog" if another one has a part of it: these may be several labels."""
+    owners: dict[str, str] = {}
+    for label in labels:
+        for part in set(SEPARATORS.split(label)):
+            other = owners.setdefault(part, label)
+            if part and other != label:
+                joined = max(label, other, key=len)
+                raise ValueError(
+                    f"{where}: {joined!r} can be one label or several: pass --labels-as values if it is one, or store "
+                    "lists of labels"
+                )
+
+
+def refuse_other_strings(texts: Any, where: str, named: str = "") -> None:
+    """Raise ValueError for strings that are no texts but vectors in words, or paths of pictures.
+
+    `named` is the column if nobody chose it, and it was read because of its name.
+    """
+    found = texts.drop_null().to_pylist()
+    if found and all(map(NUMBERS.fullmatch, found)):
+        what, remedy = "vectors", "store lists of numbers"
+    elif found and all(text.lower().endswith(PICTURES) for text in found):
+        what, remedy = "paths of pictures", "store the bytes of the pictures"
+    elif named and named != "text":
+        raise ValueError(
+            f"expected {named}s, found strings, in {where}: if these are texts, pass --vector-column {named}"
+        )
+    else:
+        return
+    raise ValueError(f"expected texts, found {what} as strings, such as {found[0][:40]!r}, in {where}: {remedy}")

@@ -1,0 +1,54 @@
+"""What the footers of the Parquet files of a split say about rows that were not read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ..files import parquet
+from . import rows
+from .rows import Columns
+
+EXACT = 64  # length of strings and bytes from which writers may shorten the statistics
+
+
+class Footer(NamedTuple):
+    """The footer of a file."""
+
+    rows: int
+    schema: Any
+    numbers: int | None  # in all vectors, where an empty or missing one counts as one; None: the footer does not say
+    least: Any  # the smallest id or key; None: the footer does not say
+
+
+def read_footer(url: str, names: Columns) -> Footer:
+    """Return the footer of a file. Raises ValueError if its metadata have other rows."""
+    if names.metadata:
+        rows.check_metadata_rows(url, names)
+    if rows.form(url) != ".parquet":
+        return Footer(rows.count_rows(url), rows.schema(url, names), None, None)
+    file = parquet.open_parquet(url)
+    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+    leaves = [file.schema.column(i) for i in range(len(file.schema))]
+    lists = [
+        i for i, leaf in enumerate(leaves) if leaf.path.startswith(f"{names.x}.") and leaf.max_repetition_level == 1
+    ]
+    numbers = sum(group.column(lists[0]).num_values for group in groups) if len(lists) == 1 else None
+    ids = [i for i, leaf in enumerate(leaves) if leaf.path == names.id]
+    least = None
+    if len(ids) == 1:
+        found = [group.column(ids[0]).statistics for group in groups if group.num_rows]
+        if all(statistics and statistics.has_min_max for statistics in found):
+            least = min((statistics.min for statistics in found), default=None)
+    return Footer(file.metadata.num_rows, file.schema_arrow, numbers, least)
+
+
+def check_distinct(footers: Mapping[str, Footer], names: Columns) -> None:
+    """Raise ValueError if two files, by URL, have the same smallest id or key: it occurs in both."""
+    first: dict[Any, str] = {}
+    for url, footer in footers.items():
+        if footer.least is None or (isinstance(footer.least, str | bytes) and len(footer.least) >= EXACT):
+            continue
+        if (other := first.setdefault(footer.least, url)) != url:
+            what = "keys" if names.keyed else "ids"
+            raise ValueError(f"expected distinct {what}, found {footer.least!r} in {other} and in {url}")
