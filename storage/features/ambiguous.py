@@ -9,8 +9,7 @@ from typing import Any
 from ..formats.class_folders import PICTURES
 from . import columns, media
 
-NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?"
-NUMBERS = re.compile(rf"\s*[\[({{]?\s*{NUMBER}([\s,;]+{NUMBER})+[\s,;]*[\])}}]?\s*", re.IGNORECASE)
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 SEPARATORS = re.compile(r"\s*[,;|]\s*")
 
 
@@ -62,7 +61,7 @@ def refuse_other_strings(texts: Any, where: str, named: str = "") -> None:
     `named` is the column if nobody chose it, and it was read because of its name.
     """
     found = texts.drop_null().to_pylist()
-    if found and all(map(NUMBERS.fullmatch, found)):
+    if found and all(map(_is_vector, found)):
         what, remedy = "vectors", "store lists of numbers"
     elif found and all(text.lower().endswith(PICTURES) for text in found):
         what, remedy = "paths of pictures", "store the bytes of the pictures"
@@ -73,3 +72,8 @@ def refuse_other_strings(texts: Any, where: str, named: str = "") -> None:
     else:
         return
     raise ValueError(f"expected texts, found {what} as strings, such as {found[0][:40]!r}, in {where}: {remedy}")
+
+
+def _is_vector(text: str) -> bool:
+    numbers = re.split(r"[\s,;]+", text.strip("[](){}; \n"))
+    return len(numbers) > 1 and all(map(NUMBER.fullmatch, numbers))

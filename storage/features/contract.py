@@ -297,9 +297,9 @@ def _multi_hot_width(found: Mapping[str, _Split], names: Columns, labels_as: str
         if labels_as:
             raise ValueError("--labels-as applies to labels: name their column by --label-column")
         return 0
-    column = names.labels
+    column, decided = names.labels, labels_as or ("values" if names.label_names else None)
     widths = {
-        split: ambiguous.multi_hot_width(held.first[column], f"column {column} of {held.url}", labels_as)
+        split: ambiguous.multi_hot_width(held.first[column], f"column {column} of {held.url}", decided)
         for split, held in found.items()
     }
     return widths["base"]

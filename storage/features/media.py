@@ -93,13 +93,14 @@ def picture(data: bytes) -> Any:
 
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as found:
-            if found.mode == "I" and found.format == "TIFF":  # of unknown range; Pillow scales those of PPM to 16 bits
-                raise ValueError("expected a picture of 8 or 16 bits, found signed or 32-bit integers: convert it")
-            return _rgb(ImageOps.exif_transpose(found))
+            kind, turned = (found.mode, found.format), ImageOps.exif_transpose(found)
     except UnidentifiedImageError:  # whose words are about an object in memory
         raise ValueError(f"expected a picture, found {len(data):,} bytes {NO_FORMAT}") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders raise errors of any type for damaged content
         raise ValueError(f"expected a picture, found {error}") from None
+    if kind == ("I", "TIFF"):  # of unknown range; Pillow scales those of PPM to 16 bits
+        raise ValueError("expected a picture of 8 or 16 bits, found signed or 32-bit integers: convert it")
+    return _rgb(turned)
 
 
 def _rgb(picture: Any) -> Any:

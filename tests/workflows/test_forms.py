@@ -255,17 +255,17 @@ def test_train_and_test_of_a_hugging_face_dataset_are_base_and_queries(tmp_path,
     pictures = [Image.new("RGB", (8, 8), ["red", "blue"][i % 2]) for i in range(ROWS)]
     table = {"image": pictures, "label": [i % 2 - (i == 7) * 2 for i in range(ROWS)]}  # -1: without a label
     few = {name: values[:6] for name, values in table.items()}
-    names = hf.ClassLabel(names=["red", "blue"])
+    names = hf.ClassLabel(names=["red", "blue, red"])  # a ClassLabel is one label
     save(tmp_path / "two", {"train": table, "test": few}, image=hf.Image(), label=names)
     dataset = ingest(tmp_path / "two", settings, labels="label")
     assert (dataset.kind, {split: held.rows for split, held in dataset.understood.items()}) == (
         "image",
         {"base": ROWS, "query": 6},
     )
-    blocks = list(dataset.shards("query", ("red", "blue"))[0].read_blocks())
+    blocks = list(dataset.shards("query", ("red", "blue, red"))[0].read_blocks())
     assert blocks[0].batch.ids.tolist() == [2**41 + i for i in range(6)]
     assert blocks[0].labels.to_pylist() == [[0], [1], [0], [1], [0], [1]]
-    base = next(iter(dataset.shards("base", ("red", "blue"))[0].read_blocks()))
+    base = next(iter(dataset.shards("base", ("red", "blue, red"))[0].read_blocks()))
     assert base.labels.to_pylist()[6:9] == [[0], [], [0]]
     save(tmp_path / "three", {"train": table, "test": few, "validation": few}, image=hf.Image(), label=names)
     refused(

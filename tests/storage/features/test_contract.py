@@ -1,6 +1,7 @@
 """The content of users' files is understood and reported, or refused with the option that decides."""
 
 import io
+from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
@@ -357,6 +358,16 @@ def test_warnings_about_pictures_are_not_printed(recwarn):
     exif = b"\xff\xe1\x00\x14Exif\0\0MM\0*\0\0\0\x08\0\x7f\x01\x12"  # cut off
     assert media.pixels(jpeg[:2] + exif + jpeg[2:], media.dim("image", 8))[0] == 90
     assert not recwarn.list
+
+
+def test_errors_of_decoders_are_those_of_a_bad_row():
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "words"
+    jpeg = png(np.full((8, 8, 3), 90, np.uint8), "JPEG", exif=exif)
+    for at in range(20, 80):  # some bytes of the EXIF data
+        broken = jpeg[:at] + b"\0" + jpeg[at + 1 :]
+        with suppress(ValueError):
+            media.pixels(broken, media.dim("image", 8))
 
 
 def test_structs_of_bytes_hold_vectors_or_pictures_but_no_paths(tmp_path):
