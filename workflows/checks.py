@@ -115,6 +115,8 @@ def check_queries(spec: Spec, settings: Settings) -> None:
         return
     if "base" in dataset.understood and dataset.understood["base"].rows <= wanted:
         rows = sum(shard.rows for shard in dataset.shards("base"))  # now: there may be more than at ingest
+        if rows < 2:
+            raise UsageError(f"dataset {dataset.name} has {rows} row: expected at least 2, a query and a row to find")
         if rows <= wanted:
             raise UsageError(f"{rows:,} rows are too few to draw {wanted:,} queries from: pass fewer by --queries")
 

@@ -204,11 +204,15 @@ def _first_rows(url: str, wanted: Sequence[str], names: Columns) -> Any:
 
 
 def _check_dims(split: _Split, names: Columns, kind: Kind, dim: int) -> None:
-    """Raise ValueError if the first rows of a file are all vectors of another dimension, given what footers say."""
+    """Raise ValueError if the first rows of a file are all vectors of another dimension.
+
+    Of Parquet files, only those are read whose footer does not rule it out.
+    """
     for url, footer in split.footers.items():
-        if kind == "vector" and footer.rows and footer.numbers not in (None, footer.rows * dim):
+        unlike = rows.form(url) == ".arrow" or footer.numbers not in (None, footer.rows * dim)
+        if kind == "vector" and footer.rows and unlike:
             first = _first_rows(url, [names.x], names)[names.x]
-            if len(errors := columns.usable_rows(first, dim, url)[1]) == len(first):
+            if len(errors := columns.usable_rows(first, dim, url, dtype=names.dtype)[1]) == len(first):
                 columns.refuse_row(errors, url, 0)
 
 

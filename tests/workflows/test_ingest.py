@@ -89,6 +89,9 @@ def test_too_few_rows_for_the_queries_are_refused_before_work(tmp_path, settings
     with pytest.raises(UsageError, match="60 rows are too few to draw 1,000 queries from: pass fewer by --queries"):
         check_run(spec("few", 1000), settings)
     check_run(spec("few", 59), settings)
+    pq.write_table(pa.table({"id": [1], "vector": [[1.0, 2.0]]}), tmp_path / "a.parquet")
+    with pytest.raises(UsageError, match="dataset few has 1 row: expected at least 2"):
+        check_run(spec("few", 1000), settings)
 
 
 def test_ids_cannot_become_keys_under_the_same_name(tmp_path, settings):

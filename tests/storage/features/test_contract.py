@@ -278,6 +278,13 @@ def test_every_file_of_a_split_is_checked_by_its_footer(tmp_path):
     ):
         two("alike", ids=np.arange(N))
     assert two("empty", ids=[], vector=[])[0].rows == N
+    (tmp_path / "arrow").mkdir()
+    for name, x in {"a": X, "b": X[:, :4]}.items():
+        table = pa.table({"id": range(N), "vector": x.tolist()})
+        with pa.ipc.new_file(tmp_path / "arrow" / f"{name}.arrow", table.schema) as file:
+            file.write_table(table)
+    with pytest.raises(SourceRefused, match=r"expected vectors of dimension 8, found 4, in row 0 of .*b\.arrow"):
+        read(str(tmp_path / "arrow"), Columns())
     few = X.tolist()
     few[0] = few[0][:3]
     with pytest.raises(ValueError, match=r"expected vectors of dimension 8, found 3, in row 0 of .*d/a.parquet"):

@@ -139,7 +139,7 @@ CASES = {
               "expected vectors, lists of numbers, found string, in {}"),
     "null id": (columns(id=ids({4600: None})), "expected an id in every row, found null in row 4600 of {}"),
     "beyond int64": (columns(id=ids({4700: 2**63 + 5}, pa.uint64())),
-                     "expected ids of int64, found 9223372036854775813, in row 4700 of {}"),
+                     "expected ids of int64, found 9223372036854775813, in row 4700 of {}; --key-column reads *"),
     "no id": (columns(id=ids({4800: -1})),
               "expected ids other than -1, which marks missing neighbours, found it in row 4800 of {}"),
     "float ids": (columns(id=pa.array(GOOD.ids.astype(float))), "expected integer ids, found double, in {}"),
