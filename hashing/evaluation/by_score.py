@@ -17,7 +17,7 @@ from .. import bits
 from ..hamming.checks import check_k
 from ..hamming.layout import pack_labels, read_only
 from ..mapreduce import Array, Batch, Counts, Data
-from ..neighbours.candidates import Table, add_nearest, empty_table, merged
+from ..neighbours.candidates import NearestRows, Table, add_nearest, empty_table
 from ..neighbours.id_lookup import IdLookup
 
 CELLS = 2**22  # pairs of queries and rows that are scored at once
@@ -68,7 +68,7 @@ class InnerProducts:
 
 
 @dataclass(frozen=True, eq=False)
-class NearestByScore:
+class NearestByScore(NearestRows):
     """Statistic: the k rows of the lowest score of each query -> scores (q, k) float32, ids (q, k) int64.
 
     Sorted by (score, id), and equal for any cut into shards and batches. If there are fewer than k rows, the rest is
@@ -89,12 +89,6 @@ class NearestByScore:
         for rows, scores in scored(self.scores, batch, self.n_queries):
             for i, own in enumerate(scores):
                 add_nearest(state, i, own, batch.ids[rows])
-        return state
-
-    def merge(self, left: Table, right: Table) -> Table:
-        return merged(left, right)
-
-    def finish(self, state: Table) -> Table:
         return state
 
 

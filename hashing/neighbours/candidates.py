@@ -46,8 +46,19 @@ def query_blocks(sizes: Array, entry_bytes: int = ENTRY_BYTES) -> Iterator[slice
         start = stop
 
 
+class NearestRows:
+    """Base of statistics of the k nearest rows of each query, whose state and result are a table (q, k)."""
+
+    def merge(self, left: Table, right: Table) -> Table:
+        distances, ids = (np.hstack(parts) for parts in zip(left, right, strict=True))
+        return first_k(distances, ids, left[0].shape[1])
+
+    def finish(self, state: Table) -> Table:
+        return state
+
+
 @dataclass(frozen=True, eq=False)
-class TopK:
+class TopK(NearestRows):
     """Statistic over packed codes: the k nearest rows -> distances (q, k) int32, ids (q, k) int64.
 
     Sorted by (distance, id), and equal for any cut into shards and batches. If there are fewer than k rows, the rest is
@@ -86,12 +97,9 @@ class TopK:
         merge_kernels.merge(a, b, c, d, distances, ids)
         return distances, ids
 
-    def finish(self, state: Table) -> Table:
-        return state
-
 
 @dataclass(frozen=True, eq=False)
-class AsymmetricTopK:
+class AsymmetricTopK(NearestRows):
     """Statistic over packed codes: the k rows nearest to real-valued queries -> distances (q, k) float64, ids (q, k).
 
     d(u, b) is the sum of |u_j| over the bits j where b_j differs from [u_j >= 0]: the L1 distance from u to the nearest
@@ -124,12 +132,6 @@ class AsymmetricTopK:
             add_nearest(state, i, distances, batch.ids)
         return state
 
-    def merge(self, left: Table, right: Table) -> Table:
-        return merged(left, right)
-
-    def finish(self, state: Table) -> Table:
-        return state
-
 
 def add_nearest(table: Table, i: int, distances: Array, ids: Array) -> None:
     """Replace row i of a table (q, k) by the first k, by (distance, id), of itself and of rows with distances (n,)."""
@@ -139,12 +141,6 @@ def add_nearest(table: Table, i: int, distances: Array, ids: Array) -> None:
         near = near[distances[near] <= np.partition(distances[near], k - 1)[k - 1]]
     distances, ids = np.append(table[0][i], distances[near]), np.append(table[1][i], ids[near])
     table[0][i : i + 1], table[1][i : i + 1] = first_k(distances[None], ids[None], k)
-
-
-def merged(left: Table, right: Table) -> Table:
-    """Return the first k, by (distance, id), of each row of two tables (q, k)."""
-    distances, ids = (np.hstack(parts) for parts in zip(left, right, strict=True))
-    return first_k(distances, ids, left[0].shape[1])
 
 
 def byte_costs(u: Array) -> Array:
