@@ -12,7 +12,7 @@ from hashing.statistics import keyed_hash
 from infra.executors import Progress, connect, silent
 from infra.settings import Settings
 from storage.features import deletions, subsets
-from storage.features.dataset import Dataset, dataset_exists, load_dataset, save_dataset
+from storage.features.dataset import Dataset
 from storage.features.shard import FeatureShard
 
 from .benchmark.cells import Bench
@@ -205,9 +205,7 @@ def _sample(dataset: Dataset, settings: Settings, executor: Executor) -> Dataset
         splits["query"] = (dataset.shards("query"), QUERIES)
     versions = [[(shard.name, shard.version) for shard in listed] for listed, _ in splits.values()]
     name = f"{dataset.name}-plan-{digest(versions, SAMPLE, QUERIES, dataset.metric)[:8]}"
-    if dataset_exists(settings.warehouse_url, name):
-        known = load_dataset(settings.warehouse_url, name)
-        save_dataset(settings.warehouse_url, known)  # updates its time, so that garbage collection sees it in use
+    if known := subsets.known_subset(settings.warehouse_url, name):
         return known
     drawn = {split: (listed, _drawn(listed, n, executor)) for split, (listed, n) in splits.items()}
     return subsets.write_subset(settings.warehouse_url, name, dataset, drawn)

@@ -13,7 +13,7 @@ from hashing.mapreduce import Array
 from ..files import filesystem
 from ..formats import FeatureRows
 from . import columns, deletions, media, rows
-from .dataset import Dataset, dataset_url, save_dataset, write_split
+from .dataset import Dataset, dataset_exists, dataset_url, load_dataset, save_dataset, write_split
 from .rows import Columns
 from .shard import FeatureShard, batch_rows
 
@@ -34,6 +34,15 @@ def ids_and_labels(shard: FeatureShard) -> tuple[Array, Array]:
     all_ids = np.concatenate(ids)
     keep = ~np.isin(all_ids, deletions.deleted_ids(shard.deleted))
     return all_ids[keep], np.concatenate(y)[keep]
+
+
+def known_subset(warehouse: str, name: str) -> Dataset | None:
+    """Return a subset that was written before, or None; garbage collection then sees that it is in use."""
+    if not dataset_exists(warehouse, name):
+        return None
+    subset = load_dataset(warehouse, name)
+    save_dataset(warehouse, subset)  # updates its time
+    return subset
 
 
 def write_subset(

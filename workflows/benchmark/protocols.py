@@ -16,7 +16,7 @@ from hashing.mapreduce import Array, Batch, Executor, Shard
 from hashing.statistics import keyed_hash
 from infra.settings import Settings
 from storage.features import subsets
-from storage.features.dataset import Dataset, dataset_exists, load_dataset, save_dataset
+from storage.features.dataset import Dataset
 from storage.features.shard import WithoutRows
 
 from ..spec import MethodSpec, Number, Value, digest
@@ -63,9 +63,7 @@ def drawn_dataset(
     drawn = [options.class_queries, options.class_training]
     key = digest([(shard.name, shard.version) for shard in shards], sorted(dataset.splits), dataset.dim, drawn)
     name = f"{dataset.name}-dhn-{key[:8]}"
-    if dataset_exists(settings.warehouse_url, name):
-        known = load_dataset(settings.warehouse_url, name)
-        save_dataset(settings.warehouse_url, known)  # updates its time, so that garbage collection sees it in use
+    if known := subsets.known_subset(settings.warehouse_url, name):
         return known
     found = list(executor.map(subsets.ids_and_labels, shards, "labels"))
     ids, y = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
