@@ -10,22 +10,19 @@ from typing import NamedTuple
 
 from pyiceberg.catalog import Catalog
 from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, TableAlreadyExistsError
-from pyiceberg.manifest import ManifestFile
 from pyiceberg.table import CreateTableTransaction, Table
 from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.table.update import AssertRefSnapshotId, RemoveSnapshotRefUpdate
-from pyiceberg.utils.concurrent import ExecutorFactory
 
 from hashing.names import hint, spelled
 
 from . import commits, iceberg
 from .commits import PublishConflict, change_properties, commit, retry_commit
 from .iceberg import NAMESPACE, PREFIX, WITH_CORRECTIVES
+from .manifests import listed_parts
 from .parts import CodeShard, Part
 
 VOCABULARY = PREFIX + "vocabulary"
-KEPT = 1000  # manifests whose parts are kept in memory
-_MANIFESTS: dict[str, list[Part]] = {}  # the parts by the URL of the manifest, oldest first
 
 
 class Version(NamedTuple):
@@ -237,7 +234,7 @@ class CodeTable:
         """Return the parts of a snapshot, those without rows included, by the name of their source shard."""
         if not (snapshot := self.iceberg.snapshot_by_id(snapshot_id)):
             raise ValueError(f"table {self.name} has no snapshot {snapshot_id}")
-        return {part.shard: part for part in self._listed(snapshot.manifests(self.iceberg.io))}
+        return {part.shard: part for part in listed_parts(snapshot.manifests(self.iceberg.io), self.iceberg.io)}
 
     def added_parts(self, snapshot_id: int, versions: Sequence[Version]) -> Iterator[Part]:
         """Yield the parts that versions have in addition to those of a snapshot. A part may be yielded more than once.
@@ -256,23 +253,7 @@ class CodeTable:
             for manifest in new if i else []:
                 kept_only = manifest.has_existing_files() and manifest.min_sequence_number not in whole
                 if manifest.has_added_files() or kept_only:
-                    yield from self._listed([manifest])
-
-    def _listed(self, manifests: Sequence[ManifestFile]) -> list[Part]:
-        """Return the parts that manifests list.
-
-        Manifests never change, so each is read once in a process. Every commit and stage of a run needs all parts, and
-        now reads only new manifests. A scan by Iceberg takes longer, because it evaluates filters for each file.
-        """
-        io, known = self.iceberg.io, dict(_MANIFESTS)
-        new = [manifest for manifest in manifests if manifest.manifest_path not in known]
-        read = ExecutorFactory.get_or_create().map(lambda manifest: manifest.fetch_manifest_entry(io), new)
-        for manifest, entries in zip(new, read, strict=True):
-            known[manifest.manifest_path] = [iceberg.to_part(entry.data_file) for entry in entries]
-            _MANIFESTS[manifest.manifest_path] = known[manifest.manifest_path]
-        for oldest in list(_MANIFESTS)[:-KEPT]:
-            _MANIFESTS.pop(oldest, None)
-        return [part for manifest in manifests for part in known[manifest.manifest_path]]
+                    yield from listed_parts([manifest], self.iceberg.io)
 
     def shards(self, snapshot_id: int) -> list[CodeShard]:
         """Return the parts of a snapshot as shards of codes, without correctives, by ascending id."""

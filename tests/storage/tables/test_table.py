@@ -206,7 +206,7 @@ def count_manifests(monkeypatch):
         opened.append(manifest.manifest_path)
         return fetch(manifest, *rest, **more)
 
-    monkeypatch.setattr("storage.tables.table._MANIFESTS", {})
+    monkeypatch.setattr("storage.tables.manifests._MANIFESTS", {})
     monkeypatch.setattr(ManifestFile, "fetch_manifest_entry", counted)
     return opened
 
@@ -228,7 +228,7 @@ def test_a_manifest_is_read_once_in_a_process(catalog, parts, monkeypatch):
 
 
 def test_parts_of_few_manifests_are_kept(catalog, parts, monkeypatch):
-    monkeypatch.setattr("storage.tables.table.KEPT", 1)
+    monkeypatch.setattr("storage.tables.manifests.KEPT", 1)
     opened = count_manifests(monkeypatch)
     table = create_table(catalog, "t", N_BITS)
     table.stage("staged-x", table.version().snapshot_id)
