@@ -94,7 +94,7 @@ def open_source(source: str, query: str | None, labels_as: str | None) -> Source
         if query and not class_folders.find_classes(query):
             raise ValueError(f"expected a folder of pictures for each class, like {source}, found {query}")
         for path in paths.values():
-            class_folders.check_classes(path)
+            class_folders.check_class_folders(path)
         first = {"base": 0, "query": QUERY}
         rows = {split: class_folders.read_classes(path, first[split]) for split, path in paths.items()}
         return Source(rows, kind="image")

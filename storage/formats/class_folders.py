@@ -23,7 +23,7 @@ def find_classes(folder: str | Path) -> list[Path]:
     return sorted(path for path in folders if next(_pictures(path), None))
 
 
-def check_classes(folder: str | Path) -> None:
+def check_class_folders(folder: str | Path) -> None:
     """Raise ValueError for a picture that `read_classes` would leave out: of another form, or in another folder."""
     root = Path(folder)
     for file in sorted(root.rglob("*")):

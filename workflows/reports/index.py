@@ -16,8 +16,7 @@ from ..evaluation.registry import split_protocol
 from ..spec import Spec
 from ..tables.history import Event, history, metrics_of_versions
 from .pages import render
-from .run_charts import headline
-from .run_charts import history as charts_of
+from .run_charts import headline, history_charts
 
 
 class Line(NamedTuple):
@@ -69,7 +68,7 @@ def table_page(table: CodeTable, events: Sequence[Event]) -> str:
         parent="../index.html",
         head=["version", "state", "when (UTC)", "rows", *shown, "model", "by", "note"],
         lines=lines,
-        charts=charts_of(metrics_of_versions(table, now.get("protocol", ""))),
+        charts=history_charts(metrics_of_versions(table, now.get("protocol", ""))),
     )
 
 

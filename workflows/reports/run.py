@@ -90,7 +90,7 @@ def run_page(
         tiles=tiles(report),
         metrics=_metrics(report),
         partial=bool(report.comparison and report.comparison.rows < report.measured.rows),
-        history=run_charts.history(around.versions, report.measured.metrics),
+        history=run_charts.history_charts(around.versions, report.measured.metrics),
         figures=run_charts.retrieval(report.curves, report.measured) + run_charts.codes(report.bits),
         training=run_charts.training(epochs, best["epoch"] if best else None),
         trained=trained(epochs),

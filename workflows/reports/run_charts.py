@@ -151,7 +151,7 @@ def training(epochs: Sequence[Epoch], best: int | None) -> list[Figure]:
     return figures
 
 
-def history(before: Mapping[str, Mapping[str, float]], now: Mapping[str, Estimate] = NOTHING) -> list[Figure]:
+def history_charts(before: Mapping[str, Mapping[str, float]], now: Mapping[str, Estimate] = NOTHING) -> list[Figure]:
     """Return each headline metric over versions, by name, and that of this run, if given, with its interval."""
     figures = []
     for name in headline(now or [name for metrics in before.values() for name in metrics]):
