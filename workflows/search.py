@@ -113,7 +113,7 @@ def read_queries(dataset: Dataset, source: str) -> Queries:
     if source not in dataset.splits:
         if "://" not in source and not Path(url).exists():
             known = ", ".join(dataset.splits)
-            raise LookupError(f"expected a split of {dataset.name} ({known}) or a file of queries, found {source!r}")
+            raise LookupError(f"no file {source!r}, and no split of that name: {dataset.name} has {known}")
         if vectors := datasets.read_vector_file(url):
             x = np.concatenate(list(vectors))
             return Queries(Batch(datasets.QUERY + np.arange(len(x)), x))

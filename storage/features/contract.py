@@ -351,7 +351,7 @@ def _check_distinct(ids: Any, names: Columns, where: str) -> None:
 
 
 def _summary(split: _Split, names: Columns, kind: Kind, dim: int) -> SplitSummary:
-    first, ids = split.first, "ids that count the rows, in the order of the names of the files"
+    first, ids = split.first, "rows without ids, numbered in the order of the file names"
     if not names.numbered:
         ids = f"{'keys' if names.keyed else 'ids'} ({_type_name(first[names.id].type)}) in column {names.id}"
     what = {"vector": f"vectors of dimension {dim}", "image": "pictures", "text": "texts"}[kind]

@@ -247,8 +247,8 @@ def test_wrong_input_is_refused(settings, base, queries, tmp_path):
     refused(ValueError, "distinct ids of queries, found 29 repeated", tmp_path / "twice.parquet")
     refused(ValueError, "queries: expected vectors of dimension 16, found 5", tmp_path / "narrow.npy")
     refused(ValueError, r"objects\.npy: expected a \.npy file of numbers", tmp_path / "objects.npy")
-    refused(LookupError, r"a split of mine \(base\) or a file of queries, found 'query'", "query")
-    refused(LookupError, r"or a file of queries, found '.*nowhere\.npy'", tmp_path / "nowhere.npy")
+    refused(LookupError, "no file 'query', and no split of that name: mine has base", "query")
+    refused(LookupError, r"no file '.*nowhere\.npy'", tmp_path / "nowhere.npy")
     refused(ValueError, "radius: expected at most 16 bits, found 17", radius=17)
     refused(LookupError, "unknown code table 'nothing'", table="nothing")
     with pytest.raises(UsageError, match="is a folder: pass the name of a file to write"):

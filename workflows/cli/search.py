@@ -92,4 +92,4 @@ def export(
 
     check_outputs(folder=out)
     found: dict[str, Any] = export_version(table, to, out, version)
-    show(found, as_json, f"{table}, {found['version']}")
+    show(found if as_json else {name: value for name, value in found.items() if value != ()}, as_json)
