@@ -30,6 +30,12 @@ RUNS = {  # name: its options of `hashkiln reindex`, and its exit code
     "failed": (["--dataset", "broken", "--method", "lsh", "--bits", "16", "--relevance", "neighbours"], 1),
 }
 WIDTH, MOST = 1280, 4000  # pixels; Prefect draws only the log lines that fit into the window
+WITHOUT_TRACEBACKS = """
+const starts = text => /^\\s*(Task run failed|Encountered exception)/.test(text) && text.includes("Traceback");
+for (const one of document.querySelectorAll("*"))
+  if (starts(one.textContent) && !starts(one.parentElement.textContent))
+    one.textContent = one.textContent.split("Traceback")[0];
+"""
 
 
 def main() -> None:
@@ -63,13 +69,15 @@ def main() -> None:
 
 
 def shoot(url: str, image: Path, state: str) -> None:
-    """Write a picture of the page of a run, down to its last log line, which names the state and its reason."""
+    """Write a picture of the page of a run, without tracebacks, down to its last log line: the state and its reason."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": WIDTH, "height": MOST}, color_scheme="dark")
         page.goto(url)
         last = page.get_by_text(f"Finished in state {state}(").last
         last.wait_for(timeout=60_000)
+        page.evaluate(WITHOUT_TRACEBACKS)
+        page.wait_for_timeout(1000)  # lines below move up
         box = last.bounding_box()
         assert box
         clip = {"x": 0, "y": 0, "width": WIDTH, "height": box["y"] + box["height"] + 40}
