@@ -33,7 +33,7 @@ WIDTH, MOST = 1280, 4000  # pixels; Prefect draws only the log lines that fit in
 WITHOUT_TRACEBACKS = """
 const starts = text => /^\\s*(Task run failed|Encountered exception)/.test(text) && text.includes("Traceback");
 for (const one of document.querySelectorAll("*"))
-  if (starts(one.textContent) && !starts(one.parentElement.textContent))
+  if (starts(one.textContent) && !starts(one.parentElement?.textContent ?? ""))
     one.textContent = one.textContent.split("Traceback")[0];
 """
 
