@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import venv
 from pathlib import Path
 
@@ -11,6 +12,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 BACKEND = "from setuptools import build_meta; build_meta.build_sdist('dist')"
+
+
+def test_the_changelog_describes_the_version():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\n## {version} - " in (ROOT / "CHANGELOG.md").read_text()
 
 
 @pytest.mark.slow
