@@ -15,7 +15,7 @@ from hashing.evaluation.by_score import NearestByScore
 from hashing.functions import HashFunction
 from hashing.mapreduce import Array, Data, Executor
 from hashing.neighbours.candidates import AsymmetricTopK, CountWithin, TopK, Within, query_blocks
-from hashing.neighbours.exact import MEASURED, Metric, first_k, vector_distances
+from hashing.neighbours.exact import MEASURED, Metric, first_k, unit_vectors, vector_distances
 from hashing.neighbours.multi_index import MultiIndex
 from hashing.neighbours.reranking import CandidateDistances
 from hashing.quantizers.contract import Quantizer
@@ -264,6 +264,8 @@ class Reader:
 
     def _rerank(self, x: Array, candidates: Array, k: int) -> tuple[Array, Array]:
         """Return the k nearest candidates (q, R) by the distance of their vectors."""
+        if self._metric == "cosine":
+            unit_vectors(x)  # refuses zero
         if self.resident:
             vectors = self.resident.vectors or self.resident.cache_vectors(self.dataset)
             rows = self.resident.part_rows(self.resident.positions(candidates.ravel()))

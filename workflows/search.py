@@ -15,6 +15,7 @@ from infra.executors import InProcess, Progress, silent
 from storage import datasets, results
 from storage.features import keys
 from storage.features.dataset import Dataset
+from storage.features.rows import form
 from storage.files import filesystem
 
 from . import opening
@@ -116,7 +117,12 @@ def read_queries(dataset: Dataset, source: str) -> Queries:
             raise LookupError(f"no file {source!r}, and no split of that name: {dataset.name} has {known}")
         if vectors := datasets.read_vector_file(url):
             x = np.concatenate(list(vectors))
+            if dataset.metric == "cosine" and not (usable := x.any(axis=1)).all():
+                raise ValueError(f"expected queries other than zero, found it in row {usable.argmin()} of {url}")
             return Queries(Batch(datasets.QUERY + np.arange(len(x)), x))
+        if Path(url).is_file() and not form(url):
+            known = ", ".join(datasets.VECTOR_FILES)
+            raise LookupError(f"expected queries in a file {known}, or in a form of datasets with columns, found {url}")
     if source in dataset.splits and dataset.embedding:
         shards = dataset.shards(source, allow_unknown=keyed)
     else:

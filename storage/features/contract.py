@@ -204,16 +204,21 @@ def _first_rows(url: str, wanted: Sequence[str], names: Columns) -> Any:
 
 
 def _check_dims(split: _Split, names: Columns, kind: Kind, dim: int) -> None:
-    """Raise ValueError if the first rows of a file are all vectors of another dimension.
+    """Raise ValueError if the first rows of a file have no vector of dimension dim, but others.
 
     Of Parquet files, only those are read whose footer does not rule it out.
     """
+    import pyarrow.compute as pc
+
     for url, footer in split.footers.items():
         unlike = rows.form(url) == ".arrow" or footer.numbers not in (None, footer.rows * dim)
-        if kind == "vector" and footer.rows and unlike:
-            first = _first_rows(url, [names.x], names)[names.x]
-            if len(errors := columns.usable_rows(first, dim, url, dtype=names.dtype)[1]) == len(first):
-                columns.refuse_row(errors, url, 0)
+        if kind != "vector" or not footer.rows or not unlike:
+            continue
+        if (first := _first_rows(url, [names.x], names)[names.x]).type != "null":
+            lengths = pc.list_value_length(columns.number_lists(first, names.dtype, url)).fill_null(0).to_numpy()
+            if lengths.any() and dim not in lengths:
+                row = int(np.flatnonzero(lengths)[0])
+                columns.refuse_row({row: f"expected vectors of dimension {dim}, found {lengths[row]}"}, url, 0)
 
 
 def _check_column(schema: Any, first: Any, name: str, url: str, first_url: str, names: Columns) -> None:

@@ -75,7 +75,7 @@ def assign_ids(folder: str, keys: Any) -> None:
     """
     import pyarrow as pa
 
-    wanted = plain_keys(keys).unique().sort()
+    wanted = plain_keys(keys, folder).unique().sort()
     hashes = _hashes(wanted)
     while True:
         parts = _count(folder)
@@ -95,7 +95,7 @@ def column_ids(folder: str, column: Any, where: str, first_row: int = 0, allow_u
     NONE. `first_row` is the number of the column's first row, for messages.
     """
     check_nulls(column, where, first_row)
-    ids = _search(folder, _count(folder), _hashes(plain_keys(column)))
+    ids = _search(folder, _count(folder), _hashes(plain_keys(column, where)))
     if not allow_unknown and len(unknown := np.flatnonzero(ids == NONE)):
         raise ValueError(f"unknown key {column[int(unknown[0])].as_py()!r}, in {where}")
     return ids
@@ -152,10 +152,10 @@ def names_of(folder: str, ids: Iterable[int]) -> list[str]:
 
 
 def distinct_keys(columns: Iterable[Any]) -> Any:
-    """Return the distinct keys in some columns as an Arrow array, without null."""
+    """Return the distinct keys in some columns of plain keys as an Arrow array, without null."""
     import pyarrow as pa
 
-    keys = [plain_keys(column).unique() for column in columns] or [pa.array([], pa.string())]
+    keys = [column.unique() for column in columns] or [pa.array([], pa.string())]
     return pa.chunked_array(keys).unique().drop_null()
 
 
@@ -220,7 +220,7 @@ def _index(folder: str, first: int, size: int) -> Array:
 def _read_part(url: str) -> Array:
     """Return the index rows of one part."""
     table = parquet.read_table(url, ["id", "key"])
-    return _sorted(np.column_stack([_hashes(plain_keys(table["key"])), table["id"].to_numpy().astype("<u8")]))
+    return _sorted(np.column_stack([_hashes(plain_keys(table["key"], url)), table["id"].to_numpy().astype("<u8")]))
 
 
 def _groups_with(folder: str, ids: Array, parts: int, pool: ThreadPoolExecutor) -> list[tuple[str, int, Array]]:
@@ -255,7 +255,7 @@ def _group_keys(url: str, group: int) -> Any:
     """Return the keys of a row group of a part."""
     found = _recent.find((url, group))
     if found is None:
-        found = plain_keys(parquet.open_parquet(url).read_row_group(group, ["key"])["key"].combine_chunks())
+        found = plain_keys(parquet.open_parquet(url).read_row_group(group, ["key"])["key"].combine_chunks(), url)
         _recent.keep((url, group), found)
     return found
 
@@ -279,23 +279,24 @@ def _sorted(rows: Array) -> Array:
 
 
 def checked_keys(column: Any, where: str) -> Any:
-    """Return a column as `plain_keys` does. Raises ValueError for a null, and for lists, structs and floats."""
-    from pyarrow import types
-
-    value_type = column.type.value_type if types.is_dictionary(column.type) else column.type
-    if types.is_nested(value_type) or types.is_floating(value_type):
-        raise ValueError(f"expected keys of strings, bytes, UUIDs or integers, found {column.type}, in {where}")
+    """Return a column as `plain_keys` does. Raises ValueError as it does, and for a null."""
+    keys = plain_keys(column, where)
     check_nulls(column, where, 0)
-    return plain_keys(column)
+    return keys
 
 
-def plain_keys(column: Any) -> Any:
-    """Return a column of keys as bytes if it holds bytes, else as strings."""
+def plain_keys(column: Any, where: str) -> Any:
+    """Return a column of keys as bytes if it holds bytes, else as strings.
+
+    Raises ValueError, with `where`, for lists, structs and floats.
+    """
     import pyarrow as pa
     from pyarrow import types
 
     if types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    if types.is_nested(column.type) or types.is_floating(column.type):
+        raise ValueError(f"expected keys of strings, bytes, UUIDs or integers, found {column.type}, in {where}")
     texts = types.is_string, types.is_large_string, types.is_string_view
     bytes_ = types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view
     for plain, kinds in ((pa.string(), texts), (pa.binary(), bytes_)):

@@ -211,7 +211,7 @@ def _encoded(part: Any, url: str, row: int, shard: FeatureShard, deleted: tuple[
     names, errors, items = shard.columns, dict[int, str](), []
     if names.keyed:
         keys.check_nulls(part[names.id], url, row)
-        ids = keys.plain_keys(part[names.id])
+        ids = keys.plain_keys(part[names.id], url)
     else:
         ids = pa.array(shard.ids_in(part, url, row))
     keep = np.ones(len(part), bool)

@@ -122,7 +122,7 @@ class FeatureShard:
             if errors and not self.drop_bad_rows:
                 if self.columns.keyed:
                     i = min(errors)
-                    errors = {i: f"{errors[i]}, for key {keys.plain_keys(part[read[0]].slice(i, 1))[0].as_py()!r}"}
+                    errors = {i: f"{errors[i]}, for key {keys.plain_keys(part[read[0]].slice(i, 1), url)[0].as_py()!r}"}
                 columns.refuse_row(errors, url, row, columns.DROP)
             labels = None
             if labelled:
@@ -131,7 +131,7 @@ class FeatureShard:
             keep[list(errors)] = False
             if not keep.all():
                 ids, labels = ids[keep], None if labels is None else labels.take(np.flatnonzero(keep))
-            names = keys.plain_keys(part[read[0]]).take(np.flatnonzero(keep)) if self.allow_unknown else None
+            names = keys.plain_keys(part[read[0]], url).take(np.flatnonzero(keep)) if self.allow_unknown else None
             yield FeatureBlock(Batch(ids, x), labels, dropped, names)
             row += len(part)
 
@@ -154,9 +154,11 @@ class FeatureShard:
         return set().union(*(columns.distinct_labels(part[name], self.url, width) for part in parts))
 
     def distinct_keys(self) -> Any:
-        """Return the distinct keys as an Arrow array. Reads only the key column."""
-        parts = (part for url in self.urls for part in rows.read_batches(url, [self.columns.id], self.columns))
-        return keys.distinct_keys(part[0] for part in parts)
+        """Return the distinct keys as an Arrow array. Reads only the key column. Raises ValueError as `plain_keys`."""
+        parts = (
+            (part[0], url) for url in self.urls for part in rows.read_batches(url, [self.columns.id], self.columns)
+        )
+        return keys.distinct_keys(keys.plain_keys(column, url) for column, url in parts)
 
     def _numbers(self, url: str, row: int, n: int) -> Array:
         first = self.firsts[self.urls.index(url)] + row

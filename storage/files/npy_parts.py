@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import filesystem
+from .parquet import check_columns
 
 COLUMN = "vector"
 
@@ -66,9 +67,10 @@ def count_rows(url: str) -> int:
 
 
 def read_batches(url: str, columns: Sequence[str], batch_rows: int) -> Iterator[Any]:
-    """Yield the vectors as record batches of at most `batch_rows` rows, in COLUMN."""
+    """Yield the vectors as record batches of at most `batch_rows` rows. Raises ValueError for columns but COLUMN."""
     import pyarrow as pa
 
+    check_columns(url, schema(url), columns)
     n = count_rows(url)
     for row in range(0, n, batch_rows):
         vectors = read_rows(url, row, min(batch_rows, n - row))

@@ -21,6 +21,7 @@ from workflows.context import Context
 from workflows.evaluation.judge import judge_of
 from workflows.opening import open
 from workflows.reader import Search
+from workflows.search import read_queries
 from workflows.spec import Spec
 
 RNG = np.random.default_rng(0)
@@ -80,6 +81,11 @@ def test_reranking_uses_the_metric_of_the_dataset(tmp_path, settings):
         distances, ids = table.search(queries, k=50, rerank=600)
         np.testing.assert_array_equal(ids, expected)
         assert ((distances >= 0) & (distances <= 2)).all()
+        with pytest.raises(ValueError, match=r"expected vectors other than zero, which has no cosine, .* in row 1"):
+            table.search(np.vstack([queries[:1], 0 * queries[:1]]), k=5, rerank=60)
+    np.save(tmp_path / "zero.npy", 0 * queries[:1])
+    with pytest.raises(ValueError, match=r"expected queries other than zero, found it in row 0 of .*zero\.npy"):
+        read_queries(table.dataset, str(tmp_path / "zero.npy"))
     assert Search(k=5, rerank=10).distance(table.dataset.distance, table.function) == "cosine"
 
 
@@ -229,3 +235,14 @@ def test_keys_that_are_no_names_are_refused(tmp_path, settings):
         pq.write_table(pa.table({"key": values, "vector": [[float(i)] * 4 for i in range(60)]}), tmp_path / "a.parquet")
         with pytest.raises(SourceRefused, match=message):
             datasets.ingest_source("x", str(tmp_path / "a.parquet"), settings, Columns(id="key", keyed=True))
+
+
+def test_keys_that_became_floats_later_are_refused(tmp_path, settings):
+    (tmp_path / "d").mkdir()
+    for name, first, kind in (("a", 0, pa.int64()), ("b", 60, pa.float64())):  # as pandas stores integers beside NaN
+        table = {"key": pa.array(range(first, first + 60)).cast(kind), "vector": [[float(i)] * 4 for i in range(60)]}
+        pq.write_table(pa.table(table), tmp_path / "d" / f"{name}.parquet")
+        if name == "a":
+            datasets.ingest_source("x", str(tmp_path / "d"), settings, Columns(id="key", keyed=True))
+    with pytest.raises(ValueError, match=r"expected keys of strings, .* found double, in .*b\.parquet"):
+        reindex(settings, spec("x"))

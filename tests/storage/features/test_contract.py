@@ -278,6 +278,9 @@ def test_every_file_of_a_split_is_checked_by_its_footer(tmp_path):
     ):
         two("alike", ids=np.arange(N))
     assert two("empty", ids=[], vector=[])[0].rows == N
+    nulls = write(tmp_path / "nulls")  # bad rows, which a run may drop
+    write(tmp_path / "nulls", "b.parquet", ids=np.arange(N) + N, vector=pa.array([None] * N, pa.list_(pa.int8())))
+    assert understand({"base": nulls}, Columns(), None, "euclidean").dim == D
     (tmp_path / "arrow").mkdir()
     for name, x in {"a": X, "b": X[:, :4]}.items():
         table = pa.table({"id": range(N), "vector": x.tolist()})
