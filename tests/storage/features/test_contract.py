@@ -363,10 +363,15 @@ def test_pictures_are_read_by_their_depth_and_mode():
     assert first(png(turned, exif=exif)) == [255] * 3
 
 
-def test_warnings_about_pictures_are_not_printed(recwarn):
+def test_warnings_about_pictures_are_not_printed(recwarn, tmp_path):
     jpeg = png(np.full((8, 8, 3), 90, np.uint8), "JPEG")
     exif = b"\xff\xe1\x00\x14Exif\0\0MM\0*\0\0\0\x08\0\x7f\x01\x12"  # cut off
-    assert media.pixels(jpeg[:2] + exif + jpeg[2:], media.dim("image", 8))[0] == 90
+    content = jpeg[:2] + exif + jpeg[2:]
+    assert media.pixels(content, media.dim("image", 8))[0] == 90
+    broken = b"\x89PNG\r\n\x1a\n\0\0\0\1IHDR"  # Pillow raises ValueError
+    pq.write_table(pa.table({"id": range(2), "image": [broken, content]}), tmp_path / "p.parquet")
+    said = understand({"base": str(tmp_path / "p.parquet")}, Columns(x=""), None, "euclidean").splits["base"]
+    assert "the first 8 x 8 JPEG RGB" in said.x
     assert not recwarn.list
 
 
