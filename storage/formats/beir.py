@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -25,10 +26,10 @@ BLOCK_ROWS = 1024
 
 def find_test_set(source: str) -> dict[str, list[Path]] | None:
     """Return the files of each of TABLES in a folder; None if one has none."""
-    found = {
-        name: sorted(path for suffix in SUFFIXES for path in Path(source).glob(table + suffix))
-        for name, table in TABLES.items()
-    }
+    found = {}
+    for name, table in TABLES.items():
+        listed = (sorted(Path(source).glob(table + suffix)) for suffix in SUFFIXES)
+        found[name] = next(filter(None, listed), [])  # of one form: the others may be copies
     return found if all(found.values()) else None
 
 
@@ -44,12 +45,14 @@ def read_test_set(files: Mapping[str, Sequence[Path]]) -> dict[str, Iterator[Fea
     for row in _rows(files["judgements"], ("query-id", "corpus-id", "score")):
         query, text = str(row["query-id"]), str(row["corpus-id"])
         try:
-            grade = int(row["score"])
-        except ValueError:
+            grade, fraction = divmod(float(row["score"]), 1)
+            if fraction:
+                raise ValueError
+        except (TypeError, ValueError):
             where = f"of query {query!r} and text {text!r} in {files['judgements'][0]}"
             raise ValueError(f"expected an integer as the score {where}, found {row['score']!r}") from None
         if grade > 0:
-            grades.setdefault(query, {})[text] = grade
+            grades.setdefault(query, {})[text] = int(grade)
     if not grades:
         raise ValueError(f"expected a judgement above 0, found none in {files['judgements'][0]}")
     most = max(max(judged.values()) for judged in grades.values())
@@ -59,7 +62,8 @@ def read_test_set(files: Mapping[str, Sequence[Path]]) -> dict[str, Iterator[Fea
         of_queries[query] = [number * most + i for i in range(max(judged.values()))]
         for text, grade in judged.items():
             of_texts.setdefault(text, []).extend(of_queries[query][:grade])
-    return {"base": _texts(files["base"], of_texts, True), "query": _texts(files["query"], of_queries, False)}
+    queries = list(_texts(files["query"], of_queries, False))  # checked before texts are written
+    return {"base": _texts(files["base"], of_texts, True), "query": iter(queries)}
 
 
 def _texts(paths: Sequence[Path], labels: Mapping[str, list[int]], unjudged: bool) -> Iterator[FeatureRows]:
@@ -69,7 +73,7 @@ def _texts(paths: Sequence[Path], labels: Mapping[str, list[int]], unjudged: boo
     missing, start = set(labels), 0
     while block := list(islice(rows, BLOCK_ROWS)):
         keys = [key for key, _ in block]
-        texts = [" ".join(filter(None, (row.get("title"), row["text"]))) for _, row in block]
+        texts = [" ".join(str(part) for part in (row.get("title"), row["text"]) if part) for _, row in block]
         yield FeatureRows(
             np.arange(start, start := start + len(keys)), texts, [labels.get(k, []) for k in keys], keys=keys
         )
@@ -80,11 +84,16 @@ def _texts(paths: Sequence[Path], labels: Mapping[str, list[int]], unjudged: boo
 
 def _rows(paths: Sequence[Path], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield the rows of JSON lines, .tsv files with a header, and Parquet files."""
+    import pyarrow as pa
+
     for path in paths:
-        for number, row in enumerate(_read(path), 1):
-            if absent := [column for column in columns if row.get(column) is None]:
-                raise ValueError(f"{path}: expected {', '.join(columns)} in row {number}, found no {absent[0]}")
-            yield row
+        try:
+            for number, row in enumerate(_read(path), 1):
+                if absent := [column for column in columns if row.get(column) is None]:
+                    raise ValueError(f"{path}: expected {', '.join(columns)} in row {number}, found no {absent[0]}")
+                yield row
+        except (csv.Error, EOFError, OSError, UnicodeDecodeError, pa.ArrowException, zlib.error) as error:
+            raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:
@@ -94,10 +103,13 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
         for batch in pq.ParquetFile(path).iter_batches():
             yield from batch.to_pylist()
         return
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8-sig") as file:
         if path.suffix == ".tsv":
             yield from csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         for line, text in enumerate(file, 1):
+            if text.isspace():
+                continue
             try:
                 row = json.loads(text)
             except ValueError as error:

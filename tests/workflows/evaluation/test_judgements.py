@@ -79,3 +79,32 @@ def test_a_judgement_of_a_missing_text_is_refused(folder):
     with pytest.raises(ValueError, match=r"expected every judged row in .*, found none with the _id 'd\d+'"):
         for _ in beir.read_test_set(files | {"base": files["query"]})["base"]:
             pass
+
+
+def as_files(folder, corpus=b"", judgements=""):
+    """Write a test set of two texts and a query, with more lines of its corpus and judgements."""
+    (folder / "qrels").mkdir()
+    (folder / "corpus.jsonl").write_bytes(b'\xef\xbb\xbf{"_id": 1, "text": "one"}\n\n{"_id": 2, "text": 2}\n' + corpus)
+    (folder / "corpus.jsonl.gz").write_bytes(b"a copy that is not read")
+    (folder / "queries.jsonl").write_text('{"_id": "q", "text": "two"}\n')
+    (folder / "qrels" / "test.tsv").write_text("\ufeffquery-id\tcorpus-id\tscore\nq\t2\t1.0\n" + judgements)
+    return {split: list(blocks) for split, blocks in beir.read_test_set(beir.find_test_set(str(folder))).items()}
+
+
+def test_files_may_have_a_byte_order_mark_empty_lines_numbers_and_copies(tmp_path):
+    (texts,), (queries,) = as_files(tmp_path).values()
+    assert (texts.keys, texts.x, texts.labels) == (["1", "2"], ["one", "2"], [[], [0]])
+    assert (queries.keys, queries.x, queries.labels) == (["q"], ["two"], [[0]])
+
+
+@pytest.mark.parametrize(
+    ("corpus", "judgements", "message"),
+    [
+        (b'{"_id": 3, "text": "\xe9"}', "", r"corpus\.jsonl cannot be read: 'utf-8' codec can't decode"),
+        (b"", "q\t1\t1.5\n", "expected an integer as the score of query 'q' and text '1' in .*, found '1.5'"),
+        (b"", "p\t1\t1\n", r"expected every judged row in .*queries\.jsonl, found none with the _id 'p'"),
+    ],
+)
+def test_files_that_cannot_be_read_are_named(tmp_path, corpus, judgements, message):
+    with pytest.raises(ValueError, match=message):
+        as_files(tmp_path, corpus, judgements)
