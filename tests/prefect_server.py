@@ -92,6 +92,15 @@ class Prefect:
         self("deployment", "run", f"{name}/{name}", "--watch", "--watch-interval", "1", "--watch-timeout", "140")
         return self.runs(name, "COMPLETED", "FAILED", "CRASHED", "CANCELLED")[0]
 
+    def kill(self):
+        """Kill the server, and leave nothing to stop. There must be no worker."""
+        (server,) = self.running
+        family = [server, *server.children(recursive=True)]
+        for process in family:
+            process.kill()
+        psutil.wait_procs(family)
+        self.running.clear()
+
     def stop(self):
         """Stop the worker first, as it waits for its server, then all child processes."""
         for process in reversed(self.running):

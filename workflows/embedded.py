@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
+from queue import Empty
 
 PACKAGES = ("hashing", "storage", "infra", "workflows")
 
@@ -18,6 +20,8 @@ def set_prefect_environment() -> None:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "PREFECT_LOGGING_LEVEL": "CRITICAL",  # errors are reported once, by the command line
+        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
+        "PREFECT_API_REQUEST_TIMEOUT": "20",  # each request is tried six times: a server that is away delays a run
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     }.items():
         os.environ.setdefault(name, value)
@@ -35,6 +39,16 @@ def prefect_home() -> None:
         raise SettingsError(
             f"cannot create the folder {home}: {error.strerror}: set HASHKILN_HOME to a folder that can be written"
         ) from error
+
+
+def forget_unsent() -> None:
+    """Drop the events and log lines that Prefect has not sent, as it tries each for seconds before the process ends."""
+    from prefect._internal.concurrency.services import QueueService
+
+    for service in list(QueueService._instances.values()):
+        with suppress(Empty):
+            while True:
+                service._queue.get_nowait()
 
 
 def log_lines() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 from uuid import UUID
@@ -46,12 +47,17 @@ FINAL = (FileNotFoundError, PermissionError, PublishConflict)  # for the user to
 DELAYS: list[float] = [1, 10]  # seconds between tries
 T = TypeVar("T")
 _progress: Progress = silent
+_ended: Future[RunOutcome] = Future()
 
 
-def set_progress(progress: Progress) -> None:
-    """Set the observer of progress for the flows of this process."""
-    global _progress
-    _progress = progress
+def begin(progress: Progress) -> Future[RunOutcome]:
+    """Set the observer of progress for the next run of this process, and return its outcome or error to be.
+
+    Prefect may fail to record how a run ended, and then raises an error of its own.
+    """
+    global _progress, _ended
+    _progress, _ended = progress, Future()
+    return _ended
 
 
 @dataclass
@@ -133,9 +139,14 @@ def reindex(spec: Spec) -> RunOutcome:
     the run; as a function, it raises GateRejected.
     """
     settings, table, announce = Settings(), table_name(spec.dataset, spec.code_name), Observer(_announce)
-    on_epochs = Observer(TrainingTable(table))
+    on_epochs, ended = Observer(TrainingTable(table)), Future[RunOutcome]() if _ended.done() else _ended
     run = TaskRunner(on_epochs)
-    executor = connect(settings, _progress, on_epochs)
+
+    def on_epoch(epochs: Sequence[Epoch]) -> None:
+        if not on_epochs.failed:  # a server that is away would delay every epoch; the task `fit` sends all in the end
+            on_epochs(epochs)
+
+    executor = connect(settings, _progress, on_epoch)
 
     def on_publish(outcome: RunOutcome) -> None:
         get_run_logger().info("published %s %s: %s rows", table, outcome.version, f"{outcome.rows:,}")
@@ -143,8 +154,13 @@ def reindex(spec: Spec) -> RunOutcome:
 
     with telemetry.span(f"reindex {table}"):  # Prefect's own span of the flow began before traces were on
         try:
-            return pipeline.reindex(pipeline.open_run(spec, settings, executor, _progress, run), run, on_publish)
-        except GateRejected as rejected:
+            context = pipeline.open_run(spec, settings, executor, _progress, run)
+            ended.set_result(pipeline.reindex(context, run, on_publish))
+            return ended.result()
+        except Exception as error:
+            ended.set_exception(error)
+            if not isinstance(rejected := error, GateRejected):
+                raise
             if not rejected.outcome:  # else no version was made: the published one breaks a rule
                 announce("rejected", table, why=str(rejected))
             return cast(RunOutcome, Failed(name="Rejected", message=str(rejected), data=rejected))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 from infra.executors import Progress, connect, silent
@@ -12,7 +14,7 @@ from infra.settings import Settings
 from ..checks import check_run, dataset_name
 from ..context import Context
 from ..embed import is_current
-from ..embedded import prefect_home
+from ..embedded import forget_unsent, prefect_home
 from ..indexing import store_missing
 from ..ingested import is_available
 from ..records import RunOutcome
@@ -82,13 +84,33 @@ def run(spec: Spec, progress: Progress = silent) -> RunOutcome:
     prefect_home()
     from . import flow
 
-    flow.set_progress(progress)
+    ended = flow.begin(progress)
     try:
-        return flow.reindex(spec)
+        return _recorded(lambda: flow.reindex(spec), ended)
     except GateRejected as rejected:
         if not rejected.outcome:
             raise
         return rejected.outcome
+
+
+def _recorded(run: Callable[[], RunOutcome], ended: Future[RunOutcome]) -> RunOutcome:
+    """Return the result of a run, even if the Prefect server went away for good before it recorded the end.
+
+    Raises ConnectionError if the server went away before the run began.
+    """
+    from httpx import HTTPError
+
+    try:
+        return run()
+    except HTTPError as error:
+        if ended.done() and ended.exception() is error:  # not of the server
+            raise
+        forget_unsent()
+        server = os.environ.get("PREFECT_API_URL", "of this process")
+        if not ended.done():
+            raise ConnectionError(f"the Prefect server {server} failed before the run began: {error}") from error
+        logger.warning("the Prefect server %s does not answer, and does not show how this run ended: %s", server, error)
+    return ended.result()
 
 
 def nothing_to_do(spec: Spec) -> RunOutcome | None:
