@@ -45,7 +45,7 @@ def forget_unsent() -> None:
     """Drop the events and log lines that Prefect has not sent, as it tries each for seconds before the process ends."""
     from prefect._internal.concurrency.services import QueueService
 
-    for service in list(QueueService._instances.values()):
+    for service in list(QueueService._instances.values()):  # type: ignore[misc]  # the same for all kinds of items
         with suppress(Empty):
             while True:
                 service._queue.get_nowait()
