@@ -66,13 +66,11 @@ class Prefect:
         except httpx.TransportError:
             return False
 
-    def __call__(self, *arguments, may_fail=False):
-        """Run a command of Prefect and return its output. Some return the state of a run, which may have failed."""
+    def __call__(self, *arguments):
+        """Run a command of Prefect and return its output."""
         run = subprocess.run(
             [*PREFECT, *arguments], env=self.environment, cwd=ROOT, capture_output=True, text=True, timeout=150
         )
-        if may_fail:
-            return run.stdout
         logs = "".join(path.read_text() for path in self.folder.glob("*.log")) if run.returncode else ""
         assert run.returncode == 0, f"{' '.join(arguments)}\n{run.stdout}\n{run.stderr}\n{logs}"
         return run.stdout
@@ -87,10 +85,14 @@ class Prefect:
         wanted = {"flow_runs": {"state": {"type": {"any_": states}}}, "deployments": {"name": {"any_": [name]}}}
         return self.read("flow_runs/filter", **wanted)
 
-    def run(self, name):
-        """Run a deployment to its end; return its first run."""
-        self("deployment", "run", f"{name}/{name}", "--watch", "--watch-interval", "1", "--watch-timeout", "140")
-        return self.runs(name, "COMPLETED", "FAILED", "CRASHED", "CANCELLED")[0]
+    def run(self, name, parameters=None, **environment):
+        """Run the deployment FLOW/NAME to its end; return its run."""
+        deployment = self.read(f"deployments/name/{name}")["id"]
+        asked = {"parameters": parameters or {}, "job_variables": {"env": environment}}
+        run = self.read(f"deployments/{deployment}/create_flow_run", state={"type": "SCHEDULED"}, **asked)["id"]
+        ended = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+        until(lambda: self.read(f"flow_runs/{run}")["state_type"] in ended, 150, f"the end of a run of {name}")
+        return self.read(f"flow_runs/{run}")
 
     def kill(self):
         """Kill the server, and leave nothing to stop. There must be no worker."""

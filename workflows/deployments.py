@@ -11,6 +11,7 @@ import yaml
 from prefect.blocks.core import Block
 from prefect.blocks.notifications import CustomWebhookNotificationBlock, SendgridEmail, SlackWebhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
@@ -116,7 +117,7 @@ def _deployment(
     return RunnerDeployment.from_flow(
         flow,
         name,
-        schedules=[when],
+        schedules=[DeploymentScheduleCreate(schedule=when, slug="weekly" if cron in WEEKLY else "nightly")],
         parameters=parameters,
         tags=["hashkiln", *tags],
         description=flow.description,

@@ -60,6 +60,8 @@ def test_deploy_creates_and_updates_and_a_run_sends_its_outcome(deploy, prefect,
     assert [line for line in out.splitlines() if line] == [
         "reindex/sample__lsh8", "evaluate/sample__lsh8", "verify/sample__lsh8", "gc/gc",
     ]  # fmt: skip
+    slugs = [prefect.read(f"deployments/name/{name}")["schedules"][0]["slug"] for name in out.split()]
+    assert slugs == ["nightly", "weekly", "weekly", "nightly"]  # as in prefect.yaml: else the server refuses
     code, _, errors = deploy("--floor", "map=0.99", "--notify", "webhook", HASHKILN_NOTIFY_URL=messages.url)
     assert code == 0, errors
     code, out, _ = deploy("--floor", "map=0.99", "--notify", "webhook", "--json", HASHKILN_NOTIFY_URL=messages.url)
@@ -72,7 +74,7 @@ def test_deploy_creates_and_updates_and_a_run_sends_its_outcome(deploy, prefect,
     block = prefect.read("block_documents/filter", include_secrets=False)[0]
     assert messages.url not in json.dumps(block)
 
-    (rejected,) = _run(prefect)
+    rejected = prefect.run("reindex/sample__lsh8", HASHKILN_EXECUTOR="inprocess")
     assert (rejected["state_name"], rejected["state_type"]) == ("Rejected", "FAILED")
     assert rejected["name"].startswith("sample__lsh8 20")
     message = until(lambda: [one for one in messages if "rejected" in one["subject"]], 60, "a message")[0]
@@ -82,7 +84,7 @@ def test_deploy_creates_and_updates_and_a_run_sends_its_outcome(deploy, prefect,
 
     code, _, errors = deploy("--notify", "webhook", HASHKILN_NOTIFY_URL=messages.url)  # no floor
     assert code == 0, errors
-    published = next(run for run in _run(prefect) if run["id"] != rejected["id"])
+    published = prefect.run("reindex/sample__lsh8")
     assert published["state_name"] == "Completed"
     wanted = {"hashkiln.version.rejected", "hashkiln.version.published"}
     events = {"filter": {"event": {"name": sorted(wanted)}}}
@@ -96,14 +98,7 @@ def test_deploy_creates_and_updates_and_a_run_sends_its_outcome(deploy, prefect,
     until(lambda: line("published sample__lsh8 v1: 40,000 rows", "prefect"), 30, "the line of publishing")
     until(lambda: line("Started local Ray", "infra"), 30, "our own line, of the Ray that runs it")
 
-    _run(prefect, "-p", 'spec={"dataset": "nowhere"}')
+    prefect.run("reindex/sample__lsh8", {"spec": {"dataset": "nowhere"}}, HASHKILN_EXECUTOR="inprocess")
     message = until(lambda: [one for one in messages if "failed" in one["subject"]], 60, "a message")[0]
     assert message["subject"].startswith("reindex failed: nowhere__itq32 20")
     assert "nowhere" in message["body"]
-
-
-def _run(prefect, *options):
-    """Run the deployment, and return its ended runs."""
-    watch = ("--watch", "--watch-interval", "1", "--watch-timeout", "140")
-    prefect("deployment", "run", "reindex/sample__lsh8", *watch, *options, may_fail=True)
-    return prefect.runs("sample__lsh8", "COMPLETED", "FAILED", "CRASHED")

@@ -70,7 +70,7 @@ def test_the_work_pool_of_kubernetes_makes_a_valid_job(prefect):
 
 
 def test_reindex_publishes_a_version_and_evaluate_measures_it(prefect):
-    assert prefect.run("reindex")["state_type"] == "COMPLETED"
+    assert prefect.run("reindex/reindex")["state_type"] == "COMPLETED"
     settings = Settings(home=prefect.folder / "home")
     table = load_table(iceberg.connect(settings.catalog_url, settings.warehouse_url), "sample__itq32")
     published = table.version()
@@ -79,11 +79,11 @@ def test_reindex_publishes_a_version_and_evaluate_measures_it(prefect):
     assert Path(published.properties["report"]).read_text().startswith("<!")
     artifacts = {artifact["key"] for artifact in prefect.read("artifacts/filter", sort="KEY_ASC")}
     assert artifacts >= {f"sample--itq32-{kind}" for kind in ("metrics", "summary", "report")}
-    assert prefect.run("evaluate")["state_type"] == "COMPLETED"
+    assert prefect.run("evaluate/evaluate", HASHKILN_EXECUTOR="inprocess")["state_type"] == "COMPLETED"
 
 
 @pytest.mark.slow
 def test_benchmark_measures_its_grid(prefect):
-    assert prefect.run("benchmark")["state_type"] == "COMPLETED"
+    assert prefect.run("benchmark/benchmark")["state_type"] == "COMPLETED"
     kept = list((prefect.folder / "home" / "warehouse" / "benchmark").glob("*.json"))
     assert len(kept) == 6  # three methods, two lengths, one seed

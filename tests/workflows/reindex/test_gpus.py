@@ -48,8 +48,9 @@ def main(folder):
     write_shard(folder / "source", "2.parquet", blobs(200, seed=2, first_id=2000))
     run("gpu", there, executor)
     run("unchanged", there, executor)
-    run("bf16", there, executor, precision="bf16")
-    del os.environ["HASHKILN_ENCODE_GPUS"], os.environ["HASHKILN_EVALUATE_GPUS"]
+    del os.environ["HASHKILN_EVALUATE_GPUS"]  # the codes are not of floats: once is enough
+    run("bf16", Settings(), executor, precision="bf16")
+    del os.environ["HASHKILN_ENCODE_GPUS"]
     os.environ["HASHKILN_EXECUTOR"] = "inprocess"
     checked = verify.verify(TABLE, deep=True)
     found["verified"] = [checked.problems, checked.bits, checked.near]
