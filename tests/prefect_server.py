@@ -87,12 +87,13 @@ class Prefect:
 
     def run(self, name, parameters=None, **environment):
         """Run the deployment FLOW/NAME to its end; return its run."""
-        deployment = self.read(f"deployments/name/{name}")["id"]
-        asked = {"parameters": parameters or {}, "job_variables": {"env": environment}}
-        run = self.read(f"deployments/{deployment}/create_flow_run", state={"type": "SCHEDULED"}, **asked)["id"]
-        ended = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
-        until(lambda: self.read(f"flow_runs/{run}")["state_type"] in ended, 150, f"the end of a run of {name}")
-        return self.read(f"flow_runs/{run}")
+        from prefect.deployments import run_deployment
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        given = {"parameters": parameters or {}, "job_variables": {"env": environment}}
+        with temporary_settings({PREFECT_API_URL: self.url}):  # Prefect has read the environment on import
+            run = run_deployment(name, timeout=140, poll_interval=1, as_subflow=False, **given)
+        return self.read(f"flow_runs/{run.id}")
 
     def kill(self):
         """Kill the server, and leave nothing to stop. There must be no worker."""

@@ -213,14 +213,15 @@ def test_the_first_run_ends_with_what_to_do_next_and_the_second_finds_nothing_to
     assert re.match("Next: source .*/bin/activate; hashkiln methods", lines[3])
 
 
-def test_a_table_is_published_evaluated_and_listed(hashkiln, here, home):
-    code, output, error = hashkiln("reindex", "--dataset", "sample", "--method", "lsh", "--bits", "64")
+def test_a_table_is_published_evaluated_and_listed(hashkiln, here, home, prefect_server):
+    options = ("--dataset", "sample", "--method", "lsh", "--bits", "64")
+    code, output, error = hashkiln("reindex", *options, PREFECT_API_URL=prefect_server.url)
     assert code == 0, error
     assert "Published sample__lsh64 v1: 40,000 rows, 40,000 encoded" in output
     report = Path(output.partition("Report: ")[2].strip())
     assert "<!doctype html>" in report.read_text()
     assert "http://" not in report.read_text().partition("<script")[0]
-    code, output, _ = hashkiln("reindex", "--dataset", "sample", "--method", "lsh", "--bits", "64", "--json")
+    code, output, _ = hashkiln("reindex", *options, "--json")
     outcome = json.loads(output)
     assert (code, outcome["unchanged"], outcome["version"], outcome["report"]) == (0, True, "v1", str(report))
     (event,) = json.loads(here("history", "sample__lsh64", "--json")[1])
@@ -303,8 +304,8 @@ def test_doctor_asks_every_node_of_the_cluster(here, ray_executor):
     assert node["found"].startswith("same versions, warehouse usable")
 
 
-def test_ctrl_c_says_what_is_kept_and_the_same_command_resumes(environment):
-    """The signal reaches all processes of the terminal, Prefect's server too."""
+def test_ctrl_c_says_what_is_kept_and_the_same_command_resumes(environment, prefect_server):
+    """The signal reaches all processes of the terminal, embedded Prefect's server too."""
     options = ["reindex", "--dataset", "sample", "--method", "lsh", "--bits", "24"]
     command = [sys.executable, "-m", "workflows.cli", *options]
     env = {**os.environ, **environment, "TERM": "xterm"}
@@ -319,6 +320,7 @@ def test_ctrl_c_says_what_is_kept_and_the_same_command_resumes(environment):
         assert re.search(r"\nencode +\S+ +not finished +[\d.]+ s\n", lines)
         assert terminal.shows_cursor
         assert run.wait() == 130
+    env["PREFECT_API_URL"] = prefect_server.url  # saves the start of another one
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     assert "Published sample__lsh24 v1: 40,000 rows" in done.stdout
     assert re.search(r"^evaluate: 40,000 rows, [\d,]+ rows/s, [\d.]+ s$", done.stderr, re.MULTILINE)
