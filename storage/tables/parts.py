@@ -24,7 +24,7 @@ from .. import warehouse as places
 from ..features import columns, keys
 from ..features.shard import FeatureShard
 from ..files import filesystem, parquet
-from .source_digest import NEWEST, SOURCE_DIGESTS, update_digest
+from .source_digest import NEWEST, SOURCE_DIGESTS
 
 BATCH_ROWS = 2**16
 FIRST = 6  # number of the first column of correctives among the columns of a table
@@ -105,17 +105,17 @@ def encode_shard(shard: FeatureShard, function: HashFunction, folder: str, forma
         blocks = shard.read_blocks()
         for block in ahead(blocks) if filesystem.is_remote(shard.url) else blocks:
             ids.append(block.batch.ids)
-            added = np.zeros_like(moments)
-            if isinstance(function, Quantizer):
-                for u, values in function.quantized(block.batch.x):
-                    codes.append(bits.pack_signs(u, added))
-                    correctives.append(values)
-            else:
-                codes += [bits.pack_signs(u, added) for u in function.blocks(block.batch.x)]
+            x, row, added = block.batch.x, 0, np.zeros_like(moments)
+            content.update(np.ascontiguousarray(block.batch.ids).data)
+            for u, values in _projected(function, x):
+                codes.append(bits.pack_signs(u, added))
+                correctives.append(values)
+                content.update(np.ascontiguousarray(x[row : row + len(u)]).data, more=True)  # while it is in the cache
+                row += len(u)
+            content.update(b"")  # the end of x
             moments += added
             labels.append(block.labels)
             dropped += block.dropped
-            update_digest(content, block.batch)
     except (OSError, ValueError):
         shard.refuse_change()  # a mix of the old and the new file explains the error
         raise
@@ -137,6 +137,13 @@ def encode_shard(shard: FeatureShard, function: HashFunction, folder: str, forma
     if dropped:
         about["dropped_sha256"] = hashlib.sha256(repr(dropped).encode()).hexdigest()
     return _write_part(table, about, folder, shard.version, dropped, shard.keys)
+
+
+def _projected(function: HashFunction, x: Array) -> Iterator[tuple[Array, Any]]:
+    """Yield the projections of successive blocks of rows, and their correctives, None for functions without any."""
+    if isinstance(function, Quantizer):
+        return function.quantized(x)
+    return ((u, None) for u in function.blocks(x))
 
 
 def without_rows(part: Part, ids: Array, folder: str, version: str, n_bits: int) -> Part | None:

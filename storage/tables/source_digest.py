@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import mmh3
 import numpy as np
 
-from hashing.mapreduce import Batch
+from hashing.mapreduce import Array, Batch
 
 LANES = 64
 
@@ -24,19 +25,29 @@ class LaneDigest:
     def __init__(self) -> None:
         self._lanes = np.arange(LANES, dtype=np.uint64)
         self._lengths = hashlib.sha256()
+        self._length, self._rest = 0, np.empty(0, np.uint8)  # of the piece so far: its bytes, and those not yet added
 
-    def update(self, piece: Any) -> None:
+    def update(self, part: Any, more: bool = False) -> None:
+        """Add a piece, or with `more` a part of one that the next call continues."""
+        content = np.frombuffer(part, np.uint8)
+        self._length += len(content)
+        if len(self._rest):
+            content = np.concatenate([self._rest, content])
+        whole = len(content) // (8 * LANES) * (8 * LANES)
+        self._absorb(content[:whole])
+        self._rest = content[whole:].copy()
+        if more:
+            return
+        self._absorb(np.pad(self._rest, (0, 8 * LANES - len(self._rest))))
+        self._lengths.update(self._length.to_bytes(8, "little"))
+        self._length, self._rest = 0, self._rest[:0]
+
+    def _absorb(self, content: Array) -> None:
         from .digest_kernels import absorb
 
-        content = np.frombuffer(piece, np.uint8)
-        whole = len(content) // (8 * LANES) * (8 * LANES)
-        rest = np.zeros(8 * LANES, np.uint8)
-        rest[: len(content) - whole] = content[whole:]
-        for words in (content[:whole], rest):
-            aligned = np.require(words.view(np.uint64), requirements="A")[:]
-            aligned.flags.writeable = False  # Numba compiles another signature for arrays that are not
-            absorb(aligned, self._lanes)
-        self._lengths.update(len(content).to_bytes(8, "little"))
+        aligned = np.require(content.view(np.uint64), requirements="A")[:]
+        aligned.flags.writeable = False  # Numba compiles another signature for arrays that are not
+        absorb(aligned, self._lanes)
 
     def digest(self) -> bytes:
         lengths = self._lengths.copy()
@@ -44,10 +55,23 @@ class LaneDigest:
         return lengths.digest()
 
 
+class BytesDigest:
+    """A digest of bytes, however they are divided."""
+
+    def __init__(self, new: Callable[[], Any]) -> None:
+        self._content = new()
+
+    def update(self, part: Any, more: bool = False) -> None:
+        self._content.update(part)
+
+    def digest(self) -> bytes:
+        return bytes(self._content.digest())
+
+
 # By format of the part. The earlier digests, SHA-256 and MurmurHash3, took longer than most of the encoding.
-SOURCE_DIGESTS: dict[str, tuple[str, Callable[[], Any]]] = {
-    "1": ("source_sha256", hashlib.sha256),
-    "2": ("source_murmur3", mmh3.mmh3_x64_128),
+SOURCE_DIGESTS: dict[str, tuple[str, Callable[[], LaneDigest | BytesDigest]]] = {
+    "1": ("source_sha256", partial(BytesDigest, hashlib.sha256)),
+    "2": ("source_murmur3", partial(BytesDigest, mmh3.mmh3_x64_128)),
     "3": ("source_lanes", LaneDigest),
 }
 NEWEST = max(SOURCE_DIGESTS)

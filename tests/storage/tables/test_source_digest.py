@@ -1,6 +1,7 @@
 """The digest of source rows, beside its definition in Python."""
 
 import hashlib
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -33,6 +34,16 @@ def by_definition(*pieces):
 def test_the_digest_is_that_of_the_definition(sizes):
     pieces = [CONTENT[:size].tobytes() for size in sizes]
     assert digest(*pieces) == by_definition(*pieces)
+
+
+@pytest.mark.parametrize("cuts", [(512, 1024), (1, 700), (0, 2999), (600, 601, 602, 2000)])
+def test_a_piece_may_come_in_parts(cuts):
+    content = LaneDigest()
+    content.update(CONTENT[:5].data)
+    for start, stop in pairwise((0, *cuts)):
+        content.update(CONTENT[start:stop].data, more=True)
+    content.update(CONTENT[cuts[-1] :].data)
+    assert content.digest() == digest(CONTENT[:5].data, CONTENT.data)
 
 
 def test_memory_that_is_not_aligned_is_read():
