@@ -46,7 +46,7 @@ class LinearHash(SignFunction):
 
     weight: Array  # (d, n_bits)
     threshold: Array  # (n_bits,)
-    rows: ClassVar[int] = 1024
+    rows: ClassVar[int] = 2048
 
     @property
     def shape(self) -> tuple[int, int]:
