@@ -30,7 +30,7 @@ def atomic_folder(folder: str, about: dict[str, Any], replace: bool = False) -> 
     """
     target = check_folder(folder, replace)
     exists = target.exists()
-    attempt, earlier = (target.with_name(f".{target.name}.{uuid.uuid4().hex}") for _ in range(2))
+    attempt, earlier = _hidden_name(target), _hidden_name(target)
     attempt.mkdir(parents=True)
     try:
         yield attempt
@@ -62,8 +62,13 @@ def check_folder(folder: str, replace: bool = False) -> Path:
     target = Path(folder).expanduser().resolve()
     if not replace and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} is not an empty folder: choose another one to export to")
-    filesystem.check_writable(str(target.with_name(f".{target.name}")))  # next to it, where the export is prepared
+    filesystem.check_writable(str(_hidden_name(target)))  # next to it, where the export is prepared
     return target
+
+
+def _hidden_name(target: Path) -> Path:
+    """Return a new name of a hidden folder next to another one."""
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex}")
 
 
 def description_of(folder: Path) -> dict[str, Any]:

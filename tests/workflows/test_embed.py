@@ -300,6 +300,22 @@ def test_rows_that_are_deleted_while_embed_encodes_leave_the_vectors(settings, n
     assert is_current(dataset, settings)
 
 
+def test_rows_that_are_embedded_while_a_deletion_writes_pieces_stay(settings, notes, encoder, tmp_path):
+    embed("notes", encoder, "vectors")
+    parts = [3]
+
+    def meanwhile(label, done, total):
+        if label == "erase from vectors" and parts:
+            write_texts(tmp_path / "notes", parts.pop())
+            embed("notes", encoder, "vectors")
+
+    deletion.delete("vectors", ["note-1-7"], progress=meanwhile)
+    dataset = load_dataset(settings.warehouse_url, "vectors")
+    held = {key for file in dataset.files("base").values() for key in pq.read_table(file.url)["key"].to_pylist()}
+    assert not parts
+    assert (len(held), "note-1-7" in held) == (239, False)
+
+
 def test_keys_without_ids_are_deleted_and_others_refused(settings, notes):
     with pytest.raises(ValueError, match="unknown key 'note-9-9', in the rows of notes to delete"):
         deletion.delete("notes", ["note-9-9"])

@@ -21,6 +21,7 @@ from hashing.neighbours import candidates
 from infra import executors
 from infra.executors import InProcess
 from storage import models
+from storage.export.folder import check_folder
 from storage.features.rows import Columns
 from tests.conftest import blobs
 from workflows import datasets, export, search
@@ -308,6 +309,11 @@ def test_exported_arrays_hold_the_version(settings, base, tmp_path):
     assert json.loads((tmp_path / "new" / "arrays" / "export.json").read_text())["rows"] == 800
     with pytest.raises(FileExistsError, match="is not an empty folder"):
         export.export_version("mine__code16", "npy", str(tmp_path / "new" / "arrays"))
+
+
+def test_a_folder_may_lie_next_to_a_hidden_one_of_its_name(tmp_path):
+    (tmp_path / ".venv").mkdir()
+    assert check_folder(str(tmp_path / "venv")) == tmp_path / "venv"
 
 
 def test_an_export_that_fails_leaves_nothing(settings, base, tmp_path):

@@ -159,8 +159,9 @@ def _erase(name: str, settings: Settings, executor: Executor) -> bool:
         return False
     write = partial(pieces.erase_rows, shard=dataset.shards("base")[0], warehouse=settings.warehouse_url, dataset=name)
     list(executor.map(write, sorted(renamed), f"erase from {name}"))
-    how = how.model_copy(update={"pieces": listed})
-    save_dataset(settings.warehouse_url, dataset.model_copy(update={"embedding": how}))
+    if load_dataset(settings.warehouse_url, name).embedding == how:
+        how = how.model_copy(update={"pieces": listed})
+        save_dataset(settings.warehouse_url, dataset.model_copy(update={"embedding": how}))
     _erase(name, settings, executor)  # `embed`, or another deletion, may have written the dataset meanwhile
     return True
 
