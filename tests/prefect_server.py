@@ -109,6 +109,6 @@ class Prefect:
         for process in reversed(self.running):
             family = [process, *process.children(recursive=True)] if process.is_running() else []
             process.terminate()
-            for left in psutil.wait_procs(family, timeout=20)[1]:
+            for left in psutil.wait_procs(family, timeout=3)[1]:  # a server waits for clients to disconnect
                 left.kill()
             process.wait(timeout=10)
