@@ -143,11 +143,11 @@ def _folder(exports: Mapping[str, str], to: str, table: str, settings: Settings)
 
 def _check_folder(folder: Path, table: str, to: str) -> None:
     """Raise ValueError unless a folder is new, empty, or an export of the table to the same target."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        found = description_of(folder)
-        if (found.get("table"), found.get("target")) != (table, to):
-            raise ValueError(f"{folder} is not an export of {table} to {to}: choose a new folder")
     try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            found = description_of(folder)
+            if (found.get("table"), found.get("target")) != (table, to):
+                raise ValueError(f"{folder} is not an export of {table} to {to}: choose a new folder")
         check_folder(str(folder), replace=True)
     except OSError as error:
         raise ValueError(str(error)) from None

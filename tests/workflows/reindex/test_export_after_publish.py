@@ -58,6 +58,7 @@ def test_exports_that_cannot_succeed_are_refused_before_work(settings, mine, tmp
     for exports, message in (
         ({"npy": str(tmp_path / "full")}, "full is not an export of mine__itq16 to npy: choose a new folder"),
         ({"npy": str(tmp_path / "full" / "mine.txt" / "x")}, "cannot write to .*mine.txt"),
+        ({"npy": str(tmp_path / ("x" * 300))}, "File name too long: .*/x+'"),
         ({"npy": "s3://bucket/x"}, "expected a local folder"),
         ({"npy": str(tmp_path / "x"), "duckdb": str(tmp_path / "x")}, "another folder for each target"),
     ):
