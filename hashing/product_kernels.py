@@ -4,8 +4,7 @@ A sum of d products is cut into panels (see `panel`). Within a panel, the produc
 multiply-adds; then the sums of the panels are added. On CPUs with AVX-512, OpenBLAS does the same for matrices that are
 not small, with bitwise equal results, but it is slower for the few columns of a hash function.
 
-With AVX-512, 64 columns take 94 % of the rate of fused multiply-adds, even of rows that are not in the cache: a tile
-prefetches the rows of the next one, which the processor does not foresee.
+A tile prefetches the rows of the next one, which the processor does not foresee, so rows need not be in the cache.
 
 Compiled by Numba on first use and cached on disk.
 """
