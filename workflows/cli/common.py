@@ -97,7 +97,7 @@ def show(value: Any, as_json: bool, title: str = "", one_line: bool = False) -> 
     if as_json:
         print(json.dumps(value, indent=2, default=str))
         return
-    rows = value if isinstance(value, list) else [{"": key, title: item} for key, item in value.items()]
+    rows = value if isinstance(value, list) else [{"name": key, "value": item} for key, item in value.items()]
     listed = isinstance(value, list)
     box, padding = (None, (0, 2, 0, 0)) if one_line else (HEAVY_HEAD, (0, 1))
     table = Table(title=title if listed else None, show_header=listed, expand=one_line, box=box, padding=padding)

@@ -112,3 +112,13 @@ def test_work_outside_of_stages_has_a_line_a_kind(shown):
     lines, terminal = shown(run)
     assert [line.split(" ━")[0].rstrip() for line in lines.rstrip("\n").split("\n")] == ["ingest mine", "labels"]
     assert "ingest mine, base 1,000" in terminal.output
+
+
+def test_a_dict_is_shown_with_its_names(capsys, monkeypatch):
+    monkeypatch.setattr(common, "console", Console(width=40))
+    common.show({"train": "a.gz", "folder": "out"}, False)
+    printed = capsys.readouterr().out
+    assert [line.split() for line in printed.split("\n")[1:3]] == [
+        ["│", "train", "│", "a.gz", "│"],
+        ["│", "folder", "│", "out", "│"],
+    ]
