@@ -35,7 +35,7 @@ def connect_to_ray(address: str, cpus: int | None, check: bool = True) -> str:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not address:
         # Ray's servers listen on every interface, whatever the node address. This token restricts access to child
-        # processes, as it exists in our environment only; Ray's own would be in the home folder. Read on import.
+        # processes, as it exists in our environment only; Ray's own would be in the home folder.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
@@ -67,7 +67,10 @@ def _describe() -> str:
 
 def _start(cpus: int | None) -> None:
     import ray
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # not in Ray's stub
 
+    Config.initialize("")  # Ray reads the token when it is imported, which the program may have done before it was set
+    AuthenticationTokenLoader.instance().reset_cache()
     ray.init(
         address="local",
         num_cpus=cpus or len(os.sched_getaffinity(0)),

@@ -121,11 +121,11 @@ def in_process():
 
 @pytest.fixture(scope="session")
 def ray_executor():
-    executor = connect(Settings(executor="ray", cpus=2))
-    executor.join()  # which sets what Ray reads when it is imported
-    yield executor
-    import ray
+    import ray  # first, as a program may do: it reads its environment when it is imported
 
+    executor = connect(Settings(executor="ray", cpus=2))
+    executor.join()
+    yield executor
     ray.shutdown()
 
 
