@@ -154,7 +154,10 @@ def write_bytes(url: str, content: bytes) -> None:
 
 @explains_store_errors("write")
 def check_writable(url: str) -> None:
-    """Raise OSError if a file cannot be written. Leaves nothing; Google and Azure are only asked for the bucket."""
+    """Raise OSError if a file cannot be written at a URL or path. Creates no file.
+
+    On Google Cloud Storage and Azure, this checks only that the bucket can be read.
+    """
     if _scheme(url) == "s3://":
         fs, path = _open(url)
         bucket, _, key = path.partition("/")
