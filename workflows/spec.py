@@ -117,7 +117,7 @@ class MethodSpec(Value):
             if type(value) is not kind and (kind, type(value)) != (float, int):
                 raise ValueError(f"expected {name} of {self.method} as {kind.__name__}, found {value!r}")
         seed = {"seed": self.seed} if "seed" in known else {}
-        built = cls(n_bits=self.bits, **seed, **self.parameters)  # type: ignore[call-arg]
+        built = cls(n_bits=self.bits, **seed, **self.parameters)  # type: ignore[call-arg]  # fields of the method, which spec checked
         check_hyperparameters(built)
         return built
 

@@ -187,7 +187,7 @@ def takes(specification: Callable[..., Spec]) -> Callable[[Callable[..., T]], Ca
                 partial(specification, **{option.name: given.pop(option.name) for option in shared}), **given
             )
 
-        run.__signature__ = Signature([*shared, *own])  # type: ignore[attr-defined]
+        run.__signature__ = Signature([*shared, *own])  # type: ignore[attr-defined]  # functions have it, their type does not
         run.__annotations__ = {option.name: option.annotation for option in (*shared, *own)}
         return run
 

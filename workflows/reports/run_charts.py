@@ -144,7 +144,7 @@ def training(epochs: Sequence[Epoch], best: int | None) -> list[Figure]:
     names = {"loss": "training loss", "score": "map on held-out rows", "lr": "learning rate"}
     x, figures = [epoch["epoch"] for epoch in epochs], []
     for name, title in names.items():
-        y: list[float | None] = [epoch[name] for epoch in epochs]  # type: ignore[literal-required]
+        y: list[float | None] = [epoch[name] for epoch in epochs]  # type: ignore[literal-required]  # name is one of the keys
         if any(value is not None for value in y):
             upright = best if name == "score" else None
             figures.append(figure(Chart(title, "epoch", title, [Series(title, x, y)], upright=upright)))
