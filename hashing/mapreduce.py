@@ -44,6 +44,13 @@ class Batch(NamedTuple):
 Shard = Iterable[Batch]  # picklable, and iterable more than once
 
 
+def concatenated(batches: Sequence[Batch]) -> Batch:
+    """Return the rows of at least one batch as one, with labels if all batches have them."""
+    ids, x, y = zip(*batches, strict=True)
+    labels = [part for part in y if part is not None]
+    return Batch(np.concatenate(ids), np.concatenate(x), np.concatenate(labels) if len(labels) == len(y) else None)
+
+
 Rows_co = TypeVar("Rows_co", covariant=True, default=Batch)  # what the shards yield
 Rows_contra = TypeVar("Rows_contra", contravariant=True, default=Batch)  # what a statistic reads
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .mapreduce import Array, Batch, Data, Sum, Vectors
+from .mapreduce import Array, Batch, Data, Sum, Vectors, concatenated
 
 _Scattered = tuple[int, Any, Any]  # n, mean, scatter; 0.0 instead of arrays of zeros
 _Extremes = tuple[Array, Array] | None
@@ -221,9 +221,7 @@ class Sample:
         if left is None or right is None:
             return right if left is None else left
         (key, a), (more, b) = left, right
-        y = None if a.y is None or b.y is None else np.concatenate([a.y, b.y])
-        rows = Batch(np.concatenate([a.ids, b.ids]), np.concatenate([a.x, b.x]), y)
-        return self._smallest(np.concatenate([key, more]), rows)
+        return self._smallest(np.concatenate([key, more]), concatenated([a, b]))
 
     def finish(self, state: _Smallest) -> Batch:
         if state is None:

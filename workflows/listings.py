@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from hashing.methods import Method, catalogue, method
+from hashing.names import plain_name
 from infra.settings import Settings
 from storage import datasets
 from storage.features.dataset import dataset_exists, dataset_names, load_dataset
@@ -14,7 +15,7 @@ from storage.tables.log import utc_timestamp
 
 from .checks import dataset_name, refused, schema_of
 from .context import open_tables
-from .spec import Spec, method_name
+from .spec import Spec
 
 
 def methods_listed() -> list[dict[str, Any]]:
@@ -24,7 +25,7 @@ def methods_listed() -> list[dict[str, Any]]:
 
 def method_details(name: str) -> dict[str, Any]:
     """Return all about a method. Raises UsageError, with similar names, for an unknown name."""
-    name = method_name(name)
+    name = plain_name(name)
     with refused():
         cls = method(name)
     about, _, _ = (cls.__doc__ or "").partition("Reference:")

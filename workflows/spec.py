@@ -76,7 +76,7 @@ class MethodSpec(Value):
     @field_validator("method", mode="before")
     @classmethod
     def _named(cls, name: Any) -> Any:
-        return method_name(name) if isinstance(name, str) else name
+        return plain_name(name) if isinstance(name, str) else name
 
     @field_validator("parameters", mode="before")
     @classmethod
@@ -310,9 +310,11 @@ class Spec(Value):
         return protocol
 
     @model_validator(mode="after")
-    def _measurable(self, info: ValidationInfo) -> Spec:
+    def _possible(self, info: ValidationInfo) -> Spec:
+        if _stored(info):
+            return self
         relevance = self.protocol.relevance
-        for rule in () if _stored(info) else self.gate.bounds + self.gate.losses:
+        for rule in self.gate.bounds + self.gate.losses:
             if rule.metric.needs == "graded relevance" and relevance != "graded":
                 raise ValueError(f"gate: {rule.name} needs --relevance graded, found --relevance {relevance}")
             if rule.metric.needs == "quantizer" and not self.method.correctives:
@@ -320,19 +322,11 @@ class Spec(Value):
             needs = METRICS[rule.name.removeprefix(ESTIMATOR)].needs
             if needs == "neighbours" and relevance in ("graded", "labels"):
                 raise ValueError(f"gate: {rule.name} needs --relevance neighbours, found --relevance {relevance}")
-        return self
-
-    @model_validator(mode="after")
-    def _precise(self, info: ValidationInfo) -> Spec:
-        if not _stored(info) and self.precision != "float32" and not self.method.network:
+        if self.precision != "float32" and not self.method.network:
             raise ValueError(
                 f"precision: expected float32 for {self.method.method}, found {self.precision}: only networks run in it"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _indexed(self, info: ValidationInfo) -> Spec:
-        if not _stored(info) and self.index and self.method.correctives:
+        if self.index and self.method.correctives:
             raise ValueError(f"index: the rows of {self.method.method} are ranked by estimates, which have no index")
         return self
 
@@ -344,11 +338,6 @@ class Spec(Value):
     @property
     def code_name(self) -> str:
         return self.code or f"{self.method.method}{self.method.bits}"
-
-
-def method_name(name: str) -> str:
-    """Return the catalogue name of a method spelled as in its paper: uh_bdnn for UH-BDNN."""
-    return plain_name(name)
 
 
 def check_name(name: str) -> str:

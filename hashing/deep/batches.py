@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..mapreduce import Array, Batch, Worker
+from ..mapreduce import Array, Batch, Worker, concatenated
 from ..statistics import keyed_hash
 from .contract import Trainable
 from .stored import TrainingRows
@@ -62,9 +62,7 @@ def _seed(method: Trainable, epoch: int) -> int:
 
 def _shuffled(window: list[Batch], seed: int, size: int) -> Generator[Batch, None, Batch]:
     """Yield whole batches in keyed order, and return the remaining rows. Empties the list, to save memory."""
-    labels = [part.y for part in window if part.y is not None]
-    y = np.concatenate(labels) if len(labels) == len(window) else None
-    rows = Batch(np.concatenate([part.ids for part in window]), np.concatenate([part.x for part in window]), y)
+    rows = concatenated(window)
     window.clear()
     order = np.argsort(keyed_hash(rows.ids, seed), kind="stable")
     whole = len(order) // size * size

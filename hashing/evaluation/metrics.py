@@ -2,9 +2,9 @@
 
 A histogram h is (2, q, n_bits + 1) int64: h[0] counts all rows, h[1] the relevant ones, by distance from each query.
 Rows at equal distance are tied. Unless stated otherwise, a metric is its expectation over all orders of the tied rows,
-each equally likely. Each metric returns (q,) float64 and raises ValueError for k < 1 or a negative radius. `empty` is
-the value for a query whose metric would be 0 / 0; to leave such queries out, pass NaN and use np.nanmean. To compute
-several metrics of one histogram, pass tie_groups.groups(h) instead of h: shared sums are then computed once.
+each equally likely. Each metric returns (q,) float64, 0 where it would be 0 / 0, and raises ValueError for k < 1 or a
+negative radius. To compute several metrics of one histogram, pass tie_groups.groups(h) instead of h: shared sums are
+then computed once.
 
 In the formulas, l_i is 1 if rank i is relevant, else 0; P(i) is the precision of the first i ranks, R the number of
 relevant rows, and h_k the number of hits among the first k ranks. n and r are the rows and the relevant rows of one
@@ -22,7 +22,7 @@ from .tie_groups import Histogram, groups, hit_precision
 STEPS = 32  # terms of a sum computed at once, for the queries whose sums are not complete yet
 
 
-def average_precision(h: Histogram, empty: float = 0.0) -> Array:
+def average_precision(h: Histogram) -> Array:
     """Return the average precision of the whole ranking, (1/R) sum_i l_i P(i): A1, and A7 under ties.
 
     Source: McSherry & Najork, ECIR 2008; He, Cakir, Bargal & Sclaroff, "Hashing as Tie-Aware Learning to Rank", CVPR
@@ -33,10 +33,10 @@ def average_precision(h: Histogram, empty: float = 0.0) -> Array:
     array([0.70833333])
     """
     g = groups(h)
-    return ratio(g.hits.sum(axis=1), g.relevant, empty)
+    return ratio(g.hits.sum(axis=1), g.relevant)
 
 
-def average_precision_at(h: Histogram, k: int, empty: float = 0.0) -> Array:
+def average_precision_at(h: Histogram, k: int) -> Array:
     """Return the average precision of the first k ranks, divided by the largest possible number of hits: A3.
 
     (1 / min(R, k)) sum_{i<=k} l_i P(i)
@@ -45,14 +45,14 @@ def average_precision_at(h: Histogram, k: int, empty: float = 0.0) -> Array:
     n_before, r_before, n, r, seen = g.cut(k)
     whole = np.where(g.n_before + g.n <= k, g.hits, 0).sum(axis=1)
     part = hit_precision(n, r, n_before, r_before, seen, harmonic(n_before, seen))
-    return ratio(whole + part, np.minimum(g.relevant, k), empty)
+    return ratio(whole + part, np.minimum(g.relevant, k))
 
 
 def average_precision_at_hits(h: Histogram, k: int, empty: float = 0.0) -> Array:
     """Return the average precision of the first k ranks, divided by the number of hits among them: A2.
 
-    (1 / h_k) sum_{i<=k} l_i P(i); `empty` is the value of an order with h_k = 0. The published code of HashNet and
-    others uses this definition. It can reward finding fewer hits, so report A1 or A3 as well.
+    (1 / h_k) sum_{i<=k} l_i P(i); `empty` is the value of an order with h_k = 0, and NaN leaves such orders out. The
+    published code of HashNet and others uses this definition. It can reward finding fewer hits, so report A1 or A3 too.
     """
     # Derivation: docs/evaluation.md, "Average precision over the hits"
     g = groups(h)
@@ -83,7 +83,7 @@ def average_precision_at_hits(h: Histogram, k: int, empty: float = 0.0) -> Array
     return ratio(value, weights, empty) if np.isnan(empty) else (value + empty * none) / (weights + none)
 
 
-def trapezoid_average_precision(h: Histogram, empty: float = 0.0) -> Array:
+def trapezoid_average_precision(h: Histogram) -> Array:
     """Return the area under each query's precision-recall polygon, by trapezoids: A4.
 
     (1/R) sum_i l_i (P(i - 1) + P(i)) / 2 with P(0) = 1
@@ -100,21 +100,21 @@ def trapezoid_average_precision(h: Histogram, empty: float = 0.0) -> Array:
     sums = g.sums + ratio(n, n_before * (n_before + n))  # 1/n_before + ... + 1/(n_before + n - 1)
     before = slope * n + (r_before - slope * n_before) * sums
     before = r / np.maximum(n, 1) * np.where(n_before == 0, 1 + slope * (n - 1), before)
-    return ratio((g.hits + before).sum(axis=1) / 2, g.relevant, empty)
+    return ratio((g.hits + before).sum(axis=1) / 2, g.relevant)
 
 
-def average_precision_bounds(h: Histogram, empty: float = 0.0) -> tuple[Array, Array]:
+def average_precision_bounds(h: Histogram) -> tuple[Array, Array]:
     """Return the lowest and the highest A1 of any order: with the relevant rows of each tie last, and first."""
     # Derivation: docs/evaluation.md, "Bounds of average precision"
     g = groups(h)
     last, first = (
-        ratio((g.r + (g.r_before - start) * harmonic(start, g.r)).sum(axis=1), g.relevant, empty)
+        ratio((g.r + (g.r_before - start) * harmonic(start, g.r)).sum(axis=1), g.relevant)
         for start in (g.n_before + g.n - g.r, g.n_before)
     )
     return last, first
 
 
-def interpolated_precision_bounds(h: Histogram, points: int = 21, empty: float = 0.0) -> tuple[Array, Array]:
+def interpolated_precision_bounds(h: Histogram, points: int = 21) -> tuple[Array, Array]:
     """Return the lowest and the highest interpolated average precision of any order: A5.
 
     The mean, over `points` evenly spaced recall levels from 0 to 1, of the best precision at that recall or higher.
@@ -129,7 +129,7 @@ def interpolated_precision_bounds(h: Histogram, points: int = 21, empty: float =
     for tied in (g.n, g.r):  # in either order the last hit of a tie has the highest precision
         precision = np.where(g.r > 0, hits / np.maximum(g.n_before + tied, 1), 0)
         best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        bounds.append(np.where(g.relevant > 0, (best * new_levels).sum(axis=1) / points, empty))
+        bounds.append(np.where(g.relevant > 0, (best * new_levels).sum(axis=1) / points, 0))
     return bounds[0], bounds[1]
 
 
@@ -140,10 +140,10 @@ def precision_at(h: Histogram, k: int) -> Array:
     return precision
 
 
-def recall_at(h: Histogram, k: int, empty: float = 0.0) -> Array:
+def recall_at(h: Histogram, k: int) -> Array:
     """Return the recall of the first k ranks, (1/R) sum_{i<=k} l_i."""
     g = groups(h)
-    return ratio(precision_at(g, k) * k, g.relevant, empty)
+    return ratio(precision_at(g, k) * k, g.relevant)
 
 
 def success_at(h: Histogram, k: int) -> Array:
@@ -189,25 +189,25 @@ def reciprocal_rank(h: Histogram) -> Array:
     return np.where(r > 0, value, 0.0)
 
 
-def precision_within(h: Histogram, radius: int, empty: float = 0.0) -> Array:
+def precision_within(h: Histogram, radius: int) -> Array:
     """Return the share of relevant rows among the rows within a Hamming radius, the radius included."""
     check_radius(radius)
     n, r = groups(h).h[:, :, : radius + 1].sum(axis=2)
-    return ratio(r, n, empty)
+    return ratio(r, n)
 
 
-def recall_within(h: Histogram, radius: int, empty: float = 0.0) -> Array:
+def recall_within(h: Histogram, radius: int) -> Array:
     """Return the share of the relevant rows that are within a Hamming radius, the radius included."""
     check_radius(radius)
     g = groups(h)
-    return ratio(g.r[:, : radius + 1].sum(axis=1), g.relevant, empty)
+    return ratio(g.r[:, : radius + 1].sum(axis=1), g.relevant)
 
 
-def precision_recall_curve(h: Histogram, empty: float = 0.0) -> tuple[Array, Array]:
+def precision_recall_curve(h: Histogram) -> tuple[Array, Array]:
     """Return precision and recall, both (q, n_bits + 1), of the rows within radius 0, 1, ..., n_bits."""
     g = groups(h)
     n, r = g.n_before + g.n, g.r_before + g.r
-    return ratio(r, n, empty), ratio(r, r[:, -1:], empty)
+    return ratio(r, n), ratio(r, r[:, -1:])
 
 
 def area_under_pooled_curve(h: Histogram) -> float:
@@ -219,7 +219,7 @@ def area_under_pooled_curve(h: Histogram) -> float:
     return float(np.trapezoid(ratio(r, n)[:-1], ratio(r, r[-1:])[:-1]))
 
 
-def ndcg(graded: Array, k: int | None = None, empty: float = 0.0) -> Array:
+def ndcg(graded: Array, k: int | None = None) -> Array:
     """Return the discounted cumulative gain of the first k ranks, divided by the highest possible one.
 
     DCG = sum_{i<=k} (2^grade_i - 1) / log2(i + 1)
@@ -233,8 +233,6 @@ def ndcg(graded: Array, k: int | None = None, empty: float = 0.0) -> Array:
         (n_grades, q, n_bits + 1) int64, rows by grade and distance, from scan.graded_histogram.
     k
         Number of ranks; None means all.
-    empty
-        Value for a query without rows of grade 1 or more.
     """
     # Derivation: docs/evaluation.md, "Discounts of NDCG"
     if k is not None:
@@ -245,4 +243,4 @@ def ndcg(graded: Array, k: int | None = None, empty: float = 0.0) -> Array:
     discounts = np.diff(discount_sum(np.minimum(n.cumsum(axis=1), last)), axis=1, prepend=0)
     dcg = (ratio(np.tensordot(gain, graded, 1), n) * discounts).sum(axis=1)
     best = discount_sum(np.minimum(graded.sum(axis=2)[::-1].cumsum(axis=0), last))  # best grades on the first ranks
-    return ratio(dcg, gain[::-1] @ np.diff(best, axis=0, prepend=0), empty)
+    return ratio(dcg, gain[::-1] @ np.diff(best, axis=0, prepend=0))

@@ -151,24 +151,14 @@ def read_picture_lists(
 
 
 def _parquet(split: Split, files: Mapping[str, Path]) -> Iterator[FeatureRows]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     path = files[split.file]
     names = [name for name in ("id", split.array, split.labels, *multimodal.COLUMNS.get(split.modality, ())) if name]
     idf = multimodal.idf_weights(_base_texts(path, names)) if split.modality else np.zeros(0)
     for shard in sorted(path.glob("*.parquet")) if path.is_dir() else [path]:
-        try:
-            with pq.ParquetFile(shard) as file:
-                if missing := set(names) - set(file.schema_arrow.names):
-                    found = ", ".join(file.schema_arrow.names)
-                    raise ValueError(f"{shard}: expected the columns {', '.join(sorted(missing))}, found {found}")
-                for batch in file.iter_batches(PARQUET_ROWS, columns=names):
-                    block = _select_part(_batch_rows(batch, split, idf), split)
-                    if len(block.ids):
-                        yield block
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{shard}: expected a Parquet file, found {error}") from None
+        for batch in parquet.read_batches(str(shard), names, PARQUET_ROWS):
+            block = _select_part(_batch_rows(batch, split, idf), split)
+            if len(block.ids):
+                yield block
 
 
 def _vectordbbench(split: Split, files: Mapping[str, Path]) -> Iterator[FeatureRows]:
@@ -187,9 +177,7 @@ def _ordered_neighbours(path: Path) -> Iterator[Array]:
 
 def _base_texts(path: Path, names: list[str]) -> Iterator[str]:
     """Yield the text of each base row: the document frequency of words does not include queries."""
-    import pyarrow.parquet as pq
-
-    for batch in pq.ParquetFile(path).iter_batches(PARQUET_ROWS, columns=[c for c in names if c != "image"]):
+    for batch in parquet.read_batches(str(path), [name for name in names if name != "image"], PARQUET_ROWS):
         base = ~_is_query(batch["id"].to_numpy())
         yield from compress(multimodal.texts(batch), base)
 

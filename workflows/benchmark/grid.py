@@ -9,10 +9,11 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from hashing.methods import catalogue, method
+from hashing.names import plain_name
 
 from ..evaluation.registry import ESTIMATOR
 from ..records import Curves
-from ..spec import MethodSpec, Number, Value, method_name
+from ..spec import MethodSpec, Number, Value
 from . import protocols
 
 
@@ -41,7 +42,7 @@ class Grid(Value):
     @classmethod
     def _catalogue(cls, names: Any) -> Any:
         names = tuple(sorted(catalogue())) if tuple(names) == ("all",) else names
-        return tuple(map(method_name, names))
+        return tuple(map(plain_name, names))
 
     @field_validator("datasets", "methods", "bits", "seeds")
     @classmethod

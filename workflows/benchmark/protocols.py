@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from hashing.evaluation import metrics
-from hashing.mapreduce import Array, Batch, Executor, Shard
+from hashing.mapreduce import Array, Batch, Executor, Shard, concatenated
 from hashing.statistics import keyed_hash
 from infra.settings import Settings
 from storage.features import subsets
@@ -180,6 +180,5 @@ def fold_queries(shards: Sequence[Shard]) -> Batch:
     parts = [batch for shard in shards for batch in shard if len(batch.ids)]
     if not parts:
         raise ValueError("expected training rows in every fold, found a fold without any: lower folds")
-    y = [part.y for part in parts if part.y is not None]
-    rows = Batch(np.concatenate([p.ids for p in parts]), np.concatenate([p.x for p in parts]), np.concatenate(y))
+    rows = concatenated(parts)
     return rows.take(np.argsort(keyed_hash(rows.ids, 0), kind="stable")[:FOLD_QUERIES])

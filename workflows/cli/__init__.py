@@ -38,16 +38,8 @@ app = typer.Typer(
         "token_normalize_func": lambda name: name.replace("_", "-"),  # of commands, options and choices
     },
 )
-app.add_typer(catalogue.app)
-app.add_typer(demo.app)
-app.add_typer(embed.app)
-app.add_typer(run.app)
-app.add_typer(plan.app)
-app.add_typer(reindex.app)
-app.add_typer(deploy.app)
-app.add_typer(benchmark.app)
-app.add_typer(search.app)
-app.add_typer(maintenance.app)
+for module in (catalogue, demo, embed, run, plan, reindex, deploy, benchmark, search, maintenance):
+    app.add_typer(module.app)
 
 
 def _print_version(asked: bool) -> None:

@@ -85,18 +85,17 @@ def benchmark(
     `hashkiln benchmark --dataset cifar-10 --methods dhn,ksh --bits 12,24,32,48 --protocol dhn
     --set dhn.network=alexnet --set dhn.hash_rate=10 --pretrained alexnet.pth --tune dhn.quantization=0.01,0.1,1`
     """
+    from hashing.names import plain_name
     from storage.files.filesystem import join
 
     from ..benchmark.grid import Grid
     from ..checks import check_outputs
     from ..embedded import prefect_home
-    from ..spec import method_name
 
     own: dict[str, dict[str, object]] = {}
     for name, value in assigned(parameters).items():
         method, _, parameter = name.partition(".")
-        method = method_name(method)
-        own.setdefault(method, {})[parameter] = value
+        own.setdefault(plain_name(method), {})[parameter] = value
     draw = {
         "class_queries": class_queries, "class_training": class_training, "cutoff": cutoff, "folds": folds,
         "training_in_database": not without_training,

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from hashing.evaluation.metrics import average_precision
-from hashing.mapreduce import Array, Batch, Data, Executor, Shard
+from hashing.mapreduce import Array, Batch, Data, Executor, Shard, concatenated
 from hashing.neighbours.candidates import TopK
 from storage import models
 from storage.tables.parts import CodeShard
@@ -87,9 +87,7 @@ def _labels(shards: Sequence[CodeShard], ids: Array, executor: Executor) -> dict
 
 
 def _rows(shard: CodeShard, ids: Array) -> Batch:
-    batches = [batch.take(np.isin(batch.ids, ids)) for batch in shard]
-    y = [batch.y for batch in batches if batch.y is not None]
-    return Batch(np.concatenate([batch.ids for batch in batches]), np.zeros((0, 1)), np.concatenate(y) if y else None)
+    return concatenated([batch.take(np.isin(batch.ids, ids)) for batch in shard])
 
 
 def _names(y: Array | None, vocabulary: tuple[str | int, ...]) -> tuple[str, ...]:

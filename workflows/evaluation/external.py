@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hashing.mapreduce import Array, Batch, Data, Executor
+from hashing.mapreduce import Array, Data, Executor, concatenated
 from hashing.neighbours.exact import METRICS, Metric
 from hashing.statistics import Sample
 from infra.executors import InProcess, Progress, connect, silent
@@ -125,7 +125,11 @@ def evaluate(
             raise ValueError(f"query_labels: expected labels like {y.shape}, found {query_y.shape}")
     classes = np.union1d(y, query_y) if y is not None and query_y is not None and y.ndim == 1 else None
     data = Data(shards_of(x, y, classes, packed_codes), executor or InProcess())
-    sample = _whole(query_x, query_y, classes) if own else data.reduce(Sample(n_queries, SEED), "sample queries")
+    if own:
+        shards = shards_of(query_x, query_y, classes, packed_codes)
+        sample = concatenated([batch for shard in shards for batch in shard])
+    else:
+        sample = data.reduce(Sample(n_queries, SEED), "sample queries")
     judge = Judge(sample, not own, None, "")
     if k is not None:
         judge = replace(judge, neighbours=_nearest(vectors, query_vectors, k, metric, judge, len(x), data.executor))
@@ -142,13 +146,6 @@ def evaluate(
         health=health.code_health(data, n_bits),
         overlap="not computed: the codes have no ids" if own else "the queries are rows of the database",
     )
-
-
-def _whole(x: Array, y: Array | None, classes: Array | None) -> Batch:
-    """Return all rows as one batch."""
-    batches = [batch for shard in shards_of(x, y, classes, packed_codes) for batch in shard]
-    labels = None if y is None else np.concatenate([batch.y for batch in batches if batch.y is not None])
-    return Batch(np.arange(len(x)), np.concatenate([batch.x for batch in batches]), labels)
 
 
 def _nearest(

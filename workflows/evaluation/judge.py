@@ -15,7 +15,7 @@ from hashing.evaluation.by_score import RankingByScore, Scores
 from hashing.evaluation.histograms import GradedHistogram, HammingHistogram, NeighbourHistogram
 from hashing.functions import HashFunction
 from hashing.hamming.layout import pack_labels
-from hashing.mapreduce import Array, Batch, Data, Executor, Shard, Statistic
+from hashing.mapreduce import Array, Batch, Data, Executor, Shard, Statistic, concatenated
 from hashing.neighbours.id_lookup import IdLookup, neighbour_lookup
 from hashing.statistics import Sample
 from storage import queries as storage_queries
@@ -174,10 +174,8 @@ def draw_queries(context: Context, vocabulary: tuple[str | int, ...]) -> Batch:
 
 def _read_queries(dataset: Dataset, vocabulary: tuple[str | int, ...]) -> Batch:
     shards = dataset.shards("query", vocabulary, allow_unknown=dataset.columns.keyed)
-    batches = [batch for shard in shards for batch in shard]
-    y = np.concatenate([batch.y for batch in batches if batch.y is not None]) if batches[0].y is not None else None
-    ids = number_new(dataset, np.concatenate([batch.ids for batch in batches]))
-    return Batch(ids, np.concatenate([batch.x for batch in batches]), y)
+    queries = concatenated([batch for shard in shards for batch in shard])
+    return queries._replace(ids=number_new(dataset, queries.ids))
 
 
 def _by_labels(protocol: Protocol, vocabulary: tuple[str | int, ...], dataset: Dataset) -> bool:

@@ -82,10 +82,6 @@ class Removal:
     source: str  # fingerprint of the shards after the deletion
     due_ms: int  # deadline of the purge, in milliseconds since 1970
 
-    def within(self, part: Part) -> bool:
-        """Return whether any id lies in the id range of a part."""
-        return bool(np.searchsorted(self.ids, part.min_id) < np.searchsorted(self.ids, part.max_id, "right"))
-
     def version(self, part: Part) -> str:
         """Return the version of a part without the rows: that of its shard, or one marked ~deleted if it was stale."""
         current = part.shard in self.after and part.version == self.before.get(part.shard)
@@ -277,15 +273,19 @@ def _publish(table: CodeTable, removal: Removal, executor: Executor) -> str | No
 
 def _holders(table: CodeTable, wanted: Array, executor: Executor) -> list[str]:
     """Return the names of versions that hold any of the ids."""
-    removal = Removal(wanted, {}, {}, "", 0)
     urls = {
-        version.name: {part.url for part in table.parts(version.snapshot_id).values() if removal.within(part)}
+        version.name: {part.url for part in table.parts(version.snapshot_id).values() if _near(part, wanted)}
         for version in table.versions()
     }
     every = sorted(set[str]().union(*urls.values()))
     counts = executor.map(partial(_count, wanted=wanted), every, f"find in {table.name}")
     holding = {url for url, count in zip(every, counts, strict=True) if count}
     return [name for name, found in urls.items() if found & holding]
+
+
+def _near(part: Part, ids: Array) -> bool:
+    """Return whether any of the ids, which are sorted, lies in the id range of a part."""
+    return bool(np.searchsorted(ids, part.min_id) < np.searchsorted(ids, part.max_id, "right"))
 
 
 def _count(url: str, wanted: Array) -> int:
@@ -295,7 +295,7 @@ def _count(url: str, wanted: Array) -> int:
 def _rewritten(table: CodeTable, base: Version, removal: Removal, executor: Executor) -> list[Part]:
     """Return new parts, without the rows, for the parts of a version that hold any."""
     parts = table.parts(base.snapshot_id).values()
-    touched = [(part, removal.version(part)) for part in parts if removal.within(part)]
+    touched = [(part, removal.version(part)) for part in parts if _near(part, removal.ids)]
     without = partial(_without, ids=removal.ids, folder=table.folder, n_bits=table.n_bits)
     return [part for part in executor.map(without, touched, f"rewrite {table.name}") if part]
 

@@ -292,7 +292,7 @@ def test_precision_and_recall_within_a_radius():
     assert metrics.area_under_pooled_curve(h) == pytest.approx(area)
 
 
-def test_a_query_without_relevant_rows_has_the_value_of_empty():
+def test_a_query_without_relevant_rows_has_zero():
     h = np.zeros((2, 1, 9), np.int64)
     h[0, 0, 5] = 3
     for metric in (
@@ -303,13 +303,13 @@ def test_a_query_without_relevant_rows_has_the_value_of_empty():
         partial(metrics.recall_at, k=2),
         partial(metrics.precision_within, radius=2),
         partial(metrics.recall_within, radius=2),
-        lambda h, **empty: metrics.average_precision_bounds(h, **empty)[0],
-        lambda h, **empty: metrics.interpolated_precision_bounds(h, **empty)[1],
-        lambda h, **empty: metrics.ndcg(h[:1], **empty),
+        lambda h: metrics.average_precision_bounds(h)[0],
+        lambda h: metrics.interpolated_precision_bounds(h)[1],
+        lambda h: metrics.ndcg(h[:1]),
     ):
         assert metric(h)[0] == 0
-        assert metric(h, empty=0.5)[0] == 0.5
-        assert np.isnan(metric(h, empty=np.nan)[0])
+    assert metrics.average_precision_at_hits(h, 2, empty=0.5)[0] == 0.5
+    assert np.isnan(metrics.average_precision_at_hits(h, 2, empty=np.nan)[0])
     assert metrics.reciprocal_rank(h)[0] == metrics.success_at(h, 3)[0] == metrics.precision_at(h, 3)[0] == 0
 
 

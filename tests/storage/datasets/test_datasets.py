@@ -270,7 +270,7 @@ def test_parquet_split_by_a_keyed_hash(tmp_path):
     with pytest.raises(ValueError, match=r"expected the columns label, found id, text"):
         read(dataset, "base", files)
     (tmp_path / "glosses.parquet").write_bytes(b"PAR1 no more")
-    with pytest.raises(ValueError, match=r"glosses\.parquet: expected a Parquet file"):
+    with pytest.raises(ValueError, match=r"glosses\.parquet is not a Parquet file"):
         read(dataset, "base", files)
 
 
