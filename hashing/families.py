@@ -18,15 +18,7 @@ from .functions import Precision, SignFunction, check_finite, check_shape, part_
 from .hamming.layout import read_only
 from .mapreduce import Array
 from .namespaces import namespace
-from .rounding import (
-    FUNCTION,
-    anchor_weight_error,
-    distance_error,
-    exp_error,
-    gamma,
-    min_error,
-    product_error,
-)
+from .rounding import FUNCTION, anchor_weight_error, distance_error, exp_error, gamma, min_error, product_error
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "sigmoid": lambda u: 0.5 * (1 + namespace(u).tanh(0.5 * u)),  # np.tanh is faster than scipy's expit

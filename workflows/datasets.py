@@ -19,11 +19,7 @@ from infra.observability import observed
 from infra.settings import Settings
 from storage import datasets, warehouse
 from storage.features import contract, media
-from storage.features.dataset import (
-    Dataset,
-    dataset_url,
-    write_split,
-)
+from storage.features.dataset import Dataset, dataset_url, write_split
 from storage.features.rows import Columns
 from storage.files import filesystem
 from storage.formats import FeatureRows, Metric
@@ -192,12 +188,7 @@ def _finite(blocks: Iterator[FeatureRows], where: str) -> Iterator[FeatureRows]:
 
 
 def _write_dataset(
-    settings: Settings,
-    name: str,
-    rows: datasets.Source,
-    about: str,
-    progress: Progress,
-    side: int | None = None,
+    settings: Settings, name: str, rows: datasets.Source, about: str, progress: Progress, side: int | None = None
 ) -> Dataset:
     """Write each split as shards to a new folder, and then dataset.json, which makes the dataset exist."""
     root = filesystem.join(dataset_url(settings.warehouse_url, name), uuid.uuid4().hex[:12])

@@ -43,10 +43,7 @@ ADDRESSES = {  # environment variables with the address and the secrets of each 
 WEEKLY, DAILY = ("0 6 * * 0", "0 8 * * 0"), "0 4 * * *"  # evaluate and verify; gc
 GRACE, SAMPLE = 7, 20  # days before gc deletes; shards that a weekly verification encodes again
 # Runs send the log lines of these packages to the server. Outside a run they are not sent.
-LOGS = {
-    "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(PACKAGES),
-    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-}
+LOGS = {"PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(PACKAGES), "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore"}
 
 
 class Schedule(NamedTuple):

@@ -40,12 +40,7 @@ class SearchReport(Value):
 
 
 def search(
-    table: str,
-    queries: str,
-    out: str,
-    asked: Search | None = None,
-    version: str = "main",
-    progress: Progress = silent,
+    table: str, queries: str, out: str, asked: Search | None = None, version: str = "main", progress: Progress = silent
 ) -> SearchReport:
     """Search for all queries of a split or a file (see `read_queries`), and write the results to a Parquet file.
 

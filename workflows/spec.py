@@ -281,8 +281,7 @@ class Spec(Value):
     protocol: Protocol = Protocol()
     gate: Gate = Gate()
     exports: dict[str, str] = Field(
-        {},
-        description="target of `hashkiln export` -> folder: export the published version, replacing an earlier one",
+        {}, description="target of `hashkiln export` -> folder: export the published version, replacing an earlier one"
     )
 
     @field_validator("dataset", "code", mode="before")

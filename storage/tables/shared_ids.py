@@ -35,11 +35,7 @@ class SharedIds(NamedTuple):
 
 
 def check_shared_ids(
-    parts: Iterable[Part],
-    new: Iterable[Part],
-    executor: Executor,
-    skip_damaged: bool = False,
-    keys_folder: str = "",
+    parts: Iterable[Part], new: Iterable[Part], executor: Executor, skip_damaged: bool = False, keys_folder: str = ""
 ) -> list[str]:
     """Return a message if ids of new parts also occur in another part; an empty list otherwise.
 

@@ -69,8 +69,7 @@ def benchmark(
         typer.Option(metavar="FOLDER", help="Write rows.json, rows.parquet, tables.md and plots.html to a folder."),
     ] = None,
     figures: Annotated[
-        str | None,
-        typer.Option(metavar="FOLDER", help="Write each figure as SVG, PDF and CSV to a folder."),
+        str | None, typer.Option(metavar="FOLDER", help="Write each figure as SVG, PDF and CSV to a folder.")
     ] = None,
 ) -> None:
     """Measure methods and compare them with their published figures. Earlier results are reused.

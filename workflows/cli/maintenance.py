@@ -87,8 +87,7 @@ def rollback(
 def diff(
     table: TableName,
     a: Annotated[
-        str,
-        typer.Argument(help="A version: main, v3, staged-… or rejected-…", autocompletion=complete.versions),
+        str, typer.Argument(help="A version: main, v3, staged-… or rejected-…", autocompletion=complete.versions)
     ],
     b: Annotated[str, typer.Argument(help="The version to compare it with.", autocompletion=complete.versions)],
     as_json: AsJson = False,

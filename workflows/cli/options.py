@@ -72,8 +72,7 @@ Precision = Annotated[
     ),
 ]
 Index = Annotated[
-    bool,
-    typer.Option("--index", help="Store a multi-index for each part: 4 bytes for each row and piece of its code."),
+    bool, typer.Option("--index", help="Store a multi-index for each part: 4 bytes for each row and piece of its code.")
 ]
 Relevance = Annotated[
     Literal["auto", "labels", "neighbours", "graded"],

@@ -37,10 +37,7 @@ def search(
     radius: Annotated[
         int | None, typer.Option(help="Find all rows within this Hamming distance, instead of the k nearest.")
     ] = None,
-    rerank: Annotated[
-        int,
-        typer.Option(help="Rerank the N nearest codes by their vectors; 0: off.", metavar="N"),
-    ] = 0,
+    rerank: Annotated[int, typer.Option(help="Rerank the N nearest codes by their vectors; 0: off.", metavar="N")] = 0,
     asymmetric: Annotated[
         bool, typer.Option("--asymmetric", help="Compare real-valued queries with binary codes.")
     ] = False,

@@ -52,11 +52,7 @@ def by_first_id(parts: Collection[Part]) -> tuple[Part, ...]:
 
 
 def by_shard(
-    statistic: Statistic[Array, object],
-    url: str,
-    shards: Sequence[FeatureShard],
-    executor: Executor,
-    label: str,
+    statistic: Statistic[Array, object], url: str, shards: Sequence[FeatureShard], executor: Executor, label: str
 ) -> Array:
     """Return the sum over shards of a statistic with an integer state, and cache the state of each shard at a URL.
 
