@@ -1,7 +1,5 @@
 """Reading ahead: a thread computes the next items while the current one is used."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor

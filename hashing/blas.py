@@ -1,7 +1,5 @@
 """One thread for BLAS: the last digits of a product depend on the number of threads that compute it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache

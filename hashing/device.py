@@ -1,7 +1,5 @@
 """Computation on a torch device, in batches of rows."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from threading import Lock

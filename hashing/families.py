@@ -3,8 +3,6 @@
 A family is a frozen dataclass whose fields are arrays, numbers and strings; only these are stored: see `serialized`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property

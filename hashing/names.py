@@ -1,7 +1,5 @@
 """Names that people type: equal up to case, hyphens and underscores, and suggestions for unknown ones."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from difflib import get_close_matches
 

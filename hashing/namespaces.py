@@ -1,7 +1,5 @@
 """One formula for numpy arrays and torch tensors."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -5,8 +5,6 @@ They hold for every order of summation, and so for every BLAS, batch size and de
 section 3.1: n successive roundings have a relative error of at most gamma(n).
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from .mapreduce import Array

@@ -1,7 +1,5 @@
 """Hash functions as arrays and numbers, from which they are restored: storage needs no more of a family."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

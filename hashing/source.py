@@ -1,7 +1,5 @@
 """Digests of the code that results depend on. Training runs, fits and benchmark cells use them as keys."""
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 from functools import cache

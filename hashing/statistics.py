@@ -1,7 +1,5 @@
 """Statistics that several methods compute from the data, in float64."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 

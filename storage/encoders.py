@@ -1,7 +1,5 @@
 """Encoders in the warehouse: the files of each once, under the digest of its identity, visible to every worker."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Hash functions at rest: safetensors and JSON, named by the SHA-256 of their content. No pickle."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from typing import Any

@@ -1,7 +1,5 @@
 """Query sets, which are sampled once per dataset and then fixed, and their cached exact neighbours."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from typing import Any

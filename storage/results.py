@@ -1,7 +1,5 @@
 """Results as Parquet files: search results, and rows of any kind."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 

@@ -6,8 +6,6 @@ caches (counts, neighbours) and checkpoints, as they can be computed again. Rece
 updates their modification time (`filesystem.touch`). Files that belong together are kept or deleted together.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Iterator, Set
 from functools import cache
 from typing import Literal, NamedTuple

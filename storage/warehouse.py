@@ -4,8 +4,6 @@ Folder names are part of the format: they do not change with names in the code, 
 For example, cached counts are in `kept/` and ground truth in `truth/`.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Arrays that users pass: checks, and shards of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from operator import index

@@ -1,7 +1,5 @@
 """Checks before a run starts, so that a refused run leaves nothing behind."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The first run: index the sample that ships with hashkiln, and compare its codes with those of random hyperplanes."""
 
-from __future__ import annotations
-
 import json
 
 from infra.executors import Progress, silent

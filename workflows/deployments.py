@@ -1,7 +1,5 @@
 """Deployments of the flows for one dataset, and automations that send notifications, on a Prefect server."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from importlib.resources import files

@@ -1,7 +1,5 @@
 """The encoding of source shards by a model, on CPUs or on GPUs."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from hashing.functions import HashFunction, OnDevice, Precision

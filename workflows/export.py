@@ -1,7 +1,5 @@
 """Export of a version of a code table to the formats of other tools."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace as replace_fields
 from pathlib import Path

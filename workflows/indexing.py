@@ -1,7 +1,5 @@
 """Multi-indexes of the parts of a version, stored beside them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

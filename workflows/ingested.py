@@ -1,7 +1,5 @@
 """Ingested datasets as runs read them: their rows, training rows, labels and keys."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

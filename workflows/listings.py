@@ -1,7 +1,5 @@
 """What the listings of methods, datasets and tables show."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import fields
 from typing import Any

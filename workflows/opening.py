@@ -1,7 +1,5 @@
 """Open a code table for searching."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, overload

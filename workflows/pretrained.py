@@ -1,7 +1,5 @@
 """Pretrained parameters of networks. The warehouse stores each file once, under its SHA-256."""
 
-from __future__ import annotations
-
 import hashlib
 import tempfile
 from pathlib import Path

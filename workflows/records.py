@@ -1,7 +1,5 @@
 """Records that stages exchange: names of stored objects, and results. Small, frozen, serializable as JSON."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """Write the description of a dataset, unless it replaces one whose rows tables or stored ids depend on."""
 
-from __future__ import annotations
-
 import math
 
 from infra.settings import Settings

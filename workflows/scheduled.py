@@ -1,7 +1,5 @@
 """What the flows of deployments share: the names of their runs, their log lines, and the artifact of metrics."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from prefect.artifacts import create_table_artifact

@@ -1,7 +1,5 @@
 """Names of networks, optimizers, precisions and hash layers, and checks of shapes. Importing it needs no torch."""
 
-from __future__ import annotations
-
 from math import isqrt
 
 from ..names import hint

@@ -5,8 +5,6 @@ row of word ids, padded with 0. The function of each backbone takes d and return
 features.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """The batches of an epoch, in an order keyed by the seed, and their transfer to a device."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator, Iterator
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Class centres: a code for each class, far from those of the other classes. Importing it needs no torch."""
 
-from __future__ import annotations
-
 from itertools import accumulate
 from math import comb
 from typing import Any

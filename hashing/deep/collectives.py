@@ -1,7 +1,5 @@
 """What the workers of a training run exchange. All workers must call each of these functions together."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """The contract between deep methods and training: the types that both use. Importing it needs no torch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 

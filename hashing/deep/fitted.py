@@ -1,7 +1,5 @@
 """Networks of fitted functions: built from their parameters once in a process, and run on one thread or a device."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock

@@ -11,8 +11,6 @@ importing this file does not import torch.
 tensor(0.1269)
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Base class of deep methods: hyper-parameters of training, and the functions that a method overrides."""
 
-from __future__ import annotations
-
 import hashlib
 import pickle
 from dataclasses import asdict, dataclass, field

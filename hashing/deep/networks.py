@@ -1,7 +1,5 @@
 """Hashing networks in torch: a body computes features of rows, and a hash layer computes u from the features."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 
 import torch

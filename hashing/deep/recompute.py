@@ -1,7 +1,5 @@
 """Activation checkpointing: training a network with fewer activations in memory."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial

@@ -1,7 +1,5 @@
 """Regularizers: terms that the user adds, by name and weight, to the loss of any deep method."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -5,8 +5,6 @@ The outputs are gathered, so the loss sees every pair of the batch, and the grad
 keyed by seed and step, so an interrupted run resumes exactly.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import time

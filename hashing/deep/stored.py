@@ -1,7 +1,5 @@
 """Training rows, read from their shards once in a run, during training, into files that workers map into memory."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import time

@@ -7,8 +7,6 @@ fc last, and weight, bias, running_mean, running_var within a layer. Numbers in 
 0.bias, 1.weight, ..., 10.weight.
 """
 
-from __future__ import annotations
-
 import io
 import pickle
 import re

@@ -1,7 +1,5 @@
 """The catalogue of methods: one module per method, registered on import, and the methods of installed packages."""
 
-from __future__ import annotations
-
 import logging
 import math
 import re

@@ -1,7 +1,5 @@
 """BiHalf: codes with balanced bits, by optimal transport of each bit's outputs."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ..deep import losses

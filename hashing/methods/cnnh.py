@@ -1,7 +1,5 @@
 """CNNH and CNNH+: convolutional neural network hashing in two stages."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """CroVCA: cross-view code alignment, supervised."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ..deep.contract import Outputs, Tensor

@@ -1,7 +1,5 @@
 """CSQ: central similarity quantization."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ..deep import centres

@@ -1,7 +1,5 @@
 """DCH: deep Cauchy hashing."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from ..deep.contract import Outputs, Tensor

@@ -1,7 +1,5 @@
 """DHLN: a deep hashing learning network."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ..deep.contract import Outputs, Tensor

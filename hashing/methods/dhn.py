@@ -1,7 +1,5 @@
 """DHN: deep hashing network, with its variants DHN-Q, DHN-E and DHN-B."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ..deep.contract import Outputs, Tensor

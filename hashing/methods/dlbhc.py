@@ -1,7 +1,5 @@
 """DLBHC: deep learning of binary hash codes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ..deep.contract import Outputs, Tensor

@@ -1,7 +1,5 @@
 """DMHOR: deep multimodal hashing with orthogonal regularization."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """DMVH: deep learning to hash with multiple representations."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """DPN: deep polarized network."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from ..deep import centres

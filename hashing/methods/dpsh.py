@@ -1,7 +1,5 @@
 """DPSH: deep pairwise-supervised hashing."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ..deep.contract import Outputs, Tensor

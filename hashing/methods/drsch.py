@@ -1,7 +1,5 @@
 """DRSCH: deep regularized similarity comparison hashing, bit-scalable."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ..deep.contract import Outputs, Tensor

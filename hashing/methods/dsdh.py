@@ -1,7 +1,5 @@
 """DSDH: deep supervised discrete hashing."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from ..deep.contract import Outputs, Tensor

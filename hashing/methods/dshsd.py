@@ -1,7 +1,5 @@
 """DSHSD: deep supervised hashing based on stable distribution."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ..deep.contract import Outputs, Tensor

@@ -1,7 +1,5 @@
 """DSRH: deep semantic ranking hashing, for rows with several labels."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ..deep.contract import Outputs, Tensor

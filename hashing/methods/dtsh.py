@@ -1,7 +1,5 @@
 """DTSH: deep supervised hashing with triplet labels."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ..deep.contract import Outputs, Tensor

@@ -1,7 +1,5 @@
 """GreedyHash: classification from binary codes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ..deep.contract import Outputs, Tensor

@@ -1,7 +1,5 @@
 """HashNet: hashing by continuation."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ..deep.contract import Outputs, Tensor

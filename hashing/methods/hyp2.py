@@ -1,7 +1,5 @@
 """HyP2: hybrid proxy-pair loss."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ..deep import centres

@@ -1,7 +1,5 @@
 """IDHN: improved deep hashing network for multi-label images."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ..deep.contract import Outputs, Tensor

@@ -1,7 +1,5 @@
 """ITDH: inductive transfer deep hashing."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ..deep.contract import Outputs, Tensor

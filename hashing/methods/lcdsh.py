@@ -1,7 +1,5 @@
 """LCDSH: locality-constrained deep supervised hashing."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ..deep.contract import Outputs, Tensor

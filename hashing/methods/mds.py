@@ -1,7 +1,5 @@
 """MDS: deep hashing with minimal-distance-separated hash centres."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ..deep import centres

@@ -1,7 +1,5 @@
 """NINH, also known as DNNH: network-in-network hashing."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from ..deep.contract import Outputs, Tensor

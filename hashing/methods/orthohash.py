@@ -1,7 +1,5 @@
 """OrthoHash: one loss for deep hashing."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ..deep import centres

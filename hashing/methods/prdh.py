@@ -1,7 +1,5 @@
 """PRDH: pairwise relationship guided deep hashing of two views."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

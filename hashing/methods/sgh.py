@@ -1,7 +1,5 @@
 """SGH: stochastic generative hashing."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ..deep.contract import Outputs, Tensor

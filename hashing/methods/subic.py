@@ -1,7 +1,5 @@
 """SuBiC: supervised structured binary codes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from math import log, log2
 

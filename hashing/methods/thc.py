@@ -1,7 +1,5 @@
 """THC: convolutional neural networks for text hashing."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 

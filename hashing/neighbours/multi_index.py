@@ -8,8 +8,6 @@ is answered by a scan if the budget runs out.
 Source: Norouzi, Punjani & Fleet, "Fast Exact Search in Hamming Space With Multi-Index Hashing", TPAMI 2014.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn, TypeVar
 

@@ -1,7 +1,5 @@
 """The catalogue of named datasets: source, size, checksum, licence and splits of each."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal

@@ -1,7 +1,5 @@
 """Find the splits of a dataset in folders that are used in place."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from fnmatch import fnmatchcase

@@ -1,7 +1,5 @@
 """Find the files of a named dataset on disk, or download them."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Vectors computed from images and texts at ingest: pixels, TF-IDF, or both concatenated."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The rows of a named dataset, read from its files and checked against the catalogue."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from itertools import compress
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Export codes for DuckDB: a Parquet file, and SQL."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from .rows import VersionRows, code_bytes

@@ -1,7 +1,5 @@
 """Export codes as a Faiss binary index: flat, IVF or HNSW."""
 
-from __future__ import annotations
-
 from math import isqrt
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Write a folder of exported files atomically."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import uuid

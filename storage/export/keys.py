@@ -1,7 +1,5 @@
 """Export the keys of rows beside their codes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Export codes as a Lance dataset."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

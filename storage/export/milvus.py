@@ -1,7 +1,5 @@
 """Export codes for Milvus: a Parquet file for its bulk import, and the collection."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Export codes as .npy arrays."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO

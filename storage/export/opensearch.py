@@ -1,7 +1,5 @@
 """Export codes for OpenSearch and Elasticsearch: files for the bulk API, and the index of each."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Export codes for PostgreSQL and its extension pgvector: a CSV file for COPY, and SQL."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Export codes for Qdrant: bodies of requests to its REST API."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

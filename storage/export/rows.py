@@ -1,7 +1,5 @@
 """The rows of a version as Arrow record batches, which most targets write."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Readers of file formats, one module each: blocks of rows in bounded memory. Errors name the place in the file."""
 
-from __future__ import annotations
-
 import gzip
 import tarfile
 import zlib

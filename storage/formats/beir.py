@@ -4,8 +4,6 @@ A judgement of grade g becomes g labels that the text shares with its query and 
 shared labels, which is what graded relevance counts, is then the grade.
 """
 
-from __future__ import annotations
-
 import csv
 import gzip
 import json

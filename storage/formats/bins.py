@@ -3,8 +3,6 @@
 Source: https://big-ann-benchmarks.com.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ Source: A. Krizhevsky, https://www.cs.toronto.edu/~kriz/cifar.html. The pickled 
 unpickling can run code.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Source: M. Aumueller, E. Bernhardsson, A. Faithfull, ANN-Benchmarks, https://ann-benchmarks.com.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 Source: Y. LeCun, C. Cortes, C. Burges, http://yann.lecun.com/exdb/mnist.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from pathlib import Path

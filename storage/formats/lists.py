@@ -5,8 +5,6 @@ queries, train.txt and test.txt. An image in several lists has one id, its posit
 recognized in the database.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple

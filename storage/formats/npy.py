@@ -1,7 +1,5 @@
 """The .npy format of NumPy: one array per file, mapped into memory and never unpickled."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

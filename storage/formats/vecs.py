@@ -3,8 +3,6 @@
 Source: http://corpus-texmex.irisa.fr (TEXMEX, INRIA). Files concatenated with cat are a valid file.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

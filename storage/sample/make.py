@@ -4,8 +4,6 @@ Rows are selected and sorted by a keyed hash of their position, so every shard i
 Neighbours are computed within the sample: squared distances in float64, exact for uint8; ties go to the lower id.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

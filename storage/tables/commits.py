@@ -1,7 +1,5 @@
 """Commits to an Iceberg table: optimistic, with the requirements checked by the catalog, and retried on conflict."""
 
-from __future__ import annotations
-
 import random
 import re
 import time

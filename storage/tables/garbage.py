@@ -5,8 +5,6 @@ references it. Readers that opened a version within the period therefore find al
 written are safe. Files with names that hashkiln does not give are kept.
 """
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator

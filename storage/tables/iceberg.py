@@ -1,7 +1,5 @@
 """How a code table is stored in Iceberg: catalog, schema, partitions, properties, and the entry of a part."""
 
-from __future__ import annotations
-
 import json
 import re
 import weakref

@@ -1,7 +1,5 @@
 """Verify parts: against the entry in the table, and against their source shards, encoded again."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The log of a code table, in its properties: rollbacks, and the deadlines of versions that hold deleted rows."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """The parts that manifests of Iceberg list. Manifests never change, so each is read once in a process."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from pyiceberg.io import FileIO

@@ -4,8 +4,6 @@
 another format is not found, and `gc` deletes it. It holds the arrays one after another and a digest of them.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from math import prod

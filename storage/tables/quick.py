@@ -1,7 +1,5 @@
 """Names of code tables and versions, for shell completion: those of an SQLite catalog without importing pyiceberg."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 from contextlib import closing

@@ -1,7 +1,5 @@
 """Find ids that occur in more than one part. A table must hold each id only once."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Set
 from functools import partial
 from itertools import combinations

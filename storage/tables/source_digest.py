@@ -1,7 +1,5 @@
 """Digests of source rows, which parts record to detect changes of the source. They are not identities."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from functools import partial

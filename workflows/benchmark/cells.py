@@ -1,7 +1,5 @@
 """Measurement of the cells of a grid on one dataset; each result is cached."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The flow `benchmark`: datasets x methods x bits x seeds under one protocol; each cell is measured once and cached."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """The protocol of DHN (Zhu, Long, Wang & Cao, AAAI 2016): rows sampled by class, weights chosen by cross-validation."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Published figures, printed beside measured ones. Hashkiln has measured none of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import NamedTuple
 

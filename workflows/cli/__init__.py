@@ -1,7 +1,5 @@
 """The `hashkiln` command. Heavy modules are imported where they are used, so that --help answers at once."""
 
-from __future__ import annotations
-
 import atexit
 import json
 import logging

@@ -1,7 +1,5 @@
 """Names that the shell completes: methods, datasets, tables and versions. A failure completes nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path

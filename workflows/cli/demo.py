@@ -1,7 +1,5 @@
 """The command `demo`, the first run."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """The command `deploy`, which schedules the flows of a dataset on a Prefect server."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 import typer

@@ -1,7 +1,5 @@
 """Commands that read a table: search and export."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 import typer

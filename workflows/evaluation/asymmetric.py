@@ -1,7 +1,5 @@
 """Metrics of real-valued queries, which rank codes by the outputs of the hash function instead of their signs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

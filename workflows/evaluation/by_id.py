@@ -1,7 +1,5 @@
 """Metrics of queries: expectations over ties, or those of rankings by (distance, id) (`evaluate --ties by-id`)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Measure one version, and compare it with another on their common rows."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache, partial

@@ -1,7 +1,5 @@
 """Metrics of a quantizer's estimated distances, beside those of the Hamming distances of its bits."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Queries to look at: those with the best, median and worst average precision, and the rows nearest to them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial

@@ -1,7 +1,5 @@
 """Evaluate codes from arrays and files, with the same metrics as versions of a table."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any, Literal
 

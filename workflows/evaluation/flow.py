@@ -1,7 +1,5 @@
 """The flow `evaluate`: measure any version of a code table and optionally compare it with another."""
 
-from __future__ import annotations
-
 from prefect import flow
 
 from infra.executors import Progress, connect, silent

@@ -1,7 +1,5 @@
 """Exact nearest neighbours of fixed queries, cached and updated from the shards that changed."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Code health, under the names that reports use."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from hashing.evaluation.health import CodeHealth, Health

@@ -5,8 +5,6 @@ parts, plus those of added parts, equal a new count of all parts. Cached files u
 missing counts are computed again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Queries and their relevant rows, and histograms of the distances between queries and codes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Metrics and curves from histograms, with means and confidence intervals over queries."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from hashing.evaluation import intervals, metrics, tie_groups

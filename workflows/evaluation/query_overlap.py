@@ -1,7 +1,5 @@
 """Query overlap of a dataset's splits, counted per shard and cached."""
 
-from __future__ import annotations
-
 from hashing.evaluation import query_overlap
 
 from ..context import Context

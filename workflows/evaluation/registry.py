@@ -3,8 +3,6 @@
 Reports, gate rules, benchmarks and `--help` use it, so nothing heavy is imported here.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Literal, NamedTuple
 

@@ -1,7 +1,5 @@
 """Rules of the gate: bounds on metrics, validated on construction."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal

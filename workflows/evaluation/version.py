@@ -1,7 +1,5 @@
 """Measure one version of a code table, and optionally compare it with another."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from hashing.quantizers.contract import Quantizer

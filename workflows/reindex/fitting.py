@@ -1,7 +1,5 @@
 """Fit the model of a specification, or reuse an earlier fit."""
 
-from __future__ import annotations
-
 import json
 import logging
 import time

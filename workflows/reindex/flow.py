@@ -4,8 +4,6 @@ Stages that depend on machines and networks are retried. The gate and publishing
 conflict with another run; an export is not, because it says how to repeat it.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future

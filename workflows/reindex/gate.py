@@ -1,7 +1,5 @@
 """Evaluate a staged version, and decide whether it may be published."""
 
-from __future__ import annotations
-
 import math
 
 from storage.features.shard import FeatureShard

@@ -4,8 +4,6 @@ Each stage is a function of the run's context and of the results of earlier stag
 failure: it finds completed work in the warehouse and in the table.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar

@@ -1,7 +1,5 @@
 """The plan of a run: the difference between the source and the table, and a forecast of its cost."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Publish a staged version by moving main to it, or tag it as rejected."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime
 

@@ -1,7 +1,5 @@
 """Run the flow `reindex` in this process, with embedded Prefect unless a server is configured."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Callable

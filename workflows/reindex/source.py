@@ -1,7 +1,5 @@
 """The source of a run: keys and labels of its shards, and fingerprints of what the codes depend on."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

@@ -1,7 +1,5 @@
 """Encode the shards that the table lacks, on a branch."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Generator

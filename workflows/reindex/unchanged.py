@@ -1,7 +1,5 @@
 """Runs with nothing to do: they only check the published version against their rules."""
 
-from __future__ import annotations
-
 import json
 import time
 

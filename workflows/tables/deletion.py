@@ -1,7 +1,5 @@
 """Delete rows by id: from the published versions at once, and from all versions by a deadline."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Sequence

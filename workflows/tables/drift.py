@@ -1,7 +1,5 @@
 """Drift: how far the projections of new rows have moved from those of the rows that the model encoded first."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 

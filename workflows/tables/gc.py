@@ -1,7 +1,5 @@
 """Garbage collection: delete unreferenced versions and files."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from typing import Literal

@@ -1,7 +1,5 @@
 """The versions of code tables: history, rollback, diff and comparison."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

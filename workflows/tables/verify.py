@@ -1,7 +1,5 @@
 """Verify versions: check every part against the table, and optionally against the source and the model."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 from functools import partial
