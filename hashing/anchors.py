@@ -35,10 +35,7 @@ def rbf(x: Array, anchors: Array, gamma: float) -> Array:
 def anchor_width(anchors: Array) -> float:
     """Return the mean distance of the distinct anchors (m, d) to their nearest neighbours, as a kernel width.
 
-    Raises
-    ------
-    ValueError
-        If all anchors are equal.
+    Raises ValueError if all anchors are equal.
     """
     once = anchors[np.sort(np.unique(anchors, axis=0, return_index=True)[1])]
     with one_blas_thread():

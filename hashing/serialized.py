@@ -66,10 +66,7 @@ def to_arrays(function: HashFunction) -> tuple[str, dict[str, Array], dict[str, 
 def from_arrays(family: str, arrays: dict[str, Array], numbers: dict[str, Any]) -> HashFunction:
     """Return the function that `to_arrays` converted.
 
-    Raises
-    ------
-    ValueError
-        If the family is unknown, or the names differ from those of its fields.
+    Raises ValueError if the family is unknown, or the names differ from those of its fields.
     """
     if family not in FAMILIES:
         raise ValueError(f"unknown family of hash functions {family!r}: expected one of {sorted(FAMILIES)}")

@@ -39,10 +39,7 @@ def top_eigenvectors(matrix: Array, k: int) -> Array:
 def principal_directions(cov: Array, k: int) -> Array:
     """Return the k orthonormal directions (d, k) of largest variance, given the covariance (d, d).
 
-    Raises
-    ------
-    ValueError
-        If the rows vary in fewer than k directions; the others would be rounding errors.
+    Raises ValueError if the rows vary in fewer than k directions; the others would be rounding errors.
     """
     directions = top_eigenvectors(cov, k)
     variances = np.einsum("ij,ij->j", directions, cov @ directions)

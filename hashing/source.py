@@ -13,12 +13,8 @@ def source(method: type) -> str:
     """Return the SHA-256 of the Python files that a method depends on: its own file and the files that methods share.
 
     A method of another package depends on all files of that package, including its sub-packages. The digest covers the
-    content of each file and its path below the package, but not where the package is installed.
-
-    Raises
-    ------
-    ValueError
-        If the class was defined in an interactive session and so has no file.
+    content of each file and its path below the package, but not where the package is installed. Raises ValueError if
+    the class was defined in an interactive session and so has no file.
     """
     try:
         own = Path(inspect.getfile(method))

@@ -234,10 +234,7 @@ class Sample:
 def label_sets(data: Data) -> tuple[Array, Array]:
     """Return the distinct label sets (m, c) uint8, sorted, and the number of rows with each (m,) int64.
 
-    Raises
-    ------
-    ValueError
-        If no row has labels.
+    Raises ValueError if no row has labels.
     """
     counts = data.reduce(_LabelSets(), "label sets")
     sets = np.array([np.frombuffer(key, np.uint8) for key in sorted(counts)])
@@ -266,13 +263,7 @@ class _LabelSets:
 
 
 def multi_hot(batch: Batch) -> Array:
-    """Return Y (n, c) float64, the labels of the rows.
-
-    Raises
-    ------
-    ValueError
-        If the rows have no labels.
-    """
+    """Return Y (n, c) float64, the labels of the rows. Raises ValueError if the rows have no labels."""
     if batch.y is None:
         raise ValueError("expected rows with labels, found rows without: a supervised method learns from them")
     return batch.y.astype(np.float64)
@@ -281,10 +272,7 @@ def multi_hot(batch: Batch) -> Array:
 def one_hot(batch: Batch) -> Array:
     """Return Y (n, c) float64, the one-hot class of each row.
 
-    Raises
-    ------
-    ValueError
-        If the rows have no labels, or a row does not have exactly one.
+    Raises ValueError if the rows have no labels, or a row does not have exactly one.
     """
     y = multi_hot(batch)
     if (wrong := y.sum(axis=1) != 1).any():

@@ -40,12 +40,7 @@ def describe_encoder(warehouse: str, digest: str) -> dict[str, Any]:
 def encoder_folder(warehouse: str, digest: str) -> Path:
     """Return a local folder with the files of an encoder: that of the warehouse, or a copy for this process.
 
-    Raises
-    ------
-    FileNotFoundError
-        If a file is missing.
-    ValueError
-        If a file was modified.
+    Raises FileNotFoundError if a file is missing; ValueError if a file was modified.
     """
     files: dict[str, str] = describe_encoder(warehouse, digest)["files"]
     if filesystem.is_remote(warehouse):

@@ -41,12 +41,8 @@ def save_model(warehouse: str, function: HashFunction) -> str:
 def load_model(warehouse: str, digest: str) -> HashFunction:
     """Return the hash function with a digest.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such model.
-    ValueError
-        If its content has another digest, or a newer version of Hashkiln wrote it.
+    Raises FileNotFoundError if there is no such model; ValueError if its content has another digest, or a newer version
+    of Hashkiln wrote it.
     """
     try:
         header = filesystem.read_bytes(places.MODEL_HEADER.url(warehouse, digest=digest))
@@ -114,12 +110,7 @@ def save_pretrained(warehouse: str, content: bytes) -> str:
 def load_pretrained(warehouse: str, digest: str) -> bytes:
     """Return the file of pretrained parameters with a digest.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is none.
-    ValueError
-        If its content has another digest.
+    Raises FileNotFoundError if there is none; ValueError if its content has another digest.
     """
     url = places.PRETRAINED.url(warehouse, digest=digest)
     try:
@@ -135,10 +126,7 @@ def load_pretrained(warehouse: str, digest: str) -> bytes:
 def read_safetensors(content: bytes) -> dict[str, Array]:
     """Return the named arrays in the content of a safetensors file.
 
-    Raises
-    ------
-    ValueError
-        If the content is not safetensors, or has a type that numpy lacks, such as bfloat16.
+    Raises ValueError if the content is not safetensors, or has a type that numpy lacks, such as bfloat16.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load as from_bytes

@@ -76,15 +76,9 @@ def export_version(table: str, to: str, folder: str, version: str = "main", repl
 def check_exports(exports: Mapping[str, str], table: str, settings: Settings, correctives: Sequence[str] = ()) -> None:
     """Raise an error for exports of a table (target -> folder) that cannot succeed. Writes nothing.
 
-    An empty folder stands for exports/TABLE/TARGET in HASHKILN_HOME.
-
-    Raises
-    ------
-    LookupError
-        For an unknown target.
-    ValueError
-        If a folder holds anything but an earlier export of the table to this target, cannot be written, or is given for
-        two targets; if a package that a target needs is missing; or if the target cannot rank by correctives.
+    An empty folder stands for exports/TABLE/TARGET in HASHKILN_HOME. Raises LookupError for an unknown target;
+    ValueError if a folder holds anything but an earlier export of the table to this target, cannot be written, or is
+    given for two targets; if a package that a target needs is missing; or if the target cannot rank by correctives.
     """
     folders = [_folder(exports, to, table, settings) for to in exports]
     if len(set(folders)) < len(folders):

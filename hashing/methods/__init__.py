@@ -186,12 +186,8 @@ def check_hyperparameters(method: Method) -> None:
     """Check that every numeric hyper-parameter is in its range.
 
     Numbers must be finite and not negative, and integers at least 1 unless their default is 0. The metadata of a field
-    can set other bounds: `above` and `below` (exclusive), `least` (inclusive).
-
-    Raises
-    ------
-    ValueError
-        If a value is out of range.
+    can set other bounds: `above` and `below` (exclusive), `least` (inclusive). Raises ValueError if a value is out of
+    range.
     """
     for field in fields(method)[1:]:
         value, bounds = getattr(method, field.name), field.metadata

@@ -19,15 +19,9 @@ def find_splits(
 
     In a Hugging Face DatasetDict with the splits train and test, train is the base and test the queries. For folders of
     .npy files beside a folder of Parquet files, `columns.x` names the folder of vectors, and may be empty if there is
-    only one. `forms` describes all forms of sources, for messages.
-
-    Raises
-    ------
-    ValueError
-        If a folder has several splits, several folders of vectors, or files of several forms; if it has none, with the
-        forms that are read.
-    FileNotFoundError
-        If there are no files.
+    only one. `forms` describes all forms of sources, for messages. Raises ValueError if a folder has several splits,
+    several folders of vectors, or files of several forms; if it has none, with the forms that are read;
+    FileNotFoundError if there are no files.
     """
     splits = {"base": source} | ({"query": query} if query else {})
     found = {split: _splits_in(url) for split, url in splits.items()}

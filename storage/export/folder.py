@@ -46,14 +46,8 @@ def atomic_folder(folder: str, about: dict[str, Any], replace: bool = False) -> 
 def check_folder(folder: str, replace: bool = False) -> Path:
     """Return the path of a folder that can be exported to. Makes nothing.
 
-    Raises
-    ------
-    ValueError
-        If `folder` is a URL.
-    FileExistsError
-        If the folder exists, is not empty, and is not to be replaced.
-    OSError
-        If it cannot be written.
+    Raises ValueError if `folder` is a URL; FileExistsError if the folder exists, is not empty, and is not to be
+    replaced; OSError if it cannot be written.
     """
     if "://" in folder:
         raise ValueError(f"expected a local folder to export to, found {folder}")

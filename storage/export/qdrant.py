@@ -11,11 +11,7 @@ def write(rows: VersionRows, place: Path) -> None:
 
     Qdrant has no Hamming distance. Codes are vectors with a uint8, 0 or 1, for each bit; their Manhattan distance is
     the Hamming distance: https://qdrant.tech/documentation/concepts/vectors/#datatypes. A code takes 8 times its size.
-
-    Raises
-    ------
-    ValueError
-        If an id is negative.
+    Raises ValueError if an id is negative.
     """
     if negative := [shard.part.min_id for shard in rows.shards if shard.part.min_id < 0]:
         raise ValueError(f"Qdrant needs ids from 0, found {min(negative)}: export to another engine")

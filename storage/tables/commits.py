@@ -52,12 +52,8 @@ def commit(table: Table, requirements: tuple[TableRequirement, ...], updates: tu
 def retry_commit(table: Table, attempt: Callable[[], T]) -> T:
     """Return the result of `attempt`, a function that plans and commits from the refreshed table; retry on conflict.
 
-    Raises
-    ------
-    ConnectionError
-        If the catalog fails without saying whether it has committed.
-    PublishConflict
-        If other writers come first in all attempts.
+    Raises ConnectionError if the catalog fails without saying whether it has committed; PublishConflict if other
+    writers come first in all attempts.
     """
     name = table.name()[-1]
     for number in range(ATTEMPTS):

@@ -265,10 +265,7 @@ class CodeTable:
     def stage(self, branch: str, start: int) -> None:
         """Create a branch at a snapshot, or adopt the one that an earlier run left.
 
-        Raises
-        ------
-        PublishConflict
-            If no version has the snapshot any more.
+        Raises PublishConflict if no version has the snapshot any more.
         """
 
         def attempt() -> None:

@@ -65,10 +65,7 @@ class VectorCache:
     def read(self, rows: Array) -> Array:
         """Read the vectors of some rows (m,), and return whether each is the one that was encoded (m,).
 
-        Raises
-        ------
-        OSError
-            If the temporary folder is full.
+        Raises OSError if the temporary folder is full.
         """
         rows, place = np.unique(rows, return_inverse=True)
         is_encoded = np.zeros(len(rows), bool)
