@@ -82,15 +82,7 @@ def training_epochs(warehouse: str, digest: str) -> list[Epoch]:
 
 
 def record_fit(warehouse: str, fit: str, digest: str) -> None:
-    """Record the model of a fit, so that the same fit need not run again.
-
-    Parameters
-    ----------
-    fit
-        Digest of the fit's specification and data.
-    digest
-        Digest of the model.
-    """
+    """Record the model (its digest) of a fit (the digest of its specification and data), which need not run again."""
     filesystem.write_bytes(places.FIT.url(warehouse, digest=fit), digest.encode())
 
 

@@ -31,14 +31,9 @@ def load_queries(warehouse: str, dataset: str, vocabulary: tuple[str | int, ...]
 def save_queries(
     warehouse: str, dataset: str, queries: Batch, vocabulary: tuple[str | int, ...] = (), redraw: bool = False
 ) -> None:
-    """Save a query set, unless the dataset has one already. If two runs race, the first one wins.
+    """Save a query set, unless the dataset has one already and `redraw` is off. If two runs race, the first one wins.
 
-    Parameters
-    ----------
-    vocabulary
-        The labels that the columns of `queries.y` stand for.
-    redraw
-        Replace an existing query set.
+    `vocabulary` has the labels that the columns of `queries.y` stand for.
     """
     import pyarrow as pa
 
@@ -78,13 +73,7 @@ def current_queries(warehouse: str, dataset: str) -> str | None:
 
 
 def cached_neighbours(warehouse: str, digest: str) -> tuple[Array, Array] | None:
-    """Return cached exact neighbours, ids (q, k) and squared distances (q, k), or None.
-
-    Parameters
-    ----------
-    digest
-        Digest of everything that the neighbours depend on.
-    """
+    """Return the exact neighbours cached under a digest, ids (q, k) and squared distances (q, k), or None."""
     url = places.GROUND_TRUTH.url(warehouse, digest=digest)
     if not filesystem.touch(url):
         return None

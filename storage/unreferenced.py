@@ -55,15 +55,9 @@ def find_unreferenced(
 ) -> Iterator[Unreferenced]:
     """Yield the unreferenced files that were neither written nor used since `limit`.
 
-    Parameters
-    ----------
-    referenced
-        Digests that versions of the tables reference (`garbage.referenced_digests`). None if tables of another catalog
-        may reference more: models, pretrained parameters and datasets are then kept.
-    tables
-        Names of all code tables.
-    limit
-        Time in seconds since the epoch.
+    `tables` are the names of all code tables, and `referenced` the digests that their versions reference
+    (`garbage.referenced_digests`); None if tables of another catalog may reference more: models, pretrained parameters
+    and datasets are then kept. The limit is in seconds since the epoch.
     """
 
     @cache

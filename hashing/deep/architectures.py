@@ -30,21 +30,10 @@ def network_names(network: str, views: int) -> tuple[str, ...]:
 
 
 def view_dims(dim: int, views: int, first: int) -> tuple[int, ...]:
-    """Return the number of dimensions of each view of rows (n, dim).
+    """Return the dimension of each of 1 or 2 views of rows (n, dim).
 
-    Parameters
-    ----------
-    dim
-        Dimension of a row.
-    views
-        1 or 2.
-    first
-        Dimension of the first of two views; 0 for half of the row.
-
-    Raises
-    ------
-    ValueError
-        If a view would be empty.
+    `first` is the dimension of the first of two views; 0 for half of the row. Raises ValueError if a view would be
+    empty.
     """
     if views == 1:
         return (dim,)

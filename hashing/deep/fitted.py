@@ -34,16 +34,7 @@ def with_parameters(network: Network, parameters: tuple[Array, ...]) -> Network:
 def shared_network(digest: str, parameters: tuple[Array, ...], *architecture: Any) -> HashNetwork | TwoViews:
     """Return the network of a function in evaluation mode, shared by all copies of the function in this process.
 
-    Only the most recent network is cached.
-
-    Parameters
-    ----------
-    digest
-        Digest of the function, the key of the cache.
-    parameters
-        Values of the network's state, in order.
-    architecture
-        Positional arguments of `build`.
+    Only the most recent network is cached, by the digest of the function. Other arguments are those of `loaded`.
     """
     with _lock:
         if digest not in _latest:

@@ -179,27 +179,11 @@ class TwoViews(nn.Module):
 def build(
     network: str, dim: int, n_bits: int, views: int = 1, first: int = 0, layer: str = "linear"
 ) -> HashNetwork | TwoViews:
-    """Return a new network with random parameters.
+    """Return a new network for rows (n, dim), with random parameters.
 
-    Parameters
-    ----------
-    network
-        A name of `architectures.NETWORKS`, or two joined by a + for two views.
-    dim
-        Dimension of a row.
-    n_bits
-        Length of a code.
-    views
-        1 or 2.
-    first
-        Dimension of the first of two views; 0 for half of the row.
-    layer
-        Hash layer, see `hash_layer`.
-
-    Raises
-    ------
-    ValueError
-        If the network is unknown or cannot take rows of this dimension.
+    `network` is a name of `architectures.NETWORKS`, or two joined by a + for two views; `first` the dimension of the
+    first of two views, 0 for half of the row; `layer` as in `hash_layer`. Raises ValueError if the network is unknown
+    or cannot take rows of this dimension.
     """
     if views == 2:
         return TwoViews(network, dim, n_bits, first, layer)

@@ -77,23 +77,9 @@ def stored(
     have no names, so the disk space is freed when the last worker ends, even if it is killed. If a machine lacks disk
     space for twice the rows, all workers read the shards in each epoch instead.
 
-    Parameters
-    ----------
-    shards
-        All shards.
-    order
-        Positions of the shards, in the order of their first iteration.
-    held_out
-        Returns a mask (n,) of ids that are not used for training.
-    facts
-        Statistics of the training rows.
-    worker
-        This worker. All workers must call this together.
-
-    Raises
-    ------
-    ValueError
-        During the iteration over a shard, if its reader raised it, in this worker or in another one.
+    `order` has the positions of the shards in the order of their first iteration; `held_out` returns a mask (n,) of ids
+    that are not used for training. All workers must call this together. The iteration over a shard raises ValueError if
+    its reader did, in this worker or in another one.
     """
     columns = ("ids", "int64", 1), ("x", facts.dtype, len(facts.mean)), ("y", "uint8", facts.n_classes)
     row = sum(np.dtype(dtype).itemsize * width for _, dtype, width in columns)

@@ -8,26 +8,11 @@ from ..mapreduce import Array
 def bootstrap_interval(values: Array, seed: int, resamples: int = 1000) -> tuple[float, float]:
     """Return the bounds (low, high) of the 95 % percentile bootstrap interval of a mean over queries.
 
-    To compare two codes, pass the differences of a metric over the same queries.
+    NaNs among the values (q,) are ignored; raises ValueError if all are NaN. To compare two codes, pass the differences
+    of a metric over the same queries. The same seed gives the same interval.
 
     Source: Efron, "Bootstrap Methods: Another Look at the Jackknife", Annals of Statistics, 1979.
 
-    Parameters
-    ----------
-    values
-        (q,) float; NaNs are ignored.
-    seed
-        Random seed. The same seed gives the same interval.
-    resamples
-        Number of bootstrap samples.
-
-    Raises
-    ------
-    ValueError
-        If all values are NaN.
-
-    Examples
-    --------
     >>> bootstrap_interval(np.array([0.5, 0.5, np.nan]), seed=0)
     (0.5, 0.5)
     """

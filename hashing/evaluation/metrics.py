@@ -227,12 +227,8 @@ def ndcg(graded: Array, k: int | None = None) -> Array:
     Source: Jarvelin & Kekalainen, "Cumulated Gain-Based Evaluation of IR Techniques", TOIS 2002; the gain 2^grade - 1
     is that of Burges et al., "Learning to Rank Using Gradient Descent", ICML 2005.
 
-    Parameters
-    ----------
-    graded
-        (n_grades, q, n_bits + 1) int64, rows by grade and distance, from scan.graded_histogram.
-    k
-        Number of ranks; None means all.
+    graded (n_grades, q, n_bits + 1) int64 counts rows by grade and distance, as scan.graded_histogram does. Without k,
+    all ranks count.
     """
     # Derivation: docs/evaluation.md, "Discounts of NDCG"
     if k is not None:

@@ -10,20 +10,8 @@ def count(scores, relevant, levels, ends, own, counts):
     The levels of query i are levels[ends[i]:ends[i + 1]], sorted; its bins begin at 2 ends[i] + i. Bin 2 k holds the
     scores between the levels k - 1 and k, bin 2 k + 1 those of level k.
 
-    Parameters
-    ----------
-    scores
-        (q, m) uint32; rows with the score `own` are not counted.
-    relevant
-        (q, m) bool.
-    levels
-        (n,) uint32.
-    ends
-        (q + 1,) int64.
-    own
-        The score of a query's own row.
-    counts
-        (2, 2 n + q) int64: all rows and relevant rows.
+    scores (q, m) and levels (n,) are uint32, relevant (q, m) bool, ends (q + 1,) int64, and counts (2, 2 n + q) int64,
+    of all rows and relevant rows. Rows with the score `own`, a query's own row, are not counted.
     """
     for query in range(scores.shape[0]):
         start, stop = ends[query], ends[query + 1]

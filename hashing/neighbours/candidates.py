@@ -20,19 +20,10 @@ Table = tuple[Array, Array]  # distances (q, k) and ids (q, k) int64, padded if 
 
 
 def query_blocks(sizes: Array, entry_bytes: int = ENTRY_BYTES) -> Iterator[slice]:
-    """Yield blocks of consecutive queries whose results fit in a state of STATE_BYTES.
+    """Yield blocks of consecutive queries whose results fit in a state of STATE_BYTES, with entry_bytes for each row.
 
-    Parameters
-    ----------
-    sizes
-        (q,) integers, upper bounds of the number of rows that each query finds.
-    entry_bytes
-        Bytes of one row in the state.
-
-    Raises
-    ------
-    ValueError
-        If the rows of a single query do not fit.
+    sizes (q,) are upper bounds of the number of rows that each query finds. Raises ValueError if the rows of a single
+    query do not fit.
     """
     most = STATE_BYTES // entry_bytes
     if (sizes > most).any():

@@ -21,20 +21,10 @@ PARQUET_ROWS = 4096
 
 
 def read_split(dataset: NamedDataset, split: str, files: Mapping[str, Path]) -> Iterator[FeatureRows]:
-    """Return the rows of a split, in blocks of a few MB.
+    """Return the rows of a split, in blocks of a few MB, from the files that `locate_or_fetch` returned.
 
-    Parameters
-    ----------
-    files
-        The paths that `locate_or_fetch` returned.
+    Raises ValueError for an unknown split; during iteration, for damaged files and rows that differ from the catalogue.
 
-    Raises
-    ------
-    ValueError
-        For an unknown split; during iteration, for damaged files and for rows that differ from the catalogue.
-
-    Examples
-    --------
     >>> from storage.datasets import get, locate_or_fetch
     >>> sample = get("sample")
     >>> next(read_split(sample, "query", locate_or_fetch(sample, Path(".")))).x.shape

@@ -54,21 +54,8 @@ def collect(
     - they hold deleted rows, and their deadline is at most one grace period away,
     - they were published, and are not among the last `keep`.
 
-    Parameters
-    ----------
-    grace
-        Grace period in seconds.
-    keep
-        Number of published versions to keep. None keeps all.
-    dry_run
-        Whether to delete nothing.
-    clock
-        Function that returns the current time in seconds since the epoch.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a file that a version needs is missing. No file is deleted then.
+    `grace` is in seconds; without `keep`, no published version expires. Raises FileNotFoundError if a file that a
+    version needs is missing; no file is deleted then.
     """
     dropped = _drop_versions(table, grace, keep, dry_run, clock)
     limit = clock() - grace
@@ -110,13 +97,7 @@ def remove_if_older(file: StoredFile, limit: float) -> bool:
 
 
 def referenced_digests(table: CodeTable, grace: float, clock: Callable[[], float] = time.time) -> set[str]:
-    """Return the digests of models and pretrained parameters that versions reference, or did within the grace period.
-
-    Parameters
-    ----------
-    grace
-        Grace period in seconds.
-    """
+    """Return the digests of models and pretrained parameters that versions reference, or did in the grace period (s)."""
     inventory = filesystem.inventory(warehouse.METADATA.url(table.iceberg.location()))
     table.refresh()
     states = _recent_metadata(table, inventory, clock() - grace)

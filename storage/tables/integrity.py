@@ -54,16 +54,8 @@ def compare_with_source(
 ) -> SourceComparison:
     """Encode a source shard again, and compare ids, bits and the digest of its content with the part.
 
-    For a part that cannot be read, which `check_part` reports, the comparison is empty.
-
-    Parameters
-    ----------
-    pair
-        The part and its source shard.
-    function
-        The hash function of the version.
-    precision
-        The precision with which the part was encoded.
+    `precision` is that with which the part was encoded. For a part that cannot be read, which `check_part` reports, the
+    comparison is empty.
     """
     part, shard = pair
     try:

@@ -16,21 +16,10 @@ ROLLBACKS, PURGES = PREFIX + "rollbacks", PREFIX + "purges"
 
 
 def roll_back(table: CodeTable, to: str, seen: int, by: str) -> Version:
-    """Move main back to a published version and log it, in one commit. Return the version.
+    """Move main back to a published version and log it, with the user, in one commit. Return the version.
 
-    Parameters
-    ----------
-    seen
-        The snapshot at which main must still be.
-    by
-        The user who rolls back, for the log.
-
-    Raises
-    ------
-    PublishConflict
-        If main is at another snapshot.
-    ValueError
-        If the version was never published, is the current one, or holds deleted rows.
+    Raises PublishConflict if main is no longer at the snapshot `seen`; ValueError if the version was never published,
+    is the current one, or holds deleted rows.
     """
 
     def attempt() -> None:
@@ -64,14 +53,7 @@ def rollbacks(table: CodeTable) -> list[dict[str, str]]:
 def schedule_purge(table: CodeTable, versions: Sequence[str], due_ms: int, rows: int, by: str) -> None:
     """Log that versions hold deleted rows and must be removed by a deadline. Earlier deadlines of a version are kept.
 
-    Parameters
-    ----------
-    due_ms
-        Deadline in milliseconds since the epoch.
-    rows
-        Number of deleted rows, for the log.
-    by
-        The user who deleted them, for the log.
+    The deadline is in milliseconds since the epoch. The number of deleted rows, and the user, are for the log.
     """
 
     def attempt() -> None:

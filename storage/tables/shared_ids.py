@@ -40,16 +40,9 @@ def check_shared_ids(
     Only parts whose ranges of ids overlap are read. A task holds the ids of at most HELD rows, or of one part, in
     memory, and reads the others one part at a time. The driver reads none. An id in three parts counts as three pairs.
 
-    Parameters
-    ----------
-    parts
-        All parts of the table, the new ones included.
-    new
-        The parts to check against all others.
-    skip_damaged
-        Whether to skip parts that cannot be read, which `integrity.check_part` reports, instead of raising an error.
-    keys_folder
-        URL of the folder of keys, to name rows in the message; empty if rows have no keys.
+    `parts` are all parts of the table, the new ones included. With `skip_damaged`, parts that cannot be read, which
+    `integrity.check_part` reports, raise no error. The folder of keys, by its URL, names rows in the message; empty if
+    rows have no keys.
     """
     if not (todo := list(comparisons(parts, set(new)))):
         return []

@@ -93,17 +93,8 @@ def create_table(
 ) -> CodeTable:
     """Return a code table by name, created with an empty version 0 if it is missing.
 
-    Parameters
-    ----------
-    location
-        Folder of a new table, by default chosen by the catalog.
-    correctives
-        Names of the float32 columns beside the code.
-
-    Raises
-    ------
-    ValueError
-        If the table has codes of another length, or other correctives.
+    The catalog chooses the folder of a new table unless `location` does. `correctives` are the names of the float32
+    columns beside the code. Raises ValueError if the table has codes of another length, or other correctives.
     """
     if name not in table_names(catalog):
         with suppress(TableAlreadyExistsError, CommitFailedException):
@@ -278,19 +269,9 @@ class CodeTable:
     def replace(self, branch: str, add: Sequence[Part], remove: Set[str], properties: Mapping[str, str]) -> None:
         """Commit to a branch: remove the parts of some shards, and add parts, or replace those of the same shard.
 
-        Parts that another run has committed in the meantime are not added twice.
-
-        Parameters
-        ----------
-        remove
-            Names of shards. Shards without a part are ignored.
-        properties
-            Properties of the new version, without the prefix.
-
-        Raises
-        ------
-        PublishConflict
-            If the branch no longer exists.
+        Parts that another run has committed in the meantime are not added twice; shards to remove that have no part are
+        ignored. `properties` are those of the new version, without the prefix. Raises PublishConflict if the branch no
+        longer exists.
         """
 
         def attempt() -> None:

@@ -29,14 +29,7 @@ class VectorCache:
     Rows are numbered in the order of the parts. If a part has all rows of its source shard, only the pages with the
     requested rows are read. Otherwise, or if PageReader cannot read the vectors, the whole shard is.
 
-    Parameters
-    ----------
-    shards
-        Shards of the parts.
-    dataset
-        The source of the parts.
-    previous
-        A cache whose vectors are taken over, for the parts that both have.
+    Vectors that the `previous` cache has read are taken over, for the parts that both have.
 
     Attributes
     ----------
