@@ -97,7 +97,7 @@ def remove_if_older(file: StoredFile, limit: float) -> bool:
 
 
 def referenced_digests(table: CodeTable, grace: float, clock: Callable[[], float] = time.time) -> set[str]:
-    """Return the digests of models and pretrained parameters that versions reference, or did in the grace period (s)."""
+    """Return the digests of models and pretrained parameters that versions reference, or did within `grace` seconds."""
     inventory = filesystem.inventory(warehouse.METADATA.url(table.iceberg.location()))
     table.refresh()
     states = _recent_metadata(table, inventory, clock() - grace)
