@@ -65,7 +65,7 @@ def reindexed(spec: Spec, settings: Settings) -> tuple[int, dict[str, float]]:
     CodeTable.replace = lambda *args: clock(replace, *args, name="commit")  # type: ignore[method-assign]  # timed
     try:
         context = Context.of(spec, settings, InProcess())
-        outcome = clock(unchanged.outcome_if_unchanged, context) or pipeline.reindex(context, clock)
+        outcome = clock(unchanged.outcome_if_unchanged, context) or pipeline.run_stages(context, clock)
     finally:
         CodeTable.replace = replace  # type: ignore[method-assign]  # as before
     return outcome.encoded, clock.spent

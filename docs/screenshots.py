@@ -40,7 +40,7 @@ def pages(home: Path) -> dict[str, Path]:
 
     def run(dataset: str, method: str, **options: Any) -> Path:
         spec = Spec(dataset=dataset, method={"method": method, "bits": 64}, code="codes", **options)
-        return Path(pipeline.reindex(pipeline.open_run(spec, settings, InProcess())).report)
+        return Path(pipeline.run_stages(pipeline.open_run(spec, settings, InProcess())).report)
 
     run("sample", "itq")
     run("mnist", "lsh")

@@ -324,7 +324,7 @@ def catalog(request, tmp_path):
         url = request.getfixturevalue("postgresql")()
     elif request.param == "rest":
         url = request.getfixturevalue("rest")
-    return iceberg.connect(url, folder)
+    return iceberg.open_catalog(url, folder)
 
 
 @pytest.fixture(params=["local", "s3", "gcs", "azure"])

@@ -38,7 +38,7 @@ def test_the_engines_of_the_group_dev_read_the_published_version(engines, tmp_pa
     entries = filesystem.listing(str(tmp_path / "base"), ".parquet")
     shards = [FeatureShard(e.url, e.url.rsplit("/", 1)[-1], e.version, D, Columns()) for e in entries]
     parts = [encode_shard(shard, FUNCTION, str(tmp_path / "data")) for shard in shards]
-    catalog = iceberg.connect(f"sqlite:///{tmp_path}/catalog.db", str(tmp_path))
+    catalog = iceberg.open_catalog(f"sqlite:///{tmp_path}/catalog.db", str(tmp_path))
     table = published(catalog, parts)
     base = table.version().snapshot_id
     table.stage("staged-x", base)

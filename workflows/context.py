@@ -47,7 +47,7 @@ class Context:
 
         Raises ValueError if the codes of the table have another number of bits or other correctives.
         """
-        catalog = iceberg.connect_existing(self.settings.catalog_url, self.settings.warehouse_url)
+        catalog = iceberg.open_existing_catalog(self.settings.catalog_url, self.settings.warehouse_url)
         if catalog is None or self.table_name not in table_names(catalog):
             return None
         return load_table(catalog, self.table_name, self.spec.method.bits, self.spec.method.correctives)
@@ -55,7 +55,7 @@ class Context:
 
 def open_table(settings: Settings, name: str) -> CodeTable:
     """Return a code table of the catalog. Raises LookupError if it does not exist, without creating a catalog."""
-    catalog = iceberg.connect_existing(settings.catalog_url, settings.warehouse_url)
+    catalog = iceberg.open_existing_catalog(settings.catalog_url, settings.warehouse_url)
     if catalog is None:
         raise unknown_table(name, [])
     return load_table(catalog, name)
@@ -63,7 +63,7 @@ def open_table(settings: Settings, name: str) -> CodeTable:
 
 def open_tables(settings: Settings) -> list[CodeTable]:
     """Return all code tables, sorted by name; none if there is no catalog, which is not created."""
-    catalog = iceberg.connect_existing(settings.catalog_url, settings.warehouse_url)
+    catalog = iceberg.open_existing_catalog(settings.catalog_url, settings.warehouse_url)
     return [load_table(catalog, name) for name in table_names(catalog)] if catalog else []
 
 

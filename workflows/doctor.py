@@ -151,7 +151,7 @@ def _check_probe(url: str) -> None:
 
 
 def _catalog(settings: Settings) -> str:
-    names = table.table_names(iceberg.connect(settings.catalog_url, settings.warehouse_url))
+    names = table.table_names(iceberg.open_catalog(settings.catalog_url, settings.warehouse_url))
     return f"code tables: {len(names)}"
 
 

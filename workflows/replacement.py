@@ -88,5 +88,5 @@ def _encoder(dataset: Dataset) -> str:
 
 def _tables_of(dataset: str, settings: Settings) -> list[str]:
     """Return the names of the code tables of a dataset."""
-    catalog = iceberg.connect_existing(settings.catalog_url, settings.warehouse_url)
+    catalog = iceberg.open_existing_catalog(settings.catalog_url, settings.warehouse_url)
     return [name for name in table_names(catalog) if name.startswith(table_name(dataset, ""))] if catalog else []

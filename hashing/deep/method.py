@@ -192,7 +192,7 @@ def held_out(data: Data, method: Deep) -> Batch | None:
     return rows if paired >= JUDGES else None
 
 
-def linear(n_in: int, n_out: int, bias: bool = True) -> Any:
+def linear_layer(n_in: int, n_out: int, bias: bool = True) -> Any:
     """Return a linear layer, the head of most methods."""
     from torch import nn
 

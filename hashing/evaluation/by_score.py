@@ -186,7 +186,7 @@ class ScoreHistogram(Counts):
 
         levels = read_only(self.relevant_scores.astype(np.uint32))
         for scores, relevant in self.ranking.blocks(batch):
-            score_kernels.count(ordered(scores), relevant, levels, self._ends, OWN, state)
+            score_kernels.count_scores(ordered(scores), relevant, levels, self._ends, OWN, state)
         return state
 
     def finish(self, state: Array) -> Array:

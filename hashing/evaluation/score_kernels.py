@@ -4,7 +4,7 @@ from numba import njit
 
 
 @njit(nogil=True, cache=True)
-def count(scores, relevant, levels, ends, own, counts):
+def count_scores(scores, relevant, levels, ends, own, counts):
     """Add rows to the bins of their queries.
 
     The levels of query i are levels[ends[i]:ends[i + 1]], sorted; its bins begin at 2 ends[i] + i. Bin 2 k holds the

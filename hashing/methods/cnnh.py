@@ -7,7 +7,7 @@ import numpy as np
 
 from ..deep.contract import Outputs, Tensor
 from ..deep.losses import cross_entropy
-from ..deep.method import Deep, linear
+from ..deep.method import Deep, linear_layer
 from ..mapreduce import Array, Batch, Data
 from ..statistics import label_sets
 from . import register
@@ -39,7 +39,7 @@ class CNNH(Deep):
         return labels, np.sign(factored(s, counts / counts.sum(), self.n_bits, self.passes, self.seed) + 1e-12)
 
     def head(self, dim: int, n_classes: int) -> Tensor:
-        return linear(self.n_bits, n_classes)
+        return linear_layer(self.n_bits, n_classes)
 
     def targets(self, batch: Batch, prepared: tuple[Array, Array]) -> Array:
         labels, codes = (part.astype(np.float32) for part in prepared)

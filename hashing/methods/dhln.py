@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..deep.contract import Outputs, Tensor
 from ..deep.losses import cross_entropy
-from ..deep.method import Deep, linear
+from ..deep.method import Deep, linear_layer
 from . import register
 
 
@@ -23,7 +23,7 @@ class DHLN(Deep):
     spread: float = 0.5
 
     def head(self, dim: int, n_classes: int) -> Tensor:
-        return linear(self.n_bits, n_classes)
+        return linear_layer(self.n_bits, n_classes)
 
     def loss(self, out: Outputs) -> Tensor:
         units = out.u.sigmoid()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..deep.contract import Outputs, Tensor
 from ..deep.losses import cross_entropy
-from ..deep.method import Deep, linear
+from ..deep.method import Deep, linear_layer
 from . import register
 
 
@@ -19,7 +19,7 @@ class DLBHC(Deep):
     """
 
     def head(self, dim: int, n_classes: int) -> Tensor:
-        return linear(self.n_bits, n_classes)
+        return linear_layer(self.n_bits, n_classes)
 
     def loss(self, out: Outputs) -> Tensor:
         return cross_entropy(out.head(out.u.sigmoid()), out.y)

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from ..deep.contract import Outputs, Tensor
 from ..deep.losses import quantization, soft_orthogonality
-from ..deep.method import Deep, linear
+from ..deep.method import Deep, linear_layer
 from . import register
 
 
@@ -34,7 +34,7 @@ class DMHOR(Deep):
     views: ClassVar[int] = 2
 
     def head(self, dim: int, n_classes: int) -> Tensor:
-        return linear(self.n_bits, dim)
+        return linear_layer(self.n_bits, dim)
 
     def loss(self, out: Outputs) -> Tensor:
         f, g = out.u.chunk(2, dim=1)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..deep.contract import Outputs, Tensor
 from ..deep.losses import contrastive, cross_entropy, over_pairs, similarity, squared_output_distances
-from ..deep.method import Deep, linear
+from ..deep.method import Deep, linear_layer
 from . import register
 
 
@@ -26,7 +26,7 @@ class DSHSD(Deep):
     alpha: float = 0.05
 
     def head(self, dim: int, n_classes: int) -> Tensor:
-        return linear(self.n_bits, n_classes)
+        return linear_layer(self.n_bits, n_classes)
 
     def loss(self, out: Outputs) -> Tensor:
         v = out.u.tanh()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..deep.contract import Outputs, Tensor
 from ..deep.losses import cross_entropy, cubic_quantization, straight_through
-from ..deep.method import Deep, linear
+from ..deep.method import Deep, linear_layer
 from . import register
 
 
@@ -27,7 +27,7 @@ class GreedyHash(Deep):
     alpha: float = 0.1
 
     def head(self, dim: int, n_classes: int) -> Tensor:
-        return linear(self.n_bits, n_classes, bias=False)
+        return linear_layer(self.n_bits, n_classes, bias=False)
 
     def loss(self, out: Outputs) -> Tensor:
         return cross_entropy(out.head(straight_through(out.u)), out.y) + self.alpha * cubic_quantization(out.u)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ..deep import centres
 from ..deep.contract import Outputs, Tensor
 from ..deep.losses import average, cosine, similarity
-from ..deep.method import Deep, linear
+from ..deep.method import Deep, linear_layer
 from . import register
 
 
@@ -35,7 +35,7 @@ class HyP2(Deep):
     def head(self, dim: int, n_classes: int) -> Tensor:
         from torch import nn, tensor
 
-        proxies = linear(self.n_bits, n_classes, bias=False)
+        proxies = linear_layer(self.n_bits, n_classes, bias=False)
         nn.init.kaiming_normal_(proxies.weight, mode="fan_out")
         distance = centres.least_distance(centres.class_centres(n_classes, self.n_bits, self.seed))
         proxies.register_buffer("zeta", tensor(1 - 2 * distance / self.n_bits))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..deep.contract import Outputs, Tensor
 from ..deep.losses import cross_entropy, likelihood, over_pairs, quantization, similarity
-from ..deep.method import Deep, linear
+from ..deep.method import Deep, linear_layer
 from . import register
 
 
@@ -25,7 +25,7 @@ class ITDH(Deep):
     eta: float = 0.1
 
     def head(self, dim: int, n_classes: int) -> Tensor:
-        return linear(self.n_bits, n_classes)
+        return linear_layer(self.n_bits, n_classes)
 
     def loss(self, out: Outputs) -> Tensor:
         pairs = over_pairs(likelihood(out.u @ out.u.T / 2, similarity(out.y)))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..deep.contract import Outputs, Tensor
 from ..deep.losses import binary_cross_entropy
-from ..deep.method import Deep, linear
+from ..deep.method import Deep, linear_layer
 from . import register
 
 
@@ -32,7 +32,7 @@ class SGH(Deep):
     supervised = False
 
     def head(self, dim: int, n_classes: int) -> Tensor:
-        return linear(self.n_bits, dim)
+        return linear_layer(self.n_bits, dim)
 
     def loss(self, out: Outputs) -> Tensor:
         p = out.u.sigmoid()

@@ -5,7 +5,7 @@ from math import log, log2
 
 from ..deep.contract import Outputs, Tensor
 from ..deep.losses import bit_entropy, cross_entropy
-from ..deep.method import Deep, linear
+from ..deep.method import Deep, linear_layer
 from ..deep.regularizers import OF_OUTPUTS, weights_of
 from . import register
 
@@ -46,7 +46,7 @@ class SuBiC(Deep):
         return f"blocks:{self.units}"
 
     def head(self, dim: int, n_classes: int) -> Tensor:
-        return linear(self.n_bits, n_classes)
+        return linear_layer(self.n_bits, n_classes)
 
     def loss(self, out: Outputs) -> Tensor:
         p = out.u.view(len(out.u), -1, self.units).softmax(2)

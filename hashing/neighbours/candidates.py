@@ -85,7 +85,7 @@ class TopK(NearestRows):
 
         distances, ids = empty_table(len(self.codes), self.k, NO_DISTANCE, np.int32)
         a, b, c, d = map(read_only, (*left, *right))
-        merge_kernels.merge(a, b, c, d, distances, ids)
+        merge_kernels.merge_tables(a, b, c, d, distances, ids)
         return distances, ids
 
 

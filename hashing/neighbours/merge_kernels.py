@@ -4,7 +4,7 @@ from numba import njit
 
 
 @njit(nogil=True, cache=True)
-def merge(left_distances, left_ids, right_distances, right_ids, distances, ids):
+def merge_tables(left_distances, left_ids, right_distances, right_ids, distances, ids):
     """Merge two tables (q, k) and (q, m) sorted by (distance, id), and write the first k to distances, ids (q, k)."""
     for query in range(ids.shape[0]):
         i = j = 0

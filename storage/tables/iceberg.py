@@ -33,7 +33,7 @@ FORMAT = 2  # version of the table format; increase it with every change that an
 WITH_CORRECTIVES = 3  # format of tables with correctives: older programs would rank their rows by Hamming distance
 
 
-def connect(catalog: str, warehouse: str) -> Catalog:
+def open_catalog(catalog: str, warehouse: str) -> Catalog:
     """Return an Iceberg catalog, with the namespace of the code tables, which is created if it is missing.
 
     Parameters
@@ -76,13 +76,13 @@ def connect(catalog: str, warehouse: str) -> Catalog:
             retries -= 1
 
 
-def connect_existing(catalog: str, warehouse: str) -> Catalog | None:
-    """Return an Iceberg catalog as `connect` does, or None for an embedded one that does not exist."""
-    return connect(catalog, warehouse) if catalog_exists(catalog) else None
+def open_existing_catalog(catalog: str, warehouse: str) -> Catalog | None:
+    """Return an Iceberg catalog as `open_catalog` does, or None for an embedded one that does not exist."""
+    return open_catalog(catalog, warehouse) if catalog_exists(catalog) else None
 
 
 def catalog_exists(catalog: str) -> bool:
-    """Return whether the catalog exists. True for a server; `connect` creates an embedded one."""
+    """Return whether the catalog exists. True for a server; `open_catalog` creates an embedded one."""
     file = _file(_properties(catalog, "")[1].get("uri", ""))
     return file is None or file.exists()
 

@@ -18,7 +18,7 @@ def names_of_tables(catalog: str, warehouse: str) -> list[str]:
     from . import iceberg
     from .table import table_names
 
-    return table_names(iceberg.connect(catalog, warehouse))
+    return table_names(iceberg.open_catalog(catalog, warehouse))
 
 
 def names_of_versions(catalog: str, warehouse: str, table: str) -> list[str]:
@@ -29,7 +29,10 @@ def names_of_versions(catalog: str, warehouse: str, table: str) -> list[str]:
     from . import iceberg
     from .table import load_table
 
-    return ["main", *(version.name for version in load_table(iceberg.connect(catalog, warehouse), table).versions())]
+    return [
+        "main",
+        *(version.name for version in load_table(iceberg.open_catalog(catalog, warehouse), table).versions()),
+    ]
 
 
 def _locations(catalog: str) -> dict[str, str]:

@@ -132,9 +132,9 @@ class CodeTable:
     Examples
     --------
     >>> import tempfile
-    >>> from storage.tables.iceberg import connect
+    >>> from storage.tables.iceberg import open_catalog
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     catalog = connect(f"sqlite:///{folder}/catalog.db", folder)
+    ...     catalog = open_catalog(f"sqlite:///{folder}/catalog.db", folder)
     ...     table = create_table(catalog, "mine__itq32", n_bits=32)
     ...     table.version().name, table.shards(table.version().snapshot_id)
     ('v0', [])

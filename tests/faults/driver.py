@@ -166,7 +166,7 @@ def content(name: str, version: str) -> str:
 
 
 def open_table(settings: Settings, name: str) -> CodeTable:
-    return load_table(iceberg.connect(settings.catalog_url, settings.warehouse_url), name)
+    return load_table(iceberg.open_catalog(settings.catalog_url, settings.warehouse_url), name)
 
 
 def published(table: CodeTable, version: str = "main") -> tuple[np.ndarray, np.ndarray]:

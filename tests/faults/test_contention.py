@@ -21,7 +21,7 @@ WRITER = """
     from storage.tables.table import load_table
 
     me, url, warehouse, seconds, keep = sys.argv[1], sys.argv[2], sys.argv[3], float(sys.argv[4]), int(sys.argv[5])
-    table = load_table(iceberg.connect(url, warehouse), "t")
+    table = load_table(iceberg.open_catalog(url, warehouse), "t")
     done = {"labels": [], "vocabulary": [], "published": {}, "rolled back": 0, "collected": 0, "lost races": []}
 
     def tried(commit, *args):
@@ -79,7 +79,7 @@ WRITER = """
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("catalog_url", ["sqlite", "postgresql", "rest"], indirect=True)
 def test_what_a_process_was_told_is_done_is_done(catalog_url, tmp_path):
-    catalog = iceberg.connect(catalog_url, str(tmp_path))
+    catalog = iceberg.open_catalog(catalog_url, str(tmp_path))
     table = create_table(catalog, "t", 16)
     arguments = [catalog_url, str(tmp_path), str(SECONDS), str(KEEP)]
     command, pipes = (

@@ -93,7 +93,7 @@ def spec(**changes):
 def reindex(settings, of, executor=None):
     """Run the stages of the flow; return what was staged, its report, and the published version."""
     context = pipeline.open_run(of, settings, executor or InProcess())
-    staged = pipeline.encode(context)
+    staged = pipeline.fit_and_stage(context)
     if staged.unchanged:
         return staged, None, staged.base
     report = gate.evaluate_staged(context, staged)

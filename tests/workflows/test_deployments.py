@@ -72,7 +72,7 @@ def test_the_work_pool_of_kubernetes_makes_a_valid_job(prefect):
 def test_reindex_publishes_a_version_and_evaluate_measures_it(prefect):
     assert prefect.run("reindex/reindex")["state_type"] == "COMPLETED"
     settings = Settings(home=prefect.folder / "home")
-    table = load_table(iceberg.connect(settings.catalog_url, settings.warehouse_url), "sample__itq32")
+    table = load_table(iceberg.open_catalog(settings.catalog_url, settings.warehouse_url), "sample__itq32")
     published = table.version()
     assert (published.name, published.properties["rows"]) == ("v1", "40000")
     assert sum(part.rows for part in table.parts(published.snapshot_id).values()) == 40_000

@@ -195,5 +195,5 @@ def test_the_pipeline_stores_the_indexes_before_it_publishes(settings, source):
 
     found = []
     write(source, "1.parquet", blobs(150, D, seed=7, first_id=1000))
-    assert pipeline.reindex(Context.of(spec(index=True), settings, InProcess()), run).version == "v2"
+    assert pipeline.run_stages(Context.of(spec(index=True), settings, InProcess()), run).version == "v2"
     assert len(found[0]) == 4

@@ -43,7 +43,7 @@ def test_every_command_on_a_table_works(hashkiln, rest, tmp_path):
     assert hashkiln("evaluate", TABLE)
     hashkiln("reindex", *PCAH, "--refit", "always", "--max-loss", "map=1")
     assert hashkiln("rollback", TABLE)["version"] == "v1"
-    table = load_table(iceberg.connect(rest, str(tmp_path)), TABLE)
+    table = load_table(iceberg.open_catalog(rest, str(tmp_path)), TABLE)
     assert table.folder.startswith("s3://tables-")
     damaged = next(iter(table.parts(table.version().snapshot_id).values()))
     filesystem.write_bytes(damaged.url, b"torn")

@@ -62,7 +62,7 @@ def used(requests):
 def database(postgresql):
     """The URL of a database whose owner has followed the page, with another user: a function of the user's name."""
     url = make_url(postgresql())
-    iceberg.connect(url.render_as_string(), "/nowhere")  # the owner: creates the tables
+    iceberg.open_catalog(url.render_as_string(), "/nowhere")  # the owner: creates the tables
     connection = psycopg2.connect(host=url.query["host"], user="tests", dbname=url.database)
     connection.autocommit = True
     roles = re.findall(r"ROLE (\w+)", GRANTS)

@@ -49,11 +49,11 @@ def encode(specify: Specify, precision: Precision = "float32", as_json: AsJson =
 
     Example: `hashkiln encode --dataset sample --method lsh --bits 64`
     """
-    from ..reindex.pipeline import encode as encode_dataset
+    from ..reindex.pipeline import fit_and_stage
 
     spec = specify(precision=precision)
     with _opened(spec) as context:
-        staged = encode_dataset(context)
+        staged = fit_and_stage(context)
     name = staged.base if staged.unchanged else staged.branch
     found = {"table": staged.table, "version": name, "rows": staged.rows, "encoded": staged.encoded}
     show(found, as_json, staged.table)

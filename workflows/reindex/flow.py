@@ -153,7 +153,7 @@ def reindex(spec: Spec) -> RunOutcome:
     with telemetry.span(f"reindex {table}"):  # Prefect's own span of the flow began before traces were on
         try:
             context = pipeline.open_run(spec, settings, executor, _progress, run)
-            ended.set_result(pipeline.reindex(context, run, on_publish))
+            ended.set_result(pipeline.run_stages(context, run, on_publish))
             return ended.result()
         except Exception as error:
             ended.set_exception(error)

@@ -64,7 +64,7 @@ def recorded(run: Runner, times: dict[str, float]) -> Runner:
     return timed_run
 
 
-def ingest(spec: Spec, settings: Settings, progress: Progress = silent) -> int:
+def ingest_or_embed(spec: Spec, settings: Settings, progress: Progress = silent) -> int:
     """Ingest a named dataset that is not in the warehouse, or embed what has changed in the source of an embedded one.
 
     Return the number of rows that were read.
@@ -75,7 +75,7 @@ def ingest(spec: Spec, settings: Settings, progress: Progress = silent) -> int:
 
 
 NAMES: dict[Callable[..., Any], str] = {
-    ingest: "ingest",
+    ingest_or_embed: "ingest",
     fit: "fit",
     stage: "encode",
     store_missing: "index",
@@ -86,7 +86,7 @@ NAMES: dict[Callable[..., Any], str] = {
     export_published: "export",
 }
 ROWS: dict[Callable[..., Any], Callable[[Any], int]] = {
-    ingest: int,
+    ingest_or_embed: int,
     fit: lambda model: model.rows,
     stage: lambda staged: staged.encoded,
     evaluate_staged: lambda report: report.measured.rows,
@@ -101,11 +101,11 @@ def open_run(
     Raises UsageError, before anything is written, for a run that cannot succeed.
     """
     check_run(spec, settings)
-    run(ingest, spec, settings, progress)
+    run(ingest_or_embed, spec, settings, progress)
     return Context.of(spec, settings, executor)
 
 
-def encode(context: Context, run: Runner = call) -> Staged:
+def fit_and_stage(context: Context, run: Runner = call) -> Staged:
     """Fit a model, and stage new and changed rows. If these have drifted and `refit` is drift, fit and stage again."""
     staged = run(stage, context, run(fit, context))
     if reason := refit_reason(context.spec, staged):
@@ -113,7 +113,7 @@ def encode(context: Context, run: Runner = call) -> Staged:
     return staged
 
 
-def reindex(
+def run_stages(
     context: Context, run: Runner = call, on_publish: Callable[[RunOutcome], None] = lambda outcome: None
 ) -> RunOutcome:
     """Encode new and changed rows, compare the version with the published one, and publish it if the gate passes.
@@ -125,7 +125,7 @@ def reindex(
     """
     start, listed, times = time.monotonic(), time.time(), dict[str, float]()
     run = recorded(run, times)
-    staged = encode(context, run)
+    staged = fit_and_stage(context, run)
     if context.spec.index:
         run(store_missing, context, staged.base if staged.unchanged else staged.branch)
     if staged.unchanged:

@@ -118,7 +118,7 @@ class Opened(NamedTuple):
 
 def _opened(context: Context, model: Model) -> Opened:
     """Open the code table, or create it once its first shard is encoded: a run that fails leaves no empty table."""
-    catalog = iceberg.connect(context.settings.catalog_url, context.warehouse)
+    catalog = iceberg.open_catalog(context.settings.catalog_url, context.warehouse)
     name, n_bits, correctives = context.table_name, context.spec.method.bits, context.spec.method.correctives
     known = context.known_table()
     vocabulary = vocabulary_of(context.dataset, known, context.executor)

@@ -121,7 +121,7 @@ def _pairs(
 def verify_flow(table: str | None = None, deep: bool = False, sample: int | None = None) -> list[Verified]:
     """Check every published part of one table or all, on a schedule. Raises Unsound if any is damaged."""
     settings = Settings()
-    names = [table] if table else table_names(iceberg.connect(settings.catalog_url, settings.warehouse_url))
+    names = [table] if table else table_names(iceberg.open_catalog(settings.catalog_url, settings.warehouse_url))
     found = [verify(name, deep=deep, sample=sample) for name in names]
     if problems := [problem for one in found for problem in one.problems]:
         raise Unsound(f"found {len(problems)} problems: {'; '.join(problems[:10])}")

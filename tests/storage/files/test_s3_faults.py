@@ -117,7 +117,7 @@ def test_a_table_is_written_and_read_through_faults(s3, through, tmp_path):
     proxy = through(failing=0.4, attempts=2, stall=1.5, seed=2)
     function = LinearHash(np.random.default_rng(0).standard_normal((8, 16)), np.zeros(16))
     dataset = Dataset(name="d", dim=8, splits={"base": join(folder, "base")}, columns=Columns(), source="")
-    table = create_table(iceberg.connect(f"sqlite:///{tmp_path / 'c.db'}", join(folder, "w")), "t", 16)
+    table = create_table(iceberg.open_catalog(f"sqlite:///{tmp_path / 'c.db'}", join(folder, "w")), "t", 16)
     base = table.version()
     table.stage("staged-x", base.snapshot_id)
     for shard in dataset.shards("base"):

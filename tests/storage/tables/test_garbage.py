@@ -106,7 +106,7 @@ def test_exactly_the_files_that_versions_need_are_left(catalog, table):
 
 def test_readers_that_opened_a_version_within_the_grace_period_find_its_files(tmp_path):
     """However old the files are: the period starts when the version loses its name."""
-    catalog = iceberg.connect(f"sqlite:///{tmp_path / 'catalog.db'}", str(tmp_path))
+    catalog = iceberg.open_catalog(f"sqlite:///{tmp_path / 'catalog.db'}", str(tmp_path))
     table = create_table(catalog, "t", 16)
     publish(table, part(table, "a"))
     publish(table, part(table, "a", 1))

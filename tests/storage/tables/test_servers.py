@@ -20,7 +20,7 @@ WRITER = """
     from storage.tables import iceberg
     from storage.tables.table import create_table
     name, url, warehouse = sys.argv[1:]
-    table = create_table(iceberg.connect(url, warehouse), "t", 16)
+    table = create_table(iceberg.open_catalog(url, warehouse), "t", 16)
     print("ready", flush=True)
     sys.stdin.readline()
     for i in range(5):
@@ -37,14 +37,14 @@ def test_writers_of_several_processes_lose_nothing(catalog_url, tmp_path):
     writers = [subprocess.Popen(arguments[name], **pipes) for name in arguments]
     assert [writer.stdout.readline() for writer in writers] == ["ready\n"] * 2  # a new catalog, created by both at once
     seen = [json.loads(writer.communicate("go\n")[0]) for writer in writers]
-    final = load_table(iceberg.connect(url, str(tmp_path)), "t").vocabulary
+    final = load_table(iceberg.open_catalog(url, str(tmp_path)), "t").vocabulary
     assert sorted(final) == sorted(["common", *(f"{name}{i}" for name in "ab" for i in range(5))])
     assert all(final[: len(vocabulary)] == tuple(vocabulary) for vocabulary in seen)
 
 
 def test_the_server_can_close_connections_between_two_commits(postgresql, tmp_path):
     url = postgresql()
-    table = create_table(iceberg.connect(url, str(tmp_path)), "t", 16)
+    table = create_table(iceberg.open_catalog(url, str(tmp_path)), "t", 16)
     place = make_url(url)
     with psycopg2.connect(host=place.query["host"], user="tests", dbname="postgres") as admin:
         cursor = admin.cursor()
@@ -71,7 +71,7 @@ def test_an_unreachable_catalog_is_reported_in_one_line(postgresql, tmp_path, ur
     with pytest.raises(
         ConnectionError, match=f"^cannot connect to the Iceberg catalog at {url[:4]}.*: .*{reason}"
     ) as line:
-        iceberg.connect(url.format(host=host), str(tmp_path))
+        iceberg.open_catalog(url.format(host=host), str(tmp_path))
     assert "\n" not in str(line.value)
     assert "secret" not in str(line.value)
 
@@ -80,8 +80,8 @@ def test_the_environment_chooses_the_catalog(postgresql, tmp_path, monkeypatch):
     monkeypatch.setenv("HASHKILN_CATALOG", postgresql())
     monkeypatch.setenv("HASHKILN_HOME", str(tmp_path))
     settings = Settings()
-    create_table(iceberg.connect(settings.catalog_url, settings.warehouse_url), "t", 16)
-    assert table_names(iceberg.connect(settings.catalog_url, settings.warehouse_url)) == ["t"]
+    create_table(iceberg.open_catalog(settings.catalog_url, settings.warehouse_url), "t", 16)
+    assert table_names(iceberg.open_catalog(settings.catalog_url, settings.warehouse_url)) == ["t"]
     assert not (tmp_path / "catalog.db").exists()
 
 
@@ -90,7 +90,7 @@ def test_a_rest_catalog_that_refuses_the_credential_is_reported_in_one_line(rest
     with pytest.raises(
         ConnectionError, match=f"^cannot connect to the Iceberg catalog at {rest}: .*[Ii]nvalid"
     ) as line:
-        iceberg.connect(rest, str(tmp_path))
+        iceberg.open_catalog(rest, str(tmp_path))
     assert "\n" not in str(line.value)
     assert "secret" not in str(line.value)
 
@@ -106,8 +106,8 @@ def test_a_catalog_is_found_by_its_name_in_the_configuration_of_pyiceberg(kind, 
     monkeypatch.setenv("HASHKILN_HOME", str(tmp_path))
     settings = Settings()
     assert iceberg.catalog_exists(settings.catalog_url) == (kind == "rest")
-    table = create_table(iceberg.connect(settings.catalog_url, settings.warehouse_url), "t", 16)
-    assert table_names(iceberg.connect(settings.catalog_url, settings.warehouse_url)) == ["t"]
+    table = create_table(iceberg.open_catalog(settings.catalog_url, settings.warehouse_url), "t", 16)
+    assert table_names(iceberg.open_catalog(settings.catalog_url, settings.warehouse_url)) == ["t"]
     assert table.folder.startswith(f"{tmp_path}/warehouse" if kind == "sqlite" else "s3://tables-")
     with pytest.raises(LookupError, match=r"HASHKILN_CATALOG: .* has no catalog 'lake'; it has: my-lake"):
         iceberg.catalog_exists("lake")
@@ -115,10 +115,10 @@ def test_a_catalog_is_found_by_its_name_in_the_configuration_of_pyiceberg(kind, 
 
 @pytest.mark.parametrize("kind", ["internal error", "lost"])
 def test_a_commit_that_may_have_happened_is_reported_and_can_be_repeated(rest, tmp_path, kind):
-    create_table(iceberg.connect(rest, str(tmp_path)), "t", 16)
+    create_table(iceberg.open_catalog(rest, str(tmp_path)), "t", 16)
     fault = {"failing": 1, "kinds": (kind,), "attempts": 1, "only": "POST"}
     with FaultyProxy(rest.removeprefix("http://"), **fault) as proxy:
-        table = load_table(iceberg.connect(proxy.url, str(tmp_path)), "t")
+        table = load_table(iceberg.open_catalog(proxy.url, str(tmp_path)), "t")
         with pytest.raises(ConnectionError, match="commit to table t that may have happened: see `hashkiln history t`"):
             table.add_labels(["a"])
         assert table.refresh().vocabulary == (("a",) if kind == "lost" else ())

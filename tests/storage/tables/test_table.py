@@ -31,7 +31,7 @@ MODEL = {"model": "m1"}
 
 @pytest.fixture
 def catalog(folder, catalog_url):
-    return iceberg.connect(catalog_url, folder)
+    return iceberg.open_catalog(catalog_url, folder)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def shards_of(table, name="main"):
 def test_an_sqlite_catalog_exists_once_its_file_does(tmp_path):
     url = f"sqlite:///{tmp_path}/new/tables.db?timeout=30"
     assert not iceberg.catalog_exists(url)
-    iceberg.connect(url, str(tmp_path))
+    iceberg.open_catalog(url, str(tmp_path))
     assert iceberg.catalog_exists(url)
     assert iceberg.catalog_exists("postgresql+psycopg2://127.0.0.1:1/none")
 
@@ -328,7 +328,7 @@ def test_table_names_are_plain(name):
 
 
 def test_a_table_that_another_process_has_just_created_is_taken(catalog_url, tmp_path, monkeypatch):
-    first, second = (iceberg.connect(catalog_url, str(tmp_path)) for _ in range(2))
+    first, second = (iceberg.open_catalog(catalog_url, str(tmp_path)) for _ in range(2))
     created = create_table(first, "t", N_BITS)
     assert future_folder(second, "t", N_BITS) == created.folder
     monkeypatch.setattr("storage.tables.table.table_names", lambda catalog: [])  # as before the other one created it
@@ -348,7 +348,7 @@ def test_the_table_records_its_format(catalog, parts):
 @pytest.mark.parametrize("catalog_url", ["sqlite", "postgresql"], indirect=True)
 def test_a_catalog_that_is_no_longer_used_closes_its_connections(catalog_url, tmp_path):
     closed = []
-    catalog = iceberg.connect(catalog_url, str(tmp_path))
+    catalog = iceberg.open_catalog(catalog_url, str(tmp_path))
     event.listen(catalog.engine, "close", lambda *_: closed.append(True))
     connections = catalog.engine.pool.checkedin()
     del catalog

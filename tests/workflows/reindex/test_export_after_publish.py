@@ -16,7 +16,7 @@ from workflows.reindex import pipeline
 
 def reindexed(settings, exports):
     of = spec(exports=exports, method={"method": "lsh", "bits": 16}, gate={"max_loss": {"map": 1.0}})
-    return pipeline.reindex(pipeline.open_run(of, settings, InProcess()))
+    return pipeline.run_stages(pipeline.open_run(of, settings, InProcess()))
 
 
 def test_each_published_version_is_exported_once_in_place_of_the_one_before(settings, source, mine, tmp_path):
@@ -44,7 +44,7 @@ def test_an_export_that_fails_leaves_the_version_published_and_the_earlier_expor
     published = []
     (tmp_path / "out" / "export.json").unlink()  # after the check, another program takes the folder
     with pytest.raises(ExportFailed, match=r"mine__lsh16 v2 is published, but .* npy .*: Run the same|v2 is published"):
-        pipeline.reindex(context, on_publish=published.append)
+        pipeline.run_stages(context, on_publish=published.append)
     assert [outcome.version for outcome in published] == ["v2"]
     assert context.open_table().version().name == "v2"
     assert (tmp_path / "out" / "codes.npy").exists()

@@ -26,7 +26,7 @@ from workflows.reindex import fitting, staging
 
 
 def tables(settings):
-    return table_names(iceberg.connect(settings.catalog_url, settings.warehouse_url))
+    return table_names(iceberg.open_catalog(settings.catalog_url, settings.warehouse_url))
 
 
 def with_nan(rows, first_id):
@@ -111,7 +111,7 @@ def test_label_positions_agree_if_another_run_creates_the_table_meanwhile(settin
     """With the label positions of the first part, the labels would be wrong."""
 
     def do():
-        catalog = iceberg.connect(settings.catalog_url, settings.warehouse_url)
+        catalog = iceberg.open_catalog(settings.catalog_url, settings.warehouse_url)
         create_table(catalog, "mine__itq16", 16).add_labels(["zebu", "fox"])
 
     staged, _, version = reindex(settings, spec(), Meanwhile(do=do))

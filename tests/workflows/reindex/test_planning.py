@@ -211,7 +211,7 @@ RUN = """
     sys.stdin.readline()
     context = pipeline.open_run(spec, settings, connect(settings))
     try:
-        staged = pipeline.encode(context)
+        staged = pipeline.fit_and_stage(context)
         if staged.unchanged:
             print("adopted", staged.base)
         else:

@@ -18,10 +18,10 @@ settings, source = published_table.settings, published_table.source  # fixtures
 
 def test_each_run_has_its_page_and_its_line_in_the_index(settings, source, browser):
     write(source, "1.parquet", blobs(150, D, seed=9, first_id=1000))
-    assert pipeline.reindex(Context.of(spec(), settings, InProcess())).version == "v2"
+    assert pipeline.run_stages(Context.of(spec(), settings, InProcess())).version == "v2"
     write(source, "1.parquet", blobs(160, D, seed=8, first_id=1000))
     with pytest.raises(GateRejected):
-        pipeline.reindex(Context.of(spec(gate={"floors": {"map": 0.99}}), settings, InProcess()))
+        pipeline.run_stages(Context.of(spec(gate={"floors": {"map": 0.99}}), settings, InProcess()))
     reports = source.parent / "home" / "warehouse" / "reports"
     page = (reports / TABLE / "index.html").read_text()
     links = re.findall(r'<th scope="row"><a href="(.*?)">(.*?)</a>', page)

@@ -148,7 +148,7 @@ def test_parts_hold_the_correctives_and_the_export_too(published, settings, tmp_
 
 def test_a_table_is_extended_and_deleted_from_and_sound_throughout(published, queries, settings, folder):
     write(folder, "4.parquet", blobs(50, D, seed=4, first_id=4000))
-    assert pipeline.reindex(Context.of(quantized(), settings, InProcess())).version == "v2"  # with its report
+    assert pipeline.run_stages(Context.of(quantized(), settings, InProcess())).version == "v2"  # with its report
     deletion.delete("mine", ["1003", "4001"])
     report = verify(TABLE, deep=True)
     assert (report.problems, report.rows, report.rechecked) == ((), 848, 5)
