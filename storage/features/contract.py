@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import Any, Literal, NamedTuple
-from warnings import catch_warnings
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -398,7 +397,7 @@ def _first_picture(column: Any) -> str:
     from PIL import Image
 
     for content in media.encoded(column)[:PICTURES].to_pylist():
-        with suppress(Exception), catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as picture:
+        with suppress(Exception), media.without_warnings(), Image.open(io.BytesIO(content)) as picture:
             return f", the first {picture.width} x {picture.height} {picture.format} {picture.mode}"
     return ""
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from hashlib import blake2b
 from math import isqrt
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +22,7 @@ SIDE, LENGTH = 64, 32  # default side of an image in pixels; number of words of 
 CHANNELS = 3
 NO_FORMAT = "of no known format"
 BYTES = "bytes"  # the field of an encoded image in a struct (bytes, path)
+_quiet = Lock()
 
 
 def kind(column_type: Any) -> Literal["image", "text"] | None:
@@ -92,7 +96,7 @@ def picture(data: bytes) -> Any:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as found:
+        with without_warnings(), Image.open(io.BytesIO(data)) as found:
             kind, turned = (found.mode, found.format), ImageOps.exif_transpose(found)
     except UnidentifiedImageError:  # whose words are about an object in memory
         raise ValueError(f"expected a picture, found {len(data):,} bytes {NO_FORMAT}") from None
@@ -101,6 +105,13 @@ def picture(data: bytes) -> Any:
     if kind == ("I", "TIFF"):  # of unknown range; Pillow scales those of PPM to 16 bits
         raise ValueError("expected a picture of 8 or 16 bits, found signed or 32-bit integers: convert it")
     return _rgb(turned)
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Ignore the warnings of Pillow. One thread at a time, as the filters of warnings belong to the whole process."""
+    with _quiet, warnings.catch_warnings(action="ignore"):
+        yield
 
 
 def _rgb(picture: Any) -> Any:

@@ -316,6 +316,29 @@ def test_rows_that_are_embedded_while_a_deletion_writes_pieces_stay(settings, no
     assert (len(held), "note-1-7" in held) == (239, False)
 
 
+def test_a_list_of_vectors_that_a_deletion_overwrites_comes_back_without_encoding(
+    settings, notes, encoder, tmp_path, monkeypatch
+):
+    embed("notes", encoder, "vectors")
+    save, parts = deletion.save_dataset, [3]
+
+    def between_read_and_write(*arguments):
+        write_texts(tmp_path / "notes", parts.pop())
+        embed("notes", encoder, "vectors")
+        save(*arguments)
+
+    def held():
+        files = load_dataset(settings.warehouse_url, "vectors").files("base").values()
+        return {key for file in files for key in pq.read_table(file.url)["key"].to_pylist()}
+
+    monkeypatch.setattr(deletion, "save_dataset", between_read_and_write)
+    deletion.delete("vectors", ["note-1-7"])
+    assert not parts
+    assert (len(held()), "note-1-7" in held()) == (179, False)
+    assert embed("notes", encoder, "vectors").encoded == 0
+    assert (len(held()), "note-1-7" in held()) == (239, False)
+
+
 def test_keys_without_ids_are_deleted_and_others_refused(settings, notes):
     with pytest.raises(ValueError, match="unknown key 'note-9-9', in the rows of notes to delete"):
         deletion.delete("notes", ["note-9-9"])

@@ -154,6 +154,7 @@ def _erase(name: str, settings: Settings, executor: Executor) -> bool:
     write = partial(pieces.erase_rows, shard=dataset.shards("base")[0], warehouse=settings.warehouse_url, dataset=name)
     list(executor.map(write, sorted(renamed), f"erase from {name}"))
     if load_dataset(settings.warehouse_url, name).embedding == how:
+        # If `embed` writes the dataset just now, its list of files is lost. The files are not: the next run lists them.
         how = how.model_copy(update={"pieces": listed})
         save_dataset(settings.warehouse_url, dataset.model_copy(update={"embedding": how}))
     _erase(name, settings, executor)  # `embed`, or another deletion, may have written the dataset meanwhile

@@ -1,6 +1,9 @@
 """Pictures and texts as rows of numbers, read from Parquet; and values that cannot be read."""
 
 import io
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -95,6 +98,17 @@ def test_bad_pictures_and_texts_are_refused_with_file_and_row_or_dropped_and_rep
         assert block.batch.ids.tolist() == [10, 13]
         assert block.batch.x.shape == (2, dim)
         assert [(file, row, id) for file, row, id, _ in block.dropped] == [(url, 1, 11), (url, 2, 12)]
+
+
+def test_threads_that_decode_pictures_do_not_change_the_filters_of_warnings():
+    before, interval, picture = list(warnings.filters), sys.getswitchinterval(), encoded(1, 1, 16)
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            assert len({row.tobytes() for row in pool.map(media.pixels, [picture] * 400, [192] * 400)}) == 1
+    finally:
+        sys.setswitchinterval(interval)
+    assert warnings.filters == before
 
 
 def test_shards_of_pictures_are_cut_by_their_bytes(tmp_path, monkeypatch):
