@@ -17,7 +17,9 @@ from .files import filesystem
 from .files.filesystem import StoredFile
 from .files.uploads import Upload, incomplete_uploads
 
-Kind = Literal["model", "pretrained", "encoder", "vectors", "dataset", "queries", "kept", "truth", "training", "file"]
+Kind = Literal[
+    "model", "pretrained", "encoder", "vectors", "dataset", "queries", "cache", "ground truth", "training", "file"
+]
 PLACES: dict[Kind, tuple[places.Place, ...]] = {  # the first field of a place groups the files that belong together
     "model": (places.MODEL_HEADER, places.MODEL_TENSORS, places.MODEL_EPOCHS, places.MODEL_MOMENTS),
     "pretrained": (places.PRETRAINED,),
@@ -25,8 +27,8 @@ PLACES: dict[Kind, tuple[places.Place, ...]] = {  # the first field of a place g
     "vectors": (places.PIECE,),
     "dataset": (places.SUBSET, places.SUBSET_SHARD),
     "queries": (places.QUERIES,),
-    "kept": (places.CACHE,),
-    "truth": (places.GROUND_TRUTH,),
+    "cache": (places.CACHE,),
+    "ground truth": (places.GROUND_TRUTH,),
     "training": (places.CHECKPOINT,),
 }
 WHY: dict[Kind, str] = {
@@ -37,8 +39,8 @@ WHY: dict[Kind, str] = {
     "vectors": "embedded from other rows, or by another encoder",
     "dataset": "sampled for a benchmark or a plan, and not used within the grace period",
     "queries": "replaced by another query set",
-    "kept": "cache, not used within the grace period",
-    "truth": "cache, not used within the grace period",
+    "cache": "cache, not used within the grace period",
+    "ground truth": "cache, not used within the grace period",
     "training": "checkpoint, not resumed within the grace period",
 }
 

@@ -218,7 +218,7 @@ def text(dim: int) -> tuple[nn.Module, int]:
     return TextCNN(dim), 7 * TEXT_WIDTH
 
 
-BODIES: dict[str, Callable[[int], tuple[nn.Module, int]]] = {
+BACKBONES: dict[str, Callable[[int], tuple[nn.Module, int]]] = {
     name: globals()[name]  # the function of that name in this file
     for name in NETWORKS
 }

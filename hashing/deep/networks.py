@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ..mapreduce import Array
 from .architectures import PICTURES, network_names, picture_shape, view_dims
-from .backbones import BODIES, STANDARD, Scale
+from .backbones import BACKBONES, STANDARD, Scale
 from .batches import copied
 from .recompute import recomputed
 
@@ -80,7 +80,7 @@ class HashNetwork(nn.Module):
     def __init__(self, body: str, dim: int, n_bits: int, layer: str = "linear") -> None:
         super().__init__()
         self.standard = Scale(dim)
-        self.body, width = BODIES[body](dim)
+        self.body, width = BACKBONES[body](dim)
         self.hash = hash_layer(layer, width, n_bits)
         self.standardised, self.sees_pictures = body in STANDARD, body in PICTURES
         self.recompute = False  # in training: see `recomputed`

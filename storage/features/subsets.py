@@ -10,10 +10,11 @@ import numpy as np
 
 from hashing.mapreduce import Array
 
+from .. import warehouse as places
 from ..files import filesystem
 from ..formats import FeatureRows
 from . import columns, deletions, media, rows
-from .dataset import Dataset, dataset_exists, dataset_url, load_dataset, save_dataset, write_split
+from .dataset import Dataset, dataset_exists, load_dataset, save_dataset, write_split
 from .rows import Columns
 from .shard import FeatureShard, batch_rows
 
@@ -59,7 +60,7 @@ def write_subset(
     drawn
         New split -> shards of `dataset`, and the ids (m,) int64 of the rows to take from them.
     """
-    root = filesystem.join(dataset_url(warehouse, name), "drawn")
+    root = places.SUBSET_ROWS.url(warehouse, dataset=name)
     urls = {split: filesystem.join(root, split) for split in drawn}
     for split, (shards, wanted) in drawn.items():
         write_split(urls[split], _select(shards, wanted))

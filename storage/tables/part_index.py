@@ -70,4 +70,4 @@ def _is_intact(url: str, content: Array) -> bool:
 
 def indexed_parts(folder: str) -> set[str]:
     """Return the URLs of the index files in the folder of a table."""
-    return {file.url for file in filesystem.inventory(filesystem.join(folder, "index"))}
+    return {file.url for file in filesystem.inventory(places.PART_INDEXES.url(folder))}

@@ -8,7 +8,7 @@ import torch
 from safetensors.numpy import save
 
 from hashing.deep import networks, weights
-from hashing.deep.backbones import BODIES
+from hashing.deep.backbones import BACKBONES
 from hashing.families import DeepHash
 from hashing.mapreduce import Batch, Data
 from hashing.methods import METHODS
@@ -78,7 +78,7 @@ def test_parameters_are_sorted_by_the_layers_of_torchvision(names):
 def test_parameters_of_torchvisions_resnet18_fit_ours():
     rng = np.random.default_rng(0)
     arrays = {name: rng.random(shape, np.float32) for name, shape in torchvision_resnet18().items()}
-    body, _ = BODIES["resnet18"](3 * 32**2)
+    body, _ = BACKBONES["resnet18"](3 * 32**2)
     networks.copy_pretrained(body, weights.in_order(dict(sorted(arrays.items()))))
     state = [value for name, value in body.state_dict().items() if not name.endswith("num_batches_tracked")]
     given = [array for name, array in arrays.items() if not name.endswith("num_batches_tracked")]
@@ -89,7 +89,7 @@ def test_parameters_of_torchvisions_resnet18_fit_ours():
 
 def body_of_cnn(seed):
     torch.manual_seed(seed)
-    body, _ = BODIES["cnn"](3 * 16**2)
+    body, _ = BACKBONES["cnn"](3 * 16**2)
     return dict(body.state_dict())
 
 
@@ -149,7 +149,7 @@ def test_other_pretrained_parameters_give_another_fit(settings, mine, tmp_path):
     digests = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        body, _ = BODIES["mlp"](blobs(1).x.shape[1])
+        body, _ = BACKBONES["mlp"](blobs(1).x.shape[1])
         (tmp_path / "weights").write_bytes(as_torch(body.state_dict()))
         digests.append(keep(str(tmp_path / "weights"), settings.warehouse_url))
     method = {"method": "dpsh", "bits": 8, "parameters": {"epochs": 1, "batch_size": 20}}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hashing.deep.backbones import BODIES, Picture, picture_shape
+from hashing.deep.backbones import BACKBONES, Picture, picture_shape
 from hashing.deep.method import Deep
 from hashing.deep.networks import augmented, build, copy_pretrained
 from hashing.deep.weights import in_order
@@ -19,7 +19,7 @@ def rows(dim, n=2):
     return torch.tensor(np.random.default_rng(0).integers(1, 255, (n, dim)), dtype=torch.float32)
 
 
-@pytest.mark.parametrize("body", [body for body in BODIES if body not in LARGE])
+@pytest.mark.parametrize("body", [body for body in BACKBONES if body not in LARGE])
 @pytest.mark.parametrize("layer", ["linear", "divide", "blocks:4"])
 def test_small_networks_give_a_number_for_each_bit(body, layer):
     network = build(body, 784, BITS, layer=layer).eval()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from hashing.deep import architectures
-from hashing.deep.backbones import BODIES
+from hashing.deep.backbones import BACKBONES
 from hashing.deep.method import Deep
 from hashing.methods import METHODS, check_against, check_hyperparameters
 
@@ -154,7 +154,7 @@ def test_methods_that_need_a_code_for_each_class_are_marked():
 
 
 def test_names_of_networks_are_those_of_their_bodies():
-    assert tuple(BODIES) == architectures.NETWORKS
+    assert tuple(BACKBONES) == architectures.NETWORKS
 
 
 def test_the_catalogue_needs_no_torch():

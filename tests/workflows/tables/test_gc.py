@@ -98,7 +98,7 @@ def test_unreferenced_files_are_deleted_on_s3_and_postgresql(s3, postgresql, tmp
 def test_models_are_kept_if_the_warehouse_has_tables_unknown_to_the_catalog(settings, source, monkeypatch):
     monkeypatch.setenv("HASHKILN_CATALOG", f"sqlite:///{settings.home / 'other.db'}")
     found = gc.gc(grace=7, clock=in_days(8))
-    assert {item.kind for item in found.items} == {"kept"}
+    assert {item.kind for item in found.items} == {"cache"}
     (note,) = found.notes
     assert note.startswith("kept all models, pretrained parameters")
     assert "mine__code" in note
