@@ -2,8 +2,9 @@
 
     python benchmarks/check.py COMMITTED NEW
 
-Exits with 1 and names the cases whose ratio has fallen by a quarter or more, or which are missing. Ratios compare two
-programs in one run, so they hold on other machines and under load more than times do; still, run it on a quiet machine.
+Exits with 1 and names the cases whose ratio has fallen by a quarter or more, or which are missing. Of a benchmark that
+was committed with --full, some may be missing. Ratios compare two programs in one run, so they hold on other machines
+and under load more than times do; still, run it on a quiet machine.
 """
 
 import json
@@ -14,15 +15,13 @@ from typing import Any
 FALL = 0.75
 
 
-def ratios(folder: Path) -> dict[str, float]:
-    """Return the ratios of all cases in a folder of results, by benchmark and case."""
-    results: dict[str, dict[str, Any]] = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
-    return {
-        f"{name}: {row['case']}": row["ratio"]
-        for name, result in sorted(results.items())
-        for row in result["rows"]
-        if "ratio" in row
-    }
+def results(folder: Path) -> dict[str, dict[str, Any]]:
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+
+
+def ratios(name: str, result: dict[str, Any]) -> dict[str, float]:
+    """Return the ratios of the cases of a benchmark."""
+    return {f"{name}: {row['case']}": row["ratio"] for row in result["rows"] if "ratio" in row}
 
 
 def fallen(committed: dict[str, float], new: dict[str, float]) -> list[str]:
@@ -35,7 +34,14 @@ def fallen(committed: dict[str, float], new: dict[str, float]) -> list[str]:
 
 
 def main() -> None:
-    committed, new = (ratios(Path(folder)) for folder in sys.argv[1:])
+    before, after = (results(Path(folder)) for folder in sys.argv[1:])
+    new = {case: ratio for name in after for case, ratio in ratios(name, after[name]).items()}
+    committed = {
+        case: ratio
+        for name in before
+        for case, ratio in ratios(name, before[name]).items()
+        if case in new or not before[name]["full"]
+    }
     if problems := fallen(committed, new):
         sys.exit("\n".join(["slower than before, relative to the peer:", *problems]))
     print(f"{len(committed)} ratios are above {FALL:.0%} of the committed ones")

@@ -10,10 +10,13 @@ the file one after the other: that is the limit.
 
 **Memory.** The peak memory of a process that encodes a file of one row group, whatever the size of the file.
 
-**Workers.** Ray tasks that encode Parquet files, two at a time; the peer is one at a time.
+**Workers.** Ray tasks that encode Parquet files, one for each core; the peer is one at a time, on one core. If more
+workers need no more processor time for a row, the rate grows with the cores: what is left is waiting, for the disk and
+for other programs.
 
-**S3.** One process encodes files in the folder at `--url`, which the environment gives access to; the peer is encoding
-the same files from the local disk, and the limit is reading their bytes from S3 without decoding them.
+**S3.** One process encodes files in the folder at `--url`, which the environment gives access to, or in a bucket of
+SeaweedFS, which runs on the same cores. The peer is encoding the same files from the local disk. The limit is doing
+that while a thread reads their bytes from S3, without decoding them, by as many connections.
 
 **All cores.** Two programs read the same shards and write the same codes to Parquet; wall-clock time. The minimal
 script checks nothing, hashes nothing and does not sync files; pyarrow and BLAS use all cores. Hashkiln checks every
@@ -27,10 +30,13 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import faiss
+import local_s3
 import measure
 import numpy as np
 import pyarrow as pa
@@ -38,13 +44,13 @@ import pyarrow.parquet as pq
 
 from hashing.blas import one_blas_thread
 from hashing.families import LinearHash
-from hashing.mapreduce import Batch, Resources
+from hashing.mapreduce import Batch
 from infra.executors import InProcess, Ray
 from infra.settings import Settings
 from storage.features import splits
 from storage.features.rows import Columns
 from storage.features.shard import FeatureShard
-from storage.files import filesystem
+from storage.files import filesystem, parquet
 from storage.formats import FeatureRows
 from storage.tables.parts import encode_shard
 from storage.tables.source_digest import NEWEST, SOURCE_DIGESTS, update_digest
@@ -152,54 +158,89 @@ def memory(options: argparse.Namespace) -> Iterator[measure.Row]:
         yield measure.row(f"peak memory, {size / 1e6:.0f} MB in one row group", {"ours": [most / 1e6]}, "MB")
 
 
-def default_files(count, options):
-    """Return vectors of 128 float32, the number of their rows in `count` files, and a function that hashes them."""
+def default_files(count, d, n_bits):
+    """Return vectors of d float32, the number of their rows in `count` files, and a function that hashes them."""
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((FILE_BYTES // 512, 128), np.float32)
-    return x, count * len(x), LinearHash(rng.standard_normal((128, options.bits)), np.zeros(options.bits))
+    x = rng.standard_normal((FILE_BYTES // (4 * d), d), np.float32)
+    return x, count * len(x), LinearHash(rng.standard_normal((d, n_bits)), np.zeros(n_bits))
+
+
+def on_cores(cores, fn, item):
+    """Call fn(item) in this process, which runs on some cores from now on, and return its processor time in seconds."""
+    for thread in os.listdir("/proc/self/task"):
+        os.sched_setaffinity(int(thread), cores)
+    start = time.process_time()
+    fn(item)
+    return time.process_time() - start
 
 
 def workers(options: argparse.Namespace) -> Iterator[measure.Row]:
-    files = 8
-    x, rows, function = default_files(files, options)
-    ray = Ray()
+    files, cores = 16, sorted(os.sched_getaffinity(0))
+    x, rows, function = default_files(files, 128, options.bits)
+    executors = {"ours": (cores, Ray()), "peer": (cores[:1], Ray(in_flight=1))}
+    processor: dict[str, list[float]] = {name: [] for name in executors}
     with tempfile.TemporaryDirectory() as folder:
         shards = [write_default(f"{folder}/{i}.parquet", x, folder) for i in range(files)]
-        ways = {
-            "ours": lambda: ours(ray, shards, function, folder),
-            "peer": lambda: ours(ray.with_resources(Resources(cpus=measure.cores())), shards, function, folder),
-        }
+        encode = partial(encode_shard, function=function, folder=folder)
+
+        def run(name):
+            some, executor = executors[name]
+            processor[name].append(sum(executor.map(partial(on_cores, some, encode), shards)))
+
+        ways = {name: partial(run, name) for name in executors}
         seconds = measure.in_turns(ways, options.repeats, time.perf_counter)
-    case = f"{rows:,} rows of 128 float32 to {options.bits} bits, {measure.cores()} Ray workers; peer: one worker"
+    case = f"{rows:,} rows of 128 float32 to {options.bits} bits, {len(cores)} Ray workers; peer: one, on one core"
     yield measure.row(case, seconds, "Mrow/s", rows / 1e6)
+    warm = {name: found[1:] for name, found in processor.items()}
+    yield measure.row(f"{case}: processor time of the tasks", warm, "ns/row", 1e9 / rows)
 
 
 def s3(options: argparse.Namespace) -> Iterator[measure.Row]:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        url = options.url or stack.enter_context(local_s3.bucket(folder))
+        for d, n_bits in ((128, 64), (768, 768)):
+            yield from from_s3(url.rstrip("/"), d, n_bits, folder, options.repeats)
+
+
+def from_s3(url: str, d: int, n_bits: int, folder: str, repeats: int) -> Iterator[measure.Row]:
     files = 4
-    x, rows, function = default_files(files, options)
-    with tempfile.TemporaryDirectory() as folder:
-        local = [write_default(f"{folder}/{i}.parquet", x, folder) for i in range(files)]
-        remote = [write_default(f"{options.url.rstrip('/')}/{i}.parquet", x, folder) for i in range(files)]
-        ways = {
-            "ours": lambda: ours(InProcess(), remote, function, folder),
-            "peer": lambda: ours(InProcess(), local, function, folder),
-            "limit": lambda: read_bytes(remote),
-        }
-        seconds = measure.in_turns(ways, options.repeats, time.perf_counter)
-        for shard in remote:
-            filesystem.remove(shard.url)
-    case = (
-        f"{rows:,} rows of 128 float32 to {options.bits} bits, from S3; peer: from the local disk; limit: bytes from S3"
-    )
+    x, rows, function = default_files(files, d, n_bits)
+    local = [write_default(f"{folder}/{i}.parquet", x, folder) for i in range(files)]
+    remote = [write_default(f"{url}/{i}.parquet", x, folder) for i in range(files)]
+
+    def from_disk():
+        ours(InProcess(), local, function, folder)
+
+    def bytes_of_all():
+        consume(map(read_bytes, remote))
+
+    def both():
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(bytes_of_all)
+            from_disk()
+            reading.result()
+
+    ways = {
+        "ours": lambda: ours(InProcess(), remote, function, folder),
+        "peer": from_disk,
+        "limit": both,
+        "bytes": bytes_of_all,
+    }
+    seconds = measure.in_turns(ways, repeats, time.perf_counter)
+    for shard in remote:
+        filesystem.remove(shard.url)
+    case = f"{rows:,} rows of {d} float32"
+    yield measure.row(f"{case}, their bytes from S3", {"ours": seconds["bytes"]}, "Mrow/s", rows / 1e6)
+    case += f" to {n_bits} bits, from S3; peer: from the local disk; limit: that beside the bytes from S3"
     yield measure.row(case, seconds, "Mrow/s", rows / 1e6)
 
 
-def read_bytes(shards):
-    for shard in shards:
-        fs, path = filesystem.arrow(shard.url)
-        with fs.open_input_file(path) as file:
-            while file.read(2**25):
-                pass
+def read_bytes(shard):
+    """Read a file in the windows and by as many threads as its vectors are read."""
+    fs, path = filesystem.arrow(shard.url)
+    with fs.open_input_file(path) as file, ThreadPoolExecutor(parquet.AHEAD) as pool:
+        starts = range(0, file.size(), parquet.REMOTE_WINDOW)
+        consume(pool.map(lambda start: len(file.read_at(parquet.REMOTE_WINDOW, start)), starts))
 
 
 def read(path):
@@ -265,7 +306,7 @@ def on_one_core(options: argparse.Namespace) -> Iterator[measure.Row]:
 
 def measured(options: argparse.Namespace) -> Iterator[measure.Row]:
     for name, part in PARTS.items():
-        if options.only in (None, name) and (name != "s3" or options.url):
+        if options.only in (None, name):
             yield from part(options)
 
 
@@ -278,10 +319,8 @@ def main() -> None:
     parser.add_argument("--bits", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", choices=PARTS)
-    parser.add_argument("--url", help="folder in a bucket; without it, S3 is left out")
+    parser.add_argument("--url", help="folder in a bucket of S3; without it, an S3 server is started here")
     options = parser.parse_args()
-    if options.only == "s3" and not options.url:
-        parser.error("--only s3 needs --url")
     peer = limit = "named in each row"
     packages = "numba", "faiss-cpu", "pyarrow", "ray"
     measure.run(__doc__, options, measured(options), peer=peer, limit=limit, packages=packages)

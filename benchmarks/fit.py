@@ -1,17 +1,14 @@
-"""Fitting every shallow method on one core: seconds, and mean average precision of the codes.
+"""How long does each shallow method fit on one core, and how precise are its codes?
 
-    HASHKILN_DATA=… python benchmarks/fit.py [--dataset mnist] [--bits 32] [--methods bre,ksh] [--json FILE]
-                                             [--before FILE]
+    HASHKILN_DATA=… python benchmarks/fit.py [--dataset mnist] [--bits 32] [--methods bre,ksh]
 
-All training rows are read from their shards, in process; the time is that of the process, reading included. `--json`
-writes the measured rows. `--before` names such a file, for example of an older version, for comparison.
-Relevant are rows that share a label for supervised methods, and the 50 nearest rows for others.
+All training rows are read from their shards, in process; time is that of the process, reading included. Relevant are
+rows that share a label for supervised methods, and the 50 nearest rows for others.
 """
 
 import argparse
-import json
 import time
-from pathlib import Path
+from collections.abc import Iterator
 
 import measure
 
@@ -30,25 +27,12 @@ from workflows.ingested import labels_of, training_shards
 from workflows.spec import Protocol, Spec
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--dataset", default="mnist")
-    parser.add_argument("--bits", type=int, default=32)
-    parser.add_argument("--methods", help="comma-separated; default: all shallow ones")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--before", type=Path)
-    options = parser.parse_args()
-    names = (
-        options.methods.split(",") if options.methods else [n for n, m in METHODS.items() if not issubclass(m, Deep)]
-    )
-    before = {row["method"]: row for row in json.loads(options.before.read_text())} if options.before else {}
+def measured(options: argparse.Namespace) -> Iterator[measure.Row]:
     executor, settings = InProcess(), Settings()
     dataset = ingest(Spec(dataset=options.dataset), settings)
     vocabulary = labels_of(dataset, executor)
-    judges, rows = {}, []
-    print(measure.machine(()), "\n")
-    print("| method | seconds before | seconds | map before, % | map, % |\n|---|---|---|---|---|")
-    for name in names:
+    judges = {}
+    for name in options.methods.split(","):
         built = method(name)(n_bits=options.bits)
         if built.supervised not in judges:
             protocol = Protocol(relevance="labels" if built.supervised else "neighbours", neighbours=50)
@@ -62,12 +46,19 @@ def main():
             seconds = time.process_time() - start
         base = Data(dataset.shards("base", vocabulary), executor)
         codes = base.map_rows(lambda batch, function=function: batch._replace(x=pack(function.encode(batch.x))))
-        map_ = float(average_precision(judge.histogram(function, list(codes.shards), executor)).mean())
-        rows.append({"method": name, "bits": options.bits, "seconds": round(seconds, 2), "map": round(100 * map_, 3)})
-        old = before.get(name, {"seconds": "", "map": ""})
-        print(f"| {name} | {old['seconds']} | {seconds:.1f} | {old['map']} | {100 * map_:.2f} |", flush=True)
-        if options.json:
-            options.json.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+        found = float(average_precision(judge.histogram(function, list(codes.shards), executor)).mean())
+        case = f"{dataset.name}, {options.bits} bits: {name}"
+        yield measure.row(case, {"ours": [seconds]}, "s", note=f"mAP {100 * found:.2f} %")
+
+
+def main() -> None:
+    parser = measure.parser(__doc__)
+    parser.add_argument("--dataset", default="mnist")
+    parser.add_argument("--bits", type=int, default=32)
+    shallow = (name for name, made in METHODS.items() if not issubclass(made, Deep))
+    parser.add_argument("--methods", default=",".join(shallow), help="default: all shallow ones")
+    options = parser.parse_args()
+    measure.run(__doc__, options, measured(options), packages=("numba", "scipy"))
 
 
 if __name__ == "__main__":

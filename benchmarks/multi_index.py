@@ -5,8 +5,8 @@
 Two kinds of codes. Uniformly random ones, where nothing is near: the hardest case. And near ones: those of photosift by
 ITQ, of the base vectors and of copies of them with Gaussian noise of a tenth of the standard deviation, up to the
 number of rows; where photosift's 128 dimensions do not suffice for the bits, or --synthetic is given, random codes of
-which copies differ in 3 % of their bits, ten copies of each. Codes are generated a million at a time. --full takes 10^7
-rows.
+which copies differ in 3 % of their bits, ten copies of each. Codes are generated a million at a time. --full takes 10^6
+rows with all peers, 10^7 without hnsw, and 10^8 without peers.
 
 Times are thread times a query, of one call for each query and of one call for all. The recall of the 10 nearest counts
 a row as found if its distance is at most that of the exact 10th; the multi-index and the scan are exact and compared.
@@ -41,6 +41,7 @@ from infra.settings import Settings
 from storage import datasets
 
 BLOCK = 1_000_000
+FULL = [(10**6, "hash,multihash,hnsw"), (10**7, "hash,multihash"), (10**8, "")]
 HEADER = "\n| search | build, s | one query, us | of many, us | win | recall |\n|---|---|---|---|---|---|"
 Search = Callable[[np.ndarray], tuple[np.ndarray, ...]]
 
@@ -122,7 +123,7 @@ def benchmark(
     print(f"\n{name}: {len(codes):,} codes of {8 * codes.shape[1]} bits in {n_parts} parts,", end=" ")
     print(f"{len(queries)} queries; mean distance of the 10th row {distances[:, -1].mean():.1f},", end=" ")
     print(f"mean number of rows within 2: {near.mean():.1f}")
-    exact(report, codes, n_parts)
+    build = exact(report, codes, n_parts)
     if peers:
         print(HEADER)
         flat = faiss.IndexBinaryFlat(8 * codes.shape[1])
@@ -130,10 +131,13 @@ def benchmark(
         report("Faiss Flat", "k = 10", lambda q: flat.search(q, 10))
     for peer in peers:
         approximate(report, codes, peer)
-    yield from report.rows(f"{name}, {len(codes):,} codes of {8 * codes.shape[1]} bits")
+    case = f"{name}, {len(codes):,} codes of {8 * codes.shape[1]} bits"
+    yield measure.row(f"{case}: building the multi-index", {"ours": [build]}, "s")
+    yield from report.rows(case)
 
 
-def exact(report: Report, codes: np.ndarray, n_parts: int) -> None:
+def exact(report: Report, codes: np.ndarray, n_parts: int) -> float:
+    """Measure the multi-index and the scan, and return the seconds of building the index."""
     queries, ids, parts = report.queries, np.arange(len(codes)), []
     bounds = np.linspace(0, len(codes), n_parts + 1).astype(int)
     rows = [slice(*pair) for pair in pairwise(bounds)]
@@ -162,6 +166,7 @@ def exact(report: Report, codes: np.ndarray, n_parts: int) -> None:
         if spent:
             name = f"{len(spent)} look-ups that used up a budget"
             print(f"| {name} | {budget / 1e3:.0f} | {1e6 * np.median(spent):.0f} |")
+    return build
 
 
 def approximate(report: Report, codes: np.ndarray, peer: str) -> None:
@@ -186,19 +191,20 @@ def approximate(report: Report, codes: np.ndarray, peer: str) -> None:
 
 def measured(options: argparse.Namespace) -> Iterator[measure.Row]:
     faiss.omp_set_num_threads(1)
-    rows, peers = 10**7 if options.full else options.rows, [name for name in options.peers.split(",") if name]
-    size = rows, options.queries, options.bits
-    if options.synthetic or options.bits > 128:
-        yield from benchmark("near copies of random codes", *drawn(*size, copies=10), options.parts, peers)
-    else:
-        yield from benchmark("photosift, ITQ", *photosift(*size), options.parts, peers)
-    yield from benchmark("random", *drawn(*size, copies=0), options.parts, peers)
-    print(f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+    for rows, names in FULL if options.full else [(options.rows or 10**6, options.peers)]:
+        peers, size = [name for name in names.split(",") if name], (rows, options.queries, options.bits)
+        if options.synthetic or options.bits > 128:
+            yield from benchmark("near copies of random codes", *drawn(*size, copies=10), options.parts, peers)
+        else:
+            yield from benchmark("photosift, ITQ", *photosift(*size), options.parts, peers)
+        yield from benchmark("random", *drawn(*size, copies=0), options.parts, peers)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        yield measure.row(f"peak memory to {rows:,} codes", {"ours": [peak]}, "GiB")
 
 
 def main() -> None:
     parser = measure.parser(__doc__)
-    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rows", type=int, help="default: 10^6")
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--bits", type=int, default=64)
     parser.add_argument("--parts", type=int, default=1)

@@ -13,14 +13,15 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# Scripts that compare with a peer, then those that do not.
+# Scripts that compare with a peer, then those that do not, and those that take minutes.
 PEERS = ("hamming", "search", "multi_index", "encode", "itq", "training", "evaluation", "neighbours")
 NAMES = (*PEERS, "scale", "reindex")
+FULL = (*NAMES, "fit")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: {', '.join(NAMES)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: {', '.join(NAMES)}; --full: fit, too")
     parser.add_argument("--full", action="store_true", help="measure the cases that take minutes, too")
     parser.add_argument("--peers", action="store_true", help=f"by default {', '.join(PEERS)}")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "performance")
@@ -28,7 +29,7 @@ def main() -> None:
     options = parser.parse_args()
     seconds = options.seconds or (7200 if options.full else 300)
     failed = []
-    for name in options.names or (PEERS if options.peers else NAMES):
+    for name in options.names or (PEERS if options.peers else FULL if options.full else NAMES):
         start, why = time.monotonic(), ""
         command = [sys.executable, str(HERE / f"{name}.py"), "--json", str(options.out / f"{name}.json")]
         print(f"\n--- {name}", flush=True)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from measure import HEAD, Point, Row, line, quiet  # noqa: E402  # needs the path above
-from run import NAMES  # noqa: E402  # needs the path above
+from run import FULL  # noqa: E402  # needs the path above
 
 INTRODUCTION = """# Performance
 
@@ -45,7 +45,7 @@ def main() -> None:
     images.mkdir(parents=True, exist_ok=True)
     print(INTRODUCTION)
     print("\n".join(summary()))
-    for name in NAMES:
+    for name in FULL:
         path = ROOT / "benchmarks" / "results" / "performance" / f"{name}.json"
         if path.exists():
             print("\n".join(section(name, json.loads(path.read_text()), images)))
@@ -75,7 +75,7 @@ def section(name: str, result: dict[str, Any], images: Path) -> list[str]:
     lines = [
         f"## {result['question']}",
         "",
-        f"`benchmarks/{name}.py`" + (f" with {settings}." if settings else "."),
+        f"`benchmarks/{name}.py{' --full' * result['full']}`" + (f" with {settings}." if settings else "."),
         "",
     ]
     if result["rows"]:

@@ -69,6 +69,10 @@ def test_the_check_fails_and_names_a_ratio_that_fell_by_a_quarter(tmp_path):
     result["rows"].remove(third)
     (new / "hamming.json").write_text(json.dumps(result))
     assert f"hamming: {third['case']}: not measured, before" in check(RESULTS, new).stderr
+    full = shutil.copytree(RESULTS, tmp_path / "full")
+    (full / "hamming.json").write_text(json.dumps(json.loads((RESULTS / "hamming.json").read_text()) | {"full": True}))
+    assert f"hamming: {first['case']}" in (checked := check(full, new).stderr)
+    assert third["case"] not in checked
 
 
 def test_a_benchmark_that_fails_does_not_stop_the_others(benchmarks, tmp_path, monkeypatch, capfd):

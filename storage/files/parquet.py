@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from typing import Any
 
@@ -14,7 +14,8 @@ from hashing.mapreduce import Array
 
 from . import filesystem
 
-LOCAL_WINDOW, REMOTE_WINDOW = 2**16, 2**25  # bytes of vectors to read at a time
+LOCAL_WINDOW, REMOTE_WINDOW = 2**16, 2**23  # bytes of vectors to read at a time
+AHEAD = 8  # windows that are read from a remote store at a time: a single connection to S3 reads 0.1 GB/s
 
 
 def open_parquet(url: str, columns: Sequence[str] = ()) -> Any:
@@ -120,18 +121,18 @@ def read_vectors(
     from .parquet_pages import Unsupported, VectorReader
 
     file, source = open_with_file(url, [*others, column])
-    window = REMOTE_WINDOW if filesystem.is_remote(url) else LOCAL_WINDOW
+    window, ahead = (REMOTE_WINDOW, AHEAD) if filesystem.is_remote(url) else (LOCAL_WINDOW, 0)
     memory = [np.empty((0, dim), np.float32)] * 2  # reused, because the kernel zeroes new memory, which takes long
     done = 0
     try:
-        reader = VectorReader(file.schema, source, column, dim, window)
-        for batch in file.iter_batches(batch_rows, columns=others):
-            if len(memory[done % 2]) < len(batch):
-                memory[done % 2] = np.empty((len(batch), dim), np.float32)
-            x = memory[done % 2][: len(batch)]
-            finite = reader.read(x)
-            yield named(batch, others), x, finite
-            done += 1
+        with closing(VectorReader(file.schema, source, column, dim, window, ahead)) as reader:
+            for batch in file.iter_batches(batch_rows, columns=others):
+                if len(memory[done % 2]) < len(batch):
+                    memory[done % 2] = np.empty((len(batch), dim), np.float32)
+                x = memory[done % 2][: len(batch)]
+                finite = reader.read(x)
+                yield named(batch, others), x, finite
+                done += 1
         return
     except (Unsupported, pa.ArrowException):
         pass  # pyarrow reads the rest, or raises the error

@@ -8,7 +8,10 @@ of Hashkiln. The format: https://parquet.apache.org/docs/file-format/
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,7 +46,7 @@ class VectorReader:
     """Reads the rows of a column in order, as float32.
 
     Values of other types are converted as by numpy's `astype`. Page checksums are verified where there are any. Memory
-    is bounded by the window, or the largest page where that is larger.
+    is bounded by the windows, or the largest page where that is larger.
 
     Parameters
     ----------
@@ -52,6 +55,7 @@ class VectorReader:
     column : name of a top-level column
     dim : number of values in each row, at least 1
     window : bytes to read at a time
+    ahead : number of windows that threads read ahead, which a remote store needs: `close` the reader to end them
 
     Raises
     ------
@@ -72,14 +76,18 @@ class VectorReader:
            [3., 4.]], dtype=float32)
     """
 
-    def __init__(self, schema: Any, file: Any, column: str, dim: int, window: int = WINDOW) -> None:
-        self._file, self._dim, self._size = file, dim, window
+    def __init__(self, schema: Any, file: Any, column: str, dim: int, window: int = WINDOW, ahead: int = 0) -> None:
+        self._file, self._dim, self._size, self._ahead = file, dim, window, ahead
         self._leaf, self._type = _leaf(schema, column, dim)
         leaf = schema.column(self._leaf)
         self._stored = STORED[str(self._type)][1]
         self._definition = leaf.max_definition_level
+        self._groups = column_chunks(file, self._leaf)
         self._buffer = np.empty(0, np.uint8)
         self._start, self._read = 0, 0  # the part of the file that the buffer holds
+        self._windows = self._read_ahead()
+        self._chunk: Chunk  # the current one
+        self._held: list[tuple[int, Array]] = []  # windows of it that threads have read, and where they begin
         self._pages = self._all_pages()
         self._left = 0  # values left in the current page
         self._fill: Fill  # fills an array with the next of them, and returns whether they are finite
@@ -105,6 +113,10 @@ class VectorReader:
             self._left -= n
         return finite
 
+    def close(self) -> None:
+        """End the threads that read ahead."""
+        self._windows.close()
+
     def _all_pages(self) -> Iterator[tuple[int, Fill]]:
         """Yield the number of values in each data page, and a function that fills an array with the next of them."""
         for chunk in self._column_chunks():
@@ -112,13 +124,14 @@ class VectorReader:
 
     def _column_chunks(self) -> Iterator[Chunk]:
         """Yield the chunk of each row group that has rows."""
-        for rows, chunk in column_chunks(self._file, self._leaf):
+        for rows, chunk in self._groups:
             if chunk.values != rows * self._dim:
                 raise Unsupported(f"{chunk.values} values in {rows} rows")
             if rows:
                 yield chunk
 
     def _chunk_pages(self, chunk: Chunk) -> Iterator[tuple[int, Fill]]:
+        self._chunk, self._held = chunk, []
         at, end, done, dictionary = chunk.start, chunk.start + chunk.size, 0, None
         if not 0 <= at < end <= self._file.size():
             raise Unsupported("a column outside the file")
@@ -246,6 +259,8 @@ class VectorReader:
 
     def _bytes(self, start: int, stop: int, end: int) -> Array:
         """Return some bytes of the file, valid until the next call. Reads ahead, but not beyond `end`."""
+        if self._ahead:
+            return self._from_windows(start, stop)
         if not self._start <= start <= stop <= self._start + self._read:
             n = min(max(self._size, stop - start), end - start)
             held = (
@@ -259,6 +274,38 @@ class VectorReader:
             if self._read < stop - start:
                 raise Unsupported("the file ends in a page")
         return np.frombuffer(self._buffer.data.toreadonly()[start - self._start : stop - self._start], np.uint8)
+
+    def _from_windows(self, start: int, stop: int) -> Array:
+        """Return some bytes of the file, in which `start` never decreases, from windows that threads read."""
+        self._held = [(at, data) for at, data in self._held if at + len(data) > start]
+        while not self._held or self._held[-1][0] + len(self._held[-1][1]) < stop:
+            if not (window := next(self._windows, None)):
+                raise Unsupported("the file ends in a page")
+            if window[0] is self._chunk:
+                self._held.append(window[1:])
+        parts = [data[max(0, start - at) : stop - at] for at, data in self._held if at < stop]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _read_ahead(self) -> Generator[tuple[Chunk, int, Array]]:
+        """Yield the windows of each column chunk, and where they begin, while threads read the next ones."""
+        places = (
+            (chunk, at, min(self._size, chunk.start + chunk.size - at))
+            for rows, chunk in self._groups
+            if rows
+            for at in range(chunk.start, chunk.start + chunk.size, self._size)
+        )
+        pool = ThreadPoolExecutor(self._ahead)
+        try:
+            reads = ((chunk, at, n, pool.submit(self._file.read_at, n, at)) for chunk, at, n in places)
+            waiting = deque(islice(reads, self._ahead))
+            while waiting:
+                chunk, at, n, read = waiting.popleft()
+                waiting.extend(islice(reads, 1))
+                if len(data := np.frombuffer(read.result(), np.uint8)) < n:
+                    raise Unsupported("the file ends in a page")
+                yield chunk, at, data
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _all_finite(out: Array) -> bool:

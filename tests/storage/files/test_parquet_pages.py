@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import itertools
+import threading
 from collections import Counter
 
 import duckdb
@@ -126,17 +127,18 @@ WRITERS = {
 LEAST_READ = {by_duckdb: 0.6}  # its newer format has integers as deltas
 
 
-def directly(content, dim, rows, pieces=(7,), window=2**22):
+def directly(content, dim, rows, pieces=(7,), window=2**22, ahead=0):
     """All rows of column v, read piece by piece."""
-    reader = VectorReader(pq.ParquetFile(pa.BufferReader(content)).schema, pa.BufferReader(content), "v", dim, window)
+    schema, file = pq.ParquetFile(pa.BufferReader(content)).schema, pa.BufferReader(content)
     out = np.empty((rows, dim), np.float32)
     row = 0
-    for piece in itertools.cycle(pieces):
-        finite = reader.read(part := out[row : row + piece])
-        assert finite == np.isfinite(part).all()
-        row += piece
-        if row >= rows:
-            return out
+    with contextlib.closing(VectorReader(schema, file, "v", dim, window, ahead)) as reader:
+        for piece in itertools.cycle(pieces):
+            finite = reader.read(part := out[row : row + piece])
+            assert finite == np.isfinite(part).all()
+            row += piece
+            if row >= rows:
+                return out
 
 
 def by_arrow(content):
@@ -176,8 +178,8 @@ def check_files(path, writer, seeds):
             counts[str(error)] += 1
             continue
         try:
-            pieces, window = rng.integers(1, 200, 5), int(rng.choice([1, 1000, 2**22]))
-            found = directly(content, dim, len(x), pieces, window)
+            pieces, window = rng.integers(1, 200, 5), rng.choice([(1, 0), (1000, 0), (1000, 3), (2**22, 0), (2**22, 3)])
+            found = directly(content, dim, len(x), pieces, *window.tolist())
         except Unsupported as error:
             counts[str(error)] += 1
             continue
@@ -258,6 +260,36 @@ def test_no_more_rows_are_read_than_there_are():
     content = written(pa.array([[1, 2]] * 3, FLOATS))
     with pytest.raises(Unsupported, match="no rows left"):
         directly(content, 2, 4)
+
+
+class Watched:
+    """A file whose first reads of a window wait for each other."""
+
+    def __init__(self, content, window, together):
+        self.content, self.window, self.together = pa.BufferReader(content), window, threading.Barrier(together)
+        self.size, self.begun = self.content.size, []
+
+    def read_at(self, n, at):
+        if n == self.window:
+            self.begun.append(at)
+            if len(self.begun) <= self.together.parties:
+                self.together.wait(timeout=30)
+        return self.content.read_at(n, at)
+
+
+def test_windows_are_read_ahead_in_parallel_and_no_more_than_asked_for():
+    x, window = np.arange(2000 * 128, dtype=np.float32).reshape(2000, 128), 70_000
+    content = written(pa.array(list(x), FLOATS), use_dictionary=False, compression="none", data_page_size=10_000)
+    threads, out = threading.active_count(), np.empty((50, 128), np.float32)
+    schema, file = pq.ParquetFile(pa.BufferReader(content)).schema, Watched(content, window, 3)
+    with contextlib.closing(VectorReader(schema, file, "v", 128, window, ahead=3)) as reader:
+        for row in range(0, 1000, 50):
+            reader.read(out)
+            np.testing.assert_array_equal(out, x[row : row + 50])
+            needed = 2 + 512 * (row + 50) // window  # as a page header is sought in 65,536 bytes
+            assert len(file.begun) <= needed + 3 + 1
+    assert sorted(file.begun) == [4 + window * i for i in range(len(file.begun))]
+    assert threading.active_count() == threads
 
 
 def rle(*runs):
