@@ -13,7 +13,7 @@ a row as found if its distance is at most that of the exact 10th; the multi-inde
 "win" is the time of a scan for one query divided by the time of the row: below 1 the scan is faster. --parts cuts the
 rows into parts with an index each, as `hashkiln.open(index="stored")` searches. The peers are hash, multihash and hnsw
 (which takes long to build). Memory: a row takes the bytes of its code twice, 8 bytes of id, and 4 bytes for each piece,
-and Faiss's indexes take as much or more again: 10^8 rows of 64 bits need 8 GiB without peers.
+and Faiss's indexes take as much or more again: 10^8 rows of 64 bits need 4 GiB without peers.
 
 Further tables compare the cost model, by which the index falls back to a scan, with measured times: a scan, and
 look-ups that used up a budget.

@@ -47,10 +47,10 @@ class Prefect:
         until(self.is_healthy, 90, "a server")
 
     def start_worker(self):
-        """Start a worker of the work pool hashkiln, once."""
+        """Start a worker of the work pool hashkiln, which it creates, once."""
         if len(self.running) == 1:
-            self("work-pool", "create", "hashkiln", "--type", "process")
-            self.start("worker", "worker", "start", "--pool", "hashkiln")
+            self.start("worker", "worker", "start", "--pool", "hashkiln", "--type", "process")
+            until(lambda: httpx.get(f"{self.url}/work_pools/hashkiln").is_success, 60, "a work pool")
 
     def start(self, name, *arguments):
         with (self.folder / f"{name}.log").open("wb") as log:
@@ -112,3 +112,4 @@ class Prefect:
             for left in psutil.wait_procs(family, timeout=3)[1]:  # a server waits for clients to disconnect
                 left.kill()
             process.wait(timeout=10)
+        self.running.clear()
