@@ -34,9 +34,8 @@ import numpy as np
 import hashkiln
 from hashing.bits import n_bytes
 from hashing.evaluation.by_score import NearestByScore
-from hashing.mapreduce import Array, Batch
+from hashing.mapreduce import Array, Batch, Metric
 from hashing.methods import method
-from hashing.neighbours.exact import Metric
 from hashing.quantizers.contract import Quantizer
 from infra.settings import Settings
 from storage.features.dataset import Dataset
@@ -163,7 +162,7 @@ def ways(size: int, dataset: Dataset) -> Iterator[Way]:
 
 
 def ours(name: str, bits: int, metric: Metric, base: Array, seed: int) -> Encode:
-    hasher = hashkiln.fit(base, method=name, bits=bits, seed=seed)
+    hasher = hashkiln.fit(base, method=name, bits=bits, seed=seed, metric=metric)
     function = hasher.function
     hasher.encode(base[:1])  # loads what Numba compiled
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial, reduce
-from typing import Any, Generic, NamedTuple, Protocol, TypedDict, runtime_checkable
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import TypeVar  # typing's has no default before Python 3.13
 
 Array = NDArray[Any]
+Metric = Literal["euclidean", "cosine", "ip"]
 T = TypeVar("T")
 S = TypeVar("S")
 R = TypeVar("R")
@@ -285,6 +286,7 @@ class Data(Generic[Rows_co]):
     shards: Sequence[Iterable[Rows_co]]
     executor: Executor
     pretrained: Mapping[str, Array] = field(default_factory=dict)  # initial parameters of a network, by name
+    metric: Metric = "euclidean"  # by which the vectors are compared; quantizers estimate distances by it
 
     def reduce(self, statistic: Statistic[S, R, Rows_co], label: str = "") -> R:
         """Return a statistic of all rows; `label` names the step in logs, by default the statistic's class.
@@ -305,7 +307,7 @@ class Data(Generic[Rows_co]):
         The results stay on the workers, and are computed again if they are lost. fn may return another type than Batch,
         which the statistics of the new data then read.
         """
-        return Data(self.executor.keep(partial(_map_shard, fn), self.shards, label), self.executor)
+        return Data(self.executor.keep(partial(_map_shard, fn), self.shards, label), self.executor, metric=self.metric)
 
 
 def fold(statistic: Statistic[S, Any, T], shard: Iterable[T]) -> S:

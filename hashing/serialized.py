@@ -1,5 +1,6 @@
 """Hash functions as arrays and numbers, from which they are restored: storage needs no more of a family."""
 
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -66,14 +67,17 @@ def to_arrays(function: HashFunction) -> tuple[str, dict[str, Array], dict[str, 
 def from_arrays(family: str, arrays: dict[str, Array], numbers: dict[str, Any]) -> HashFunction:
     """Return the function that `to_arrays` converted.
 
-    Raises ValueError if the family is unknown, or the names differ from those of its fields.
+    Raises ValueError if the family is unknown, or the names differ from those of its fields. Fields with keywords only
+    may be missing: models of earlier releases lack them.
     """
     if family not in FAMILIES:
         raise ValueError(f"unknown family of hash functions {family!r}: expected one of {sorted(FAMILIES)}")
     values: dict[str, Any] = {**numbers, **{name: array for name, array in arrays.items() if "." not in name}}
     for name, place in sorted((name.split(".")[0], int(name.split(".")[1])) for name in arrays if "." in name):
         values[name] = (*values.get(name, ()), arrays[f"{name}.{place}"])
-    if values.keys() != (expected := set(part_names(FAMILIES[family]))):
+    expected = set(part_names(FAMILIES[family]))
+    added = {field.name for field in fields(FAMILIES[family]) if field.kw_only}  # since an earlier release
+    if not expected - added <= values.keys() <= expected:
         raise ValueError(f"expected the fields {sorted(expected)} of {family}, found {sorted(values)}")
     function: HashFunction = FAMILIES[family](**values)
     return function

@@ -17,11 +17,13 @@ class Moments(NamedTuple):
 
     n: int
     mean: Array  # (d,) float64
-    cov: Array  # (d, d) float64
+    cov: Array  # (d, d) float64; () its trace
 
 
-def moments(data: Data[Vectors]) -> Moments:
+def moments(data: Data[Vectors], cov_above: float = 0) -> Moments:
     """Return the moments of all rows, in one pass that is accurate even if the mean is far from zero.
+
+    For rows of at most `cov_above` dimensions, only the trace of the covariance is computed.
 
     Raises
     ------
@@ -34,7 +36,7 @@ def moments(data: Data[Vectors]) -> Moments:
     >>> moments(Data([[Batch(np.arange(2), np.array([[1.0], [3.0]]))]], InProcess()))
     Moments(n=2, mean=array([2.]), cov=array([[1.]]))
     """
-    return data.reduce(_Scatter(), "moments")
+    return data.reduce(_Scatter(cov_above), "moments")
 
 
 def mean_of(data: Data[Vectors]) -> Array:
@@ -73,8 +75,11 @@ def _total(batch: Vectors) -> tuple[int, Array]:
     return len(batch.x), batch.x.sum(axis=0, dtype=np.float64)
 
 
+@dataclass(frozen=True)
 class _Scatter:
     """Statistic: n, mean and scatter sum (x - mean)(x - mean)', merged pairwise (Chan, Golub & LeVeque 1979)."""
+
+    cov_above: float
 
     def zero(self) -> _Scattered:
         return 0, 0.0, 0.0
@@ -85,7 +90,7 @@ class _Scatter:
             x = batch.x[start : start + rows].astype(np.float64)
             mean = x.mean(0)
             x -= mean
-            state = self.merge(state, (len(x), mean, x.T @ x))
+            state = self.merge(state, (len(x), mean, self._products(x)))
         return state
 
     def merge(self, left: _Scattered, right: _Scattered) -> _Scattered:
@@ -93,13 +98,17 @@ class _Scatter:
             return left if left[0] else right
         (n, mean, scatter), (m, other, more) = left, right
         shift = other - mean
-        return n + m, mean + shift * (m / (n + m)), scatter + more + np.outer(shift, shift) * (n * m / (n + m))
+        between = self._products(shift[None]) * (n * m / (n + m))
+        return n + m, mean + shift * (m / (n + m)), scatter + more + between
+
+    def _products(self, x: Array) -> Any:
+        return x.T @ x if x.shape[1] > self.cov_above else np.vdot(x, x)
 
     def finish(self, state: _Scattered) -> Moments:
         n, mean, scatter = state
         if not n:
             raise ValueError("expected at least one row, found none in any shard")
-        return Moments(n, mean, scatter / n)
+        return Moments(n, mean, np.asarray(scatter / n))
 
 
 @dataclass(frozen=True)

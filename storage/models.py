@@ -6,13 +6,14 @@ from typing import Any
 
 from hashing.functions import HashFunction
 from hashing.mapreduce import Array, Epoch
+from hashing.quantizers.contract import Quantizer
 from hashing.serialized import from_arrays, to_arrays
 
 from . import warehouse as places
 from .files import filesystem
 
 METADATA = "hashkiln"  # key of the header in a single file
-FORMAT = 1
+FORMAT = 2  # of quantizers, which older programs would take for those without a metric; 1: of all others
 
 
 def save_model(warehouse: str, function: HashFunction) -> str:
@@ -133,7 +134,8 @@ def read_safetensors(content: bytes) -> dict[str, Array]:
 def _contents(function: HashFunction) -> tuple[str, dict[str, Array]]:
     """Return the JSON header and the arrays of a hash function."""
     family, arrays, numbers = to_arrays(function)
-    header = {"format": FORMAT, "family": family, "n_bits": function.n_bits, "numbers": numbers}
+    format = FORMAT if isinstance(function, Quantizer) else 1
+    header = {"format": format, "family": family, "n_bits": function.n_bits, "numbers": numbers}
     return json.dumps(header, sort_keys=True), arrays
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from hashing.bits import n_bytes, pack
 from hashing.functions import HashFunction
 from hashing.hamming.scan import topk
-from hashing.mapreduce import Array, Data
+from hashing.mapreduce import Array, Data, Metric
 from hashing.methods import check_against, reads_labels
+from hashing.neighbours.exact import METRICS
 from infra.executors import InProcess, connect
 from infra.settings import Settings
 from storage import models
@@ -88,7 +89,16 @@ class Hasher:
         return cls(models.load_file(os.fspath(path)))
 
 
-def fit(x: Any, y: Any = None, *, method: str = "itq", bits: int = 32, seed: int = 0, **parameters: Number) -> Hasher:
+def fit(
+    x: Any,
+    y: Any = None,
+    *,
+    method: str = "itq",
+    bits: int = 32,
+    seed: int = 0,
+    metric: Metric = "euclidean",
+    **parameters: Number,
+) -> Hasher:
     """Learn a hash function from vectors, or from a dataset.
 
     Parameters
@@ -105,6 +115,8 @@ def fit(x: Any, y: Any = None, *, method: str = "itq", bits: int = 32, seed: int
         Code length in bits.
     seed : int, default 0
         Random seed.
+    metric : {"euclidean", "cosine", "ip"}, default "euclidean"
+        How the vectors are compared. Only quantizers use it. Datasets have their own.
     **parameters
         Hyper-parameters of the method, such as `n_iter=100`.
 
@@ -136,6 +148,8 @@ def fit(x: Any, y: Any = None, *, method: str = "itq", bits: int = 32, seed: int
         if y is not None:
             raise ValueError(f"y: pass no labels, because dataset {x} has its own")
         return Hasher(_fit_dataset(x, spec))
+    if metric not in METRICS:
+        raise ValueError(f"metric: expected one of {', '.join(METRICS)}, found {metric!r}")
     x = as_vectors("x", x)
     if not len(x):
         raise ValueError(f"x: expected at least one row, found {x.shape}")
@@ -146,7 +160,7 @@ def fit(x: Any, y: Any = None, *, method: str = "itq", bits: int = 32, seed: int
     classes = np.unique(labels) if labels is not None and labels.ndim == 1 else None
     n_classes = 0 if labels is None else labels.shape[1] if classes is None else len(classes)
     check_against(built, "vector", x.shape[1], labels is not None, n_classes)
-    return Hasher(built.fit(Data(shards_of(x, labels, classes, float32), InProcess())))
+    return Hasher(built.fit(Data(shards_of(x, labels, classes, float32), InProcess(), metric=metric)))
 
 
 def _fit_dataset(name: str, method: MethodSpec) -> HashFunction:

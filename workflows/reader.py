@@ -13,9 +13,9 @@ from pydantic import Field, model_validator
 from hashing.bits import pack
 from hashing.evaluation.by_score import NearestByScore
 from hashing.functions import HashFunction
-from hashing.mapreduce import Array, Data, Executor
+from hashing.mapreduce import Array, Data, Executor, Metric
 from hashing.neighbours.candidates import AsymmetricTopK, CountWithin, TopK, Within, query_blocks
-from hashing.neighbours.exact import MEASURED, Metric, first_k, unit_vectors, vector_distances
+from hashing.neighbours.exact import MEASURED, first_k, unit_vectors, vector_distances
 from hashing.neighbours.multi_index import MultiIndex
 from hashing.neighbours.reranking import CandidateDistances
 from hashing.quantizers.contract import Quantizer

@@ -24,6 +24,7 @@ from hashing.bits import n_bytes
 from hashing.functions import Precision
 from hashing.methods import Method, catalogue, check_hyperparameters, method, reads_labels
 from hashing.names import hint, plain_name
+from hashing.quantizers.estimator import corrective_type
 from storage.files import filesystem
 
 from .evaluation.registry import ESTIMATOR, METRICS, find
@@ -165,7 +166,7 @@ class MethodSpec(Value):
     @property
     def row_bytes(self) -> int:
         """The bytes that a row takes: its code and its correctives."""
-        return n_bytes(self.bits) + 4 * len(self.correctives)
+        return n_bytes(self.bits) + corrective_type(self.correctives).itemsize * len(self.correctives)
 
     @property
     def reads_labels(self) -> bool:

@@ -8,8 +8,9 @@ import numpy as np
 from ..mapreduce import Data
 from ..quantizers.contract import planes_within
 from ..quantizers.turboquant import TurboQuantHash
+from ..quantizers.units import comparable
 from ..solvers import random_directions
-from ..statistics import mean_of
+from ..statistics import moments
 from . import register
 
 MOST = 4
@@ -22,8 +23,8 @@ class TurboQuant:
 
     A rotated row of length one has nearly normal coordinates, and each is rounded to the nearest level of the Lloyd-Max
     quantizer of a normal variable. As in rabitq, an estimated inner product is divided by that of the row with its own
-    rounding, which the paper's TurboQuant-mse does not do; with one bit, it is RaBitQ. Rows store three float32
-    correctives, and search ranks by the estimated distances.
+    rounding, which the paper's TurboQuant-mse does not do; with one bit, it is RaBitQ. Rows store two float16
+    correctives, 4 bytes, and search ranks by the estimated distances.
 
     Summed over all rows: the mean, which the paper does not subtract.
 
@@ -39,7 +40,7 @@ class TurboQuant:
         planes_within(self, dim, MOST)
 
     def fit(self, data: Data) -> TurboQuantHash:
-        mean = mean_of(data)
-        self.check_dim(d := len(mean))
+        found = moments(comparable(data), cov_above=np.inf)
+        self.check_dim(d := len(found.mean))
         rotation = random_directions(d, d, np.random.default_rng(self.seed))
-        return TurboQuantHash(rotation, mean @ rotation, self.n_bits // d)
+        return TurboQuantHash.fitted(rotation, found, self.n_bits // d, data.metric)

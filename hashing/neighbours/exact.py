@@ -1,7 +1,7 @@
 """Exact nearest neighbours over shards, the ground truth of unsupervised retrieval."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from ..blas import one_blas_thread
 from ..functions import check_shape
 from ..hamming.checks import check_k
 from ..hamming.layout import read_only
-from ..mapreduce import Array, Batch
+from ..mapreduce import Array, Batch, Metric
 from .rounding import norm_bounds
 
 QUERIES, ROWS = 1024, 512  # shape of one matrix product, 2 MiB
@@ -17,7 +17,6 @@ ENTRY_BYTES = 16  # bytes of one neighbour in a state
 CANDIDATE_BYTES = 1 << 25  # bytes of the candidates for the queries of one product, at most
 PAIR_VALUES = 1 << 17  # elements of vectors that pair_distances gathers at a time
 
-Metric = Literal["euclidean", "cosine", "ip"]
 METRICS: tuple[Metric, ...] = get_args(Metric)  # positions are the codes of exact_kernels
 MEASURED: dict[Metric, str] = {"euclidean": "squared Euclidean", "cosine": "cosine", "ip": "negative inner product"}
 
@@ -138,11 +137,12 @@ class NearestNeighbours:
         exact_tensors.add(state, self.ids, queries, ids, x, units, METRICS.index(self.metric), device)
 
 
-def unit_vectors(x: Array) -> Array:
+def unit_vectors(x: Array, first_row: int = 0) -> Array:
     """Return x (n, d) float32 divided by its norms, each value rounded once. Raises ValueError for a row of zeros."""
     norms = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))
     if not norms.all():
-        raise ValueError(f"expected vectors other than zero, which has no cosine, found zero in row {norms.argmin()}")
+        row = first_row + norms.argmin()
+        raise ValueError(f"expected vectors other than zero, which has no cosine, found zero in row {row}")
     units: Array = (x / norms[:, None]).astype(np.float32)
     return units
 

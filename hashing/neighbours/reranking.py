@@ -6,8 +6,8 @@ from functools import cached_property
 import numpy as np
 
 from ..functions import check_shape
-from ..mapreduce import Array, Batch
-from .exact import Metric, vector_distances
+from ..mapreduce import Array, Batch, Metric
+from .exact import vector_distances
 from .id_lookup import IdLookup
 
 

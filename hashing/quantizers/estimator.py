@@ -14,18 +14,25 @@ the row alone, and the rest on the query.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from .. import bits
 from ..hamming.layout import read_only
-from ..mapreduce import Array, Batch
-from ..neighbours.exact import Metric
+from ..mapreduce import Array, Batch, Metric
 
 ROWS = 4096  # rows whose levels are in memory at a time
 QUERY_BITS = 4
+COLUMNS = "step_float16", "term_float16"  # names of correctives, see `Quantizer`
+FLOAT32 = {  # those of models of hashkiln 0.2, by their present names
+    COLUMNS: ("step", "squared_norm", "along_mean"),
+    (*COLUMNS, "low_float16"): ("step", "squared_norm", "along_mean", "low"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +52,7 @@ class Estimator:
     constant: Array  # (q,) float64: f, the term of the query
     squared_mean: float  # |mean|^2
     codebook: Array | None = None  # (2^planes,) float64 integers, the values of the levels of rows; None: the levels
+    units: tuple[float, float] | None = None  # of float16 correctives; None: they are float32, see `Quantizer`
 
     def __call__(self, batch: Batch) -> Array:
         """Return (q, n) float32, the estimated distances of the rows of a batch from each query."""
@@ -52,10 +60,10 @@ class Estimator:
         out = np.empty((q, len(batch.x)), np.float32)
         for start in range(0, len(batch.x), ROWS):
             part = slice(start, start + ROWS)
-            codes, correctives = split_bytes(batch.x[part], self.planes * d)
+            codes, correctives = split_bytes(batch.x[part], self.planes * d, np.float16 if self.units else np.float32)
             self._estimate(codes, self._rows(correctives.astype(np.float64)), out[:, part])
-        if self.metric == "cosine":  # the error of a short row, divided by its length, must not put it first
-            np.clip(out, 0, 2, out=out)
+        if self.metric == "cosine" and not self.units:
+            np.clip(out, 0, 2, out=out)  # the error of a short row, divided by its length, must not put it first
         return out
 
     def _estimate(self, codes: Array, rows: Array, out: Array) -> None:
@@ -73,10 +81,14 @@ class Estimator:
         out[:] = rows[0] + rows[1] * total + rows[2] * product + rows[3] * constant
 
     def _rows(self, correctives: Array) -> Array:
-        """Return a, b, c and e (4, n) float64 of rows with correctives (n, 3 or 4)."""
-        step, squared, along = correctives.T[:3]
-        if correctives.shape[1] > 3:
-            low = correctives[:, 3]
+        """Return a, b, c and e (4, n) float64 of rows with correctives (n, 2 to 4)."""
+        if self.units:
+            step, term, *lows = correctives.T * np.array([*self.units, self.units[0]])[: correctives.shape[1], None]
+            squared, along = term**2, term
+        else:
+            step, squared, along, *lows = correctives.T
+        if lows:
+            (low,) = lows
         else:  # the values of levels are symmetric about 0
             low = -(2**self.planes - 1) / 2 * step if self.codebook is None else np.zeros(len(step))
         one = np.ones(len(step))
@@ -84,7 +96,7 @@ class Estimator:
             return np.stack([squared, -2 * low, -2 * step, one])
         if self.metric == "ip":
             return np.stack([-along, -low, -step, one])
-        norms = np.sqrt(np.maximum(squared + 2 * along + self.squared_mean, 1e-30))
+        norms = one if self.units else np.sqrt(np.maximum(squared + 2 * along + self.squared_mean, 1e-30))
         return np.stack([one - along / norms, -low / norms, -step / norms, 1 / norms])
 
     @cached_property
@@ -112,15 +124,21 @@ class Estimator:
         return np.rint(np.ldexp(queries, -exponents)), np.ldexp(1.0, exponents)
 
 
+def corrective_type(names: Sequence[str]) -> np.dtype[Any]:
+    """Return the type of correctives with the given names: float16 or float32, little-endian."""
+    return np.dtype("<f2" if all(name.endswith("_float16") for name in names) else "<f4")
+
+
 def row_bytes(codes: Array, correctives: Array) -> Array:
-    """Return rows (n, B + 4 c) uint8 of codes (n, B) and correctives (n, c) float32, little-endian."""
-    return np.concatenate([codes, np.ascontiguousarray(correctives, "<f4").view(np.uint8)], axis=1)
+    """Return rows (n, B + b) uint8 of codes (n, B) and the b bytes of correctives (n, c), little-endian."""
+    little = np.ascontiguousarray(correctives, correctives.dtype.newbyteorder("<"))
+    return np.concatenate([codes, little.view(np.uint8)], axis=1)
 
 
-def split_bytes(rows: Array, n_bits: int) -> tuple[Array, Array]:
-    """Return the codes and the correctives that `row_bytes` joined."""
+def split_bytes(rows: Array, n_bits: int, dtype: DTypeLike) -> tuple[Array, Array]:
+    """Return the codes and the correctives of a type that `row_bytes` joined."""
     width = bits.n_bytes(n_bits)
-    return rows[:, :width], np.ascontiguousarray(rows[:, width:]).view("<f4")
+    return rows[:, :width], np.ascontiguousarray(rows[:, width:]).view(np.dtype(dtype).newbyteorder("<"))
 
 
 def plane_bytes(codes: Array, planes: int, d: int) -> Array:

@@ -6,10 +6,9 @@ from typing import ClassVar
 import numpy as np
 
 from ..hamming.layout import read_only
-from ..mapreduce import Array
-from ..neighbours.exact import Metric
+from ..mapreduce import Array, Metric
 from .contract import Quantizer
-from .estimator import QUERY_BITS, Estimator, levels_of
+from .estimator import COLUMNS, QUERY_BITS, Estimator, levels_of
 from .queries import checked_queries, constant_terms, exact
 
 
@@ -19,7 +18,7 @@ class OSQHash(Quantizer):
 
     mean: Array  # (d,)
     bits: int = 1  # of a coordinate
-    columns: ClassVar[tuple[str, ...]] = (*Quantizer.columns, "low")
+    columns: ClassVar[tuple[str, ...]] = (*COLUMNS, "low_float16")
     name: ClassVar[str] = "OSQ"
 
     @property
@@ -30,9 +29,10 @@ class OSQHash(Quantizer):
         return _in_intervals(x - self.mean, self.mean, self.bits)
 
     def estimator(self, queries: Array, metric: Metric, real: bool = False) -> Estimator:
+        self._check_metric(metric)
         p = checked_queries(queries, metric, self.dim) - self.mean
         levels = exact(p) if real else _rounded(p, self.mean)
-        return Estimator(metric, self.bits, *levels, *constant_terms(p, self.mean, metric))
+        return Estimator(metric, self.bits, *levels, *constant_terms(p, self.mean, metric), units=self._units)
 
 
 def _rounded(p: Array, mean: Array) -> tuple[Array, Array, Array]:

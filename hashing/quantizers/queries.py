@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..functions import check_shape
-from ..mapreduce import Array
-from ..neighbours.exact import Metric, unit_vectors
+from ..mapreduce import Array, Metric
+from ..neighbours.exact import unit_vectors
 
 LARGEST = 15  # level of a 4-bit query
 

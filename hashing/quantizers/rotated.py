@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
 from ..hamming.layout import read_only
-from ..mapreduce import Array
-from ..neighbours.exact import Metric
+from ..mapreduce import Array, Metric
+from ..statistics import Moments
 from .contract import Quantizer
 from .estimator import Estimator
 from .queries import checked_queries, constant_terms, exact, rounded
+from .units import symmetric_levels, units
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,13 @@ class RotatedQuantizer(Quantizer):
     rotation: Array  # (d, k), orthonormal; with k < d, distances are those of the projections on its columns
     centre: Array  # (k,), the rotated mean
     bits: int = 1  # of a coordinate
-    codebooks: ClassVar[dict[int, Array]] = {}  # the values y of the levels, by bits; default: k - (2^bits - 1) / 2
+    codebooks: ClassVar[dict[int, Array]] = {}  # the values y of the levels, by bits; default: symmetric_levels
+
+    @classmethod
+    def fitted(cls, rotation: Array, of: Moments, bits: int, metric: Metric) -> Self:
+        """Return the quantizer of rows with some moments, whose covariance may be only its trace."""
+        centre, values = of.mean @ rotation, cls.codebooks.get(bits, symmetric_levels(bits))
+        return cls(rotation, centre, bits, **units(metric, values, centre, np.trace(np.atleast_2d(of.cov))))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -53,10 +60,11 @@ class RotatedQuantizer(Quantizer):
         raise NotImplementedError
 
     def estimator(self, queries: Array, metric: Metric, real: bool = False) -> Estimator:
+        self._check_metric(metric)
         p = self.rotated(checked_queries(queries, metric, self.dim))
         levels = exact(p) if real else rounded(p)
         terms = constant_terms(p, self.centre, metric)
-        return Estimator(metric, self.bits, *levels, *terms, self.codebooks.get(self.bits))
+        return Estimator(metric, self.bits, *levels, *terms, self.codebooks.get(self.bits), self._units)
 
     @cached_property
     def _packed(self) -> tuple[Array, Array]:

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from hashing.bits import n_bytes
+from hashing.quantizers.estimator import corrective_type
 
 from ..files import filesystem
 from .keys import write_keys
@@ -16,14 +18,14 @@ from .rows import VersionRows
 def write(rows: VersionRows, place: Path) -> None:
     """Write codes.npy (n, B) uint8, ids.npy (n,) int64 and, for a table with labels, multi-hot labels.npy (n, c) uint8.
 
-    A table with correctives also has them, in correctives.npy (n, m) float32. Rows are in the order of the shards. One
-    batch is in memory at a time.
+    A table with correctives also has them, in correctives.npy (n, m) float16, or float32 with a model of hashkiln 0.2.
+    Rows are in the order of the shards. One batch is in memory at a time.
     """
     n, n_classes, width = len(rows), len(rows.vocabulary), n_bytes(rows.n_bits)
     names = rows.shards[0].correctives
     with ExitStack() as stack:
 
-        def create(name: str, dtype: type, *shape: int) -> IO[bytes]:
+        def create(name: str, dtype: DTypeLike, *shape: int) -> IO[bytes]:
             file = stack.enter_context(filesystem.create(str(place / name)))
             descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
             header = {"descr": descr, "fortran_order": False, "shape": shape}
@@ -31,7 +33,7 @@ def write(rows: VersionRows, place: Path) -> None:
             return file
 
         codes, ids = create("codes.npy", np.uint8, n, width), create("ids.npy", np.int64, n)
-        correctives = create("correctives.npy", np.float32, n, len(names)) if names else None
+        correctives = create("correctives.npy", corrective_type(names), n, len(names)) if names else None
         labels = create("labels.npy", np.uint8, n, n_classes) if n_classes else None
         for shard in rows.shards:
             for batch in shard:

@@ -20,6 +20,7 @@ from pyiceberg.utils.config import Config
 from sqlalchemy.engine import make_url
 
 from hashing.bits import n_bytes
+from hashing.quantizers.estimator import corrective_type
 
 from ..files import s3
 from ..files.stores import store
@@ -30,7 +31,8 @@ PREFIX = "hashkiln."
 LOST_RACE = re.compile("already exists|UNIQUE constraint|locked")  # errors of a catalog that others create as well
 LONG = LongType()
 FORMAT = 2  # version of the table format; increase it with every change that an older program would misread
-WITH_CORRECTIVES = 3  # format of tables with correctives: older programs would rank their rows by Hamming distance
+WITH_CORRECTIVES = 4  # format of tables with correctives: older programs would rank their rows by Hamming distance
+WITH_FLOAT32 = 3  # format of those whose correctives are float32, which only their models of hashkiln 0.2 write
 
 
 def open_catalog(catalog: str, warehouse: str) -> Catalog:
@@ -114,8 +116,9 @@ def _file(uri: str) -> Path | None:
 
 def table_layout(n_bits: int, correctives: Sequence[str] = ()) -> tuple[Schema, PartitionSpec, dict[str, str]]:
     """Return schema, partitions and properties of a table of n_bits codes, with columns for their correctives."""
+    half = bool(correctives) and corrective_type(correctives).itemsize == 2
     properties = {
-        PREFIX + "format": str(WITH_CORRECTIVES if correctives else FORMAT),
+        PREFIX + "format": str((WITH_CORRECTIVES if half else WITH_FLOAT32) if correctives else FORMAT),
         PREFIX + "n_bits": str(n_bits),
         PREFIX + "bit_order": "bit j is byte j div 8, position j mod 8 (little); padding is zero",
         PREFIX + "columns": "id: row of the dataset; code: packed bits; labels: places in hashkiln.vocabulary",
@@ -127,7 +130,10 @@ def table_layout(n_bits: int, correctives: Sequence[str] = ()) -> tuple[Schema, 
         NestedField(3, "labels", ListType(FIRST + len(correctives), IntegerType(), True), required=False),
         NestedField(4, "shard", StringType(), required=False),
         NestedField(5, "version", StringType(), required=False),
-        *(NestedField(FIRST + i, name, FloatType(), required=True) for i, name in enumerate(correctives)),
+        *(
+            NestedField(FIRST + i, name, FixedType(2) if half else FloatType(), required=True)
+            for i, name in enumerate(correctives)
+        ),
     )
     spec = PartitionSpec(
         PartitionField(4, 1000, IdentityTransform(), "shard"), PartitionField(5, 1001, IdentityTransform(), "version")

@@ -18,7 +18,7 @@ from hashing.ahead import ahead
 from hashing.functions import HashFunction
 from hashing.mapreduce import Array, Batch
 from hashing.quantizers.contract import Quantizer
-from hashing.quantizers.estimator import row_bytes
+from hashing.quantizers.estimator import corrective_type, row_bytes
 
 from .. import warehouse as places
 from ..features import columns, keys
@@ -59,7 +59,7 @@ class CodeShard:
     @property
     def row_bytes(self) -> int:
         """Return the number of bytes of a row of x."""
-        return bits.n_bytes(self.n_bits) + 4 * len(self.correctives)
+        return bits.n_bytes(self.n_bits) + corrective_type(self.correctives).itemsize * len(self.correctives)
 
     def __iter__(self) -> Iterator[Batch]:
         table = read_part(self.part.url, self.n_bits, self.part.size)
@@ -126,8 +126,8 @@ def encode_shard(shard: FeatureShard, function: HashFunction, folder: str, forma
         raise ValueError(problem)
     table = _table(all_ids, all_codes, labels if labels and labels[0] is not None else None, function.n_bits)
     if isinstance(function, Quantizer):
-        every = np.concatenate([np.zeros((0, len(function.columns)), np.float32), *correctives])
-        table = _with_correctives(table, every, function.columns)
+        empty = np.zeros((0, len(function.correctives)), corrective_type(function.correctives))
+        table = _with_correctives(table, np.concatenate([empty, *correctives]), function.correctives)
     about = {
         source_digest: content.digest().hex(),
         "format": format,
@@ -295,7 +295,10 @@ def read_ids(url: str) -> Array:
 
 def code_array(column: Any, n_bits: int) -> Array:
     """Return a column of fixed_size_binary(B) without nulls as (n, B) uint8, without a copy."""
-    width = bits.n_bytes(n_bits)
+    return _bytes_of(column, bits.n_bytes(n_bits))
+
+
+def _bytes_of(column: Any, width: int) -> Array:
     start = column.offset * width
     return np.frombuffer(column.buffers()[1], np.uint8)[start : start + len(column) * width].reshape(-1, width)
 
@@ -316,17 +319,23 @@ def _table(ids: Array, codes: Array, labels: list[Any] | None, n_bits: int) -> A
     return pa.table(arrays, schema=pa.schema(fields))
 
 
-def corrective_array(table: Any, names: Sequence[str]) -> Array:
-    """Return columns of float32 without nulls as (n, len(names))."""
-    return np.stack([table[name].to_numpy() for name in names], axis=1)
+def corrective_array(batch: Any, names: Sequence[str]) -> Array:
+    """Return the columns of correctives of a record batch as (n, len(names)) float16 or float32."""
+    if (dtype := corrective_type(names)).itemsize == 4:
+        return np.stack([batch[name].to_numpy() for name in names], axis=1)
+    return np.concatenate([_bytes_of(batch[name], 2).view(dtype) for name in names], axis=1)
 
 
 def _with_correctives(table: Any, correctives: Array, names: Sequence[str]) -> Any:
+    """Return a table with columns of float32, or of the 2 bytes of each float16, a type that Iceberg lacks."""
     import pyarrow as pa
 
     for i, name in enumerate(names):
-        field = pa.field(name, pa.float32(), nullable=False, metadata={"PARQUET:field_id": str(FIRST + i)})
-        table = table.append_column(field, pa.array(np.ascontiguousarray(correctives[:, i])))
+        column: Any = pa.array(values := np.ascontiguousarray(correctives[:, i]))
+        if correctives.itemsize == 2:
+            column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(2), len(values), [None, pa.py_buffer(values)])
+        field = pa.field(name, column.type, nullable=False, metadata={"PARQUET:field_id": str(FIRST + i)})
+        table = table.append_column(field, column)
     return table
 
 

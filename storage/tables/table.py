@@ -15,6 +15,7 @@ from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.table.update import AssertRefSnapshotId, RemoveSnapshotRefUpdate
 
 from hashing.names import hint, spelled
+from hashing.quantizers.estimator import FLOAT32
 
 from . import commits, iceberg
 from .commits import PublishConflict, change_properties, commit, retry_commit
@@ -66,7 +67,8 @@ def load_table(
     LookupError
         If there is no such table. The message lists the existing ones.
     ValueError
-        If `n_bits` or `correctives` are given, and the codes have another length or other correctives.
+        If `n_bits` or `correctives` are given, and the codes have another length or other correctives. A table of
+        hashkiln 0.2 may have those in float32.
     """
     try:
         table = CodeTable(catalog.load_table(f"{NAMESPACE}.{name}"))
@@ -77,8 +79,9 @@ def load_table(
         return load_table(catalog, known, n_bits, correctives)
     if n_bits not in (None, table.n_bits):
         raise ValueError(f"table {name} has codes of {table.n_bits} bits, not {n_bits}: choose another --code")
-    if correctives is not None and tuple(correctives) != table.correctives:
-        found, asked = (", ".join(names) or "no correctives" for names in (table.correctives, correctives))
+    names = tuple(correctives or ())
+    if correctives is not None and table.correctives not in (names, FLOAT32.get(names)):
+        found, asked = (", ".join(columns) or "no correctives" for columns in (table.correctives, names))
         raise ValueError(f"table {name} has the columns {found}, not {asked}: choose another --code")
     return table
 
@@ -93,8 +96,9 @@ def create_table(
 ) -> CodeTable:
     """Return a code table by name, created with an empty version 0 if it is missing.
 
-    The catalog chooses the folder of a new table unless `location` does. `correctives` are the names of the float32
-    columns beside the code. Raises ValueError if the table has codes of another length, or other correctives.
+    The catalog chooses the folder of a new table unless `location` does. `correctives` are the names of the columns
+    beside the code, see `corrective_type`. Raises ValueError if the table has codes of another length, or other
+    correctives.
     """
     if name not in table_names(catalog):
         with suppress(TableAlreadyExistsError, CommitFailedException):
@@ -102,7 +106,7 @@ def create_table(
             with new, new.update_snapshot().fast_append():
                 pass  # create table and version 0 in one commit, so that a crash leaves both or neither
     table = load_table(catalog, name, n_bits, correctives)
-    table.upgrade(iceberg.table_layout(n_bits, correctives)[2])
+    table.upgrade(iceberg.table_layout(n_bits, table.correctives)[2])
     return table
 
 
@@ -157,7 +161,7 @@ class CodeTable:
 
     @property
     def correctives(self) -> tuple[str, ...]:
-        """Return the names of the float32 columns beside the code, from which distances are estimated."""
+        """Return the names of the columns beside the code, from which distances are estimated."""
         return tuple(json.loads(self.iceberg.properties.get(PREFIX + "correctives", "[]")))
 
     @property

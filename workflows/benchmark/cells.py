@@ -113,7 +113,7 @@ class Bench:
 
     def _fit(self, spec: MethodSpec, shards: Sequence[Shard]) -> HashFunction:
         start_from = pretrained.stored_parameters(spec.pretrained, self.settings)
-        return spec.build().fit(Data(shards, self.executor, start_from))
+        return spec.build().fit(Data(shards, self.executor, start_from, self.dataset.distance))
 
     def _measure(self, spec: MethodSpec, judge: Judge) -> Row:
         excluded = judge.queries.ids if judge.drawn else NO_IDS

@@ -65,7 +65,8 @@ def _print(found: Proposal) -> None:
     size = chosen.bytes * found.rows
     what = f"{chosen.method}, {chosen.bits} bits: recall {_interval(chosen)} after reranking {chosen.rerank} vectors"
     if found.reached:
-        console.print(f"{what}; {chosen.bytes} bytes a row, {size:,} in all", soft_wrap=True)
+        unit = "byte" if chosen.bytes == 1 else "bytes"
+        console.print(f"{what}; {chosen.bytes} {unit} a row, {size:,} in all", soft_wrap=True)
     else:
         console.print(f"No code reaches {found.target:g}. The best: {what}", soft_wrap=True)
     console.print(f"  {found.reindex}\n  {found.search}", soft_wrap=True, highlight=False)

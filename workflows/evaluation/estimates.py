@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from hashing.evaluation import by_score
-from hashing.mapreduce import Array, Data, Executor, Shard
+from hashing.mapreduce import Array, Data, Executor, Metric, Shard
 from hashing.neighbours.candidates import query_blocks
-from hashing.neighbours.exact import Metric
 from hashing.quantizers.contract import Quantizer
 
 from .asymmetric import RELEVANT_BYTES

@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hashing.mapreduce import Array, Data, Executor, concatenated
-from hashing.neighbours.exact import METRICS, Metric
+from hashing.mapreduce import Array, Data, Executor, Metric, concatenated
+from hashing.neighbours.exact import METRICS
 from hashing.statistics import Sample
 from infra.executors import InProcess, Progress, connect, silent
 from infra.settings import Settings

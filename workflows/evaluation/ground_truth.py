@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hashing.mapreduce import Array, Data, Executor
+from hashing.mapreduce import Array, Data, Executor, Metric
 from hashing.neighbours.candidates import STATE_BYTES
-from hashing.neighbours.exact import ENTRY_BYTES, Metric, NearestNeighbours
+from hashing.neighbours.exact import ENTRY_BYTES, NearestNeighbours
 from storage.features.shard import FeatureShard
 from storage.files import npz
 from storage.tables.parts import Part, read_ids

@@ -14,6 +14,7 @@ from hashing.source import source
 from storage import models, queries
 from storage.features.dataset import Dataset
 from storage.features.shard import FeatureShard
+from storage.tables.table import CodeTable
 
 from .. import pretrained
 from ..checks import UsageError, check_method, check_training, schema_of
@@ -57,7 +58,7 @@ def fit(context: Context, because: str = "") -> Model:
     start_from = pretrained.stored_parameters(spec.method.pretrained, context.settings)
     task = replace(context.settings.fit or Resources(), gpus=0)  # only training takes GPUs
     executor = context.executor.with_resources(task)
-    function = spec.method.build().fit(Data(shards, executor, start_from))
+    function = spec.method.build().fit(Data(shards, executor, start_from, dataset.distance))
     name = models.save_model(warehouse, function)
     models.record_fit(warehouse, key, name)
     rows = sum(shard.rows for shard in listed) - len(excluded)
@@ -95,9 +96,9 @@ def _published_model(context: Context, because: str = "") -> tuple[Model | None,
     spec, table = context.spec, context.known_table()
     published = table.version() if table else None
     if not table or not published or "fit" not in published.properties:
-        return None, "nothing is published yet"
+        return _no_model(spec, table, "nothing is published yet")
     if because or spec.refit == "always":
-        return None, because or "--refit always"
+        return _no_model(spec, table, because or "--refit always")
     properties, identity = published.properties, _identity(spec)
     stored, fitted_by = Spec.stored(properties["spec"]), int(properties.get("defaults_version", 1))
     if _identity(stored, fitted_by) != identity:
@@ -111,6 +112,15 @@ def _published_model(context: Context, because: str = "") -> tuple[Model | None,
         )
     reason = f"reuses the model of {published.name}"
     return Model(digest=properties["model"], fit=identity, seconds=0, reason=reason), reason
+
+
+def _no_model(spec: Spec, table: CodeTable | None, reason: str) -> tuple[None, str]:
+    if table and table.correctives != spec.method.correctives:
+        raise UsageError(
+            f"table {table.name} has correctives in float32, as of hashkiln 0.2, and a new model makes float16: choose "
+            "another --code"
+        )
+    return None, reason
 
 
 def _identity(spec: Spec, defaults_version: int | None = None) -> str:
@@ -131,4 +141,5 @@ def _key(spec: Spec, dataset: Dataset, shards: Sequence[FeatureShard], excluded:
     """Return the digest of everything that a fit on the shards of the training split depends on."""
     split, name = _split(dataset), spec.method.method
     code = [] if name in METHODS else [source(method(name))]  # built-in methods are covered by the version of hashkiln
+    code += [dataset.distance] if spec.method.correctives else []  # estimates are of this metric
     return digest(_identity(spec), split, excluded.tolist(), fingerprint(shards), environment(), *code)
