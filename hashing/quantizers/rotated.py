@@ -32,8 +32,12 @@ class RotatedQuantizer(Quantizer):
     @classmethod
     def fitted(cls, rotation: Array, of: Moments, bits: int, metric: Metric) -> Self:
         """Return the quantizer of rows with some moments, whose covariance may be only its trace."""
-        centre, values = of.mean @ rotation, cls.codebooks.get(bits, symmetric_levels(bits))
-        return cls(rotation, centre, bits, **units(metric, values, centre, np.trace(np.atleast_2d(of.cov))))
+        centre, variance = of.mean @ rotation, np.trace(np.atleast_2d(of.cov))
+        if metric == "cosine" and rotation.shape[1] < len(rotation):  # projections are scaled by about 1 / sqrt(size)
+            size = np.einsum("ij,ij->", rotation, of.cov @ rotation) + centre @ centre
+            centre, variance = centre / np.sqrt(size), 1 - centre @ centre / size
+        values = cls.codebooks.get(bits, symmetric_levels(bits))
+        return cls(rotation, centre, bits, **units(metric, values, centre, variance))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -41,13 +45,21 @@ class RotatedQuantizer(Quantizer):
         return d, self.bits * k
 
     def rotated(self, x: Array) -> Array:
-        """Return v (n, k) float32 of rows or queries x (n, d) float32, summed in the same order for every row."""
+        """Return v (n, k) float32 of rows or queries x (n, d) float32, summed in the same order for every row.
+
+        By cosine, projections on k < d directions are scaled to length one.
+        """
         from ..product_kernels import project
 
         weight, threshold = self._packed
         v = np.empty((len(x), len(threshold)), np.float32)
         project(read_only(x).reshape(-1), self.dim, weight, threshold, v.reshape(-1))
-        return v[:, : len(self.centre)]
+        v = v[:, : len(self.centre)]
+        if self.metric == "cosine" and v.shape[1] < self.dim:
+            w = v + self.centre
+            norms = np.sqrt(np.einsum("ij,ij->i", w, w, dtype=np.float64))[:, None]
+            v[:] = w / np.where(norms > 0, norms, 1) - self.centre
+        return v
 
     def quantize(self, x: Array) -> tuple[Array, Array]:
         v = self.rotated(x)

@@ -33,9 +33,9 @@ FOUR = {
     *(("itq", bits) for bits in (8, 16)), *(("pca_rr", bits) for bits in (8, 16)),
     *(("lsh", bits) for bits in (8, 16, 32)), *(("matryoshka", bits) for bits in (8, 16)),
 }  # fmt: skip
-SIXTEEN = {  # a row of rabitq has two bits a dimension, and 12 bytes of correctives
+SIXTEEN = {  # a row of rabitq has up to six bits a dimension, and 4 bytes of correctives
     *((name, 16) for name in ("itq", "pca_rr", "matryoshka")), *(("lsh", bits) for bits in (32, 64, 128)),
-    ("rabitq", 32),
+    *(("rabitq", bits) for bits in (32, 96)),
 }  # fmt: skip
 
 

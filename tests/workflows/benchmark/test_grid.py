@@ -84,7 +84,7 @@ def test_a_quantizer_is_measured_by_its_estimates_too(home):
     assert low < row.metrics["estimator.recall_reranked_x1"] < high
     text = grid_markdown([row])
     assert "mean average precision (tie-aware), by the estimates of a quantizer, %" in text
-    assert "Bytes a row, with correctives: rabitq with 128 bits 28" in text
+    assert "Bytes a row, with correctives: rabitq with 128 bits 20" in text
 
 
 def test_a_second_run_measures_nothing(home):

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -131,18 +131,19 @@ def test_parts_hold_the_correctives_and_the_export_too(published, settings, tmp_
     _, x = published
     table = table_of(settings, TABLE)
     function = models.load_model(settings.warehouse_url, table.version().properties["model"])
-    assert (table.format, table.correctives) == (3, function.columns)
+    assert (table.format, table.correctives) == (4, function.columns)
     scanned = table.iceberg.scan().to_arrow().sort_by("id")
     _, correctives = next(function.quantized(x))
     for i, name in enumerate(function.columns):
-        np.testing.assert_array_equal(scanned[name].to_numpy(), correctives[:, i])
+        values = np.frombuffer(b"".join(scanned[name].to_pylist()), "<f2")  # as docs/how-to/read-the-codes.md says
+        np.testing.assert_array_equal(values, correctives[:, i])
     found = export.export_version(TABLE, "npy", str(tmp_path / "out"))
     assert found["correctives"] == function.columns
     order = np.argsort(np.load(tmp_path / "out" / "ids.npy"))
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "correctives.npy")[order], correctives)
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "codes.npy")[order], pack(function.encode(x)))
-    monkeypatch.setattr("storage.tables.table.WITH_CORRECTIVES", 2)  # as in an older program
-    with pytest.raises(ValueError, match="has format 3, newer than 2: upgrade hashkiln"):
+    monkeypatch.setattr("storage.tables.table.WITH_CORRECTIVES", 3)  # as in an older program
+    with pytest.raises(ValueError, match="has format 4, newer than 3: upgrade hashkiln"):
         table_of(settings, TABLE)
 
 
@@ -162,24 +163,24 @@ class Wrong(RaBitQHash):
 
     def quantize(self, x):
         u, correctives = super().quantize(x)
-        return u, correctives * np.where(x[:, :1] > 0, np.float32(1.5), np.float32(1))
+        return u, correctives * np.where(x[:, :1] > 0, np.float32(2.5), np.float32(1))
 
 
 def test_verify_compares_the_correctives_with_the_source(published, settings):
     version = table_of(settings, TABLE).version()
     function = models.load_model(settings.warehouse_url, version.properties["model"])
     shard = dataset_of(Spec.stored(version.properties["spec"]), settings).shards("base")[0]
-    part = encode_shard(
-        shard, Wrong(function.rotation, function.centre, function.bits), table_of(settings, TABLE).folder
-    )
+    wrong = Wrong(*(getattr(function, name) for name in ("rotation", "centre", "bits")), metric=function.metric)
+    wrong = replace(wrong, step_unit=function.step_unit, term_unit=function.term_unit)
+    part = encode_shard(shard, wrong, table_of(settings, TABLE).folder)
     found = integrity.compare_with_source((part, shard), function)
-    wrong = int((next(iter(shard)).x[:, 0] > 0).sum())
-    assert [problem.split(" in ")[0] for problem in found.problems] == [f"the correctives of {wrong} rows"]
+    rows = int((next(iter(shard)).x[:, 0] > 0).sum())
+    assert [problem.split(" in ")[0] for problem in found.problems] == [f"the correctives of {rows} rows"]
 
 
 def test_a_table_of_codes_keeps_its_format_and_never_mixes_with_correctives(settings, source):
     assert table_of(settings).format == 2
-    with pytest.raises(ValueError, match="table mine__code has the columns no correctives, not step, squared_norm"):
+    with pytest.raises(ValueError, match="table mine__code has the columns no correctives, not step_float16, term"):
         reindex(settings, quantized(bits=D, code="code"))
 
 

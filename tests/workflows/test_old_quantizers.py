@@ -1,0 +1,97 @@
+"""Quantizers' tables of hashkiln 0.2.0, with float32 correctives, in the present program."""
+
+import fcntl
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from infra.settings import Settings
+from storage import models
+from tests.workflows.make_warehouse_0_2 import ARCHIVE, PROTOCOL, ROOT, TABLES, write
+from tests.workflows.tables.published_table import hashkiln, reindex, table_of
+from workflows.checks import UsageError
+from workflows.spec import Spec
+from workflows.tables.verify import verify
+
+EACH = pytest.mark.parametrize("table", TABLES)
+
+
+@pytest.fixture(autouse=True)
+def settings(monkeypatch):
+    """Return settings of the warehouse, at the path that its tables refer to; only one process at a time uses it."""
+    with Path(f"{ROOT}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        shutil.rmtree(ROOT, ignore_errors=True)
+        with tarfile.open(ARCHIVE) as archive:
+            archive.extractall(ROOT, filter="data")
+        monkeypatch.setenv("HASHKILN_HOME", str(ROOT / "home"))
+        monkeypatch.setenv("HASHKILN_EXECUTOR", "inprocess")
+        yield Settings()
+        shutil.rmtree(ROOT)
+
+
+def found(*args, code=0):
+    actual, output = hashkiln(*args, "--json")
+    assert actual == code, output
+    return json.loads(output)
+
+
+def spec(table, **changes):
+    method, bits = TABLES[table]
+    protocol = {"relevance": "neighbours", "neighbours": 5, "queries": 10}
+    method = {"method": method, "bits": bits}
+    return Spec.model_validate({"dataset": "mine", "method": method, "protocol": protocol, **changes})
+
+
+def check_search(table, tmp_path):
+    out, expected = tmp_path / "found.parquet", json.loads((ROOT / "expected.json").read_text())[table]["search"]
+    found("search", table, "--queries", str(ROOT / "queries.npy"), "--k", "5", "--out", str(out))
+    rows = pq.read_table(out).to_pydict()
+    assert [rows[name] for name in ("query", "rank", "id")] == [expected[name] for name in ("query", "rank", "id")]
+    assert rows["distance"] == pytest.approx(expected["distance"], rel=1e-6)
+
+
+@EACH
+def test_search_evaluate_verify_and_export_find_what_they_found(table, tmp_path):
+    check_search(table, tmp_path)
+    expected = json.loads((ROOT / "expected.json").read_text())[table]["metrics"]
+    metrics = found("evaluate", table, *PROTOCOL[2:])["measured"]["metrics"]
+    assert any(name.startswith("estimator.") for name in expected)
+    assert metrics == {name: pytest.approx(value, rel=1e-9) for name, value in expected.items()}
+    report = found("verify", table, "--deep")
+    assert (report["problems"], report["rechecked"]) == ([], 2)
+    found("export", table, "--to", "npy", "--out", str(tmp_path / "out"))
+    correctives = np.load(tmp_path / "out" / "correctives.npy")
+    assert (correctives.dtype, correctives.shape) == (np.float32, (60, 4 if "osq" in table else 3))
+
+
+@EACH
+def test_a_changed_shard_is_encoded_by_the_published_model_and_a_new_model_needs_another_code(settings, table):
+    model, columns = table_of(settings, table).version().properties["model"], table_of(settings, table).correctives
+    assert reindex(settings, spec(table)) == "v1"
+    write("b.parquet", 100, 3, 1_700_000_100)
+    assert reindex(settings, spec(table, gate={"max_loss": {"map": 1.0}})) == "v2"
+    now = table_of(settings, table)
+    assert (now.format, now.version().properties["model"], now.correctives) == (3, model, columns)
+    assert now.version().properties["encoded"] == "30"
+    assert verify(table, deep=True).problems == ()
+    with pytest.raises(UsageError, match=f"table {table} has correctives in float32, as of hashkiln 0.2"):
+        reindex(settings, spec(table, refit="always"))
+    assert reindex(settings, spec(table, code="half")) == "v1"
+    new = table_of(settings, "mine__half")
+    assert (new.format, new.correctives[0]) == (4, "step_float16")
+    assert new.version().properties["model"] != model
+
+
+@EACH
+def test_the_model_in_a_file_of_its_own_stays_the_same(settings, table, tmp_path):
+    function = models.load_model(settings.warehouse_url, table_of(settings, table).version().properties["model"])
+    models.save_file(str(tmp_path / "model.safetensors"), function)
+    loaded = models.load_file(str(tmp_path / "model.safetensors"))
+    x = np.load(ROOT / "queries.npy")
+    np.testing.assert_array_equal(loaded.encode_rows(x), function.encode_rows(x))
