@@ -38,8 +38,8 @@ Texts and pictures become vectors by [`hashkiln embed`](embed.md) first.
 
 Recall is the share of the 10, or 100, nearest rows that are found if 1, 2, 4 or 10 times as many candidates are
 re-ranked by their vectors. Candidates are the rows nearest by Hamming distance, or by the estimates of rabitq and osq.
-For each size, a method has the longest code that fits. Bytes are those that a row stores: its code, and 4 bytes of
-correctives for rabitq, 6 for osq and 8 for RaBitQ of Faiss. Re-ranking also reads vectors.
+For each size, a method has the longest code that fits. Bytes are those that a row stores: its code, and 12 bytes of
+correctives for rabitq, 16 for osq and 8 for RaBitQ of Faiss. Re-ranking also reads vectors.
 """
 
 
