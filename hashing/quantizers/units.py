@@ -1,7 +1,5 @@
 """The rows that quantizers learn from, and the units of float16 correctives."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
