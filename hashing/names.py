@@ -29,6 +29,15 @@ def hint(name: str, known: Collection[str], otherwise: str) -> str:
     >>> hint("itk", ["itq", "lsh"], "the methods are"), hint("x", [], "existing tables:")
     ('did you mean itq?', 'existing tables: none yet')
     """
+    return near(name, known) or f"{otherwise} {', '.join(known) or 'none yet'}"
+
+
+def near(name: str, known: Collection[str]) -> str:
+    """Return a question for the known names that may be meant; empty if none is close.
+
+    >>> near("itk", ["itq", "lsh"]), near("x", [])
+    ('did you mean itq?', '')
+    """
     by_form = {plain_name(other): other for other in known}
-    near = [by_form[form] for form in get_close_matches(plain_name(name), by_form)]
-    return f"did you mean {' or '.join(near)}?" if near else f"{otherwise} {', '.join(known) or 'none yet'}"
+    close = [by_form[form] for form in get_close_matches(plain_name(name), by_form)]
+    return f"did you mean {' or '.join(close)}?" if close else ""

@@ -11,6 +11,7 @@ import numpy as np
 from prefect import flow
 
 from hashing.mapreduce import Array, Batch
+from hashing.names import hint
 from infra.executors import InProcess, Progress, silent
 from storage import datasets, results
 from storage.features import keys
@@ -108,8 +109,8 @@ def read_queries(dataset: Dataset, source: str) -> Queries:
     keyed, url = dataset.columns.keyed, dataset.splits.get(source) or filesystem.absolute(source)
     if source not in dataset.splits:
         if "://" not in source and not Path(url).exists():
-            known = ", ".join(dataset.splits)
-            raise LookupError(f"no file {source!r}, and no split of that name: {dataset.name} has {known}")
+            meant = hint(source, dataset.splits, f"{dataset.name} has")
+            raise LookupError(f"no file {source!r}, and no split of that name: {meant}")
         if vectors := datasets.read_vector_file(url):
             x = np.concatenate(list(vectors))
             if dataset.metric == "cosine" and not (usable := x.any(axis=1)).all():

@@ -12,6 +12,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from hashing.names import near
+
 from ..files import parquet, samples
 from ..files.filesystem import FileVersion
 from ..formats import Kind
@@ -228,7 +230,8 @@ def _check_column(schema: Any, first: Any, name: str, url: str, first_url: str, 
     field, expected = parquet.field_of(schema, name), parquet.field_of(first, name)
     if field is None or expected is None:
         where, found = (url, schema.names) if field is None else (first_url, first.names)
-        raise ValueError(f"expected a column {name}, found {', '.join(found)}, in {where}: {_option(name, names)}")
+        meant = " ".join(filter(None, (near(name, found), _option(name, names))))
+        raise ValueError(f"expected a column {name}, found {', '.join(found)}, in {where}: {meant}")
     if name != names.id and "null" in (field.type, expected.type):  # such as a field that the first sample lacks
         return
     are_labels = name == names.labels

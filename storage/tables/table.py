@@ -208,7 +208,7 @@ class CodeTable:
         """Return a version by name, by default the published one. Raises LookupError, with the existing names."""
         if not (snapshot := self.iceberg.snapshot_by_name(name)):
             existing = [version.name for version in self.versions()]
-            meant = hint(name, existing, "existing versions:")
+            meant = hint(name, existing if name == "main" else ["main", *existing], "existing versions:")
             raise LookupError(f"unknown version {name!r} of table {self.name}; {meant}")
         if name == "main":
             tags = [n for n, ref in self.iceberg.refs().items() if ref.snapshot_id == snapshot.snapshot_id]

@@ -181,7 +181,7 @@ def test_an_unknown_version_is_refused_with_those_that_exist(hashkiln, settings,
         ("rollback", "--to", "v9"),
     ):
         code, error = hashkiln(command, "mine__lsh8", *options)
-        assert (code, error) == (2, "unknown version 'v9' of table mine__lsh8; existing versions: v1\n"), command
+        assert (code, error) == (2, "unknown version 'v9' of table mine__lsh8; existing versions: main, v1\n"), command
 
 
 def test_settings_name_every_wrong_variable():

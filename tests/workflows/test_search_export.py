@@ -254,6 +254,7 @@ def test_wrong_input_is_refused(settings, base, queries, tmp_path):
     np.save(tmp_path / "npy" / "a.npy", queries[1])
     refused(ValueError, r"expected the columns id, found vector, in .*a\.npy", tmp_path / "npy")
     refused(LookupError, "no file 'query', and no split of that name: mine has base", "query")
+    refused(LookupError, "no split of that name: did you mean base?", "bsae")
     refused(LookupError, r"no file '.*nowhere\.npy'", tmp_path / "nowhere.npy")
     refused(ValueError, "radius: expected at most 16 bits, found 17", radius=17)
     refused(LookupError, "unknown code table 'nothing'", table="nothing")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from hashing.methods import catalogue, method
-from hashing.names import plain_name
+from hashing.names import hint, plain_name
 
 from ..evaluation.registry import ESTIMATOR
 from ..records import Curves
@@ -58,7 +58,9 @@ class Grid(Value):
         for spec in self.specs():
             spec.build()
         if unknown := (self.parameters.keys() | (self.tune or {}).keys()) - set(self.methods):
-            raise ValueError(f"expected parameters for methods of the grid only, found {', '.join(sorted(unknown))}")
+            found = sorted(unknown)
+            meant = hint(found[0], self.methods, "they are")
+            raise ValueError(f"expected parameters for methods of the grid only, found {', '.join(found)}: {meant}")
         if self.tune and self.protocol != "dhn":
             raise ValueError(f"tune needs protocol dhn, found protocol {self.protocol}")
         for spec in self.specs():

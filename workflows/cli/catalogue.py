@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -84,7 +85,7 @@ def tables(as_json: AsJson = False) -> None:
     if as_json:
         return show(found, True)
     if found:
-        rows = [row | {"published": row["published"][:16], "rows": f"{row['rows']:,}"} for row in found]
+        rows = [row | {"published": row["published"][:16].replace("T", " "), "rows": f"{row['rows']:,}"} for row in found]
         return show(rows, False, one_line=True)
     console.print(f"No tables in {settings.home}: make one with `hashkiln reindex --dataset sample`", soft_wrap=True)
 
@@ -166,6 +167,7 @@ def ingest(
     `hashkiln ingest ~/nuswide --name nus-wide-224 --side 224` (train.txt, test.txt, database.txt and
     the images below that folder)
     """
+    from hashing.names import near
     from infra.settings import Settings
     from storage.datasets import DATASETS
     from storage.features.dataset import dataset_exists
@@ -182,7 +184,8 @@ def ingest(
         dtype=vector_dtype,
     )
     if name is None and source not in DATASETS:
-        raise typer.BadParameter(f"{source} is not a named dataset: pass --name NAME to name it")
+        meant = "" if Path(source).exists() else near(source, DATASETS)
+        raise typer.BadParameter(f"{source} is not a named dataset: {meant or 'pass --name NAME to name it'}")
     with progress() as report:
         if not replace and dataset_exists(settings.warehouse_url, name or source):
             raise typer.BadParameter(f"dataset {name or source} already exists: pass --replace to read it again")

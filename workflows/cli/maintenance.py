@@ -45,7 +45,7 @@ def history(table: TableName, as_json: AsJson = False) -> None:
         {
             "version": event.version,
             "": f"{event.what}, now" if event.published else event.what,
-            "when": event.when.removesuffix("+00:00"),
+            "when (UTC)": event.when[:16].replace("T", " "),
             "rows": "" if event.rows is None else f"{event.rows:,}",
             "model": event.model[:12],
             "map": f"{event.metrics['map']:.4f}" if "map" in event.metrics else "",

@@ -242,6 +242,8 @@ def test_sources_that_no_stage_could_encode_are_refused(tmp_path):
             read(mixed, Columns(x=x))
     with pytest.raises(SourceRefused, match=r"expected a column nope, found id, vector, .*--vector-column"):
         read(write(tmp_path / "other"), Columns(x="nope"))
+    with pytest.raises(SourceRefused, match=r"did you mean vector\? name yours by --vector-column"):
+        read(write(tmp_path / "other"), Columns(x="vectr"))
     with pytest.raises(SourceRefused, match=r"expected a column vector, image or text, found id, e"):
         read(renamed(tmp_path), Columns(x=""))
 

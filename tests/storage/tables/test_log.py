@@ -58,7 +58,7 @@ def test_a_rollback_is_refused_if_main_has_moved_or_the_target_was_never_publish
     for name in ("v3", "staged-new"):
         with pytest.raises(ValueError, match=f"cannot roll back from v3 to {name}: choose another published version"):
             log.roll_back(table, name, main, "me")
-    with pytest.raises(LookupError, match=r"unknown version 'v9' of table t; existing versions: v1"):
+    with pytest.raises(LookupError, match=r"unknown version 'v9' of table t; existing versions: main, v1"):
         log.roll_back(table, "v9", main, "me")
     assert (seen(table), log.rollbacks(table)) == (["2"], [])
 

@@ -316,7 +316,7 @@ def test_unknown_names_list_the_existing_ones(catalog, parts):
     published(catalog, parts)
     with pytest.raises(LookupError, match=r"^unknown code table 'u'; existing tables: t$"):
         load_table(catalog, "u")
-    with pytest.raises(LookupError, match=r"^unknown version 'v9' of table t; existing versions: v1$"):
+    with pytest.raises(LookupError, match=r"^unknown version 'v9' of table t; existing versions: main, v1$"):
         load_table(catalog, "t").version("v9")
 
 

@@ -152,7 +152,8 @@ def test_datasets_are_located_before_any_cell_is_measured(home):
     [
         ({"methods": ["itk"]}, "did you mean itq"),
         ({"bits": [0]}, "greater than or equal to 1"),
-        ({"parameters": {"sh": {"n_iter": 1}}}, "expected parameters for methods of the grid only, found sh"),
+        ({"parameters": {"sh": {"n_iter": 1}}}, "expected parameters for methods of the grid only, found sh: "),
+        ({"methods": ["itq"], "parameters": {"itk": {"n_iter": 1}}}, "found itk: did you mean itq"),
         ({"parameters": {"lsh": {"n_iter": 1}}}, "expected parameters of lsh"),
         ({"protocol": "knn"}, "'bdnn', 'labels', 'graded', 'neighbours' or 'dhn'"),
         ({"methods": ["lsh", "LSH"]}, "expected distinct values, found repeated lsh"),

@@ -147,6 +147,7 @@ def test_fetch_verifies_the_published_checksums(hashkiln):
         (("reindex", "--dataset", "sample", "--set", "n_iter"), 2, "expected NAME=VALUE, found 'n_iter'"),
         (("reindex", "--dataset", "sample", "--refit", "often"), 2, "often"),
         (("reindex",), 2, "Missing option"),
+        (("ingest", "mnst"), 2, "mnst is not a named dataset: did you mean mnist?"),
         (("ingest", "/nowhere/x"), 2, "/nowhere/x is not a named dataset: pass --name NAME"),
         (("ingest", "/nowhere", "--name", "x"), 2, "no data files in /nowhere"),
         (
