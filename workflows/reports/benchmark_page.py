@@ -15,7 +15,7 @@ from hashing.methods import catalogue
 from ..benchmark.grid import Row
 from ..evaluation.registry import METRICS
 from .charts import COLOURS, Chart, Drawing, Path, Series, draw, shape
-from .pages import chart_table, figure, render
+from .pages import chart_table, figure, render, sentence
 from .pdf import pdf
 from .svg import svg
 
@@ -38,7 +38,7 @@ def grid_page(rows: Sequence[Row]) -> str:
     groups: list[dict[str, Any]] = [
         {
             "title": f"{of[0].dataset}, protocol {of[0].protocol}: {relevance.partition(';')[0]}",
-            "about": [f"{of[0].rows:,} rows; relevant: {relevance}", f"Measured on {_machines(of)}."],
+            "about": [f"{of[0].rows:,} rows; {relevance.partition('; ')[2] or relevance}.", f"Measured on {_machines(of)}."],
             "figures": [(panel, figure(panel.chart, legend=False)) for panel in panels(of, styles)],
             "methods": _methods(of),
         }
@@ -93,7 +93,7 @@ def panels(rows: Sequence[Row], styles: dict[str, int]) -> Iterator[Panel]:
     for metric in [*rows[0].metrics, *SECONDS]:
         series = [_by_length(rows, name, metric, style) for name, style in styles.items() if name in methods]
         about = METRICS[metric].about if metric in METRICS else SECONDS.get(metric, metric)
-        yield Panel(Chart(about, "bits", metric, series, log=log, x_ticks=bits), f"{prefix}-{metric}", metric)
+        yield Panel(Chart(sentence(about), "bits", metric, series, log=log, x_ticks=bits), f"{prefix}-{metric}", metric)
     for length in bits:
         chosen = [row for row in rows if row.bits == length]
         recall = _curves(chosen, styles, lambda row: row.curves.recall, lambda row: row.curves.precision)
@@ -169,7 +169,7 @@ def learns_from(name: str) -> str:
 
 def _machines(rows: Sequence[Row]) -> str:
     """Return the machines and the versions of the libraries, in words."""
-    return _distinct(", ".join([row.hardware, *(f"{k} {v}" for k, v in row.versions.items())]) for row in rows)
+    return _distinct(", ".join([row.hardware, *(f"{k} {v}" for k, v in row.versions.items() if k != "machine")]) for row in rows)
 
 
 def _distinct(texts: Iterable[str]) -> str:

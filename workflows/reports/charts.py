@@ -106,7 +106,7 @@ def look(style: str) -> Look:
 def draw(chart: Chart, legend: bool = True) -> Drawing:
     """Return the marks of a chart: axes, ticks, a legend if there are several series, and the points."""
     marks: list[Path | Text]
-    marks, top = _legend(chart.series) if legend and len(chart.series) > 1 else ([], TOP)
+    marks, top = _legend(chart) if legend and len(chart.series) > 1 else ([], TOP)
     height = HEIGHT + top - TOP
     end, base = WIDTH - RIGHT, height - BOTTOM
     across: Callable[[float], float] = math.log10 if chart.log else float
@@ -226,17 +226,22 @@ def whisker(low: float, value: float, high: float, most: float) -> Drawing:
     return Drawing(120, 16, marks)
 
 
-def _legend(series: Sequence[Series]) -> tuple[list[Path | Text], float]:
+def _legend(chart: Chart) -> tuple[list[Path | Text], float]:
     """Return the marks of the legend, and where the chart below it begins."""
     marks, x, y = list[Path | Text](), LEFT, TOP + 8
-    for one in series:
+    for one in chart.series:
         if x > LEFT and x + 18 + text_width(one.name) > WIDTH:
             x, y = LEFT, y + LINE
-        marks += [
-            Path([(x, y - 4), (x + 14, y - 4)], f"l{one.style % len(COLOURS)}"),
-            Path(shape((x + 7, y - 4), one.style), f"m{one.style % len(COLOURS)}", closed=True),
-            Text(x + 18, y, one.name, "start"),
-        ]
+        colour = one.style % len(COLOURS)
+        if chart.kind == "steps":
+            box = [(x, y + 1), (x, y - 8), (x + 14, y - 8), (x + 14, y + 1)]
+            marks += [Path(box, f"a{colour}", closed=True), Path(box, f"l{colour}")]
+        else:
+            marks += [
+                Path([(x, y - 4), (x + 14, y - 4)], f"l{colour}"),
+                Path(shape((x + 7, y - 4), one.style), f"m{colour}", closed=True),
+            ]
+        marks.append(Text(x + 18, y, one.name, "start"))
         x += 30 + text_width(one.name)
     return marks, y + 10
 

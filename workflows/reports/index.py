@@ -15,7 +15,7 @@ from ..context import open_tables
 from ..evaluation.registry import split_protocol
 from ..spec import Spec
 from ..tables.history import Event, history, metrics_of_versions
-from .pages import render
+from .pages import render, sentence
 from .run_charts import headline, history_charts
 
 
@@ -49,9 +49,9 @@ def table_page(table: CodeTable, events: Sequence[Event]) -> str:
             _page_of(versions.get(event.version)),
             [
                 "published now" if event.published else event.what,
-                event.when[:16].replace("T", " "),
-                "" if event.rows is None else f"{event.rows:,}",
                 *_values(event.metrics, shown),
+                "" if event.rows is None else f"{event.rows:,}",
+                event.when[:16].replace("T", " "),
                 event.model[:12],
                 event.by,
                 event.note,
@@ -66,7 +66,7 @@ def table_page(table: CodeTable, events: Sequence[Event]) -> str:
         title=table.name,
         lead=_about(now) if "spec" in now else "Nothing is published yet.",
         parent="../index.html",
-        head=["version", "state", "when (UTC)", "rows", *shown, "model", "by", "note"],
+        head=["version", "state", *shown, "rows", "when (UTC)", "model", "by", "note"],
         lines=lines,
         charts=history_charts(metrics_of_versions(table, now.get("protocol", ""))),
     )
@@ -83,10 +83,10 @@ def warehouse_page(url: str, tables: Sequence[CodeTable]) -> str:
             f"{name}/index.html",
             [
                 version.name,
-                version.properties.get("at", "")[:16].replace("T", " "),
-                f"{int(version.properties.get('rows', 0)):,}",
-                str(table.n_bits),
+                _codes(table, version),
                 *_values(metrics[name], shown),
+                f"{int(version.properties.get('rows', 0)):,}",
+                version.properties.get("at", "")[:16].replace("T", " "),
                 split_protocol(version.properties.get("protocol", ""))[0],
             ],
         )
@@ -97,7 +97,7 @@ def warehouse_page(url: str, tables: Sequence[CodeTable]) -> str:
         title="Code tables",
         lead=f"Warehouse {url}. Compare metrics only between tables with the same protocol.",
         parent="",
-        head=["table", "version", "when (UTC)", "rows", "bits", *shown, "protocol"],
+        head=["table", "version", "codes", *shown, "rows", "when (UTC)", "protocol"],
         lines=lines,
         charts=[],
     )
@@ -106,11 +106,17 @@ def warehouse_page(url: str, tables: Sequence[CodeTable]) -> str:
 def _about(properties: dict[str, str]) -> str:
     spec = Spec.stored(properties["spec"])
     made = f"{spec.dataset}, encoded to {spec.method.bits} bits by {spec.method.method}"
-    return f"{made}. Protocol: {properties['protocol']}."
+    return f"{made}. {sentence(properties['protocol'])}."
+
+
+def _codes(table: CodeTable, version: Version) -> str:
+    """Return the length of the codes, and the method of the version if it has rows."""
+    made = version.properties.get("spec")
+    return f"{table.n_bits} bits" + (f", {Spec.stored(made).method.method}" if made else "")
 
 
 def _values(metrics: dict[str, float], names: Sequence[str]) -> list[str]:
-    return [f"{metrics[name]:.4f}" if name in metrics else "" for name in names]
+    return [f"{metrics[name]:.4f}" if name in metrics else "–" for name in names]
 
 
 def _page_of(version: Version | None) -> str:

@@ -64,4 +64,4 @@ def rate(staged: Staged) -> str:
 
 def _dataset(dataset: Dataset) -> str:
     kind = f"vectors of {dataset.dim:,} dimensions" if dataset.kind == "vector" else f"{dataset.kind}s"
-    return f"{dataset.name}: {kind}, compared by {dataset.metric}; splits {', '.join(dataset.splits)}; {dataset.source}"
+    return f"{dataset.name}: {kind}, metric {dataset.metric}; splits {', '.join(dataset.splits)}; {dataset.source}"

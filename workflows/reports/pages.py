@@ -30,9 +30,22 @@ def render(template: str, **values: Any) -> str:
 
     loader = PackageLoader("workflows.reports")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters |= {"sentence": sentence, "breakable": breakable}
     now = datetime.now(UTC).isoformat(timespec="seconds")
     known = {"now": now, "version": version("hashkiln"), "colours": list(zip(COLOURS, DARK, strict=True))}
     return environment.get_template(template).render(known | values)
+
+
+def breakable(name: str) -> Any:
+    """Return a name as HTML in which a line may end after each underscore."""
+    from markupsafe import Markup, escape
+
+    return escape(name).replace("_", Markup("_<wbr>"))
+
+
+def sentence(text: str) -> str:
+    """Return a text with a capital first letter."""
+    return text[:1].upper() + text[1:]
 
 
 def figure(chart: Chart, legend: bool = True) -> Figure:

@@ -120,7 +120,7 @@ def tiles(report: Report) -> list[dict[str, str]]:
         estimate, change, verdict = report.measured.metrics[name], "", ""
         if report.comparison and name in report.comparison.differences:
             change, verdict = _change(name, report.comparison.differences[name])
-            change = f"{change} since {report.comparison.version}"
+            change += f" {'since' if verdict == 'same' else 'than'} {report.comparison.version}"
         about = f"{estimate.low:.4f} to {estimate.high:.4f}, {METRICS[name].about}"
         found.append(
             {"name": name, "value": f"{estimate.value:.4f}", "about": about, "change": change, "verdict": verdict}

@@ -12,7 +12,7 @@ from hashing.mapreduce import Epoch
 from ..evaluation.registry import OVERSAMPLING
 from ..records import Bits, Curves, Estimate, Measured
 from .charts import Chart, Series, heatmap, number
-from .pages import Figure, figure
+from .pages import Figure, figure, sentence
 from .svg import svg
 
 HEADLINE = (("map",), ("precision_at_100",), ("recall_reranked_x10", "recall_at_1000"), ("precision_radius_2",))
@@ -37,7 +37,7 @@ def retrieval(curves: Curves, measured: Measured) -> list[Figure]:
             [
                 Series(f"by radius, {zero}", curves.recall, curves.precision),
                 Series(f"by radius, {left_out}", curves.recall, curves.found_precision, style=1),
-                Series("at the first N ranks", curves.recall_at, curves.precision_at, style=2),
+                Series("at the first N ranks", curves.recall_at, curves.precision_at, style=3),
             ],
             note=f"{rule}Some papers count its precision as 0. Others leave the query out, which favours codes that "
             "find few rows. The first N ranks are never empty.",
@@ -100,7 +100,7 @@ def _distances(curves: Curves) -> list[Chart]:
         near, far = (float(counts @ distances / counts.sum()) for counts in (relevant, others))
         series = [
             Series(name, distances.tolist(), (counts / counts.sum()).tolist(), style=style)
-            for name, counts, style in (("relevant rows", relevant, 2), ("other rows", others, 1))
+            for name, counts, style in (("relevant rows", relevant, 4), ("other rows", others, 6))
         ]
         note = f"The mean distance from a query is {near:.1f} bits for relevant rows, {far:.1f} for others. "
         note += "The less the two areas overlap, the better the codes."
@@ -147,7 +147,7 @@ def training(epochs: Sequence[Epoch], best: int | None) -> list[Figure]:
         y: list[float | None] = [epoch[name] for epoch in epochs]  # type: ignore[literal-required]  # name is one of the keys
         if any(value is not None for value in y):
             upright = best if name == "score" else None
-            figures.append(figure(Chart(title, "epoch", title, [Series(title, x, y)], upright=upright)))
+            figures.append(figure(Chart(sentence(title), "epoch", title, [Series(title, x, y)], upright=upright)))
     return figures
 
 

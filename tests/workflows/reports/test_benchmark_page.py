@@ -83,10 +83,10 @@ def test_a_browser_shows_what_is_selected(rows, browser):
     page = audit(browser, grid_page(rows))
     seen = page.locator("figure:visible")
     curves = ["Precision against recall, 32 bits", "Precision at the first N ranks, 32 bits"]
-    assert seen.locator("h3").all_inner_texts() == ["mean average precision (tie-aware)", *curves]
+    assert seen.locator("h3").all_inner_texts() == ["Mean average precision (tie-aware)", *curves]
     page.select_option("#metric", "fit_seconds")
     page.select_option("#bits", "8")
-    assert seen.locator("h3").all_inner_texts()[:2] == ["seconds to fit", "Precision against recall, 8 bits"]
+    assert seen.locator("h3").all_inner_texts()[:2] == ["Seconds to fit", "Precision against recall, 8 bits"]
     assert seen.locator("path.s1:visible").count()
     page.get_by_label("ksh").uncheck()
     assert not seen.locator("path.s1:visible").count()

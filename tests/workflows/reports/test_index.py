@@ -35,5 +35,6 @@ def test_each_run_has_its_page_and_its_line_in_the_index(settings, source, brows
     )
     whole = (reports / "index.html").read_text()
     assert f'<a href="{TABLE}/index.html">{TABLE}</a>' in whole
+    assert re.search(r"<td>\d+ bits, [a-z_]+</td>", whole)
     for html in (page, whole):
         audit(browser, html)

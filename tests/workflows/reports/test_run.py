@@ -95,9 +95,9 @@ def test_each_figure_has_its_numbers(run):
     assert list(found) == [
         "Precision against recall", "Within a Hamming radius", "At the first N ranks", "Distances",
         "Activation of bits", "Correlation of bits", "map over versions", "precision_at_100 over versions",
-        "training loss", "map on held-out rows", "learning rate",
+        "Training loss", "Map on held-out rows", "Learning rate",
     ]  # fmt: skip
-    assert " ".join(found["training loss"]) == "training loss 1 0.75 training loss 2 0.5 training loss 3 0.25"
+    assert " ".join(found["Training loss"]) == "training loss 1 0.75 training loss 2 0.5 training loss 3 0.25"
     assert " ".join(found["map over versions"][:6]) == "versions v2 0.25 versions v3 0.3"
 
 
@@ -131,7 +131,7 @@ def test_training_is_summarized(run):
     assert f"Training: {said}." in run_markdown(*run)
     unjudged = [{**epoch, "score": None} for epoch in EPOCHS]
     assert trained(unjudged) == "3 epochs of 60,000 rows in 4.5 s, loss 0.2500"
-    assert [figure.title for figure in run_charts.training(unjudged, None)] == ["training loss", "learning rate"]
+    assert [figure.title for figure in run_charts.training(unjudged, None)] == ["Training loss", "Learning rate"]
     assert '<h2 id="training"' not in run_page(*run[:4], [])
     assert "Training" not in run_markdown(*run[:4], [])
 
