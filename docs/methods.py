@@ -69,7 +69,7 @@ def defaults(cls: type, beyond: type | None = None) -> str:
 
 
 def section(name: str, cls: type, rows: list[Row]) -> str:
-    text, _, reference = (cls.__doc__ or "").partition("Reference:")
+    text, _, reference = (cls.__doc__ or "").replace("<H,", "&lt;H,").partition("Reference:")  # otherwise a tag
     paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
     own = defaults(cls, Deep if issubclass(cls, Deep) else None)
     lines = [f"## {cls.__name__} (`{name}`)", *paragraphs, f"Hyper-parameters: {own}."]

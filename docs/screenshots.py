@@ -2,7 +2,7 @@
 
     HASHKILN_DATA=folder python docs/screenshots.py    # the folder has mnist/
 
-It needs Chromium: of the system, or that of `playwright install chromium`.
+It needs Chromium: of the system, or that of `playwright install chromium`. The site of the documents is built first.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-IMAGES = Path(__file__).parent / "images"
+ROOT = Path(__file__).parents[1]
+IMAGES = ROOT / "docs" / "images"
 HEIGHTS = {1280: 1500, 400: 1500}  # of the part of a page that is shown, by its width
 LENGTHS = [8, 16, 32, 64]
 
@@ -23,7 +26,14 @@ def main() -> None:
     """Make the pages and their pictures."""
     with tempfile.TemporaryDirectory() as home:
         os.environ |= {"HASHKILN_HOME": home, "HASHKILN_EXECUTOR": "inprocess"}
-        shoot(pages(Path(home)))
+        shoot(pages(Path(home)) | documents())
+
+
+def documents() -> dict[str, Path]:
+    """Return two pages of the site of the documents, after building it."""
+    subprocess.run([sys.executable, "-m", "zensical", "build", "--strict"], cwd=ROOT, check=True, stdout=sys.stderr)
+    site = ROOT / ".venv" / "site"
+    return {"docs": site / "index.html", "docs-guide": site / "how-to" / "read-the-codes.html"}
 
 
 def pages(home: Path) -> dict[str, Path]:

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 import hashkiln
 from hashing.methods import METHODS
+from tests.workflows.reports.browser import launched
 from workflows.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -48,17 +49,32 @@ def test_the_page_of_sizes_is_printed_from_the_measured_rates():
     assert run.stdout.splitlines()[0] == (ROOT / "docs" / "how-to" / "size.md").read_text().splitlines()[0]
 
 
-def test_the_site_builds_without_a_broken_link(tmp_path):
-    site = ROOT / ".venv" / "site"
+@pytest.fixture(scope="module")
+def site():
+    """Return the folder of the site, after building it without a broken link."""
     run = subprocess.run(
         [sys.executable, "-m", "zensical", "build", "--strict"], cwd=ROOT, capture_output=True, text=True
     )
     assert not run.returncode, run.stdout + run.stderr
+    return ROOT / ".venv" / "site"
+
+
+def test_the_site_has_all_documents_and_loads_nothing_from_the_network(site):
     pages = {path.relative_to(site) for path in site.rglob("*.html")}
     sources = [path.relative_to(ROOT / "docs").with_suffix(".html") for path in (ROOT / "docs").rglob("*.md")]
     assert [path for path in sources if path.with_stem(path.stem.replace("README", "index")) not in pages] == []
     remote = re.compile(r'<(?:script|link|img)[^>]+(?:src|href)="?https?://')
     assert [path.name for path in site.rglob("*.html") if remote.search(path.read_text())] == []
+
+
+def test_the_site_opened_as_files_is_searched(site):
+    api = pytest.importorskip("playwright.sync_api", reason="needs a browser: pip install playwright")
+    with api.sync_playwright() as playwright, launched(playwright, api.Error) as browser:
+        page = browser.new_page()
+        page.goto((site / "how-to" / "choose.html").as_uri())
+        page.keyboard.press("Control+k")
+        page.get_by_placeholder("Search").last.fill("pgvector")
+        page.get_by_role("link", name="pgvector").first.wait_for()
 
 
 def test_the_comparisons_of_the_readme_are_those_of_the_performance_page():
@@ -78,6 +94,12 @@ def test_every_path_exists(path):
     paths = {found.rstrip(".") for found in FILES.findall(path.read_text())}
     own = {"infra/.env", "infra/ray-token"}  # users write it
     assert sorted(name for name in paths - own if not (ROOT / name).exists()) == []
+
+
+@EVERY
+def test_no_text_is_taken_for_a_tag(path):
+    text = re.sub(r"```.*?```|`[^`]*`|<!--.*?-->", "", path.read_text(), flags=re.DOTALL) if path.suffix == ".md" else ""
+    assert re.findall(r"<[A-Za-z][^>]*", text) == []
 
 
 @EVERY
