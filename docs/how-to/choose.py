@@ -29,7 +29,7 @@ qualifies if it fits the budget and the lower end of the interval of its recall 
 command recommends the one that reads the fewest vectors for each query.
 
 ```
-hashkiln plan --dataset glosses-minilm --budget 16B --recall 0.9
+hashkiln plan --dataset products --budget 16B --recall 0.9
 ```
 
 Texts and pictures become vectors by [`hashkiln embed`](embed.md) first.

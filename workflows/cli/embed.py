@@ -39,7 +39,7 @@ def embed(
     In the folder of a .onnx or .pt2 file, preprocessor_config.json describes pictures (size, image_mean, image_std),
     and tokenizer.json describes texts, as in Hugging Face models.
 
-    Examples: `hashkiln embed --dataset glosses --encoder all-MiniLM-L6-v2 --name glosses-minilm`,
+    Examples: `hashkiln embed --dataset reviews --encoder all-MiniLM-L6-v2 --name reviews-minilm`,
     `hashkiln embed --dataset products --encoder timm/resnet50.a1_in1k --name products-resnet`
     """
     from ..embed import embed as run
