@@ -74,7 +74,7 @@ def test_the_site_opened_as_files_is_searched(site):
         page.goto((site / "how-to" / "choose.html").as_uri())
         page.keyboard.press("Control+k")
         page.get_by_placeholder("Search").last.fill("pgvector")
-        page.get_by_role("link", name="pgvector").first.wait_for()
+        page.locator("a").filter(has_text="PostgreSQL and pgvector").wait_for()
 
 
 def test_the_comparisons_of_the_readme_are_those_of_the_performance_page():
@@ -98,8 +98,8 @@ def test_every_path_exists(path):
 
 @EVERY
 def test_no_text_is_taken_for_a_tag(path):
-    text = re.sub(r"```.*?```|`[^`]*`|<!--.*?-->", "", path.read_text(), flags=re.DOTALL) if path.suffix == ".md" else ""
-    assert re.findall(r"<[A-Za-z][^>]*", text) == []
+    text = re.sub(r"```.*?```|`[^`]*`|<!--.*?-->", "", path.read_text(), flags=re.DOTALL)
+    assert path.suffix != ".md" or re.findall(r"<[A-Za-z][^>]*", text) == []
 
 
 @EVERY

@@ -85,8 +85,9 @@ def tables(as_json: AsJson = False) -> None:
     if as_json:
         return show(found, True)
     if found:
-        rows = [row | {"published": row["published"][:16].replace("T", " "), "rows": f"{row['rows']:,}"} for row in found]
-        return show(rows, False, one_line=True)
+        for row in found:
+            row |= {"published": row["published"][:16].replace("T", " "), "rows": f"{row['rows']:,}"}
+        return show(found, False, one_line=True)
     console.print(f"No tables in {settings.home}: make one with `hashkiln reindex --dataset sample`", soft_wrap=True)
 
 

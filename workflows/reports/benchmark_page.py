@@ -37,13 +37,13 @@ def grid_page(rows: Sequence[Row]) -> str:
     styles = styles_of(rows)
     groups: list[dict[str, Any]] = [
         {
-            "title": f"{of[0].dataset}, protocol {of[0].protocol}: {relevance.partition(';')[0]}",
-            "about": [f"{of[0].rows:,} rows; {relevance.partition('; ')[2] or relevance}.", f"Measured on {_machines(of)}."],
+            "title": f"{of[0].dataset}, protocol {of[0].protocol}: {relevance}",
+            "about": [f"{of[0].rows:,} rows; {rest or relevance}.", f"Measured on {_machines(of)}."],
             "figures": [(panel, figure(panel.chart, legend=False)) for panel in panels(of, styles)],
             "methods": _methods(of),
         }
         for (*_, found), of in groups_of(rows).items()
-        for relevance in [found.removeprefix("relevant: ")]
+        for relevance, _, rest in [found.removeprefix("relevant: ").partition("; ")]
     ]
     shown: list[Panel] = [panel for group in groups for panel, _ in group["figures"]]
     legend = [(name, style, svg(_swatch(style)), learns_from(name)) for name, style in styles.items()]
@@ -169,7 +169,11 @@ def learns_from(name: str) -> str:
 
 def _machines(rows: Sequence[Row]) -> str:
     """Return the machines and the versions of the libraries, in words."""
-    return _distinct(", ".join([row.hardware, *(f"{k} {v}" for k, v in row.versions.items() if k != "machine")]) for row in rows)
+    machines = []
+    for row in rows:
+        versions = (f"{name} {version}" for name, version in row.versions.items() if name != "machine")
+        machines.append(", ".join([row.hardware, *versions]))
+    return _distinct(machines)
 
 
 def _distinct(texts: Iterable[str]) -> str:
