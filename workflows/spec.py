@@ -315,11 +315,11 @@ class Spec(Value):
             return self
         relevance = self.protocol.relevance
         for rule in self.gate.bounds + self.gate.losses:
-            if rule.metric.needs == "graded relevance" and relevance != "graded":
+            needs = METRICS[rule.name.removeprefix(ESTIMATOR)].needs
+            if needs == "graded relevance" and relevance != "graded":
                 raise ValueError(f"gate: {rule.name} needs --relevance graded, found --relevance {relevance}")
             if rule.metric.needs == "quantizer" and not self.method.correctives:
                 raise ValueError(f"gate: {rule.name} needs a quantizer, found the method {self.method.method}")
-            needs = METRICS[rule.name.removeprefix(ESTIMATOR)].needs
             if needs == "neighbours" and relevance in ("graded", "labels"):
                 raise ValueError(f"gate: {rule.name} needs --relevance neighbours, found --relevance {relevance}")
         if self.precision != "float32" and not self.method.network:

@@ -94,45 +94,50 @@ class NearestByScore(NearestRows):
 
 @dataclass(frozen=True, eq=False)
 class RankingByScore:
-    """Rankings by score. Rows are relevant if they share a label with the query, or are its neighbours."""
+    """Rankings by score. Rows are relevant if they share a label with the query, or are its neighbours.
+
+    The grade of a row is the number of labels that it shares, or 1 for a neighbour.
+    """
 
     scores: Scores
     own_ids: Array  # (q,) int64, distinct, the id that is left out of each query's ranking
     labels: Array | None  # (q, w) uint64, from hamming.layout.pack_labels
     neighbours: IdLookup | None = None  # result of neighbour_lookup; if given, labels are not used
+    n_grades: int = 0  # above all grades of rows; 0: grades are not counted
 
     def blocks(self, batch: Batch) -> Iterator[tuple[Array, Array]]:
-        """Yield scores (q, m) float32, infinite for a query's own row, and a mask (q, m) of relevant rows."""
+        """Yield scores (q, m) float32, infinite for a query's own row, and the grades (q, m) uint16 of rows."""
         for rows, scores in scored(self.scores, batch, len(self.own_ids)):
             block = batch.take(rows)
             own = self._own.find(block.ids)
             scores[own] = np.inf
-            relevant = self._relevant(block)
-            relevant[own] = False
-            yield scores, relevant
+            grades = self._grades(block)
+            grades[own] = 0
+            yield scores, grades
 
     @cached_property
     def _own(self) -> IdLookup:
         return IdLookup(self.own_ids, np.arange(len(self.own_ids)))
 
-    def _relevant(self, batch: Batch) -> Array:
-        relevant = np.zeros((len(self.own_ids), len(batch.ids)), bool)
+    def _grades(self, batch: Batch) -> Array:
+        grades = np.zeros((len(self.own_ids), len(batch.ids)), np.uint16)
         if self.neighbours is not None:
-            relevant[self.neighbours.find(batch.ids)] = True
+            grades[self.neighbours.find(batch.ids)] = 1
         elif self.labels is None or batch.y is None:
             raise ValueError("expected labels of both the queries and the rows, or neighbours of the queries")
         else:
             for mine, theirs in zip(self.labels.T, pack_labels(batch.y).T, strict=True):
-                relevant |= (mine[:, None] & theirs) != 0
-        return relevant
+                grades += np.bitwise_count(mine[:, None] & theirs)
+        return grades
 
 
 def histogram(ranking: RankingByScore, data: Data) -> Array:
     """Return (2, q, bins) int64: all rows and relevant rows by score, from the lowest score on.
 
-    A bin holds the rows of one score of relevant rows, or the rows between two such scores. The bins of a query are
-    followed by empty ones if another query has more. A state takes up to 32 bytes for each relevant row of each query:
-    rank queries in blocks if that is too much.
+    If the ranking counts grades, (2 + n_grades, q, bins): the rows of grade 0, 1, … follow. A bin holds the rows of one
+    score of relevant rows, or the rows between two such scores. The bins of a query are followed by empty ones if
+    another query has more. A state takes up to 32 bytes for each relevant row of each query, and 16 more for each
+    grade: rank queries in blocks if that is too much.
     """
     relevant_scores = data.reduce(RelevantScores(ranking), "scores of relevant rows")
     return data.reduce(ScoreHistogram(ranking, relevant_scores), "ranks of relevant rows")
@@ -151,8 +156,8 @@ class RelevantScores:
         return []
 
     def update(self, state: list[Array], batch: Batch) -> list[Array]:
-        for scores, relevant in self.ranking.blocks(batch):
-            i, j = relevant.nonzero()
+        for scores, grades in self.ranking.blocks(batch):
+            i, j = grades.nonzero()
             state.append(i.astype(np.uint64) << np.uint64(32) | ordered(scores[i, j]))
         return state
 
@@ -167,7 +172,7 @@ class RelevantScores:
 
 @dataclass(frozen=True, eq=False)
 class ScoreHistogram(Counts):
-    """Statistic: all and relevant rows by score -> (2, q, bins) int64; see `histogram`."""
+    """Statistic: all and relevant rows by score, and those of each grade; see `histogram`."""
 
     ranking: RankingByScore
     relevant_scores: Array  # result of RelevantScores
@@ -179,19 +184,20 @@ class ScoreHistogram(Counts):
         return np.searchsorted(queries, np.arange(len(self.ranking.own_ids) + 1))
 
     def zero(self) -> Array:
-        return np.zeros((2, 2 * len(self.relevant_scores) + len(self.ranking.own_ids)), np.int64)
+        counts = 2 + self.ranking.n_grades
+        return np.zeros((counts, 2 * len(self.relevant_scores) + len(self.ranking.own_ids)), np.int64)
 
     def update(self, state: Array, batch: Batch) -> Array:
         from . import score_kernels
 
         levels = read_only(self.relevant_scores.astype(np.uint32))
-        for scores, relevant in self.ranking.blocks(batch):
-            score_kernels.count_scores(ordered(scores), relevant, levels, self._ends, OWN, state)
+        for scores, grades in self.ranking.blocks(batch):
+            score_kernels.count_scores(ordered(scores), grades, levels, self._ends, OWN, state)
         return state
 
     def finish(self, state: Array) -> Array:
         widths = 2 * np.diff(self._ends) + 1
-        found = np.zeros((2, len(widths), widths.max(initial=1)), np.int64)
+        found = np.zeros((len(state), len(widths), widths.max(initial=1)), np.int64)
         found[:, np.arange(found.shape[2]) < widths[:, None]] = state
         return found
 

@@ -4,14 +4,15 @@ from numba import njit
 
 
 @njit(nogil=True, cache=True)
-def count_scores(scores, relevant, levels, ends, own, counts):
+def count_scores(scores, grades, levels, ends, own, counts):
     """Add rows to the bins of their queries.
 
     The levels of query i are levels[ends[i]:ends[i + 1]], sorted; its bins begin at 2 ends[i] + i. Bin 2 k holds the
     scores between the levels k - 1 and k, bin 2 k + 1 those of level k.
 
-    scores (q, m) and levels (n,) are uint32, relevant (q, m) bool, ends (q + 1,) int64, and counts (2, 2 n + q) int64,
-    of all rows and relevant rows. Rows with the score `own`, a query's own row, are not counted.
+    scores (q, m) and levels (n,) are uint32, grades (q, m) uint16, and ends (q + 1,) int64. counts (2, 2 n + q) int64
+    are those of all rows and of relevant rows, whose grade is not 0; if there are more, of the rows of grade 0, 1, …
+    Rows with the score `own`, a query's own row, are not counted.
     """
     for query in range(scores.shape[0]):
         start, stop = ends[query], ends[query + 1]
@@ -28,4 +29,6 @@ def count_scores(scores, relevant, levels, ends, own, counts):
                     high = middle
             place = 2 * low + query + (low < stop and levels[low] == score)
             counts[0, place] += 1
-            counts[1, place] += relevant[query, row]
+            counts[1, place] += grades[query, row] > 0
+            if len(counts) > 2:
+                counts[2 + grades[query, row], place] += 1

@@ -1,6 +1,7 @@
 """Metrics of real-valued queries, which rank codes by the outputs of the hash function instead of their signs."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -28,6 +29,6 @@ def asymmetric_values(
     values = {name: np.zeros(len(u)) for name in weights}
     for name, w in weights.items():
         for i in query_blocks(relevant, RELEVANT_BYTES) if shards else ():
-            ranking = judge.by_score(by_score.InnerProducts(w[i]), i)
+            ranking = replace(judge.by_score(by_score.InnerProducts(w[i]), i), n_grades=0)
             values[name][i] = average_precision(by_score.histogram(ranking, data))
     return values

@@ -34,7 +34,7 @@ def estimated_values(
     if relevant.max(initial=0) > MOST:
         return {}
     found: dict[str, list[Array]] = {}
-    for i in query_blocks(relevant, RELEVANT_BYTES):
+    for i in query_blocks(relevant, RELEVANT_BYTES + 16 * judge.n_grades):
         estimator = function.estimator(judge.queries.x[i], metric, real)
         histogram = by_score.histogram(judge.by_score(estimator, i), Data(shards, executor))
         for name, values in metric_values(histogram, judge.k).items():

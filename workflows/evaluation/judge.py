@@ -64,6 +64,12 @@ class Judge:
         """The id of each query's own row in the database, or an unused id if the queries are not rows of it."""
         return self.queries.ids if self.drawn else _NO_ROW + np.arange(len(self.queries.ids))
 
+    @property
+    def n_grades(self) -> int:
+        """The number of grades, from 0 to the most labels of a query; 0 unless relevance is graded."""
+        y = self.queries.y
+        return int(y.sum(axis=1).max()) + 1 if self.graded and y is not None else 0
+
     def codes(self, function: HashFunction) -> Array:
         """Return the packed codes (q, B) of the queries."""
         return pack(function.encode(self.queries.x))
@@ -78,7 +84,7 @@ class Judge:
         own, y = self.own_rows[queries], self.queries.y
         labels = None if y is None else pack_labels(y[queries])
         listed = None if self.neighbours is None else neighbour_lookup(self.neighbours[queries], own)
-        return RankingByScore(scores, own, labels, listed)
+        return RankingByScore(scores, own, labels, listed, self.n_grades)
 
     def histogram(self, function: HashFunction, shards: list[Shard], executor: Executor) -> Array:
         """Return `histogram_of` for the queries encoded by a hash function."""
@@ -90,8 +96,7 @@ class Judge:
         If graded, (2 + n_grades, q, n_bits + 1): the rows that share 0, 1, … labels follow. Queries are counted in
         blocks, so that a state takes at most 64 MiB.
         """
-        y = self.queries.y
-        n_grades = int(y.sum(axis=1).max()) + 1 if self.graded and y is not None else 0
+        y, n_grades = self.queries.y, self.n_grades
         if not shards:
             return np.zeros((2 + n_grades, len(codes), n_bits + 1), np.int64)
         own, histograms = self.own_rows, []

@@ -35,7 +35,8 @@ class Metric(NamedTuple):
 ESTIMATOR = "estimator."  # of metrics by the estimated distances of a quantizer
 RANKING = f"metrics {ESTIMATOR}* rank by "  # in protocols of existing tables: do not change
 ESTIMATED = (
-    "map", "map_at_1000", "precision_at_100", "recall_at_1000", *(f"recall_reranked_x{by}" for by in OVERSAMPLING),
+    "map", "map_at_1000", "precision_at_100", "recall_at_1000", "ndcg", "ndcg_at_10", "ndcg_at_100",
+    *(f"recall_reranked_x{by}" for by in OVERSAMPLING),
 )  # fmt: skip
 
 METRICS = {

@@ -1,5 +1,7 @@
 """Rankings by score, compared with a sort of all rows, for any cut into shards."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -68,6 +70,19 @@ def test_the_histogram_is_the_same_for_any_cut(ranking, n_shards, batch_rows, ce
     monkeypatch.setattr(by_score, "CELLS", cells)
     shards = [[], *cut(ROWS, n_shards, batch_rows)]
     np.testing.assert_array_equal(histogram(ranking, Data(shards, in_process)), expected)
+
+
+def test_ndcg_is_that_of_a_sort_of_all_rows(in_process):
+    grades = LABELS.astype(int) @ ROWS.y.T.astype(int)
+    assert grades.max() > 1
+    found = histogram(replace(BY_LABELS, n_grades=LABELS.sum(axis=1).max() + 1), Data(cut(ROWS, 4, 23), in_process))
+    np.testing.assert_array_equal(found[:2], histogram(BY_LABELS, Data(cut(ROWS, 4, 23), in_process)))
+    np.testing.assert_array_equal(found[2:].sum(axis=0), found[0])
+    expected = np.stack(
+        [sorted_histogram(InnerProducts(U)(ROWS), grades == grade)[1] for grade in range(len(found) - 2)]
+    )
+    for depth in (None, 10):
+        np.testing.assert_allclose(metrics.ndcg(found[2:], depth), metrics.ndcg(expected, depth))
 
 
 def test_the_nearest_rows_are_those_of_a_sort_by_score_and_id(in_process):

@@ -225,6 +225,10 @@ def test_metrics_by_labels_are_those_of_the_ranking_by_estimates(published, sett
         hits = labels[order] == query.argmax()
         precisions.append((hits.cumsum() / np.arange(1, 800))[hits].mean())
     assert report.measured.metrics["estimator.map"].value == pytest.approx(np.mean(precisions), abs=1e-6)
+    assert "estimator.ndcg" not in report.measured.metrics
+    graded = measured(settings, quantized(protocol={"queries": 30, "relevance": "graded"}))[0].measured.metrics
+    assert graded["estimator.map"].value == report.measured.metrics["estimator.map"].value
+    assert graded["ndcg_at_10"].value < graded["estimator.ndcg_at_10"].value < 1
 
 
 def test_metrics_by_hamming_distance_compare_with_those_of_other_methods(published, settings):
@@ -255,6 +259,8 @@ def test_the_gate_bounds_metrics_by_estimates_and_compares_those_by_hamming_dist
     assert rows["estimator.map"]["difference"] == ""
     with pytest.raises(ValueError, match=r"gate: estimator.map needs a quantizer, found the method lsh"):
         spec(gate={"floors": {"estimator.map": 0.3}})
+    with pytest.raises(ValueError, match=r"estimator.ndcg needs --relevance graded"):
+        quantized(gate={"floors": {"estimator.ndcg": 0.3}})
     with pytest.raises(ValueError, match=r"estimator.recall_reranked_x2 needs --relevance neighbours"):
         quantized(gate={"floors": {"estimator.recall_reranked_x2": 0.3}}, protocol={"relevance": "labels"})
     with pytest.raises(ValueError, match=r"estimator.map is not compared with the published version"):
