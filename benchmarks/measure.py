@@ -172,7 +172,7 @@ def run(
             print(f"{each.series}: {each.y:.4g} {each.y_name} at {each.x:,.10g} {each.x_name}", flush=True)
     print(remarks)
     if options.json:
-        known = {name: value for name, value in vars(options).items() if name not in ("json", "full")}
+        known = {name: value for name, value in vars(options).items() if name not in ("json", "full", "folder")}
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in known.items()}
         result = {
             "question": doc.splitlines()[0], "peer": peer, "limit": limit, "full": options.full, "settings": settings,

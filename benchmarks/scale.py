@@ -120,7 +120,7 @@ def measured(options: argparse.Namespace) -> Iterator:
     list(scans("", 0, codes(100, 64), codes(10, 64)))  # compiles the kernels
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         list(by_rows(BLOCK, folder))
-        largest = 10**8 if options.full else options.largest
+        largest = options.largest or (10**8 if options.full else 10**7)
         for power in range(5, int(np.log10(largest)) + 1):
             yield from by_rows(10**power, folder)
     for power in range(2, 6):
@@ -131,7 +131,7 @@ def measured(options: argparse.Namespace) -> Iterator:
 
 def main() -> None:
     parser = measure.parser(__doc__)
-    parser.add_argument("--largest", type=int, default=10**7, help="number of rows")
+    parser.add_argument("--largest", type=int, help="number of rows; default: 10^7, or 10^8 with --full")
     parser.add_argument("--folder", help="working folder; temporary by default")
     options = parser.parse_args()
     packages = "numba", "pyarrow"
