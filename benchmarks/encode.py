@@ -57,6 +57,14 @@ from storage.tables.source_digest import NEWEST, SOURCE_DIGESTS, update_digest
 from workflows.datasets import ingest
 from workflows.spec import Spec
 
+REMARKS = """
+Workers: if a row takes as much processor time with two workers as with one, the rate grows with the cores. What is
+missing by the clock is waiting for the disk, for Ray and for other programs.
+
+S3: the server and the encoder share the cores, and serving and receiving 1 GB takes about 2 seconds of one. So files
+come nearly as fast as from the disk where a row is much to compute; elsewhere, what the cores can do at once is the
+limit.
+"""
 ONE_CORE = [(128, 64), (128, 256), (768, 256)]  # d, bits
 FILE_BYTES = 2**28
 
@@ -323,7 +331,7 @@ def main() -> None:
     options = parser.parse_args()
     peer = limit = "named in each row"
     packages = "numba", "faiss-cpu", "pyarrow", "ray"
-    measure.run(__doc__, options, measured(options), peer=peer, limit=limit, packages=packages)
+    measure.run(__doc__, options, measured(options), peer=peer, limit=limit, packages=packages, remarks=REMARKS)
 
 
 if __name__ == "__main__":

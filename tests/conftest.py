@@ -42,6 +42,9 @@ def pytest_report_header():
     return f"HASHKILN_DATA={os.environ.get('HASHKILN_DATA', '(not set: the tests on real data are skipped)')}"
 
 
+PREFECT = pytest.StashKey()
+
+
 @cache
 def servers_of(file):
     """Return the fixtures of servers that the tests of a file ask for."""
@@ -73,6 +76,14 @@ def pytest_xdist_make_scheduler(config, log):
             return "prefect_server" if "prefect_server" in servers_of(config.rootpath / file) else file
 
     return OnePrefectServer(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    """Stop Prefect's server after the last test that uses it: idle, it takes 5 % of a core."""
+    server = item.session.stash.get(PREFECT, None)
+    if server and nextitem and "prefect_server" not in servers_of(nextitem.path):
+        server.stop()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -130,10 +141,10 @@ def ray_executor():
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory):
+def prefect_server(request, tmp_path_factory):
     from tests.prefect_server import Prefect
 
-    server = Prefect(tmp_path_factory.mktemp("prefect"))
+    request.session.stash[PREFECT] = server = Prefect(tmp_path_factory.mktemp("prefect"))
     try:
         yield server
     finally:
