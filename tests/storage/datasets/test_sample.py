@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks import make_sample
 from storage import datasets
 from storage.datasets.locate import SAMPLE
-from storage.sample import make
 
 HERE = Path(os.environ.get("HASHKILN_DATA", "/nonexistent"))
 SAMPLED = datasets.get("sample")
@@ -77,7 +77,7 @@ def test_neighbours_by_brute_force():
 def test_neighbours_ties_go_to_the_lower_id():
     base = np.array([[3], [1], [1], [0], [1]], np.uint8)
     np.testing.assert_array_equal(
-        make.neighbours(np.array([[1], [2]], np.uint8), base, 4), [[1, 2, 4, 3], [0, 1, 2, 4]]
+        make_sample.neighbours(np.array([[1], [2]], np.uint8), base, 4), [[1, 2, 4, 3], [0, 1, 2, 4]]
     )
 
 
@@ -85,7 +85,7 @@ def test_neighbours_ties_go_to_the_lower_id():
     not (HERE / "photosift").is_dir(), reason=f"SKIPPED FOR WANT OF REAL DATA: no photosift in HASHKILN_DATA={HERE}"
 )
 def test_the_script_reproduces_the_sample(tmp_path):
-    make.make(HERE / "photosift", tmp_path)
+    make_sample.make(HERE / "photosift", tmp_path)
     made = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.parquet"))
     assert made == sorted(path.relative_to(SAMPLE) for path in SAMPLE.rglob("*.parquet"))
     for path in made:

@@ -1,4 +1,4 @@
-"""Create the shipped sample from photosift: python -m storage.sample.make PHOTOSIFT_DIR [OUT_DIR].
+"""Create the shipped sample from photosift: python benchmarks/make_sample.py PHOTOSIFT_DIR [OUT_DIR].
 
 Rows are selected and sorted by a keyed hash of their position, so every shard is a uniform sample of all pictures.
 Neighbours are computed within the sample: squared distances in float64, exact for uint8; ties go to the lower id.
@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from hashing.mapreduce import Array
 from hashing.statistics import keyed_hash
-
-from ..formats import vecs
+from storage.datasets.locate import SAMPLE
+from storage.formats import vecs
 
 SEED = 20
 SIZES = {"base": 40_000, "learn": 5_000, "query": 500}
@@ -69,4 +69,4 @@ def make(photosift: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else Path(__file__).parent)
+    make(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else SAMPLE)
