@@ -1,7 +1,5 @@
 """Connect to the Ray cluster of an address, or start Ray on this machine."""
 
-from __future__ import annotations
-
 import logging
 import os
 import secrets

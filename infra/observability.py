@@ -1,7 +1,5 @@
 """What others see of a run: observers of progress and epochs, whose errors never stop it, and a log line per stage."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -4,8 +4,6 @@ Only what is missing is encoded, so a run after a change or after a crash does t
 changes, when all of its vectors are stored.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Recommend a method and a code length: measure a few on a sample, and choose by recall after re-ranking."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 

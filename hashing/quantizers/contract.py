@@ -1,7 +1,5 @@
 """The contract of quantizers."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field

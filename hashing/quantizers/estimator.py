@@ -12,8 +12,6 @@ and every distance has the form a + b sum(p) + c (low_q sum(k) + step_q <k, k_q>
 the row alone, and the rest on the query.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """The terms of queries in estimated distances."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from ..functions import check_shape

@@ -1,7 +1,5 @@
 """Bundles of tiny source files: one task encodes each bundle into one part, with one entry in the table."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence

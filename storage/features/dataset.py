@@ -1,7 +1,5 @@
 """Feature datasets: Parquet shards of (id, vector | image | text, labels), in the warehouse or in place."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal

@@ -4,8 +4,6 @@ Deletion files are only ever added. Readers of the dataset skip the deleted rows
 that contain them change.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence

@@ -9,8 +9,6 @@ The way back, from id to key, needs no index: a binary search over the first ids
 finds the row groups to read.
 """
 
-from __future__ import annotations
-
 import hashlib
 from bisect import bisect_left
 from collections import OrderedDict

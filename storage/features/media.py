@@ -1,7 +1,5 @@
 """Images and texts as rows of numbers: the pixels of an image, the hashes of the words in a text."""
 
-from __future__ import annotations
-
 import io
 import re
 import warnings

@@ -5,8 +5,6 @@ the rows; followed by a suffix if rows of the piece were deleted from the embedd
 therefore never computed again, and never changes.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

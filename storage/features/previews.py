@@ -1,7 +1,5 @@
 """Rows as people see them: small pictures, and the beginnings of texts."""
 
-from __future__ import annotations
-
 import base64
 import io
 from typing import Any

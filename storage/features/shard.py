@@ -1,7 +1,5 @@
 """Shards of a feature dataset: Parquet files, read in batches. Every value is checked."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple

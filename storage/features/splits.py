@@ -1,7 +1,5 @@
 """Splits as shards: rows are cut into groups, and each group is written atomically to one Parquet file."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Subsets of a dataset: rows selected by id, written unchanged as the splits of a new dataset."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import compress, pairwise
 from typing import Any

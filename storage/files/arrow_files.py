@@ -1,7 +1,5 @@
 """Arrow IPC files, streams or files with a footer, such as Hugging Face datasets on disk; read batch by batch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache

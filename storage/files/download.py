@@ -1,7 +1,5 @@
 """Download a file. The download resumes after a broken connection, and is verified before it gets its name."""
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import http.client

@@ -1,7 +1,5 @@
 """The font that is embedded in PDF files: Aileron (CC0), which comes with Pillow."""
 
-from __future__ import annotations
-
 import io
 from typing import NamedTuple
 

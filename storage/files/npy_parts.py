@@ -4,8 +4,6 @@ A file of vectors belongs to the Parquet file with the same number at the end of
 embedding-reader reads them: img_emb/img_emb_7.npy, metadata/metadata_7.parquet.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Named arrays in one .npz file, for caches: a damaged file counts as missing."""
 
-from __future__ import annotations
-
 import io
 import logging
 import zipfile

@@ -1,7 +1,5 @@
 """Read Parquet files of any origin. Errors for damaged files and other formats are one line, with the URL."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager

@@ -1,7 +1,5 @@
 """Read single pages of a column of vectors, for access to a few rows without the others."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple

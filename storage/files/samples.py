@@ -5,8 +5,6 @@ member by what follows the first dot of its name: integers (cls), bytes for othe
 path. Source: https://github.com/webdataset/webdataset.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import tarfile

@@ -1,7 +1,5 @@
 """Errors of a store as one line each: the operation, the URL, the reason."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, wraps

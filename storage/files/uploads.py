@@ -1,7 +1,5 @@
 """Incomplete multipart uploads: S3 charges for them, but no listing shows them."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 from . import stores

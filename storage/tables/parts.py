@@ -3,8 +3,6 @@
 The columns are id, code and labels, and for quantizers their correctives.
 """
 
-from __future__ import annotations
-
 import hashlib
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Models of open_clip: pictures and texts to vectors of one space, of length 1."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The protocol of encoders, and the check of the packages that they need."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any, Protocol

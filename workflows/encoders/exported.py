@@ -1,7 +1,5 @@
 """Networks in one file, .pt2 of torch.export or .onnx: one output (n, d), and inputs as `inputs` prepares them."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -3,8 +3,6 @@
 Pictures follow preprocessor_config.json and texts tokenizer.json and tokenizer_config.json, as in Hugging Face models.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

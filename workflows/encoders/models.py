@@ -3,8 +3,6 @@
 Only files that hold no code are used: safetensors, ONNX, .pt2 of torch.export, JSON and vocabularies; never pickles.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import mmap

@@ -1,7 +1,5 @@
 """Models of timm: pictures to the features before the classifier."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

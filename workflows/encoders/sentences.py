@@ -1,7 +1,5 @@
 """Models of sentence-transformers: texts to vectors."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The report of a benchmark as Markdown tables, beside published figures."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The examples of a report: queries and the rows near them, as pictures or texts where the data are, else by name."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial

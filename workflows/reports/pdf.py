@@ -1,7 +1,5 @@
 """Drawings as PDF files of one page, with the font embedded, as publishers ask for."""
 
-from __future__ import annotations
-
 import zlib
 
 from storage.files.fonts import Font, default_font

@@ -1,7 +1,5 @@
 """Drawings as SVG: inline in a page that colours them, or as a file."""
 
-from __future__ import annotations
-
 from html import escape
 
 from .charts import INK, Drawing, Path, Text, look
