@@ -68,7 +68,7 @@ def test_unused_cache_files_are_deleted_and_computed_again_on_demand(settings, s
     found = gc.gc(grace=7)
     assert found.items == would.items
     assert {(item.kind, item.name) for item in found.items if not item.table} == {
-        (file.parent.name, str(file)) for file in unused
+        ({"kept": "cache", "truth": "ground truth"}[file.parent.name], str(file)) for file in unused
     }
     table = table_of(settings, "mine__near")
     of = (Context.of(near, settings, InProcess()), table, table.version(), table.version("v1"))
