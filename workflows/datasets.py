@@ -18,6 +18,7 @@ from infra.executors import Progress, silent
 from infra.observability import observed
 from infra.settings import Settings
 from storage import datasets, warehouse
+from storage.features import columns as conversion
 from storage.features import contract, media
 from storage.features.dataset import Dataset, dataset_url, write_split
 from storage.features.rows import Columns
@@ -124,7 +125,7 @@ def ingest_source(
             found = _comparable(_compared_by(found, metric, source), source)
             _row_dim(found.kind, 0, side)
     if found:
-        return _write_dataset(settings, name, found, source, progress, side)
+        return _write_dataset(settings, name, found, source + found.left_out, progress, side)
     with contract.refusing():
         for url in filter(None, (source, query)):
             if filesystem.listing_includes(url, settings.warehouse_url):
@@ -150,39 +151,38 @@ def _compared_by(source: datasets.Source, metric: Metric | None, url: str) -> da
 def _comparable(source: datasets.Source, url: str) -> datasets.Source:
     """Return a source after checks of the first rows of its splits, before anything is written.
 
-    Raises ValueError for a split without rows or with vectors of another dimension, for vectors other than 0 and 1 that
-    are compared by Hamming distance, and if all vectors compared by cosine are zero.
+    Raises ValueError for a split without rows or with vectors of another dimension, and if all vectors compared by
+    cosine are zero. Later rows are checked when they are read.
     """
     splits: dict[str, Iterator[FeatureRows]] = {}
     dims: dict[str, int] = {}
     for split, blocks in source.splits.items():
         if (first := next(blocks, None)) is None:
             raise ValueError(f"expected at least one row, found none in the {split} rows of {url}")
-        splits[split] = _finite(chain([first], blocks), f"the {split} rows of {url}")
+        splits[split] = _usable(chain([first], blocks), source.metric, f"the {split} rows of {url}")
         if isinstance(first.x, np.ndarray):
             dims[split] = first.x.shape[1]
             if source.metric == "cosine" and not first.x.any():
                 raise ValueError(f"expected vectors other than zero, which has no cosine, found none in {url}")
-            if source.metric == "hamming" and not np.isin(first.x, (0, 1)).all():
-                raise ValueError(f"expected vectors of 0 and 1, compared by hamming, found others in {url}")
     if len(set(dims.values())) > 1:
         found = " and ".join(f"{dim} in the {split} rows" for split, dim in dims.items())
         raise ValueError(f"expected vectors of one dimension, found {found} of {url}")
     return source._replace(splits=splits)
 
 
-def _finite(blocks: Iterator[FeatureRows], where: str) -> Iterator[FeatureRows]:
-    """Yield blocks. Raises SourceRefused for the first row with a number that is not finite as float32."""
-    row = 0
+def _usable(blocks: Iterator[FeatureRows], metric: Metric | None, where: str) -> Iterator[FeatureRows]:
+    """Yield blocks. Raises SourceRefused for the first row that is not finite as float32, or not 0 and 1 for hamming.
+
+    Zeros compared by cosine are bad rows, which a run can drop.
+    """
+    row, checked = 0, "hamming" if metric == "hamming" else "euclidean"
     for block in blocks:
-        if isinstance(block.x, np.ndarray) and block.x.dtype.kind == "f":
+        if isinstance(block.x, np.ndarray):
             with np.errstate(over="ignore"):
-                finite = np.isfinite(block.x.astype(np.float32, copy=False)).all(axis=1)
-            if not finite.all():
-                wrong = row + int(finite.argmin())
-                raise contract.SourceRefused(
-                    f"expected finite float32 numbers, found NaN, infinity or more, in row {wrong} of {where}"
-                )
+                x = block.x.astype(np.float32, copy=False)
+            with contract.refusing():
+                if errors := conversion.usable_rows(x, x.shape[1], where, metric=checked)[1]:
+                    conversion.refuse_row(errors, where, row)
         yield block
         row += len(block.ids)
 

@@ -14,7 +14,7 @@ from hashing.mapreduce import Array, Batch
 from hashing.names import hint
 from infra.executors import InProcess, Progress, silent
 from storage import datasets, results
-from storage.features import keys
+from storage.features import columns, keys
 from storage.features.dataset import Dataset
 from storage.features.rows import form
 from storage.files import filesystem
@@ -112,19 +112,26 @@ def read_queries(dataset: Dataset, source: str) -> Queries:
             meant = hint(source, dataset.splits, f"{dataset.name} has")
             raise LookupError(f"no file {source!r}, and no split of that name: {meant}")
         if vectors := datasets.read_vector_file(url):
-            x = np.concatenate(list(vectors))
-            if dataset.metric == "cosine" and not (usable := x.any(axis=1)).all():
-                raise ValueError(f"expected queries other than zero, found it in row {usable.argmin()} of {url}")
+            with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite, an error
+                x = np.concatenate(list(vectors)).astype(np.float32, copy=False)
+            if errors := columns.usable_rows(x, x.shape[1], url, metric=dataset.metric)[1]:
+                columns.refuse_row(errors, url, 0)
             return Queries(Batch(datasets.QUERY + np.arange(len(x)), x))
         if Path(url).is_file() and not form(url):
             known = ", ".join(datasets.VECTOR_FILES)
             raise LookupError(f"expected queries in a file {known}, or in a form of datasets with columns, found {url}")
+    dropping = dataset.model_copy(update={"bad_rows": "drop"})
     if source in dataset.splits and dataset.embedding:
-        shards = dataset.shards(source, allow_unknown=keyed)
+        shards = dropping.shards(source, allow_unknown=keyed)
     else:
-        given = dataset.model_copy(update={"splits": {"query": url}, "embedding": None})
+        given = dropping.model_copy(update={"splits": {"query": url}, "embedding": None})
         shards = given.shards("query", allow_unknown=keyed)
-    blocks = [(block.batch.ids, block.batch.x.copy(), block.names) for shard in shards for block in shard.read_blocks()]
+    blocks = []
+    for block in (block for shard in shards for block in shard.read_blocks()):
+        if block.dropped and (source not in dataset.splits or dataset.bad_rows == "refuse"):
+            file, row, _, error = block.dropped[0]
+            columns.refuse_row({row: error}, file, 0)
+        blocks.append((block.batch.ids, block.batch.x.copy(), block.names))
     ids = np.concatenate([np.zeros(0, np.int64), *(block[0] for block in blocks)])
     if not len(ids):
         raise ValueError(f"expected at least one query, found none in {url}")

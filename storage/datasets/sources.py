@@ -38,6 +38,7 @@ class Source(NamedTuple):
     kind: Kind = "vector"
     queries_in_base: bool = False
     keyed: bool = False  # whether rows have keys
+    left_out: str = ""  # for the user: which files hold no rows
 
 
 def suffix_of(source: str) -> str:
@@ -93,11 +94,13 @@ def open_source(source: str, query: str | None, labels_as: str | None) -> Source
     if are_classes:
         if query and not class_folders.find_classes(query):
             raise ValueError(f"expected a folder of pictures for each class, like {source}, found {query}")
-        for path in paths.values():
-            class_folders.check_class_folders(path)
+        others = [str(name) for path in paths.values() for name in class_folders.check_class_folders(path)]
+        left_out = (
+            f"; without {len(others):,} file(s) that are no pictures of a class, such as {others[0]}" if others else ""
+        )
         first = {"base": 0, "query": QUERY}
         rows = {split: class_folders.read_classes(path, first[split]) for split, path in paths.items()}
-        return Source(rows, kind="image")
+        return Source(rows, kind="image", left_out=left_out)
     return None
 
 

@@ -13,8 +13,8 @@ NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 SEPARATORS = re.compile(r"\s*[,;|]\s*")
 
 
-def multi_hot_width(column: Any, where: str, labels_as: str | None) -> int:
-    """Return the width of multi-hot labels, 0 for labels that are values.
+def multi_hot_width(column: Any, where: str, labels_as: str | None) -> int | None:
+    """Return the width of multi-hot labels, 0 for labels that are values, None for lists without labels.
 
     Raises ValueError if both are possible, or if the labels are not as `labels_as` says.
     """
@@ -26,9 +26,10 @@ def multi_hot_width(column: Any, where: str, labels_as: str | None) -> int:
         if labels_as is None and media.kind(column.type) == "text":
             _refuse_joined(column.drop_null().unique().to_pylist(), where)
         return 0
-    rows = [row for row in column.to_pylist() if row]
-    width = len(rows[0]) if rows else 0
-    alike = width > 0 and all(len(row) == width and set(row) <= {0, 1} for row in rows)
+    if not (rows := [row for row in column.to_pylist() if row]):
+        return None
+    width = len(rows[0])
+    alike = all(len(row) == width and set(row) <= {0, 1} for row in rows)
     if labels_as == "multi-hot":
         if not alike:
             raise ValueError(f"expected lists of 0 and 1, all of one length, as multi-hot labels, in {where}")

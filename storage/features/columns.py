@@ -11,7 +11,8 @@ from hashing.mapreduce import Array
 from . import media
 
 NO_ID = -1  # pads lists of neighbours (hashing.neighbours)
-KEYS = "; --key-column reads them as keys"
+KEYS = "; ingest --key-column reads them as keys"
+NOT_BITS = "expected a vector of 0 and 1, compared by hamming, found other numbers"
 DROP = "; reindex and embed leave out such rows with --bad-rows drop"
 
 
@@ -45,10 +46,11 @@ def is_list(column_type: Any) -> bool:
     return any(is_kind(column_type) for is_kind in kinds)
 
 
-def number_lists(column: Any, dtype: str | None, where: str) -> Any:
+def number_lists(column: Any, dtype: str | None, where: str, errors: dict[int, str] | None = None) -> Any:
     """Return a column of vectors as Arrow lists of numbers.
 
-    A column of bytes holds vectors of `dtype`, little-endian. Raises ValueError for a column of another type.
+    A column of bytes holds vectors of `dtype`, little-endian. Rows of other sizes become null, with an error if
+    `errors` are given. Raises ValueError for a column of another type.
     """
     import pyarrow as pa
     from pyarrow import types
@@ -56,7 +58,9 @@ def number_lists(column: Any, dtype: str | None, where: str) -> Any:
     found = column.type
     column = plain(column)
     if dtype and media.kind(column.type) == "image":
-        return bytes_as_lists(media.encoded(column), np.dtype(dtype).newbyteorder("<"), where)
+        return bytes_as_lists(
+            media.encoded(column), np.dtype(dtype).newbyteorder("<"), {} if errors is None else errors
+        )
     if not is_list(column.type) or not is_number(column.type.value_type):
         raise ValueError(f"expected vectors, lists of numbers, found {found}, in {where}")
     if types.is_boolean(column.type.value_type):
@@ -73,18 +77,25 @@ def is_number(value_type: Any) -> bool:
     return any(is_kind(value_type) for is_kind in (types.is_floating, types.is_integer, types.is_boolean))
 
 
-def bytes_as_lists(column: Any, dtype: Any, where: str) -> Any:
-    """Return the rows of a binary column as Arrow lists of numbers. Null rows remain null."""
+def bytes_as_lists(column: Any, dtype: Any, errors: dict[int, str]) -> Any:
+    """Return the rows of a binary column as Arrow lists of numbers. Null rows remain null.
+
+    Rows of other than whole numbers become null, with an error.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     lengths = pc.fill_null(pc.binary_length(column), 0).to_numpy(zero_copy_only=False)
-    if len(wrong := np.flatnonzero(lengths % dtype.itemsize)):
-        row = int(wrong[0])
-        raise ValueError(f"expected rows of whole {dtype.name}, found {lengths[row]} bytes in row {row} of {where}")
-    values = np.frombuffer(b"".join(row or b"" for row in column.to_pylist()), dtype).astype(dtype.newbyteorder("="))
+    wrong = np.flatnonzero(lengths % dtype.itemsize)
+    errors |= {int(row): f"expected bytes of whole {dtype.name}, found {lengths[row]} bytes" for row in wrong}
+    contents = column.to_pylist()
+    for row in wrong:
+        contents[row] = None
+    lengths[wrong] = 0
+    values = np.frombuffer(b"".join(row or b"" for row in contents), dtype).astype(dtype.newbyteorder("="))
     ends = np.cumsum(lengths // dtype.itemsize)
-    return pa.LargeListArray.from_arrays(np.concatenate([[0], ends]), pa.array(values), mask=column.is_null())
+    mask = pa.array([row is None for row in contents], pa.bool_())
+    return pa.LargeListArray.from_arrays(np.concatenate([[0], ends]), pa.array(values), mask=mask)
 
 
 def ids(column: Any, where: str, first_row: int = 0) -> Array:
@@ -158,7 +169,7 @@ def usable_rows(
     dtype
         The dtype of vectors in a column of bytes.
     metric
-        For "cosine", a vector of zeros is an error.
+        For "cosine", a vector of zeros is an error; for "hamming", a vector of other numbers than 0 and 1.
     finite
         Whether all vectors are known to be finite.
 
@@ -178,11 +189,11 @@ def usable_rows(
     if isinstance(column, np.ndarray):
         x, rows, nulls = column, np.arange(len(column)), np.zeros(len(column), bool)
     else:
-        x, rows, nulls = _lists(number_lists(column, dtype, where), dim, where, errors)
+        x, rows, nulls = _lists(number_lists(column, dtype, where, errors), dim, where, errors)
     if not finite:
         with np.errstate(over="ignore", invalid="ignore"):
             finite = bool(np.isfinite(x.sum()))  # fast; not finite if a value is not, or on overflow
-    if finite and metric != "cosine":
+    if finite and metric not in ("cosine", "hamming"):
         return x, errors
     usable = np.isfinite(x).all(1)
     for i in np.flatnonzero(~usable):
@@ -192,6 +203,10 @@ def usable_rows(
         zero = ~x.any(1)
         errors |= {int(rows[i]): "expected a vector other than zero, which has no cosine" for i in np.flatnonzero(zero)}
         usable &= ~zero
+    if metric == "hamming":
+        others = usable & ~((x == 0) | (x == 1)).all(1)
+        errors |= {int(rows[i]): NOT_BITS for i in np.flatnonzero(others)}
+        usable &= ~others
     return x if usable.all() else x[usable], errors
 
 
@@ -209,7 +224,7 @@ def _lists(column: Any, dim: int, where: str, errors: dict[int, str]) -> tuple[A
     for row in np.flatnonzero(lengths != dim):
         null = lengths[row] < 0
         error = f"{dim} finite numbers, found null" if null else f"vectors of dimension {dim}, found {lengths[row]}"
-        errors[int(row)] = f"expected {error}"
+        errors.setdefault(int(row), f"expected {error}")
     rows = np.flatnonzero(lengths == dim)
     if errors:
         column = column.take(rows)

@@ -22,6 +22,7 @@ from .footers import Footer
 from .rows import Columns
 
 FIRST_ROWS = 4096  # rows of each split to read
+FEW_ROWS = 256  # of each further file
 PICTURES = 16  # pictures to decode among them
 FOOTERS = 16  # footers to read at a time
 NUMBERED = (".arrow", ".npy")  # formats whose rows are numbered if they have no ids
@@ -105,6 +106,8 @@ def understand(splits: Mapping[str, str], given: Columns, labels_as: str | None,
     """
     files = {split: rows.data_files(url) for split, url in splits.items()}
     names = _complete(given, files)
+    if labels_as and not names.labels:
+        raise ValueError("--labels-as applies to labels: name their column by --label-column")
     found = {split: _open_split(splits[split], files[split], names) for split in splits}
     base = found["base"]
     names = names.model_copy(update={"multi_hot": _multi_hot_width(found, names, labels_as)})
@@ -201,26 +204,30 @@ def _open_split(url: str, files: list[FileVersion], names: Columns) -> _Split:
     return _Split(first, schema, _first_rows(first, columns_read, names), found, sum(file.size for file in files))
 
 
-def _first_rows(url: str, wanted: Sequence[str], names: Columns) -> Any:
-    return next(part for part in rows.read_batches(url, wanted, names, FIRST_ROWS) if len(part))
+def _first_rows(url: str, wanted: Sequence[str], names: Columns, n: int = FIRST_ROWS) -> Any:
+    return next(part for part in rows.read_batches(url, wanted, names, n) if len(part))
 
 
 def _check_dims(split: _Split, names: Columns, kind: Kind, dim: int) -> None:
     """Raise ValueError if the first rows of a file have no vector of dimension dim, but others.
 
-    Of Parquet files, only those are read whose footer does not rule it out.
+    Only those files are read whose footer does not rule it out.
     """
     import pyarrow.compute as pc
 
-    for url, footer in split.footers.items():
-        unlike = rows.form(url) == ".arrow" or footer.numbers not in (None, footer.rows * dim)
-        if kind != "vector" or not footer.rows or not unlike:
-            continue
-        if (first := _first_rows(url, [names.x], names)[names.x]).type != "null":
+    def check(url: str) -> None:
+        if (first := _first_rows(url, [names.x], names, FEW_ROWS)[names.x]).type != "null":
             lengths = pc.list_value_length(columns.number_lists(first, names.dtype, url)).fill_null(0).to_numpy()
             if lengths.any() and dim not in lengths:
                 row = int(np.flatnonzero(lengths)[0])
                 columns.refuse_row({row: f"expected vectors of dimension {dim}, found {lengths[row]}"}, url, 0)
+
+    if kind == "vector":
+        with ThreadPoolExecutor(FOOTERS) as pool:
+            unsure = (
+                url for url, footer in split.footers.items() if footer.rows and footer.numbers != footer.rows * dim
+            )
+            list(pool.map(check, unsure))
 
 
 def _check_column(schema: Any, first: Any, name: str, url: str, first_url: str, names: Columns) -> None:
@@ -296,25 +303,46 @@ def _kind_and_dim(base: _Split, names: Columns) -> tuple[Kind, int]:
         raise ValueError(f"--vector-dtype is for bytes, found {column.type} in column {names.x} of {base.url}")
     if kind and not names.dtype:
         return kind, media.dim(kind)
-    lists = columns.number_lists(column, names.dtype, f"column {names.x} of {base.url}")
+    errors: dict[int, str] = {}
+    lists = columns.number_lists(column, names.dtype, f"column {names.x} of {base.url}", errors)
     lengths = pc.list_value_length(lists)
     if not (common := pc.mode(lengths.filter(pc.greater(lengths, 0)))):
+        if errors:
+            columns.refuse_row(errors, base.url, 0)
         raise ValueError(f"expected vectors, found only null or empty ones in column {names.x} of {base.url}")
     return "vector", common[0]["mode"].as_py()
 
 
 def _multi_hot_width(found: Mapping[str, _Split], names: Columns, labels_as: str | None) -> int:
-    """Return the width of multi-hot labels, 0 for labels that are values. Raises ValueError if both are possible."""
-    if not names.labels:
-        if labels_as:
-            raise ValueError("--labels-as applies to labels: name their column by --label-column")
+    """Return the width of multi-hot labels, 0 for labels that are values, from the first rows of all files.
+
+    Raises ValueError if both are possible, if files differ, and for labels that cannot be read.
+    """
+    if not (column := names.labels):
         return 0
-    column, decided = names.labels, labels_as or ("values" if names.label_names else None)
-    widths = {
-        split: ambiguous.multi_hot_width(held.first[column], f"column {column} of {held.url}", decided)
-        for split, held in found.items()
-    }
-    return widths["base"]
+    decided = labels_as or ("values" if names.label_names else None)
+
+    def width_in(url: str, first: Any) -> int | None:
+        if first is None:
+            first = _first_rows(url, [column], names, FEW_ROWS)
+        where = f"column {column} of {url}"
+        width = ambiguous.multi_hot_width(first[column], where, decided)
+        columns.labels_by_row(first[column], where, width or 0)
+        return width
+
+    first_rows = {split.url: split.first for split in found.values()}
+    for split in found.values():
+        later = [] if names.label_folders else [url for url, footer in split.footers.items() if footer.rows]
+        first_rows |= {url: None for url in later if url not in first_rows}
+    with ThreadPoolExecutor(FOOTERS) as pool:
+        widths = dict(zip(first_rows, pool.map(width_in, first_rows, first_rows.values()), strict=True))
+    known = {url: width for url, width in widths.items() if width is not None}
+    if labels_as == "multi-hot" and not known:
+        raise ValueError(f"expected multi-hot labels in the first rows of a file, found none in column {column}")
+    if other := next((url for url, width in known.items() if width != next(iter(known.values()))), None):
+        url, width = next(iter(known.items()))
+        raise ValueError(f"expected multi-hot labels of width {width} as in {url}, found {known[other]}, in {other}")
+    return next(iter(known.values()), 0)
 
 
 def _check_first_rows(split: _Split, names: Columns, kind: Kind, dim: int, metric: str) -> None:
@@ -324,16 +352,14 @@ def _check_first_rows(split: _Split, names: Columns, kind: Kind, dim: int, metri
         ids = keys.checked_keys(first[names.id], where) if names.keyed else columns.ids(first[names.id], where)
         _check_distinct(ids, names, where)
     few = first[names.x][:PICTURES] if kind == "image" else first[names.x]
-    x, errors = columns.usable_rows(few, dim, where, kind, names.dtype, metric)
-    if metric == "hamming" and not np.isin(x, (0, 1)).all():
-        raise ValueError(f"expected vectors of 0 and 1, compared by hamming, found others in {where}")
+    _, errors = columns.usable_rows(few, dim, where, kind, names.dtype, metric)
+    if not_bits := [row for row, error in errors.items() if error == columns.NOT_BITS]:
+        columns.refuse_row({not_bits[0]: columns.NOT_BITS}, where, 0)
     if len(errors) == len(few):  # a run can drop some bad rows, but not all
         row = min(errors)
         hint = _hint(first[names.x], errors[row])
         key = f", for key {ids[row].as_py()!r}" if names.keyed else ""
         raise ValueError(f"column {names.x}: {errors[row]}, in row {row} of {where}{key}{hint}")
-    if names.labels:
-        columns.labels_by_row(first[names.labels], f"column {names.labels} of {where}", names.multi_hot)
 
 
 def _hint(column: Any, error: str) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import uuid
 from typing import Any
 from urllib.parse import urlsplit
 
 from adlfs import AzureBlobFileSystem
 from azure.core.exceptions import AzureError, ClientAuthenticationError
+from fsspec.asyn import sync
 from pyarrow.fs import AzureFileSystem
 
 NAME = "Azure"
@@ -64,6 +66,16 @@ def status(error: Exception) -> int | None:
     if isinstance(cause, ClientAuthenticationError):
         return 401
     return getattr(cause, "status_code", None) or 0 if isinstance(cause, AzureError) else None
+
+
+def check_writable(fs: Any, path: str) -> None:
+    container, _, name = path.partition("/")
+
+    async def stage() -> None:
+        async with fs.service_client.get_blob_client(container, name) as blob:
+            await blob.stage_block(uuid.uuid4().hex, b" ")  # as long as the ids of adlfs, which must be of one length
+
+    sync(fs.loop, stage)
 
 
 def touch(fs: Any, path: str) -> None:

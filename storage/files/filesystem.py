@@ -154,17 +154,9 @@ def write_bytes(url: str, content: bytes) -> None:
 
 @explains_store_errors("write")
 def check_writable(url: str) -> None:
-    """Raise OSError if a file cannot be written at a URL or path. Creates no file.
-
-    On Google Cloud Storage and Azure, this checks only that the bucket can be read.
-    """
-    if _scheme(url) == "s3://":
-        fs, path = _open(url)
-        bucket, _, key = path.partition("/")
-        begun = fs.call_s3("create_multipart_upload", Bucket=bucket, Key=key)
-        fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=begun["UploadId"])
-    elif _scheme(url):
-        exists(url)
+    """Raise OSError if a file cannot be written at a URL or path. Creates no file."""
+    if where := stores.store(url):
+        where.check_writable(*_open(url))
     elif (target := _local(url)).is_dir():
         raise IsADirectoryError(f"{target} is a folder: pass the name of a file to write")
     else:

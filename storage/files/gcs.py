@@ -8,7 +8,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import ClientTimeout
-from gcsfs.core import GCSFileSystem  # that of the package itself first asks what kind of bucket it is
+from fsspec.asyn import sync
+from gcsfs.core import GCSFileSystem, initiate_upload  # the class of the package first asks what kind of bucket it is
 from gcsfs.retry import HttpError
 from google.auth.exceptions import GoogleAuthError
 from pyarrow.fs import GcsFileSystem
@@ -57,6 +58,11 @@ def status(error: Exception) -> int | None:
     if isinstance(error, GoogleAuthError):
         return 401
     return 0 if isinstance(error, RequestException) else None
+
+
+def check_writable(fs: Any, path: str) -> None:
+    bucket, _, key = path.partition("/")
+    fs.call("DELETE", sync(fs.loop, initiate_upload, fs, bucket, key))
 
 
 def touch(fs: Any, path: str) -> None:

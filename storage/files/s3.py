@@ -60,6 +60,12 @@ def status(error: Exception) -> int | None:
     return 0 if isinstance(error, BotoCoreError) else None
 
 
+def check_writable(fs: Any, path: str) -> None:
+    bucket, _, key = path.partition("/")
+    begun = fs.call_s3("create_multipart_upload", Bucket=bucket, Key=key)
+    fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=begun["UploadId"])
+
+
 def touch(fs: Any, path: str) -> None:
     bucket, _, key = path.partition("/")  # the only way is to copy the object onto itself
     fs.call_s3("copy_object", Bucket=bucket, Key=key, CopySource=path, MetadataDirective="REPLACE")

@@ -34,6 +34,9 @@ class Store(Protocol):
     def status(self, error: Exception) -> int | None:
         """Return the HTTP status of an error of the clients, 0 if they had no response, None for any other error."""
 
+    def check_writable(self, fs: Any, path: str) -> None:
+        """Raise the error of writing a file, by an upload that is begun and never completed."""
+
     def touch(self, fs: Any, path: str) -> None:
         """Update the modification time of a file."""
 

@@ -23,20 +23,31 @@ def find_classes(folder: str | Path) -> list[Path]:
     return sorted(path for path in folders if next(_pictures(path), None))
 
 
-def check_class_folders(folder: str | Path) -> None:
-    """Raise ValueError for a picture that `read_classes` would leave out: of another form, or in another folder."""
-    root = Path(folder)
+def check_class_folders(folder: str | Path) -> list[Path]:
+    """Return the files that `read_classes` leaves out, relative to the folder, except hidden ones.
+
+    Raises ValueError for a picture of another form, or in another folder than that of a class.
+    """
+    root, left_out = Path(folder), []
     for file in sorted(root.rglob("*")):
         name = file.relative_to(root)
-        if any(part.startswith((".", "_")) for part in name.parts) or not file.is_file():
+        if any(part.startswith(".") for part in name.parts) or not file.is_file():
             continue
         suffix = file.suffix.lower()
-        if suffix in UNREAD:
+        if any(part.startswith("_") for part in name.parts[:-1]):
+            left_out.append(name)
+        elif suffix in UNREAD:
             raise ValueError(f"{file}: {suffix} is not read: convert it to JPEG or PNG")
-        if suffix in PICTURES and len(name.parts) != 2:
-            raise ValueError(f"{file}: expected each picture in the folder of its class, directly below {root}")
-        if suffix in COLUMNS:
+        elif suffix in COLUMNS:
             raise ValueError(f"{root} has a folder of pictures for each class, and {file}: ingest one of them")
+        elif suffix not in PICTURES:
+            left_out.append(name)
+        elif len(name.parts) != 2:
+            raise ValueError(
+                f"{file}: expected each picture in the folder of its class, directly below {root}: move it there, or "
+                f"out of {root}"
+            )
+    return left_out
 
 
 def read_classes(folder: str | Path, first_id: int) -> Iterator[FeatureRows]:
@@ -50,4 +61,5 @@ def read_classes(folder: str | Path, first_id: int) -> Iterator[FeatureRows]:
 
 
 def _pictures(folder: Path) -> Iterator[Path]:
-    return (file for file in folder.iterdir() if file.suffix.lower() in PICTURES and file.is_file())
+    files = (file for file in folder.iterdir() if not file.name.startswith("."))  # as macOS adds ._1.jpg to 1.jpg
+    return (file for file in files if file.suffix.lower() in PICTURES and file.is_file())

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from infra.executors import InProcess
 from storage.features.contract import SourceRefused
+from storage.features.dataset import dataset_names
 from storage.features.rows import Columns
 from tests.workflows.conftest import reindex
 from workflows import datasets
@@ -84,7 +85,7 @@ def test_reranking_uses_the_metric_of_the_dataset(tmp_path, settings):
         with pytest.raises(ValueError, match=r"expected vectors other than zero, which has no cosine, .* in row 1"):
             table.search(np.vstack([queries[:1], 0 * queries[:1]]), k=5, rerank=60)
     np.save(tmp_path / "zero.npy", 0 * queries[:1])
-    with pytest.raises(ValueError, match=r"expected queries other than zero, found it in row 0 of .*zero\.npy"):
+    with pytest.raises(ValueError, match=r"expected a vector other than zero, .* in row 0 of .*zero\.npy$"):
         read_queries(table.dataset, str(tmp_path / "zero.npy"))
     assert Search(k=5, rerank=10).distance(table.dataset.distance, table.function) == "cosine"
 
@@ -127,7 +128,7 @@ def test_contradictions_to_options_or_queries_are_refused_before_anything_is_wri
     np.save(tmp_path / "zeros.npy", np.zeros((5, 4)))
     for source, query, options, message in (
         ("x.npy", "narrow.npy", {}, "vectors of one dimension, found 4 in the base rows and 3 in the query rows"),
-        ("x.npy", None, {"metric": "hamming"}, "vectors of 0 and 1, compared by hamming"),
+        ("x.npy", None, {"metric": "hamming"}, "expected a vector of 0 and 1, compared by hamming"),
         ("zeros.npy", None, {"metric": "cosine"}, "expected vectors other than zero, which has no cosine"),
         ("x.npy", None, {"labels_as": "values"}, "--labels-as: .* leave it out"),
         ("x.npy", None, {"side": 24}, "--side applies only to pictures"),
@@ -135,6 +136,16 @@ def test_contradictions_to_options_or_queries_are_refused_before_anything_is_wri
         with pytest.raises(SourceRefused, match=message):
             ingest(source, query, **options)
     assert not (tmp_path / "home" / "warehouse" / "datasets").exists()
+
+
+def test_later_rows_that_are_no_bits_are_refused_and_nothing_is_ingested(tmp_path, settings, monkeypatch):
+    monkeypatch.setattr("storage.formats.npy.BLOCK_BYTES", 160)
+    x = (RNG.random((40, 4)) < 0.5).astype(np.float32)
+    x[33, 1] = 2
+    np.save(tmp_path / "x.npy", x)
+    with pytest.raises(SourceRefused, match=r"a vector of 0 and 1, compared by hamming, .* in row 33 of the base rows"):
+        datasets.ingest_source("x", str(tmp_path / "x.npy"), settings, Columns(), metric="hamming")
+    assert dataset_names(settings.warehouse_url) == []
 
 
 def test_suffixes_in_capitals_are_accepted(tmp_path, settings):
@@ -181,7 +192,7 @@ def test_numbers_that_are_not_finite_are_refused_by_the_row_of_the_users_file(tm
         with h5py.File(path, "w") as file:
             file["train"], file["test"] = x, x[:3]
     with pytest.raises(
-        SourceRefused, match=rf"expected finite float32 numbers, .* in row 7 of the base rows of {path}"
+        SourceRefused, match=rf"expected 4 finite numbers, found NaN or infinity, in row 7 of the base rows of {path}"
     ):
         datasets.ingest_source("x", str(path), settings, Columns())
 

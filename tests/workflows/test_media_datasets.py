@@ -54,6 +54,17 @@ def texts(folder, n=240):
     return datasets.ingest_source("notes", str(folder), Settings(), Columns(x="text", labels="labels"))
 
 
+def test_files_beside_pictures_are_left_out_aloud(tmp_path, settings):
+    for name in ("cat/0.png", "dog/0.png"):
+        (tmp_path / "d" / name).parent.mkdir(parents=True)
+        (tmp_path / "d" / name).write_bytes(encoded(0, 0, 8))
+    for name in ("README.md", "cat/Thumbs.db", ".DS_Store"):
+        (tmp_path / "d" / name).write_bytes(b"no picture")
+    dataset = datasets.ingest_source("d", str(tmp_path / "d"), settings, Columns())
+    assert dataset.source.endswith("/d; without 2 file(s) of no class or no picture, such as README.md")
+    assert dataset.understood["base"].rows == 2
+
+
 def test_encoded_pictures_are_hashed_by_a_network_and_published(settings, tmp_path):
     dataset = pictures(tmp_path / "photos")
     assert (dataset.kind, dataset.dim) == ("image", 3 * 24**2)

@@ -28,11 +28,13 @@ def write(folder, name="a.parquet", ids=None, vector=None, **columns):
     return str(folder)
 
 
-def read(splits, columns, labels_as=None, metric="euclidean", split="base"):
+def read(splits, columns, labels_as=None, metric="euclidean", split="base", bad_rows="refuse"):
     """Return the contract, and ids, vectors and labels of a split as later stages read them."""
     splits = splits if isinstance(splits, dict) else {"base": splits}
     kind, dim, columns, said = understand(splits, columns, labels_as, metric)
-    dataset = Dataset(name="d", kind=kind, dim=dim, splits=splits, columns=columns, metric=metric, source="")
+    dataset = Dataset(
+        name="d", kind=kind, dim=dim, splits=splits, columns=columns, metric=metric, source="", bad_rows=bad_rows
+    )
     shards = dataset.shards(split)
     labels = sorted(set().union(*(shard.distinct_labels() for shard in shards)), key=str)
     batches = [batch for shard in dataset.shards(split, tuple(labels)) for batch in shard]
@@ -81,6 +83,16 @@ def test_vectors_stored_as_bytes_are_read_by_their_declared_type(tmp_path, dtype
     said, _, x, _, _ = read(source, Columns(dtype=dtype))
     np.testing.assert_array_equal(x, X)
     assert f"bytes as {dtype}" in said.x
+    for name, other in (("narrow", X[:, :4]), ("torn", X)):
+        later = pa.array(
+            [row.tobytes() + b"x" * (name == "torn" and i == 3) for i, row in enumerate(other.astype(dtype))]
+        )
+        write(tmp_path / name, vector=pa.array(rows))
+        write(tmp_path / name, "b.parquet", ids=np.arange(N) + N, vector=later)
+    with pytest.raises(SourceRefused, match=r"expected vectors of dimension 8, found 4, in row 0 of .*b\.parquet"):
+        read(str(tmp_path / "narrow"), Columns(dtype=dtype))
+    torn = read(str(tmp_path / "torn"), Columns(dtype=dtype), bad_rows="drop")[2]
+    np.testing.assert_array_equal(torn, np.vstack([X, np.delete(X, 3, axis=0)]))
     with pytest.raises(SourceRefused, match="vectors stored as bytes need --vector-dtype"):
         read(source, Columns())
 
@@ -176,9 +188,13 @@ def test_labels_are_alike_in_all_files_and_splits(tmp_path):
         return read({"base": base} | ({} if split == "base" else {split: later}), Columns(labels="labels"))[3]
 
     one, hot = [[int(c)] for c in CLASSES], np.eye(6, dtype=int)[CLASSES].tolist()
+    ambiguous = r"b\.parquet: lists of 6 .* pass --labels-as multi-hot or --labels-as values"
     (tmp_path / "empty").mkdir()
     assert labels_of("empty", one, [[]] * N) == list(range(6))
     for name, other, message in (
+        ("later", hot, ambiguous),
+        ("null", [[None]] * N, r"expected labels, found null in a list, in column labels of .*b\.parquet"),
+        ("joined", [["a,b"], ["a"]] * (N // 2), "found list<.*string"),
         ("floats", CLASSES[:, None].astype(float).tolist(), r"column labels: expected list.* found list.*double"),
         ("bytes", [[w.encode()] for w in WORDS[CLASSES]], r"found list.*binary.*, in column labels of .*b\.parquet"),
         ("hot", hot, "pass --labels-as multi-hot or --labels-as values"),
@@ -186,6 +202,9 @@ def test_labels_are_alike_in_all_files_and_splits(tmp_path):
         (tmp_path / name).mkdir()
         with pytest.raises(SourceRefused, match=message):
             labels_of(name, one, other, "query" if name == "hot" else "base")
+    (tmp_path / "words").mkdir()
+    with pytest.raises(SourceRefused, match=r"b\.parquet: 'ant, bee' can be one label or several"):
+        labels_of("words", WORDS[CLASSES].tolist(), ["ant", "ant, bee"] * (N // 2))
 
 
 def test_labels_that_are_not_multi_hot_are_refused_as_such(tmp_path):
@@ -197,8 +216,25 @@ def test_labels_that_are_not_multi_hot_are_refused_as_such(tmp_path):
     later = np.eye(3, dtype=int)[CLASSES % 3].tolist()
     write(tmp_path / "f", labels=later)
     write(tmp_path / "f", "b.parquet", ids=np.arange(N) + N, labels=[[*row, 0] for row in later])
-    with pytest.raises(ValueError, match=r"width 3, found 4 in row 0, in .*b.parquet"):
+    with pytest.raises(SourceRefused, match=r"width 3 as in .*a.parquet, found 4, in .*b.parquet"):
         read(str(tmp_path / "f"), Columns(labels="labels"), "multi-hot")
+
+
+def test_multi_hot_labels_may_be_missing_from_a_file_or_split(tmp_path):
+    hot = pa.array(np.eye(6, dtype=int)[CLASSES].tolist())
+    for name in ("base", "query"):
+        write(tmp_path / name, labels=pa.array([[]] * N, hot.type))
+    write(tmp_path / "base", "b.parquet", ids=np.arange(N) + N, labels=hot)
+    splits = {name: str(tmp_path / name) for name in ("base", "query")}
+    for split in splits:
+        assert read(splits, Columns(labels="labels"), "multi-hot", split=split)[3] == (
+            list(range(6)) if split == "base" else []
+        )
+    write(tmp_path / "base", "b.parquet", ids=np.arange(N) + N, labels=pa.array([[]] * N, hot.type))
+    with pytest.raises(
+        SourceRefused, match="multi-hot labels in the first rows of a file, found none in column labels"
+    ):
+        read(splits, Columns(labels="labels"), "multi-hot")
 
 
 @pytest.mark.parametrize("kind", [pa.int8(), pa.int16(), pa.int32(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()])
@@ -330,8 +366,15 @@ def test_a_vector_of_zeros_has_no_cosine(tmp_path):
 def test_vectors_compared_by_hamming_distance_are_bits(tmp_path):
     source = write(tmp_path / "d", vector=[(row > 0).tolist() for row in X])
     assert len(read(source, Columns(), metric="hamming")[1]) == N
-    with pytest.raises(SourceRefused, match="expected vectors of 0 and 1"):
+    with pytest.raises(SourceRefused, match=r"expected a vector of 0 and 1, compared by hamming, .* in row 0 of .*e/a"):
         read(write(tmp_path / "e"), Columns(), metric="hamming")
+    late = (X > 0).astype(float)
+    late[7, 2] = 0.5
+    write(tmp_path / "d", "b.parquet", ids=np.arange(N) + N, vector=list(late))
+    with pytest.raises(
+        ValueError, match=r"expected a vector of 0 and 1, .* in row 7 of .*b\.parquet; reindex and embed"
+    ):
+        read(source, Columns(), metric="hamming")
 
 
 def png(pixels, kind="PNG", **options):

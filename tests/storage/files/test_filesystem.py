@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,27 @@ def test_a_file_that_can_be_written_is_asked_for_without_a_trace(folder):
     filesystem.check_writable(join(folder, "new", "file"))
     assert filesystem.inventory(folder) == []
     assert uploads.incomplete_uploads(folder, float("inf")) == []
+    filesystem.write_bytes(url := join(folder, "file"), b"whole")
+    filesystem.check_writable(url)
+    assert filesystem.read_bytes(url) == b"whole"
+    filesystem.write_bytes(url, b"another")
+    assert filesystem.read_bytes(url) == b"another"
+
+
+def test_a_file_that_may_only_be_read_is_no_output_on_azure(azure, monkeypatch):
+    from azure.storage.blob import generate_container_sas
+
+    filesystem.write_bytes(f"{azure}/there", b"x")
+    known = dict(pair.split("=", 1) for pair in os.environ["AZURE_STORAGE_CONNECTION_STRING"].split(";") if pair)
+    account, later = known["AccountName"], datetime.now(UTC) + timedelta(hours=1)
+    token = generate_container_sas(account, "hashkiln", account_key=known["AccountKey"], permission="rl", expiry=later)
+    monkeypatch.setenv(
+        "AZURE_STORAGE_CONNECTION_STRING", f"BlobEndpoint={known['BlobEndpoint']};SharedAccessSignature={token};"
+    )
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", account)
+    assert filesystem.read_bytes(f"{azure}/there") == b"x"
+    with pytest.raises(PermissionError, match=f"permission denied: cannot write {azure}/there: "):
+        filesystem.check_writable(f"{azure}/there")
 
 
 def test_a_missing_file_is_an_error(folder):

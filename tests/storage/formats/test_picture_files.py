@@ -181,9 +181,10 @@ def test_folders_of_classes_are_read_with_their_names(tmp_path):
     [
         ("cat/1.heic", r"1\.heic: \.heic is not read: convert it to JPEG or PNG"),
         ("cat/more/1.png", "more/1.png: expected each picture in the folder of its class"),
-        ("1.png", "1.png: expected each picture in the folder of its class"),
+        ("1.png", r"1.png: expected each picture in the folder of its class, .*: move it there, or out of "),
         ("rows/a.parquet", "has a folder of pictures for each class, and .*a.parquet: ingest one of them"),
         ("cat/.1.heic", None),
+        ("cat/._0.avif", None),
         ("__MACOSX/cat/1.png", None),
     ],
 )
@@ -195,8 +196,10 @@ def test_no_picture_beside_folders_of_classes_is_left_out_silently(tmp_path, ext
         with pytest.raises(ValueError, match=message):
             datasets.open_source(str(tmp_path), None, None)
     else:
-        (block,) = datasets.open_source(str(tmp_path), None, None).splits["base"]
+        source = datasets.open_source(str(tmp_path), None, None)
+        (block,) = source.splits["base"]
         assert block.labels == [["cat"], ["dog"]]
+        assert ("such as __MACOSX/cat/1.png" in source.left_out) == ("MACOSX" in extra)
 
 
 def test_datasets_of_lists_are_read_from_a_folder_of_the_user(tmp_path):
