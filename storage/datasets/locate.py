@@ -48,7 +48,9 @@ def locate_or_fetch(
     if local or not (mirror or all(file.urls for file in dataset.files)):
         names = " or ".join(_names(dataset, next(file for file in missing if file in dataset.required())))
         where = " or ".join(str(folder) for folder in folders)
-        raise ValueError(f"{dataset.name}: no {names} in {where}, and no URL to download it: pass --from FOLDER")
+        raise ValueError(
+            f"{dataset.name}: no {names} in {where}, and no URL to download it: pass --from FOLDER to `hashkiln ingest`"
+        )
     for file in missing:
         published = next(f for f in dataset.files if f.name in _names(dataset, file))
         found[file] = home / published.name
