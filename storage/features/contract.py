@@ -120,6 +120,8 @@ def understand(splits: Mapping[str, str], given: Columns, labels_as: str | None,
         if names.labels and not names.label_folders:
             _check_column(split.schema, base.schema, names.labels, split.url, base.url, names)
         _check_first_rows(split, names, kind, dim, metric)
+        if not names.numbered:
+            footers.check_ids(split.footers, names)
     if names.labels and not any(_has_label(found[split], files[split], names) for split in splits):
         raise ValueError(f"expected labels in {names.labels}, found only null, in {base.url}: leave out --label-column")
     summaries = {split: _summary(found[split], names, kind, dim) for split in splits}
@@ -198,8 +200,6 @@ def _open_split(url: str, files: list[FileVersion], names: Columns) -> _Split:
             if not footer.rows and parquet.field_of(footer.schema, name):
                 continue  # writers cannot infer types without rows
             _check_column(footer.schema, schema, name, file, first, names)
-    if not names.numbered:
-        footers.check_distinct(found, names)
     columns_read = [*wanted, names.labels] if names.labels and names.label_folders else wanted
     return _Split(first, schema, _first_rows(first, columns_read, names), found, sum(file.size for file in files))
 

@@ -315,6 +315,16 @@ def test_every_file_of_a_split_is_checked_by_its_footer(tmp_path):
         SourceRefused, match=r"expected distinct ids, found 0 in .*alike/a\.parquet and in .*b\.parquet"
     ):
         two("alike", ids=np.arange(N))
+    for name, ids, message in (
+        ("null", pa.array([*range(N, 2 * N - 1), None]), r"an id in every row, found null, in .*b\.parquet"),
+        (
+            "large",
+            pa.array(range(2**63, 2**63 + N), pa.uint64()),
+            r"int64, found .*b\.parquet; ingest --key-column reads",
+        ),
+    ):
+        with pytest.raises(SourceRefused, match=message):
+            two(name, ids=ids)
     assert two("empty", ids=[], vector=[])[0].rows == N
     nulls = write(tmp_path / "nulls")  # bad rows, which a run may drop
     write(tmp_path / "nulls", "b.parquet", ids=np.arange(N) + N, vector=pa.array([None] * N, pa.list_(pa.int8())))
