@@ -86,14 +86,12 @@ def bytes_as_lists(column: Any, dtype: Any, errors: dict[int, str]) -> Any:
     import pyarrow.compute as pc
 
     lengths = pc.fill_null(pc.binary_length(column), 0).to_numpy(zero_copy_only=False)
-    wrong = np.flatnonzero(lengths % dtype.itemsize)
+    whole = lengths % dtype.itemsize == 0
+    wrong = np.flatnonzero(~whole)
     errors |= {int(row): f"expected bytes of whole {dtype.name}, found {lengths[row]} bytes" for row in wrong}
-    contents = column.to_pylist()
-    for row in wrong:
-        contents[row] = None
-    lengths[wrong] = 0
+    contents = [row if is_whole else None for row, is_whole in zip(column.to_pylist(), whole, strict=True)]
     values = np.frombuffer(b"".join(row or b"" for row in contents), dtype).astype(dtype.newbyteorder("="))
-    ends = np.cumsum(lengths // dtype.itemsize)
+    ends = np.cumsum(np.where(whole, lengths, 0) // dtype.itemsize)
     mask = pa.array([row is None for row in contents], pa.bool_())
     return pa.LargeListArray.from_arrays(np.concatenate([[0], ends]), pa.array(values), mask=mask)
 
