@@ -22,7 +22,7 @@ FORMS = (
     "Parquet files, or a folder of them",
     f"vectors in a file {', '.join(VECTOR_FILES)} or .hdf5 (.fvecs and .bvecs also with .gz)",
     "a folder of .npy files, or such a folder beside one of Parquet files with the same numbers",
-    "a Hugging Face dataset on disk, or .arrow files",
+    "a Hugging Face dataset on disk, or .arrow or .feather files",
     "WebDataset .tar files (without compression), or a folder of them",
     "a folder of pictures with a folder for each class",
     "a folder with HashNet's lists database.txt, train.txt and test.txt",

@@ -10,6 +10,7 @@ from ..formats.class_folders import PICTURES
 from . import columns, media
 
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+SOME = 16  # values to look at
 SEPARATORS = re.compile(r"\s*[,;|]\s*")
 
 
@@ -73,6 +74,22 @@ def refuse_other_strings(texts: Any, where: str, named: str = "") -> None:
     else:
         return
     raise ValueError(f"expected texts, found {what} as strings, such as {found[0][:40]!r}, in {where}: {remedy}")
+
+
+def refuse_other_bytes(contents: Any, where: str) -> None:
+    """Raise ValueError for bytes that are not the numbers of vectors alone, but files of NumPy or pickles."""
+    found = contents.drop_null()[:SOME].to_pylist()
+    for what, is_other in (("files of NumPy", _is_npy), ("pickles", _is_pickle)):
+        if found and all(map(is_other, found)):
+            raise ValueError(f"expected bytes of numbers, found {what}, in {where}: store those of x.tobytes()")
+
+
+def _is_npy(content: bytes) -> bool:
+    return content.startswith(b"\x93NUMPY")
+
+
+def _is_pickle(content: bytes) -> bool:
+    return content[:1] == b"\x80" and content[1:2] in (b"\2", b"\3", b"\4", b"\5") and content.endswith(b".")
 
 
 def _is_vector(text: str) -> bool:

@@ -25,7 +25,7 @@ FIRST_ROWS = 4096  # rows of each split to read
 FEW_ROWS = 256  # of each further file
 PICTURES = 16  # pictures to decode among them
 FOOTERS = 16  # footers to read at a time
-NUMBERED = (".arrow", ".npy")  # formats whose rows are numbered if they have no ids
+NUMBERED = (".arrow", ".feather", ".npy")  # formats whose rows are numbered if they have no ids
 VECTORS, IDS = ("vector", "image", "text"), "id"  # default names of columns
 
 
@@ -237,7 +237,10 @@ def _check_column(schema: Any, first: Any, name: str, url: str, first_url: str, 
     field, expected = parquet.field_of(schema, name), parquet.field_of(first, name)
     if field is None or expected is None:
         where, found = (url, schema.names) if field is None else (first_url, first.names)
-        meant = " ".join(filter(None, (near(name, found), _option(name, names))))
+        remedy = _option(name, names)
+        if rows.form(where) == ".npy":
+            remedy = f"a .npy file holds vectors only, so store them with their {name} in the form of {first_url}"
+        meant = " ".join(filter(None, (near(name, found), remedy)))
         raise ValueError(f"expected a column {name}, found {', '.join(found)}, in {where}: {meant}")
     if name != names.id and "null" in (field.type, expected.type):  # such as a field that the first sample lacks
         return
@@ -303,6 +306,8 @@ def _kind_and_dim(base: _Split, names: Columns) -> tuple[Kind, int]:
         raise ValueError(f"--vector-dtype is for bytes, found {column.type} in column {names.x} of {base.url}")
     if kind and not names.dtype:
         return kind, media.dim(kind)
+    if names.dtype:
+        ambiguous.refuse_other_bytes(media.encoded(columns.plain(column)), f"column {names.x} of {base.url}")
     errors: dict[int, str] = {}
     lists = columns.number_lists(column, names.dtype, f"column {names.x} of {base.url}", errors)
     lengths = pc.list_value_length(lists)
@@ -408,8 +413,9 @@ def _type_name(column_type: Any) -> str:
     from pyarrow import types
 
     if isinstance(column_type, pa.BaseExtensionType):
-        name = column_type.extension_name.removeprefix("arrow.")
-        return name if name == "uuid" else f"tensors of {_type_name(column_type.storage_type.value_type)}"
+        if columns.is_list(column_type.storage_type):
+            return f"tensors of {_type_name(column_type.storage_type.value_type)}"
+        return str(column_type.extension_name).removeprefix("arrow.")
     if types.is_dictionary(column_type):
         return _type_name(column_type.value_type)
     if columns.is_list(column_type):

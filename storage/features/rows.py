@@ -17,7 +17,9 @@ from ..files import arrow_files, filesystem, npy_parts, parquet, samples
 from ..files.filesystem import FileVersion
 from . import columns as conversion
 
-READERS: dict[str, Any] = {".parquet": parquet, ".arrow": arrow_files, ".tar": samples, ".npy": npy_parts}
+READERS: dict[str, Any] = {
+    ".parquet": parquet, ".arrow": arrow_files, ".feather": arrow_files, ".tar": samples, ".npy": npy_parts,
+}  # fmt: skip
 NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"
 BATCH_ROWS = 2**16
 

@@ -12,7 +12,7 @@ from . import FeatureRows
 PICTURES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".avif", ".jp2", ".tif", ".tiff", ".ppm", ".pgm",
 )  # fmt: skip
-COLUMNS = (".parquet", ".arrow", ".tar", ".npy")  # of files with rows, which are read in another way
+COLUMNS = (".parquet", ".arrow", ".feather", ".tar", ".npy")  # of files with rows, which are read in another way
 UNREAD = (".heic", ".heif", ".jxl", ".svg", ".dng", ".cr2", ".nef", ".arw", ".psd")
 BLOCK_ROWS = 256
 

@@ -6,6 +6,7 @@ import json
 import h5py
 import numpy as np
 import pyarrow as pa
+import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -161,6 +162,9 @@ def test_suffixes_in_capitals_are_accepted(tmp_path, settings):
     table = pa.table({"id": range(60), "vector": [[float(i)] * 4 for i in range(60)]})
     pq.write_table(table, tmp_path / "A.PARQUET")
     assert datasets.ingest_source("y", str(tmp_path / "A.PARQUET"), settings, Columns()).dim == 4
+    feather.write_feather(table, tmp_path / "A.Feather")
+    (shard,) = datasets.ingest_source("z", str(tmp_path / "A.Feather"), settings, Columns()).shards("base")
+    np.testing.assert_array_equal(np.concatenate([batch.x for batch in shard])[:, 3], np.arange(60))
 
 
 def test_ingest_prints_what_it_understood_and_exits_with_2_if_it_refuses(tmp_path, settings, monkeypatch):
@@ -225,6 +229,14 @@ def test_what_is_missing_or_hidden_is_refused_in_words(tmp_path, settings):
     ):
         with pytest.raises(SourceRefused, match=message):
             datasets.ingest_source("x", str(tmp_path / name), settings, Columns())
+
+
+def test_queries_of_a_form_without_ids_are_refused_in_words(tmp_path, settings):
+    pq.write_table(pa.table({"id": range(60), "vector": [[float(i)] * 4 for i in range(60)]}), tmp_path / "a.parquet")
+    np.save(tmp_path / "q.npy", np.ones((5, 4)))
+    base, query = str(tmp_path / "a.parquet"), str(tmp_path / "q.npy")
+    with pytest.raises(SourceRefused, match=r"q\.npy: a \.npy file holds vectors only, so store them with their id in"):
+        datasets.ingest_source("x", base, settings, Columns(), query)
 
 
 def test_splits_whose_labels_have_other_types_are_refused(tmp_path, settings):

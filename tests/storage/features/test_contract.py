@@ -1,6 +1,7 @@
 """The content of users' files is understood and reported, or refused with the option that decides."""
 
 import io
+import pickle
 from contextlib import suppress
 
 import numpy as np
@@ -95,6 +96,25 @@ def test_vectors_stored_as_bytes_are_read_by_their_declared_type(tmp_path, dtype
     np.testing.assert_array_equal(torn, np.vstack([X, np.delete(X, 3, axis=0)]))
     with pytest.raises(SourceRefused, match="vectors stored as bytes need --vector-dtype"):
         read(source, Columns())
+
+
+@pytest.mark.parametrize(("how", "message"), [("npy", "found files of NumPy"), ("pickle", "found pickles")])
+def test_vectors_in_containers_are_no_bytes_of_numbers(tmp_path, how, message):
+    def stored(row):
+        if how == "pickle":
+            return pickle.dumps(row)
+        np.save(content := io.BytesIO(), row)
+        return content.getvalue()
+
+    source = write(tmp_path / "d", vector=[stored(row) for row in X])
+    with pytest.raises(SourceRefused, match=f"expected bytes of numbers, {message}, .*: store those of x.tobytes"):
+        read(source, Columns(dtype="int8"))
+
+
+def test_types_of_extensions_are_named(tmp_path):
+    keys = pa.ExtensionArray.from_storage(pa.json_(), pa.array([f'"{i}"' for i in range(N)]))
+    said, *_ = understand({"base": write(tmp_path / "d", ids=keys)}, Columns(keyed=True), None, "euclidean")[3].values()
+    assert said.ids == "keys (json) in column id"
 
 
 def test_a_field_of_a_struct_is_read_by_its_path(tmp_path):
