@@ -29,8 +29,9 @@ def multi_hot_width(column: Any, where: str, labels_as: str | None) -> int | Non
         return 0
     if not (rows := [row for row in column.to_pylist() if row]):
         return None
-    width = len(rows[0])
-    alike = all(len(row) == width and set(row) <= {0, 1} for row in rows)
+    width, values = len(rows[0]), set().union(*rows)
+    same_width = all(len(row) == width for row in rows)
+    alike = same_width and values <= {0, 1}
     if labels_as == "multi-hot":
         if not alike:
             raise ValueError(f"expected lists of 0 and 1, all of one length, as multi-hot labels, in {where}")
@@ -39,6 +40,12 @@ def multi_hot_width(column: Any, where: str, labels_as: str | None) -> int | Non
         raise ValueError(
             f"{where}: lists of {width} numbers 0 and 1 can be multi-hot labels or the labels 0 and 1: "
             "pass --labels-as multi-hot or --labels-as values"
+        )
+    if labels_as is None and same_width and len(values) <= 2 and any(len(set(row)) < width for row in rows):
+        found = " and ".join(sorted(map(repr, values)))
+        raise ValueError(
+            f"{where}: lists of {width} values {found}, some repeated, are like multi-hot labels: store these as lists "
+            "of 0 and 1, or pass --labels-as values"
         )
     return 0
 

@@ -52,8 +52,10 @@ def test_a_file_that_can_be_written_is_asked_for_without_a_trace(folder):
     assert filesystem.read_bytes(url) == b"another"
 
 
-def test_a_file_that_may_only_be_read_is_no_output_on_azure(azure, monkeypatch):
+def test_a_file_that_may_only_be_read_is_no_output_on_azure(azure, monkeypatch, request):
     from azure.storage.blob import generate_container_sas
+
+    from storage.files.azure import FileSystem
 
     filesystem.write_bytes(f"{azure}/there", b"x")
     known = dict(pair.split("=", 1) for pair in os.environ["AZURE_STORAGE_CONNECTION_STRING"].split(";") if pair)
@@ -63,6 +65,8 @@ def test_a_file_that_may_only_be_read_is_no_output_on_azure(azure, monkeypatch):
         "AZURE_STORAGE_CONNECTION_STRING", f"BlobEndpoint={known['BlobEndpoint']};SharedAccessSignature={token};"
     )
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", account)
+    FileSystem.clear_instance_cache()  # whose clients have other credentials
+    request.addfinalizer(FileSystem.clear_instance_cache)
     assert filesystem.read_bytes(f"{azure}/there") == b"x"
     with pytest.raises(PermissionError, match=f"permission denied: cannot write {azure}/there: "):
         filesystem.check_writable(f"{azure}/there")
