@@ -239,7 +239,7 @@ def _check_column(schema: Any, first: Any, name: str, url: str, first_url: str, 
         where, found = (url, schema.names) if field is None else (first_url, first.names)
         remedy = _option(name, names)
         if rows.form(where) == ".npy":
-            remedy = f"a .npy file holds vectors only, so store them with their {name} in the form of {first_url}"
+            remedy = f"a .npy file holds vectors only, so store them with their {name}, such as in Parquet"
         meant = " ".join(filter(None, (near(name, found), remedy)))
         raise ValueError(f"expected a column {name}, found {', '.join(found)}, in {where}: {meant}")
     if name != names.id and "null" in (field.type, expected.type):  # such as a field that the first sample lacks
