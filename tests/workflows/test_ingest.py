@@ -235,9 +235,7 @@ def test_queries_of_a_form_without_ids_are_refused_in_words(tmp_path, settings):
     pq.write_table(pa.table({"id": range(60), "vector": [[float(i)] * 4 for i in range(60)]}), tmp_path / "a.parquet")
     np.save(tmp_path / "q.npy", np.ones((5, 4)))
     base, query = str(tmp_path / "a.parquet"), str(tmp_path / "q.npy")
-    with pytest.raises(
-        SourceRefused, match=r"q\.npy: a \.npy file holds vectors only, so store them with their id"
-    ):
+    with pytest.raises(SourceRefused, match=r"q\.npy: a \.npy file holds vectors only, so store them with their id"):
         datasets.ingest_source("x", base, settings, Columns(), query)
 
 
