@@ -87,6 +87,14 @@ def test_overlays_of_kubernetes_are_valid(name):
     assert ("HASHKILN_ENCODE_GPUS" in objects["ConfigMap"]["data"]) == (name == "gpu")
 
 
+def test_kubernetes_has_the_variables_of_compose():
+    base = INFRA / "kuberay" / "base"
+    text = "".join((base / name).read_text() for name in ("settings.env", "secrets.example.env"))
+    names = set(re.findall(r"^(\w+)=", text, re.MULTILINE))
+    by_others = {"AWS_ENDPOINT_URL", "RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_raylet_start_wait_time_s"}
+    assert compose()["driver"]["environment"].keys() - by_others <= names
+
+
 def test_ray_up_accepts_its_file():
     from ray.autoscaler._private.util import prepare_config, validate_config
 
