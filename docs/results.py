@@ -21,7 +21,10 @@ of magnitude. The ablation of DHN has its own page, `benchmarks/results/dhn-abla
 
 
 def rows() -> list[Row]:
-    return [Row(**row) for path in FILES for row in json.loads(path.read_text())]
+    """Return the rows of all files; of cells that several files have, those of the last one."""
+    every = (Row(**row) for path in FILES for row in json.loads(path.read_text()))
+    cells = {(r.dataset, r.relevance, r.method, r.bits, r.seed, tuple(sorted(r.parameters.items()))): r for r in every}
+    return list(cells.values())
 
 
 if __name__ == "__main__":

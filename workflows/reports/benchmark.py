@@ -40,14 +40,20 @@ def grid_markdown(rows: Sequence[Row]) -> str:
 
 
 def table(rows: Sequence[Row], metric: str) -> str:
-    """Return a Markdown table, methods by bits: mean over seeds, standard deviation, published figure."""
+    """Return a Markdown table, methods by bits: mean over seeds, standard deviation, published figure.
+
+    A method that was measured with several sets of hyper-parameters has a line for each.
+    """
     bits = sorted({row.bits for row in rows})
-    methods = _distinct((row.method,) for row in rows)
+    variants = _distinct((row.method, _parameters(row)) for row in rows)
     lines = ["| method | " + " | ".join(f"{b} bits" for b in bits) + " | seeds |", "|---" * (len(bits) + 2) + "|"]
-    for (name,) in methods:
-        cells = [_cell(rows, name, b, metric) for b in bits]
-        seeds = {len([row for row in rows if (row.method, row.bits) == (name, b)]) for b in bits} - {0}
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {' or '.join(map(str, sorted(seeds)))} |")
+    for name, parameters in variants:
+        mine = [row for row in rows if (row.method, _parameters(row)) == (name, parameters)]
+        several = [method for method, _ in variants].count(name) > 1
+        label = f"{name}, {parameters or 'defaults'}" if several else name
+        cells = [_cell(mine, name, b, metric) for b in bits]
+        seeds = {len([row for row in mine if row.bits == b]) for b in bits} - {0}
+        lines.append(f"| {label} | " + " | ".join(cells) + f" | {' or '.join(map(str, sorted(seeds)))} |")
     known = PUBLISHED.get(rows[0].protocol)
     if known and any("(" in line for line in lines):
         lines += ["", f"In parentheses: published by {known.source}."]

@@ -188,6 +188,17 @@ def test_tables_show_mean_standard_deviation_and_published_figure(rows):
     assert "(" not in table(rows, BDNN.metric)  # nothing was published for the sample
 
 
+def test_a_method_with_several_sets_of_hyper_parameters_has_a_line_for_each(rows):
+    def row(value, **parameters):
+        return rows[0].model_copy(
+            update={"method": "dpsh", "bits": 32, "parameters": parameters, "metrics": {"map": value}}
+        )
+
+    lines = table([row(0.1), row(0.3), row(0.6, epochs=30)], "map").splitlines()
+    assert lines[2:] == ["| dpsh, defaults | 20.00 ± 14.14 | 2 |", "| dpsh, epochs=30 | 60.00 | 1 |"]
+    assert table([row(0.6, epochs=30)], "map").endswith("\n| dpsh | 60.00 | 1 |")
+
+
 def test_published_figures_of_the_dhn_protocol_are_shown_with_its_own_metric(rows):
     changes = {"dataset": "cifar-10", "protocol": "dhn", "method": "dhn", "bits": 48, "tuned": {"lr": (0.1, 1.0)}}
     row = rows[0].model_copy(update={**changes, "metrics": {**rows[0].metrics, "map_dhn": 0.6}})
