@@ -42,7 +42,11 @@ def measured(options: argparse.Namespace) -> Iterator[measure.Row]:
         data = Data(training_shards(dataset, judge.queries.ids if judge.drawn else [], vocabulary), executor)
         with one_blas_thread():
             start = time.process_time()
-            function = built.fit(data)
+            try:
+                function = built.fit(data)
+            except ValueError as error:  # a quantizer, whose bits are a multiple of the dimensions
+                print(f"{name} is left out: {error}", flush=True)
+                continue
             seconds = time.process_time() - start
         base = Data(dataset.shards("base", vocabulary), executor)
         codes = base.map_rows(lambda batch, function=function: batch._replace(x=pack(function.encode(batch.x))))
