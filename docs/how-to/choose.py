@@ -6,11 +6,17 @@ python docs/how-to/choose.py > docs/how-to/choose.md
 import json
 from collections.abc import Iterable
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from hashing.bits import n_bytes
+from workflows.reports.charts import Chart, Series, draw
+from workflows.reports.svg import svg
+
 ROOT = Path(__file__).parents[2]
+IMAGES = ROOT / "docs" / "images"
 RESULT = ROOT / "benchmarks" / "results" / "embeddings" / "table.json"
 FACTORS = ("1", "2", "4", "10")
 PEERS = "Faiss"
@@ -34,22 +40,25 @@ hashkiln plan --dataset products --budget 16B --recall 0.9
 
 Texts and pictures become vectors by [`hashkiln embed`](embed.md) first.
 
+Quantizers (rabitq, osq, turboquant) scale vectors that are compared by cosine to length one. All other methods hash
+vectors as they are, and lose most neighbours of rows of uneven length: store such vectors at length one.
+
 ## Measured
 
 Recall is the share of the 10, or 100, nearest rows that are found if 1, 2, 4 or 10 times as many candidates are
 re-ranked by their vectors. Candidates are the rows nearest by Hamming distance, or by the estimates of rabitq and osq.
-For each size, a method has the longest code that fits. Bytes are those that a row stores: its code, and 12 bytes of
-correctives for rabitq, 16 for osq and 8 for RaBitQ of Faiss. Re-ranking also reads vectors.
+For each size, a method has the longest code that fits. Bytes are those that a row stores: its code, and in the measured
+version {version} correctives of {correctives}. Re-ranking also reads vectors.
 """
 
 
 def main() -> None:
-    print(INTRODUCTION)
-    if not RESULT.exists():
-        print("Not measured yet: run `python benchmarks/embeddings.py`, then `make docs`.")
-        return
     found = json.loads(RESULT.read_text())
-    for dataset, rows in groupby(found["rows"], lambda row: row["dataset"]):
+    beside = {row["method"]: row["bytes"] - n_bytes(row["bits"]) for row in found["rows"]}
+    correctives = ", ".join(f"{size} bytes for {name}" for name, size in sorted(beside.items()) if size)
+    print(INTRODUCTION.format(correctives=correctives, version=found["versions"]["hashkiln"]))
+    by_dataset = itemgetter("dataset")
+    for dataset, rows in groupby(sorted(found["rows"], key=by_dataset), by_dataset):
         print("\n".join(section(dataset, list(rows))))
     versions = ", ".join(f"{package} {version}" for package, version in found["versions"].items())
     print(f"{found['date']}, {found['cpu']}; {versions}.")
@@ -71,15 +80,34 @@ def section(dataset: str, rows: list[dict[str, Any]]) -> list[str]:
         also = "" if every == ours else f"; {every} finds {recall(cells[every], '4'):.3f}"
         best.append(f"- {size} bytes: {ours} finds {recall(cells[ours], '4'):.3f}{also}.")
     means = "Means of the seeds; fit s: seconds to fit; rows/s: encoded, both on one core."
-    return [*lines, "", means, "", "Most of the 10 nearest rows after re-ranking 40 candidates:", "", *best, ""]
+    (IMAGES / f"choose-{dataset}.svg").write_text(figure(rows))
+    lines += ["", means, "", f"![Recall by bytes of a row](../images/choose-{dataset}.svg)", ""]
+    return [*lines, "Most of the 10 nearest rows after re-ranking 40 candidates:", "", *best, ""]
+
+
+def figure(rows: list[dict[str, Any]]) -> str:
+    """Return a chart of the recall of each method by the bytes that its rows have, as SVG."""
+    series = []
+    for style, name in enumerate(sorted({row["method"] for row in rows})):
+        own = [row for row in rows if row["method"] == name]
+        points = {seeds[0]["bytes"]: recall(seeds, "4") for seeds in by(own, "size").values()}
+        series.append(Series(name, list(points), list(points.values()), style=style))
+    sizes = sorted({row["size"] for row in rows})
+    label = "recall of the 10 nearest, 40 re-ranked"
+    chart = Chart(label, "bytes of a row", label, series, log=True, x_ticks=sizes, y_range=(0, 1))
+    return svg(draw(chart), file=True)
 
 
 def by_method(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of all seeds by method, the method with the greatest recall first."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    return dict(sorted(by(rows, "method").items(), key=lambda item: -recall(item[1], "4")))
+
+
+def by(rows: Iterable[dict[str, Any]], field: str) -> dict[Any, list[dict[str, Any]]]:
+    found: dict[Any, list[dict[str, Any]]] = {}
     for row in rows:
-        found.setdefault(row["method"], []).append(row)
-    return dict(sorted(found.items(), key=lambda item: -recall(item[1], "4")))
+        found.setdefault(row[field], []).append(row)
+    return found
 
 
 def recall(seeds: list[dict[str, Any]], factor: str, k: int = 10) -> float:

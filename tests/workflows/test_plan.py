@@ -81,6 +81,7 @@ def test_the_command_prints_the_table_and_fails_if_no_code_reaches_the_target(se
     exit_code, out, _ = run_command("plan", "--dataset", "vectors", "--budget", "1", "--recall", "0.5")
     assert exit_code == 0
     assert "hashkiln reindex --dataset vectors --method " in out
+    assert "; 1 byte a row, 1,200 in all" in " ".join(out.split())
     assert run_command("plan", "--dataset", "vectors", "--budget", "0B", "--recall", "0.5")[0] == 2
 
 
