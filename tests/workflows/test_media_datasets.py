@@ -13,6 +13,8 @@ import pytest
 
 from infra.executors import InProcess
 from infra.settings import Settings
+from storage.features.contract import SourceRefused
+from storage.features.dataset import dataset_names
 from storage.features.rows import Columns
 from tests.drawn_pictures import encoded, write_lists
 from tests.workflows import conftest
@@ -63,6 +65,10 @@ def test_files_beside_pictures_are_left_out_aloud(tmp_path, settings):
     dataset = datasets.ingest_source("d", str(tmp_path / "d"), settings, Columns())
     assert dataset.source.endswith("/d; without 2 file(s) that are no pictures of a class, such as README.md")
     assert dataset.understood["base"].rows == 2
+    (tmp_path / "d" / "dog" / "1.png").write_bytes(b"")
+    with pytest.raises(SourceRefused, match=r"d/dog/1\.png: expected a picture, found 0 bytes of no known format"):
+        datasets.ingest_source("e", str(tmp_path / "d"), settings, Columns())
+    assert dataset_names(settings.warehouse_url) == ["d"]
 
 
 def test_encoded_pictures_are_hashed_by_a_network_and_published(settings, tmp_path):
