@@ -211,7 +211,9 @@ NOT_SEARCHED = {
     "milvus": "all in Milvus 2.3.5, tried once by hand with ids and codes inserted by pymilvus; that version rejects "
     "the labels, because they are JSON arrays. The bulk import was not tried: the files follow "
     "[its documents](https://milvus.io/docs/binary-vector.md)",
-    "opensearch": "not tried: neither server was available. The files follow the documents of [OpenSearch]"
+    "opensearch": "not tried: neither server could be installed, as PyPI and npm have only their clients and Maven "
+    "Central could not be reached. `tests/storage/export/test_engines.py` compares the files with the documents of "
+    "[OpenSearch]"
     "(https://docs.opensearch.org/latest/mappings/supported-field-types/knn-memory-optimized/#binary-vectors) and "
     "[Elasticsearch](https://www.elastic.co/docs/reference/elasticsearch/mapping-reference/dense-vector)",
 }
