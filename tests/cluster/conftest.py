@@ -17,8 +17,9 @@ def pytest_configure(config):
     config.stash[SUMMARY] = []
 
 
-@pytest.fixture(scope="session")
-def cluster(tmp_path_factory):
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """A network without hosts, on a machine that can run the services."""
     if lacking := missing():
         pytest.skip(f"SKIPPED FOR WANT OF {lacking}")
     if not any(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
@@ -29,12 +30,15 @@ def cluster(tmp_path_factory):
     for place in (folder, *folder.parents[:2]):
         place.chmod(0o755)  # PostgreSQL runs as another user
     network = Network(folder)
-    try:
-        services = Services(network, folder, NODES)
-        services.start_all()
-        yield Cluster(services, folder)
-    finally:
-        network.close()
+    yield network
+    network.close()
+
+
+@pytest.fixture(scope="module")
+def cluster(network):
+    services = Services(network, network.folder, NODES)
+    services.start_all()
+    return Cluster(services, network.folder)
 
 
 @pytest.fixture

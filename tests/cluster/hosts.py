@@ -45,6 +45,7 @@ class Host:
             f"hostname {self.name}",
             "mount -t tmpfs -o size=1g tmpfs /dev/shm",
             f"mkdir -p {RAY} && mount -t tmpfs tmpfs {RAY}",
+            *self.network.mounts,
             f"mount --bind {self.network.names} /etc/hosts",
             "sleep infinity & wait",  # a shell as process 1 reaps orphans
         ]
@@ -109,6 +110,7 @@ class Network:
     folder: Path
     switch: str = "hkswitch"
     hosts: dict = field(default_factory=dict)
+    mounts: tuple = ()  # further commands with which each host starts
 
     def __post_init__(self):
         self.names = self.folder / "hosts"
