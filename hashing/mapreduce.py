@@ -71,18 +71,21 @@ class Resources:
     cpus: float = 1
     gpus: float = 0  # a fraction shares a GPU between tasks
     memory: float = 0  # bytes; 0: not declared
+    custom: Mapping[str, float] = field(default_factory=dict)  # by the names that machines declare
 
     def __post_init__(self) -> None:
-        if min(self.cpus, self.gpus, self.memory) < 0 or (self.gpus > 1 and self.gpus % 1):
+        if min(self.cpus, self.gpus, self.memory, *self.custom.values()) < 0 or (self.gpus > 1 and self.gpus % 1):
             raise ValueError(f"expected resources of 0 or more, and whole GPUs above 1, found {self}")
 
     def __str__(self) -> str:
         memory = f", {self.memory / 1e9:.3g} GB of memory" if self.memory else ""
-        return f"{self.cpus:g} CPUs, {self.gpus:g} GPUs{memory}"
+        custom = "".join(f", {value:g} {name}" for name, value in self.custom.items())
+        return f"{self.cpus:g} CPUs, {self.gpus:g} GPUs{memory}{custom}"
 
     def times(self, taken: Resources) -> int:
         """Return how many tasks that reserve `taken` each fit into these resources at a time."""
-        pairs = (self.cpus, taken.cpus), (self.gpus, taken.gpus), (self.memory, taken.memory)
+        pairs = [(self.cpus, taken.cpus), (self.gpus, taken.gpus), (self.memory, taken.memory)]
+        pairs += [(self.custom.get(name, 0), part) for name, part in taken.custom.items()]
         return int(min((own // part for own, part in pairs if part), default=1))
 
 

@@ -222,8 +222,9 @@ def _this_machine(needed: Resources) -> Resources:
     return Resources(len(os.sched_getaffinity(0)), gpus, memory)
 
 
-def _options(needed: Resources) -> dict[str, float]:
-    return {"num_cpus": needed.cpus, "num_gpus": needed.gpus, "memory": int(needed.memory)}
+def _options(needed: Resources) -> dict[str, Any]:
+    custom = dict(needed.custom)
+    return {"num_cpus": needed.cpus, "num_gpus": needed.gpus, "memory": int(needed.memory), "resources": custom}
 
 
 def _run_task(fn: Callable[[T], R], item: T, measured: str = "") -> R:

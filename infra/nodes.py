@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import re
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
@@ -20,8 +21,22 @@ T = TypeVar("T")
 
 def nodes() -> list[Resources]:
     """Return the resources of each live node of the connected cluster."""
-    found = [node["Resources"] for node in _alive()]
-    return [Resources(node.get("CPU", 0), node.get("GPU", 0), node.get("memory", 0)) for node in found]
+    return [_resources(node) for node in _alive()]
+
+
+def resources_here() -> Resources:
+    """Return the resources of the node that runs the calling task."""
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    return next(_resources(node) for node in _alive() if node["NodeID"] == here)
+
+
+def _resources(node: dict[str, Any]) -> Resources:
+    found = dict(node["Resources"])
+    cpus, gpus, memory = (found.pop(name, 0) for name in ("CPU", "GPU", "memory"))
+    custom = {name: value for name, value in found.items() if not re.match("node:|object_store", name)}
+    return Resources(cpus, gpus, memory, custom)
 
 
 def _alive() -> list[dict[str, Any]]:

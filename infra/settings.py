@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from difflib import get_close_matches
@@ -9,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from hashing.mapreduce import Resources
@@ -82,6 +83,17 @@ class Settings(BaseSettings):
             super().__init__(**values)
         except ValidationError as error:
             raise SettingsError("; ".join(map(_problem, error.errors()))) from None
+
+    @field_validator("fit", "encode", "embed", "evaluate", mode="before")
+    @classmethod
+    def _read_custom(cls, taken: Any, info: ValidationInfo) -> Any:
+        if not isinstance(taken, dict) or not isinstance(found := taken.get("custom"), str):
+            return taken
+        try:
+            return {**taken, "custom": json.loads(found)}
+        except json.JSONDecodeError:
+            variable = f"HASHKILN_{info.field_name}_CUSTOM".upper()
+            raise ValueError(f'expected JSON such as {{"ssd": 1}} in {variable}, found {found!r}') from None
 
     @field_validator("home", "data")
     @classmethod

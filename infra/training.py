@@ -125,7 +125,7 @@ def train_on_ray(loop: Loop, name: str, checkpoints: str, workers: int, taken: R
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    each = {"CPU": taken.cpus, "GPU": taken.gpus, "memory": taken.memory}
+    each = {"CPU": taken.cpus, "GPU": taken.gpus, "memory": taken.memory, **taken.custom}
     usable = "" if checkpoints.startswith("abfs") else checkpoints  # Ray does not read the credentials of Azure
     with folder_of_runs(usable) as runs, _listening(on_report) as callback:
         trainer = TorchTrainer(

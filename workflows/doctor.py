@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from infra.executors import InProcess, connect
-from infra.nodes import difference, installed_versions, on_each_node
+from infra.nodes import difference, installed_versions, on_each_node, resources_here
 from infra.settings import Settings
 from storage.files import filesystem
 from storage.tables import iceberg, table
@@ -21,6 +21,7 @@ from storage.tables import iceberg, table
 PINNED = {"fastapi": ("0.139", "0.151"), "sqlalchemy": ("2.0", "2.1")}  # with others, servers fail without a message
 PROBE = b"probe"  # content of a file that is written to the warehouse and removed
 LEAST_FREE = 2**30  # bytes of a disk
+LEAST_MEMORY = 2**29  # bytes for tasks: encoding a file of a million rows takes about as much
 MOST_SKEW = 30  # seconds between clocks: versions and grace periods compare times of different machines
 
 REMEDIES = {
@@ -36,6 +37,7 @@ CLUSTER = {
     "folder": "set HASHKILN_WAREHOUSE to s3://bucket/prefix, or to a folder that every node mounts at the same path",
     "sqlite": "set HASHKILN_CATALOG to a database server, such as postgresql+psycopg2://user:password@host/database",
     "lost": "start it again; if it ended on purpose, wait a minute for Ray to notice",
+    "memory": "give the node more memory, or start its Ray with a smaller --object-store-memory",
     "node": "use one image, or install the same version, on every node; see the docs on clusters",
     "clock": "synchronise the clocks, for example with chrony",
 }
@@ -47,6 +49,7 @@ class Node(NamedTuple):
     versions: dict[str, str]
     time: float
     free: int  # bytes of its disk
+    memory: float  # bytes that Ray gives to tasks
     gpus: int
     warehouse: str  # the error of reading, writing and deleting there, or empty
 
@@ -107,7 +110,8 @@ def _this_node(probe: str) -> Node:
         problem = ""
     except Exception as error:  # any error is a finding to report
         problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return Node(installed_versions(), time.time(), _free(Settings().home), torch.cuda.device_count(), problem)
+    free, memory, gpus = _free(Settings().home), resources_here().memory, torch.cuda.device_count()
+    return Node(installed_versions(), time.time(), free, memory, gpus, problem)
 
 
 def _node_row(name: str, node: Node | Exception, before: float, after: float) -> dict[str, str]:
@@ -123,7 +127,11 @@ def _node_row(name: str, node: Node | Exception, before: float, after: float) ->
         return _row(subject, f"its clock is {skew + MOST_SKEW:.0f} s off this one", CLUSTER["clock"])
     if node.free < LEAST_FREE:
         return _row(subject, f"{node.free / 2**30:.2f} GiB free on its disk", REMEDIES["disk"])
-    return _row(subject, f"same versions, warehouse usable, {node.free / 2**30:.1f} GiB free, {node.gpus} GPUs")
+    memory = f"{node.memory / 2**30:.1f} GiB of memory for tasks"
+    if node.memory < LEAST_MEMORY:
+        return _row(subject, memory, CLUSTER["memory"])
+    disk = f"{node.free / 2**30:.1f} GiB free on its disk"
+    return _row(subject, f"same versions, warehouse usable, {disk}, {memory}, {node.gpus} GPUs")
 
 
 def _libraries() -> str:

@@ -9,8 +9,8 @@ from infra.executors import Ray
 
 
 def start(gpus):
-    """Start Ray with two CPUs and some claimed GPUs in this process, and return the executor."""
-    os.environ["RAY_OVERRIDE_RESOURCES"] = json.dumps({"GPU": gpus})
+    """Start Ray with two CPUs, some claimed GPUs and an `ssd` in this process, and return the executor."""
+    os.environ["RAY_OVERRIDE_RESOURCES"] = json.dumps({"GPU": gpus, "ssd": 1})
     executor = Ray(cpus=2)
     executor.join()
     return executor

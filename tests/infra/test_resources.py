@@ -24,10 +24,12 @@ def test_tasks_fit_by_each_resource():
     assert machine.times(Resources(gpus=0.25)) == 8
     assert machine.times(Resources(cpus=0, memory=20e9)) == 3
     assert machine.times(Resources(gpus=4)) == 0
-    assert str(Resources(gpus=0.5, memory=2e9)) == "1 CPUs, 0.5 GPUs, 2 GB of memory"
+    assert machine.times(Resources(custom={"ssd": 1})) == 0
+    assert Resources(cpus=16, custom={"ssd": 2}).times(Resources(custom={"ssd": 1})) == 2
+    assert str(Resources(gpus=0.5, memory=2e9, custom={"ssd": 1})) == "1 CPUs, 0.5 GPUs, 2 GB of memory, 1 ssd"
 
 
-@pytest.mark.parametrize("wrong", [{"cpus": -1}, {"gpus": 1.5}, {"memory": -5}])
+@pytest.mark.parametrize("wrong", [{"cpus": -1}, {"gpus": 1.5}, {"memory": -5}, {"custom": {"ssd": -1}}])
 def test_resources_that_no_machine_has_are_refused(wrong):
     with pytest.raises(ValueError, match="expected resources of 0 or more, and whole GPUs above 1"):
         Resources(**wrong)
@@ -37,7 +39,13 @@ def test_each_stage_has_its_settings(monkeypatch):
     monkeypatch.setenv("HASHKILN_ENCODE_GPUS", "0.5")
     monkeypatch.setenv("HASHKILN_ENCODE_CPUS", "3")
     monkeypatch.setenv("HASHKILN_FIT_MEMORY", "4e9")
+    monkeypatch.setenv("HASHKILN_EMBED_CUSTOM", '{"ssd": 1}')
     settings = Settings()
+    assert settings.embed == Resources(custom={"ssd": 1})
+    monkeypatch.setenv("HASHKILN_EMBED_CUSTOM", "ssd=1")
+    with pytest.raises(ValueError, match=r"expected JSON such as .* in HASHKILN_EMBED_CUSTOM, found 'ssd=1'"):
+        Settings()
+    monkeypatch.delenv("HASHKILN_EMBED_CUSTOM")
     assert (settings.encode, settings.fit) == (Resources(3, 0.5), Resources(memory=4e9))
     assert settings.evaluate == Resources()
     monkeypatch.delenv("HASHKILN_FIT_MEMORY")
@@ -56,12 +64,13 @@ def test_a_missing_gpu_is_refused_before_any_work(ray_executor):
             executor.with_resources(Resources(gpus=1))
 
 
+def taken(_):
+    import ray
+
+    return ray.get_runtime_context().get_assigned_resources()
+
+
 def test_a_task_takes_its_cpus_and_memory(ray_executor):
-    def taken(_):
-        import ray
-
-        return ray.get_runtime_context().get_assigned_resources()
-
     (found,) = ray_executor.with_resources(Resources(cpus=2, memory=1e8)).map(taken, [0])
     assert found == {"CPU": 2.0, "memory": 1e8}
     (found,) = ray_executor.map(taken, [0])
@@ -108,6 +117,7 @@ def main(folder):
     found = {"map": list(counted.map(Held(folder), list(range(40)), "encode")), "told": told}
     found["copies"] = Counter(path.name.split("-")[0] for path in Path(folder).iterdir())
     found["sum"] = on_gpus.reduce(Held(folder), lambda a, b: a + b, list(range(9)), "reduce")[2::3]
+    found["custom"] = list(executor.with_resources(Resources(custom={"ssd": 1})).map(taken, [0]))
     halves = executor.with_resources(Resources(cpus=0.25, gpus=0.5))
     found["halves"] = list(halves.map(partial(meet, folder=folder), range(12)))
     found["killed"] = [item for *_, item in on_gpus.map(Held(folder), [1, "die", 2])]
@@ -128,6 +138,10 @@ def main(folder):
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     return fake_gpus.run("tests.infra.test_resources", tmp_path_factory.mktemp("copies"))
+
+
+def test_a_task_takes_its_custom_resources(found):
+    assert found["custom"] == [{"CPU": 1.0, "ssd": 1.0}]
 
 
 def test_each_gpu_has_one_process_which_holds_one_copy_for_all_items(found):

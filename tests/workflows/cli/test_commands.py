@@ -303,6 +303,7 @@ def test_doctor_asks_every_node_of_the_cluster(here, ray_executor):
     assert code == 0
     assert node["what"].endswith("(127.0.0.2)")
     assert node["found"].startswith("same versions, warehouse usable")
+    assert " GiB of memory for tasks, " in node["found"]
 
 
 def test_ctrl_c_says_what_is_kept_and_the_same_command_resumes(environment, prefect_server):
