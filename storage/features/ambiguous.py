@@ -10,6 +10,7 @@ from ..formats.class_folders import PICTURES
 from . import columns, media
 
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+QUOTES = "[](){}'\" "  # around parts of a list in a string
 SOME = 16  # values to look at
 SEPARATORS = re.compile(r"\s*[,;|]\s*")
 
@@ -54,7 +55,8 @@ def _refuse_joined(labels: Sequence[str], where: str) -> None:
     """Raise ValueError for a label such as "cat,dog" if another one has a part of it: these may be several labels."""
     owners: dict[str, str] = {}
     for label in labels:
-        for part in set(SEPARATORS.split(label)):
+        parts = SEPARATORS.split(label)
+        for part in {part.strip(QUOTES) if len(parts) > 1 else part for part in parts}:
             other = owners.setdefault(part, label)
             if part and other != label:
                 joined = max(label, other, key=len)

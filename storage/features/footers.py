@@ -18,7 +18,7 @@ class Footer(NamedTuple):
     rows: int
     schema: Any
     numbers: int | None  # in all vectors, where an empty or missing one counts as one; None: the footer does not say
-    least: Any = None  # the smallest id or key; None: the footer does not say
+    least: Any = None  # the smallest id or key, or the first one of another form; None: the footer does not say
     greatest: Any = None
     missing: int = 0  # ids or keys that are null
 
@@ -28,7 +28,10 @@ def read_footer(url: str, names: Columns) -> Footer:
     if names.metadata:
         rows.check_metadata_rows(url, names)
     if rows.form(url) != ".parquet":
-        return Footer(rows.count_rows(url), rows.schema(url, names), None)
+        count, schema = rows.count_rows(url), rows.schema(url, names)
+        has_ids = not names.numbered and count and parquet.field_of(schema, names.id)
+        parts = rows.read_batches(url, [names.id], names, 1) if has_ids else iter(())
+        return Footer(count, schema, None, next((part[0][0].as_py() for part in parts if len(part)), None))
     file = parquet.open_parquet(url)
     groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
     leaves = [file.schema.column(i) for i in range(len(file.schema))]

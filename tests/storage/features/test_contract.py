@@ -202,7 +202,7 @@ def test_one_flag_a_row_can_be_multi_hot(tmp_path):
     np.testing.assert_array_equal(y[:, 0], CLASSES > 2)
 
 
-@pytest.mark.parametrize("joined", ["{},{}", "{} | {}", "[{}; {}]", "{}, {}"])
+@pytest.mark.parametrize("joined", ["{},{}", "{} | {}", "[{}; {}]", "{}, {}", '["{}", "{}"]'])
 def test_strings_that_may_be_several_labels_are_refused(tmp_path, joined):
     labels = [joined.format(w, "even" if i % 2 else "odd") for i, w in enumerate(WORDS[CLASSES])]
     source = write(tmp_path / "d", labels=labels)
@@ -366,6 +366,11 @@ def test_every_file_of_a_split_is_checked_by_its_footer(tmp_path):
         with pa.ipc.new_file(tmp_path / "arrow" / f"{name}.arrow", table.schema) as file:
             file.write_table(table)
     with pytest.raises(SourceRefused, match=r"expected vectors of dimension 8, found 4, in row 0 of .*b\.arrow"):
+        read(str(tmp_path / "arrow"), Columns())
+    for name in "ab":  # whose rows are numbered alike
+        with pa.ipc.new_file(tmp_path / "arrow" / f"{name}.arrow", table.schema) as file:
+            file.write_table(table)
+    with pytest.raises(SourceRefused, match=r"expected distinct ids, found 0 in .*a\.arrow and in .*b\.arrow"):
         read(str(tmp_path / "arrow"), Columns())
     few = X.tolist()
     few[0] = few[0][:3]
