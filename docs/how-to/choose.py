@@ -47,8 +47,8 @@ vectors as they are, and lose most neighbours of rows of uneven length: store su
 
 Recall is the share of the 10, or 100, nearest rows that are found if 1, 2, 4 or 10 times as many candidates are
 re-ranked by their vectors. Candidates are the rows nearest by Hamming distance, or by the estimates of rabitq and osq.
-For each size, a method has the longest code that fits. Bytes are those that a row stores: its code, and in the measured
-version {version} correctives of {correctives}. Re-ranking also reads vectors.
+For each size, a method has the longest code that fits. Bytes are those that a row stores: its code, and correctives of
+{correctives}. Re-ranking also reads vectors.
 """
 
 
@@ -56,7 +56,7 @@ def main() -> None:
     found = json.loads(RESULT.read_text())
     beside = {row["method"]: row["bytes"] - n_bytes(row["bits"]) for row in found["rows"]}
     correctives = ", ".join(f"{size} bytes for {name}" for name, size in sorted(beside.items()) if size)
-    print(INTRODUCTION.format(correctives=correctives, version=found["versions"]["hashkiln"]))
+    print(INTRODUCTION.format(correctives=correctives))
     by_dataset = itemgetter("dataset")
     for dataset, rows in groupby(sorted(found["rows"], key=by_dataset), by_dataset):
         print("\n".join(section(dataset, list(rows))))
