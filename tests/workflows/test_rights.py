@@ -85,7 +85,7 @@ def test_runs_and_readers_need_exactly_the_rights_of_the_page(database, s3, sour
         reindex(Settings(), of)
         write_shard(source, "part4.parquet", blobs(200, D, seed=9, first_id=4000))
         reindex(Settings(), of)
-        fs = s3_clients.fsspec_filesystem()
+        fs = s3_clients.fsspec_filesystem(s3)
         fs.call_s3("create_multipart_upload", Bucket="hashkiln", Key="warehouse/models/unfinished")
         gc(keep=1, grace=0, force=True)
         assert verify("mine__itq16").problems == ()
