@@ -54,8 +54,8 @@ def test_a_folder_is_of_an_unknown_table_if_it_has_metadata(folder):
 
 def test_caches_are_unreferenced_and_files_of_others_stay(folder):
     gone = {
-        "kept": put(folder, f"kept/{HEX}.npz"),
-        "truth": put(folder, f"truth/{HEX}.parquet"),
+        "cache": put(folder, f"kept/{HEX}.npz"),
+        "ground truth": put(folder, f"truth/{HEX}.parquet"),
         "training": put(folder, f"training/{HEX[:16]}/checkpoint_1/state.pt", f"training/{HEX[:16]}/state.pt"),
         "dataset": put(
             folder, *(f"datasets/d-dhn-{HEX[:8]}/{name}" for name in ("dataset.json", "drawn/base/00000.parquet"))
@@ -67,7 +67,7 @@ def test_caches_are_unreferenced_and_files_of_others_stay(folder):
     assert found(folder) == gone
     assert found(folder, limit=time.time() - 60) == {}
     assert "dataset" not in found(folder, tables=[f"d_dhn_{HEX[:8]}__itq32"])
-    assert found(folder, named=None) == {kind: gone[kind] for kind in ("kept", "truth", "training", "file")}
+    assert found(folder, named=None) == {kind: gone[kind] for kind in ("cache", "ground truth", "training", "file")}
 
 
 def test_using_a_file_renews_its_time_and_keeps_its_group(folder):

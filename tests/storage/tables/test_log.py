@@ -94,9 +94,9 @@ def test_of_concurrent_publishes_and_rollbacks_exactly_one_wins(catalog, table, 
 
 @pytest.mark.parametrize("catalog", ["local"], indirect=True)
 def test_a_table_of_a_newer_format_is_refused(catalog, table):
-    newer = SetPropertiesUpdate(updates={"hashkiln.format": "4"})
+    newer = SetPropertiesUpdate(updates={"hashkiln.format": "5"})
     commits.commit(table.iceberg, (), (newer,))
-    with pytest.raises(ValueError, match=r"table t has format 4, newer than 3: upgrade hashkiln"):
+    with pytest.raises(ValueError, match=r"table t has format 5, newer than 4: upgrade hashkiln"):
         load_table(catalog, "t")
 
 

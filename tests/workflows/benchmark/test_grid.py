@@ -235,7 +235,7 @@ def test_the_command_writes_rows_tables_and_plots(home, run_command):
     table = pq.read_table(home / "out" / "rows.parquet")
     assert table["metrics"].to_pylist()[0]["map"] == found[0].metrics["map"]
     assert "| lsh |" in (home / "out" / "tables.md").read_text()
-    assert "mean average precision (tie-aware)" in (home / "out" / "plots.html").read_text()
+    assert "Mean average precision (tie-aware)" in (home / "out" / "plots.html").read_text()
     assert {path.suffix for path in (home / "figures").iterdir()} == {".svg", ".pdf", ".csv"}
     assert found[0].effective == {}
     assert found[0].hardware.endswith(" CPUs")
