@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import re
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
@@ -35,7 +34,7 @@ def resources_here() -> Resources:
 def _resources(node: dict[str, Any]) -> Resources:
     found = dict(node["Resources"])
     cpus, gpus, memory = (found.pop(name, 0) for name in ("CPU", "GPU", "memory"))
-    custom = {name: value for name, value in found.items() if not re.match("node:|object_store", name)}
+    custom = {name: value for name, value in found.items() if not name.startswith(("node:", "object_store"))}
     return Resources(cpus, gpus, memory, custom)
 
 

@@ -21,7 +21,7 @@ from storage.tables import iceberg, table
 PINNED = {"fastapi": ("0.139", "0.151"), "sqlalchemy": ("2.0", "2.1")}  # with others, servers fail without a message
 PROBE = b"probe"  # content of a file that is written to the warehouse and removed
 LEAST_FREE = 2**30  # bytes of a disk
-LEAST_MEMORY = 2**29  # bytes for tasks: encoding a file of a million rows takes about as much
+LEAST_MEMORY = 2**29  # bytes for tasks: a process that encodes takes about 0.4 GB
 MOST_SKEW = 30  # seconds between clocks: versions and grace periods compare times of different machines
 
 REMEDIES = {
