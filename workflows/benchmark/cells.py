@@ -78,9 +78,12 @@ class Bench:
                 self.judges[by_labels] = self._judge(protocol)
             row = self._measure(spec, self.judges[by_labels])
             filesystem.write_bytes(url, row.model_dump_json().encode())
-        return row.model_copy(update={"protocol": self.grid.protocol, "tuned": tuned, "row_bytes": spec.row_bytes})
+        here = {"dataset": self.name, "protocol": self.grid.protocol}  # a dataset of the same files shares the cell
+        return row.model_copy(update={**here, "tuned": tuned, "row_bytes": spec.row_bytes})
 
     def _key(self, spec: MethodSpec, *depends_on: object, **options: object) -> str:
+        if self.dataset.distance != "euclidean":
+            options["metric"] = self.dataset.distance
         return digest(
             spec.identity(), source(method(spec.method)), *depends_on, environment(LIBRARIES), *filter(None, [options])
         )

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
@@ -22,10 +23,12 @@ from hashing.methods.itq import ITQ
 from hashing.neighbours.exact import NearestNeighbours
 from infra.executors import InProcess
 from infra.settings import Settings
+from storage.features.rows import Columns
 from workflows.benchmark.flow import benchmark
 from workflows.benchmark.grid import Grid, Row
 from workflows.benchmark.published import BDNN, DHN
 from workflows.checks import UsageError
+from workflows.datasets import ingest_source
 from workflows.ingested import dataset_of
 from workflows.reports.benchmark import grid_markdown, order, table
 from workflows.spec import Spec
@@ -122,6 +125,18 @@ def test_other_parameters_or_fewer_queries_make_another_cell(home):
     assert other.parameters == {"n_iter": 1}
     assert len({whole.metrics["map"], other.metrics["map"], fewer.metrics["map"]}) == 3
     assert "20 queries" in fewer.relevance
+
+
+def test_datasets_of_the_same_files_share_cells_unless_their_metrics_differ(home):
+    x = np.random.default_rng(0).standard_normal((300, 8)) * np.linspace(0.1, 9, 300)[:, None]
+    pq.write_table(pa.table({"id": range(300), "vector": list(x)}), home / "x.parquet")
+    for name, metric in (("plain", None), ("same", None), ("cosine", "cosine")):
+        ingest_source(name, str(home / "x.parquet"), Settings(), Columns(), metric=metric)
+    grid = {"methods": ["lsh"], "bits": [16], "protocol": "neighbours", "queries": 20}
+    plain, same, cosine = benchmark(Grid(**grid, datasets=["plain", "same", "cosine"])).rows
+    assert (plain.dataset, same.dataset, cosine.dataset) == ("plain", "same", "cosine")
+    assert plain.when == same.when
+    assert plain.metrics["map"] == same.metrics["map"] != cosine.metrics["map"]
 
 
 def test_an_impossible_cell_is_named_before_any_is_measured(home):
