@@ -153,6 +153,8 @@ def fit(
     x = as_vectors("x", x)
     if not len(x):
         raise ValueError(f"x: expected at least one row, found {x.shape}")
+    if metric == "cosine" and not (usable := x.any(axis=1)).all():
+        raise ValueError(f"x: expected vectors other than zero, which has no cosine, found it in row {usable.argmin()}")
     labels = None if y is None else as_labels("y", y, len(x))
     built = spec.build()
     if reads_labels(built) and labels is None:

@@ -71,6 +71,14 @@ def test_a_fit_is_that_of_the_method_on_the_same_rows(form, monkeypatch):
     assert f.encode(x[:0]).shape == (0, 2)
 
 
+@pytest.mark.parametrize("metric", ["euclidean", "cosine", "ip"])
+def test_a_quantizer_is_fitted_for_a_metric(metric):
+    f = hashkiln.fit(X, method="rabitq", bits=16, metric=metric)
+    function = METHODS["rabitq"](16).fit(Data(cut(BATCH, 4), InProcess(), metric=metric))
+    assert f.function.metric == metric
+    np.testing.assert_array_equal(f.encode(X), pack(function.encode(X)))
+
+
 def test_labels_are_classes_or_multi_hot_and_ignored_by_unsupervised_methods():
     fits = [hashkiln.fit(X, y, method="itq_cca", bits=4) for y in (Y, Y.tolist(), BATCH.y, BATCH.y.astype(bool))]
     fits.append(hashkiln.fit(X, 7 - 2 * Y.astype(np.int8)[:, None], method="itq_cca", bits=4))
@@ -175,6 +183,8 @@ FIT_REFUSED = [
     ({"x": X[:0]}, "x: expected at least one row"),
     ({"x": NAN}, r"x: expected finite float32 values, found nan in row"),
     ({"x": X.astype(float) * 1e39}, "x: expected finite float32 values"),
+    ({"metric": "hamming"}, "metric: expected one of euclidean, cosine, ip, found 'hamming'"),
+    ({"metric": "cosine", "x": X * (np.arange(400) != 9)[:, None]}, "x: expected vectors other than zero, .* row 9$"),
     ({"method": "itk"}, "expected the name of a method, found 'itk'; did you mean itq"),
     ({"bits": 0}, "bits: Input should be greater than or equal to 1, found 0"),
     ({"seed": -1}, "seed: Input should be greater than or equal to 0"),
