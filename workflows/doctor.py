@@ -49,6 +49,7 @@ class Node(NamedTuple):
     versions: dict[str, str]
     time: float
     free: int  # bytes of its disk
+    cpus: float
     memory: float  # bytes that Ray gives to tasks
     gpus: int
     warehouse: str  # the error of reading, writing and deleting there, or empty
@@ -110,8 +111,8 @@ def _this_node(probe: str) -> Node:
         problem = ""
     except Exception as error:  # any error is a finding to report
         problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    free, memory, gpus = _free(Settings().home), resources_here().memory, torch.cuda.device_count()
-    return Node(installed_versions(), time.time(), free, memory, gpus, problem)
+    free, here, gpus = _free(Settings().home), resources_here(), torch.cuda.device_count()
+    return Node(installed_versions(), time.time(), free, here.cpus, here.memory, gpus, problem)
 
 
 def _node_row(name: str, node: Node | Exception, before: float, after: float) -> dict[str, str]:
@@ -128,7 +129,7 @@ def _node_row(name: str, node: Node | Exception, before: float, after: float) ->
     if node.free < LEAST_FREE:
         return _row(subject, f"{node.free / 2**30:.2f} GiB free on its disk", REMEDIES["disk"])
     memory = f"{node.memory / 2**30:.1f} GiB of memory for tasks"
-    if node.memory < LEAST_MEMORY:
+    if node.cpus and node.memory < LEAST_MEMORY:  # without CPUs, such as a driver's, a node runs no tasks
         return _row(subject, memory, CLUSTER["memory"])
     disk = f"{node.free / 2**30:.1f} GiB free on its disk"
     return _row(subject, f"same versions, warehouse usable, {disk}, {memory}, {node.gpus} GPUs")

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,8 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from infra.nodes import installed_versions
 from tests.conftest import blobs
 from tests.workflows.cli.terminal import Terminal
+from workflows import doctor
 
 HASHKILN = str(Path(sys.executable).with_name("hashkiln"))
 
@@ -304,6 +307,13 @@ def test_doctor_asks_every_node_of_the_cluster(here, ray_executor):
     assert node["what"].endswith("(127.0.0.2)")
     assert node["found"].startswith("same versions, warehouse usable")
     assert " GiB of memory for tasks, " in node["found"]
+
+
+@pytest.mark.parametrize(("cpus", "state"), [(2, "failed"), (0, "ok")])
+def test_doctor_objects_to_little_memory_on_nodes_that_run_tasks(cpus, state):
+    now = time.time()
+    row = doctor._node_row("a", doctor.Node(installed_versions(), now, 2**40, cpus, 2**28, 0, ""), now, now)
+    assert (row["state"], "0.2 GiB of memory for tasks" in row["found"]) == (state, True)
 
 
 def test_ctrl_c_says_what_is_kept_and_the_same_command_resumes(environment, prefect_server):
