@@ -38,15 +38,21 @@ NAMES = re.compile(rf"(?<![\w./-])(?:{PACKAGES})(?:\.\w+)+")
 LINKS = re.compile(r"\]\((?!\w+:)([^)#]*)#?([^)]*)\)")
 
 
-@pytest.mark.parametrize("name", ["commands", "methods", "results", "how-to/choose"])
+PLOTS = sorted((ROOT / "docs" / "images").glob("choose-*.svg"))
+
+
+@pytest.mark.parametrize("name", ["commands", "methods", "results", "how-to/choose", "how-to/size"])
 def test_pages_are_those_that_scripts_print(name):
+    plots = [path.read_text() for path in PLOTS]
     run = subprocess.run([sys.executable, f"docs/{name}.py"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert (ROOT / "docs" / f"{name}.md").read_text() == run.stdout, "run make docs"
+    assert plots == [path.read_text() for path in PLOTS], "run make docs"
 
 
-def test_the_page_of_sizes_is_printed_from_the_measured_rates():
-    run = subprocess.run([sys.executable, "docs/how-to/size.py"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert run.stdout == (ROOT / "docs" / "how-to" / "size.md").read_text(), "run make docs"
+def test_a_method_has_the_same_colour_in_all_plots():
+    legend = re.compile(r'fill="(#\w+)"[^>]*></path><text[^>]*>([A-Za-z][^<]*)</text>')
+    found = {(name, colour) for path in PLOTS for colour, name in legend.findall(path.read_text())}
+    assert len(found) == len({name for name, _ in found}) == len({colour for _, colour in found}) == 8
 
 
 @pytest.fixture(scope="module")

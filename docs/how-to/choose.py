@@ -57,14 +57,14 @@ def main() -> None:
     beside = {row["method"]: row["bytes"] - n_bytes(row["bits"]) for row in found["rows"]}
     correctives = ", ".join(f"{size} bytes for {name}" for name, size in sorted(beside.items()) if size)
     print(INTRODUCTION.format(correctives=correctives))
-    by_dataset = itemgetter("dataset")
+    by_dataset, styles = itemgetter("dataset"), sorted({row["method"] for row in found["rows"]})
     for dataset, rows in groupby(sorted(found["rows"], key=by_dataset), by_dataset):
-        print("\n".join(section(dataset, list(rows))))
+        print("\n".join(section(dataset, list(rows), styles)))
     versions = ", ".join(f"{package} {version}" for package, version in found["versions"].items())
     print(f"{found['date']}, {found['cpu']}; {versions}.")
 
 
-def section(dataset: str, rows: list[dict[str, Any]]) -> list[str]:
+def section(dataset: str, rows: list[dict[str, Any]], styles: list[str]) -> list[str]:
     """Return the lines on one dataset: its tables by length, and which method finds most at each length."""
     about, sizes = rows[0], sorted({row["size"] for row in rows})
     lines = [f"### {NAMES.get(dataset, dataset)}", ""]
@@ -80,18 +80,20 @@ def section(dataset: str, rows: list[dict[str, Any]]) -> list[str]:
         also = "" if every == ours else f"; {every} finds {recall(cells[every], '4'):.3f}"
         best.append(f"- {size} bytes: {ours} finds {recall(cells[ours], '4'):.3f}{also}.")
     means = "Means of the seeds; fit s: seconds to fit; rows/s: encoded, both on one core."
-    (IMAGES / f"choose-{dataset}.svg").write_text(figure(rows))
+    (IMAGES / f"choose-{dataset}.svg").write_text(figure(rows, styles))
     lines += ["", means, "", f"![Recall by bytes of a row](../images/choose-{dataset}.svg)", ""]
     return [*lines, "Most of the 10 nearest rows after re-ranking 40 candidates:", "", *best, ""]
 
 
-def figure(rows: list[dict[str, Any]]) -> str:
-    """Return a chart of the recall of each method by the bytes that its rows have, as SVG."""
+def figure(rows: list[dict[str, Any]], styles: list[str]) -> str:
+    """Return a chart of the recall of each method by the bytes that its rows have, as SVG.
+
+    A method has the style of its place in `styles`, in all charts of the page.
+    """
     series = []
-    for style, name in enumerate(sorted({row["method"] for row in rows})):
-        own = [row for row in rows if row["method"] == name]
+    for name, own in sorted(by(rows, "method").items()):
         points = {seeds[0]["bytes"]: recall(seeds, "4") for seeds in by(own, "size").values()}
-        series.append(Series(name, list(points), list(points.values()), style=style))
+        series.append(Series(name, list(points), list(points.values()), style=styles.index(name)))
     sizes = sorted({row["size"] for row in rows})
     label = "recall of the 10 nearest, 40 re-ranked"
     chart = Chart(label, "bytes of a row", label, series, log=True, x_ticks=sizes, y_range=(0, 1))
