@@ -128,8 +128,8 @@ def test_other_parameters_or_fewer_queries_make_another_cell(home):
 
 
 def test_datasets_of_the_same_files_share_cells_unless_their_metrics_differ(home):
-    x = np.random.default_rng(0).standard_normal((300, 8)) * np.linspace(0.1, 9, 300)[:, None]
-    pq.write_table(pa.table({"id": range(300), "vector": list(x)}), home / "x.parquet")
+    x = np.random.default_rng(0).standard_normal((1500, 8)) * np.linspace(0.1, 9, 1500)[:, None]
+    pq.write_table(pa.table({"id": range(1500), "vector": list(x)}), home / "x.parquet")
     for name, metric in (("plain", None), ("same", None), ("cosine", "cosine")):
         ingest_source(name, str(home / "x.parquet"), Settings(), Columns(), metric=metric)
     grid = {"methods": ["lsh"], "bits": [16], "protocol": "neighbours", "queries": 20}
