@@ -89,7 +89,7 @@ class Quantizer(SignFunction):
         if len(far := np.flatnonzero(np.isinf(halves).any(axis=1))):
             raise ValueError(
                 f"row {first_row + far[0]} is more than 10,000 times as far from the mean as the rows that the model "
-                "was fitted on: drop it, or fit a model on such rows"
+                "was fitted on: remove it, or fit a model on such rows"
             )
         return halves
 
@@ -123,7 +123,8 @@ class Quantizer(SignFunction):
     def _units(self) -> tuple[float, float] | None:
         return (self.step_unit, self.term_unit) if self.metric else None
 
-    def _check_metric(self, metric: Metric) -> None:
+    def check_metric(self, metric: Metric) -> None:
+        """Raise ValueError if the function estimates distances by another metric."""
         if self.metric not in ("", metric):
             raise ValueError(
                 f"the model estimates the {MEASURED[self.metric or metric]} distance, but rows are now compared by the "

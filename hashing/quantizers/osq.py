@@ -29,7 +29,7 @@ class OSQHash(Quantizer):
         return _in_intervals(x - self.mean, self.mean, self.bits)
 
     def estimator(self, queries: Array, metric: Metric, real: bool = False) -> Estimator:
-        self._check_metric(metric)
+        self.check_metric(metric)
         p = checked_queries(queries, metric, self.dim) - self.mean
         levels = exact(p) if real else _rounded(p, self.mean)
         return Estimator(metric, self.bits, *levels, *constant_terms(p, self.mean, metric), units=self._units)

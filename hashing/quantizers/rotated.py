@@ -70,7 +70,7 @@ class RotatedQuantizer(Quantizer):
         raise NotImplementedError
 
     def estimator(self, queries: Array, metric: Metric, real: bool = False) -> Estimator:
-        self._check_metric(metric)
+        self.check_metric(metric)
         p = self.rotated(checked_queries(queries, metric, self.dim))
         levels = exact(p) if real else rounded(p)
         terms = constant_terms(p, self.centre, metric)

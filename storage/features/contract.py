@@ -217,7 +217,11 @@ def _check_dims(split: _Split, names: Columns, kind: Kind, dim: int) -> None:
 
     def check(url: str) -> None:
         if (first := _first_rows(url, [names.x], names, FEW_ROWS)[names.x]).type != "null":
-            lengths = pc.list_value_length(columns.number_lists(first, names.dtype, url)).fill_null(0).to_numpy()
+            errors: dict[int, str] = {}
+            lists = columns.number_lists(first, names.dtype, url, errors)
+            if len(errors) == len(first):
+                columns.refuse_row(errors, url, 0)
+            lengths = pc.list_value_length(lists).fill_null(0).to_numpy()
             if lengths.any() and dim not in lengths:
                 row = int(np.flatnonzero(lengths)[0])
                 columns.refuse_row({row: f"expected vectors of dimension {dim}, found {lengths[row]}"}, url, 0)

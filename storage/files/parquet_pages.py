@@ -277,6 +277,8 @@ class VectorReader:
 
     def _from_windows(self, start: int, stop: int) -> Array:
         """Return some bytes of the file, in which `start` never decreases, from windows that threads read."""
+        if start == stop:
+            return np.empty(0, np.uint8)  # they may begin where a window ends
         self._held = [(at, data) for at, data in self._held if at + len(data) > start]
         while not self._held or self._held[-1][0] + len(self._held[-1][1]) < stop:
             if not (window := next(self._windows, None)):

@@ -105,11 +105,14 @@ def encode_shard(shard: FeatureShard, function: HashFunction, folder: str, forma
             ids.append(block.batch.ids)
             x, row, added = block.batch.x, 0, np.zeros_like(moments)
             content.update(np.ascontiguousarray(block.batch.ids).data)
-            for u, values in _projected(function, x):
-                codes.append(bits.pack_signs(u, added))
-                correctives.append(values)
-                content.update(np.ascontiguousarray(x[row : row + len(u)]).data, more=True)  # while it is in the cache
-                row += len(u)
+            try:
+                for u, values in _projected(function, x):
+                    codes.append(bits.pack_signs(u, added))
+                    correctives.append(values)
+                    content.update(np.ascontiguousarray(x[row : row + len(u)]).data, more=True)  # still in the cache
+                    row += len(u)
+            except ValueError as error:
+                raise ValueError(f"{shard.url}, rows from id {block.batch.ids[0]} on: {error}") from None
             content.update(b"")  # the end of x
             moments += added
             labels.append(block.labels)

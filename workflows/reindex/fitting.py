@@ -8,8 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from hashing.functions import HashFunction
 from hashing.mapreduce import Array, Data, Resources
 from hashing.methods import METHODS, method
+from hashing.quantizers.contract import Quantizer
 from hashing.source import source
 from storage import models, queries
 from storage.features.dataset import Dataset
@@ -39,6 +41,8 @@ def fit(context: Context, because: str = "") -> Model:
         check_training(spec.method, context.executor)
     published, reason = _published_model(context, because)
     if published:
+        if spec.method.correctives:
+            _check_metric(models.load_model(warehouse, published.digest), dataset)
         return published
     excluded = np.zeros(0, np.int64)
     if _draws(dataset) or dataset.columns.keyed:
@@ -63,6 +67,15 @@ def fit(context: Context, because: str = "") -> Model:
     models.record_fit(warehouse, key, name)
     rows = sum(shard.rows for shard in listed) - len(excluded)
     return Model(digest=name, fit=identity, seconds=time.monotonic() - start, rows=rows, reason=reason)
+
+
+def _check_metric(function: HashFunction, dataset: Dataset) -> None:
+    """Raise UsageError for a quantizer of another metric: the dataset was ingested again with another --metric."""
+    try:
+        if isinstance(function, Quantizer):
+            function.check_metric(dataset.distance)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def refit_reason(spec: Spec, staged: Staged) -> str:

@@ -94,6 +94,10 @@ def test_vectors_stored_as_bytes_are_read_by_their_declared_type(tmp_path, dtype
         read(str(tmp_path / "narrow"), Columns(dtype=dtype))
     torn = read(str(tmp_path / "torn"), Columns(dtype=dtype), bad_rows="drop")[2]
     np.testing.assert_array_equal(torn, np.vstack([X, np.delete(X, 3, axis=0)]))
+    if np.dtype(dtype).itemsize > 1:
+        write(tmp_path / "torn", "b.parquet", ids=np.arange(N) + N, vector=[row.tobytes()[1:] for row in X])
+        with pytest.raises(SourceRefused, match=rf"expected bytes of whole {dtype}, found .* row 0 of .*b\.parquet"):
+            read(str(tmp_path / "torn"), Columns(dtype=dtype))
     with pytest.raises(SourceRefused, match="vectors stored as bytes need --vector-dtype"):
         read(source, Columns())
 

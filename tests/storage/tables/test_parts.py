@@ -193,6 +193,12 @@ def test_bad_rows_are_refused_with_their_place(tmp_path, table, message):
     assert not (tmp_path / "data").exists()
 
 
+def test_a_row_that_cannot_be_encoded_is_refused_with_its_place(tmp_path):
+    far = pa.table({"id": [5, 6], "vector": [[1.0, 2.0], [3e38, 3e38]]})
+    with pytest.raises(ValueError, match=r"bad\.parquet, rows from id 5 on: row 1: values up to 3e\+38 overflow"):
+        parts.encode_shard(write_parquet(tmp_path / "bad.parquet", far), function(8, 2), str(tmp_path / "data"))
+
+
 def test_a_file_that_is_not_parquet_is_refused(tmp_path):
     (tmp_path / "bad.parquet").write_bytes(b"nothing of the kind")
     entry = filesystem.stat(str(tmp_path / "bad.parquet"))

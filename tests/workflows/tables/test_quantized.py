@@ -3,6 +3,7 @@
 import itertools
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -22,7 +23,7 @@ from tests.conftest import blobs
 from tests.workflows.tables import published_table
 from tests.workflows.tables.published_table import NAMES, D, hashkiln, reindex, spec, table_of, write
 from workflows import datasets, export
-from workflows.checks import check_run
+from workflows.checks import UsageError, check_run
 from workflows.context import Context
 from workflows.evaluation.judge import judge_of
 from workflows.evaluation.version import measure_version
@@ -145,6 +146,15 @@ def test_parts_hold_the_correctives_and_the_export_too(published, settings, tmp_
     monkeypatch.setattr("storage.tables.table.WITH_CORRECTIVES", 3)  # as in an older program
     with pytest.raises(ValueError, match="has format 4, newer than 3: upgrade hashkiln"):
         table_of(settings, TABLE)
+
+
+def test_a_model_of_another_metric_is_refused_before_rows_are_encoded(published, settings, folder):
+    parts = sorted(Path(table_of(settings, TABLE).folder).rglob("*.parquet"))
+    datasets.ingest_source("mine", str(folder), settings, Columns(labels="labels"), metric="cosine")
+    with pytest.raises(UsageError, match=r"estimates the squared Euclidean distance, .* by the cosine distance: fit a"):
+        reindex(settings, quantized())
+    assert sorted(Path(table_of(settings, TABLE).folder).rglob("*.parquet")) == parts
+    assert reindex(settings, quantized(refit="always", gate={"max_loss": {"map": 1.0}})) == "v2"
 
 
 def test_a_table_is_extended_and_deleted_from_and_sound_throughout(published, queries, settings, folder):
