@@ -185,7 +185,7 @@ def ingest(
         dtype=vector_dtype,
     )
     if name is None and source not in DATASETS:
-        meant = "" if Path(source).exists() else near(source, DATASETS)
+        meant = "" if "/" in source or Path(source).exists() else near(source, DATASETS)
         raise typer.BadParameter(f"{source} is not a named dataset: {meant or 'pass --name NAME to name it'}")
     with progress() as report:
         if not replace and dataset_exists(settings.warehouse_url, name or source):
