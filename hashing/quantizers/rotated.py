@@ -33,6 +33,7 @@ class RotatedQuantizer(Quantizer):
         centre, variance = of.mean @ rotation, np.trace(np.atleast_2d(of.cov))
         if metric == "cosine" and rotation.shape[1] < len(rotation):  # projections are scaled by about 1 / sqrt(size)
             size = np.einsum("ij,ij->", rotation, of.cov @ rotation) + centre @ centre
+            size = size or 1.0  # rows that are all equal may have projections of zero
             centre, variance = centre / np.sqrt(size), 1 - centre @ centre / size
         values = cls.codebooks.get(bits, symmetric_levels(bits))
         return cls(rotation, centre, bits, **units(metric, values, centre, variance))

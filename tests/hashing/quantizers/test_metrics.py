@@ -88,6 +88,8 @@ def test_a_row_that_float16_cannot_hold_is_refused_and_one_at_the_mean_is_not(me
             function.encode_rows(x)
     same = fitted("rabitq", 1, np.repeat(X[:1], 50, axis=0), metric)
     np.testing.assert_allclose(scores(same, X[:1], metric), exact(X[:1], QUERIES, metric), rtol=1e-2)
+    axis = np.tile(np.eye(D, dtype=np.float32)[:1], (50, 1))  # its projections are zero
+    assert np.isfinite(scores(fitted("rabitq", 0.5, axis, metric), axis, metric)).all()
 
 
 def test_a_model_is_of_one_metric():
