@@ -77,8 +77,8 @@ class Image:
 
     def remove(self):
         self("rm", "--all")  # unmounts them
-        for place in (self.folder / "storage").glob("overlay"):
-            run("umount", place, timeout=60)  # buildah mounts it on itself
+        if (place := self.folder / "storage" / "overlay").is_mount():  # some releases of buildah mount it on itself
+            run("umount", place, timeout=60)
         shutil.rmtree(self.folder)
 
     def megabytes(self, name):
