@@ -46,6 +46,8 @@ def bucket(folder: str) -> Iterator[str]:
                 break
             except OSError:
                 time.sleep(0.1)
+        else:
+            raise RuntimeError(f"{command[0]} did not start within a minute")
         yield "s3://benchmark"
     finally:
         server.kill()

@@ -74,8 +74,11 @@ class Resources:
     custom: Mapping[str, float] = field(default_factory=dict)  # by the names that machines declare
 
     def __post_init__(self) -> None:
-        if min(self.cpus, self.gpus, self.memory, *self.custom.values()) < 0 or (self.gpus > 1 and self.gpus % 1):
-            raise ValueError(f"expected resources of 0 or more, and whole GPUs above 1, found {self}")
+        shared = self.gpus, *self.custom.values()  # by several tasks, in fractions of one
+        if not all(0 <= value < np.inf for value in (self.cpus, self.memory, *shared)) or any(
+            value > 1 and value % 1 for value in shared
+        ):
+            raise ValueError(f"expected resources of 0 or more, and whole GPUs and custom ones above 1, found {self}")
 
     def __str__(self) -> str:
         memory = f", {self.memory / 1e9:.3g} GB of memory" if self.memory else ""

@@ -16,10 +16,10 @@ from infra.executors import Progress, connect, silent
 from infra.settings import Settings
 from storage import warehouse as places
 from storage.features import deletions, pieces
-from storage.features.contract import SplitSummary
 from storage.features.dataset import BadRows, Dataset, Embedding, dataset_exists, load_dataset
 from storage.features.pieces import Piece
 from storage.features.rows import Columns
+from storage.features.summary import SplitSummary
 from storage.formats import Metric
 
 from .checks import UsageError, refused, schema_of

@@ -15,6 +15,7 @@ from hashing.hamming.scan import topk
 from hashing.mapreduce import Array, Data, Metric
 from hashing.methods import check_against, reads_labels
 from hashing.neighbours.exact import METRICS
+from hashing.quantizers.contract import Quantizer
 from infra.executors import InProcess, connect
 from infra.settings import Settings
 from storage import models
@@ -66,9 +67,12 @@ class Hasher:
         """Return the codes (n, ceil(n_bits / 8)) uint8 of vectors x (n, d).
 
         Bit j of a row is byte j div 8, position j mod 8, as in Faiss; the padding is zero. A row's code depends on that
-        row alone. Raises ValueError unless x is an (n, d) array of finite numbers.
+        row alone. Raises ValueError unless x is an (n, d) array of finite numbers, and for a row of zeros if rows
+        are compared by cosine.
         """
         x = as_vectors("x", x, self.dim)
+        if isinstance(self.function, Quantizer) and self.function.metric == "cosine":
+            _refuse_zeros(x)
         blocks = [pack(self.function.encode(x[i : i + ROWS])) for i in range(0, len(x), ROWS)]
         return np.concatenate([np.zeros((0, n_bytes(self.n_bits)), np.uint8), *blocks])
 
@@ -153,8 +157,8 @@ def fit(
     x = as_vectors("x", x)
     if not len(x):
         raise ValueError(f"x: expected at least one row, found {x.shape}")
-    if metric == "cosine" and not (usable := x.any(axis=1)).all():
-        raise ValueError(f"x: expected vectors other than zero, which has no cosine, found it in row {usable.argmin()}")
+    if metric == "cosine":
+        _refuse_zeros(x)
     labels = None if y is None else as_labels("y", y, len(x))
     built = spec.build()
     if reads_labels(built) and labels is None:
@@ -163,6 +167,11 @@ def fit(
     n_classes = 0 if labels is None else labels.shape[1] if classes is None else len(classes)
     check_against(built, "vector", x.shape[1], labels is not None, n_classes)
     return Hasher(built.fit(Data(shards_of(x, labels, classes, float32), InProcess(), metric=metric)))
+
+
+def _refuse_zeros(x: Array) -> None:
+    if not (usable := x.any(axis=1)).all():
+        raise ValueError(f"x: expected vectors other than zero, which has no cosine, found it in row {usable.argmin()}")
 
 
 def _fit_dataset(name: str, method: MethodSpec) -> HashFunction:

@@ -20,11 +20,10 @@ from pydantic import (
     model_validator,
 )
 
-from hashing.bits import n_bytes
 from hashing.functions import Precision
 from hashing.methods import Method, catalogue, check_hyperparameters, method, reads_labels
 from hashing.names import hint, plain_name
-from hashing.quantizers.estimator import corrective_type
+from hashing.quantizers.estimator import row_size
 from storage.files import filesystem
 
 from .evaluation.registry import ESTIMATOR, METRICS, find
@@ -166,7 +165,7 @@ class MethodSpec(Value):
     @property
     def row_bytes(self) -> int:
         """The bytes that a row takes: its code and its correctives."""
-        return n_bytes(self.bits) + corrective_type(self.correctives).itemsize * len(self.correctives)
+        return row_size(self.bits, self.correctives)
 
     @property
     def reads_labels(self) -> bool:

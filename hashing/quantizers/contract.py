@@ -7,11 +7,11 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from ..bits import n_bytes, pack
+from ..bits import pack
 from ..functions import HashFunction, Precision, SignFunction, check_finite, check_shape, part_names
 from ..mapreduce import Array, Metric
 from ..neighbours.exact import MEASURED, unit_vectors
-from .estimator import COLUMNS, FLOAT32, Estimator, corrective_type, row_bytes
+from .estimator import COLUMNS, FLOAT32, Estimator, row_bytes, row_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,16 +88,15 @@ class Quantizer(SignFunction):
             halves: Array = np.stack(values, axis=1).astype(np.float16)
         if len(far := np.flatnonzero(np.isinf(halves).any(axis=1))):
             raise ValueError(
-                f"row {first_row + far[0]} is more than 10,000 times as far from the mean as the rows that the model "
-                "was fitted on: remove it, or fit a model on such rows"
+                f"row {first_row + far[0]} is thousands of times as far from the mean as the rows that the model was "
+                "fitted on: remove it, or fit a model on such rows"
             )
         return halves
 
     def encode_rows(self, x: Array) -> Array:
         """Return the bytes (n, B + b) uint8 of the codes of x (n, d) and of their correctives, see `row_bytes`."""
-        width = n_bytes(self.n_bits) + corrective_type(self.correctives).itemsize * len(self.correctives)
         rows = [row_bytes(pack(u >= 0), correctives) for u, correctives in self.quantized(x)]
-        return np.concatenate([np.zeros((0, width), np.uint8), *rows])
+        return np.concatenate([np.zeros((0, row_size(self.n_bits, self.correctives)), np.uint8), *rows])
 
     def blocks(self, x: Array) -> Iterator[Array]:
         for u, _ in self.quantized(x):

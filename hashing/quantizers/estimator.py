@@ -127,6 +127,11 @@ def corrective_type(names: Sequence[str]) -> np.dtype[Any]:
     return np.dtype("<f2" if all(name.endswith("_float16") for name in names) else "<f4")
 
 
+def row_size(n_bits: int, correctives: Sequence[str]) -> int:
+    """Return the bytes of a row: its code, and the correctives with the given names."""
+    return bits.n_bytes(n_bits) + corrective_type(correctives).itemsize * len(correctives)
+
+
 def row_bytes(codes: Array, correctives: Array) -> Array:
     """Return rows (n, B + b) uint8 of codes (n, B) and the b bytes of correctives (n, c), little-endian."""
     little = np.ascontiguousarray(correctives, correctives.dtype.newbyteorder("<"))

@@ -36,8 +36,8 @@ def units(metric: Metric, values: Array, centre: Array, variance: float) -> dict
     """Return the fields of a quantizer that its float16 correctives need.
 
     `values` are those of the levels, for one coordinate; `variance` is the mean squared distance from the mean `centre`
-    (d,). Rows at about its root from the mean then have correctives of about 1, and rows 10,000 times as far can be
-    stored.
+    (d,). Rows at about its root from the mean then have correctives of about 1. float16 reaches 65,504: rows that are
+    thousands of times as far do not fit.
     """
     length = float(np.linalg.norm(centre))
     spread = max(np.sqrt(variance), 1e-3 * length)  # rows that are all equal have none

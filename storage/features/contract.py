@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from hashing.names import near
 
@@ -18,12 +17,11 @@ from ..files import parquet, samples
 from ..files.filesystem import FileVersion
 from ..formats import Kind
 from . import ambiguous, columns, footers, keys, media, rows
-from .footers import Footer
 from .rows import Columns
+from .summary import PICTURES, OpenSplit, SplitSummary, summarize
 
 FIRST_ROWS = 4096  # rows of each split to read
 FEW_ROWS = 256  # of each further file
-PICTURES = 16  # pictures to decode among them
 FOOTERS = 16  # footers to read at a time
 NUMBERED = (".arrow", ".feather", ".npy")  # formats whose rows are numbered if they have no ids
 VECTORS, IDS = ("vector", "image", "text"), "id"  # default names of columns
@@ -44,19 +42,6 @@ def refusing() -> Iterator[None]:
         raise SourceRefused(str(error)) from None
 
 
-class SplitSummary(BaseModel):
-    """A description of a split, for the user."""
-
-    model_config = ConfigDict(frozen=True)
-
-    rows: int
-    files: int
-    bytes: int
-    ids: str
-    x: str  # vectors, pictures or texts
-    labels: str
-
-
 class Contract(NamedTuple):
     """Kind, dimension, columns and splits of a dataset, as found in its files."""
 
@@ -64,20 +49,6 @@ class Contract(NamedTuple):
     dim: int  # of the vectors, or of the numbers that represent a picture or a text
     columns: Columns
     splits: dict[str, SplitSummary]
-
-
-class _Split(NamedTuple):
-    """What the files of a split hold."""
-
-    url: str  # of the first file with rows
-    schema: Any
-    first: Any  # its first rows, a record batch
-    footers: dict[str, Footer]  # by the URL of the file
-    bytes: int
-
-    @property
-    def rows(self) -> int:
-        return sum(footer.rows for footer in self.footers.values())
 
 
 @refusing()
@@ -124,7 +95,7 @@ def understand(splits: Mapping[str, str], given: Columns, labels_as: str | None,
             footers.check_ids(split.footers, names)
     if names.labels and not any(_has_label(found[split], files[split], names) for split in splits):
         raise ValueError(f"expected labels in {names.labels}, found only null, in {base.url}: leave out --label-column")
-    summaries = {split: _summary(found[split], names, kind, dim) for split in splits}
+    summaries = {split: summarize(found[split], names, kind, dim) for split in splits}
     return Contract(kind, dim, names, summaries)
 
 
@@ -183,7 +154,7 @@ def _label_names(schema: Any, column: str) -> tuple[str, ...]:
     return tuple(feature.get("names") or ()) if feature.get("_type") == "ClassLabel" else ()
 
 
-def _open_split(url: str, files: list[FileVersion], names: Columns) -> _Split:
+def _open_split(url: str, files: list[FileVersion], names: Columns) -> OpenSplit:
     """Read the footers of all files and the first rows of the first file that has any; check the columns."""
     rows.metadata_files([file.url for file in files], names)
     with ThreadPoolExecutor(FOOTERS) as pool:
@@ -201,14 +172,14 @@ def _open_split(url: str, files: list[FileVersion], names: Columns) -> _Split:
                 continue  # writers cannot infer types without rows
             _check_column(footer.schema, schema, name, file, first, names)
     columns_read = [*wanted, names.labels] if names.labels and names.label_folders else wanted
-    return _Split(first, schema, _first_rows(first, columns_read, names), found, sum(file.size for file in files))
+    return OpenSplit(first, schema, _first_rows(first, columns_read, names), found, sum(file.size for file in files))
 
 
 def _first_rows(url: str, wanted: Sequence[str], names: Columns, n: int = FIRST_ROWS) -> Any:
     return next(part for part in rows.read_batches(url, wanted, names, n) if len(part))
 
 
-def _check_dims(split: _Split, names: Columns, kind: Kind, dim: int) -> None:
+def _check_dims(split: OpenSplit, names: Columns, kind: Kind, dim: int) -> None:
     """Raise ValueError if the first rows of a file have no vector of dimension dim, but others.
 
     Only those files are read whose footer does not rule it out.
@@ -300,7 +271,7 @@ def _default_x(first: str, schema: Any) -> str:
     )
 
 
-def _kind_and_dim(base: _Split, names: Columns) -> tuple[Kind, int]:
+def _kind_and_dim(base: OpenSplit, names: Columns) -> tuple[Kind, int]:
     """Return the kind of rows and their dimension, which is the most common one of the first rows."""
     import pyarrow.compute as pc
 
@@ -322,7 +293,7 @@ def _kind_and_dim(base: _Split, names: Columns) -> tuple[Kind, int]:
     return "vector", common[0]["mode"].as_py()
 
 
-def _multi_hot_width(found: Mapping[str, _Split], names: Columns, labels_as: str | None) -> int:
+def _multi_hot_width(found: Mapping[str, OpenSplit], names: Columns, labels_as: str | None) -> int:
     """Return the width of multi-hot labels, 0 for labels that are values, from the first rows of all files.
 
     Raises ValueError if both are possible, if files differ, and for labels that cannot be read.
@@ -354,7 +325,7 @@ def _multi_hot_width(found: Mapping[str, _Split], names: Columns, labels_as: str
     return next(iter(known.values()), 0)
 
 
-def _check_first_rows(split: _Split, names: Columns, kind: Kind, dim: int, metric: str) -> None:
+def _check_first_rows(split: OpenSplit, names: Columns, kind: Kind, dim: int, metric: str) -> None:
     """Raise ValueError if the first rows of a split cannot be read like those of the base split."""
     where, first = split.url, split.first
     if not names.numbered:
@@ -393,70 +364,9 @@ def _check_distinct(ids: Any, names: Columns, where: str) -> None:
         seen[value] = row
 
 
-def _summary(split: _Split, names: Columns, kind: Kind, dim: int) -> SplitSummary:
-    first, ids = split.first, "rows without ids, numbered in the order of the file names"
-    if not names.numbered:
-        ids = f"{'keys' if names.keyed else 'ids'} ({_type_name(first[names.id].type)}) in column {names.id}"
-    what = {"vector": f"vectors of dimension {dim}", "image": "pictures", "text": "texts"}[kind]
-    if kind == "image":
-        what += _first_picture(first[names.x])
-    stored = f"bytes as {names.dtype}" if names.dtype else _type_name(first[names.x].type)
-    return SplitSummary(
-        rows=split.rows,
-        files=len(split.footers),
-        bytes=split.bytes,
-        ids=ids,
-        x=f"{what} ({stored}) in column {names.x}",
-        labels=_label_summary(split, names),
-    )
-
-
-def _type_name(column_type: Any) -> str:
-    """Return the name of an Arrow type, for messages."""
-    import pyarrow as pa
-    from pyarrow import types
-
-    if isinstance(column_type, pa.BaseExtensionType):
-        if columns.is_list(column_type.storage_type):
-            return f"tensors of {_type_name(column_type.storage_type.value_type)}"
-        return str(column_type.extension_name).removeprefix("arrow.")
-    if types.is_dictionary(column_type):
-        return _type_name(column_type.value_type)
-    if columns.is_list(column_type):
-        return f"lists of {_type_name(column_type.value_type)}"
-    if types.is_struct(column_type):
-        return f"structs with {media.BYTES}" if media.kind(column_type) else "structs"
-    return {"halffloat": "float16", "float": "float32", "double": "float64"}.get(str(column_type), str(column_type))
-
-
-def _first_picture(column: Any) -> str:
-    """Return size, format and mode of the first picture that can be opened, as Pillow names them."""
-    import io
-
-    from PIL import Image
-
-    for content in media.encoded(column)[:PICTURES].to_pylist():
-        with suppress(Exception), media.without_warnings(), Image.open(io.BytesIO(content)) as picture:
-            return f", the first {picture.width} x {picture.height} {picture.format} {picture.mode}"
-    return ""
-
-
-def _has_label(split: _Split, files: list[FileVersion], names: Columns) -> bool:
+def _has_label(split: OpenSplit, files: list[FileVersion], names: Columns) -> bool:
     """Return whether any row has a label. Reads labels up to the first one, usually in the first rows."""
     label = str(names.labels)
     later = (part for file in files for part in rows.read_batches(file.url, [label], names))
     parts = chain([split.first], later)
     return any(len(columns.labels_by_row(part[label], split.url, names.multi_hot)[1]) for part in parts)
-
-
-def _label_summary(split: _Split, names: Columns) -> str:
-    if not names.labels:
-        unread = [name for name in ("labels", "label") if name in split.schema.names]
-        unread += rows.folder_values(split.url)
-        return f"none; column {unread[0]} is not read without --label-column {unread[0]}" if unread else "none"
-    column = split.first[names.labels]
-    _, values = columns.labels_by_row(column, split.url, names.multi_hot)
-    distinct = len(values.unique())
-    how = f"multi-hot of width {names.multi_hot}" if names.multi_hot else f"values ({_type_name(column.type)})"
-    where = "in the names of the folders" if names.label_folders else f"in column {names.labels}"
-    return f"{how} {where}; {distinct} distinct in the first {len(column):,} rows"

@@ -14,9 +14,9 @@ from ..files import filesystem
 from ..files.filesystem import FileVersion
 from ..formats import FIRST_IDS, FeatureRows, Kind, Metric
 from . import bundles, deletions, rows, splits
-from .contract import SplitSummary
 from .rows import Columns
 from .shard import FeatureShard
+from .summary import SplitSummary
 
 COUNTERS = 16  # files whose rows are counted at a time
 BadRows = Literal["refuse", "drop"]

@@ -1,23 +1,21 @@
 """Decode vectors directly from the pages of a Parquet file, several times faster than Arrow reads lists.
 
 If all lists of a column have the same length and nothing is null, the column is one long array of numbers, and its
-levels only need a check. This module depends on pyarrow (footer, codecs, files), numpy and Numba, and on no other part
-of Hashkiln. The format: https://parquet.apache.org/docs/file-format/
+levels only need a check. With parquet_kernels and parquet_windows, this module depends on pyarrow (footer, codecs,
+files), numpy and Numba, and on no other part of Hashkiln. The format: https://parquet.apache.org/docs/file-format/
 """
 
 from __future__ import annotations
 
 import zlib
-from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from . import parquet_kernels as kernels
+from .parquet_windows import Window, WindowsAhead
 
 Array = np.ndarray[Any, Any]
 Fill = Callable[[Array], bool]
@@ -77,17 +75,14 @@ class VectorReader:
     """
 
     def __init__(self, schema: Any, file: Any, column: str, dim: int, window: int = WINDOW, ahead: int = 0) -> None:
-        self._file, self._dim, self._size, self._ahead = file, dim, window, ahead
+        self._file, self._dim = file, dim
         self._leaf, self._type = _leaf(schema, column, dim)
         leaf = schema.column(self._leaf)
         self._stored = STORED[str(self._type)][1]
         self._definition = leaf.max_definition_level
         self._groups = column_chunks(file, self._leaf)
-        self._buffer = np.empty(0, np.uint8)
-        self._start, self._read = 0, 0  # the part of the file that the buffer holds
-        self._windows = self._read_ahead()
-        self._chunk: Chunk  # the current one
-        self._held: list[tuple[int, Array]] = []  # windows of it that threads have read, and where they begin
+        ranges = [(chunk.start, chunk.start + chunk.size) for rows, chunk in self._groups if rows]
+        self._windows = WindowsAhead(file, window, ahead, ranges) if ahead else Window(file, window)
         self._pages = self._all_pages()
         self._left = 0  # values left in the current page
         self._fill: Fill  # fills an array with the next of them, and returns whether they are finite
@@ -131,7 +126,6 @@ class VectorReader:
                 yield chunk
 
     def _chunk_pages(self, chunk: Chunk) -> Iterator[tuple[int, Fill]]:
-        self._chunk, self._held = chunk, []
         at, end, done, dictionary = chunk.start, chunk.start + chunk.size, 0, None
         if not 0 <= at < end <= self._file.size():
             raise Unsupported("a column outside the file")
@@ -258,56 +252,10 @@ class VectorReader:
             return values.astype(np.float32)
 
     def _bytes(self, start: int, stop: int, end: int) -> Array:
-        """Return some bytes of the file, valid until the next call. Reads ahead, but not beyond `end`."""
-        if self._ahead:
-            return self._from_windows(start, stop)
-        if not self._start <= start <= stop <= self._start + self._read:
-            n = min(max(self._size, stop - start), end - start)
-            held = (
-                self._buffer[: self._read][max(0, start - self._start) :] if start >= self._start else self._buffer[:0]
-            )
-            if len(self._buffer) < n:
-                self._buffer = np.empty(n, np.uint8)
-            self._buffer[: len(held)] = held  # no byte is read twice
-            self._file.seek(start + len(held))
-            self._start, self._read = start, len(held) + self._file.readinto(self._buffer[len(held) : n])
-            if self._read < stop - start:
-                raise Unsupported("the file ends in a page")
-        return np.frombuffer(self._buffer.data.toreadonly()[start - self._start : stop - self._start], np.uint8)
-
-    def _from_windows(self, start: int, stop: int) -> Array:
-        """Return some bytes of the file, in which `start` never decreases, from windows that threads read."""
-        if start == stop:
-            return np.empty(0, np.uint8)  # they may begin where a window ends
-        self._held = [(at, data) for at, data in self._held if at + len(data) > start]
-        while not self._held or self._held[-1][0] + len(self._held[-1][1]) < stop:
-            if not (window := next(self._windows, None)):
-                raise Unsupported("the file ends in a page")
-            if window[0] is self._chunk:
-                self._held.append(window[1:])
-        parts = [data[max(0, start - at) : stop - at] for at, data in self._held if at < stop]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    def _read_ahead(self) -> Generator[tuple[Chunk, int, Array]]:
-        """Yield the windows of each column chunk, and where they begin, while threads read the next ones."""
-        places = (
-            (chunk, at, min(self._size, chunk.start + chunk.size - at))
-            for rows, chunk in self._groups
-            if rows
-            for at in range(chunk.start, chunk.start + chunk.size, self._size)
-        )
-        pool = ThreadPoolExecutor(self._ahead)
-        try:
-            reads = ((chunk, at, n, pool.submit(self._file.read_at, n, at)) for chunk, at, n in places)
-            waiting = deque(islice(reads, self._ahead))
-            while waiting:
-                chunk, at, n, read = waiting.popleft()
-                waiting.extend(islice(reads, 1))
-                if len(data := np.frombuffer(read.result(), np.uint8)) < n:
-                    raise Unsupported("the file ends in a page")
-                yield chunk, at, data
-        finally:
-            pool.shutdown(cancel_futures=True)
+        """Return some bytes of a column chunk that stops at `end`, valid until the next call."""
+        if len(data := self._windows.read(start, stop, end)) < stop - start:
+            raise Unsupported("the file ends in a page")
+        return data
 
 
 def _all_finite(out: Array) -> bool:

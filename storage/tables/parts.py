@@ -16,7 +16,7 @@ from hashing.ahead import ahead
 from hashing.functions import HashFunction
 from hashing.mapreduce import Array, Batch
 from hashing.quantizers.contract import Quantizer
-from hashing.quantizers.estimator import corrective_type, row_bytes
+from hashing.quantizers.estimator import corrective_type, row_bytes, row_size
 
 from .. import warehouse as places
 from ..features import columns, keys
@@ -57,7 +57,7 @@ class CodeShard:
     @property
     def row_bytes(self) -> int:
         """Return the number of bytes of a row of x."""
-        return bits.n_bytes(self.n_bits) + corrective_type(self.correctives).itemsize * len(self.correctives)
+        return row_size(self.n_bits, self.correctives)
 
     def __iter__(self) -> Iterator[Batch]:
         table = read_part(self.part.url, self.n_bits, self.part.size)

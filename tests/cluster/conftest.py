@@ -1,6 +1,8 @@
 """The cluster of infra/compose.yaml on hosts of this machine, with a dataset, a reader and a watch on its nodes."""
 
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ def pytest_configure(config):
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory):
+def network():
     """A network without hosts, on a machine that can run the services."""
     if lacking := missing():
         pytest.skip(f"SKIPPED FOR WANT OF {lacking}")
@@ -26,12 +28,12 @@ def network(tmp_path_factory):
         pytest.skip("SKIPPED FOR WANT OF POSTGRESQL: no initdb in /usr/lib/postgresql/*/bin")
     if not Path(sys.executable).with_name("weed").exists():
         pytest.skip("SKIPPED FOR WANT OF SEAWEEDFS: no weed in the virtual environment")
-    folder = tmp_path_factory.mktemp("cluster")
-    for place in (folder, *folder.parents[:2]):
-        place.chmod(0o755)  # PostgreSQL runs as another user
+    folder = Path(tempfile.mkdtemp())  # pytest closes its own to the user of PostgreSQL, whenever it starts
+    folder.chmod(0o755)
     network = Network(folder)
     yield network
     network.close()
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")

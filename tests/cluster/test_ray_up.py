@@ -76,7 +76,7 @@ def launch(network):
 
 
 def test_a_cluster_is_started_and_used(launch, network):
-    """With two workers, of which the head has started each."""
+    """The head starts both workers."""
     launch("up", "--yes", "--no-config-cache")
     inside = f"set -a; . {network.folder / 'hashkiln.env'}; "
     until(lambda: launch("exec", inside + "ray list nodes").count("ALIVE") == 3, 200, "three nodes")

@@ -29,9 +29,19 @@ def test_tasks_fit_by_each_resource():
     assert str(Resources(gpus=0.5, memory=2e9, custom={"ssd": 1})) == "1 CPUs, 0.5 GPUs, 2 GB of memory, 1 ssd"
 
 
-@pytest.mark.parametrize("wrong", [{"cpus": -1}, {"gpus": 1.5}, {"memory": -5}, {"custom": {"ssd": -1}}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"cpus": -1},
+        {"gpus": 1.5},
+        {"memory": -5},
+        {"memory": float("nan")},
+        {"custom": {"ssd": -1}},
+        {"custom": {"ssd": 1.5}},
+    ],
+)
 def test_resources_that_no_machine_has_are_refused(wrong):
-    with pytest.raises(ValueError, match="expected resources of 0 or more, and whole GPUs above 1"):
+    with pytest.raises(ValueError, match="expected resources of 0 or more, and whole GPUs and custom ones above 1"):
         Resources(**wrong)
 
 

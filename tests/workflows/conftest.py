@@ -1,8 +1,13 @@
 """The stages without a flow: a dataset of four shards, its specification, and one re-indexing run."""
 
+import contextlib
+import fcntl
 import json
 import os
+import shutil
 import sys
+import tarfile
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -34,6 +39,18 @@ def write_shard(folder, name, batch):
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(batch.x.ravel()), D)
     labels = [[CLASSES[c]] for c in batch.y.argmax(1)]
     pq.write_table(pa.table({"key": batch.ids, "embedding": vectors, "tags": labels}), folder / name)
+
+
+@contextlib.contextmanager
+def unpacked(archive, folder):
+    """Unpack an archive into a folder, for one process at a time, and remove the folder in the end."""
+    with Path(f"{folder}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        shutil.rmtree(folder, ignore_errors=True)
+        with tarfile.open(archive) as opened:
+            opened.extractall(folder, filter="data")
+        yield
+        shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -1,9 +1,6 @@
 """A warehouse of hashkiln 0.1.0, read, searched, evaluated, re-indexed and garbage-collected by the present program."""
 
-import fcntl
 import json
-import shutil
-import tarfile
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,7 +9,7 @@ import pytest
 from infra.settings import Settings
 from storage.features import keys
 from storage.features.contract import SourceRefused
-from tests.workflows.conftest import encoded_from_source
+from tests.workflows.conftest import encoded_from_source, unpacked
 from tests.workflows.make_warehouse_0_1 import ARCHIVE, ROOT, write
 from tests.workflows.tables.published_table import hashkiln, in_days, reindex, rows_of, table_of
 from workflows.ingested import dataset_of
@@ -41,16 +38,11 @@ EACH = pytest.mark.parametrize("table", TABLES)
 
 @pytest.fixture(autouse=True)
 def settings(monkeypatch):
-    """Return settings of the warehouse, at the path that its tables refer to; only one process at a time uses it."""
-    with Path(f"{ROOT}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        shutil.rmtree(ROOT, ignore_errors=True)
-        with tarfile.open(ARCHIVE) as archive:
-            archive.extractall(ROOT, filter="data")
+    """Return settings of the warehouse, at the path that its tables refer to."""
+    with unpacked(ARCHIVE, ROOT):
         monkeypatch.setenv("HASHKILN_HOME", str(ROOT / "home"))
         monkeypatch.setenv("HASHKILN_EXECUTOR", "inprocess")
         yield Settings()
-        shutil.rmtree(ROOT)
 
 
 def spec(table, **changes):

@@ -12,7 +12,7 @@ from .common import FAILED, console, known_dataset, progress, show
 from .options import AsJson, From, MetricName
 
 if TYPE_CHECKING:
-    from storage.features.contract import SplitSummary
+    from storage.features.summary import SplitSummary
 
 app = typer.Typer()
 # As storage and workflows.datasets define them, which import numpy: too slow for --help.

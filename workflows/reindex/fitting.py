@@ -109,9 +109,12 @@ def _published_model(context: Context, because: str = "") -> tuple[Model | None,
     spec, table = context.spec, context.known_table()
     published = table.version() if table else None
     if not table or not published or "fit" not in published.properties:
-        return _no_model(spec, table, "nothing is published yet")
+        _check_correctives(spec, table)
+        return None, "nothing is published yet"
+    if because or spec.refit != "never":  # may need a new model
+        _check_correctives(spec, table)
     if because or spec.refit == "always":
-        return _no_model(spec, table, because or "--refit always")
+        return None, because or "--refit always"
     properties, identity = published.properties, _identity(spec)
     stored, fitted_by = Spec.stored(properties["spec"]), int(properties.get("defaults_version", 1))
     if _identity(stored, fitted_by) != identity:
@@ -127,13 +130,13 @@ def _published_model(context: Context, because: str = "") -> tuple[Model | None,
     return Model(digest=properties["model"], fit=identity, seconds=0, reason=reason), reason
 
 
-def _no_model(spec: Spec, table: CodeTable | None, reason: str) -> tuple[None, str]:
+def _check_correctives(spec: Spec, table: CodeTable | None) -> None:
+    """Raise UsageError if the codes of a new model do not fit into the table."""
     if table and table.correctives != spec.method.correctives:
         raise UsageError(
             f"table {table.name} has correctives in float32, as of hashkiln 0.2, and a new model makes float16: choose "
-            "another --code"
+            "another --code" + (", or --refit never" if spec.refit != "never" else "")
         )
-    return None, reason
 
 
 def _identity(spec: Spec, defaults_version: int | None = None) -> str:

@@ -84,7 +84,7 @@ def test_a_row_that_float16_cannot_hold_is_refused_and_one_at_the_mean_is_not(me
     if metric == "cosine":
         assert np.isfinite(scores(function, x, metric)).all()
     else:
-        with pytest.raises(ValueError, match="row 2 is more than 10,000 times as far from the mean as"):
+        with pytest.raises(ValueError, match="row 2 is thousands of times as far from the mean as"):
             function.encode_rows(x)
     same = fitted("rabitq", 1, np.repeat(X[:1], 50, axis=0), metric)
     np.testing.assert_allclose(scores(same, X[:1], metric), exact(X[:1], QUERIES, metric), rtol=1e-2)

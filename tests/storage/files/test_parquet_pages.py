@@ -292,15 +292,6 @@ def test_windows_are_read_ahead_in_parallel_and_no_more_than_asked_for():
     assert threading.active_count() == threads
 
 
-def test_no_bytes_are_read_where_a_window_ends():
-    content = written(pa.array([[1.0, 2.0]] * 100, FLOATS))
-    schema, file = pq.ParquetFile(pa.BufferReader(content)).schema, pa.BufferReader(content)
-    with contextlib.closing(VectorReader(schema, file, "v", 2, window=16, ahead=2)) as reader:
-        reader.read(np.empty((1, 2), np.float32))
-        at, data = reader._held[-1]
-        assert len(reader._from_windows(at + len(data), at + len(data))) == 0
-
-
 def rle(*runs):
     """Levels as (count, value) runs, or as bytes that are bit-packed."""
     encoded = b""
