@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 from typing import Annotated, Any
 
 import typer
@@ -73,14 +74,26 @@ def interrupted(*_: Any) -> None:
     anywhere (tests/faults), so only the servers and workers of this process have to be stopped.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.signal(signal.SIGALRM, lambda *_: os._exit(INTERRUPTED))
+    signal.signal(signal.SIGALRM, _stop_servers)
     signal.alarm(STOP_SECONDS)
+    # This thread may hold the terminal's lock, for which the display's thread may wait while it holds the display's: so
+    # it has to go on, and another thread prints.
+    threading.Thread(target=_say_what_is_kept).start()
+
+
+def _say_what_is_kept() -> None:
     for display in [handler for handler in logging.getLogger(STAGES).handlers if isinstance(handler, Display)]:
         display.stop()
     again = shlex.join(["hashkiln", *sys.argv[1:]])
     kept = "Finished work is kept, and nothing is half published. To continue, run again:"
     report("Interrupted", f"Interrupted. {kept} {again}", INTERRUPTED)
     sys.stdout.flush()
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+
+
+def _stop_servers(*_: Any) -> None:
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(INTERRUPTED))
+    signal.alarm(STOP_SECONDS)
     logging.disable(logging.CRITICAL)  # Prefect's services complain of what they could not send
     atexit._run_exitfuncs()
     os._exit(INTERRUPTED)

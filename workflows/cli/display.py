@@ -47,8 +47,8 @@ class Display(logging.Handler):
     def stop(self) -> None:
         """Leave the lines as they are, and give the terminal back (not `close`, which importing Prefect calls)."""
         logging.getLogger(STAGES).removeHandler(self)
-        while self.open:
-            self._end("[red]not finished")
+        for line in self.open:  # which stays as it is: after Ctrl-C another thread may be in `progress`
+            self._finish(line, "[red]not finished")
         self.lines.stop()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -79,7 +79,10 @@ class Display(logging.Handler):
     def _end(self, note: str, stays: bool = True) -> None:
         line = self.open.pop()
         if stays:
-            self.lines.update(line, completed=1, total=1, note=note)
-            self.lines.stop_task(line)
+            self._finish(line, note)
         else:
             self.lines.remove_task(line)
+
+    def _finish(self, line: TaskID, note: str) -> None:
+        self.lines.update(line, completed=1, total=1, note=note)
+        self.lines.stop_task(line)

@@ -3,6 +3,8 @@
 import logging
 import os
 import re
+import subprocess
+import sys
 from contextlib import suppress
 
 import pytest
@@ -122,3 +124,34 @@ def test_a_dict_is_shown_with_its_names(capsys, monkeypatch):
         ["│", "train", "│", "a.gz", "│"],
         ["│", "folder", "│", "out", "│"],
     ]
+
+
+STUCK = """
+import io, signal, sys, threading, time
+from rich.console import Console
+from workflows import cli
+from workflows.cli.display import Display
+
+class Terminal(io.StringIO):
+    def write(self, text):
+        if "a log line" in text:
+            threading.Thread(target=display.lines.refresh).start()  # which waits for the terminal
+            time.sleep(0.2)
+            signal.raise_signal(signal.SIGINT)
+        return sys.__stdout__.write(text)
+
+cli.errors = Console(file=Terminal(), force_terminal=True, _environ={"TERM": "xterm"}, width=80)
+signal.signal(signal.SIGINT, cli.interrupted)
+sys.argv = ["hashkiln", "reindex"]
+with Display(cli.errors) as display:
+    display.progress("encode", 1, 2)
+    cli.errors.print("a log line")
+    time.sleep(600)
+"""
+
+
+def test_ctrl_c_in_the_middle_of_a_log_line_is_said():
+    run = subprocess.run([sys.executable, "-c", STUCK], capture_output=True, text=True, check=False)
+    assert run.returncode == 130, run.stderr
+    assert re.search("encode.*not finished", run.stdout)
+    assert "Interrupted. Finished work is kept" in run.stdout
