@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -45,13 +47,19 @@ class Display(logging.Handler):
         self.stop()
 
     def stop(self) -> None:
-        """Leave the lines as they are, and give the terminal back (not `close`, which importing Prefect calls)."""
+        """Leave the lines as they are, and give the terminal back (not `close`, which importing Prefect calls).
+
+        After Ctrl-C another thread does this, while stages and progress go on.
+        """
         logging.getLogger(STAGES).removeHandler(self)
-        for line in self.open:  # which stays as it is: after Ctrl-C another thread may be in `progress`
-            self._finish(line, "[red]not finished")
-        self.lines.stop()
+        with self._locked():
+            while self.open:
+                self._end("[red]not finished")
+            self.lines.stop()
 
     def emit(self, record: logging.LogRecord) -> None:
+        if not self.lines.live.is_started:
+            return
         stage: Stage | None = getattr(record, "stage", None)
         record.shown = bool(stage and stage.stays) or record.levelno < logging.INFO or hasattr(record, "epoch")
         if stage and stage.state == "running":
@@ -62,14 +70,26 @@ class Display(logging.Handler):
 
     def progress(self, label: str, done: int, total: int) -> None:
         work = label.partition(",")[0]
-        if self.work and self.work != work:
-            self._end_work()
-        if not self.open:
-            self.work = work
-            self.open.append(self.lines.add_task(work, total=None, note=""))
-        count = f"{done:,} of {total:,}" if total else f"{done:,}" if done else ""
-        note = count if label == self.work else f"{label} {count}"
-        self.lines.update(self.open[-1], completed=done, total=total or None, note=note)
+        with self._locked():
+            if not self.lines.live.is_started:
+                return
+            if self.work and self.work != work:
+                self._end_work()
+            if not self.open:
+                self.work = work
+                self.open.append(self.lines.add_task(work, total=None, note=""))
+            count = f"{done:,} of {total:,}" if total else f"{done:,}" if done else ""
+            note = count if label == self.work else f"{label} {count}"
+            self.lines.update(self.open[-1], completed=done, total=total or None, note=note)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock under which `emit` is called."""
+        self.acquire()
+        try:
+            yield
+        finally:
+            self.release()
 
     def _end_work(self) -> None:
         if self.work:
@@ -79,10 +99,7 @@ class Display(logging.Handler):
     def _end(self, note: str, stays: bool = True) -> None:
         line = self.open.pop()
         if stays:
-            self._finish(line, note)
+            self.lines.update(line, completed=1, total=1, note=note)
+            self.lines.stop_task(line)
         else:
             self.lines.remove_task(line)
-
-    def _finish(self, line: TaskID, note: str) -> None:
-        self.lines.update(line, completed=1, total=1, note=note)
-        self.lines.stop_task(line)

@@ -146,7 +146,9 @@ sys.argv = ["hashkiln", "reindex"]
 with Display(cli.errors) as display:
     display.progress("encode", 1, 2)
     cli.errors.print("a log line")
-    time.sleep(600)
+    for done in range(60_000):
+        display.progress("encode", done, 60_000)
+        time.sleep(0.01)
 """
 
 
