@@ -286,8 +286,7 @@ def labels_by_row(column: Any, where: str, multi_hot_width: int = 0) -> tuple[Ar
             raise ValueError(f"expected labels, found null in a list, in {where}")
         return np.concatenate([[0], np.cumsum(lengths)]), label_values(values, where)
     if len(wrong := np.flatnonzero((lengths != multi_hot_width) & (lengths > 0))):
-        found = f"{lengths[wrong[0]]} in row {wrong[0]}"
-        raise ValueError(f"expected multi-hot labels of width {multi_hot_width}, found {found}, in {where}")
+        raise ValueError(f"expected multi-hot labels of width {multi_hot_width}, found {lengths[wrong[0]]}, in {where}")
     hot = values.to_numpy(zero_copy_only=False).reshape(-1, multi_hot_width)
     if len(wrong := np.flatnonzero(((hot != 0) & (hot != 1)).any(axis=1))):
         raise ValueError(f"expected multi-hot labels of 0 and 1, found {hot[wrong[0]].tolist()}, in {where}")
@@ -348,30 +347,25 @@ def distinct_labels(column: Any, where: str, multi_hot_width: int = 0) -> set[st
     return set(labels_by_row(column, where, multi_hot_width)[1].unique().to_pylist())
 
 
-def named_labels(column: Any, names: tuple[str, ...], where: str) -> Any:
+def named_labels(column: Any, names: tuple[str, ...], where: str, first_row: int) -> Any:
     """Return integer labels, one a row or in lists, as their names; -1, which stands for no label, as null.
 
-    Raises ValueError for a label without a name.
+    Raises ValueError for a label without a name. `first_row` is the number of the column's first row, for messages.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     column = plain(column)
     values = column.flatten() if is_list(column.type) else column
-    named = pc.take(pa.array(names, pa.string()), _places(values, len(names), where))
+    ends = np.arange(1, len(values) + 1)
+    if is_list(column.type):
+        ends = np.cumsum(pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False))
+    unnamed = pc.fill_null(pc.or_(pc.less(values, -1), pc.greater_equal(values, len(names))), False)
+    if len(wrong := np.flatnonzero(unnamed.to_numpy(zero_copy_only=False))):
+        place, row = int(wrong[0]), first_row + int(np.searchsorted(ends, wrong[0], "right"))
+        known = f"labels from 0 to {len(names) - 1}, which have names"
+        raise ValueError(f"expected {known}, found {values[place]}, in row {row} of {where}")
+    named = pc.take(pa.array(names, pa.string()), pc.if_else(pc.equal(values, -1), None, values))
     if not is_list(column.type):
         return named
-    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
-    return pa.LargeListArray.from_arrays(np.concatenate([[0], np.cumsum(lengths)]), named, mask=column.is_null())
-
-
-def _places(values: Any, n: int, where: str) -> Any:
-    import pyarrow.compute as pc
-
-    if not len(values.drop_null()):
-        return values
-    low, high = pc.min_max(values).values()
-    if low.as_py() < -1 or high.as_py() >= n:
-        found = low.as_py() if low.as_py() < -1 else high.as_py()
-        raise ValueError(f"expected labels from 0 to {n - 1}, which have names, found {found}, in {where}")
-    return pc.if_else(pc.equal(values, -1), None, values)
+    return pa.LargeListArray.from_arrays(np.concatenate([[0], ends]), named, mask=column.is_null())

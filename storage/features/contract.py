@@ -1,4 +1,4 @@
-"""Checks of a source at ingest: what it holds, from the schemas and first rows of all splits. Writes nothing."""
+"""Checks of a source at ingest: what it holds, from schemas, ids, labels, and first rows of all splits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hashing.names import near
 from ..files import parquet, samples
 from ..files.filesystem import FileVersion
 from ..formats import Kind
-from . import ambiguous, columns, footers, keys, media, rows
+from . import all_rows, ambiguous, columns, footers, keys, media, rows
 from .rows import Columns
 from .summary import PICTURES, OpenSplit, SplitSummary, summarize
 
@@ -70,8 +70,8 @@ def understand(splits: Mapping[str, str], given: Columns, labels_as: str | None,
     ------
     SourceRefused
         If a file lacks a column, or differs in type from the first file of its split with rows; if a split differs from
-        the base split in kind or dimension, or in the type of the labels; if the first rows cannot be read; or if they
-        can be read in two ways and no option decides.
+        the base split in kind or dimension, or in the type of the labels; if the first rows cannot be read; if they
+        can be read in two ways and no option decides; or if an id or label cannot be read, or an id occurs twice.
     FileNotFoundError
         If a split has no files.
     """
@@ -90,7 +90,9 @@ def understand(splits: Mapping[str, str], given: Columns, labels_as: str | None,
         _check_dims(split, names, kind, dim)
         if names.labels and not names.label_folders:
             _check_column(split.schema, base.schema, names.labels, split.url, base.url, names)
+            _check_label_names(split, names, files["base"][0].url)
         _check_first_rows(split, names, kind, dim, metric)
+        all_rows.check_rows(split.footers, names)
         if not names.numbered:
             footers.check_ids(split.footers, names)
     if names.labels and not any(_has_label(found[split], files[split], names) for split in splits):
@@ -152,6 +154,15 @@ def _label_names(schema: Any, column: str) -> tuple[str, ...]:
     feature = feature[0] if isinstance(feature, list) and feature else feature  # a sequence, in old versions
     feature = feature.get("feature", feature) if isinstance(feature, dict) else {}
     return tuple(feature.get("names") or ()) if feature.get("_type") == "ClassLabel" else ()
+
+
+def _check_label_names(split: OpenSplit, names: Columns, first_url: str) -> None:
+    """Raise ValueError if a file states other names of labels than the first file."""
+    for url, footer in split.footers.items():
+        found = _label_names(footer.schema, str(names.labels))
+        if found and names.label_names and found != names.label_names:
+            expected, others = (", ".join(every) for every in (names.label_names, found))
+            raise ValueError(f"expected the labels {expected} as in {first_url}, found {others}, in {url}")
 
 
 def _open_split(url: str, files: list[FileVersion], names: Columns) -> OpenSplit:
@@ -330,7 +341,6 @@ def _check_first_rows(split: OpenSplit, names: Columns, kind: Kind, dim: int, me
     where, first = split.url, split.first
     if not names.numbered:
         ids = keys.checked_keys(first[names.id], where) if names.keyed else columns.ids(first[names.id], where)
-        _check_distinct(ids, names, where)
     few = first[names.x][:PICTURES] if kind == "image" else first[names.x]
     _, errors = columns.usable_rows(few, dim, where, kind, names.dtype, metric)
     if not_bits := [row for row, error in errors.items() if error == columns.NOT_BITS]:
@@ -350,18 +360,6 @@ def _hint(column: Any, error: str) -> str:
     if types.is_struct(column.type) and column.type.get_field_index("path") >= 0:
         return "; paths of pictures are not followed: store their bytes"
     return ""
-
-
-def _check_distinct(ids: Any, names: Columns, where: str) -> None:
-    values = ids.to_pylist() if names.keyed else ids.tolist()
-    if len(set(values)) == len(values):
-        return
-    seen: dict[Any, int] = {}
-    for row, value in enumerate(values):
-        if value in seen:
-            what = "keys" if names.keyed else "ids"
-            raise ValueError(f"expected distinct {what}, found {value!r} in rows {seen[value]} and {row} of {where}")
-        seen[value] = row
 
 
 def _has_label(split: OpenSplit, files: list[FileVersion], names: Columns) -> bool:

@@ -89,8 +89,10 @@ def read_batches(url: str, names: Sequence[str], columns: Columns, batch_rows: i
     a file that lacks a column or is damaged.
     """
     stored = [name for name in names if name != columns.labels or not columns.label_folders]
+    row = 0
     for part in _stored(url, stored, columns, batch_rows) if stored else _empty(url, batch_rows):
-        yield _with_labels(part, names, url, columns)
+        yield _with_labels(part, names, url, columns, row)
+        row += len(part)
 
 
 def read_vectors(
@@ -99,8 +101,10 @@ def read_vectors(
     """Yield record batches of some columns, and the vectors in the same rows: see `parquet.read_vectors`."""
     stored = [name for name in others if name != columns.labels or not columns.label_folders]
     if form(url) == ".parquet" and stored:
+        row = 0
         for part, vectors, finite in parquet.read_vectors(url, columns.x, dim, stored, batch_rows):
-            yield _with_labels(part, others, url, columns), vectors, finite
+            yield _with_labels(part, others, url, columns, row), vectors, finite
+            row += len(part)
         return
     for part in read_batches(url, [*others, columns.x], columns, batch_rows):
         yield part, part[columns.x], False
@@ -133,8 +137,8 @@ def _empty(url: str, batch_rows: int) -> Iterator[Any]:
         yield pa.RecordBatch.from_struct_array(pa.array([{}] * min(batch_rows, n - row), pa.struct([])))
 
 
-def _with_labels(part: Any, names: Sequence[str], url: str, columns: Columns) -> Any:
-    """Return a record batch with labels from folder names, and with named labels as strings."""
+def _with_labels(part: Any, names: Sequence[str], url: str, columns: Columns, row: int) -> Any:
+    """Return a record batch from a row on, with labels from folder names, and with named labels as strings."""
     import pyarrow as pa
 
     if columns.labels not in names or not (columns.label_folders or columns.label_names):
@@ -142,7 +146,7 @@ def _with_labels(part: Any, names: Sequence[str], url: str, columns: Columns) ->
     if columns.label_folders:
         labels = _folder_labels(url, str(columns.labels), columns.label_folders, len(part))
     else:
-        labels = conversion.named_labels(part[columns.labels], columns.label_names, url)
+        labels = conversion.named_labels(part[columns.labels], columns.label_names, url, row)
     return pa.record_batch([labels if name == columns.labels else part[name] for name in names], names=list(names))
 
 

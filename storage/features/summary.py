@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from ..formats import Kind
-from . import columns, media, rows
+from . import all_rows, columns, media, rows
 from .footers import Footer
 from .rows import Columns
 
@@ -47,6 +47,7 @@ def summarize(split: OpenSplit, names: Columns, kind: Kind, dim: int) -> SplitSu
     first, ids = split.first, "rows without ids, numbered in the order of the file names"
     if not names.numbered:
         ids = f"{'keys' if names.keyed else 'ids'} ({_type_name(first[names.id].type)}) in column {names.id}"
+        ids += _unchecked(split)
     what = {"vector": f"vectors of dimension {dim}", "image": "pictures", "text": "texts"}[kind]
     if kind == "image":
         what += _first_picture(first[names.x])
@@ -101,4 +102,9 @@ def _label_summary(split: OpenSplit, names: Columns) -> str:
     distinct = len(values.unique())
     how = f"multi-hot of width {names.multi_hot}" if names.multi_hot else f"values ({_type_name(column.type)})"
     where = "in the names of the folders" if names.label_folders else f"in column {names.labels}"
-    return f"{how} {where}; {distinct} distinct in the first {len(column):,} rows"
+    return f"{how} {where}; {distinct} distinct in the first {len(column):,} rows{_unchecked(split)}"
+
+
+def _unchecked(split: OpenSplit) -> str:
+    checked = all_rows.CHECKED
+    return f"; reindex checks those after the first {checked:,} rows" if split.rows > checked else ""

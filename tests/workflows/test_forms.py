@@ -284,6 +284,11 @@ def test_labels_in_lists_have_the_names_of_a_hugging_face_dataset(tmp_path, sett
     dataset = ingest(tmp_path / "d", settings, labels="tags")
     block = next(iter(dataset.shards("base", ("x", "y"))[0].read_blocks()))
     assert block.labels.to_pylist() == tags
+    other = hf.List(hf.ClassLabel(names=["y", "x"]))
+    table = {"vector": X[:ROWS], "tags": tags}
+    save(tmp_path / "q", {"train": table}, vector=hf.List(hf.Value("float32")), tags=other)
+    with pytest.raises(SourceRefused, match=r"expected the labels x, y as in .*d/train.*arrow, found y, x, in .*q/tr"):
+        ingest(tmp_path / "d", settings, query=tmp_path / "q", labels="tags")
 
 
 def shard(path, members, mode="w"):

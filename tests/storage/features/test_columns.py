@@ -31,6 +31,13 @@ def test_fields_that_no_row_of_a_file_has_are_null(tmp_path):
     assert understand({"base": str(tmp_path)}, Columns(labels="tag", x=""), None, "euclidean").dim == 2
 
 
+def test_a_label_without_a_name_is_refused_by_its_row():
+    assert columns.named_labels(pa.array([1, -1, None]), ("a", "b"), "f", 0).to_pylist() == ["b", None, None]
+    for labels, row in (([0, None, 2], 12), ([[0, 1], None, [], [1], [0, -2]], 14)):
+        with pytest.raises(ValueError, match=rf"from 0 to 1, which have names, found -?2, in row {row} of f"):
+            columns.named_labels(pa.array(labels), ("a", "b"), "f", 10)
+
+
 def test_a_pair_of_files_written_after_ingest_must_match(tmp_path):
     for folder in ("v", "w", "m"):
         (tmp_path / folder).mkdir()

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from storage.features import media
+from storage.features import all_rows, media
 from storage.features.contract import SourceRefused, understand
 from storage.features.dataset import Dataset
 from storage.features.rows import Columns
@@ -351,7 +351,7 @@ def test_every_file_of_a_split_is_checked_by_its_footer(tmp_path):
     ):
         two("alike", ids=np.arange(N))
     for name, ids, message in (
-        ("null", pa.array([*range(N, 2 * N - 1), None]), r"an id in every row, found null, in .*b\.parquet"),
+        ("null", pa.array([*range(N, 2 * N - 1), None]), r"an id in every row, found null in row 59 of .*b\.parquet"),
         (
             "large",
             pa.array(range(2**63, 2**63 + N), pa.uint64()),
@@ -384,6 +384,59 @@ def test_every_file_of_a_split_is_checked_by_its_footer(tmp_path):
     write(tmp_path / "keys", "b.parquet", ids=WORDS[[4, 1]].tolist(), vector=list(X[:2]))
     with pytest.raises(SourceRefused, match=r"expected distinct keys, found 'bee' in .*a.parquet and in .*b.parquet"):
         understand({"base": keys}, Columns(keyed=True), None, "euclidean")
+
+
+MANY = 5000  # more than the first rows that are read whole
+LATER = {
+    "id": ([*range(MANY - 1), 7], "id", r"expected distinct ids, found 7 in rows 7 and 4999 of .*b\.parquet"),
+    "key": ([*map(str, range(MANY - 1)), "7"], "id", r"expected distinct keys, found '7' in rows 7 and 4999 of .*b\.p"),
+    "null key": (
+        [*map(str, range(MANY - 1)), None],
+        "id",
+        r"a key in every row, found null in row 4999 of .*b\.parquet",
+    ),
+    "reserved id": ([*range(MANY - 1), -1], "id", r"ids other than -1.*row 4999 of .*b\.parquet"),
+    "width": ([[0, 1]] * (MANY - 1) + [[0, 1, 0]], "labels", r"width 2, found 3, in row 4999 of .*b\.parquet"),
+    "number": ([[0, 1]] * (MANY - 1) + [[0, 2]], "labels", r"0 and 1, found \[0, 2\], in row 4999 of .*b\.parquet"),
+    "null": (
+        [["a"]] * (MANY - 1) + [["a", None]],
+        "labels",
+        r"labels, found null in a list, in row 4999 of .*b\.parquet",
+    ),
+    "beyond": (pa.array([*range(MANY - 1), 2**63], pa.uint64()), "labels", r"int64.*in row 4999 of .*b\.parquet"),
+}
+
+
+@pytest.mark.parametrize("case", LATER)
+@pytest.mark.parametrize("split", ["base", "query"])
+def test_ids_and_labels_of_later_rows_are_checked(tmp_path, case, split):
+    values, column, message = LATER[case]
+    keyed, multi_hot = "key" in case, case in ("width", "number")
+    table = {"id": np.arange(MANY), "vector": [X[0]] * MANY, "labels": np.zeros(MANY, np.int64), column: values}
+    rest = {"labels": None if column == "id" else table["labels"][:N]}
+    base = write(tmp_path / "base", ids=[f"{i}" for i in range(-N, 0)] if keyed else np.arange(MANY, MANY + N), **rest)
+    write(tmp_path / split, "b.parquet", table.pop("id"), table.pop("vector"), **(table if column == "labels" else {}))
+    columns = Columns(keyed=keyed, labels="labels" if column == "labels" else None)
+    splits = {"base": base, split: str(tmp_path / split)}
+    with pytest.raises(SourceRefused, match=message):
+        understand(splits, columns, "multi-hot" if multi_hot else None, "euclidean")
+
+
+def test_keys_of_two_files_are_compared(tmp_path):
+    keys = write(tmp_path / "d", ids=[f"{i}" for i in range(N)])
+    write(tmp_path / "d", "b.parquet", ids=[*(f"b{i}" for i in range(N - 1)), "7"])
+    with pytest.raises(SourceRefused, match=r"found '7' in row 7 of .*a\.parquet and in row 59 of .*b\.parquet"):
+        understand({"base": keys}, Columns(keyed=True), None, "euclidean")
+
+
+def test_what_is_left_to_reindex_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(all_rows, "CHECKED", N)
+    folder = write(tmp_path / "d", labels=CLASSES)
+    assert "reindex" not in str(read(folder, Columns(labels="labels"))[0])
+    write(tmp_path / "d", "b.parquet", ids=[N, N], vector=list(X[:2]), labels=CLASSES[:2])
+    said = understand({"base": folder}, Columns(labels="labels"), None, "euclidean").splits["base"]
+    assert said.ids == "ids (int64) in column id; reindex checks those after the first 60 rows"
+    assert said.labels.endswith("in the first 60 rows; reindex checks those after the first 60 rows")
 
 
 def test_columns_that_cannot_be_told_apart_are_refused(tmp_path):
