@@ -29,7 +29,11 @@ class Observer(Generic[P]):
 
     def __init__(self, callback: Callable[P, None]) -> None:
         self.callback = callback
-        self.failed = False
+        self.error: Exception | None = None  # the last one
+
+    @property
+    def failed(self) -> bool:
+        return self.error is not None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
         try:
@@ -39,7 +43,7 @@ class Observer(Generic[P]):
                 name = getattr(self.callback, "__qualname__", type(self.callback).__name__)
                 message = " ".join(str(error).split())
                 logger.warning("observer %s failed, the run continues: %s: %s", name, type(error).__name__, message)
-            self.failed = True
+            self.error = error
 
 
 def observed(callback: Callable[P, None]) -> Observer[P]:

@@ -97,12 +97,20 @@ class Prefect:
 
     def kill(self):
         """Kill the server, and leave nothing to stop. There must be no worker."""
-        (server,) = self.running
-        family = [server, *server.children(recursive=True)]
+        family = self._family()
         for process in family:
             process.kill()
         psutil.wait_procs(family)
         self.running.clear()
+
+    def freeze(self):
+        """Let the server accept connections and answer nothing, until it is killed. There must be no worker."""
+        for process in self._family():
+            process.suspend()
+
+    def _family(self):
+        (server,) = self.running
+        return [server, *server.children(recursive=True)]
 
     def stop(self):
         """Stop the worker first, as it waits for its server, then all child processes."""

@@ -21,7 +21,8 @@ def set_prefect_environment() -> None:
         "DO_NOT_TRACK": "1",
         "PREFECT_LOGGING_LEVEL": "CRITICAL",  # errors are reported once, by the command line
         "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
-        "PREFECT_API_REQUEST_TIMEOUT": "20",  # each request is tried six times: a server that is away delays a run
+        # Each request is tried six times, with pauses of a minute: a server that is away delays a run by two minutes.
+        "PREFECT_API_REQUEST_TIMEOUT": "10" if os.environ.get("PREFECT_API_URL") else "20",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     }.items():
         os.environ.setdefault(name, value)
@@ -42,13 +43,15 @@ def prefect_home() -> None:
 
 
 def forget_unsent() -> None:
-    """Drop the events and log lines that Prefect has not sent, as it tries each for seconds before the process ends."""
+    """Drop the events and log lines that Prefect has not sent, as it tries each for minutes before the process ends."""
     from prefect._internal.concurrency.services import QueueService
 
     for service in list(QueueService._instances.values()):  # type: ignore[misc]  # the same for all kinds of items
         with suppress(Empty):
             while True:
                 service._queue.get_nowait()
+        if service._loop and service._task:  # it may be in the middle of one
+            service._loop.call_soon_threadsafe(service._task.cancel)
 
 
 def log_lines() -> None:

@@ -52,7 +52,7 @@ def absolute(url: str) -> str:
 
 def relative_path(folder: str, url: str) -> str:
     """Return the path of a file below a folder; its name if `folder` is the file itself."""
-    path = url.removeprefix(absolute(folder)).lstrip("/")
+    path = url.removeprefix(folder if url.startswith(folder) else absolute(folder)).lstrip("/")
     return path or url.rsplit("/", 1)[-1]
 
 

@@ -1,6 +1,6 @@
 """Measure one version, and compare it with another on their common rows."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ from hashing.functions import HashFunction
 from hashing.mapreduce import Array, Executor, Shard, fold
 from storage import models
 from storage.tables import integrity
+from storage.tables.joined import joined
 from storage.tables.parts import CodeShard, CommonRows, Part
 from storage.tables.table import CodeTable, Version
 
@@ -41,8 +42,11 @@ class Counter:
     def shard(self, part: Part) -> CodeShard:
         return CodeShard(part, self.table.n_bits, len(self.table.vocabulary))
 
+    def joined(self, parts: Iterable[Part]) -> list[Shard]:
+        return joined(list(map(self.shard, parts)))
+
     def histograms(self, function: HashFunction) -> incremental.Count:
-        return cache(lambda parts: self.judge.histogram(function, list(map(self.shard, parts)), self.executor))
+        return cache(lambda parts: self.judge.histogram(function, self.joined(parts), self.executor))
 
     def health(self, parts: Collection[Part], earlier: Collection[Part]) -> Health:
         statistic: Any = CodeHealth(self.table.n_bits)
@@ -50,8 +54,9 @@ class Counter:
         def count(parts: tuple[Part, ...]) -> Array:
             state = statistic.zero()
             if parts:
-                shards = list(map(self.shard, parts))
-                state = self.executor.reduce(partial(fold, statistic), statistic.merge, shards, "code health")
+                state = self.executor.reduce(
+                    partial(fold, statistic), statistic.merge, self.joined(parts), "code health"
+                )
             return unpack_counts(state)
 
         found = incremental.counts(count, digest("health", self.table.n_bits), parts, earlier, self.warehouse)
@@ -131,5 +136,5 @@ def _common(counter: Counter, side: Side, other: Side, whole: Array) -> Array:
     changed = incremental.by_first_id([part for name, part in side.parts.items() if name not in same])
     rest = [part for name, part in other.parts.items() if name not in same]
     overlapping = [(p, tuple(o for o in rest if o.min_id <= p.max_id and p.min_id <= o.max_id)) for p in changed]
-    picked: list[Shard] = [CommonRows(counter.shard(part), others) for part, others in overlapping if others]
-    return whole - side.counted(changed) + counter.judge.histogram(side.function, picked, counter.executor)
+    picked = [CommonRows(counter.shard(part), others) for part, others in overlapping if others]
+    return whole - side.counted(changed) + counter.judge.histogram(side.function, joined(picked), counter.executor)

@@ -7,15 +7,18 @@ from functools import partial
 import numpy as np
 
 from hashing.evaluation.metrics import average_precision
-from hashing.mapreduce import Array, Batch, Data, Executor, Shard, concatenated
+from hashing.mapreduce import Array, Batch, Data, Executor, concatenated
 from hashing.neighbours.candidates import TopK
 from storage import models
+from storage.tables.joined import joined
 from storage.tables.parts import CodeShard
 from storage.tables.table import CodeTable, Version
 
 from ..context import Context
 from ..records import Example, Neighbour
+from . import incremental
 from .comparison import Counter, whole_histogram
+from .ground_truth import ids_of_parts, updated
 from .judge import judge_of
 
 EACH, NEIGHBOURS = 3, 8  # queries of each kind; rows for each query
@@ -43,8 +46,7 @@ def examples(context: Context, table: CodeTable, version: Version) -> tuple[Exam
     middle = (len(order) - each) // 2
     chosen = np.concatenate([order[:each], order[middle : middle + each], order[-each:]])
     codes = judge.codes(models.load_model(context.warehouse, version.properties["model"]))
-    plain: list[Shard] = [replace(shard, n_classes=0) for shard in shards]
-    distances, ids = Data(plain, executor).reduce(TopK(codes[chosen], NEIGHBOURS + judge.drawn), "examples")
+    ids, distances = (found[chosen] for found in _nearest(counter, codes, shards))
     labels = _labels(shards, ids, executor)
     found = []
     for kind, q, near, rows in zip(
@@ -58,7 +60,7 @@ def examples(context: Context, table: CodeTable, version: Version) -> tuple[Exam
             relevant = {i for i, y in labels.items() if own is not None and (y & own).any()}
         neighbours = [
             Neighbour(id=i, distance=distance, relevant=i in relevant, labels=_names(labels.get(i), table.vocabulary))
-            for i, distance in zip(rows[others].tolist(), near[others].tolist(), strict=True)
+            for i, distance in zip(rows[others].tolist(), near[others].astype(int).tolist(), strict=True)
         ]
         found.append(
             Example(
@@ -70,6 +72,22 @@ def examples(context: Context, table: CodeTable, version: Version) -> tuple[Exam
             )
         )
     return tuple(found)
+
+
+def _nearest(counter: Counter, codes: Array, shards: Sequence[CodeShard]) -> tuple[Array, Array]:
+    """Return (ids, distances) of the rows nearest to every query.
+
+    They are cached for all queries, because other queries are the best and worst ones of the next version.
+    """
+    k, table = NEIGHBOURS + counter.judge.drawn, counter.table.name
+
+    def find(shards: Sequence[CodeShard], k: int) -> tuple[Array, Array]:
+        distances, ids = Data(joined(shards), counter.executor).reduce(TopK(codes, k), "examples")
+        return ids, np.where(ids >= 0, distances, np.inf)
+
+    named = {(shard.part.shard, shard.part.url): replace(shard, n_classes=0) for shard in shards}
+    url = incremental.url(counter.warehouse, "examples", table, codes.tobytes().hex(), k)
+    return updated(find, k, named, lambda removed: ids_of_parts(url for _, url in removed), url)
 
 
 def _labels(shards: Sequence[CodeShard], ids: Array, executor: Executor) -> dict[int, Array]:

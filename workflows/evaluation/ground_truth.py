@@ -1,7 +1,8 @@
-"""Exact nearest neighbours of fixed queries, cached and updated from the shards that changed."""
+"""Exact nearest rows of fixed queries, cached and updated from the shards that changed."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from storage.tables.parts import Part, read_ids
 from .incremental import DAMAGE
 
 SPARE = 1000  # largest number of neighbours cached beyond the k used (at most k more), as rows may be removed later
+T = TypeVar("T")
+Key = tuple[str, str]  # name and version of a shard
 
 
 class Lists(NamedTuple):
@@ -46,21 +49,45 @@ def nearest(
     keyed by shard name. All shards are read if a removed shard has no such part, if the part is damaged, or if too many
     neighbours were removed.
     """
+
+    def find(shards: Sequence[FeatureShard], k: int) -> tuple[Array, Array]:
+        return exact_neighbours(x, own_rows, k, Data(shards, executor), metric, device)
+
+    named = {(shard.name, shard.version): shard for shard in shards}
+    return updated(find, k, named, partial(_ids, published=published), cache_url)
+
+
+def updated(
+    find: Callable[[Sequence[T], int], tuple[Array, Array]],
+    k: int,
+    shards: Mapping[Key, T],
+    ids_of: Callable[[Sequence[Key]], Array | None],
+    cache_url: str,
+) -> tuple[Array, Array]:
+    """Return (ids, distances) (q, k) of the nearest rows, from lists cached at a URL and from the shards that changed.
+
+    Parameters
+    ----------
+    find
+        A function that returns ids and distances (q, k) of the k nearest rows of shards, sorted by (distance, id) and
+        padded with id -1 at distance inf.
+    ids_of
+        A function that returns the ids of removed shards, or None if they cannot be read: then all shards are read.
+    """
     m = k + min(k, SPARE)
-    now = [(shard.name, shard.version) for shard in shards]
     found = npz.read_arrays(cache_url)
     lists = None
     if found:
         before = {(name, version) for name, version in found["shards"].tolist()}
-        if (removed := _ids(sorted(before - set(now)), published)) is not None:
+        if (removed := ids_of(sorted(before - shards.keys()))) is not None:
             lists = _without(Lists(*(found[field] for field in Lists._fields)), removed)
-            if added := [shard for shard in shards if (shard.name, shard.version) not in before]:
-                lists = _with(lists, *exact_neighbours(x, own_rows, m, Data(added, executor), metric, device))
+            if added := [shard for key, shard in shards.items() if key not in before]:
+                lists = _with(lists, *find(added, m))
             lists = lists if _enough(lists, k) else None
     if lists is None:
-        ids, distances = exact_neighbours(x, own_rows, m, Data(shards, executor), metric, device)
+        ids, distances = find(list(shards.values()), m)
         lists = Lists(ids, distances, distances[:, -1], ids[:, -1])
-    npz.write_arrays(cache_url, shards=np.array(now), **lists._asdict())
+    npz.write_arrays(cache_url, shards=np.array(list(shards)), **lists._asdict())
     return lists.ids[:, :k], lists.distances[:, :k]
 
 
@@ -79,12 +106,17 @@ def exact_neighbours(
     return np.concatenate(ids), np.concatenate(distances)
 
 
-def _ids(removed: Sequence[tuple[str, str]], published: Mapping[str, Part]) -> Array | None:
+def _ids(removed: Sequence[Key], published: Mapping[str, Part]) -> Array | None:
     """Return the ids of removed shards, given by name and version; None if a part is missing or damaged."""
     if any(name not in published or published[name].version != version for name, version in removed):
         return None
+    return ids_of_parts([published[name].url for name, _ in removed])
+
+
+def ids_of_parts(urls: Iterable[str]) -> Array | None:
+    """Return the ids (n,) of parts; None if one is missing or damaged."""
     try:
-        return np.concatenate([np.zeros(0, np.int64), *(read_ids(published[name].url) for name, _ in removed)])
+        return np.concatenate([np.zeros(0, np.int64), *map(read_ids, urls)])
     except DAMAGE:
         return None
 

@@ -8,9 +8,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 from uuid import UUID
 
+from httpx import TransportError
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
@@ -18,6 +19,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.client.schemas.objects import State
 from prefect.events import emit_event
+from prefect.settings import get_current_settings
 from prefect.states import Failed
 
 from hashing.mapreduce import Epoch
@@ -43,6 +45,7 @@ from .publishing import GateRejected, publish
 TRANSIENT = (OSError, RuntimeError)  # a lost machine or network, a concurrent write to the table
 FINAL = (FileNotFoundError, PermissionError, PublishConflict)  # for the user to resolve
 DELAYS: list[float] = [1, 10]  # seconds between tries
+P = ParamSpec("P")
 T = TypeVar("T")
 _progress: Progress = silent
 _ended: Future[RunOutcome] = Future()
@@ -56,6 +59,15 @@ def begin(progress: Progress) -> Future[RunOutcome]:
     global _progress, _ended
     _progress, _ended = progress, Future()
     return _ended
+
+
+class Reporter(Observer[P]):
+    """An observer that sends to the Prefect server. If no try of a request is answered, later ones are tried once."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        super().__call__(*args, **kwargs)
+        if isinstance(self.error, TransportError):
+            get_current_settings().client.max_retries = 0
 
 
 @dataclass
@@ -86,7 +98,7 @@ def _report(context: Context, staged: Staged, report: Report, verdict: Verdict, 
     url = write_report(context, staged, report, verdict, times)
     epochs = models.training_epochs(context.warehouse, staged.model.digest)
     summary = run_markdown(context.spec, staged, report, verdict, epochs)
-    Observer(_artifacts)(staged.table, metric_rows(report), report.protocol, summary, url)
+    Reporter(_artifacts)(staged.table, metric_rows(report), report.protocol, summary, url)
     return url
 
 
@@ -137,7 +149,7 @@ def reindex(spec: Spec) -> RunOutcome:
     the run; as a function, it raises GateRejected.
     """
     settings, table, announce = Settings(), table_name(spec.dataset, spec.code_name), Observer(_announce)
-    on_epochs, ended = Observer(TrainingTable(table)), Future[RunOutcome]() if _ended.done() else _ended
+    on_epochs, ended = Reporter(TrainingTable(table)), Future[RunOutcome]() if _ended.done() else _ended
     run = TaskRunner(on_epochs)
 
     def on_epoch(epochs: Sequence[Epoch]) -> None:

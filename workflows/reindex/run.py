@@ -97,9 +97,11 @@ def _recorded(run: Callable[[], RunOutcome], ended: Future[RunOutcome]) -> RunOu
     Raises ConnectionError if the server went away before the run began.
     """
     from httpx import HTTPError
+    from prefect.settings import temporary_settings
 
     try:
-        return run()
+        with temporary_settings():  # the flow changes them if the server does not answer
+            return run()
     except HTTPError as error:
         if ended.done() and ended.exception() is error:  # not of the server
             raise

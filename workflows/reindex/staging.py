@@ -122,10 +122,10 @@ def _opened(context: Context, model: Model) -> Opened:
     name, n_bits, correctives = context.table_name, context.spec.method.bits, context.spec.method.correctives
     known = context.known_table()
     vocabulary = vocabulary_of(context.dataset, known, context.executor)
-    shards = [replace(shard, vocabulary=vocabulary) for shard in context.dataset.shards("base")]
+    shards = context.dataset.shards("base")
     encoding = time.monotonic()
     folder = None if known else future_folder(catalog, name, n_bits, correctives)
-    encoded = list(_encoded(context, model, shards[:1], folder)) if folder else []
+    encoded = list(_encoded(context, model, [replace(shards[0], vocabulary=vocabulary)], folder)) if folder else []
     first = {part.shard: part for part, _ in encoded}
     seconds = time.monotonic() - encoding
     table = create_table(catalog, name, n_bits, folder, correctives)

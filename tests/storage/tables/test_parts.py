@@ -17,7 +17,7 @@ from storage.features.shard import Columns, FeatureShard, SourceChanged
 from storage.files import filesystem
 from storage.files.filesystem import join
 from storage.formats import FeatureRows
-from storage.tables import parts
+from storage.tables import joined, parts
 from tests.conftest import blobs
 
 D = 16
@@ -154,6 +154,20 @@ def test_common_rows_of_two_versions_are_found_by_id(tmp_path):
     assert common.ids.tolist() == list(range(60, 100))
     (none,) = parts.CommonRows(parts.CodeShard(a, 8), ())
     assert not len(none.ids)
+
+
+def test_consecutive_small_parts_are_read_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(joined, "BATCH_ROWS", 10)
+    single = [
+        parts.CodeShard(parts.encode_shard(shard(str(tmp_path / str(n)), blobs(n, D)), function(8), str(tmp_path)), 8)
+        for n in (4, 6, 1, 12, 3)
+    ]
+    together = joined.joined(single)
+    assert [[len(batch.ids) for batch in found] for found in together] == [[10], [1], [12], [3]]
+    for field in ("ids", "x"):
+        found, expected = (np.concatenate([getattr(b, field) for s in of for b in s]) for of in (together, single))
+        np.testing.assert_array_equal(found, expected)
+    assert joined.joined([]) == []
 
 
 def test_a_shard_that_changed_since_it_was_listed_is_refused(folder):

@@ -1,12 +1,15 @@
 """The queries of a report and the rows near them, against a search by hand."""
 
+from pathlib import Path
+
 import numpy as np
 
 from hashing.bits import pack
 from hashing.evaluation.metrics import average_precision
 from infra.executors import InProcess
 from storage import models
-from tests.workflows.conftest import CLASSES, published_rows, reindex, spec, table_of
+from tests.conftest import blobs
+from tests.workflows.conftest import CLASSES, D, published_rows, reindex, spec, table_of, write_shard
 from workflows.context import Context
 from workflows.evaluation import examples
 from workflows.evaluation.judge import judge_of
@@ -41,3 +44,22 @@ def test_examples_equal_a_search_by_hand(settings, mine, monkeypatch):
         assert (example.precision, example.labels) == (precision[q], (CLASSES[judge.queries.y[q].argmax()],))
     monkeypatch.setattr(examples, "ROWS", 100)
     assert examples.examples(context, table, version) == ()
+
+
+def test_examples_of_the_next_version_read_only_what_changed(settings, mine, source, monkeypatch):
+    def found():
+        version = table_of(settings).version()
+        return examples.examples(Context.of(spec(), settings, InProcess()), table_of(settings), version)
+
+    searched, joined = [], examples.joined
+    monkeypatch.setattr(examples, "joined", lambda shards: searched.append(len(shards)) or joined(shards))
+    reindex(settings, spec())
+    found()
+    write_shard(source, "part1.parquet", blobs(190, D, seed=9, first_id=1000))
+    reindex(settings, spec())
+    incremental = found()
+    assert searched == [4, 1]
+    for cached in Path(settings.warehouse_url).glob("kept/*.npz"):
+        cached.unlink()
+    assert found() == incremental
+    assert searched == [4, 1, 4]

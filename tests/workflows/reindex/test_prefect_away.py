@@ -1,4 +1,4 @@
-"""A run whose Prefect server goes away for good publishes its version, and ends soon, with one line."""
+"""A run whose Prefect server goes away for good, or answers nothing, publishes its version, and ends soon."""
 
 import json
 import subprocess
@@ -13,8 +13,12 @@ REINDEX = ("reindex", "--dataset", "sample", "--method", "lsh", "--bits", "8", "
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [(), ("--floor", "map=0.9")], ids=["published", "rejected"])
-def test_a_run_ends_without_its_server(tmp_path, more):
+@pytest.mark.parametrize(
+    ("lose", "more"),
+    [(Prefect.kill, ()), (Prefect.kill, ("--floor", "map=0.9")), (Prefect.freeze, ())],
+    ids=["published", "rejected", "frozen"],
+)
+def test_a_run_ends_without_its_server(tmp_path, lose, more):
     server = Prefect(tmp_path)
     retries = {"PREFECT_CLIENT_MAX_RETRIES": "2", "PREFECT_LOGGING_LEVEL": "CRITICAL", "HASHKILN_EXECUTOR": "inprocess"}
     command = [sys.executable, "-m", "workflows.cli", *REINDEX, *more]
@@ -26,7 +30,7 @@ def test_a_run_ends_without_its_server(tmp_path, more):
             ) as run,
         ):
             next(line for line in run.stderr if line.startswith("fit:"))
-            server.kill()
+            lose(server)
             start = time.monotonic()
             lines = run.stderr.read().splitlines()
     finally:
