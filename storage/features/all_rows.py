@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,7 +46,8 @@ def check_rows(footers: Mapping[str, Footer], names: Columns) -> None:
     def check(url: str, start: int) -> None:
         for part in _read(url, wanted[url], names):
             if part.labels is not None:
-                _check_labels(part, names.multi_hot)
+                read = partial(columns.labels_by_row, multi_hot_width=names.multi_hot)
+                _row_by_row(read, part.labels, url, part.first)
             if not names.numbered:
                 hashes[start + part.first :][: len(part.ids)] = _hashes(part.ids)
 
@@ -71,8 +73,8 @@ def _read(url: str, n: int, names: Columns) -> Iterator[_Rows]:
         part = part.slice(0, n - row)
         ids = None
         if names.keyed:
-            ids = keys.plain_keys(part[names.id], url)
-            keys.check_nulls(ids, url, row)
+            keys.check_nulls(part[names.id], url, row)
+            ids = _row_by_row(keys.plain_keys, part[names.id], url, row)
         elif not names.numbered:
             ids = columns.ids(part[names.id], url, row)
         yield _Rows(url, row, ids, part[labels[0]] if labels else None)
@@ -91,12 +93,13 @@ def _hashes(ids: Any) -> Array:
     return np.fromiter(map(hash, contents), np.int64, len(contents))
 
 
-def _check_labels(part: _Rows, multi_hot: int) -> None:
+def _row_by_row(read: Callable[[Any, str], Any], column: Any, url: str, first: int) -> Any:
+    """Return what a function reads from rows of a file. If it raises ValueError, the error names the row."""
     try:
-        columns.labels_by_row(part.labels, part.url, multi_hot)
+        return read(column, url)
     except ValueError:
-        for i in range(len(part.labels)):
-            columns.labels_by_row(part.labels.slice(i, 1), f"row {part.first + i} of {part.url}", multi_hot)
+        for i in range(len(column)):
+            read(column.slice(i, 1), f"row {first + i} of {url}")
         raise
 
 

@@ -71,7 +71,7 @@ def refuse_other_strings(texts: Any, where: str, named: str = "") -> None:
 
     `named` is the column if nobody chose it, and it was read because of its name.
     """
-    found = texts.drop_null().to_pylist()
+    found = [text for text in media.values(texts.drop_null()) if isinstance(text, str)]
     if found and all(map(_is_vector, found)):
         what, remedy = "vectors", "store lists of numbers"
     elif found and all(text.lower().endswith(PICTURES) for text in found):

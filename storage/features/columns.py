@@ -303,9 +303,12 @@ def label_values(values: Any, where: str) -> Any:
     if types.is_floating(values.type):
         raise ValueError(f"expected labels of integers, strings or bools, found {values.type}, in {where}")
     try:
-        return values.cast(pa.int64() if types.is_integer(values.type) or types.is_null(values.type) else pa.string())
+        labels = values.cast(pa.int64() if types.is_integer(values.type) or types.is_null(values.type) else pa.string())
     except pa.ArrowInvalid as error:
         raise ValueError(f"expected labels of int64, found {error}, in {where}") from None
+    if not media.is_utf8(labels):
+        raise ValueError(f"expected labels in UTF-8, found other bytes, in {where}")
+    return labels
 
 
 def check_label_type(column_type: Any, where: str) -> None:

@@ -38,6 +38,8 @@ def refusing() -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise SourceRefused(f"no such file: {error.filename}" if error.filename else str(error)) from None
+    except UnicodeDecodeError as error:
+        raise SourceRefused(f"expected strings in UTF-8, found the bytes {bytes(error.object[:40])!r}") from None
     except ValueError as error:
         raise SourceRefused(str(error)) from None
 
@@ -91,8 +93,8 @@ def understand(splits: Mapping[str, str], given: Columns, labels_as: str | None,
         if names.labels and not names.label_folders:
             _check_column(split.schema, base.schema, names.labels, split.url, base.url, names)
             _check_label_names(split, names, files["base"][0].url)
-        _check_first_rows(split, names, kind, dim, metric)
         all_rows.check_rows(split.footers, names)
+        _check_first_rows(split, names, kind, dim, metric)
         if not names.numbered:
             footers.check_ids(split.footers, names)
     if names.labels and not any(_has_label(found[split], files[split], names) for split in splits):
@@ -236,6 +238,8 @@ def _check_column(schema: Any, first: Any, name: str, url: str, first_url: str, 
         if any(columns.is_list(kind) and kind.value_type == "null" for kind in (field.type, expected.type)):
             return  # no row of one file has a label
     sizes = {_fixed_size(field.type), _fixed_size(expected.type)} - {None}
+    if 0 in sizes:
+        raise ValueError(f"column {name}: expected lists of values, found {field.type}, in {url}")
     if _shape(field.type, are_labels) != _shape(expected.type, are_labels) or len(sizes) > 1:
         raise ValueError(f"column {name}: expected {expected.type} as in {first_url}, found {field.type}, in {url}")
 
@@ -317,9 +321,7 @@ def _multi_hot_width(found: Mapping[str, OpenSplit], names: Columns, labels_as: 
         if first is None:
             first = _first_rows(url, [column], names, FEW_ROWS)
         where = f"column {column} of {url}"
-        width = ambiguous.multi_hot_width(first[column], where, decided)
-        columns.labels_by_row(first[column], where, width or 0)
-        return width
+        return ambiguous.multi_hot_width(first[column], where, decided)
 
     first_rows = {split.url: split.first for split in found.values()}
     for split in found.values():
@@ -339,8 +341,6 @@ def _multi_hot_width(found: Mapping[str, OpenSplit], names: Columns, labels_as: 
 def _check_first_rows(split: OpenSplit, names: Columns, kind: Kind, dim: int, metric: str) -> None:
     """Raise ValueError if the first rows of a split cannot be read like those of the base split."""
     where, first = split.url, split.first
-    if not names.numbered:
-        ids = keys.checked_keys(first[names.id], where) if names.keyed else columns.ids(first[names.id], where)
     few = first[names.x][:PICTURES] if kind == "image" else first[names.x]
     _, errors = columns.usable_rows(few, dim, where, kind, names.dtype, metric)
     if not_bits := [row for row, error in errors.items() if error == columns.NOT_BITS]:
@@ -348,7 +348,7 @@ def _check_first_rows(split: OpenSplit, names: Columns, kind: Kind, dim: int, me
     if len(errors) == len(few):  # a run can drop some bad rows, but not all
         row = min(errors)
         hint = _hint(first[names.x], errors[row])
-        key = f", for key {ids[row].as_py()!r}" if names.keyed else ""
+        key = f", for key {keys.plain_keys(first[names.id], where)[row].as_py()!r}" if names.keyed else ""
         raise ValueError(f"column {names.x}: {errors[row]}, in row {row} of {where}{key}{hint}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ..files import parquet
@@ -45,8 +46,9 @@ def read_footer(url: str, names: Columns) -> Footer:
         found = [group.column(ids[0]).statistics for group in groups if group.num_rows]
         missing = sum(statistics.null_count or 0 for statistics in found if statistics)
         if all(statistics and statistics.has_min_max for statistics in found):
-            least = min((statistics.min for statistics in found), default=None)
-            greatest = max((statistics.max for statistics in found), default=None)
+            with suppress(UnicodeDecodeError):  # of keys that are refused when they are read
+                least = min((statistics.min for statistics in found), default=None)
+                greatest = max((statistics.max for statistics in found), default=None)
     return Footer(file.metadata.num_rows, file.schema_arrow, numbers, least, greatest, missing)
 
 

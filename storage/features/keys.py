@@ -24,6 +24,7 @@ from hashing.mapreduce import Array
 
 from ..files import filesystem, parquet
 from ..warehouse import KEY_INDEX, KEY_PART
+from . import media
 
 MERGED = 16  # parts, or index files, that share an index file
 SORTED = 2**20  # rows of an index file to sort at a time, on average: 24 MB
@@ -276,17 +277,10 @@ def _sorted(rows: Array) -> Array:
     return rows[np.argsort(rows[:, 0])]
 
 
-def checked_keys(column: Any, where: str) -> Any:
-    """Return a column as `plain_keys` does. Raises ValueError as it does, and for a null."""
-    keys = plain_keys(column, where)
-    check_nulls(column, where, 0)
-    return keys
-
-
 def plain_keys(column: Any, where: str) -> Any:
     """Return a column of keys as bytes if it holds bytes, else as strings.
 
-    Raises ValueError, with `where`, for lists, structs and floats.
+    Raises ValueError, with `where`, for lists, structs and floats, and for strings that are not in UTF-8.
     """
     import pyarrow as pa
     from pyarrow import types
@@ -299,7 +293,10 @@ def plain_keys(column: Any, where: str) -> Any:
     bytes_ = types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view
     for plain, kinds in ((pa.string(), texts), (pa.binary(), bytes_)):
         if any(is_kind(column.type) for is_kind in kinds):
-            return column.cast(plain)
+            found = column.cast(plain)
+            if not media.is_utf8(found):
+                raise ValueError(f"expected keys in UTF-8, found other bytes, in {where}: store them as binary")
+            return found
     return pa.array([None if key is None else str(key) for key in column.to_pylist()], pa.string())
 
 

@@ -53,12 +53,42 @@ def is_text(column_type: Any) -> bool:
     return any(is_kind(column_type) for is_kind in (types.is_string, types.is_large_string, types.is_string_view))
 
 
+def is_utf8(column: Any) -> bool:
+    """Return whether all strings of a column are in UTF-8, which files may claim without a check."""
+    import pyarrow as pa
+
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
 def encoded(column: Any) -> Any:
     """Return a column of encoded images or texts. From structs, as in Hugging Face datasets, return the bytes."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     return pc.struct_field(column, BYTES) if pa.types.is_struct(column.type) else column
+
+
+def values(column: Any) -> list[Any]:
+    """Return the encoded images or texts of a column; of a text that is not in UTF-8, the bytes."""
+    import pyarrow as pa
+
+    column = encoded(column)
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if not is_text(column.type) or is_utf8(column):
+        return list(column.to_pylist())
+    return [_text(content) for content in column.cast(pa.binary()).to_pylist()]
+
+
+def _text(content: bytes | None) -> str | bytes | None:
+    try:
+        return content and content.decode()
+    except UnicodeDecodeError:
+        return content
 
 
 def dim(kind: str, side: int = SIDE) -> int:
@@ -150,11 +180,13 @@ def word_number(word: str) -> int:
 
 def usable_media(column: Any, dim: int) -> tuple[Array, dict[int, str]]:
     """Return the readable rows of a binary or string column, (m, dim) float32, and an error for each other row."""
-    rows, errors = [], {}
-    for row, value in enumerate(encoded(column).to_pylist()):
+    rows, errors, texts = [], {}, kind(column.type) == "text"
+    for row, value in enumerate(values(column)):
         try:
             if value is None:
                 raise ValueError("expected a picture or a text, found null")
+            if texts and isinstance(value, bytes):
+                raise ValueError(f"expected a text in UTF-8, found {value[:20]!r}")
             rows.append(pixels(value, dim) if isinstance(value, bytes) else text_row(value, dim))
         except ValueError as error:
             errors[row] = str(error)

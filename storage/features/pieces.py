@@ -216,7 +216,7 @@ def _encoded(part: Any, url: str, row: int, shard: FeatureShard, deleted: tuple[
     if deleted:
         found = replace(shard, allow_unknown=True).ids_in(part, url, row)
         keep = ~np.isin(found, deletions.deleted_ids(deleted))
-    values = media.encoded(part[names.x]).to_pylist()
+    values = media.values(part[names.x])
     for i in np.flatnonzero(keep).tolist():
         try:
             items.append(_item(values[i], shard.kind))

@@ -33,7 +33,7 @@ def previews(shard: FeatureShard, wanted: Array, shape: tuple[int, ...] = ()) ->
         places = np.flatnonzero(np.isin(ids, wanted))
         for part in rows.read_batches(url, [shard.columns.x], shard.columns) if len(places) else ():
             mine = places[(row <= places) & (places < row + len(part))]
-            values = media.encoded(part[shard.columns.x].take(mine - row)).to_pylist()
+            values = media.values(part[shard.columns.x].take(mine - row))
             found |= zip(ids[mine].tolist(), (_shown(value, shape) for value in values), strict=True)
             row += len(part)
     return found

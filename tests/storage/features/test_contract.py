@@ -228,7 +228,7 @@ def test_labels_are_alike_in_all_files_and_splits(tmp_path):
     assert labels_of("empty", one, [[]] * N) == list(range(6))
     for name, other, message in (
         ("later", hot, ambiguous),
-        ("null", [[None]] * N, r"expected labels, found null in a list, in column labels of .*b\.parquet"),
+        ("null", [[None]] * N, r"expected labels, found null in a list, in row 0 of .*b\.parquet"),
         ("joined", [["a,b"], ["a"]] * (N // 2), "found list<.*string"),
         ("floats", CLASSES[:, None].astype(float).tolist(), r"column labels: expected list.* found list.*double"),
         ("bytes", [[w.encode()] for w in WORDS[CLASSES]], r"found list.*binary.*, in column labels of .*b\.parquet"),
@@ -303,6 +303,12 @@ def test_sources_that_no_stage_could_encode_are_refused(tmp_path):
     keys = write(tmp_path / "keys", ids=["a", "b", "a"] * 20)
     with pytest.raises(SourceRefused, match="expected distinct keys, found 'a' in rows 0 and 2"):
         read(keys, Columns(keyed=True))
+    (tmp_path / "zero").mkdir()
+    table = pa.table({"id": range(N), "vector": pa.array([[]] * N, pa.list_(pa.float32(), 0))})
+    with pa.ipc.new_file(tmp_path / "zero" / "a.arrow", table.schema) as file:
+        file.write_table(table)
+    with pytest.raises(SourceRefused, match=r"column vector: expected lists of values, found fixed_size_list.*\[0\]"):
+        read(str(tmp_path / "zero"), Columns())
     null = write(tmp_path / "null", vector=pa.array([None] * N, pa.list_(pa.float32())))
     with pytest.raises(SourceRefused, match="found only null or empty ones"):
         read(null, Columns())
@@ -396,6 +402,16 @@ LATER = {
         r"a key in every row, found null in row 4999 of .*b\.parquet",
     ),
     "reserved id": ([*range(MANY - 1), -1], "id", r"ids other than -1.*row 4999 of .*b\.parquet"),
+    "key not in UTF-8": (
+        pa.array([*(b"%d" % i for i in range(MANY - 1)), b"\xff"]).view(pa.string()),
+        "id",
+        r"expected keys in UTF-8, found other bytes, in row 4999 of .*b\.parquet: store them as binary",
+    ),
+    "UTF-8": (
+        pa.array([b"a"] * (MANY - 1) + [b"\xff"]).view(pa.string()),
+        "labels",
+        r"labels in UTF-8, found other bytes, in row 4999 of .*b\.parquet",
+    ),
     "width": ([[0, 1]] * (MANY - 1) + [[0, 1, 0]], "labels", r"width 2, found 3, in row 4999 of .*b\.parquet"),
     "number": ([[0, 1]] * (MANY - 1) + [[0, 2]], "labels", r"0 and 1, found \[0, 2\], in row 4999 of .*b\.parquet"),
     "null": (
@@ -427,6 +443,17 @@ def test_keys_of_two_files_are_compared(tmp_path):
     write(tmp_path / "d", "b.parquet", ids=[*(f"b{i}" for i in range(N - 1)), "7"])
     with pytest.raises(SourceRefused, match=r"found '7' in row 7 of .*a\.parquet and in row 59 of .*b\.parquet"):
         understand({"base": keys}, Columns(keyed=True), None, "euclidean")
+
+
+def test_strings_that_are_not_in_utf_8_are_refused_or_bad_rows(tmp_path):
+    strings = pa.array([b"a \xff", *[b"the ant"] * (N - 1)]).view(pa.string())
+    with pytest.raises(SourceRefused, match=r"strings in UTF-8, found the bytes b'a \\xff'"):
+        read(write(tmp_path / "labels", tag=strings), Columns(labels="tag"))
+    texts = write(tmp_path / "texts", vector=WORDS[CLASSES].tolist())
+    write(tmp_path / "texts", "b.parquet", ids=np.arange(N, 2 * N), vector=strings)
+    with pytest.raises(ValueError, match=r"expected a text in UTF-8, found b'a \\xff', in row 0 of .*b\.parquet"):
+        read(texts, Columns(x="vector"))
+    assert read(texts, Columns(x="vector"), bad_rows="drop")[1].tolist() == [*range(N), *range(N + 1, 2 * N)]
 
 
 def test_what_is_left_to_reindex_is_said(tmp_path, monkeypatch):
