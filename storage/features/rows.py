@@ -49,7 +49,8 @@ def form(url: str) -> str:
 def data_files(url: str) -> list[FileVersion]:
     """Return the data files below a folder, or the file itself, sorted by URL: those of the first format in READERS.
 
-    Of a Hugging Face dataset, only those that its state.json names. Raises FileNotFoundError if there are none.
+    Of a Hugging Face dataset, only those that its state.json names. Raises FileNotFoundError if there are none, and
+    ValueError if one of these is missing.
     """
     files = filesystem.listing(url)
     for suffix in READERS:
@@ -62,6 +63,8 @@ def _without_caches(found: list[FileVersion], state: str, files: Sequence[FileVe
     if not any(file.url == state for file in files):
         return found
     named = {data["filename"] for data in json.loads(filesystem.read_bytes(state)).get("_data_files") or ()}
+    if missing := named - {file.url.rsplit("/", 1)[-1] for file in found}:
+        raise ValueError(f"expected all files that {state} names, found no {min(missing)}")
     return [file for file in found if file.url.rsplit("/", 1)[-1] in named]
 
 

@@ -111,6 +111,8 @@ def _opened(url: str) -> Iterator[tarfile.TarFile]:
             fs.open_input_file(path) if is_local else fs.open_input_stream(path) as source,
             tarfile.open(fileobj=source, mode="r:" if is_local else "r|") as archive,
         ):
+            if filesystem.stat(url).size % tarfile.BLOCKSIZE:  # tarfile ends at a part of a header
+                raise EOFError("a truncated one")
             yield archive
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(f"{url}: expected a whole .tar file without compression, found {error}") from None

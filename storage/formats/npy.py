@@ -26,6 +26,9 @@ def read_npy_vectors(path: str | Path) -> Iterator[Array]:
     array = read_npy(path)
     if array.ndim != 2 or array.dtype.kind not in "biuf" or not array.size:
         raise ValueError(f"{path}: expected vectors (n, d) of numbers, found {array.shape} {array.dtype}")
+    whole, size = array.offset + array.nbytes, Path(path).stat().st_size  # type: ignore[attr-defined]  # np.memmap
+    if size != whole:
+        raise ValueError(f"{path}: expected {len(array)} rows in {whole} bytes, found {size} bytes")
     step = max(1, BLOCK_BYTES // (array.itemsize * array.shape[1]))
     kept = array.dtype.newbyteorder("=") if array.itemsize <= 8 else np.dtype(np.float64)
     for row in range(0, len(array), step):

@@ -326,6 +326,22 @@ def test_pictures_classes_and_texts_of_a_webdataset(tmp_path, settings):
     assert (dataset.kind, dataset.columns.id, dataset.understood["base"].rows) == ("image", "__key__", 10)
 
 
+def test_sources_that_lack_a_part_are_refused(tmp_path, settings):
+    import datasets as hf
+
+    shard(tmp_path / "t" / "a.tar", {f"{i}.npy": npy_bytes(X[i]) for i in range(9)})
+    with (tmp_path / "t" / "a.tar").open("r+b") as file:
+        file.truncate(2000)  # within a header
+    refused(tmp_path / "t", settings, r"a\.tar: expected a whole \.tar file without compression, found a truncated one")
+    hf.Dataset.from_dict({"vector": X[:ROWS]}).save_to_disk(tmp_path / "h", num_shards=3)
+    (tmp_path / "h" / "data-00001-of-00003.arrow").unlink()
+    refused(tmp_path / "h", settings, r"expected all files that .*state.json names, found no data-00001-of-00003.arrow")
+    with (tmp_path / "two.npy").open("wb") as file:
+        np.save(file, X)
+        np.save(file, X)
+    refused(tmp_path / "two.npy", settings, rf"expected {len(X)} rows in {X.nbytes + 128} bytes, found \d+ bytes")
+
+
 def test_compressed_tars_are_refused_in_words(tmp_path, settings):
     shard(tmp_path / "gz" / "a.tar.gz", {"0.npy": npy_bytes(X[0])}, "w:gz")
     refused(tmp_path / "gz", settings, r"WebDataset \.tar files \(without compression\).*; found a.tar.gz")
