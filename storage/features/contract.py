@@ -38,8 +38,8 @@ def refusing() -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise SourceRefused(f"no such file: {error.filename}" if error.filename else str(error)) from None
-    except UnicodeDecodeError as error:
-        raise SourceRefused(f"expected strings in UTF-8, found the bytes {bytes(error.object[:40])!r}") from None
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise SourceRefused(f"expected strings in UTF-8, found {error.object[:40]!r}") from None
     except ValueError as error:
         raise SourceRefused(str(error)) from None
 

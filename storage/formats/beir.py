@@ -20,6 +20,7 @@ from . import FeatureRows
 TABLES = {"base": "corpus", "query": "queries", "judgements": "qrels/test"}
 SUFFIXES = (".jsonl", ".jsonl.gz", ".tsv", ".parquet", "/*.parquet")
 BLOCK_ROWS = 1024
+HIGHEST = 100  # grade: each is a label
 
 
 def find_test_set(source: str) -> dict[str, list[Path]] | None:
@@ -44,11 +45,13 @@ def read_test_set(files: Mapping[str, Sequence[Path]]) -> dict[str, Iterator[Fea
         query, text = str(row["query-id"]), str(row["corpus-id"])
         try:
             grade, fraction = divmod(float(row["score"]), 1)
-            if fraction:
+            if fraction or grade > HIGHEST:
                 raise ValueError
         except (TypeError, ValueError):
             where = f"of query {query!r} and text {text!r} in {files['judgements'][0]}"
-            raise ValueError(f"expected an integer as the score {where}, found {row['score']!r}") from None
+            raise ValueError(
+                f"expected an integer up to {HIGHEST} as the score {where}, found {row['score']!r}"
+            ) from None
         if grade > 0:
             grades.setdefault(query, {})[text] = int(grade)
     if not grades:

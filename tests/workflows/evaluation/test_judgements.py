@@ -101,7 +101,8 @@ def test_files_may_have_a_byte_order_mark_empty_lines_numbers_and_copies(tmp_pat
     ("corpus", "judgements", "message"),
     [
         (b'{"_id": 3, "text": "\xe9"}', "", r"corpus\.jsonl cannot be read: 'utf-8' codec can't decode"),
-        (b"", "q\t1\t1.5\n", "expected an integer as the score of query 'q' and text '1' in .*, found '1.5'"),
+        (b"", "q\t1\t1.5\n", "expected an integer up to 100 as the score of query 'q' and text '1' in .*, found '1.5'"),
+        (b"", "q\t1\t100000000\n", "expected an integer up to 100 as the score of query 'q' and text '1' in .*, found"),
         (b"", "p\t1\t1\n", r"expected every judged row in .*queries\.jsonl, found none with the _id 'p'"),
     ],
 )
