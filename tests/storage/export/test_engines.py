@@ -205,6 +205,27 @@ def test_qdrant_gets_vectors_whose_manhattan_distance_is_the_hamming_distance(ve
         qdrant.write(version(n_bits, first_id=-5000), tmp_path)
 
 
+@WIDTHS
+def test_qdrant_finds_what_we_find(version, tmp_path, n_bits):
+    engine = pytest.importorskip("qdrant_client", reason="SKIPPED FOR WANT OF QDRANT: pip install qdrant-client")
+    qdrant.write(version(n_bits), tmp_path)
+    client = engine.QdrantClient(":memory:")
+    try:
+        about = json.loads((tmp_path / "collection.json").read_text())["vectors"]
+        client.create_collection("codes", engine.models.VectorParams(**about))
+        for file in tmp_path.glob("points-*.json"):
+            points = json.loads(file.read_text())["points"]
+            client.upsert("codes", [engine.models.PointStruct(**point) for point in points])
+        queries, distances, ids = expected(n_bits)
+        for i, query in enumerate(queries):
+            found = client.query_points("codes", query.astype(float).tolist(), limit=K).points
+            assert [point.score for point in found] == distances[i].tolist()
+            sure = distances[i] < distances[i, -1]  # at the last distance Qdrant keeps whichever it met
+            assert set(ids[i][sure]) <= {point.id for point in found}
+    finally:
+        client.close()
+
+
 WRITERS = [
     duckdb_export.write,
     pgvector.write,
