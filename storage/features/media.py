@@ -86,7 +86,7 @@ def values(column: Any) -> list[Any]:
 
 def _text(content: bytes | None) -> str | bytes | None:
     try:
-        return content and content.decode()
+        return None if content is None else content.decode()
     except UnicodeDecodeError:
         return content
 
