@@ -262,7 +262,7 @@ def _shape(column_type: Any, are_labels: bool) -> tuple[Any, ...]:
     if columns.is_list(column_type):
         value_type = column_type.value_type
         return ("list", columns.is_number(value_type), are_labels and types.is_floating(value_type))
-    return (media.kind(column_type) or types.is_integer(column_type),)
+    return (media.kind(column_type) or types.is_integer(column_type) or str(column_type),)
 
 
 def _fixed_size(column_type: Any) -> int | None:

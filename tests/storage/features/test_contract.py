@@ -303,6 +303,10 @@ def test_sources_that_no_stage_could_encode_are_refused(tmp_path):
     keys = write(tmp_path / "keys", ids=["a", "b", "a"] * 20)
     with pytest.raises(SourceRefused, match="expected distinct keys, found 'a' in rows 0 and 2"):
         read(keys, Columns(keyed=True))
+    numbers = write(tmp_path / "numbers", ids=pa.array(range(N)).cast(pa.decimal128(30, 1)))  # "1.0" and "1.00"
+    write(tmp_path / "numbers", "b.parquet", ids=pa.array(range(N)).cast(pa.decimal128(30, 2)))
+    with pytest.raises(SourceRefused, match=r"column id: expected decimal128\(30, 1\) .* found decimal128\(30, 2\)"):
+        read(numbers, Columns(keyed=True))
     (tmp_path / "zero").mkdir()
     table = pa.table({"id": range(N), "vector": pa.array([[]] * N, pa.list_(pa.float32(), 0))})
     with pa.ipc.new_file(tmp_path / "zero" / "a.arrow", table.schema) as file:
