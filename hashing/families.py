@@ -66,10 +66,7 @@ class LinearHash(SignFunction):
         """Return the projections of x in u (n, _width)."""
         from .product_kernels import project
 
-        check_shape(x, self.dim)
-        with np.errstate(over="ignore", invalid="ignore"):  # overflow is reported below
-            x = np.ascontiguousarray(x, np.float32)
-        project(read_only(x).reshape(-1), self.dim, *self._packed, u.reshape(-1))
+        project(read_only(self.compared(x, first_row)).reshape(-1), self.dim, *self._packed, u.reshape(-1))
         check_finite(u := u[:, : self.n_bits], x, first_row)
         return u
 
@@ -335,7 +332,7 @@ class DeepHash(SignFunction):
         """Return u (n, n_bits) of x (n, d), computed in float64."""
         from .deep import fitted
 
-        x, network = x.astype(np.float64), fitted.loaded(self.parameters, *self.architecture).double()
+        x, network = self.compared(x).astype(np.float64), fitted.loaded(self.parameters, *self.architecture).double()
         blocks = [fitted.evaluated(network, x[i : i + self.rows]) for i in range(0, len(x), self.rows)]
         return np.concatenate([np.zeros((0, self.n_bits)), *blocks])
 
@@ -353,7 +350,6 @@ class DeepHash(SignFunction):
 
         A bound derived from all layers would exceed u itself.
         """
-        x = x.astype(np.float32)
         exact = self.exact(x)
         rounded = self.project(x) if precision == "float32" else self.to("cpu", precision).project(x)
         bound = MARGINS[precision] * np.abs(rounded - exact).max(initial=0)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 import numpy as np
 
 from .blas import one_blas_thread
-from .mapreduce import Array, Epoch
+from .mapreduce import Array, Epoch, Metric
+from .unit_rows import unit_vectors
 
 if TYPE_CHECKING:
     from .device import Batches
@@ -53,6 +54,10 @@ class HashFunction(Protocol):
     def dim(self) -> int:
         """Return d, the dimension of the vectors."""
 
+    @property
+    def metric(self) -> Metric | Literal[""]:
+        """Return the metric of the rows, if the function depends on it: by cosine, rows are scaled to length one."""
+
     def project(self, x: Array) -> Array:
         """Return u (n, n_bits) float32 for vectors x (n, d); the bits are its signs."""
 
@@ -86,6 +91,7 @@ class SignFunction(ABC):
 
     rows: ClassVar[int] = 4096  # rows per block in `project`
     epochs: tuple[Epoch, ...] = field(default=(), kw_only=True, compare=False)  # not part of the function
+    metric: Metric | Literal[""] = field(default="", kw_only=True)  # "cosine": rows are first scaled to length one
 
     def __post_init__(self) -> None:
         for name in part_names(self):
@@ -108,7 +114,7 @@ class SignFunction(ABC):
 
     @abstractmethod
     def values(self, x: Array) -> Array:
-        """Return u (rows, n_bits) for one block x (rows, d) float32.
+        """Return u (rows, n_bits) for one block x (rows, d) float32, of length one by cosine.
 
         x may also be a tensor, if `on_device` has copied the arrays: use only operations that numpy and torch share.
         """
@@ -121,11 +127,23 @@ class SignFunction(ABC):
         """
 
     def undetermined(self, x: Array, precision: Precision = "float32") -> Array:
-        check_shape(x, self.dim)
-        exact = x.astype(np.float32).astype(np.float64)
+        exact = self.compared(x).astype(np.float64)
         with one_blas_thread():
             undetermined: Array = np.abs(self.values(exact)) <= self.rounding(exact)
         return undetermined
+
+    def compared(self, x: Array, first_row: int = 0) -> Array:
+        """Return rows x (n, d) as float32, and by cosine scaled to length one. All that encodes begins with this.
+
+        Raises
+        ------
+        ValueError
+            If x has another dimension, or by cosine a row of zeros.
+        """
+        check_shape(x, self.dim)
+        with np.errstate(over="ignore", invalid="ignore"):  # overflow is reported when u is computed
+            x = np.ascontiguousarray(x, np.float32)
+            return unit_vectors(x, first_row) if self.metric == "cosine" else x
 
     def project(self, x: Array) -> Array:
         """Return u (n, n_bits) float32 for vectors x (n, d).
@@ -137,7 +155,7 @@ class SignFunction(ABC):
         Raises
         ------
         ValueError
-            If x has another dimension, or values too large for u to be finite in float32.
+            If x has another dimension, values too large for u to be finite in float32, or by cosine a row of zeros.
         """
         check_shape(x, self.dim)
         u = np.empty((len(x), self.n_bits), np.float32)
@@ -150,12 +168,13 @@ class SignFunction(ABC):
         """Yield u (rows, n_bits) float32 for successive blocks of rows. Raises ValueError as `project` does."""
         check_shape(x, self.dim)
         for start in range(0, len(x), self.rows):
-            block = np.ascontiguousarray(x[start : start + self.rows], np.float32)
+            own = x[start : start + self.rows]
+            block = self.compared(own, start)
             if (n := len(block)) < self.rows:
                 block = np.concatenate([block, np.zeros((self.rows - n, self.dim), np.float32)])
             with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):  # overflow is reported below
                 u = np.asarray(self.values(block)[:n], np.float32)
-            check_finite(u, block, start)
+            check_finite(u, own, start)
             yield u
 
     def encode(self, x: Array) -> Array:
@@ -248,6 +267,10 @@ class OnDevice:
     def epochs(self) -> tuple[Epoch, ...]:
         return self.function.epochs
 
+    @property
+    def metric(self) -> Metric | Literal[""]:
+        return self.function.metric
+
     def to(self, device: str, precision: Precision = "float32") -> HashFunction:
         return self.function.to(device, precision)
 
@@ -255,7 +278,7 @@ class OnDevice:
         check_shape(x, self.dim)
         u = np.empty((len(x), self.n_bits), np.float32)
         with np.errstate(over="ignore"):  # overflow is reported below
-            self.batches.run(x, u)
+            self.batches.run(self.function.compared(x) if self.metric else x, u)  # else pixels go there as uint8
         check_finite(u, x)
         return u
 

@@ -292,7 +292,7 @@ class Data(Generic[Rows_co]):
     shards: Sequence[Iterable[Rows_co]]
     executor: Executor
     pretrained: Mapping[str, Array] = field(default_factory=dict)  # initial parameters of a network, by name
-    metric: Metric = "euclidean"  # by which the vectors are compared; quantizers estimate distances by it
+    metric: Metric = "euclidean"  # by which the vectors are compared; see methods.learn
 
     def reduce(self, statistic: Statistic[S, R, Rows_co], label: str = "") -> R:
         """Return a statistic of all rows; `label` names the step in logs, by default the statistic's class.

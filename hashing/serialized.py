@@ -35,7 +35,7 @@ def to_arrays(function: HashFunction) -> tuple[str, dict[str, Array], dict[str, 
     """Return (family, arrays, numbers), from which `from_arrays` restores the function.
 
     The parts of a tuple of arrays are named "field.0", "field.1" and so on. `numbers` holds the other fields, including
-    strings.
+    strings; the metric only if the function depends on it, so that all other models keep their digest.
 
     Raises
     ------
@@ -57,6 +57,8 @@ def to_arrays(function: HashFunction) -> tuple[str, dict[str, Array], dict[str, 
     numbers: dict[str, Any] = {}
     for name in part_names(function):
         value = getattr(function, name)
+        if name == "metric" and not value:
+            continue
         if isinstance(value, tuple):
             arrays |= {f"{name}.{place}": part for place, part in enumerate(value)}
         else:

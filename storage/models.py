@@ -2,18 +2,17 @@
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, Literal
 
 from hashing.functions import HashFunction
-from hashing.mapreduce import Array, Epoch
-from hashing.quantizers.contract import Quantizer
+from hashing.mapreduce import Array, Epoch, Metric
 from hashing.serialized import from_arrays, to_arrays
 
 from . import warehouse as places
 from .files import filesystem
 
 METADATA = "hashkiln"  # key of the header in a single file
-FORMAT = 2  # of quantizers, which older programs would take for those without a metric; 1: of all others
+FORMAT = 2  # of functions with a metric, which older programs would take for those without one; 1: of all others
 
 
 def save_model(warehouse: str, function: HashFunction) -> str:
@@ -45,14 +44,17 @@ def load_model(warehouse: str, digest: str) -> HashFunction:
     Raises FileNotFoundError if there is no such model; ValueError if its content has another digest, or a newer version
     of Hashkiln wrote it.
     """
-    try:
-        header = filesystem.read_bytes(places.MODEL_HEADER.url(warehouse, digest=digest))
-        tensors = filesystem.read_bytes(places.MODEL_TENSORS.url(warehouse, digest=digest))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"model {digest} is missing from {warehouse}/models") from None
+    header, tensors = (_content(warehouse, digest, place) for place in (places.MODEL_HEADER, places.MODEL_TENSORS))
     if (actual := _digest(header, tensors)) != digest:
         raise ValueError(f"model {digest} in {warehouse}/models was modified: its content has the digest {actual}")
     return _function(json.loads(header), read_safetensors(tensors))
+
+
+def metric_of(warehouse: str, digest: str) -> Metric | Literal[""]:
+    """Return the metric of the model with a digest: see `HashFunction.metric`. Raises FileNotFoundError without one."""
+    numbers = json.loads(_content(warehouse, digest, places.MODEL_HEADER))["numbers"]
+    found: Metric | Literal[""] = numbers.get("metric", "")
+    return found
 
 
 def save_file(path: str, function: HashFunction) -> None:
@@ -131,10 +133,17 @@ def read_safetensors(content: bytes) -> dict[str, Array]:
         raise ValueError(f"cannot read safetensors of numpy types: {error}") from None
 
 
+def _content(warehouse: str, digest: str, place: places.Place) -> bytes:
+    try:
+        return filesystem.read_bytes(place.url(warehouse, digest=digest))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"model {digest} is missing from {warehouse}/models") from None
+
+
 def _contents(function: HashFunction) -> tuple[str, dict[str, Array]]:
     """Return the JSON header and the arrays of a hash function."""
     family, arrays, numbers = to_arrays(function)
-    format = FORMAT if isinstance(function, Quantizer) else 1
+    format = FORMAT if function.metric else 1
     header = {"format": format, "family": family, "n_bits": function.n_bits, "numbers": numbers}
     return json.dumps(header, sort_keys=True), arrays
 

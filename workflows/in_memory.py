@@ -13,9 +13,8 @@ from hashing.bits import n_bytes, pack
 from hashing.functions import HashFunction
 from hashing.hamming.scan import topk
 from hashing.mapreduce import Array, Data, Metric
-from hashing.methods import check_against, reads_labels
+from hashing.methods import check_against, learn, reads_labels
 from hashing.neighbours.exact import METRICS
-from hashing.quantizers.contract import Quantizer
 from infra.executors import InProcess, connect
 from infra.settings import Settings
 from storage import models
@@ -71,7 +70,7 @@ class Hasher:
         are compared by cosine.
         """
         x = as_vectors("x", x, self.dim)
-        if isinstance(self.function, Quantizer) and self.function.metric == "cosine":
+        if self.function.metric == "cosine":
             _refuse_zeros(x)
         blocks = [pack(self.function.encode(x[i : i + ROWS])) for i in range(0, len(x), ROWS)]
         return np.concatenate([np.zeros((0, n_bytes(self.n_bits)), np.uint8), *blocks])
@@ -120,7 +119,7 @@ def fit(
     seed : int, default 0
         Random seed.
     metric : {"euclidean", "cosine", "ip"}, default "euclidean"
-        How the vectors are compared. Only quantizers use it. Datasets have their own.
+        How the vectors are compared. By cosine, they are scaled to length one first. Datasets have their own metric.
     **parameters
         Hyper-parameters of the method, such as `n_iter=100`.
 
@@ -166,7 +165,7 @@ def fit(
     classes = np.unique(labels) if labels is not None and labels.ndim == 1 else None
     n_classes = 0 if labels is None else labels.shape[1] if classes is None else len(classes)
     check_against(built, "vector", x.shape[1], labels is not None, n_classes)
-    return Hasher(built.fit(Data(shards_of(x, labels, classes, float32), InProcess(), metric=metric)))
+    return Hasher(learn(built, Data(shards_of(x, labels, classes, float32), InProcess(), metric=metric)))
 
 
 def _refuse_zeros(x: Array) -> None:

@@ -15,10 +15,11 @@ from hashing.evaluation.by_score import NearestByScore
 from hashing.functions import HashFunction
 from hashing.mapreduce import Array, Data, Executor, Metric
 from hashing.neighbours.candidates import AsymmetricTopK, CountWithin, TopK, Within, query_blocks
-from hashing.neighbours.exact import MEASURED, first_k, unit_vectors, vector_distances
+from hashing.neighbours.exact import MEASURED, first_k, vector_distances
 from hashing.neighbours.multi_index import MultiIndex
 from hashing.neighbours.reranking import CandidateDistances
 from hashing.quantizers.contract import Quantizer
+from hashing.unit_rows import unit_vectors
 from infra.settings import Settings
 from storage.features import keys
 from storage.features.dataset import Dataset

@@ -3,17 +3,19 @@
 import logging
 import math
 import re
-from dataclasses import Field, fields
+from dataclasses import Field, fields, replace
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pkgutil import iter_modules
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from ..deep.architectures import PICTURES
 from ..deep.centres import check_classes
 from ..functions import HashFunction
 from ..mapreduce import Data
 from ..names import hint
+from ..unit_rows import with_unit_rows
 
 logger = logging.getLogger(__name__)
 GROUP = "hashkiln.methods"  # group of the entry points of methods in installed packages: name = module:class
@@ -26,6 +28,8 @@ class Method(Protocol):
     `check_dim(dim)`, which raises ValueError for vectors of a dimension that it cannot learn from; `network`, the name
     of the network of a deep method; `class_codes`, whether each class has a code of its own; and `reads_labels`,
     whether an unsupervised method reads labels.
+
+    `learn` calls `fit`, with rows of length one if they are compared by cosine.
 
     A model is identified by the values that differ from the defaults and by `defaults_version`. Increase this number
     when the value or the meaning of a default changes, so that tables do not mix models. A new hyper-parameter whose
@@ -147,6 +151,24 @@ def method(name: str) -> type[Method]:
 def reads_labels(method: Method) -> bool:
     """Return whether fitting a method reads labels."""
     return bool(getattr(method, "reads_labels", method.supervised))
+
+
+def scales_rows(method: Method, metric: str) -> bool:
+    """Return whether a function of the method scales rows to length one: by cosine, which ignores their length.
+
+    Networks get pictures, texts, and rows of two views, one of which may be missing, as they are.
+    """
+    networks = getattr(method, "network", "").split("+")
+    return metric == "cosine" and getattr(method, "views", 1) == 1 and not {"text", *PICTURES} & set(networks)
+
+
+def learn(method: Method, data: Data) -> HashFunction:
+    """Return the function that a method learns from rows as their metric compares them: see `scales_rows`."""
+    if not scales_rows(method, data.metric):
+        return method.fit(data)
+    function: Any = method.fit(with_unit_rows(data))
+    fitted: HashFunction = replace(function, metric="cosine")
+    return fitted
 
 
 def check_against(method: Method, kind: str, dim: int, labelled: bool, n_classes: int = 0) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from ..mapreduce import Data
 from ..quantizers.contract import planes_within
 from ..quantizers.osq import OSQHash
-from ..quantizers.units import comparable, symmetric_levels, units
+from ..quantizers.units import symmetric_levels, units
 from ..statistics import moments
 from . import register
 
@@ -37,7 +37,7 @@ class OSQ:
         planes_within(self, dim, MOST)
 
     def fit(self, data: Data) -> OSQHash:
-        _, mean, variance = moments(comparable(data), cov_above=np.inf)
+        _, mean, variance = moments(data, cov_above=np.inf)
         self.check_dim(len(mean))
         bits = self.n_bits // len(mean)
         return OSQHash(mean, bits, **units(data.metric, symmetric_levels(bits), mean, float(variance)))

@@ -8,7 +8,6 @@ import numpy as np
 from ..mapreduce import Data
 from ..quantizers.contract import planes_within
 from ..quantizers.rabitq import RaBitQHash
-from ..quantizers.units import comparable
 from ..solvers import random_directions, top_eigenvectors
 from ..statistics import moments
 from . import register
@@ -26,8 +25,7 @@ class RaBitQ:
 
     Rows also store two float16 correctives, 4 bytes. From them, the code and a query rounded to 4 bits a coordinate,
     search estimates the distances by the dataset's metric; the estimate of an inner product is unbiased over random
-    rotations. By cosine, rows are scaled to length one first. Hamming distances of the bits rank like those of
-    super_bit with n_bits = d.
+    rotations. Hamming distances of the bits rank like those of super_bit with n_bits = d.
 
     Summed over all rows: the mean and the variance, and for n_bits < d the covariance. The paper's method subtracts the
     centres of an inverted file instead, and rounds queries at random; here as in Faiss, they are rounded to the nearest
@@ -47,7 +45,7 @@ class RaBitQ:
             planes_within(self, dim, MOST, f"from 1 to {dim}, or ")
 
     def fit(self, data: Data) -> RaBitQHash:
-        found = moments(comparable(data), cov_above=self.n_bits)
+        found = moments(data, cov_above=self.n_bits)
         self.check_dim(d := len(found.mean))
         k = min(d, self.n_bits)
         rotation = random_directions(k, k, np.random.default_rng(self.seed))

@@ -8,7 +8,6 @@ import numpy as np
 from ..mapreduce import Data
 from ..quantizers.contract import planes_within
 from ..quantizers.turboquant import TurboQuantHash
-from ..quantizers.units import comparable
 from ..solvers import random_directions
 from ..statistics import moments
 from . import register
@@ -40,7 +39,7 @@ class TurboQuant:
         planes_within(self, dim, MOST)
 
     def fit(self, data: Data) -> TurboQuantHash:
-        found = moments(comparable(data), cov_above=np.inf)
+        found = moments(data, cov_above=np.inf)
         self.check_dim(d := len(found.mean))
         rotation = random_directions(d, d, np.random.default_rng(self.seed))
         return TurboQuantHash.fitted(rotation, found, self.n_bits // d, data.metric)

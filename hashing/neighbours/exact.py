@@ -10,6 +10,7 @@ from ..functions import check_shape
 from ..hamming.checks import check_k
 from ..hamming.layout import read_only
 from ..mapreduce import Array, Batch, Metric
+from ..unit_rows import unit_vectors
 from .rounding import norm_bounds
 
 QUERIES, ROWS = 1024, 512  # shape of one matrix product, 2 MiB
@@ -135,16 +136,6 @@ class NearestNeighbours:
         queries = self.queries.astype(np.float32)
         units = (unit_vectors(queries), unit_vectors(x)) if self.metric == "cosine" else None
         exact_tensors.add(state, self.ids, queries, ids, x, units, METRICS.index(self.metric), device)
-
-
-def unit_vectors(x: Array, first_row: int = 0) -> Array:
-    """Return x (n, d) float32 divided by its norms, each value rounded once. Raises ValueError for a row of zeros."""
-    norms = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))
-    if not norms.all():
-        row = first_row + norms.argmin()
-        raise ValueError(f"expected vectors other than zero, which has no cosine, found zero in row {row}")
-    units: Array = (x / norms[:, None]).astype(np.float32)
-    return units
 
 
 def first_k(distances: Array, ids: Array, k: int) -> tuple[Array, Array]:

@@ -3,14 +3,14 @@
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ..bits import pack
 from ..functions import HashFunction, Precision, SignFunction, check_finite, check_shape, part_names
 from ..mapreduce import Array, Metric
-from ..neighbours.exact import MEASURED, unit_vectors
+from ..neighbours.exact import MEASURED
 from .estimator import COLUMNS, FLOAT32, Estimator, row_bytes, row_size
 
 
@@ -23,15 +23,14 @@ class Quantizer(SignFunction):
 
     With a metric, the correctives are float16, in units that are powers of two: the step of the levels; a term of the
     distance, which is the distance from the mean for the Euclidean metric, and otherwise the inner product of the mean
-    and the distance vector; and, if it does not follow from the step, `low`. By cosine, rows are first scaled to length
-    one. Without a metric, as in models of hashkiln 0.2, the correctives are float32 and serve every metric: the step,
-    the squared distance from the mean, the inner product, and `low`.
+    and the distance vector; and, if it does not follow from the step, `low`. Without a metric, as in models of hashkiln
+    0.2, the correctives are float32 and serve every metric: the step, the squared distance from the mean, the inner
+    product, and `low`.
 
     It runs on the CPU only, with the same order of operations for every row, so its bits and correctives are the same
     on every machine and for every batch.
     """
 
-    metric: Metric | Literal[""] = field(default="", kw_only=True)
     step_unit: float = field(default=1.0, kw_only=True)  # of the step and of low
     term_unit: float = field(default=1.0, kw_only=True)
     columns: ClassVar[tuple[str, ...]] = COLUMNS  # names of correctives of a function with a metric, columns of parts
@@ -70,15 +69,12 @@ class Quantizer(SignFunction):
         """
         check_shape(x, self.dim)
         for start in range(0, len(x), self.rows):
+            block = x[start : start + self.rows]
             with np.errstate(over="ignore", invalid="ignore"):  # overflow is reported below
-                block = np.ascontiguousarray(x[start : start + self.rows], np.float32)
-                u, correctives = self.quantize(self._scaled(block, start))
+                u, correctives = self.quantize(self.compared(block, start))
             check_finite(u, block, start)
             check_finite(correctives, block, start)
             yield u, self._halves(correctives, start) if self.metric else correctives
-
-    def _scaled(self, x: Array, first_row: int = 0) -> Array:
-        return unit_vectors(x, first_row) if self.metric == "cosine" else x
 
     def _halves(self, correctives: Array, first_row: int) -> Array:
         step, squared, along, *low = correctives.astype(np.float64).T
@@ -103,7 +99,7 @@ class Quantizer(SignFunction):
             yield u
 
     def values(self, x: Array) -> Array:
-        return self.quantize(self._scaled(np.ascontiguousarray(x, np.float32)))[0]
+        return self.quantize(np.ascontiguousarray(x, np.float32))[0]
 
     def rounding(self, x: Array) -> Array:
         return np.zeros((len(x), self.n_bits))

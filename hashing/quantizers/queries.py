@@ -4,7 +4,7 @@ import numpy as np
 
 from ..functions import check_shape
 from ..mapreduce import Array, Metric
-from ..neighbours.exact import unit_vectors
+from ..unit_rows import unit_vectors
 
 LARGEST = 15  # level of a 4-bit query
 

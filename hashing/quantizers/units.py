@@ -1,29 +1,10 @@
-"""The rows that quantizers learn from, and the units of float16 correctives."""
+"""The levels of quantizers, and the units of float16 correctives."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from ..mapreduce import Array, Batch, Data, Metric, Shard
-from ..neighbours.exact import unit_vectors
-
-
-@dataclass(frozen=True)
-class UnitRows:
-    """The rows of a shard, scaled to length one."""
-
-    shard: Shard
-
-    def __iter__(self) -> Iterator[Batch]:
-        for batch in self.shard:
-            yield batch._replace(x=unit_vectors(batch.x.astype(np.float32, copy=False)))
-
-
-def comparable(data: Data) -> Data:
-    """Return the rows as their metric compares them: by cosine, scaled to length one."""
-    return replace(data, shards=list(map(UnitRows, data.shards))) if data.metric == "cosine" else data
+from ..mapreduce import Array, Metric
 
 
 def symmetric_levels(bits: int) -> Array:

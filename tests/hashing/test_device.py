@@ -1,6 +1,7 @@
 """Functions on a torch device beside the same functions in numpy. Here the device is the CPU."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -29,6 +30,16 @@ def test_batches_and_padding_change_no_row():
     np.testing.assert_array_equal(function.project(x), whole)
     np.testing.assert_array_equal(function.project(x[7:9]), whole[7:9])
     assert not function.batches.note
+
+
+def test_rows_compared_by_cosine_are_scaled_before_they_go_to_the_device():
+    function = replace(EVERY["NetworkHash"][0], metric="cosine")
+    moved = function.to("cpu")
+    x = (9 * X).astype(np.uint8) + np.uint8(1)
+    np.testing.assert_allclose(moved.project(x), function.project(x), rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(moved.project(8.0 * X), moved.project(X))
+    with pytest.raises(ValueError, match="found zero in row 2"):
+        moved.project(np.where(np.arange(len(X))[:, None] == 2, 0, X))
 
 
 def test_pixels_go_to_the_device_as_bytes():

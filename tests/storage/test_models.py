@@ -41,7 +41,7 @@ def test_a_model_of_a_newer_format_is_refused(tmp_path, monkeypatch):
     models.save_file(path, function(24))
     np.testing.assert_array_equal(models.load_file(path).weight, function(24).weight)
     monkeypatch.setattr(models, "FORMAT", models.FORMAT + 1)
-    models.save_file(path, RaBitQHash(np.eye(8), np.zeros(8)))  # only quantizers have the newest format
+    models.save_file(path, RaBitQHash(np.eye(8), np.zeros(8), metric="ip"))  # only functions with a metric have it
     monkeypatch.undo()
     with pytest.raises(ValueError, match="has format 3, newer than 2: upgrade hashkiln"):
         models.load_file(path)

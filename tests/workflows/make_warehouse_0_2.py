@@ -1,4 +1,4 @@
-"""Write warehouse_0_2.tar.gz: tables of quantizers as hashkiln 0.2.0 of commit 6db48f7 left them.
+"""Write warehouse_0_2.tar.gz: tables compared by cosine as hashkiln 0.2.0 of commit 6db48f7 left them.
 
     git worktree add ../hashkiln-0.2 6db48f7
     PYTHONPATH=../hashkiln-0.2 python tests/workflows/make_warehouse_0_2.py
@@ -25,7 +25,8 @@ ENVIRONMENT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1",
 }  # fmt: skip
 PROTOCOL = "--queries", "10", "--relevance", "neighbours", "--neighbours", "5"
-TABLES = {"mine__rabitq16": ("rabitq", "16"), "mine__osq8": ("osq", "8")}
+QUANTIZED = {"mine__rabitq16": ("rabitq", "16"), "mine__osq8": ("osq", "8")}
+TABLES = {**QUANTIZED, "mine__itq8": ("itq", "8")}
 
 
 def hashkiln(*args: str) -> str:

@@ -15,7 +15,7 @@ from hashing.evaluation.intervals import bootstrap_interval
 from hashing.evaluation.metrics import average_precision
 from hashing.functions import HashFunction
 from hashing.mapreduce import Batch, Data, Executor, Shard
-from hashing.methods import method
+from hashing.methods import learn, method, scales_rows
 from hashing.quantizers.contract import Quantizer
 from hashing.source import source
 from hashing.statistics import n_rows
@@ -84,6 +84,8 @@ class Bench:
     def _key(self, spec: MethodSpec, *depends_on: object, **options: object) -> str:
         if self.dataset.distance != "euclidean":
             options["metric"] = self.dataset.distance
+        if not spec.correctives and scales_rows(spec.build(), self.dataset.distance):
+            options["unit_rows"] = True  # other methods than quantizers did not scale rows before
         return digest(
             spec.identity(), source(method(spec.method)), *depends_on, environment(LIBRARIES), *filter(None, [options])
         )
@@ -116,7 +118,7 @@ class Bench:
 
     def _fit(self, spec: MethodSpec, shards: Sequence[Shard]) -> HashFunction:
         start_from = pretrained.stored_parameters(spec.pretrained, self.settings)
-        return spec.build().fit(Data(shards, self.executor, start_from, self.dataset.distance))
+        return learn(spec.build(), Data(shards, self.executor, start_from, self.dataset.distance))
 
     def _measure(self, spec: MethodSpec, judge: Judge) -> Row:
         excluded = judge.queries.ids if judge.drawn else NO_IDS

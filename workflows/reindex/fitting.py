@@ -8,10 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from hashing.functions import HashFunction
 from hashing.mapreduce import Array, Data, Resources
-from hashing.methods import METHODS, method
-from hashing.quantizers.contract import Quantizer
+from hashing.methods import METHODS, learn, method, scales_rows
+from hashing.neighbours.exact import MEASURED
 from hashing.source import source
 from storage import models, queries
 from storage.features.dataset import Dataset
@@ -41,9 +40,7 @@ def fit(context: Context, because: str = "") -> Model:
         check_training(spec.method, context.executor)
     published, reason = _published_model(context, because)
     if published:
-        if spec.method.correctives:
-            _check_metric(models.load_model(warehouse, published.digest), dataset)
-        return published
+        return published.model_copy(update={"reason": reason + _other_metric(context, published.digest)})
     excluded = np.zeros(0, np.int64)
     if _draws(dataset) or dataset.columns.keyed:
         vocabulary = vocabulary_of(dataset, context.known_table(), context.executor)
@@ -62,20 +59,11 @@ def fit(context: Context, because: str = "") -> Model:
     start_from = pretrained.stored_parameters(spec.method.pretrained, context.settings)
     task = replace(context.settings.fit or Resources(), gpus=0)  # only training takes GPUs
     executor = context.executor.with_resources(task)
-    function = spec.method.build().fit(Data(shards, executor, start_from, dataset.distance))
+    function = learn(spec.method.build(), Data(shards, executor, start_from, dataset.distance))
     name = models.save_model(warehouse, function)
     models.record_fit(warehouse, key, name)
     rows = sum(shard.rows for shard in listed) - len(excluded)
     return Model(digest=name, fit=identity, seconds=time.monotonic() - start, rows=rows, reason=reason)
-
-
-def _check_metric(function: HashFunction, dataset: Dataset) -> None:
-    """Raise UsageError for a quantizer of another metric: the dataset was ingested again with another --metric."""
-    try:
-        if isinstance(function, Quantizer):
-            function.check_metric(dataset.distance)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
 
 
 def refit_reason(spec: Spec, staged: Staged) -> str:
@@ -130,6 +118,23 @@ def _published_model(context: Context, because: str = "") -> tuple[Model | None,
     return Model(digest=properties["model"], fit=identity, seconds=0, reason=reason), reason
 
 
+def _other_metric(context: Context, model: str) -> str:
+    """Return a remark on a published model that hashes rows as they are, although they are compared by cosine.
+
+    Raises UsageError for a model of another metric: the dataset was ingested again with another --metric.
+    """
+    method, distance = context.spec.method, context.dataset.distance
+    metric = models.metric_of(context.warehouse, model)
+    if metric and metric != distance:
+        raise UsageError(
+            f"the model is for the {MEASURED[metric]} distance, but rows are now compared by the {MEASURED[distance]} "
+            "distance: fit a model by `reindex --refit always`"
+        )
+    if metric or method.correctives or not scales_rows(method.build(), distance):
+        return ""
+    return ", which does not scale rows to length one, as a model for cosine now does: --refit always fits a new one"
+
+
 def _check_correctives(spec: Spec, table: CodeTable | None) -> None:
     """Raise UsageError if the codes of a new model do not fit into the table."""
     if table and table.correctives != spec.method.correctives:
@@ -157,5 +162,6 @@ def _key(spec: Spec, dataset: Dataset, shards: Sequence[FeatureShard], excluded:
     """Return the digest of everything that a fit on the shards of the training split depends on."""
     split, name = _split(dataset), spec.method.method
     code = [] if name in METHODS else [source(method(name))]  # built-in methods are covered by the version of hashkiln
-    code += [dataset.distance] if spec.method.correctives else []  # estimates are of this metric
+    if spec.method.correctives or scales_rows(spec.method.build(), dataset.distance):
+        code.append(dataset.distance)
     return digest(_identity(spec), split, excluded.tolist(), fingerprint(shards), environment(), *code)

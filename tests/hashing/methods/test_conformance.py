@@ -8,7 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,9 @@ from hashing import methods
 from hashing.deep.method import Deep
 from hashing.functions import SignFunction
 from hashing.mapreduce import Data
-from hashing.methods import METHODS, check_hyperparameters, method
+from hashing.methods import METHODS, check_hyperparameters, learn, method
 from hashing.serialized import from_arrays, to_arrays
+from hashing.unit_rows import unit_vectors
 from infra.executors import InProcess
 from storage import models
 from tests.conftest import blobs, cut, mean_average_precision
@@ -28,7 +29,10 @@ if named := os.environ.get("HASHKILN_METHODS"):
     METHODS = {name: method(name) for name in named.split(",")}
 EVERY = pytest.mark.parametrize("name", sorted(METHODS))
 DEEP = {name for name, method in METHODS.items() if issubclass(method, Deep)}
-ON_RAY = [*sorted(METHODS.keys() - DEEP), *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(DEEP))]
+SLOW_IF_DEEP = pytest.mark.parametrize(
+    "name", [*sorted(METHODS.keys() - DEEP), *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(DEEP))]
+)
+TWO_VIEWS = {name for name in DEEP if METHODS[name].views == 2}
 BITS = 16
 OF_THE_DIMENSION = {"osq": 32, "qdrant": 64, "rabitq": 32, "sign": 32, "turboquant": 64}  # bits for rows of `blobs`
 
@@ -114,7 +118,39 @@ def test_codes_do_not_depend_on_the_batch(name, fitted):
         np.testing.assert_array_equal(function.project(x[rows]), whole[rows])
 
 
-@pytest.mark.parametrize("name", ON_RAY)
+@EVERY
+def test_by_cosine_the_length_of_a_row_does_not_matter(name, fitted):
+    function, x, rng = replace(fitted[name], metric="cosine"), blobs(300, seed=1).x, np.random.default_rng(0)
+    u = function.project(x)
+    np.testing.assert_array_equal(u, fitted[name].project(unit_vectors(x)))
+    np.testing.assert_array_equal(function.undetermined(x), fitted[name].undetermined(unit_vectors(x)))
+    powers = np.ldexp(1, rng.integers(-9, 9, (300, 1))).astype(np.float32)  # which lose nothing
+    np.testing.assert_array_equal(function.project(x * powers), u)
+    clear = np.abs(u) > 1e-3 * np.abs(u).max()
+    scaled = function.encode(x * rng.uniform(0.01, 100, (300, 1)).astype(np.float32))
+    np.testing.assert_array_equal(scaled[clear], u[clear] >= 0)
+    with pytest.raises(ValueError, match="other than zero, which has no cosine, found zero in row 299"):
+        function.encode(np.where(np.arange(300)[:, None] == 299, 0, x))
+
+
+@SLOW_IF_DEEP
+def test_by_cosine_it_learns_from_rows_of_length_one(name, in_process):
+    """But from rows of two views as they are. Powers of two lose nothing."""
+    steps = {f.name: min(f.default, 2) for f in fields(METHODS[name]) if f.name in ("n_iter", "n_steps", "epochs")}
+    method, batch = METHODS[name](n_bits=bits(name, 8), **steps), blobs(300)
+    powers = np.ldexp(1, np.random.default_rng(0).integers(-9, 9, (300, 1))).astype(np.float32)
+    uneven = batch._replace(x=batch.x * powers)
+    learned = uneven if name in TWO_VIEWS else batch._replace(x=unit_vectors(batch.x))
+    expected = method.fit(Data(cut(learned, 2), in_process, metric="cosine"))
+    function = learn(method, Data(cut(uneven, 2), in_process, metric="cosine"))
+    assert function.metric == ("" if name in TWO_VIEWS else "cosine")
+    _, arrays, _ = to_arrays(expected)
+    _, found, _ = to_arrays(function)
+    for field in arrays:
+        np.testing.assert_array_equal(found[field], arrays[field])
+
+
+@SLOW_IF_DEEP
 def test_fits_the_same_in_process_and_on_ray(name, ray_executor):
     """In few steps: each asks the cluster for the same."""
     steps = {f.name: min(f.default, 5) for f in fields(METHODS[name]) if f.name in ("n_iter", "epochs")}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hashing.mapreduce import Batch, Data
-from hashing.methods import METHODS
-from hashing.neighbours.exact import unit_vectors
+from hashing.methods import METHODS, learn, scales_rows
+from hashing.unit_rows import unit_vectors
 from infra.executors import InProcess
 from tests.hashing.quantizers.rows import batch_of, exact
 
@@ -30,7 +30,7 @@ UNEVEN = X * LENGTHS / np.linalg.norm(X, axis=1, keepdims=True)
 
 
 def fitted(name, bits, x, metric):
-    return METHODS[name](int(bits * D)).fit(Data([[Batch(np.arange(len(x)), x)]], InProcess(), metric=metric))
+    return learn(METHODS[name](int(bits * D)), Data([[Batch(np.arange(len(x)), x)]], InProcess(), metric=metric))
 
 
 def scores(function, x, metric):
@@ -95,3 +95,26 @@ def test_a_row_that_float16_cannot_hold_is_refused_and_one_at_the_mean_is_not(me
 def test_a_model_is_of_one_metric():
     with pytest.raises(ValueError, match="estimates the cosine distance, but rows are now compared by the squared Eu"):
         fitted("osq", 1, X, "cosine").estimator(QUERIES, "euclidean")
+
+
+def test_itq_finds_rows_of_uneven_length_by_cosine_as_well_as_rows_of_length_one():
+    data = Data([[Batch(np.arange(N), UNEVEN)]], InProcess())
+
+    def found(function, x):
+        codes, of_queries = (np.where(function.encode(rows), 1, -1) for rows in (x, QUERIES))
+        return recall(-of_queries @ codes.T, UNEVEN, "cosine")
+
+    by_cosine, as_they_are = (learn(METHODS["itq"](32), replace(data, metric=by)) for by in ("cosine", "euclidean"))
+    unit = replace(data, shards=[[Batch(np.arange(N), unit_vectors(UNEVEN))]])
+    native = found(learn(METHODS["itq"](32), unit), unit_vectors(UNEVEN))
+    print(found(by_cosine, UNEVEN), native, found(as_they_are, UNEVEN))
+    assert found(by_cosine, UNEVEN) > native - 0.02 > found(as_they_are, UNEVEN) + 0.2
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [("dpsh", {"network": "cnn"}), ("dpsh", {"network": "text"}), ("dmvh", {}), ("dmvh", {"network": "resnet18+mlp"})],
+)
+def test_networks_get_pictures_texts_and_two_views_as_they_are(method, parameters):
+    assert not scales_rows(METHODS[method](8, **parameters), "cosine")
+    assert scales_rows(METHODS["dpsh"](8, network="linear"), "cosine")

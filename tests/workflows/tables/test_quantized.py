@@ -151,7 +151,7 @@ def test_parts_hold_the_correctives_and_the_export_too(published, settings, tmp_
 def test_a_model_of_another_metric_is_refused_before_rows_are_encoded(published, settings, folder):
     parts = sorted(Path(table_of(settings, TABLE).folder).rglob("*.parquet"))
     datasets.ingest_source("mine", str(folder), settings, Columns(labels="labels"), metric="cosine")
-    with pytest.raises(UsageError, match=r"estimates the squared Euclidean distance, .* by the cosine distance: fit a"):
+    with pytest.raises(UsageError, match=r"is for the squared Euclidean distance, .* by the cosine distance: fit a"):
         reindex(settings, quantized())
     assert sorted(Path(table_of(settings, TABLE).folder).rglob("*.parquet")) == parts
     assert reindex(settings, quantized(refit="always", gate={"max_loss": {"map": 1.0}})) == "v2"

@@ -1,4 +1,4 @@
-"""Quantizers' tables of hashkiln 0.2.0, with float32 correctives, in the present program."""
+"""Tables of hashkiln 0.2.0 compared by cosine: quantizers', with float32 correctives, and one of rows as they are."""
 
 import json
 
@@ -8,14 +8,16 @@ import pytest
 
 from infra.settings import Settings
 from storage import models
+from storage.features.rows import Columns
 from tests.workflows.conftest import unpacked
-from tests.workflows.make_warehouse_0_2 import ARCHIVE, PROTOCOL, ROOT, TABLES, write
+from tests.workflows.make_warehouse_0_2 import ARCHIVE, PROTOCOL, QUANTIZED, ROOT, TABLES, write
 from tests.workflows.tables.published_table import hashkiln, reindex, table_of
+from workflows import datasets
 from workflows.checks import UsageError
 from workflows.spec import Spec
 from workflows.tables.verify import verify
 
-EACH = pytest.mark.parametrize("table", TABLES)
+EACH = pytest.mark.parametrize("table", QUANTIZED)
 
 
 @pytest.fixture(autouse=True)
@@ -88,3 +90,25 @@ def test_the_model_in_a_file_of_its_own_stays_the_same(settings, table, tmp_path
     loaded = models.load_file(str(tmp_path / "model.safetensors"))
     x = np.load(ROOT / "queries.npy")
     np.testing.assert_array_equal(loaded.encode_rows(x), function.encode_rows(x))
+
+
+def test_a_model_for_rows_as_they_are_stays_until_a_refit(settings, tmp_path):
+    table = "mine__itq8"
+    check_search(table, tmp_path)
+    before = table_of(settings, table).version().properties["model"]
+    assert reindex(settings, spec(table, code="other")) == "v1"  # no fit of 0.2.0 is reused
+    assert table_of(settings, "mine__other").version().properties["model"] != before
+    write("b.parquet", 100, 3, 1_700_000_100)
+    assert reindex(settings, spec(table, gate={"max_loss": {"map": 1.0}})) == "v2"
+    kept = table_of(settings, table).version().properties
+    assert (kept["model"], kept["encoded"], models.metric_of(settings.warehouse_url, before)) == (before, "30", "")
+    assert kept["fitted"].endswith(
+        "v1, which does not scale rows to length one, as a model for cosine now does: --refit always fits a new one"
+    )
+    assert reindex(settings, spec(table, refit="always", gate={"max_loss": {"map": 1.0}})) == "v3"
+    new = table_of(settings, table).version().properties
+    assert (new["encoded"], models.metric_of(settings.warehouse_url, new["model"])) == ("60", "cosine")
+    assert verify(table, deep=True).problems == ()
+    datasets.ingest_source("mine", str(ROOT / "source"), settings, Columns(), metric="euclidean")
+    with pytest.raises(UsageError, match=r"is for the cosine distance, .* by the squared Euclidean distance: fit a"):
+        reindex(settings, spec(table))
