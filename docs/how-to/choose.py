@@ -40,8 +40,8 @@ hashkiln plan --dataset products --budget 16B --recall 0.9
 
 Texts and pictures become vectors by [`hashkiln embed`](embed.md) first.
 
-Quantizers (rabitq, osq, turboquant) scale vectors that are compared by cosine to length one. All other methods hash
-vectors as they are, and lose most neighbours of rows of uneven length: store such vectors at length one.
+Every method scales vectors that are compared by cosine to length one, so their length does not matter. Only networks
+that read pictures, texts or rows of two views get them as they are.
 
 ## Measured
 
