@@ -14,7 +14,7 @@ from hashing.evaluation.histograms import HammingHistogram, NeighbourHistogram
 from hashing.evaluation.metrics import average_precision
 from hashing.hamming.layout import pack_labels
 from hashing.mapreduce import Batch, Data, fold
-from hashing.methods import METHODS
+from hashing.methods import METHODS, learn
 from infra.executors import InProcess
 from infra.settings import Settings
 from storage import models
@@ -74,7 +74,7 @@ def test_a_fit_is_that_of_the_method_on_the_same_rows(form, monkeypatch):
 @pytest.mark.parametrize("metric", ["euclidean", "cosine", "ip"])
 def test_a_quantizer_is_fitted_for_a_metric(metric):
     f = hashkiln.fit(X, method="rabitq", bits=16, metric=metric)
-    function = METHODS["rabitq"](16).fit(Data(cut(BATCH, 4), InProcess(), metric=metric))
+    function = learn(METHODS["rabitq"](16), Data(cut(BATCH, 4), InProcess(), metric=metric))
     assert f.function.metric == metric
     np.testing.assert_array_equal(f.encode(X), pack(function.encode(X)))
 
