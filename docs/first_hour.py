@@ -16,9 +16,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from blocks import section
+
 ROOT = Path(__file__).parent.parent
-GUIDES = ("bring-your-data", "export", "add-a-method", "compare-methods", "read-the-codes")  # that tests run, in order
-PAGES = ("../README", "serving", "operations", "reference/python")  # tests run their Python
 BLOCKS = re.compile(r"^## ([^\n]*)$|^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)  # headings, too
 BENCHMARK = "hashkiln benchmark --dataset sample --methods lsh,pcah,itq --bits 16,32 --seeds 2 --out results"
 BLOCK_BY_BLOCK = """
@@ -65,7 +65,7 @@ Each is one file. The reports on MNIST contain pictures: of queries, and of the 
 |---|---|
 {chr(10).join(sizes)}
 
-{executed()}""")
+{section()}""")
 
 
 def timed(folder: Path) -> Iterator[tuple[str, float]]:
@@ -122,25 +122,6 @@ def name_of(page: Path) -> str:
     if page.name != "index.html":
         return f"run of `{table}`" if page.name != "plots.html" else "benchmark"
     return "tables of the warehouse" if table == "reports" else f"versions of `{table}`"
-
-
-def executed() -> str:
-    """Return the number of code blocks that tests run, by document, as a section of the page."""
-    lines, total = [], 0
-    for name in ("tutorial", *(f"how-to/{guide}" for guide in GUIDES), *PAGES):
-        found = [(language, code) for _, language, code in BLOCKS.findall((ROOT / "docs" / f"{name}.md").read_text())]
-        blocks = [language for language, _ in found if language]
-        commands = sum(len(code.splitlines()) for language, code in found if language == "sh")
-        lines.append(f"| {name.removeprefix('../')} | {blocks.count('python')} | {blocks.count('sh')} | {commands} |")
-        total += len(blocks)
-    return f"""## The code in the documents that tests run
-
-Tests run {total} code blocks of the documents:
-
-| document | of Python | of commands | commands in them |
-|---|---|---|---|
-{chr(10).join(lines)}
-"""
 
 
 if __name__ == "__main__":

@@ -7,13 +7,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @contextmanager
 def receiving(handle, status=200):
-    """Call handle(headers, body) with each POST, and answer it with a status; yield the address of the server."""
+    """Call handle(headers, body) with each POST or PUT, and answer with a status; yield the address of the server."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             handle(self.headers, self.rfile.read(int(self.headers["Content-Length"])))
             self.send_response(status)
             self.end_headers()
+
+        do_PUT = do_POST
 
         def log_message(self, *_):
             pass

@@ -3,24 +3,16 @@
 import doctest
 import os
 import re
-import runpy
-import shlex
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import typer.main
-from typer.testing import CliRunner
 
 import hashkiln
 from hashing.methods import METHODS
 from tests.workflows.reports.browser import launched
-from workflows.cli import app
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
@@ -144,18 +136,6 @@ def headings(path: Path) -> list[str]:
     return re.findall(r"^#+ (.*)", path.read_text(), re.MULTILINE)
 
 
-@EVERY
-def test_every_command_and_option_exists(path):
-    commands = typer.main.get_command(app).commands
-    unknown = []
-    for line in re.findall(r"^hashkiln ([a-z].*)", path.read_text(), re.MULTILINE):
-        name, *words = shlex.split(line, comments=True)
-        known = {option for parameter in commands[name].params for option in parameter.opts} if name in commands else ()
-        unknown += [f"{name} {word}" for word in words if word.startswith("--") and word not in known]
-        unknown += [] if known else [name]
-    assert unknown == []
-
-
 def test_every_derivation_that_code_refers_to_has_its_heading():
     code = [path.read_text() for package in PACKAGES.split("|") for path in (ROOT / package).rglob("*.py")]
     links = re.findall(r'# Derivation: (\S+), "(.*)"', "\n".join(code))
@@ -180,9 +160,6 @@ def test_the_examples_of_docstrings_hold(path):  # tests/hashkiln/test_public_ap
     assert not result.failed
 
 
-BLOCKS = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
 @pytest.mark.parametrize("data", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["without MNIST", "MNIST"])
 def test_the_tutorial_shows_what_its_commands_print(data):
     env = os.environ | ({} if data else {"HASHKILN_DATA": ""})
@@ -197,53 +174,3 @@ def test_the_tutorial_shows_what_its_commands_print(data):
 def masked(page: str) -> str:
     """Return a page without what differs between machines: measured values, digests, sizes of files."""
     return re.sub(r"\d+\.\d+|\b[0-9a-f]{12}\b|[\d,]+ bytes", "#", page)
-
-
-FIRST_HOUR = runpy.run_path(str(ROOT / "docs" / "first_hour.py"))
-
-
-def test_the_page_of_the_first_hour_counts_the_blocks_that_tests_run():
-    assert FIRST_HOUR["executed"]() in (ROOT / "docs" / "first-hour.md").read_text(), "run docs/first_hour.py"
-
-
-@pytest.mark.parametrize("name", FIRST_HOUR["GUIDES"])
-def test_the_examples_of_a_guide_run_in_order(name, tmp_path, monkeypatch):
-    """Run the blocks of Python, and the commands, in one folder; each command must succeed."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HASHKILN_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("HASHKILN_EXECUTOR", "inprocess")
-    names: dict[str, object] = {}
-    blocks = BLOCKS.findall((ROOT / "docs" / "how-to" / f"{name}.md").read_text())
-    assert blocks
-    for language, text in blocks:
-        if language == "python":
-            exec(text, names)  # noqa: S102  # our own documents
-        for line in text.splitlines() if language == "sh" else ():
-            done = CliRunner().invoke(app, shlex.split(line)[1:], catch_exceptions=False)
-            assert done.exit_code == 0, (line, done.output)
-
-
-@pytest.mark.slow
-def test_the_python_examples_of_pages_run(tmp_path, monkeypatch):
-    """Run the blocks of each page in order, on a small table of products that the pages take as given."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HASHKILN_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("HASHKILN_EXECUTOR", "inprocess")
-    x, y = np.random.default_rng(0).normal(size=(1000, 128)).astype(np.float32), np.arange(1000) % 2
-    products = {"sku": [f"sku-{i}" for i in range(1000)], "vector": list(x), "tag": np.array(["shoes", "boots"])[y]}
-    pq.write_table(pa.table(products), "products.parquet")
-    for name, bits in (("products", "64"), ("mine", "32")):
-        for command in (
-            ["ingest", "products.parquet", "--name", name, "--key-column", "sku", "--label-column", "tag"],
-            ["reindex", "--dataset", name, "--method", "itq", "--bits", bits, "--queries", "10"],
-        ):
-            done = CliRunner().invoke(app, command, catch_exceptions=False)
-            assert done.exit_code == 0, (command, done.output)
-    given = {"np": np, "hashkiln": hashkiln, "x": x, "y": y, "query_x": x[:10], "query_y": y[:10]}
-    for page in FIRST_HOUR["PAGES"]:
-        names = given | {"queries": x[:10], "cheap_ids": [1, 2, 3]}
-        for language, text in BLOCKS.findall((ROOT / "docs" / f"{page}.md").read_text()):
-            if language == "python":
-                exec(text, names)  # noqa: S102  # our own documents
-        if page == "serving":
-            names["table"].close()  # ends its thread

@@ -4,12 +4,14 @@ After each, readers have seen whole versions only, the next run publishes, and n
 twice.
 """
 
-import json
+import re
+import shlex
 import time
 
 import pytest
 
 from .cluster import REINDEX, SHARDS
+from .services import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(600)]
 STAGES = {  # the line of the log with which a stage begins, and that with which it ends
@@ -37,9 +39,10 @@ def test_doctor_asks_every_host(cluster):
 
 def test_a_ray_job_publishes_and_a_failed_one_has_an_exit_code(cluster, summary):
     cluster.grow()
-    environment = json.dumps({"env_vars": {"RAY_ADDRESS": "ray-head:6379"}})
-    submit = ("ray", "job", "submit", "--address=http://ray-head:8265", f"--runtime-env-json={environment}", "--")
-    run = cluster.run("hashkiln", *REINDEX, program=submit)
+    page = (ROOT / "docs" / "how-to" / "cluster.md").read_text()
+    command = re.search(r"^ray job submit .*\\\n.*", page, re.MULTILINE)[0].replace("\\\n", "")
+    *submit, program, _, _, _ = shlex.split(command)  # hashkiln reindex --dataset mine
+    run = cluster.run(program, *REINDEX, program=submit)
     code, seconds = run.ends()
     assert code == 0, run.text
     summary(f"ray job submit: published in {seconds:.0f} s; {cluster.check()}")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
+PAGE = (ROOT / "docs" / "how-to" / "add-a-method.md").read_text()
+README = (ROOT / "docs" / "examples" / "hashkiln-example-method" / "README.md").read_text()
 BROKEN = {
     "pyproject.toml": """
 [project]
@@ -93,6 +96,29 @@ def test_an_installed_method_is_listed_beside_ours(run):
     assert found["median_pca"]["hyper-parameters"] == "n_iter=16"
     assert found["median_pca"]["learns from"] == "vectors"
     assert "itq" in found
+    assert errors == ""
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_example_run(run):
+    (block,) = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    first, *commands = block.splitlines()
+    assert first == "pip install docs/examples/hashkiln-example-method"  # as `run` has it
+    for words in (shlex.split(line, comments=True) for line in commands):
+        assert words[0] == "hashkiln"
+        assert "median_pca" in run("-m", "workflows.cli", *words[1:], HASHKILN_EXECUTOR="inprocess")[0]
+
+
+@pytest.mark.slow
+def test_the_method_of_the_page_is_installed(run, tmp_path):
+    (entry_points,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    project = '[project]\nname = "mean-pca"\nversion = "1"\n'
+    modules = '[tool.setuptools]\npy-modules = ["mean_pca"]\n'
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "pyproject.toml").write_text(project + entry_points + modules)
+    (tmp_path / "package" / "mean_pca.py").write_text(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[0])
+    output, errors = run("-m", "workflows.cli", "methods", "--json", path=install(tmp_path / "package", tmp_path))
+    assert "mean_pca" in {row["method"] for row in json.loads(output)}
     assert errors == ""
 
 
