@@ -99,18 +99,19 @@ def test_a_table_is_operated_and_upgraded(mine):
     assert command.returncode == 0, terminal.output
     Path("keys.txt").write_text("sku-3\nsku-5\n")
     run(confirmed)
-    assert not set(hashkiln.open("mine__itq32").ids) & {3, 5, 7, 12}
+    table = hashkiln.open("mine__itq32")
+    assert not set(table.keys(table.ids)) & {"sku-3", "sku-5", "sku-7", "sku-12"}
 
 
 def test_a_schedule_is_deployed_and_served(mine, prefect_server):
     text = block("operations", "hashkiln deploy").replace("http://127.0.0.1:4200/api", prefect_server.url)
+    text = text.replace("--pool hashkiln ", "--pool hashkiln --name of-the-page ")
     assert prefect_server.url in text
+    assert "of-the-page" in text
     for name in ("PREFECT_HOME", "PREFECT_SERVER_ANALYTICS_ENABLED"):
         text = f"export {name}={prefect_server.environment[name]}\n{text}"
 
-    with subprocess.Popen(
-        [shutil.which("bash"), "-euc", f"{text.rstrip()} --name of-the-page"], env=environment(), start_new_session=True
-    ) as serving:
+    with subprocess.Popen([shutil.which("bash"), "-euc", text], env=environment(), start_new_session=True) as serving:
 
         def works():
             assert serving.poll() is None

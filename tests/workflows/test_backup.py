@@ -21,7 +21,7 @@ from workflows.tables.verify import verify
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "backup.md").read_text()
 BLOCKS = dict(
-    zip(("folder", "from folder", "s3", "from s3"), re.findall(r"```\n(.*?)```", PAGE, re.DOTALL)[:4], strict=True)
+    zip(("folder", "from folder", "s3", "from s3"), re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL), strict=True)
 )
 
 OF = spec(gate={"max_loss": 1.0})
