@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -14,7 +15,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -152,12 +153,15 @@ def prefect_server(request, tmp_path_factory):
 
 
 def free_ports(n):
-    """Return n different unused ports."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(n)]
-        for server in sockets:
-            server.bind(("127.0.0.1", 0))
-        return [server.getsockname()[1] for server in sockets]
+    """Return n different unused ports: none of Ray's, nor any that Linux could give to a connection before its use."""
+    ports: list[int] = []
+    for port in random.SystemRandom().sample(range(20_000, 32_768), 1000):
+        with socket.socket() as server, suppress(OSError):
+            server.bind(("127.0.0.1", port))
+            ports.append(port)
+        if len(ports) == n:
+            return ports
+    raise OSError(f"expected {n} unused ports, found {len(ports)}")
 
 
 @pytest.fixture(scope="session")
@@ -239,7 +243,7 @@ def running(command, folder, ready, environment=None):
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environment)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while True:
             try:
                 ready()
@@ -282,7 +286,7 @@ def postgresql():
         connection.close()
         return f"postgresql+psycopg2:///{name}?host={root}&user=tests"
 
-    numbers, deadline = count(), time.monotonic() + 60
+    numbers, deadline = count(), time.monotonic() + 300
     try:
         while True:
             try:

@@ -44,13 +44,13 @@ class Prefect:
             "COLUMNS": "200",
         }
         self.start("server", "server", "start", "--host", "127.0.0.1", "--port", str(port))
-        until(self.is_healthy, 90, "a server")
+        until(self.is_healthy, 300, "a server")
 
     def start_worker(self):
         """Start a worker of the work pool hashkiln, which it creates, once."""
         if len(self.running) == 1:
             self.start("worker", "worker", "start", "--pool", "hashkiln", "--type", "process")
-            until(lambda: httpx.get(f"{self.url}/work_pools/hashkiln").is_success, 60, "a work pool")
+            until(lambda: httpx.get(f"{self.url}/work_pools/hashkiln").is_success, 300, "a work pool")
 
     def start(self, name, *arguments):
         with (self.folder / f"{name}.log").open("wb") as log:
@@ -69,7 +69,7 @@ class Prefect:
     def __call__(self, *arguments):
         """Run a command of Prefect and return its output."""
         run = subprocess.run(
-            [*PREFECT, *arguments], env=self.environment, cwd=ROOT, capture_output=True, text=True, timeout=150
+            [*PREFECT, *arguments], env=self.environment, cwd=ROOT, capture_output=True, text=True, timeout=600
         )
         logs = "".join(path.read_text() for path in self.folder.glob("*.log")) if run.returncode else ""
         assert run.returncode == 0, f"{' '.join(arguments)}\n{run.stdout}\n{run.stderr}\n{logs}"
@@ -92,7 +92,7 @@ class Prefect:
 
         given = {"parameters": parameters or {}, "job_variables": {"env": environment}}
         with temporary_settings({PREFECT_API_URL: self.url}):  # Prefect has read the environment on import
-            run = run_deployment(name, timeout=140, poll_interval=1, as_subflow=False, **given)
+            run = run_deployment(name, timeout=600, poll_interval=1, as_subflow=False, **given)
         return self.read(f"flow_runs/{run.id}")
 
     def kill(self):
@@ -119,5 +119,5 @@ class Prefect:
             process.terminate()
             for left in psutil.wait_procs(family, timeout=3)[1]:  # a server waits for clients to disconnect
                 left.kill()
-            process.wait(timeout=10)
+            process.wait(timeout=120)
         self.running.clear()

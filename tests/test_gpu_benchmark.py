@@ -29,7 +29,6 @@ def gpu(monkeypatch):
     return module
 
 
-@pytest.mark.timeout(900)  # half a minute of one core
 def test_every_section_runs_on_the_cpu(tmp_path):
     run = [sys.executable, "-c", WITHOUT, str(FILE), "--small", "--out", str(tmp_path / "gpu")]
     done = subprocess.run(run, capture_output=True, text=True)

@@ -11,7 +11,6 @@ from tests.faults.world import SPEC, World
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_driver_killed_twice_on_s3(children, s3, tmp_path):
     with ray_cluster() as cluster:  # of its own: its workers have the environment that it was started in
         killed_twice(children, s3, tmp_path, cluster)

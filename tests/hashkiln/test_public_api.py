@@ -33,7 +33,7 @@ def test_the_examples_of_docstrings_hold_in_a_running_event_loop(tmp_path, prefe
     names = [*first, *(name for name in hashkiln.__all__ if name not in first)]
     command = [sys.executable, "-W", "error", str(Path(__file__).with_name("examples.py")), *names]
     run = subprocess.run(
-        command, env={**os.environ, **own, "PREFECT_API_URL": prefect_server.url}, cwd=tmp_path, timeout=280,
+        command, env={**os.environ, **own, "PREFECT_API_URL": prefect_server.url}, cwd=tmp_path, timeout=800,
         capture_output=True, text=True,
     )  # fmt: skip
     assert "TestResults(failed=0" in run.stdout, run.stdout + run.stderr

@@ -20,6 +20,6 @@ def run(module, *arguments, **environment):
     """Run the `main` of a test module in another process, and return what it returns."""
     code = f"import json, sys; from {module} import main; print('found', json.dumps(main(*sys.argv[1:])))"
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr
     return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("found "))[6:])

@@ -38,7 +38,7 @@ def check(document, kind):
 def overlay(name):
     """Return the objects of an overlay by kind."""
     made = subprocess.run(
-        [program("kubectl"), "kustomize", INFRA / "kuberay" / name], capture_output=True, text=True, timeout=60
+        [program("kubectl"), "kustomize", INFRA / "kuberay" / name], capture_output=True, text=True, timeout=300
     )
     assert made.returncode == 0, made.stderr
     return {each["kind"]: each for each in yaml.safe_load_all(made.stdout)}
@@ -105,7 +105,7 @@ def test_the_dockerfile_has_no_findings():
     # DL3008 and DL3013: versions of apt and pip, which the base image and constraints.txt decide.
     ignored = ["--ignore", "DL3008", "--ignore", "DL3013"]
     found = subprocess.run(
-        [program("hadolint"), *ignored, INFRA / "docker" / "Dockerfile"], capture_output=True, text=True, timeout=60
+        [program("hadolint"), *ignored, INFRA / "docker" / "Dockerfile"], capture_output=True, text=True, timeout=300
     )
     assert found.returncode == 0, found.stdout
 

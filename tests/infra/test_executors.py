@@ -111,7 +111,7 @@ def test_a_local_ray_requires_its_token(ray_executor):
 
 def run(code, **environment):
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])

@@ -110,7 +110,7 @@ class Held:
 def meet(item, folder):
     """Wait until four processes have come here, each with half a GPU; the number of processes."""
     (Path(folder) / f"met-{os.getpid()}").touch()
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 3000
     while (met := len(list(Path(folder).glob("met-*")))) < 4 and time.monotonic() < deadline:
         time.sleep(0.05)
     return met
@@ -139,7 +139,7 @@ def main(folder):
     first = on_gpus.map(Held(folder), [0] * 9)
     next(first)
     first.close()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while ray.available_resources().get("GPU") != 2 and time.monotonic() < deadline:
         time.sleep(0.1)
     return found | {"free": ray.available_resources().get("GPU")}

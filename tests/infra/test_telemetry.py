@@ -111,7 +111,7 @@ with telemetry.recorded_stage("encode"):
 """
     variables = {"HASHKILN_EXECUTOR": "inprocess", "HASHKILN_TRACES": "true", "HASHKILN_HOME": str(tmp_path)}
     environment = {**os.environ, **variables, "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}
-    subprocess.run([sys.executable, "-W", "error", "-c", program], env=environment, cwd=ROOT, check=True, timeout=60)
+    subprocess.run([sys.executable, "-W", "error", "-c", program], env=environment, cwd=ROOT, check=True, timeout=600)
     (stage,) = [span for span in receiver if span.name == "encode"]
     groups = [span for span in receiver if span.name == "encode shards"]
     assert [span.attributes[0].value.int_value for span in groups] == [256, 256, 88]
@@ -169,7 +169,7 @@ class Cluster:
             cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=150,
+            timeout=600,
         )
         assert run.returncode == code, run.stdout + run.stderr
 
@@ -187,7 +187,7 @@ class Cluster:
             family = [process, *process.children(recursive=True)] if process.is_running() else []
             for each in family:
                 each.kill()
-            process.wait(timeout=10)
+            process.wait(timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -199,14 +199,13 @@ def cluster():
     ) as folder:  # Ray's sockets need short paths
         cluster = Cluster(folder)
         try:
-            until(lambda: cluster.query('up{job="ray"} == 1'), 90, "a scraped node")
+            until(lambda: cluster.query('up{job="ray"} == 1'), 300, "a scraped node")
             yield cluster
         finally:
             cluster.stop()
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_every_query_of_the_dashboard_finds_data(cluster, receiver):
     sample = ("-m", "workflows.cli", "reindex", "--dataset", "sample", "--method", "lsh", "--bits")
     cluster.run(*sample, "8", HASHKILN_TRACES="true", OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url)
@@ -229,12 +228,12 @@ def test_every_query_of_the_dashboard_finds_data(cluster, receiver):
         match = ",".join(f'{key}="{value}"' for key, value in labels.items())
         return cluster.query(f"sum(ray_hashkiln_{name}{{{match}}})")
 
-    until(lambda: total("rows_total", task="encode") == [80_000], 30, "the rows of both runs")
+    until(lambda: total("rows_total", task="encode") == [80_000], 300, "the rows of both runs")
     assert total("tasks_total", task="encode") == [16]
     assert total("verdicts_total", table="sample__lsh8", verdict="passed") == [1]
     assert total("verdicts_total", table="sample__lsh16", verdict="rejected") == [1]
     assert total("stage_errors_total", stage="publish", error="GateRejected") == [1]
-    until(lambda: total("task_errors_total", task="failing", error="ValueError") == [1], 60, "the error of a task")
+    until(lambda: total("task_errors_total", task="failing", error="ValueError") == [1], 300, "the error of a task")
     (published,) = cluster.query("max(last_over_time(ray_hashkiln_source_time[1h]))")
     assert 0 < time.time() - published < 300
 
@@ -246,7 +245,7 @@ def test_every_query_of_the_dashboard_finds_data(cluster, receiver):
             )
             values = cluster.query(expression)  # fails if it is not valid
             if panel["title"] not in HARDWARE or shutil.which("nvidia-smi"):
-                until(partial(cluster.query, expression), 60, f"data for {panel['title']}: {expression}, not {values}")
+                until(partial(cluster.query, expression), 300, f"data for {panel['title']}: {expression}, not {values}")
     (cluster.folder / "enough").touch()
 
 

@@ -21,7 +21,7 @@ from tests.infra.recorded import data, digest, losses, recorded, steps
 DRIVER = Path(__file__).with_name("recorded.py")
 
 
-def when_there_are(n, log, deed, deadline=120):
+def when_there_are(n, log, deed, deadline=600):
     """In a thread: do it to the process that took step n, once it has."""
 
     def watch():

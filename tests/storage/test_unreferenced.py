@@ -14,7 +14,7 @@ from storage.files.filesystem import join
 from storage.files.uploads import abort_upload
 
 HEX = hashlib.sha256(b"x").hexdigest()
-PATIENCE = 10  # seconds
+PATIENCE = 300  # seconds
 
 
 def found(warehouse, named=frozenset(), tables=(), limit=None):

@@ -77,7 +77,7 @@ def test_deploy_creates_and_updates_and_a_run_sends_its_outcome(deploy, prefect,
     rejected = prefect.run("reindex/sample__lsh8", HASHKILN_EXECUTOR="inprocess")
     assert (rejected["state_name"], rejected["state_type"]) == ("Rejected", "FAILED")
     assert rejected["name"].startswith("sample__lsh8 20")
-    message = until(lambda: [one for one in messages if "rejected" in one["subject"]], 60, "a message")[0]
+    message = until(lambda: [one for one in messages if "rejected" in one["subject"]], 300, "a message")[0]
     assert "sample__lsh8" in message["subject"]
     assert "map" in message["body"]
     assert not [one for one in messages if "failed" in one["subject"]]
@@ -88,17 +88,17 @@ def test_deploy_creates_and_updates_and_a_run_sends_its_outcome(deploy, prefect,
     assert published["state_name"] == "Completed"
     wanted = {"hashkiln.version.rejected", "hashkiln.version.published"}
     events = {"filter": {"event": {"name": sorted(wanted)}}}
-    until(lambda: {e["event"] for e in prefect.read("events/filter", **events)["events"]} == wanted, 30, "both events")
+    until(lambda: {e["event"] for e in prefect.read("events/filter", **events)["events"]} == wanted, 300, "both events")
     of_run = {"flow_run_id": {"any_": [published["id"]]}}
 
     def line(words, of):  # the server stores lines in batches, some after the run
         logs = prefect.read("logs/filter", logs=of_run)
         return any(words in line["message"] and line["name"].startswith(of) for line in logs)
 
-    until(lambda: line("published sample__lsh8 v1: 40,000 rows", "prefect"), 30, "the line of publishing")
-    until(lambda: line("Started local Ray", "infra"), 30, "our own line, of the Ray that runs it")
+    until(lambda: line("published sample__lsh8 v1: 40,000 rows", "prefect"), 300, "the line of publishing")
+    until(lambda: line("Started local Ray", "infra"), 300, "our own line, of the Ray that runs it")
 
     prefect.run("reindex/sample__lsh8", {"spec": {"dataset": "nowhere"}}, HASHKILN_EXECUTOR="inprocess")
-    message = until(lambda: [one for one in messages if "failed" in one["subject"]], 60, "a message")[0]
+    message = until(lambda: [one for one in messages if "failed" in one["subject"]], 300, "a message")[0]
     assert message["subject"].startswith("reindex failed: nowhere__itq32 20")
     assert "nowhere" in message["body"]

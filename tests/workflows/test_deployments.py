@@ -40,7 +40,7 @@ def test_the_server_has_the_deployments_of_the_file(prefect, name):
     assert (found["global_concurrency_limit"] or {}).get("limit") == (limit and limit["limit"])
     assert (found["concurrency_options"] or {}).get("collision_strategy") == (limit and limit["collision_strategy"])
     if schedules:
-        until(lambda: prefect.runs(name, "SCHEDULED"), 60, f"runs of {name} by its schedule")
+        until(lambda: prefect.runs(name, "SCHEDULED"), 300, f"runs of {name} by its schedule")
 
 
 def test_the_template_is_a_deployment_of_the_flow():

@@ -159,7 +159,7 @@ embed.embed("notes", sys.argv[1], "vectors")
 
 
 def test_after_a_kill_nothing_is_visible_and_a_rerun_does_only_the_rest(settings, notes, encoder):
-    killed = subprocess.run([sys.executable, "-c", KILLED, encoder], capture_output=True, text=True, timeout=120)
+    killed = subprocess.run([sys.executable, "-c", KILLED, encoder], capture_output=True, text=True, timeout=600)
     assert killed.returncode == -9, killed.stderr
     assert not dataset_exists(settings.warehouse_url, "vectors")
     assert len(pieces.stored_pieces(settings.warehouse_url, "vectors")) == 2
@@ -173,7 +173,7 @@ def test_a_kill_in_an_update_leaves_the_dataset_as_it_was(settings, notes, encod
     before = vectors_of(settings, "vectors"), versions_of(settings, "vectors")
     for part in range(3):
         write_texts(tmp_path / "notes", part, n=61)
-    killed = subprocess.run([sys.executable, "-c", KILLED, encoder], capture_output=True, text=True, timeout=120)
+    killed = subprocess.run([sys.executable, "-c", KILLED, encoder], capture_output=True, text=True, timeout=600)
     assert killed.returncode == -9, killed.stderr
     now = vectors_of(settings, "vectors"), versions_of(settings, "vectors")
     assert now[1] == before[1]

@@ -142,7 +142,7 @@ def test_lists_of_pictures_through_the_command_line(tmp_path):
     environment = {**os.environ, "HASHKILN_HOME": str(tmp_path / "home"), "HASHKILN_EXECUTOR": "inprocess"}
 
     def run(*args):
-        done = subprocess.run([HASHKILN, *args], env=environment, capture_output=True, text=True, timeout=240)
+        done = subprocess.run([HASHKILN, *args], env=environment, capture_output=True, text=True, timeout=600)
         assert "Traceback" not in done.stderr, done.stderr
         return done
 

@@ -12,7 +12,6 @@ HEARTBEAT = 30  # seconds, the least that Prefect allows; silence is three of th
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_run_without_a_worker_is_late_and_one_whose_machine_is_lost_is_silent(prefect_server, messages, tmp_path):
     prefect = prefect_server
     prefect.environment |= {
@@ -20,20 +19,20 @@ def test_a_run_without_a_worker_is_late_and_one_whose_machine_is_lost_is_silent(
     }  # fmt: skip
     prefect("work-pool", "create", "lost", "--type", "process")
     deploy = [sys.executable, "-m", "workflows.cli", "deploy", *LONG, "--pool", "lost", "--notify", "webhook"]
-    subprocess.run(deploy, env=prefect.environment, check=True, timeout=120)
+    subprocess.run(deploy, env=prefect.environment, check=True, timeout=600)
 
     def message(words):
         return next((one for one in messages if words in one["subject"]), None)
 
     prefect("deployment", "run", "reindex/sample__itq8")
-    late = until(lambda: message(" is late: "), 90, "a message about a late run")
+    late = until(lambda: message(" is late: "), 300, "a message about a late run")
     assert "sample__itq8" in late["subject"]
     assert "worker" in late["body"]
 
     prefect.start("lost", "worker", "start", "--pool", "lost")  # takes the late run
     worker = prefect.running[-1]
     beats = {"filter": {"event": {"name": ["prefect.flow-run.heartbeat"]}}}
-    until(lambda: prefect.read("events/filter", **beats)["events"], 120, "a heartbeat")
+    until(lambda: prefect.read("events/filter", **beats)["events"], 300, "a heartbeat")
     for process in [worker, *worker.children(recursive=True)]:  # as if its machine were lost: nothing says goodbye
         process.kill()
     silent = until(lambda: message(" is silent: "), 5 * HEARTBEAT, "a message about a silent run")

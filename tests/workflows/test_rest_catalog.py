@@ -36,7 +36,6 @@ def hashkiln(rest, run_command, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_every_command_on_a_table_works(hashkiln, rest, tmp_path):
     assert hashkiln("reindex", *LSH)["version"] == "v1"
     assert hashkiln("reindex", *LSH)["unchanged"]

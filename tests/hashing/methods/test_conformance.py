@@ -153,7 +153,7 @@ def test_by_cosine_it_learns_from_rows_of_length_one(name, in_process):
 @SLOW_IF_DEEP
 def test_fits_the_same_in_process_and_on_ray(name, ray_executor):
     """In few steps: each asks the cluster for the same."""
-    steps = {f.name: min(f.default, 5) for f in fields(METHODS[name]) if f.name in ("n_iter", "epochs")}
+    steps = {f.name: min(f.default, 2) for f in fields(METHODS[name]) if f.name in ("n_iter", "epochs")}
     method, shards = METHODS[name](n_bits=bits(name, 8), **steps), cut(blobs(), 4)
     other = method.fit(Data(shards, ray_executor))
     own = method.fit(Data(shards, InProcess(cpus=ray_executor.cpus)))

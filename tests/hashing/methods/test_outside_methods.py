@@ -69,7 +69,7 @@ def install(source, folder):
     shutil.copytree(source, copy)
     offline = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
     command = [sys.executable, "-m", "pip", "install", "-q", *offline, "--target", folder / "site", copy]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, check=True, capture_output=True, timeout=600)
     return folder / "site"
 
 
@@ -83,7 +83,7 @@ def run(tmp_path_factory):
         kept = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         more |= {"PYTHONPATH": os.pathsep.join(filter(None, [str(path), *kept])), "HASHKILN_HOME": str(home)}
         command = [sys.executable, *args]
-        done = subprocess.run(command, env=os.environ | more, capture_output=True, text=True, timeout=280, cwd=ROOT)
+        done = subprocess.run(command, env=os.environ | more, capture_output=True, text=True, timeout=800, cwd=ROOT)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout, done.stderr
 

@@ -273,7 +273,7 @@ class Watched:
         if n == self.window:
             self.begun.append(at)
             if len(self.begun) <= self.together.parties:
-                self.together.wait(timeout=30)
+                self.together.wait(timeout=300)
         return self.content.read_at(n, at)
 
 

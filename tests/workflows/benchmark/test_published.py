@@ -32,7 +32,6 @@ def mnist(real_data):
     return shards, queries._replace(x=queries.x.astype(np.float32))
 
 
-@pytest.mark.timeout(600)
 def test_itq_on_mnist_gives_the_published_precision(mnist, in_process):
     shards, queries = mnist
     truth, _ = Data(shards, in_process).reduce(NearestNeighbours(queries.x, queries.ids, 50))

@@ -39,7 +39,7 @@ def hashkiln(environment):
 
     def run(*args, **more):
         result = subprocess.run(
-            [HASHKILN, *args], env={**os.environ, **environment, **more}, capture_output=True, text=True, timeout=240
+            [HASHKILN, *args], env={**os.environ, **environment, **more}, capture_output=True, text=True, timeout=600
         )
         assert "Traceback" not in result.stderr, result.stderr
         return result.returncode, result.stdout, result.stderr

@@ -165,7 +165,7 @@ def test_the_flow_checks_new_rules_on_an_unchanged_version(settings, mine, prefe
     options = ["reindex", "--dataset", "mine", "--bits", "16", "--queries", "50", "--json", "--floor"]
     command = [sys.executable, "-m", "workflows.cli", *options]
     for rule, code in (("map=0.1", 0), ("map=1", 3)):
-        ended = subprocess.run([*command, rule], env=os.environ, capture_output=True, text=True, timeout=120)
+        ended = subprocess.run([*command, rule], env=os.environ, capture_output=True, text=True, timeout=600)
         assert ended.returncode == code, ended.stderr
         found = json.loads(ended.stdout)
         assert (found["unchanged"], found["verdict"]["passed"]) == (True, code == 0)
@@ -234,7 +234,7 @@ def test_of_two_runs_at_once_one_publishes(settings, mine, source):
     for run in runs:
         run.stdin.write("go\n")
         run.stdin.flush()
-    ends = [run.communicate(timeout=120) for run in runs]
+    ends = [run.communicate(timeout=600) for run in runs]
     words = sorted(output.partition(" ")[0].strip() for output, _ in ends)
     assert words in (["adopted", "published"], ["conflict", "published"]), ends
     table = table_of(settings)

@@ -170,7 +170,7 @@ def asked(answer, ids):
     ours, theirs = pty.openpty()
     os.write(ours, answer.encode())
     command = [sys.executable, "-m", "workflows.cli", "delete", "mine", "--ids", ids]
-    ended = subprocess.run(command, stdin=theirs, capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(command, stdin=theirs, capture_output=True, text=True, timeout=600, check=False)
     os.close(ours)
     os.close(theirs)
     return ended.returncode, ended.stdout + ended.stderr
