@@ -14,6 +14,7 @@ def unit_vectors(x: Array, first_row: int = 0) -> Array:
     The squares of float32 values are exact in float64 and always added in the same order, so a row is scaled alike in
     any batch. A row and its multiple by a power of two give the same vector.
     """
+    x = np.ascontiguousarray(x)  # the order of the sums depends on it
     norms = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))
     if not norms.all():
         row = first_row + norms.argmin()

@@ -19,6 +19,8 @@ from hashing.statistics import WORDS
 SIDE, LENGTH = 64, 32  # default side of an image in pixels; number of words of a text
 CHANNELS = 3
 NO_FORMAT = "of no known format"
+# Those that people keep pictures in. Pillow would start Ghostscript for EPS, and its other decoders are little tested.
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 BYTES = "bytes"  # the field of an encoded image in a struct (bytes, path)
 _quiet = Lock()
 
@@ -121,10 +123,10 @@ def picture(data: bytes) -> Any:
     from 0 to 1, are scaled to 8 bits. Raises ValueError if the data cannot be decoded, or if the range of its values is
     unknown.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import ImageOps, UnidentifiedImageError
 
     try:
-        with without_warnings(), Image.open(io.BytesIO(data)) as found:
+        with without_warnings(), opened(data) as found:
             kind, turned = (found.mode, found.format), ImageOps.exif_transpose(found)
     except UnidentifiedImageError:  # whose words are about an object in memory
         raise ValueError(f"expected a picture, found {len(data):,} bytes {NO_FORMAT}") from None
@@ -133,6 +135,13 @@ def picture(data: bytes) -> Any:
     if kind == ("I", "TIFF"):  # of unknown range; Pillow scales those of PPM to 16 bits
         raise ValueError("expected a picture of 8 or 16 bits, found signed or 32-bit integers: convert it")
     return _rgb(turned)
+
+
+def opened(data: bytes) -> Any:
+    """Return a PIL image, whose pixels are not decoded yet. Raises errors of any type."""
+    from PIL import Image
+
+    return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
 @contextmanager

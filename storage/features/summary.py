@@ -82,12 +82,8 @@ def _type_name(column_type: Any) -> str:
 
 def _first_picture(column: Any) -> str:
     """Return size, format and mode of the first picture that can be opened, as Pillow names them."""
-    import io
-
-    from PIL import Image
-
     for content in media.encoded(column)[:PICTURES].to_pylist():
-        with suppress(Exception), media.without_warnings(), Image.open(io.BytesIO(content)) as picture:
+        with suppress(Exception), media.without_warnings(), media.opened(content) as picture:
             return f", the first {picture.width} x {picture.height} {picture.format} {picture.mode}"
     return ""
 
