@@ -50,7 +50,7 @@ class Prefect:
         """Start a worker of the work pool hashkiln, which it creates, once."""
         if len(self.running) == 1:
             self.start("worker", "worker", "start", "--pool", "hashkiln", "--type", "process")
-            until(lambda: httpx.get(f"{self.url}/work_pools/hashkiln").is_success, 300, "a work pool")
+            until(lambda: httpx.get(f"{self.url}/work_pools/hashkiln", timeout=300).is_success, 300, "a work pool")
 
     def start(self, name, *arguments):
         with (self.folder / f"{name}.log").open("wb") as log:
@@ -77,7 +77,8 @@ class Prefect:
 
     def read(self, path, **query):
         """Return a response of the server's API."""
-        answer = httpx.post(f"{self.url}/{path}", json=query) if query else httpx.get(f"{self.url}/{path}")
+        method = "POST" if query else "GET"
+        answer = httpx.request(method, f"{self.url}/{path}", json=query or None, timeout=300)
         return answer.raise_for_status().json()
 
     def runs(self, name, *states):

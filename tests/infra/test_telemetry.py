@@ -176,7 +176,7 @@ class Cluster:
     def query(self, expression):
         """Return the values that Prometheus finds now."""
         try:
-            answer = httpx.post(f"{self.url}/api/v1/query", data={"query": expression}).json()
+            answer = httpx.post(f"{self.url}/api/v1/query", data={"query": expression}, timeout=300).json()
         except httpx.TransportError:
             return []
         assert answer["status"] == "success", (expression, answer)

