@@ -17,7 +17,7 @@ def unit_vectors(x: Array, first_row: int = 0) -> Array:
     x = np.ascontiguousarray(x)  # the order of the sums depends on it
     norms = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))
     if not norms.all():
-        row = first_row + norms.argmin()
+        row = first_row + np.flatnonzero(norms == 0)[0]
         raise ValueError(f"expected vectors other than zero, which has no cosine, found zero in row {row}")
     units = np.empty(x.shape, np.float32)
     np.divide(x, norms[:, None], out=units, dtype=np.float64, casting="same_kind")

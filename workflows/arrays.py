@@ -52,8 +52,8 @@ def shards_of(
     ]
 
 
-def as_vectors(name: str, given: Any, dim: int | None = None) -> Array:
-    """Return an argument as an array (n, d) of numbers that are finite as float32.
+def as_vectors(name: str, given: Any, dim: int | None = None, metric: str = "") -> Array:
+    """Return an argument as an array (n, d) of numbers that are finite as float32, and by cosine in no row all zero.
 
     Raises ValueError, which starts with the name of the argument, for anything else.
     """
@@ -64,11 +64,14 @@ def as_vectors(name: str, given: Any, dim: int | None = None) -> Array:
         raise ValueError(f"{name}: expected vectors of dimension {dim}, found {x.shape[1]}")
     step = max(1, BATCH_BYTES // (4 * x.shape[1]))
     for start in range(0, len(x), step):
-        finite = np.isfinite(float32(x[start : start + step]))
-        if not finite.all():
+        block = float32(x[start : start + step])
+        if not (finite := np.isfinite(block)).all():
             row, column = np.argwhere(~finite)[0] + (start, 0)
             found = f"{x[row, column]} in row {row}, column {column}"
             raise ValueError(f"{name}: expected finite float32 values, found {found}")
+        if metric == "cosine" and not (usable := block.any(axis=1)).all():
+            row = start + usable.argmin()
+            raise ValueError(f"{name}: expected vectors other than zero, which has no cosine, found zero in row {row}")
     return x
 
 

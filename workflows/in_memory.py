@@ -69,18 +69,16 @@ class Hasher:
         row alone. Raises ValueError unless x is an (n, d) array of finite numbers, and for a row of zeros if rows
         are compared by cosine.
         """
-        x = as_vectors("x", x, self.dim)
-        if self.function.metric == "cosine":
-            _refuse_zeros(x)
+        x = as_vectors("x", x, self.dim, self.function.metric)
         blocks = [pack(self.function.encode(x[i : i + ROWS])) for i in range(0, len(x), ROWS)]
         return np.concatenate([np.zeros((0, n_bytes(self.n_bits)), np.uint8), *blocks])
 
     def project(self, x: Any) -> Array:
         """Return the real values (n, n_bits) float32 whose signs are the bits: a bit is 1 where its value is >= 0.
 
-        Raises ValueError unless x is an (n, d) array of finite numbers.
+        Raises ValueError as `encode` does.
         """
-        return self.function.project(as_vectors("x", x, self.dim))
+        return self.function.project(as_vectors("x", x, self.dim, self.function.metric))
 
     def save(self, path: str | Path) -> None:
         """Write the function to a file, or to an s3:// URL, as safetensors with a header in JSON."""
@@ -153,11 +151,9 @@ def fit(
         return Hasher(_fit_dataset(x, spec))
     if metric not in METRICS:
         raise ValueError(f"metric: expected one of {', '.join(METRICS)}, found {metric!r}")
-    x = as_vectors("x", x)
+    x = as_vectors("x", x, metric=metric)
     if not len(x):
         raise ValueError(f"x: expected at least one row, found {x.shape}")
-    if metric == "cosine":
-        _refuse_zeros(x)
     labels = None if y is None else as_labels("y", y, len(x))
     built = spec.build()
     if reads_labels(built) and labels is None:
@@ -166,11 +162,6 @@ def fit(
     n_classes = 0 if labels is None else labels.shape[1] if classes is None else len(classes)
     check_against(built, "vector", x.shape[1], labels is not None, n_classes)
     return Hasher(learn(built, Data(shards_of(x, labels, classes, float32), InProcess(), metric=metric)))
-
-
-def _refuse_zeros(x: Array) -> None:
-    if not (usable := x.any(axis=1)).all():
-        raise ValueError(f"x: expected vectors other than zero, which has no cosine, found it in row {usable.argmin()}")
 
 
 def _fit_dataset(name: str, method: MethodSpec) -> HashFunction:

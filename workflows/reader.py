@@ -19,7 +19,6 @@ from hashing.neighbours.exact import MEASURED, first_k, vector_distances
 from hashing.neighbours.multi_index import MultiIndex
 from hashing.neighbours.reranking import CandidateDistances
 from hashing.quantizers.contract import Quantizer
-from hashing.unit_rows import unit_vectors
 from infra.settings import Settings
 from storage.features import keys
 from storage.features.dataset import Dataset
@@ -191,7 +190,8 @@ class Reader:
 
         Each block has queries (positions in x), ids and distances, each (m,), sorted by (query, distance, id).
         """
-        x, data, rows = self._queries(x), *self._data(where)
+        metric = self.function.metric or (self._metric if asked.rerank else "")
+        x, data, rows = self._queries(x, metric), *self._data(where)
         index = self.index if where is None else None
         if asked.radius is not None:
             if isinstance(self.function, Quantizer):
@@ -265,8 +265,6 @@ class Reader:
 
     def _rerank(self, x: Array, candidates: Array, k: int) -> tuple[Array, Array]:
         """Return the k nearest candidates (q, R) by the distance of their vectors."""
-        if self._metric == "cosine":
-            unit_vectors(x)  # refuses zero
         if self.resident:
             vectors = self.resident.vectors or self.resident.cache_vectors(self.dataset)
             rows = self.resident.part_rows(self.resident.positions(candidates.ravel()))
@@ -305,8 +303,8 @@ class Reader:
         """Read the vectors of all rows, so that re-ranking does not need the source any more. See docs/serving.md."""
         self._in_memory("read_vectors").cache_vectors(self.dataset).read_all()
 
-    def _queries(self, given: Any) -> Array:
-        x = as_vectors("queries", given, self.function.dim)
+    def _queries(self, given: Any, metric: str) -> Array:
+        x = as_vectors("queries", given, self.function.dim, metric)
         if not len(x):
             raise ValueError("queries: expected at least one, found none")
         return float32(x)

@@ -210,10 +210,11 @@ def test_fit_refuses_in_one_line(given, message):
 @pytest.mark.parametrize("method", ["rabitq", "pcah"])
 def test_a_row_of_zeros_without_a_cosine_is_named_by_its_place(method):
     f = hashkiln.fit(X, method=method, bits=X.shape[1], metric="cosine")
-    x = np.ones((2**16 + 9, X.shape[1]), np.float32)
-    x[-2] = 0
-    with pytest.raises(ValueError, match=f"x: expected vectors other than zero, .* row {len(x) - 2}$"):
-        f.encode(x)
+    x = np.ones((2**16 + 9, X.shape[1]))
+    x[-2] = 1e-50  # zero as float32
+    for call in (f.encode, f.project):
+        with pytest.raises(ValueError, match=f"x: expected vectors other than zero, .* row {len(x) - 2}$"):
+            call(x)
 
 
 LABELLED = {"labels": Y}

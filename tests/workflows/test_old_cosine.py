@@ -12,7 +12,7 @@ from storage.features.rows import Columns
 from tests.workflows.conftest import unpacked
 from tests.workflows.make_warehouse_0_2 import ARCHIVE, PROTOCOL, QUANTIZED, ROOT, TABLES, write
 from tests.workflows.tables.published_table import hashkiln, reindex, table_of
-from workflows import datasets
+from workflows import datasets, opening
 from workflows.checks import UsageError
 from workflows.spec import Spec
 from workflows.tables.verify import verify
@@ -109,6 +109,8 @@ def test_a_model_for_rows_as_they_are_stays_until_a_refit(settings, tmp_path):
     new = table_of(settings, table).version().properties
     assert (new["encoded"], models.metric_of(settings.warehouse_url, new["model"])) == ("60", "cosine")
     assert verify(table, deep=True).problems == ()
+    with pytest.raises(ValueError, match=r"queries: expected vectors other than zero, .* found zero in row 2"):
+        opening.open(table).search(np.array([[1], [1], [0]]) * np.load(ROOT / "queries.npy"), k=1)
     datasets.ingest_source("mine", str(ROOT / "source"), settings, Columns(), metric="euclidean")
     with pytest.raises(UsageError, match=r"is for the cosine distance, .* by the squared Euclidean distance: fit a"):
         reindex(settings, spec(table))
