@@ -52,6 +52,9 @@ class Hasher:
 
     function: HashFunction
 
+    def __repr__(self) -> str:
+        return f"Hasher(dim={self.dim}, n_bits={self.n_bits})"  # without the numbers of its matrices
+
     @property
     def n_bits(self) -> int:
         """Code length in bits."""

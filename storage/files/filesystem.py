@@ -72,6 +72,8 @@ def listing(url: str, suffix: str = "") -> list[FileVersion]:
     infos = _find(fs, path)
     root = path.rstrip("/")
     names = [name for name in infos if not _hidden(name[len(root) :]) and name.lower().endswith(suffix)]
+    if not (names or suffix or infos or fs.exists(path)):
+        raise FileNotFoundError(f"no such file or folder: {url}")
     if not names:
         hint = "" if suffix or not infos else ": names that begin with . or _ are not data"
         raise FileNotFoundError(f"no {suffix or 'data'} files in {url}{hint}")

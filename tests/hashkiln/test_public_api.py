@@ -66,6 +66,7 @@ def test_a_fit_is_that_of_the_method_on_the_same_rows(form, monkeypatch):
     shards = cut(Batch(BATCH.ids, x.astype(np.float32)), 4)
     function = METHODS["itq"](12, n_iter=5, seed=3).fit(Data(shards, InProcess()))
     assert (f.dim, f.n_bits) == (16, 12)
+    assert repr(f) == "Hasher(dim=16, n_bits=12)"
     np.testing.assert_array_equal(f.project(x), function.project(x))
     np.testing.assert_array_equal(f.encode(x), pack(function.encode(x)))
     assert f.encode(x[:0]).shape == (0, 2)

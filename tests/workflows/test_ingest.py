@@ -220,7 +220,7 @@ def test_what_is_missing_or_hidden_is_refused_in_words(tmp_path, settings):
     (tmp_path / "dangling" / "a.parquet").symlink_to(tmp_path / "nowhere")
     (tmp_path / "folder.npy").mkdir()
     for name, message in (
-        ("nothing", "no data files in .*nothing$"),
+        ("nothing", "no such file or folder: .*nothing$"),
         ("x.npy", "no such file: .*x.npy$"),
         ("x.hdf5", "no such file: .*x.hdf5$"),
         ("hidden", "no data files in .*: names that begin with . or _ are not data"),

@@ -153,7 +153,7 @@ def test_fetch_verifies_the_published_checksums(hashkiln):
         (("ingest", "mnst"), 2, "mnst is not a named dataset: did you mean mnist?"),
         (("ingest", "/nowhere/x"), 2, "/nowhere/x is not a named dataset: pass --name NAME"),
         (("ingest", "s3://mnist"), 2, "s3://mnist is not a named dataset: pass --name NAME"),
-        (("ingest", "/nowhere", "--name", "x"), 2, "no data files in /nowhere"),
+        (("ingest", "/nowhere", "--name", "x"), 2, "no such file or folder: /nowhere"),
         (
             ("ingest", "/nowhere", "--name", "_x"),
             2,
