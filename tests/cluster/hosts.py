@@ -52,13 +52,13 @@ class Host:
         namespaces = ["--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc", "--propagation", "private"]
         command = ["ip", "netns", "exec", self.name, "unshare", *namespaces, "--kill-child"]
         self.outer = psutil.Popen([*command, "bash", "-c", "; ".join(setup)])
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 300
         while self("test", "-e", RAY, check=False).returncode or not self._mounted():
             assert time.monotonic() < deadline, f"host {self.name} did not start"
             time.sleep(0.05)
 
     def _mounted(self):
-        return "/etc/hosts" in self("cat", "/proc/mounts", check=False).stdout
+        return " /etc/hosts " in self("cat", "/proc/mounts", check=False).stdout
 
     @property
     def init(self):
@@ -84,7 +84,7 @@ class Host:
         """Kill the host with all its processes, as when its power fails."""
         self.outer.kill()
         for process in (self.outer, *self.processes):
-            process.wait(timeout=20)
+            process.wait(timeout=300)
         self.processes.clear()
 
     def cut(self):

@@ -37,6 +37,8 @@ class Image:
             arguments += ["--build-arg", "TORCH_INDEX=", "--volume", f"{wheels}:{wheels}:ro"]
         self._build(IMAGE, ROOT / "infra" / "docker" / "Dockerfile", ROOT, *arguments)
         self.config = json.loads(self("inspect", "--type", "image", IMAGE))["OCIv1"]["config"]
+        self.environment = dict(pair.split("=", 1) for pair in self.config["Env"])
+        self.environment["HOME"] = self.config["WorkingDir"]  # Docker takes it from /etc/passwd
 
     def _build_base(self, wheels):
         """Build a base with `python`, and with what reaches the package index from this machine."""
@@ -74,6 +76,30 @@ class Image:
             return self("run", "--isolation", "chroot", *variables, container, "--", *full, timeout=timeout)
         finally:
             self("rm", container)
+
+    def mount(self, names):
+        """Mount the files of a container; their folder, and the commands with which a host prepares it as a root.
+
+        The hosts share the files, which nobody can change. Each has its own /data and /tmp, which end with the host.
+        `names` is the file of the names of all hosts.
+        """
+        root = Path(self("mount", self.container()).strip())
+        (root / "etc" / "hosts").touch()
+        return root, (
+            f"mount --bind {root} {root}",
+            f"mount -o remount,bind,ro {root}",
+            f"mount --rbind /dev {root}/dev",  # with the /dev/shm of the host
+            f"mount --rbind /sys {root}/sys",
+            f"mount -t proc proc {root}/proc",
+            f"mount -t tmpfs -o mode=1777 tmpfs {root / 'tmp'}",
+            f"mount -t tmpfs -o uid=1000,gid=1000,mode=755 tmpfs {root}/data",
+            f"mount --bind {names} {root}/etc/hosts",
+        )
+
+    def command(self, root, *command):
+        """Return a command that runs another in a mounted container, as the image's user, as `docker exec` does."""
+        user = self.config["User"]
+        return ["chroot", f"--userspec={user}:{user}", root, "env", f"--chdir={self.config['WorkingDir']}", *command]
 
     def remove(self):
         self("rm", "--all")  # unmounts them

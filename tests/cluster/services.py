@@ -1,7 +1,7 @@
 """The services of infra/compose.yaml on hosts: their commands, environments, health checks and order.
 
-What images bring is on this machine: our programs in the virtual environment, PostgreSQL from Debian's packages, and
-SeaweedFS from its package.
+What images bring is on this machine: our programs in our image, if one is given, or in the virtual environment;
+PostgreSQL from Debian's packages; and SeaweedFS from its package.
 """
 
 import os
@@ -38,8 +38,10 @@ def compose():
 class Services:
     """The running services, each on a host of its name; replicas have a number. More hosts run none of them."""
 
-    def __init__(self, network, folder, more=()):
-        self.network, self.folder, self.running = network, folder, {}
+    def __init__(self, network, folder, more=(), image=None):
+        self.network, self.folder, self.image, self.running = network, folder, image, {}
+        if image:
+            self.root, network.mounts = image.mount(network.names)
         self.services = compose()
         self.names = [
             name
@@ -62,11 +64,20 @@ class Services:
         """Return the environment of a service's container."""
         home = self.folder / name
         home.mkdir(exist_ok=True)
+        own = {key: str(value) for key, value in self.service_of(name).get("environment", {}).items()}
+        if self._in_image(name):
+            return {**self.image.environment, **own}
         path = [str(Path(sys.executable).parent), str(INFRA / "docker"), os.environ["PATH"]]
         inherited = {key: os.environ[key] for key in ("HOME", "LANG", "PYTHONPATH") if key in os.environ}
         image = {"HASHKILN_HOME": f"{home}/data", "PREFECT_HOME": f"{home}/prefect", "RAY_USAGE_STATS_ENABLED": "0"}
-        own = self.service_of(name).get("environment", {})
-        return {**inherited, "PATH": ":".join(path), **image, **{key: str(value) for key, value in own.items()}}
+        return {**inherited, "PATH": ":".join(path), **image, **own}
+
+    def _in_image(self, name):
+        return self.image and self.service_of(name)["image"].startswith("hashkiln:")
+
+    def inside(self, name, *command):
+        """Return a command for the host of a service that runs another in the service's container."""
+        return self.image.command(self.root, *command) if self._in_image(name) else list(command)
 
     def start(self, name):
         """Start a service and wait until it is healthy."""
@@ -87,7 +98,8 @@ class Services:
             weed = str(Path(sys.executable).with_name("weed"))
             return [weed, *(part.replace("=/data", f"={data}") for part in about["command"])]
         assert image == "hashkiln", image
-        return about["command"]
+        entry = self.image.config["Entrypoint"] if self.image else []
+        return self.inside(name, *entry, *about["command"])
 
     def _postgres(self, name, about):
         """Do what the image of PostgreSQL does: create the user and the databases in a new folder, then serve."""
@@ -116,11 +128,12 @@ class Services:
         if kind == "CMD-SHELL":
             command = ["sh", "-c", *command]
         try:
-            return not self.host(name)(*command, check=False, env=self.environment(name), timeout=20).returncode
+            inside = self.inside(name, *command)
+            return not self.host(name)(*inside, check=False, env=self.environment(name), timeout=60).returncode
         except subprocess.TimeoutExpired:
             return False
 
-    def wait(self, name, seconds=120):
+    def wait(self, name, seconds=600):
         """Wait until a service is healthy."""
         deadline = time.monotonic() + seconds
         while not self.healthy(name):
@@ -137,7 +150,7 @@ class Services:
             name = next(name for name in waiting if set(self.service_of(name).get("depends_on", {})) <= started)
             self.start(name)
             if name == "bucket":
-                code = self.running[name].wait(timeout=60)
+                code = self.running[name].wait(timeout=300)
                 assert code == 0, (self.folder / "bucket.log").read_text()
             waiting.remove(name)
             started |= {name, name.rpartition("-")[0]} if name not in self.services else {name}
@@ -149,7 +162,8 @@ class Services:
         self.host("driver").start()
         assert about["entrypoint"][:4] == ["tini", "-s", "-g", "--"]
         with open(log or self.folder / "driver.log", "ab") as file:
-            full = [*about["entrypoint"][4:], *command]
+            entry = about["entrypoint"] if self.image else about["entrypoint"][4:]  # our hosts reap as tini does
+            full = self.inside("driver", *entry, *command)
             return self.host("driver").popen(
                 full, file, self.environment("driver") | environment, self.folder / "driver"
             )

@@ -1,12 +1,13 @@
-"""The image is built, and commands run in it, as its user."""
+"""The image is built, its commands run in it as its user, and the services of infra/compose.yaml run from it."""
 
 import json
 import tomllib
 
 import pytest
+import yaml
 
 from . import image
-from .services import ROOT
+from .services import INFRA, ROOT, Services
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -46,5 +47,56 @@ def test_doctor_finds_no_fault(built):
 
 @pytest.mark.parametrize("executor", ["inprocess", "ray"])
 def test_a_version_is_published(built, executor):
-    environment = {"HASHKILN_EXECUTOR": executor, "RAY_raylet_start_wait_time_s": "120"}  # as in compose.yaml
-    assert "Published sample__itq32 v1" in built.run("hashkiln", "reindex", "--dataset", "sample", **environment)
+    patient = {"RAY_raylet_start_wait_time_s": "120", "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "400"}
+    made = built.run("hashkiln", "reindex", "--dataset", "sample", HASHKILN_EXECUTOR=executor, **patient)
+    assert "Published sample__itq32 v1" in made
+
+
+@pytest.fixture(scope="module")
+def services(built, network):
+    """The services of compose.yaml: ours from the image, each healthy."""
+    services = Services(network, network.folder, image=built)
+    services.start_all()
+    return services
+
+
+def ended(services, *command):
+    """Run a command in a container of the driver to its end; its output."""
+    log = services.folder / "run.log"
+    log.unlink(missing_ok=True)
+    code = services.run(*command, log=log).wait(timeout=1800)
+    assert code == 0, log.read_text()[-6000:]
+    return log.read_text()
+
+
+def test_services_run_a_reindex_from_the_image(services):
+    text = ended(services, "hashkiln", "doctor", "--json")
+    assert all(f'"node {name} (' in text for name in ("ray-head", "ray-worker-1", "ray-worker-2", "driver"))
+    assert "Published sample__itq32" in ended(services, "hashkiln", "reindex", "--dataset", "sample")
+
+
+def test_the_prefect_worker_runs_a_deployment(services):
+    ended(services, "hashkiln", "deploy", "--dataset", "sample", "--method", "lsh", "--bits", "64")
+    ended(services, "prefect", "deployment", "run", "reindex/sample__lsh64", "--watch")
+    assert "sample__lsh64" in ended(services, "hashkiln", "tables")
+
+
+def test_probes_of_kuberay_pass(services):
+    """The operator runs them in containers of the same image."""
+    cluster = yaml.safe_load((INFRA / "kuberay" / "base" / "raycluster.yaml").read_text())["spec"]
+    for group, host in ((cluster["headGroupSpec"], "ray-head"), (cluster["workerGroupSpecs"][0], "ray-worker-1")):
+        (container,) = group["template"]["spec"]["containers"]
+        for probe in ("readinessProbe", "livenessProbe"):
+            command = services.inside(host, *container[probe]["exec"]["command"])
+            services.host(host)(*command, env=services.environment(host))
+
+
+def test_the_command_of_a_kubernetes_job_joins_the_cluster(services):
+    pool = json.loads((INFRA / "kuberay" / "work-pool.json").read_text())
+    (container,) = pool["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]["containers"]
+    command = [word.replace("hashkiln-head-svc", "ray-head") for word in container["command"]]
+    driver = services.host("driver")
+    driver.kill()
+    driver.start()
+    inside = services.inside("driver", *command, "hashkiln", "doctor")
+    assert "node driver " in driver(*inside, env=services.environment("driver")).stdout
