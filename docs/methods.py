@@ -25,8 +25,7 @@ parentheses are those of Do, Doan & Cheung, ECCV 2016. For unsupervised methods 
 average precision, in %, where rows that share a label are relevant for any method.
 
 If the metric of a dataset is cosine, every method learns from rows scaled to length one, and its function scales each
-row and query. Only networks that read pictures or texts, and methods of two views, one of which a row may lack, get
-rows as they are.
+row and query. Pictures and texts that a network reads, and rows of two views, are not scaled.
 """
 
 DEEP = """All deep methods share these training hyper-parameters; a method lists only those with another default:

@@ -40,8 +40,8 @@ hashkiln plan --dataset products --budget 16B --recall 0.9
 
 Texts and pictures become vectors by [`hashkiln embed`](embed.md) first.
 
-Every method scales vectors that are compared by cosine to length one, so their length does not matter. Only networks
-that read pictures, texts or rows of two views get them as they are.
+Every method scales vectors that are compared by cosine to length one, so their length does not matter. Pictures and
+texts that a network reads, and rows of two views, are not scaled.
 
 ## Measured
 

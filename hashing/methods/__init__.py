@@ -156,7 +156,7 @@ def reads_labels(method: Method) -> bool:
 def scales_rows(method: Method, metric: str) -> bool:
     """Return whether a function of the method scales rows to length one: by cosine, which ignores their length.
 
-    Networks get pictures, texts, and rows of two views, one of which may be missing, as they are.
+    Pictures, texts and rows of two views are not scaled: a row may lack one of the views.
     """
     networks = getattr(method, "network", "").split("+")
     return metric == "cosine" and getattr(method, "views", 1) == 1 and not {"text", *PICTURES} & set(networks)
