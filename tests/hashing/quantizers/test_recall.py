@@ -1,4 +1,4 @@
-"""Recall of the quantizers on real images, compared with published figures."""
+"""Recall of the quantizers on real images, compared with published figures and with those of other programs."""
 
 import gzip
 import os
@@ -7,14 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hashing.evaluation.by_score import NearestByScore
-from hashing.mapreduce import Batch, Data
-from hashing.methods import METHODS
-from hashing.neighbours.exact import NearestNeighbours
-from infra.executors import InProcess
-from tests.hashing.quantizers.rows import batch_of
+from benchmarks import quantizers
 
-K, D = 10, 784
+D = 784
 
 
 def images(name):
@@ -24,29 +19,15 @@ def images(name):
 
 @pytest.fixture(scope="module")
 def fashion():
-    """Return Data of 60,000 rows, 500 queries and the ids of their 10 nearest rows."""
-    x, queries = images("train-images-idx3-ubyte"), images("t10k-images-idx3-ubyte")[:500]
-    data = Data([[Batch(np.arange(len(x)), x)]], InProcess())
-    return data, queries, data.reduce(NearestNeighbours(queries, np.full(500, -1), K))[0]
+    """Return 60,000 rows, 500 queries and the ids of their 10 nearest rows."""
+    base, queries = images("train-images-idx3-ubyte"), images("t10k-images-idx3-ubyte")
+    return quantizers.vectors(base, queries[: quantizers.QUERIES], "euclidean")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif("HASHKILN_DATA" not in os.environ, reason="needs the real data sets in HASHKILN_DATA")
-@pytest.mark.parametrize(
-    ("name", "bits", "real", "expected"),
-    [
-        ("osq", 1, False, 0.444),  # Lucene: .443, by a graph (pull request 14374)
-        ("osq", 2, False, 0.704),
-        ("rabitq", 1, False, 0.701),
-        ("rabitq", 1, True, 0.718),
-        ("turboquant", 2, True, 0.846),
-    ],
-)
-def test_recall_at_10_on_fashion_mnist_without_reranking(fashion, name, bits, real, expected):
-    data, queries, truth = fashion
-    function = METHODS[name](bits * D).fit(data)
-    rows = [[batch_of(function, data.shards[0][0].x)]]
-    nearest = NearestByScore(function.estimator(queries, "euclidean", real), len(queries), K)
-    _, found = Data(rows, InProcess()).reduce(nearest)
-    recall = np.mean([np.isin(a, b).mean() for a, b in zip(found, truth, strict=True)])
-    assert recall == pytest.approx(expected, abs=0.015)
+@pytest.mark.parametrize("scheme", [each for each, found in quantizers.BEFORE.items() if "pixels" in found], ids=str)
+def test_recall_at_10_on_fashion_mnist_after_reranking(fashion, scheme):
+    """Lucene reports .443, .629 and .730 for osq with one bit and factors 1, 2 and 3, by a graph (request 14374)."""
+    expected = quantizers.BEFORE[scheme]["pixels"]
+    assert quantizers.recalls(scheme, fashion) == pytest.approx(expected, abs=quantizers.TOLERANCE)
