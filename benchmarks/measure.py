@@ -226,13 +226,18 @@ def machine(packages: Sequence[str]) -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
     model = re.search("model name\\s*: (.*)", info.read_text()) if info.exists() else None
     return {
-        "commit": _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain", "-uno") else ""),
+        "commit": commit(),
         "date": datetime.now(UTC).date().isoformat(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("hashkiln", "numpy", *packages)},
         "cpu": model[1] if model else platform.machine(),
         "cores": cores(),
     }
+
+
+def commit() -> str:
+    """Return the commit of the code, with + if files were changed since."""
+    return _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain", "-uno") else "")
 
 
 def cores() -> int:

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,38 @@ def test_the_page_and_its_plots_are_those_of_the_results(tmp_path):
     plots = {path.name: path.read_text() for path in tmp_path.glob("*.svg")}
     committed = [path for path in (ROOT / "docs" / "images").glob("*.svg") if not path.name.startswith("choose-")]
     assert plots == {path.name: path.read_text() for path in committed}
+
+
+def test_every_file_of_rows_has_the_cells_of_its_line(benchmarks):
+    benchmarks("measure")
+    lines = benchmarks("results").LINES
+    files = {path.stem: json.loads(path.read_text()) for path in RESULTS.parent.glob("*.json") if path.stem != "gpu"}
+    assert files.keys() <= lines.keys()
+    for name, rows in files.items():
+        pairs = list(pairwise(lines[name].split()))
+        given, settings = dict(pairs), {value for option, value in pairs if option == "--set"}
+        assert {row["dataset"] for row in rows} == {given["--dataset"]}
+        assert {row["method"] for row in rows} == set(given["--methods"].split(","))
+        assert {row["bits"] for row in rows} == set(map(int, given.get("--bits", "8,16,24,32").split(",")))
+        assert {row["seed"] for row in rows} == set(range(int(given.get("--seeds", 1))))
+        assert {row["protocol"] for row in rows} == {given.get("--protocol", "bdnn")}
+        assert {f"{r['method']}.{key}={value}" for r in rows for key, value in r["parameters"].items()} == settings
+
+
+def test_lines_without_a_file_are_measured_and_one_that_fails_leaves_none(benchmarks, tmp_path, monkeypatch, capfd):
+    benchmarks("measure")
+    results = benchmarks("results")
+    small = "--dataset sample --bits 8 --protocol neighbours --methods"
+    lines = {"done": "", "fails": f"{small} lsh,sgh --set sgh.lr=1e30", "new": f"{small} lsh"}
+    monkeypatch.setattr(results, "LINES", lines)
+    monkeypatch.setattr(sys, "argv", ["results.py", "--out", str(tmp_path)])
+    monkeypatch.setenv("HASHKILN_HOME", str(tmp_path / "home"))
+    (tmp_path / "done.json").write_text("kept")
+    with pytest.raises(SystemExit, match=r"^failed: fails$"):
+        results.main()
+    assert {path.name for path in tmp_path.iterdir()} == {"done.json", "new.json", "home"}
+    assert (tmp_path / "done.json").read_text() == "kept"
+    (row,) = json.loads((tmp_path / "new.json").read_text())
+    assert row["versions"]["commit"] == sys.modules["measure"].commit()
+    assert row["fit_cpu_seconds"] > 0
+    assert capfd.readouterr().out.startswith("new: 1 rows, ")

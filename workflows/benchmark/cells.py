@@ -123,9 +123,9 @@ class Bench:
     def _measure(self, spec: MethodSpec, judge: Judge) -> Row:
         excluded = judge.queries.ids if judge.drawn else NO_IDS
         training = training_shards(self.dataset, excluded, self.vocabulary)
-        start = time.monotonic()
+        start, cpu_start = time.monotonic(), time.process_time()
         function = self._fit(spec, training)
-        fitted = time.monotonic()
+        fitted, cpu_seconds = time.monotonic(), time.process_time() - cpu_start
         by_dhn = self.grid.protocol == "dhn"
         base: list[Shard] = list(self.dataset.shards("base", self.vocabulary))
         if by_dhn and not self.grid.draw.training_in_database:
@@ -164,6 +164,7 @@ class Bench:
             curves=retrieval_curves(histogram),
             health=health,
             fit_seconds=fitted - start,
+            fit_cpu_seconds=cpu_seconds if self.settings.executor == "inprocess" else None,
             encode_rows_per_second=rows / (encoded - fitted),
             evaluate_seconds=evaluated - encoded,
             effective=spec.hyperparameters,

@@ -110,6 +110,9 @@ class Row(Value):
     curves: Curves
     health: dict[str, float]
     fit_seconds: float
+    fit_cpu_seconds: float | None = Field(
+        None, description="processor time of all threads; None on Ray, which fits in many processes, and in older rows"
+    )
     encode_rows_per_second: float
     evaluate_seconds: float = 0.0  # 0 in rows of older releases, which also lack the next two
     effective: dict[str, Number] = Field({}, description="all hyper-parameters of the method, defaults included")

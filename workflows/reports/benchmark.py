@@ -15,11 +15,15 @@ TABLES = (  # one table for each of these metrics
     "precision_radius_2", "map_dhn", "map", "map_asymmetric", "map_asymmetric_sigmoid", "ndcg_at_10", "ndcg_at_100",
     "map_trapezoid", "estimator.map", "estimator.recall_reranked_x1",
 )  # fmt: skip
+SECONDS = {"fit_seconds": "Fit time, seconds", "fit_cpu_seconds": "Processor time of the fit, seconds"}
 
 
-def grid_markdown(rows: Sequence[Row]) -> str:
-    """Return the report in Markdown: library versions, then one table per dataset, protocol and metric."""
-    lines = [f"Measured with {_list(sorted({_versions(row) for row in rows}))}."]
+def grid_markdown(rows: Sequence[Row], seconds: str = "fit_seconds") -> str:
+    """Return the report in Markdown: library versions, then one table per dataset, protocol and metric.
+
+    `seconds` is one of SECONDS.
+    """
+    lines = [f"Measured with {'; '.join(sorted({_versions(row) for row in rows}))}."]
     for dataset, protocol, relevance in _distinct((row.dataset, row.protocol, row.relevance) for row in rows):
         mine = [row for row in rows if (row.dataset, row.protocol, row.relevance) == (dataset, protocol, relevance)]
         learned = _list(f"{n:,}" for n in sorted({row.training_rows for row in mine}))
@@ -27,7 +31,7 @@ def grid_markdown(rows: Sequence[Row]) -> str:
         for metric in TABLES:
             if having := [row for row in mine if metric in row.metrics]:
                 lines += [f"### {METRICS[metric].about}, %", table(having, metric)]
-        lines += ["### Fit time, seconds", table(mine, "fit_seconds")]
+        lines += [f"### {SECONDS[seconds]}", table(mine, seconds)]
         if larger := [row for row in mine if row.row_bytes > n_bytes(row.bits)]:
             sizes = dict.fromkeys(f"{row.method} with {row.bits} bits {row.row_bytes}" for row in larger)
             lines.append("Bytes a row, with correctives: " + _list(sizes))
@@ -64,7 +68,7 @@ def _cell(rows: Sequence[Row], name: str, bits: int, metric: str) -> str:
     found = _values(rows, name, bits, metric)
     if not len(found):
         return "not measured"
-    scale, digits = (1, 1) if metric == "fit_seconds" else (100, 2)
+    scale, digits = (1, 1) if metric in SECONDS else (100, 2)
     text = f"{scale * found.mean():.{digits}f}"
     if len(found) > 1:
         text += f" ± {scale * found.std(ddof=1):.{digits}f}"
@@ -101,7 +105,8 @@ def order(rows: Sequence[Row]) -> list[str]:
 
 def _values(rows: Iterable[Row], name: str, bits: int, metric: str) -> Any:
     mine = [row for row in rows if (row.method, row.bits) == (name, bits)]
-    return np.array([row.fit_seconds if metric == "fit_seconds" else row.metrics[metric] for row in mine])
+    found = [getattr(row, metric) if metric in SECONDS else row.metrics[metric] for row in mine]
+    return np.array([value for value in found if value is not None])
 
 
 def _distinct(items: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:

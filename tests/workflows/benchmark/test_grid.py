@@ -62,6 +62,7 @@ def test_every_combination_is_a_row_and_deterministic_methods_have_one_seed(rows
         assert (row.dataset, row.protocol, row.rows, row.training_rows) == ("sample", "neighbours", 40_000, 5_000)
         assert 0 < row.metrics["map_pessimistic"] <= row.metrics["map"] <= row.metrics["map_optimistic"] < 1
         assert row.fit_seconds > 0
+        assert row.fit_cpu_seconds > 0
         assert row.encode_rows_per_second > 0
 
 
@@ -201,6 +202,15 @@ def test_tables_show_mean_standard_deviation_and_published_figure(rows):
     assert "## sample, protocol neighbours" in text
     assert "40,000 rows, 5,000 training rows; relevant: the 100 nearest rows" in text
     assert "(" not in table(rows, BDNN.metric)  # nothing was published for the sample
+
+
+def test_tables_show_the_seconds_that_are_asked_for(rows):
+    old = [row.model_copy(update={"fit_seconds": 2.5, "fit_cpu_seconds": None}) for row in rows if row.bits == 8]
+    new = [row.model_copy(update={"fit_seconds": 2.5, "fit_cpu_seconds": 1.5}) for row in rows if row.bits == 16]
+    found = [*old, *new]
+    assert "| lsh | 2.5 ± 0.0 | 2.5 ± 0.0 | 2 |" in grid_markdown(found).partition("### Fit time, seconds")[2]
+    own = grid_markdown(found, seconds="fit_cpu_seconds").partition("### Processor time of the fit, seconds")[2]
+    assert "| lsh | not measured | 1.5 ± 0.0 | 2 |" in own
 
 
 def test_a_method_with_several_sets_of_hyper_parameters_has_a_line_for_each(rows):
