@@ -18,6 +18,7 @@ from subprocess import DEVNULL, run
 
 import measure
 
+HASHKILN = Path(sys.executable).with_name("hashkiln")
 FOLDER = Path(__file__).parent / "results"
 ONE_THREAD = {
     "HASHKILN_EXECUTOR": "inprocess", "HASHKILN_CPUS": "1", "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1",
@@ -117,7 +118,7 @@ def measured(name: str, folder: Path) -> bool:
     """Return whether all cells of a line were measured; if so, write its file."""
     start, commit, unfinished = time.monotonic(), measure.commit(), folder / f"{name}.unfinished"
     for command in commands(name, unfinished):  # which print progress and errors to stderr
-        if run([sys.executable, "-m", "hashkiln", *command], env=os.environ | ONE_THREAD, stdout=DEVNULL).returncode:
+        if run([HASHKILN, *command], env=os.environ | ONE_THREAD, stdout=DEVNULL).returncode:
             unfinished.unlink(missing_ok=True)
             return False
     rows = json.loads(unfinished.read_text())
