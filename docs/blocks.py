@@ -18,7 +18,8 @@ NO_CODE = ("text", "console")
 HERE, SERVICES = "tests/test_blocks.py", "tests/test_blocks_with_services.py"
 TUTORIAL, ENGINES = "tests/test_docs.py", "tests/test_engines.py"
 BACKUP, RIGHTS = "tests/workflows/test_backup.py", "tests/workflows/test_rights.py"
-OUTSIDE, JOBS = "tests/hashing/methods/test_outside_methods.py", "tests/cluster/test_cluster.py"
+OUTSIDE = "tests/hashing/methods/test_outside_methods.py"
+JOBS, RAY_UP = "tests/cluster/test_cluster.py", "tests/cluster/test_ray_up.py"
 
 GUIDES = [
     f"how-to/{name}" for name in ("bring-your-data", "export", "add-a-method", "compare-methods", "read-the-codes")
@@ -43,7 +44,7 @@ RUN = {
         "hashkiln verify": SERVICES,
     },
     "how-to/choose": {"hashkiln plan": SERVICES},
-    "how-to/cluster": {"ray job submit": JOBS},
+    "how-to/cluster": {"ray job submit": JOBS, "ray up": RAY_UP},
     "how-to/embed": {"hashkiln embed": SERVICES},
     "how-to/export": {"psql": SERVICES},
     "how-to/observe": {"OTEL_EXPORTER": SERVICES},
@@ -68,7 +69,6 @@ NOT_RUN = {
         "kubectl create": _KUBERNETES,
         "kubectl -n hashkiln delete": _KUBERNETES,
         "prefect worker": "needs Kubernetes; `tests/workflows/test_deployments.py` creates the work pool",
-        "ray up": "needs machines; `tests/cluster/test_ray_up.py` runs `ray up` and `ray exec` on hosts of one machine",
         "sbatch": "needs 4 nodes; `tests/cluster/test_cluster.py` submits the script to a Slurm of two",
     },
     "how-to/export": dict.fromkeys(("$MILVUS", "$HOST", "$QDRANT"), _REQUESTS),

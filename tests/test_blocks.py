@@ -87,7 +87,7 @@ def test_the_commands_of_a_page_exist(path):
     """Those of blocks must have values that the command line accepts; those in sentences may be incomplete."""
     lines, inline = code_of(path)
     for line in lines:
-        for words in re.findall(r"(?:^|(?<!-n)[\s;])hashkiln(?:\.sbatch)? ([a-z].*)", line):
+        for words in re.findall(r"(?:^|(?<!-n)[\s;'])hashkiln(?:\.sbatch)? ([a-z].*)", line):
             name, *rest = shlex.split(words.rstrip("'"))
             COMMANDS[name].make_context(name, list(rest))
             given = dict(pairwise(rest))

@@ -1,6 +1,8 @@
 """The image is built, its commands run in it as its user, and the services of infra/compose.yaml run from it."""
 
 import json
+import shlex
+import sys
 import tomllib
 
 import pytest
@@ -82,13 +84,23 @@ def test_the_prefect_worker_runs_a_deployment(services):
 
 
 def test_probes_of_kuberay_pass(services):
-    """The operator runs them in containers of the same image."""
+    """Kubernetes sends them from outside, without Ray's token."""
     cluster = yaml.safe_load((INFRA / "kuberay" / "base" / "raycluster.yaml").read_text())["spec"]
     for group, host in ((cluster["headGroupSpec"], "ray-head"), (cluster["workerGroupSpecs"][0], "ray-worker-1")):
         (container,) = group["template"]["spec"]["containers"]
         for probe in ("readinessProbe", "livenessProbe"):
-            command = services.inside(host, *container[probe]["exec"]["command"])
-            services.host(host)(*command, env=services.environment(host))
+            about = container[probe]["httpGet"]
+            url = f"http://{host}:{about['port']}{about['path']}"
+            services.host("prefect")(sys.executable, "-c", f"import urllib.request as u; u.urlopen('{url}')")
+
+
+def test_the_job_of_kuberay_publishes(services):
+    """The operator submits it by HTTP, as `ray job submit` does."""
+    job = yaml.safe_load((INFRA / "kuberay" / "job" / "joined" / "rayjob.yaml").read_text())["spec"]
+    variables = json.dumps(yaml.safe_load(job["runtimeEnvYAML"]))
+    submit = ["ray", "job", "submit", "--address", "http://ray-head:8265", "--runtime-env-json", variables, "--"]
+    entry = shlex.split(job["entrypoint"].replace("mine", "sample"))
+    assert "Published sample__itq16" in ended(services, *submit, *entry, "--bits", "16")
 
 
 def test_the_command_of_a_kubernetes_job_joins_the_cluster(services):

@@ -1,7 +1,8 @@
-"""`ray up` starts the cluster of infra/ray-cluster.yaml by SSH, and `ray exec` runs commands there."""
+"""The commands of docs/how-to/cluster.md for machines with SSH, with infra/ray-cluster.yaml on hosts of this machine."""
 
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 from tests.prefect_server import until
 
-from .services import INFRA, SECRETS
+from .services import INFRA, ROOT, SECRETS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 MACHINES = ("head", "worker-1", "worker-2")
@@ -33,13 +34,14 @@ def home_of_its_own(folder):
 
 @pytest.fixture(scope="module")
 def launch(network):
-    """Run a command of Ray with the file, on a machine that is not of the cluster; its output."""
+    """Run a command with the file, on a machine that is not of the cluster; its output."""
     sshd = shutil.which("sshd", path="/usr/sbin")
     if not sshd or not shutil.which("rsync"):
         pytest.skip("SKIPPED FOR WANT OF sshd, rsync: install openssh-server and rsync")
     folder = network.folder
-    (folder / "home").mkdir()
-    network.mounts = (home_of_its_own(folder / "home"),)
+    for name in ("home", "profile"):
+        (folder / name).mkdir()
+    network.mounts = (home_of_its_own(folder / "home"), f"mount --bind {folder}/profile /etc/profile.d")
     network.add(["laptop", *MACHINES])
     subprocess.run([shutil.which("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", folder / "key"], check=True)
     (folder / "sshd").write_text(SSHD.format(folder=folder))
@@ -48,13 +50,13 @@ def launch(network):
         with (folder / f"{name}.log").open("wb") as log:
             network.hosts[name].popen([sshd, "-D", "-e", "-f", folder / "sshd"], log, os.environ, folder)
     programs = Path(sys.executable).parent
-    path = f"{programs}:{os.environ['PATH']}"
-    variables = {"PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": SECRETS["RAY_AUTH_TOKEN"]}
+    variables = {"PATH": f"{programs}:$PATH", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": SECRETS["RAY_AUTH_TOKEN"]}
     variables |= {"RAY_ADDRESS": f"{network.hosts['head'].address}:6379", "HASHKILN_HOME": str(folder / "shared")}
     if "PYTHONPATH" in os.environ:
         variables["PYTHONPATH"] = os.environ["PYTHONPATH"]
-    (folder / "hashkiln.env").write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
-    text = (INFRA / "ray-cluster.yaml").read_text().replace("/etc/hashkiln.env", str(folder / "hashkiln.env"))
+    lines = ["set -a", *(f"{name}={value}" for name, value in variables.items()), "set +a"]
+    (folder / "profile" / "hashkiln.sh").write_text("\n".join(lines))
+    text = (INFRA / "ray-cluster.yaml").read_text()
     own = {
         "head_ip": network.hosts["head"].address,
         "worker_ips": [network.hosts[name].address for name in MACHINES[1:]],
@@ -66,20 +68,26 @@ def launch(network):
         assert count == 1, name
     (folder / "cluster.yaml").write_text(text)
 
-    def run(command, *arguments):
-        full = [programs / "ray", command, folder / "cluster.yaml", *arguments]
-        ran = network.hosts["laptop"](*map(str, full), check=False, timeout=280)
-        assert ran.returncode == 0, f"{shlex.join(map(str, full))}:\n{ran.stdout[-4000:]}\n{ran.stderr[-4000:]}"
+    def run(line):
+        program, *words = shlex.split(line.replace("infra/ray-cluster.yaml", str(folder / "cluster.yaml")))
+        full = [programs / program, *words]
+        ran = network.hosts["laptop"](*map(str, full), check=False, env={"TMPDIR": str(folder)}, timeout=280)
+        assert ran.returncode == 0, f"{line}:\n{ran.stdout[-4000:]}\n{ran.stderr[-4000:]}"
         return ran.stdout
 
     return run
 
 
-def test_a_cluster_is_started_and_used(launch, network):
-    """The head starts both workers."""
-    launch("up", "--yes", "--no-config-cache")
-    inside = f"set -a; . {network.folder / 'hashkiln.env'}; "
-    until(lambda: launch("exec", inside + "ray list nodes").count("ALIVE") == 3, 200, "three nodes")
-    out = launch("exec", inside + "hashkiln reindex --dataset sample")
+def test_a_cluster_is_started_and_used_and_stopped(launch, network):
+    """The head starts both workers, and they end with it."""
+    blocks = runpy.run_path(str(ROOT / "docs" / "blocks.py"))
+    up, reindex, down = blocks["block"]("how-to/cluster", "ray up").splitlines()
+    launch(up)
+    listed = "ray exec infra/ray-cluster.yaml 'ray list nodes'"
+    until(lambda: launch(listed).count("ALIVE") == 3, 200, "three nodes")
+    out = launch(reindex.replace("mine", "sample"))
     plain = re.sub(r"\x1b\[[0-9;]*m", "", out)  # the command has a terminal
     assert "Published sample__itq32 v1: 40,000 rows" in plain
+    launch(down)
+    for name in MACHINES:
+        until(lambda host=network.hosts[name]: host("pgrep", "-x", "raylet", check=False).returncode, 120, f"an end of {name}")

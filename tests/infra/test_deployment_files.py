@@ -3,9 +3,11 @@
 import gzip
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import jsonschema
@@ -14,13 +16,19 @@ import yaml
 
 from tests.cluster.services import SECRETS, compose
 
-INFRA = Path(__file__).parents[2] / "infra"
+ROOT = Path(__file__).parents[2]
+INFRA = ROOT / "infra"
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 SCHEMAS = json.loads(gzip.decompress((Path(__file__).parent / "schemas" / "schemas.json.gz").read_bytes()))
 KINDS = {
     "cpu": {"ConfigMap", "NetworkPolicy", "PodDisruptionBudget", "RayCluster"},
     "gpu": {"ConfigMap", "NetworkPolicy", "PodDisruptionBudget", "RayCluster"},
     "job": {"ConfigMap", "NetworkPolicy", "RayJob"},
 }
+
+
+GIT_IGNORES = {".env", "ray-token"}  # what a user adds
+WRITABLE = ["/data", "/tmp"]  # noqa: S108  # in containers; tests/cluster/test_image.py runs them so
 
 
 def program(name):
@@ -44,10 +52,23 @@ def overlay(name):
     return {each["kind"]: each for each in yaml.safe_load_all(made.stdout)}
 
 
+def test_the_page_on_clusters_lists_each_file_with_tests_that_exist():
+    listed = runpy.run_path(str(ROOT / "docs" / "infra.py"))
+    files = [path for path in INFRA.rglob("*.*") if "__pycache__" not in path.parts and path.name != "__init__.py"]
+    assert {path.relative_to(INFRA).as_posix() for path in files} - GIT_IGNORES == listed["FILES"].keys()
+    for file, name in (test.split("::") for tests in listed["FILES"].values() for test in tests):
+        assert f"\ndef {name}(" in (ROOT / "tests" / file).read_text(), name
+    assert (ROOT / "docs" / "how-to" / "cluster.md").read_text().endswith(listed["section"]()), "run docs/infra.py"
+
+
 def test_compose_is_valid_and_has_no_default_secrets():
     check({"services": compose()}, "compose")
-    for service in compose().values():
-        assert ("build" in service) == service["image"].startswith("hashkiln:")
+    for name, service in compose().items():
+        assert service["deploy"]["resources"]["limits"]["memory"]
+        assert ("healthcheck" in service) == (name not in ("bucket", "driver"))  # these end by themselves
+        if "build" in service:
+            assert (service["image"], service["read_only"]) == ("hashkiln:latest", True)
+            assert service["volumes"] == WRITABLE
     text = (INFRA / "compose.yaml").read_text()
     for name in SECRETS.keys() - {"RAY_CPUS"}:
         assert f"${{{name}:-" not in text
@@ -77,14 +98,37 @@ def test_overlays_of_kubernetes_are_valid(name):
     spec = objects["RayJob"]["spec"]["rayClusterSpec"] if name == "job" else objects["RayCluster"]["spec"]
     pods = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
     for pod in (group["template"]["spec"] for group in pods):
-        assert pod["securityContext"]["runAsNonRoot"]
-        assert pod["containers"][0]["image"].startswith("registry.example.com/hashkiln:")
-        assert not [item for item in pod["containers"][0].get("env", []) if "SECRET" in item["name"]]
-        assert {"readinessProbe", "livenessProbe"} <= pod["containers"][0].keys()  # those of the operator need wget
+        (container,) = pod["containers"]
+        check_rights(pod, container)
+        assert container["image"] == f"registry.example.com/hashkiln:{VERSION}{'-cuda' * (name == 'gpu')}"
+        assert not [item for item in container.get("env", []) if "SECRET" in item["name"]]
+        assert {"readinessProbe", "livenessProbe"} <= container.keys()
+        check_rights(pod, spec["autoscalerOptions"])  # the operator makes it a container beside the head
+    assert f"\nray=={spec['rayVersion']}\n" in (ROOT / "constraints.txt").read_text()
+    assert ("upgradeStrategy" in spec) == (name != "job")  # the operator refuses it in a job
     assert spec["authOptions"] == {"mode": "token", "secretName": "hashkiln-secrets"}
     wants = spec["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["resources"]["limits"]
     assert ("nvidia.com/gpu" in wants) == (name == "gpu")
     assert ("HASHKILN_ENCODE_GPUS" in objects["ConfigMap"]["data"]) == (name == "gpu")
+
+
+def check_rights(pod, container):
+    """Check that a container fits the strictest pod security standard, and writes to volumes only."""
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
+    }  # fmt: skip
+    volumes = {volume["name"] for volume in pod["volumes"] if "emptyDir" in volume}
+    paths = {mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] in volumes}
+    assert paths == {"/dev/shm", *WRITABLE}  # noqa: S108
+
+
+def test_jobs_of_the_work_pool_have_the_image_and_the_rights_of_the_cluster():
+    pool = json.loads((INFRA / "kuberay" / "work-pool.json").read_text())
+    assert pool["variables"]["properties"]["image"]["default"] == f"registry.example.com/hashkiln:{VERSION}"
+    pod = pool["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
+    check_rights(pod, *pod["containers"])
 
 
 def test_kubernetes_has_the_variables_of_compose():
