@@ -38,6 +38,7 @@ def test_a_run_without_a_worker_is_late_and_one_whose_machine_is_lost_is_silent(
     silent = until(lambda: message(" is silent: "), 10 * HEARTBEAT, "a message about a silent run")
     assert "sample__itq8" in silent["subject"]
     assert "machine" in silent["body"]
-    (run,) = prefect.runs("sample__itq8", "CRASHED")
+    # The server may send the message before it has changed the state: it takes both actions at the same time.
+    (run,) = until(lambda: prefect.runs("sample__itq8", "CRASHED"), 300, "a crashed run")
     assert run["state_name"] == "Silent"
     assert not message(" failed: ")
