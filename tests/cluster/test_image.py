@@ -77,6 +77,15 @@ def test_services_run_a_reindex_from_the_image(services):
     assert "Published sample__itq32" in ended(services, "hashkiln", "reindex", "--dataset", "sample")
 
 
+def test_the_published_pages_are_served(services):
+    read = "import sys, urllib.request as u; print(u.urlopen(u.Request(sys.argv[1], headers={'Accept': 'text/html'})).read())"
+    ports = {name: about["ports"] for name, about in services.services.items() if "ports" in about}
+    assert ports.keys() == {"prefect", "ray-head"}
+    for name, (port,) in ports.items():
+        url = f"http://{name}:{port.rpartition(':')[2]}/"
+        assert "<title>" in services.host("s3")(sys.executable, "-c", read, url).stdout
+
+
 def test_the_prefect_worker_runs_a_deployment(services):
     ended(services, "hashkiln", "deploy", "--dataset", "sample", "--method", "lsh", "--bits", "64")
     ended(services, "prefect", "deployment", "run", "reindex/sample__lsh64", "--watch")

@@ -90,14 +90,18 @@ def test_a_misspelt_field_is_found():
 
 @pytest.mark.parametrize("name", KINDS)
 def test_overlays_of_kubernetes_are_valid(name):
+    from ray.scripts.scripts import start as ray_start
+
     objects = overlay(name)
     assert objects.keys() == KINDS[name]
     for kind, each in objects.items():
         check(each, kind)
         assert each["metadata"]["namespace"] == "hashkiln"
     spec = objects["RayJob"]["spec"]["rayClusterSpec"] if name == "job" else objects["RayCluster"]["spec"]
-    pods = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
-    for pod in (group["template"]["spec"] for group in pods):
+    options = {option for parameter in ray_start.params for option in parameter.opts}
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        assert {f"--{parameter}" for parameter in group["rayStartParams"]} <= options
+        pod = group["template"]["spec"]
         (container,) = pod["containers"]
         check_rights(pod, container)
         assert container["image"] == f"registry.example.com/hashkiln:{VERSION}{'-cuda' * (name == 'gpu')}"
