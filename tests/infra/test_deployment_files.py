@@ -27,7 +27,7 @@ KINDS = {
 }
 
 
-GIT_IGNORES = {".env", "ray-token"}  # what a user adds
+OTHERS = {"__init__.py", ".env", "ray-token"}  # a docstring; what a user adds
 WRITABLE = ["/data", "/tmp"]  # noqa: S108  # in containers; tests/cluster/test_image.py runs them so
 
 
@@ -54,8 +54,8 @@ def overlay(name):
 
 def test_the_page_on_clusters_lists_each_file_with_tests_that_exist():
     listed = runpy.run_path(str(ROOT / "docs" / "infra.py"))
-    files = [path for path in INFRA.rglob("*.*") if "__pycache__" not in path.parts and path.name != "__init__.py"]
-    assert {path.relative_to(INFRA).as_posix() for path in files} - GIT_IGNORES == listed["FILES"].keys()
+    files = [path for path in INFRA.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert {path.relative_to(INFRA).as_posix() for path in files} - OTHERS == listed["FILES"].keys()
     for file, name in (test.split("::") for tests in listed["FILES"].values() for test in tests):
         assert f"\ndef {name}(" in (ROOT / "tests" / file).read_text(), name
     assert (ROOT / "docs" / "how-to" / "cluster.md").read_text().endswith(listed["section"]()), "run docs/infra.py"
