@@ -36,8 +36,7 @@ FILES = {
     "grafana/hashkiln.json": [f"{TELEMETRY}every_query_of_the_dashboard_finds_data"],
     "automations.yaml": [
         "workflows/test_deploy.py::test_deploy_creates_and_updates_and_a_run_sends_its_outcome",
-        "workflows/test_notifications.py::"
-        "test_a_run_without_a_worker_is_late_and_one_whose_machine_is_lost_is_silent",
+        "workflows/test_notifications.py::test_a_run_without_a_worker_is_late_and_one_whose_machine_is_lost_is_silent",
     ],
     "cluster.py": ["infra/test_executors.py::test_a_named_cluster_is_joined"],
     "executors.py": ["infra/test_executors.py::test_the_task_of_a_killed_worker_is_retried"],

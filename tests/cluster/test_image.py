@@ -78,7 +78,8 @@ def test_services_run_a_reindex_from_the_image(services):
 
 
 def test_the_published_pages_are_served(services):
-    read = "import sys, urllib.request as u; print(u.urlopen(u.Request(sys.argv[1], headers={'Accept': 'text/html'})).read())"
+    read = "import sys, urllib.request as u; asked = u.Request(sys.argv[1], headers={'Accept': 'text/html'}); "
+    read += "print(u.urlopen(asked).read())"
     ports = {name: about["ports"] for name, about in services.services.items() if "ports" in about}
     assert ports.keys() == {"prefect", "ray-head"}
     for name, (port,) in ports.items():

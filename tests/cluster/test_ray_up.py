@@ -1,4 +1,4 @@
-"""The commands of docs/how-to/cluster.md for machines with SSH, with infra/ray-cluster.yaml on hosts of this machine."""
+"""`ray up`, `ray exec` and `ray down` of docs/how-to/cluster.md, with infra/ray-cluster.yaml on hosts of this machine."""
 
 import os
 import re
@@ -89,5 +89,5 @@ def test_a_cluster_is_started_and_used_and_stopped(launch, network):
     plain = re.sub(r"\x1b\[[0-9;]*m", "", out)  # the command has a terminal
     assert "Published sample__itq32 v1: 40,000 rows" in plain
     launch(down)
-    for name in MACHINES:
-        until(lambda host=network.hosts[name]: host("pgrep", "-x", "raylet", check=False).returncode, 120, f"an end of {name}")
+    machines = [network.hosts[name] for name in MACHINES]
+    until(lambda: all(host("pgrep", "-x", "raylet", check=False).returncode for host in machines), 120, "no node")
