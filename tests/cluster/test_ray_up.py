@@ -1,4 +1,4 @@
-"""`ray up`, `ray exec` and `ray down` of docs/how-to/cluster.md, with infra/ray-cluster.yaml on hosts of this machine."""
+"""`ray up`, `ray exec` and `ray down` with infra/ray-cluster.yaml, as docs/how-to/cluster.md says, by SSH on hosts."""
 
 import os
 import re
