@@ -299,6 +299,10 @@ class CodeTable:
 
         retry_commit(self.iceberg, attempt)
 
+    def next_name(self) -> str:
+        """Return the name of the next version to be published, v<N>."""
+        return f"v{1 + max([0, *(version.number for version in self.versions())])}"
+
     def publish(self, staged: Version, base: int) -> Version:
         """Move main to a staged snapshot, tag it v<N> and drop its branch, in one commit. Return the version.
 
@@ -314,7 +318,7 @@ class CodeTable:
                     f"expected main of table {self.name} at snapshot {base}, where staging began, found {current}: "
                     "another run published or rolled back; run again"
                 )
-            tag = f"v{1 + max([0, *(version.number for version in self.versions())])}"
+            tag = self.next_name()
             main, absent = (AssertRefSnapshotId(ref=ref, snapshot_id=at) for ref, at in (("main", base), (tag, None)))
             commit(
                 self.iceberg,

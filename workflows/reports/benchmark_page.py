@@ -146,16 +146,16 @@ def _band(values: Sequence[Array]) -> tuple[list[float], list[float], list[float
 def _methods(rows: Sequence[Row]) -> list[list[str]]:
     """Return a line of each method: what it learns from, its hyper-parameters, seeds and times."""
     lines = []
-    for name in dict.fromkeys(row.method for row in rows):
+    for name in sorted({row.method for row in rows}):
         mine = [row for row in rows if row.method == name]
-        seconds = [row.fit_seconds for row in mine]
+        seconds = sorted(row.fit_seconds for row in mine)
         lines.append(
             [
                 name,
                 learns_from(name),
                 _distinct(", ".join(f"{k}={v}" for k, v in (row.effective or row.parameters).items()) for row in mine),
                 str(len({row.seed for row in mine})),
-                f"{min(seconds):,.2f} to {max(seconds):,.2f}",
+                " to ".join(dict.fromkeys(f"{bound:,.2f}" for bound in (seconds[0], seconds[-1]))),
             ]
         )
     return lines

@@ -31,8 +31,8 @@ def render(template: str, **values: Any) -> str:
     loader = PackageLoader("workflows.reports")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters |= {"sentence": sentence, "breakable": breakable}
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    known = {"now": now, "version": version("hashkiln"), "colours": list(zip(COLOURS, DARK, strict=True))}
+    now = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    known = {"now": now, "hashkiln": version("hashkiln"), "colours": list(zip(COLOURS, DARK, strict=True))}
     return environment.get_template(template).render(known | values)
 
 

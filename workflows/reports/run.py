@@ -35,6 +35,7 @@ class Surroundings(NamedTuple):
     lineage: Mapping[str, str] = MappingProxyType({})
     examples: Sequence[Example] = ()
     seen: Seen = Seen({}, {})
+    name: str = ""  # of the version, once it is published
 
 
 ALONE = Surroundings()
@@ -60,6 +61,7 @@ def write_report(
         lineage(context, staged, version, len(parts), times),
         found,
         seen(context, found, parts.values()),
+        table.next_name() if verdict.passed else "",
     )
     filesystem.write_bytes(url, run_page(spec, staged, report, verdict, epochs, around).encode())
     return url
@@ -85,6 +87,7 @@ def run_page(
         report=report,
         verdict=verdict,
         word=word(verdict),
+        name=around.name,
         lead=lead(spec, staged, report),
         sections=[*sections.items(), ("lineage", "Lineage")],
         tiles=tiles(report),
@@ -105,10 +108,10 @@ def word(verdict: Verdict) -> str:
 
 
 def lead(spec: Spec, staged: Staged, report: Report) -> str:
-    """Return a run in two sentences: what was made, and how it compares."""
+    """Return a run in one or two sentences: what was made, and how it compares."""
     made = f"{staged.rows:,} rows of {spec.dataset}, encoded to {spec.method.bits} bits by {spec.method.method}."
     if not (comparison := report.comparison):
-        return f"{made} " + (f"Not comparable with {staged.base}." if report.incomparable else "First version.")
+        return made  # the notes of the gate say why
     change, _ = _change("map", comparison.differences["map"])
     return f"{made} Compared with {comparison.version} on {comparison.rows:,} common rows: map {change}."
 
@@ -121,9 +124,15 @@ def tiles(report: Report) -> list[dict[str, str]]:
         if report.comparison and name in report.comparison.differences:
             change, verdict = _change(name, report.comparison.differences[name])
             change += f" {'since' if verdict == 'same' else 'than'} {report.comparison.version}"
-        about = f"{estimate.low:.4f} to {estimate.high:.4f}, {METRICS[name].about}"
         found.append(
-            {"name": name, "value": f"{estimate.value:.4f}", "about": about, "change": change, "verdict": verdict}
+            {
+                "name": name,
+                "value": f"{estimate.value:.4f}",
+                "interval": f"{estimate.low:.4f} to {estimate.high:.4f}",
+                "about": METRICS[name].about,
+                "change": change,
+                "verdict": verdict,
+            }
         )
     return found
 

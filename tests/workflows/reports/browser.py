@@ -4,6 +4,8 @@ import shutil
 
 import pytest
 
+PAPER = 718  # pixels between the margins of A4
+
 
 def launched(playwright, failure):
     """Return Chromium, of the system or of Playwright; skip the test if there is none."""
@@ -17,7 +19,8 @@ def launched(playwright, failure):
 def audit(browser, html):
     """Open a page at 400 pixels, light and dark, check what every page owes its readers, and return it.
 
-    No request, no message on the console, nothing wider than the window, and nothing that axe-core objects to.
+    No request, no message on the console, nothing that axe-core objects to, and nothing wider than the window, also one
+    of 1600 pixels, and a printed page.
     """
     from axe_playwright_python.sync_playwright import Axe
 
@@ -28,7 +31,10 @@ def audit(browser, html):
         page.on("pageerror", lambda error, said=said: said.append(str(error)))
         page.on("request", lambda request, asked=asked: asked.append(request.url))
         page.set_content(html)
-        assert page.evaluate("document.documentElement.scrollWidth") == 400
+        for media, width in (("print", PAPER), ("screen", 1600), ("screen", 400)):
+            page.emulate_media(media=media)
+            page.set_viewport_size({"width": width, "height": 800})
+            assert page.evaluate("document.documentElement.scrollWidth") == width, media
         problems = Axe().run(page).response["violations"]
         assert not [(problem["id"], problem["nodes"][0]["html"][:200]) for problem in problems]
         assert (said, [url for url in asked if not url.startswith("data:")]) == ([], [])

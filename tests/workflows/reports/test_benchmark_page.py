@@ -81,6 +81,7 @@ def test_a_pdf_finds_its_objects_and_embeds_its_font(rows):
 
 def test_a_browser_shows_what_is_selected(rows, browser):
     page = audit(browser, grid_page(rows))
+    assert re.findall("1.00[^<]*", page.locator("tbody:visible").last.inner_html()) == ["1.00 to 2.00", "1.00"]
     seen = page.locator("figure:visible")
     curves = ["Precision against recall, 32 bits", "Precision at the first N ranks, 32 bits"]
     assert seen.locator("h3").all_inner_texts() == ["Mean average precision (tie-aware)", *curves]

@@ -30,6 +30,7 @@ def test_each_run_has_its_page_and_its_line_in_the_index(settings, source, brows
     assert "is below its floor of 0.9900" in runs[0]
     assert "map over versions" in runs[0]
     assert "Compared with v1" in runs[1]
+    assert [re.search("<title>(.*)</title>", run)[1] for run in runs] == [f"{TABLE}: rejected", f"{TABLE} v2: passed"]
     assert re.search(
         r"<dt>seconds per stage</dt><dd>fit [\d.]+, encode [\d.]+, evaluate [\d.]+, gate [\d.]+</dd>", runs[1]
     )
