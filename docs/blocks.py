@@ -31,12 +31,11 @@ IN_ORDER = {
     **dict.fromkeys(PAGES, (SERVICES, ("python",))),
 }
 RUN = {
-    "../README": {"s3://bucket/vectors": SERVICES},
     "engines": dict.fromkeys(("ds.dataset", "selected_fields", "pl.read", "pl.scan", "duckdb.read"), ENGINES),
     "examples/hashkiln-example-method/README": {"pip install": OUTSIDE},
     "gpu": {"scan.topk": SERVICES},
     "operations": dict.fromkeys(
-        ("hashkiln gc", "hashkiln deploy", "hashkiln rollback", "hashkiln delete", "OAUTH2"), SERVICES
+        ("hashkiln gc", "hashkiln deploy", "hashkiln rollback", "hashkiln delete", "s3://bucket", "OAUTH2"), SERVICES
     ),
     "how-to/add-a-method": {"entry-points": OUTSIDE},
     "how-to/backup": {

@@ -146,7 +146,7 @@ def test_files_on_s3_are_encoded(s3, tmp_path, monkeypatch):
     store.mkdir("bucket")
     with store.open("bucket/vectors/0.parquet", "wb") as file:
         pq.write_table(table, file)
-    run(block("../README", "s3://bucket/vectors"))
+    run(block("operations", "s3://bucket/vectors"))
     assert hashkiln.open("products__itq64").rows == 3000
 
 
