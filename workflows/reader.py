@@ -300,7 +300,7 @@ class Reader:
         return pack(self.function.encode(x))
 
     def read_vectors(self) -> None:
-        """Read the vectors of all rows, so that re-ranking does not need the source any more. See docs/serving.md."""
+        """Read the vectors of all rows, so that reranking does not need the source any more. See docs/serving.md."""
         self._in_memory("read_vectors").cache_vectors(self.dataset).read_all()
 
     def _queries(self, given: Any, metric: str) -> Array:

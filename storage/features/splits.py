@@ -80,7 +80,7 @@ def write_table(url: str, table: Any) -> None:
             row_group_size=2**15,
             compression={**compression, vector: "none"},  # zstd would save a tenth, and be five times slower to read
             use_dictionary=dictionaries,
-            write_page_index=True,  # to re-rank, single pages are read
+            write_page_index=True,  # to rerank, single pages are read
         )
 
 

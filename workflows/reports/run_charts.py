@@ -22,7 +22,7 @@ MOST_BARS = 256
 
 
 def retrieval(curves: Curves, measured: Measured) -> list[Figure]:
-    """Return precision and recall by radius and by rank, recall after re-ranking by vectors, and distances."""
+    """Return precision and recall by radius and by rank, recall after reranking by vectors, and distances."""
     radii = range(len(curves.precision))
     zero, left_out = "empty balls as 0", "empty balls left out"
     empty = [1 - share for share in curves.found]
@@ -72,11 +72,11 @@ def retrieval(curves: Curves, measured: Measured) -> list[Figure]:
         one = Series(
             "recall", list(reranked), [e.value for e in found], [e.low for e in found], [e.high for e in found]
         )
-        note = "Candidates, the nearest codes, are re-ranked by their vectors: x10 is 10 for each neighbour to find."
+        note = "Candidates, the nearest codes, are reranked by their vectors: x10 is 10 for each neighbour to find."
         names = [f"x{factor}" for factor in reranked]
         charts.append(
             Chart(
-                "Recall after re-ranking",
+                "Recall after reranking",
                 "candidates",
                 "recall",
                 [one],
