@@ -24,8 +24,8 @@ LENGTHS = [8, 16, 32, 64]
 
 def main() -> None:
     """Make the pages and their pictures."""
-    with tempfile.TemporaryDirectory() as home:
-        os.environ |= {"HASHKILN_HOME": home, "HASHKILN_EXECUTOR": "inprocess"}
+    with tempfile.TemporaryDirectory(prefix="hashkiln-") as home:
+        os.environ |= {"HASHKILN_HOME": home, "HASHKILN_EXECUTOR": "inprocess", "USER": "ada"}
         shoot(pages(Path(home)) | documents())
 
 
