@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty
@@ -26,10 +27,12 @@ def set_prefect_environment() -> None:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     }.items():
         os.environ.setdefault(name, value)
+    # Prefect warns when it is imported without its home folder, which a command that is refused does not create.
+    warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")
 
 
 def prefect_home() -> None:
-    """Create Prefect's home folder. Without it, importing Prefect warns and its server does not start."""
+    """Create Prefect's home folder, without which its server does not start."""
     from infra.settings import SettingsError
 
     set_prefect_environment()

@@ -173,7 +173,7 @@ def _hashed(file: str, queries: int, n: int, column: str, labels: str) -> Mappin
 _ALL = (
     NamedDataset(
         "sample",
-        "45,500 SIFT descriptors, a sample of photosift; shipped",
+        "SIFT descriptors of photographs, a sample of photosift; shipped",
         "of the pictures, see ATTRIBUTION.md in storage/sample",
         "vector",
         "euclidean",

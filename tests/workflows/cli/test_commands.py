@@ -62,6 +62,7 @@ def test_help_of_everything_has_an_example(here):
     assert code == 0
     names = ["methods", "datasets", "fetch", "ingest", "fit", "encode", "evaluate", "reindex", "history", "doctor"]
     names += ["deploy", "search", "export", "benchmark", "rollback", "diff", "compare", "verify", "gc", "delete"]
+    names += ["tables", "demo", "embed", "plan"]
     assert all(f" {name} " in output for name in names)
     for name in names:
         code, output, _ = here(name, "--help")
@@ -194,6 +195,13 @@ def test_mistakes_give_one_line_and_an_exit_code(here, args, code, message):
     found, _, error = here(*args, HASHKILN_DATA="/nowhere/data")
     assert found == code
     assert message in " ".join(error.replace("│", " ").split())
+
+
+def test_a_refused_command_prints_one_line_and_leaves_no_folder(hashkiln, tmp_path):
+    home = tmp_path / "new"
+    found = hashkiln("verify", "nothing", HASHKILN_HOME=str(home))
+    assert found == (2, "", "unknown code table 'nothing'; existing tables: none yet\n")
+    assert not home.exists()
 
 
 def test_codes_of_another_tool_that_are_no_codes_are_wrong_usage(here, tmp_path):
