@@ -115,9 +115,10 @@ def ingest(
     source: Annotated[
         str,
         typer.Argument(
-            help="A named dataset; Parquet, Arrow or Feather files, a Hugging Face dataset on disk, WebDataset .tar files or "
-            "a folder of .npy files, all used in place; a file .fvecs, .bvecs, .npy, .fbin, .u8bin, .i8bin or .hdf5; a folder with a "
-            "folder of pictures for each class, with HashNet lists, or with texts, queries and judgements as in BEIR."
+            help="A named dataset; Parquet, Arrow or Feather files, a Hugging Face dataset on disk, WebDataset .tar "
+            "files or a folder of .npy files, all used in place; a file .fvecs, .bvecs, .npy, .fbin, .u8bin, .i8bin or "
+            ".hdf5; a folder with a folder of pictures for each class, with HashNet lists, or with texts, queries and "
+            "judgements as in BEIR."
         ),
     ],
     name: Annotated[

@@ -115,7 +115,7 @@ def codes(bits: Bits | None) -> list[Figure]:
         figures.append(_activation(bits.balance))
     if bits and len(bits.correlation) > 1:
         last = len(bits.balance) - 1
-        note = "Blue is positive, orange is negative. The fainter, the better: each bit then adds information of its own."
+        note = "Blue is positive, orange negative. The fainter, the better: each bit then adds information of its own."
         if last >= len(bits.correlation):
             step = -(-(last + 1) // len(bits.correlation))
             note += f" Each cell shows the strongest correlation among {step} x {step} pairs of bits."
