@@ -11,7 +11,7 @@ from hashing.mapreduce import Epoch
 
 from ..evaluation.registry import OVERSAMPLING
 from ..records import Bits, Curves, Estimate, Measured
-from .charts import Chart, Series, heatmap, number
+from .charts import TICKS, Chart, Series, heatmap, number
 from .pages import Figure, figure, sentence
 from .svg import svg
 
@@ -147,7 +147,9 @@ def training(epochs: Sequence[Epoch], best: int | None) -> list[Figure]:
         y: list[float | None] = [epoch[name] for epoch in epochs]  # type: ignore[literal-required]  # name is one of the keys
         if any(value is not None for value in y):
             upright = best if name == "score" else None
-            figures.append(figure(Chart(sentence(title), "epoch", title, [Series(title, x, y)], upright=upright)))
+            ticks = x if len(x) <= TICKS else ()  # round numbers of few epochs have halves between them
+            series = [Series(title, x, y)]
+            figures.append(figure(Chart(sentence(title), "epoch", title, series, x_ticks=ticks, upright=upright)))
     return figures
 
 

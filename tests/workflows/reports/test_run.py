@@ -131,7 +131,9 @@ def test_training_is_summarized(run):
     assert f"Training: {said}." in run_markdown(*run)
     unjudged = [{**epoch, "score": None} for epoch in EPOCHS]
     assert trained(unjudged) == "3 epochs of 60,000 rows in 4.5 s, loss 0.2500"
-    assert [figure.title for figure in run_charts.training(unjudged, None)] == ["Training loss", "Learning rate"]
+    drawn = run_charts.training(unjudged, None)
+    assert [figure.title for figure in drawn] == ["Training loss", "Learning rate"]
+    assert not re.search(r">\d\.5</text>", drawn[0].svg.replace(">0.5<", ""))  # no half epochs
     assert '<h2 id="training"' not in run_page(*run[:4], [])
     assert "Training" not in run_markdown(*run[:4], [])
 
