@@ -241,6 +241,7 @@ def test_a_table_is_published_evaluated_and_listed(hashkiln, here, home, prefect
     assert (event["version"], event["published"], event["rows"]) == ("v1", "now", 40_000)
     listed = {row["table"]: row for row in json.loads(here("tables", "--json")[1])}
     assert {"version": "v1", "rows": 40_000, "bits": 64, "method": "lsh"}.items() <= listed["sample__lsh64"].items()
+    assert max(map(len, here("tables", COLUMNS="80")[1].splitlines())) <= 80
     assert here("history", "sample--LSH64")[0] == 0  # case, hyphens and underscores do not matter
     assert "did you mean sample__lsh64" in here("history", "sample__lsh65")[2]
     measured = json.loads(here("evaluate", "sample__lsh64", "--neighbours", "10", "--json")[1])
