@@ -37,6 +37,8 @@ OTHERS = ("HASHKILN_", "PREFECT_", "RAY_", "AWS_", "AZURE_", "GOOGLE_", "STORAGE
 for name in [name for name in os.environ if name.startswith(OTHERS)]:
     if name not in KEPT:  # the environment of the shell must not change what tests do
         del os.environ[name]
+# Processes share the cores here: threads of OpenMP that wait actively, as they do by default, take them from others.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # OpenMP reads it when torch is imported
 
 
 def pytest_report_header():
