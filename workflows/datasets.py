@@ -8,12 +8,14 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
+from hashing.names import check_choice
 from infra.executors import Progress, silent
 from infra.observability import observed
 from infra.settings import Settings
@@ -115,6 +117,8 @@ def ingest_source(
     """
     with contract.refusing():
         check_name(name)
+        check_choice("metric", metric, (None, *get_args(Metric)))
+        check_choice("labels_as", labels_as, (None, *get_args(LabelsAs)))
     source, query = filesystem.absolute(source), filesystem.absolute(query) if query else None
     with contract.refusing():
         if found := datasets.open_source(source, query, labels_as):
@@ -191,19 +195,27 @@ def _usable(blocks: Iterator[FeatureRows], metric: Metric | None, where: str) ->
 def _write_dataset(
     settings: Settings, name: str, rows: datasets.Source, about: str, progress: Progress, side: int | None = None
 ) -> Dataset:
-    """Write each split as shards to a new folder, and then dataset.json, which makes the dataset exist."""
+    """Write each split as shards to a new folder, and then dataset.json, which makes the dataset exist.
+
+    After an error the folder is removed.
+    """
     root = filesystem.join(dataset_url(settings.warehouse_url, name), uuid.uuid4().hex[:12])
     urls = {split: filesystem.join(root, split) for split in rows.splits}
-    shapes = {
-        split: write_split(urls[split], _report_rows(blocks, f"ingest {name}, {split}", progress))
-        for split, blocks in rows.splits.items()
-    }
-    base = shapes["base"]
-    labels, key = "labels" if base.labelled else None, "key" if rows.keyed else "id"
-    columns = Columns(x=base.kind, labels=labels, id=key, keyed=rows.keyed)
-    keys = warehouse.DATASET_KEYS.url(settings.warehouse_url, dataset=name) if rows.keyed else ""
     metric = rows.metric or "euclidean"
-    understood = contract.understand(urls, columns, "values" if base.labelled else None, metric).splits
+    try:
+        shapes = {
+            split: write_split(urls[split], _report_rows(blocks, f"ingest {name}, {split}", progress))
+            for split, blocks in rows.splits.items()
+        }
+        base = shapes["base"]
+        labels, key = "labels" if base.labelled else None, "key" if rows.keyed else "id"
+        columns = Columns(x=base.kind, labels=labels, id=key, keyed=rows.keyed)
+        understood = contract.understand(urls, columns, "values" if base.labelled else None, metric).splits
+    except Exception:
+        with suppress(OSError):  # another error says why
+            filesystem.remove_folder(root)
+        raise
+    keys = warehouse.DATASET_KEYS.url(settings.warehouse_url, dataset=name) if rows.keyed else ""
     dataset = Dataset(
         name=name, kind=base.kind, metric=metric, dim=_row_dim(base.kind, base.dim or media.dim(base.kind), side),
         splits=urls, columns=columns, keys=keys, source=about, queries_in_base=rows.queries_in_base,

@@ -241,6 +241,13 @@ def remove(url: str) -> None:
     fs.rm_file(path)
 
 
+@explains_store_errors("remove")
+def remove_folder(url: str) -> None:
+    """Delete a folder with everything in it. Raises FileNotFoundError if it does not exist."""
+    fs, path = _open(url)
+    fs.rm(path, recursive=True)
+
+
 def arrow(url: str) -> tuple[Any, str]:
     """Return (pyarrow filesystem, path) of a URL. It reads Parquet from a store faster than fsspec."""
     import pyarrow.fs as pafs

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import hashkiln
+from storage.features.contract import SourceRefused
 from storage.features.dataset import load_dataset
 from storage.features.rows import Columns
 from storage.formats import beir
@@ -74,11 +75,22 @@ def test_ndcg_at_10_is_that_of_the_judged_grades(settings, tmp_path, folder):
     assert report.measured.metrics["ndcg_at_10"].value == pytest.approx(np.mean(values), abs=1e-6)
 
 
-def test_a_judgement_of_a_missing_text_is_refused(folder):
-    files = beir.find_test_set(str(folder))
-    with pytest.raises(ValueError, match=r"expected every judged row in .*, found none with the _id 'd\d+'"):
-        for _ in beir.read_test_set(files | {"base": files["query"]})["base"]:
-            pass
+def test_a_judgement_of_a_missing_text_is_refused_before_anything_is_written(folder, settings):
+    (corpus,) = beir.find_test_set(str(folder))["base"]
+    rows = list(beir._read(corpus, ("_id", "text")))
+    judged = [text if grade > 0 else None for (_, text), grade in GRADES.items()]
+    missing = list(dict.fromkeys(filter(None, judged)))[3:5]
+    kept = [row for row in rows if row["_id"] not in missing]
+    if corpus.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(kept), corpus)
+    else:
+        corpus.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    where = rf"row {1 + judged.index(missing[0])} of .*qrels/test.*"
+    with pytest.raises(
+        SourceRefused, match=f"a row with the _id '{missing[0]}', as in {where}, found none in {corpus}; 2 of"
+    ):
+        datasets.ingest_source("judged", str(folder), settings, Columns())
+    assert not settings.home.exists()
 
 
 def as_files(folder, corpus=b"", judgements=""):
@@ -101,9 +113,13 @@ def test_files_may_have_a_byte_order_mark_empty_lines_numbers_and_copies(tmp_pat
     ("corpus", "judgements", "message"),
     [
         (b'{"_id": 3, "text": "\xe9"}', "", r"corpus\.jsonl cannot be read: 'utf-8' codec can't decode"),
-        (b"", "q\t1\t1.5\n", "expected an integer up to 100 as the score of query 'q' and text '1' in .*, found '1.5'"),
+        (b"", "q\t1\t1.5\n", "an integer up to 100 as the score of query 'q' and text '1' in row 2 of .*, found '1.5'"),
         (b"", "q\t1\t100000000\n", "expected an integer up to 100 as the score of query 'q' and text '1' in .*, found"),
-        (b"", "p\t1\t1\n", r"expected every judged row in .*queries\.jsonl, found none with the _id 'p'"),
+        (
+            b"",
+            "p\t1\t1\n",
+            r"a row with the _id 'p', as in row 2 of .*test\.tsv, found none in .*queries\.jsonl$",
+        ),
     ],
 )
 def test_files_that_cannot_be_read_are_named(tmp_path, corpus, judgements, message):
