@@ -28,19 +28,28 @@ def load_queries(warehouse: str, dataset: str, vocabulary: tuple[str | int, ...]
     return Batch(table["id"].to_numpy(), x, y)
 
 
+def labels_of_queries(warehouse: str, dataset: str) -> set[str | int]:
+    """Return the labels that the saved queries of a dataset have."""
+    url = current_queries(warehouse, dataset)
+    table = parquet.read_table(url) if url else None
+    if table is None or "labels" not in table.column_names:
+        return set()
+    return set(table["labels"].combine_chunks().flatten().to_pylist())
+
+
 def save_queries(
-    warehouse: str, dataset: str, queries: Batch, vocabulary: tuple[str | int, ...] = (), redraw: bool = False
+    warehouse: str, dataset: str, queries: Batch, labels: list[list[str | int]] | None = None, redraw: bool = False
 ) -> None:
     """Save a query set, unless the dataset has one already and `redraw` is off. If two runs race, the first one wins.
 
-    `vocabulary` has the labels that the columns of `queries.y` stand for.
+    `labels` are those of each query, because each table has its own vocabulary; `queries.y` is not used.
     """
     import pyarrow as pa
 
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(queries.x.reshape(-1)), queries.x.shape[1])
     arrays = {"id": queries.ids, "vector": vectors}
-    if queries.y is not None:  # the labels themselves, as each table has its own vocabulary
-        arrays["labels"] = pa.array([[vocabulary[j] for j in np.flatnonzero(row)] for row in queries.y])
+    if labels is not None:
+        arrays["labels"] = pa.array(labels)
     _save(warehouse, dataset, pa.table(arrays), redraw)
 
 

@@ -32,13 +32,13 @@ class ArrayShard:
         for start in range(0, len(self.x), step):
             rows = slice(start, start + step)
             x = self.convert(self.x[rows])
-            yield Batch(self.first + start + np.arange(len(x)), x, self._multi_hot(rows))
+            y = None if self.labels is None else multi_hot(self.labels[rows], self.classes)
+            yield Batch(self.first + start + np.arange(len(x)), x, y)
 
-    def _multi_hot(self, rows: slice) -> Array | None:
-        if self.labels is None:
-            return None
-        y = self.labels[rows]
-        return (y if self.classes is None else y[:, None] == self.classes).astype(np.uint8)
+
+def multi_hot(labels: Array, classes: Array | None) -> Array:
+    """Return labels (n,), as (n, c) for their distinct `classes` (c,); or labels (n, c) without these, as uint8."""
+    return (labels if classes is None else labels[:, None] == classes).astype(np.uint8)
 
 
 def shards_of(

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from hashing.mapreduce import Array, Executor, Resources
-from hashing.methods import check_against, method
+from hashing.methods import MOST_CLASSES, check_against, method
 from hashing.names import hint, spelled
 from infra.executors import InProcess, connect
 from infra.settings import Settings
@@ -85,15 +85,18 @@ def check_method(spec: MethodSpec, schema: Schema, n_classes: int = 0) -> None:
 
 
 def known_classes(specs: Iterable[MethodSpec], name: str, settings: Settings) -> int:
-    """Return the number of classes of a dataset, if a method may have fewer codes; 0 if none has, or it is unknown."""
-    bits = min((spec.bits for spec in specs if getattr(method(spec.method), "class_codes", False)), default=None)
-    if bits is None:
+    """Return the number of classes of a dataset, if they may be too many for a method; 0 if not, or it is unknown."""
+    most = []
+    for spec in specs:
+        most += [2**spec.bits] if getattr(method(spec.method), "class_codes", False) else []
+        most += [MOST_CLASSES] if spec.reads_labels else []
+    if not most:
         return 0
     if not dataset_exists(settings.warehouse_url, name):
         return datasets.get(name).classes
     dataset = load_dataset(settings.warehouse_url, name)
     rows = sum(split.rows for split in dataset.understood.values())
-    return len(labels_of(dataset, InProcess())) if 2**bits < rows <= LABELS_READ else 0
+    return len(labels_of(dataset, InProcess())) if min(most) < rows <= LABELS_READ else 0
 
 
 def check_protocol(protocol: Protocol, schema: Schema) -> None:

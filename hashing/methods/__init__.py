@@ -18,6 +18,7 @@ from ..names import hint
 from ..unit_rows import with_unit_rows
 
 logger = logging.getLogger(__name__)
+MOST_CLASSES = 2**14  # a matrix of float64 with a number for each pair of classes takes 2 GiB
 GROUP = "hashkiln.methods"  # group of the entry points of methods in installed packages: name = module:class
 
 
@@ -188,11 +189,16 @@ def check_against(method: Method, kind: str, dim: int, labelled: bool, n_classes
     Raises
     ------
     ValueError
-        If the method needs labels, rows of another kind, another dimension, or fewer classes.
+        If the method needs labels, rows of another kind, another dimension, or fewer or more classes.
     """
     name, network = type(method).__name__, getattr(method, "network", "")
     if reads_labels(method) and not labelled:
         raise ValueError(f"{name} learns from labels, and the rows have none: choose an unsupervised method")
+    if reads_labels(method) and n_classes > MOST_CLASSES:
+        raise ValueError(
+            f"{name} learns from at most {MOST_CLASSES:,} different labels, found {n_classes:,}: choose an "
+            "unsupervised method; if the labels are values rather than classes, ingest without --label-column"
+        )
     if kind == "text" and network != "text":
         found = f"{name}, with network={network}" if network else f"{name}, which reads vectors"
         raise ValueError(f"expected a deep method with network=text for texts, found {found}")

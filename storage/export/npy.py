@@ -12,16 +12,25 @@ from hashing.quantizers.estimator import corrective_type
 
 from ..files import filesystem
 from .keys import write_keys
+from .optional import ExportRefused
 from .rows import VersionRows
+
+MOST_CLASSES = 10_000  # multi-hot labels of more would take far more than the codes
 
 
 def write(rows: VersionRows, place: Path) -> None:
     """Write codes.npy (n, B) uint8, ids.npy (n,) int64 and, for a table with labels, multi-hot labels.npy (n, c) uint8.
 
     A table with correctives also has them, in correctives.npy (n, m) float16, or float32 with a model of hashkiln 0.2.
-    Rows are in the order of the shards. One batch is in memory at a time.
+    Rows are in the order of the shards. One batch is in memory at a time. Raises ExportRefused for more than
+    MOST_CLASSES labels.
     """
     n, n_classes, width = len(rows), len(rows.vocabulary), n_bytes(rows.n_bits)
+    if n_classes > MOST_CLASSES:
+        raise ExportRefused(
+            f"labels.npy would take {n * n_classes / 1e9:,.1f} GB, a byte for each of {n:,} rows and {n_classes:,} "
+            "labels: export to duckdb, lance or pgvector, which hold lists of labels"
+        )
     names = rows.shards[0].correctives
     with ExitStack() as stack:
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -10,6 +11,7 @@ from hashing.mapreduce import Array
 
 from . import media
 
+LABEL_BYTES = 2**26  # multi-hot labels in memory
 NO_ID = -1  # pads lists of neighbours (hashing.neighbours)
 KEYS = "; ingest --key-column reads them as keys"
 NOT_BITS = "expected a vector of 0 and 1, compared by hamming, found other numbers"
@@ -337,12 +339,24 @@ def label_lists(offsets: Array, positions: Any) -> Any:
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), positions.cast(pa.int32()), type=list_type)
 
 
-def multi_hot_labels(labels: Any, n_classes: int) -> Array:
-    """Return lists of positions in the vocabulary as multi-hot labels (n, n_classes) uint8."""
-    y = np.zeros((len(labels), n_classes), np.uint8)
+def multi_hot_labels(labels: Any, classes: Sequence[int]) -> Array:
+    """Return lists of positions in the vocabulary as multi-hot labels (n, c) uint8.
+
+    `classes` (c,) are the positions that the columns stand for, in ascending order; others are left out.
+    """
+    y, wanted = np.zeros((len(labels), len(classes)), np.uint8), np.asarray(classes, np.int32)
     lengths = labels.value_lengths().fill_null(0).to_numpy()
-    y[np.repeat(np.arange(len(labels)), lengths), labels.flatten().to_numpy()] = 1
+    rows, found = np.repeat(np.arange(len(labels)), lengths), labels.flatten().to_numpy()
+    places = np.searchsorted(wanted, found)
+    hit = places < len(wanted)
+    hit[hit] = wanted[places[hit]] == found[hit]
+    y[rows[hit], places[hit]] = 1
     return y
+
+
+def labelled_rows(n_classes: int) -> int:
+    """Return the number of rows whose multi-hot labels take LABEL_BYTES."""
+    return max(1, LABEL_BYTES // max(1, n_classes))
 
 
 def distinct_labels(column: Any, where: str, multi_hot_width: int = 0) -> set[str | int]:

@@ -1,6 +1,6 @@
 """Shards of a feature dataset: Parquet files, read in batches. Every value is checked."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -49,6 +49,7 @@ class FeatureShard:
     dim: int
     columns: Columns
     vocabulary: tuple[str | int, ...] = ()
+    classes: Sequence[int] | None = None  # labels that y has columns for, as positions in the vocabulary; None: all
     keys: str = ""
     files: tuple[FileVersion, ...] = ()  # all files, as listed; if empty, the one at url
     beside: tuple[FileVersion, ...] = ()  # the files of metadata that belong to these
@@ -90,9 +91,15 @@ class FeatureShard:
         return tuple(file.url for file in self.files) or (self.url,)
 
     def __iter__(self) -> Iterator[Batch]:
-        for block in self.read_blocks():
-            y = columns.multi_hot_labels(block.labels, len(self.vocabulary)) if block.labels is not None else None
-            yield Batch(block.batch.ids, block.batch.x.copy(), y)
+        classes = range(len(self.vocabulary)) if self.classes is None else self.classes
+        step = columns.labelled_rows(len(classes))
+        for (ids, x, _), labels, *_ in self.read_blocks():
+            if labels is None:
+                yield Batch(ids, x.copy())
+                continue
+            for start in range(0, max(1, len(ids)), step):
+                rows = slice(start, start + step)
+                yield Batch(ids[rows], x[rows].copy(), columns.multi_hot_labels(labels[rows], classes))
 
     def read_blocks(self) -> Iterator[FeatureBlock]:
         """Yield the rows in blocks, with labels and the rows that were dropped.

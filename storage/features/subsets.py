@@ -29,10 +29,25 @@ def ids_and_labels(shard: FeatureShard) -> tuple[Array, Array]:
             columns.label_indices(batch[0], shard.vocabulary, file.url, shard.columns.multi_hot) for batch in batches
         )
         ids.append(shard.ids(file.url))
-        y += [columns.multi_hot_labels(labels, len(shard.vocabulary)) for labels in positions]
+        y += [columns.multi_hot_labels(labels, range(len(shard.vocabulary))) for labels in positions]
     all_ids = np.concatenate(ids)
     keep = ~np.isin(all_ids, deletions.deleted_ids(shard.deleted))
     return all_ids[keep], np.concatenate(y)[keep]
+
+
+def labels_of_rows(shard: FeatureShard, ids: Array) -> dict[int, list[str | int]]:
+    """Return the labels of the rows of a shard that have certain ids. Reads only the id and label columns."""
+    found: dict[int, list[str | int]] = {}
+    for url in shard.urls:
+        all_ids, row = shard.ids(url), 0
+        for part in rows.read_batches(url, [str(shard.columns.labels)], shard.columns):
+            mine = all_ids[row : row + len(part)]
+            places = np.flatnonzero(np.isin(mine, ids))
+            offsets, values = columns.labels_by_row(part[0].take(places), url, shard.columns.multi_hot)
+            of_rows = [values[start:stop].to_pylist() for start, stop in pairwise(offsets)]
+            found |= zip(mine[places].tolist(), of_rows, strict=True)
+            row += len(part)
+    return found
 
 
 def known_subset(warehouse: str, name: str) -> Dataset | None:

@@ -13,6 +13,7 @@ from .footers import Footer
 from .rows import Columns
 
 PICTURES = 16  # pictures to look at
+MANY = 1000  # labels
 
 
 class OpenSplit(NamedTuple):
@@ -98,7 +99,10 @@ def _label_summary(split: OpenSplit, names: Columns) -> str:
     distinct = len(values.unique())
     how = f"multi-hot of width {names.multi_hot}" if names.multi_hot else f"values ({_type_name(column.type)})"
     where = "in the names of the folders" if names.label_folders else f"in column {names.labels}"
-    return f"{how} {where}; {distinct} distinct in the first {len(column):,} rows{_unchecked(split)}"
+    found = f"{distinct:,} distinct in the first {len(column):,} rows"
+    if distinct > max(MANY, len(values) // 2):
+        found += ", so few rows share one: leave out --label-column if these are values rather than classes"
+    return f"{how} {where}; {found}{_unchecked(split)}"
 
 
 def _unchecked(split: OpenSplit) -> str:

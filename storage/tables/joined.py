@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from hashing.mapreduce import Batch, Shard, concatenated
 
-from .parts import BATCH_ROWS, CodeShard, CommonRows
+from .parts import CodeShard, CommonRows
 
 
 @dataclass(frozen=True)
 class JoinedParts:
-    """Parts of fewer than BATCH_ROWS rows together, as a Shard of one batch."""
+    """Parts of few rows together, as a Shard of one batch."""
 
     shards: tuple[CodeShard | CommonRows, ...]
 
@@ -28,7 +28,7 @@ def joined(shards: Sequence[CodeShard | CommonRows]) -> list[Shard]:
     rows = 0
     for shard in shards:
         rows += shard.rows
-        if not groups or rows > BATCH_ROWS:
+        if not groups or rows > shard.batch_rows:
             groups.append([])
             rows = shard.rows
         groups[-1].append(shard)

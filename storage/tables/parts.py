@@ -46,12 +46,14 @@ class Part(NamedTuple):
 class CodeShard:
     """A part as a Shard: batches of ids (n,), packed codes (n, B) uint8 and multi-hot labels (n, c) uint8.
 
+    A batch has at most `batch_rows` rows.
+
     With the names of its correctives, the bytes of a code are followed by theirs; see `row_bytes`.
     """
 
     part: Part
     n_bits: int
-    n_classes: int = 0  # 0: without labels
+    classes: Sequence[int] = ()  # labels that y has columns for, as positions in the vocabulary; none: without y
     correctives: tuple[str, ...] = ()
 
     @property
@@ -63,11 +65,15 @@ class CodeShard:
         """Return the number of bytes of a row of x."""
         return row_size(self.n_bits, self.correctives)
 
+    @property
+    def batch_rows(self) -> int:
+        return min(BATCH_ROWS, columns.labelled_rows(len(self.classes)))
+
     def __iter__(self) -> Iterator[Batch]:
         table = read_part(self.part.url, self.n_bits, self.part.size)
-        labelled = self.n_classes and "labels" in table.column_names
-        for batch in table.to_batches(BATCH_ROWS):
-            y = columns.multi_hot_labels(batch["labels"], self.n_classes) if labelled else None
+        labelled = self.classes and "labels" in table.column_names
+        for batch in table.to_batches(self.batch_rows):
+            y = columns.multi_hot_labels(batch["labels"], self.classes) if labelled else None
             x = code_array(batch["code"], self.n_bits)
             if self.correctives:
                 x = row_bytes(x, corrective_array(batch, self.correctives))
@@ -86,10 +92,25 @@ class CommonRows:
         """The number of rows to read."""
         return self.shard.rows
 
+    @property
+    def batch_rows(self) -> int:
+        return self.shard.batch_rows
+
     def __iter__(self) -> Iterator[Batch]:
         ids = np.concatenate([np.zeros(0, np.int64), *(read_ids(part.url) for part in self.others)])
         for batch in self.shard:
             yield batch.take(np.isin(batch.ids, ids))
+
+
+def labels_of_rows(part: Part, n_bits: int, ids: Array) -> dict[int, list[int]]:
+    """Return the labels of the rows of a part that have certain ids, as positions in the vocabulary, if it has any."""
+    import pyarrow as pa
+
+    table = read_part(part.url, n_bits, part.size)
+    if "labels" not in table.column_names:
+        return {}
+    found = table.filter(pa.array(np.isin(table["id"].to_numpy(), ids)))
+    return {i: labels or [] for i, labels in zip(found["id"].to_pylist(), found["labels"].to_pylist(), strict=True)}
 
 
 def encode_shard(shard: FeatureShard, function: HashFunction, folder: str, format: str = NEWEST) -> Part:

@@ -253,7 +253,7 @@ class CodeTable:
     def shards(self, snapshot_id: int) -> list[CodeShard]:
         """Return the parts of a snapshot as shards of codes, without correctives, by ascending id."""
         parts = sorted(self.parts(snapshot_id).values(), key=lambda part: (part.min_id, part.shard))
-        return [CodeShard(part, self.n_bits, len(self.vocabulary)) for part in parts]
+        return [CodeShard(part, self.n_bits, range(len(self.vocabulary))) for part in parts]
 
     # --- write, audit, publish -------------------------------------------------------------------------------------
 

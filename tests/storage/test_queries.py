@@ -8,19 +8,20 @@ from tests.conftest import blobs
 
 def test_a_query_set_is_saved_once_and_replaced_only_on_request(folder):
     first, second = blobs(20, 8), blobs(30, 8, seed=1, first_id=100)
-    names = tuple("abcdef")
+    names, labels = tuple("abcdef"), [["abcdef"[j] for j in row.nonzero()[0]] for row in first.y]
     assert queries.load_queries(folder, "d") is None
-    queries.save_queries(folder, "d", first, names)
-    queries.save_queries(folder, "d", second, names)  # a concurrent run: the first one wins
+    queries.save_queries(folder, "d", first, labels)
+    queries.save_queries(folder, "d", second)  # a concurrent run: the first one wins
     for field, found in zip(first, queries.load_queries(folder, "d", names), strict=True):
         np.testing.assert_array_equal(field, found)
-    queries.save_queries(folder, "d", second, names, redraw=True)
+    assert queries.labels_of_queries(folder, "d") == set(names)
+    queries.save_queries(folder, "d", second, redraw=True)
     np.testing.assert_array_equal(queries.load_queries(folder, "d").ids, second.ids)
 
 
 def test_labels_are_indexed_by_any_vocabulary(folder):
     batch = blobs(20, 8)
-    queries.save_queries(folder, "d", batch, tuple("abcdef"))
+    queries.save_queries(folder, "d", batch, [["abcdef"[j] for j in row.nonzero()[0]] for row in batch.y])
     found = queries.load_queries(folder, "d", ("x", "c", "a"))  # without b, d, e and f, and with a new label
     np.testing.assert_array_equal(found.y, np.column_stack([np.zeros(20), batch.y[:, 2], batch.y[:, 0]]))
     assert queries.load_queries(folder, "d").y is None

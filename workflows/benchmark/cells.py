@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Literal
@@ -122,12 +122,13 @@ class Bench:
 
     def _measure(self, spec: MethodSpec, judge: Judge) -> Row:
         excluded = judge.queries.ids if judge.drawn else NO_IDS
-        training = training_shards(self.dataset, excluded, self.vocabulary)
+        training = training_shards(self.dataset, excluded, self.vocabulary if spec.reads_labels else ())
         start, cpu_start = time.monotonic(), time.process_time()
         function = self._fit(spec, training)
         fitted, cpu_seconds = time.monotonic(), time.process_time() - cpu_start
         by_dhn = self.grid.protocol == "dhn"
-        base: list[Shard] = list(self.dataset.shards("base", self.vocabulary))
+        shards = self.dataset.shards("base", self.vocabulary if judge.read_classes else ())
+        base: list[Shard] = [replace(shard, classes=judge.read_classes) for shard in shards]
         if by_dhn and not self.grid.draw.training_in_database:
             base = protocols.without_training(self.dataset, base)
         codes = Data(base, self.executor).map_rows(partial(_encode, function=function), "encode")

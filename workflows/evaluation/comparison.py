@@ -40,7 +40,7 @@ class Counter:
     executor: Executor
 
     def shard(self, part: Part) -> CodeShard:
-        return CodeShard(part, self.table.n_bits, len(self.table.vocabulary))
+        return CodeShard(part, self.table.n_bits, self.judge.read_classes)
 
     def joined(self, parts: Iterable[Part]) -> list[Shard]:
         return joined(list(map(self.shard, parts)))

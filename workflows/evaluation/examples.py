@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 import numpy as np
 
 from hashing.evaluation.metrics import average_precision
-from hashing.mapreduce import Array, Batch, Data, Executor, concatenated
+from hashing.mapreduce import Array, Data
 from hashing.neighbours.candidates import TopK
 from storage import models
 from storage.tables.joined import joined
-from storage.tables.parts import CodeShard
+from storage.tables.parts import CodeShard, labels_of_rows
 from storage.tables.table import CodeTable, Version
 
 from ..context import Context
@@ -47,19 +48,21 @@ def examples(context: Context, table: CodeTable, version: Version) -> tuple[Exam
     chosen = np.concatenate([order[:each], order[middle : middle + each], order[-each:]])
     codes = judge.codes(models.load_model(context.warehouse, version.properties["model"]))
     ids, distances = (found[chosen] for found in _nearest(counter, codes, shards))
-    labels = _labels(shards, ids, executor)
+    labels = _labels(counter, shards, ids)
     found = []
     for kind, q, near, rows in zip(
         np.repeat(["best", "median", "worst"], each).tolist(), chosen.tolist(), distances, ids, strict=True
     ):
         others = (rows != judge.own_rows[q]) & (rows >= 0)
-        own = None if judge.queries.y is None else judge.queries.y[q]
+        own = [] if judge.queries.y is None else [judge.classes[j] for j in np.flatnonzero(judge.queries.y[q])]
         if judge.neighbours is not None:
             relevant = set(judge.neighbours[q].tolist())
         else:
-            relevant = {i for i, y in labels.items() if own is not None and (y & own).any()}
+            relevant = {i for i, of_row in labels.items() if not set(own).isdisjoint(of_row)}
         neighbours = [
-            Neighbour(id=i, distance=distance, relevant=i in relevant, labels=_names(labels.get(i), table.vocabulary))
+            Neighbour(
+                id=i, distance=distance, relevant=i in relevant, labels=_names(labels.get(i, []), table.vocabulary)
+            )
             for i, distance in zip(rows[others].tolist(), near[others].astype(int).tolist(), strict=True)
         ]
         found.append(
@@ -85,26 +88,21 @@ def _nearest(counter: Counter, codes: Array, shards: Sequence[CodeShard]) -> tup
         distances, ids = Data(joined(shards), counter.executor).reduce(TopK(codes, k), "examples")
         return ids, np.where(ids >= 0, distances, np.inf)
 
-    named = {(shard.part.shard, shard.part.url): replace(shard, n_classes=0) for shard in shards}
+    named = {(shard.part.shard, shard.part.url): replace(shard, classes=()) for shard in shards}
     url = incremental.url(counter.warehouse, "examples", table, codes.tobytes().hex(), k)
     return updated(find, k, named, lambda removed: ids_of_parts(url for _, url in removed), url)
 
 
-def _labels(shards: Sequence[CodeShard], ids: Array, executor: Executor) -> dict[int, Array]:
-    """Return the labels (c,) of rows, multi-hot, by id; nothing if the shards have no labels."""
+def _labels(counter: Counter, shards: Sequence[CodeShard], ids: Array) -> dict[int, list[int]]:
+    """Return the labels of rows, as positions in the vocabulary of the table, by id; nothing if it has no labels."""
+    if not counter.table.vocabulary:
+        return {}
     wanted = np.unique(ids)
-    held = [
-        shard
-        for shard in shards
-        if shard.n_classes and ((shard.part.min_id <= wanted) & (wanted <= shard.part.max_id)).any()
-    ]
-    batches = executor.map(partial(_rows, ids=wanted), held, "labels of examples")
-    return {i: y for batch in batches if batch.y is not None for i, y in zip(batch.ids.tolist(), batch.y, strict=True)}
+    held = [shard.part for shard in shards if ((shard.part.min_id <= wanted) & (wanted <= shard.part.max_id)).any()]
+    read = partial(labels_of_rows, n_bits=counter.table.n_bits, ids=wanted)
+    found = counter.executor.map(read, held, "labels of examples")
+    return dict(chain.from_iterable(map(dict.items, found)))
 
 
-def _rows(shard: CodeShard, ids: Array) -> Batch:
-    return concatenated([batch.take(np.isin(batch.ids, ids)) for batch in shard])
-
-
-def _names(y: Array | None, vocabulary: tuple[str | int, ...]) -> tuple[str, ...]:
-    return () if y is None else tuple(str(vocabulary[label]) for label in np.flatnonzero(y))
+def _names(labels: Sequence[int], vocabulary: tuple[str | int, ...]) -> tuple[str, ...]:
+    return tuple(str(vocabulary[label]) for label in labels)

@@ -6,13 +6,14 @@ from typing import Any, Literal
 import numpy as np
 
 from hashing.mapreduce import Array, Data, Executor, Metric, concatenated
+from hashing.names import check_choice
 from hashing.neighbours.exact import METRICS
 from hashing.statistics import Sample
 from infra.executors import InProcess, Progress, connect, silent
 from infra.settings import Settings
 from storage.formats import npy
 
-from ..arrays import as_codes, as_count, as_labels, as_vectors, float32, packed_codes, shards_of
+from ..arrays import as_codes, as_count, as_labels, as_vectors, float32, multi_hot, packed_codes, shards_of
 from ..records import Report
 from . import health
 from .by_id import metrics_and_curves
@@ -103,10 +104,8 @@ def evaluate(
         either = f"{' and '.join(by_labels)}, or {', '.join(by_vectors[:-1])} and {by_vectors[-1]}"
         raise ValueError(f"with {case}: expected {either}, found {', '.join(given) or 'none of them'}")
     n_queries, k = as_count("n_queries", n_queries), None if neighbours is None else as_count("neighbours", neighbours)
-    if ties not in list(TIES):
-        raise ValueError(f"ties: expected one of {', '.join(TIES)}, found {ties!r}")
-    if metric not in METRICS:
-        raise ValueError(f"metric: expected one of {', '.join(METRICS)}, found {metric!r}")
+    check_choice("ties", ties, TIES)
+    check_choice("metric", metric, METRICS)
     if not isinstance(executor, Executor | None):
         raise ValueError(f"executor: expected an executor, such as infra.executors.Ray(), found {executor!r}")
     x, n_bits = as_codes("codes", codes, bits)
@@ -121,13 +120,16 @@ def evaluate(
             raise ValueError(f"queries: expected codes of {n_bits} bits like the database, found {query_bits} bits")
         if query_y is not None and y is not None and query_y.shape[1:] != y.shape[1:]:
             raise ValueError(f"query_labels: expected labels like {y.shape}, found {query_y.shape}")
-    classes = np.union1d(y, query_y) if y is not None and query_y is not None and y.ndim == 1 else None
-    data = Data(shards_of(x, y, classes, packed_codes), executor or InProcess())
+    data = Data(shards_of(x, None, None, packed_codes), executor or InProcess())
     if own:
-        shards = shards_of(query_x, query_y, classes, packed_codes)
-        sample = concatenated([batch for shard in shards for batch in shard])
+        sample = concatenated([batch for shard in shards_of(query_x, None, None, packed_codes) for batch in shard])
     else:
         sample = data.reduce(Sample(n_queries, SEED), "sample queries")
+        query_y = None if y is None else y[sample.ids]
+    if y is not None and query_y is not None:
+        classes = np.unique(query_y) if y.ndim == 1 else None  # no row is relevant for another label
+        data = Data(shards_of(x, y, classes, packed_codes), data.executor)
+        sample = sample._replace(y=multi_hot(query_y, classes))
     judge = Judge(sample, not own, None, "")
     if k is not None:
         judge = replace(judge, neighbours=_nearest(vectors, query_vectors, k, metric, judge, len(x), data.executor))

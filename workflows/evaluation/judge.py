@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import chain
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from hashing.mapreduce import Array, Batch, Data, Executor, Shard, Statistic, co
 from hashing.neighbours.id_lookup import IdLookup, neighbour_lookup
 from hashing.statistics import Sample
 from storage import queries as storage_queries
+from storage.features import columns, subsets
 from storage.features.dataset import Dataset
 from storage.tables.parts import Part
 
@@ -44,6 +47,7 @@ class Judge:
     protocol: str
     graded: bool = False  # relevance is the number of shared labels
     device: str | None = None  # torch device that counts distances; None: the CPU, without torch
+    classes: tuple[int, ...] = ()  # labels that queries.y has columns for, as positions in a table's vocabulary
     _sorted: dict[tuple[int, int], IdLookup] = field(default_factory=dict, repr=False)
 
     @property
@@ -51,11 +55,18 @@ class Judge:
         """The number of neighbours that are relevant to each query; 0 for relevance by labels."""
         return 0 if self.neighbours is None else self.neighbours.shape[1]
 
+    @property
+    def read_classes(self) -> tuple[int, ...]:
+        """The labels of rows that relevance depends on: those of the queries; none if neighbours are listed."""
+        return self.classes if self.neighbours is None else ()
+
     @cached_property
     def identity(self) -> str:
         """A digest of everything that a histogram depends on, except the codes and labels of the database."""
         x, y, truth = self.queries.x, self.queries.y, self.neighbours
-        labels = None if y is None else np.argwhere(y).tolist()  # independent of labels added to the vocabulary
+        labels = None
+        if y is not None:  # by position in the vocabulary, which does not change when labels are added to it
+            labels = [[i, self.classes[j] if self.classes else j] for i, j in np.argwhere(y).tolist()]
         listed = None if truth is None else [truth.shape, truth.tobytes().hex()]
         return digest(self.queries.ids.tolist(), x.tobytes().hex(), labels, listed, self.drawn, self.graded)
 
@@ -130,7 +141,7 @@ def judge_of(
     """
     spec, dataset, warehouse = context.spec, context.dataset, context.warehouse
     drawn = "query" not in dataset.splits
-    queries = draw_queries(context, vocabulary) if drawn else _read_queries(dataset, vocabulary)
+    queries, classes = _drawn_queries(context, vocabulary) if drawn else _read_queries(dataset, vocabulary)
     queries = queries.take(slice(n_queries))
     by_labels = _by_labels(spec.protocol, vocabulary, dataset)
     k = spec.protocol.neighbours
@@ -139,7 +150,7 @@ def judge_of(
     relevance += ", graded by how many they share" if graded else ""
     protocol = f"relevant: {relevance}; {len(queries.ids)} queries; ties: {TIES[spec.protocol.ties]}"
     device = context.settings.device if context.settings.evaluate.gpus else None
-    judge = Judge(queries, drawn or dataset.queries_in_base, None, protocol, graded, device)
+    judge = Judge(queries, drawn or dataset.queries_in_base, None, protocol, graded, device, classes)
     if by_labels:
         return judge
     shards = dataset.shards("base")
@@ -158,27 +169,57 @@ def judge_of(
     return replace(judge, neighbours=truth[0])
 
 
-def draw_queries(context: Context, vocabulary: tuple[str | int, ...]) -> Batch:
-    """Return the frozen queries of a dataset without a query split. The first call samples them by hashed id."""
+def draw_queries(context: Context) -> Batch:
+    """Return the frozen queries, without labels, of a dataset without a query split.
+
+    The first call samples them by hashed id.
+    """
     spec, dataset, warehouse = context.spec, context.dataset, context.warehouse
-    found = storage_queries.load_queries(warehouse, dataset.name, vocabulary)
+    found = storage_queries.load_queries(warehouse, dataset.name)
     if found is None or spec.protocol.new_queries:
-        sample = Sample(spec.protocol.queries, spec.method.seed)
-        drawn = Data(dataset.shards("base", vocabulary), context.executor).reduce(sample, "sample queries")
+        sample, shards = Sample(spec.protocol.queries, spec.method.seed), dataset.shards("base")
+        drawn = Data(shards, context.executor).reduce(sample, "sample queries")
         if (rows := len(drawn.ids)) < spec.protocol.queries:
             raise ValueError(
                 f"{rows:,} rows of {dataset.name} are too few to draw {spec.protocol.queries:,} queries from: pass "
                 "fewer by --queries"
             )
-        storage_queries.save_queries(warehouse, dataset.name, drawn, vocabulary, redraw=spec.protocol.new_queries)
-        found = storage_queries.load_queries(warehouse, dataset.name, vocabulary) or drawn
+        labels = None
+        if dataset.columns.labels:
+            read = partial(subsets.labels_of_rows, ids=drawn.ids)
+            by_id = dict(chain.from_iterable(map(dict.items, context.executor.map(read, shards, "labels of queries"))))
+            labels = [by_id[i] for i in drawn.ids.tolist()]
+        storage_queries.save_queries(warehouse, dataset.name, drawn, labels, redraw=spec.protocol.new_queries)
+        found = storage_queries.load_queries(warehouse, dataset.name) or drawn
     return found
 
 
-def _read_queries(dataset: Dataset, vocabulary: tuple[str | int, ...]) -> Batch:
+def _drawn_queries(context: Context, vocabulary: tuple[str | int, ...]) -> tuple[Batch, tuple[int, ...]]:
+    """Return the frozen queries, and the labels that their y has columns for: those that a query has."""
+    name, warehouse = context.dataset.name, context.warehouse
+    queries = draw_queries(context)
+    if not vocabulary:
+        return queries, ()
+    own = storage_queries.labels_of_queries(warehouse, name)
+    classes = tuple(j for j, label in enumerate(vocabulary) if label in own) or (0,)
+    found = storage_queries.load_queries(warehouse, name, tuple(vocabulary[j] for j in classes))
+    return found or queries, classes
+
+
+def _read_queries(dataset: Dataset, vocabulary: tuple[str | int, ...]) -> tuple[Batch, tuple[int, ...]]:
+    """Return the queries of the split query, and the labels that their y has columns for: those that a query has."""
     shards = dataset.shards("query", vocabulary, allow_unknown=dataset.columns.keyed)
-    queries = concatenated([batch for shard in shards for batch in shard])
-    return queries._replace(ids=number_new(dataset, queries.ids))
+    batches, labels = list[Batch](), list[Any]()
+    for block in (block for shard in shards for block in shard.read_blocks()):
+        batches.append(block.batch._replace(x=block.batch.x.copy()))
+        labels += [] if block.labels is None else [block.labels]
+    queries = concatenated(batches)
+    queries = queries._replace(ids=number_new(dataset, queries.ids))
+    if not labels:
+        return queries, ()
+    classes = tuple(sorted(set[int]().union(*(row.flatten().to_pylist() for row in labels)))) or (0,)
+    y = np.concatenate([columns.multi_hot_labels(row, classes) for row in labels])
+    return queries._replace(y=y), classes
 
 
 def _by_labels(protocol: Protocol, vocabulary: tuple[str | int, ...], dataset: Dataset) -> bool:

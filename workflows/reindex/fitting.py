@@ -42,10 +42,10 @@ def fit(context: Context, because: str = "") -> Model:
     if published:
         return published.model_copy(update={"reason": reason + _other_metric(context, published.digest)})
     excluded = np.zeros(0, np.int64)
-    if _draws(dataset) or dataset.columns.keyed:
-        vocabulary = vocabulary_of(dataset, context.known_table(), context.executor)
+    if dataset.columns.keyed:
+        vocabulary_of(dataset, context.known_table(), context.executor)  # assigns ids to keys
     if _draws(dataset):
-        excluded = judge.draw_queries(context, vocabulary).ids
+        excluded = judge.draw_queries(context).ids
     listed = dataset.shards(_split(dataset))
     identity, key = _identity(spec), _key(spec, dataset, listed, excluded)
     if known := models.recorded_fit(warehouse, key):

@@ -42,7 +42,7 @@ def version(tmp_path):
             source = shard(folder, batch(first_id).take(part), labels=bool(labels))
             found.append(parts.encode_shard(source, function(n_bits), str(tmp_path / "data")))
         found.append(found[0]._replace(url=without_rows(found[0], tmp_path, n_bits), rows=0, min_id=0, max_id=-1))
-        shards = [parts.CodeShard(part._replace(size=None), n_bits, len(labels)) for part in found]
+        shards = [parts.CodeShard(part._replace(size=None), n_bits, range(len(labels))) for part in found]
         return VersionRows("2d__code", shards, labels)  # a name that SQL needs in quotes
 
     return encode

@@ -129,7 +129,7 @@ def test_the_memory_to_encode_does_not_grow_with_the_row_group(tmp_path, monkeyp
 def test_labels_are_stored_as_indices_in_the_vocabulary(folder):
     batch = blobs(500, D)
     part = parts.encode_shard(shard(folder, batch, labels=True), function(8), join(folder, "data"))
-    (read,) = parts.CodeShard(part, 8, n_classes=7)
+    (read,) = parts.CodeShard(part, 8, classes=range(7))
     np.testing.assert_array_equal(read.y[:, :6], batch.y)
     assert not read.y[:, 6].any()
 
@@ -157,13 +157,13 @@ def test_common_rows_of_two_versions_are_found_by_id(tmp_path):
 
 
 def test_consecutive_small_parts_are_read_together(tmp_path, monkeypatch):
-    monkeypatch.setattr(joined, "BATCH_ROWS", 10)
+    monkeypatch.setattr(parts, "BATCH_ROWS", 10)
     single = [
         parts.CodeShard(parts.encode_shard(shard(str(tmp_path / str(n)), blobs(n, D)), function(8), str(tmp_path)), 8)
         for n in (4, 6, 1, 12, 3)
     ]
     together = joined.joined(single)
-    assert [[len(batch.ids) for batch in found] for found in together] == [[10], [1], [12], [3]]
+    assert [[len(batch.ids) for batch in found] for found in together] == [[10], [1], [10, 2], [3]]
     for field in ("ids", "x"):
         found, expected = (np.concatenate([getattr(b, field) for s in of for b in s]) for of in (together, single))
         np.testing.assert_array_equal(found, expected)

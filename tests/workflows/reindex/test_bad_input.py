@@ -196,7 +196,7 @@ def test_invalid_rows_can_be_dropped_and_are_reported(settings, source, model):
         (4999, 14_999, "expected 4 finite numbers, found null among them"),
     ]
     assert {row["file"] for row in told} == {str(source / "bad.parquet")}
-    (batch,) = CodeShard(parts["bad.parquet"], 8, 6)
+    (batch,) = CodeShard(parts["bad.parquet"], 8, range(6))
     good = np.setdiff1d(np.arange(N), list(values))
     np.testing.assert_array_equal(batch.ids, GOOD.ids[good])
     np.testing.assert_array_equal(batch.y, GOOD.y[good])

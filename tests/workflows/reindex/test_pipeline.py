@@ -242,7 +242,7 @@ def test_new_labels_take_the_next_places(settings, mine, source):
     reindex(settings, spec())
     assert table_of(settings).vocabulary == (*CLASSES, "aardvark")
     part = table_of(settings).parts(table_of(settings).version().snapshot_id)["part4.parquet"]
-    (read,) = CodeShard(part, 16, 7)
+    (read,) = CodeShard(part, 16, range(7))
     np.testing.assert_array_equal(read.y, np.tile([0, 1, 0, 0, 0, 0, 1], (30, 1)))
 
 
