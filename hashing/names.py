@@ -1,4 +1,4 @@
-"""Names that people type: equal up to case, hyphens and underscores, and suggestions for unknown ones."""
+"""Words for people: names that are equal up to case, hyphens and underscores, suggestions, and counted things."""
 
 from collections.abc import Collection
 from difflib import get_close_matches
@@ -41,3 +41,18 @@ def near(name: str, known: Collection[str]) -> str:
     by_form = {plain_name(other): other for other in known}
     close = [by_form[form] for form in get_close_matches(plain_name(name), by_form)]
     return f"did you mean {' or '.join(close)}?" if close else ""
+
+
+def check_choice(what: str, value: object, choices: Collection[object]) -> None:
+    """Raise ValueError unless a value is one of the choices. `what` is the name of the argument."""
+    if value not in list(choices):  # a dict would refuse values without a hash
+        raise ValueError(f"{what}: expected one of {', '.join(map(str, choices))}, found {value!r}")
+
+
+def counted(n: int, one: str, many: str = "") -> str:
+    """Return a number of things; `many` is their plural, if it is not that of `one` with an s.
+
+    >>> counted(1, "row"), counted(2000, "row"), counted(0, "query", "queries")
+    ('1 row', '2,000 rows', '0 queries')
+    """
+    return f"{n:,} {one if n == 1 else many or one + 's'}"

@@ -69,15 +69,21 @@ def _start(cpus: int | None) -> None:
 
     Config.initialize("")  # Ray reads the token when it is imported, which the program may have done before it was set
     AuthenticationTokenLoader.instance().reset_cache()
-    ray.init(
-        address="local",
-        num_cpus=cpus or len(os.sched_getaffinity(0)),
-        object_store_memory=2**30,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-        _node_ip_address="127.0.0.2",  # Ray ignores 127.0.0.1, and other addresses are not loopback
-    )
+    try:
+        ray.init(
+            address="local",
+            num_cpus=cpus or len(os.sched_getaffinity(0)),
+            object_store_memory=2**30,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            _node_ip_address="127.0.0.2",  # Ray ignores 127.0.0.1, and other addresses are not loopback
+        )
+    except Exception as error:  # Ray raises this class itself if a node takes more than 30 seconds
+        raise ConnectionError(
+            f"Ray did not start on this machine: {' '.join(str(error).split())} If the machine is busy, try again "
+            "later; HASHKILN_EXECUTOR=inprocess runs without Ray, on one CPU"
+        ) from error
 
 
 def _join(address: str) -> None:

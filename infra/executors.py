@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
@@ -102,6 +103,8 @@ class Ray:
 
     def join(self, check: bool = True) -> str:
         """Connect to the cluster if needed, and return its description. Raises what `connect_to_ray` raises."""
+        if not ("ray" in sys.modules and sys.modules["ray"].is_initialized()):  # importing it takes time, too
+            self.progress("join Ray" if self.address else "start Ray", 0, 0)
         return connect_to_ray(self.address, self.cpus, check)
 
     def map(self, fn: Callable[[T], R], items: Sequence[T], label: str = "") -> Iterator[R]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import re
@@ -195,5 +196,8 @@ def _absolute(path: str | Path) -> Path:
 
 
 def current_user() -> str:
-    """Return the name of the user who runs this process, or the user id if USER is not set."""
-    return os.environ.get("USER") or str(os.getuid())
+    """Return the name of the user who runs this process, or `uid N` if neither environment nor system has a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # of Python before 3.13, and since
+        return f"uid {os.getuid()}"

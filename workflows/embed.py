@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
+from typing import get_args
 
 from hashing.mapreduce import Executor, Resources
+from hashing.names import check_choice
 from infra.executors import Progress, connect, silent
 from infra.settings import Settings
 from storage import warehouse as places
@@ -87,6 +89,8 @@ def embed(
     settings = Settings()
     with refused():
         check_name(name)
+        check_choice("metric", metric, (None, *get_args(Metric)))
+        check_choice("bad_rows", bad_rows, get_args(BadRows))
     before = load_dataset(settings.warehouse_url, name) if dataset_exists(settings.warehouse_url, name) else None
     if name == dataset or (before and not before.embedding):
         raise UsageError(f"dataset {name} was not embedded: choose another --name for the vectors")

@@ -9,7 +9,7 @@ from hashing.names import hint
 from infra.settings import Settings
 from storage.export import duckdb, faiss, lance, milvus, npy, opensearch, pgvector, qdrant
 from storage.export.folder import atomic_folder, check_folder, description_of
-from storage.export.optional import check_package
+from storage.export.optional import ExportRefused, check_package
 from storage.export.rows import VersionRows
 
 from .context import open_version
@@ -45,8 +45,8 @@ class ExportFailed(RuntimeError):
 def export_version(table: str, to: str, folder: str, version: str = "main", replace: bool = False) -> dict[str, Any]:
     """Write a version to a folder for one of TARGETS, and return the content of export.json and the folder.
 
-    The folder must be new or empty, unless it is to be replaced. Raises LookupError for an unknown target, and as
-    `open_version` does.
+    The folder must be new or empty, unless it is to be replaced. Raises LookupError for an unknown target,
+    ExportRefused if the target cannot take the version, and as `open_version` does.
     """
     _check_target(to)
     write, bit_order = TARGETS[to]
@@ -85,11 +85,6 @@ def check_exports(exports: Mapping[str, str], table: str, settings: Settings, co
         raise ValueError(f"expected another folder for each target, found {', '.join(map(str, folders))}")
     for to, folder in zip(exports, folders, strict=True):
         _check_target(to, correctives)
-        try:
-            if to in PACKAGES:
-                check_package(*PACKAGES[to])
-        except RuntimeError as error:
-            raise ValueError(f"{to}: {error}") from None
         _check_folder(folder, table, to)
 
 
@@ -120,8 +115,10 @@ def export_published(exports: Mapping[str, str], table: str, version: str) -> tu
 def _check_target(to: str, correctives: Sequence[str] = ()) -> None:
     if to not in TARGETS:
         raise LookupError(f"unknown target {to!r} of an export: {hint(to, list(TARGETS), 'expected one of')}")
+    if to in PACKAGES:
+        check_package(*PACKAGES[to])
     if correctives and to != "npy":
-        raise ValueError(
+        raise ExportRefused(
             f"{to} would rank the rows of a quantizer by Hamming distance, without their correctives: export to npy"
         )
 

@@ -60,6 +60,9 @@ class Follower:
         self._newer, self._swap, self._refresh, self._closed = newer, Lock(), Lock(), Event()
         Thread(target=_keep_fresh, args=(ref(self), self._closed, seconds), daemon=True).start()
 
+    def __repr__(self) -> str:
+        return f"Follower({self._current!r})"
+
     @contextmanager
     def pinned(self) -> Iterator[Reader]:
         """Return the current version, for several searches in one version, in a `with` statement."""

@@ -14,6 +14,7 @@ from hashing.functions import HashFunction
 from hashing.hamming.scan import topk
 from hashing.mapreduce import Array, Data, Metric
 from hashing.methods import check_against, learn, reads_labels
+from hashing.names import check_choice
 from hashing.neighbours.exact import METRICS
 from infra.executors import InProcess, connect
 from infra.settings import Settings
@@ -152,8 +153,7 @@ def fit(
         if y is not None:
             raise ValueError(f"y: pass no labels, because dataset {x} has its own")
         return Hasher(_fit_dataset(x, spec))
-    if metric not in METRICS:
-        raise ValueError(f"metric: expected one of {', '.join(METRICS)}, found {metric!r}")
+    check_choice("metric", metric, METRICS)
     x = as_vectors("x", x, metric=metric)
     if not len(x):
         raise ValueError(f"x: expected at least one row, found {x.shape}")

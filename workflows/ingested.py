@@ -17,9 +17,14 @@ from .spec import Spec
 
 def dataset_of(spec: Spec, settings: Settings) -> Dataset:
     """Return the dataset of a specification. Raises LookupError if it was not ingested."""
-    dataset = sample_dataset() if spec.dataset == "sample" else load_dataset(settings.warehouse_url, spec.dataset)
+    dataset = ingested(spec.dataset, settings)
     deleted = deletions.deletion_files(warehouse.DELETIONS.url(settings.warehouse_url, dataset=dataset.name))
     return dataset.model_copy(update={"bad_rows": spec.bad_rows, "deleted": deleted})
+
+
+def ingested(name: str, settings: Settings) -> Dataset:
+    """Return a dataset as it was ingested. Raises LookupError if it was not."""
+    return sample_dataset() if name == "sample" else load_dataset(settings.warehouse_url, name)
 
 
 def training_shards(dataset: Dataset, excluded: Array, vocabulary: tuple[str | int, ...] = ()) -> list[Shard]:

@@ -14,6 +14,7 @@ from hashing.bits import pack
 from hashing.evaluation.by_score import NearestByScore
 from hashing.functions import HashFunction
 from hashing.mapreduce import Array, Data, Executor, Metric
+from hashing.names import counted
 from hashing.neighbours.candidates import AsymmetricTopK, CountWithin, TopK, Within, query_blocks
 from hashing.neighbours.exact import MEASURED, first_k, vector_distances
 from hashing.neighbours.multi_index import MultiIndex
@@ -87,6 +88,10 @@ class Reader:
     settings: Settings
     resident: ResidentRows | None = None
     index: MultiIndex | None = None  # of the codes in memory
+
+    def __repr__(self) -> str:
+        codes = f"{counted(self.rows, 'row')}, {self.function.n_bits} bits"
+        return f"Reader({self.table}, {self.version.name}: {codes})"  # without its parts, properties and matrices
 
     @cached_property
     def rows(self) -> int:

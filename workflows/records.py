@@ -176,11 +176,11 @@ class Report(Value):
 
     protocol: str
     measured: Measured
-    curves: Curves
+    curves: Curves = Field(repr=False)
     comparison: Comparison | None
     incomparable: str = ""  # why the comparison is missing: a damaged part of the published version
     health: dict[str, float]
-    bits: Bits | None = None
+    bits: Bits | None = Field(None, repr=False)
     overlap: str  # rows of the database and of the training set that equal a query, by id and by content
 
 

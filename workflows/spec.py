@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, Literal, TypeVar
 
@@ -49,14 +50,20 @@ def valid(kind: type[V], **values: Any) -> V:
         raise ValueError("; ".join(problems(error))) from None
 
 
-def problems(error: ValidationError) -> list[str]:
-    """Return one line per invalid value: its field, what is expected, and what was found."""
-    return [
-        "".join(f"{part}: " for part in problem["loc"] if isinstance(part, str))
-        + problem["msg"].removeprefix("Value error, ")
-        + ("" if problem["type"] in ("value_error", "missing") else f", found {problem['input']!r}")
-        for problem in error.errors()
-    ]
+def problems(error: ValidationError, named: Callable[[list[str]], str] = ": ".join) -> list[str]:
+    """Return one line per invalid value: its field, what is expected, and what was found.
+
+    `named` returns the name of a field from its path.
+    """
+    lines = []
+    for problem in error.errors():
+        place = [part for part in problem["loc"] if isinstance(part, str)]
+        if place[1:] and place[0] == "method":  # its fields are arguments of their own
+            del place[0]
+        found = "" if problem["type"] in ("value_error", "missing") else f", found {problem['input']!r}"
+        message = problem["msg"].removeprefix("Value error, ") + found
+        lines.append(": ".join(filter(None, (named(place), message))))
+    return lines
 
 
 def _stored(info: ValidationInfo) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hashing.mapreduce import Array
+from hashing.names import counted
 
 from ..formats import FeatureRows, Kind, Metric, beir, bins, class_folders, hdf5, npy, vecs
 from .catalogue import QUERY
@@ -95,9 +96,9 @@ def open_source(source: str, query: str | None, labels_as: str | None) -> Source
         if query and not class_folders.find_classes(query):
             raise ValueError(f"expected a folder of pictures for each class, like {source}, found {query}")
         others = [str(name) for path in paths.values() for name in class_folders.check_class_folders(path)]
-        left_out = (
-            f"; without {len(others):,} file(s) that are no pictures of a class, such as {others[0]}" if others else ""
-        )
+        left_out = ""
+        if others:
+            left_out = f"; without {counted(len(others), 'file')} that are no pictures of a class, such as {others[0]}"
         first = {"base": 0, "query": QUERY}
         rows = {split: class_folders.read_classes(path, first[split]) for split, path in paths.items()}
         return Source(rows, kind="image", left_out=left_out)

@@ -11,7 +11,7 @@ from .rows import VersionRows, code_bytes
 def write(rows: VersionRows, place: Path) -> None:
     """Write the dataset codes.lance. Codes are fixed-size lists of uint8, in the bit order of hashing.bits.
 
-    Raises RuntimeError if the package pylance is not installed.
+    Raises ExportRefused if the package pylance is not installed.
     """
     import pyarrow as pa
 

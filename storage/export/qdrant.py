@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from .optional import ExportRefused
 from .rows import VersionRows, bit_array, requests
 
 
@@ -11,10 +12,10 @@ def write(rows: VersionRows, place: Path) -> None:
 
     Qdrant has no Hamming distance. Codes are vectors with a uint8, 0 or 1, for each bit; their Manhattan distance is
     the Hamming distance: https://qdrant.tech/documentation/concepts/vectors/#datatypes. A code takes 8 times its size.
-    Raises ValueError if an id is negative.
+    Raises ExportRefused if an id is negative.
     """
     if negative := [shard.part.min_id for shard in rows.shards if shard.part.min_id < 0]:
-        raise ValueError(f"Qdrant needs ids from 0, found {min(negative)}: export to another engine")
+        raise ExportRefused(f"Qdrant needs ids from 0, found {min(negative)}: export to another engine")
     vectors = {"size": rows.n_bits, "distance": "Manhattan", "datatype": "uint8"}
     (place / "collection.json").write_text(json.dumps({"vectors": vectors}, indent=2))
     for i, batch in enumerate(requests(rows)):

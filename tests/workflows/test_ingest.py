@@ -176,7 +176,7 @@ def test_ingest_prints_what_it_understood_and_exits_with_2_if_it_refuses(tmp_pat
         CliRunner().invoke(app, told, catch_exceptions=False)
     said = CliRunner().invoke(app, [*told, "--labels-as", "multi-hot"], catch_exceptions=False)
     assert said.exit_code == 0
-    for words in ("60 rows, 1 file(s)", "ids (int64) in column id", "multi-hot of width 3", "euclidean"):
+    for words in ("60 rows, 1 file", "ids (int64) in column id", "multi-hot of width 3", "euclidean"):
         assert words in said.stdout
     found = CliRunner().invoke(app, [*told, "--labels-as", "values", "--replace", "--json"], catch_exceptions=False)
     assert json.loads(found.stdout)["understood"]["base"]["labels"].startswith("values (lists of int64)")

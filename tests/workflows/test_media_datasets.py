@@ -63,7 +63,7 @@ def test_files_beside_pictures_are_left_out_aloud(tmp_path, settings):
     for name in ("README.md", "cat/Thumbs.db", ".DS_Store"):
         (tmp_path / "d" / name).write_bytes(b"no picture")
     dataset = datasets.ingest_source("d", str(tmp_path / "d"), settings, Columns())
-    assert dataset.source.endswith("/d; without 2 file(s) that are no pictures of a class, such as README.md")
+    assert dataset.source.endswith("/d; without 2 files that are no pictures of a class, such as README.md")
     assert dataset.understood["base"].rows == 2
     (tmp_path / "d" / "dog" / "1.png").write_bytes(b"")
     with pytest.raises(SourceRefused, match=r"d/dog/1\.png: expected a picture, found 0 bytes of no known format"):

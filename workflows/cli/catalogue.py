@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from hashing.names import counted
+
 from . import complete
 from .common import FAILED, console, known_dataset, progress, show
 from .options import AsJson, From, MetricName
@@ -209,7 +211,7 @@ def ingest(
 
 def _described(split: SplitSummary) -> str:
     """Return what was understood of a split, one line for each property."""
-    size = f"{split.rows:,} rows, {split.files:,} file(s), {split.bytes:,} bytes"
+    size = ", ".join(counted(n, one) for n, one in ((split.rows, "row"), (split.files, "file"), (split.bytes, "byte")))
     return "\n".join([size, split.ids, split.x, f"labels: {split.labels}"])
 
 

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 console, errors = Console(), Console(stderr=True)
 FAILED, USAGE, REJECTED, INTERRUPTED = 1, 2, 3, 130
+GROUPS = ("method", "protocol", "gate", "draw")  # fields whose own fields are options
+OPTIONS = {
+    "ceilings": "ceiling", "datasets": "dataset", "exports": "export", "floors": "floor", "parameters": "set",
+    "source": "from",
+}  # fmt: skip  # of fields with another name than their option
 
 
 class LogLines(logging.Handler):
@@ -54,7 +59,14 @@ def checked() -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        raise UsageError("\n".join(problems(error))) from None
+        raise UsageError("\n".join(problems(error, _option))) from None
+
+
+def _option(place: list[str]) -> str:
+    """Return the option that sets a field, from its path; empty for a group of fields, which are several options."""
+    if not (names := place[place[0] in GROUPS :] if place else []):
+        return ""
+    return " ".join(["--" + OPTIONS.get(names[0], names[0]).replace("_", "-"), *names[1:]])
 
 
 def known_dataset(name: str) -> str:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from hashing.names import counted
+
 from . import complete
 from .common import FAILED, console, errors, known_dataset, progress, show
 from .options import AsJson, TableName, VersionName
@@ -198,11 +200,12 @@ def verify(
             errors.print(f"[red]{escape(problem)}", soft_wrap=True)
         for note in found.notes:
             console.print(escape(note), soft_wrap=True)
-        compared = f", {found.bits:,} bits of {found.rechecked:,} shards encoded again" if deep else ""
-        near = f" ({found.near:,} bits within rounding of their threshold differ)" if found.near else ""
+        shards = counted(found.rechecked, "shard")
+        compared = f", {counted(found.bits, 'bit')} of {shards} encoded again" if deep else ""
+        near = f" (different, but within rounding of their threshold: {found.near:,})" if found.near else ""
         console.print(
-            f"{found.table} {found.version}: {found.parts:,} parts, {found.rows:,} rows{compared}{near}: "
-            f"{len(found.problems) or 'no'} problem{'s' * (len(found.problems) != 1)}",
+            f"{found.table} {found.version}: {counted(found.parts, 'part')}, {counted(found.rows, 'row')}"
+            f"{compared}{near}: {counted(len(found.problems), 'problem') if found.problems else 'no problems'}",
             soft_wrap=True,
         )
     if found.problems:
@@ -276,9 +279,12 @@ def delete(
 
     Examples: `hashkiln delete mnist --ids 7,12`, `hashkiln delete mine --keys keys.txt --purge-after 14d --yes`
     """
+    from infra.settings import Settings
+
+    from ..ingested import ingested
     from ..tables.deletion import delete as run
 
-    days, dataset = duration(purge_after), known_dataset(dataset)
+    days, dataset = duration(purge_after), ingested(known_dataset(dataset), Settings()).name
     if not yes and not sys.stdin.isatty():
         raise typer.BadParameter("no terminal to confirm the deletion: pass --yes to delete without confirmation")
     from_file = os.path.isfile(ids)  # False for a list that is too long for a path
@@ -290,8 +296,8 @@ def delete(
         found = run(dataset, names, days, report)
     if as_json:
         return show(found.model_dump(mode="json"), True)
-    queries = f" ({found.queries:,} sampled queries)" if found.queries else ""
-    console.print(f"Deleted {found.rows:,} rows of {found.dataset}{queries}", soft_wrap=True)
+    queries = f" ({counted(found.queries, 'sampled query', 'sampled queries')})" if found.queries else ""
+    console.print(f"Deleted {counted(found.rows, 'row')} of {found.dataset}{queries}", soft_wrap=True)
     for table, version in found.published.items():
         console.print(f"Published {table} {version} without the deleted rows")
     for name in found.embedded:
@@ -309,7 +315,8 @@ def _confirm(dataset: str, names: list[str]) -> None:
 
     with progress() as report:
         found = preview(dataset, names, report)
-    rows = f"{found.rows:,} row{'s' * (found.rows != 1)} in the files of {dataset}, for {len(names):,} {found.named_by}"
+    named = counted(len(names), found.named_by.removesuffix("s"))
+    rows = f"{counted(found.rows, 'row')} in the files of {dataset}, for {named}"
     more = ", …" if len(found.examples) < max(found.rows, len(names)) else ""
     errors.print(escape(f"{rows}: {', '.join(found.examples)}{more}"), soft_wrap=True)
     typer.confirm("Delete permanently, from every version?", abort=True, err=True)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from hashing.names import counted
+
 from .common import FAILED, checked, console, known_dataset, progress, show
 from .options import AsJson, DatasetName
 
@@ -65,8 +67,7 @@ def _print(found: Proposal) -> None:
     size = chosen.bytes * found.rows
     what = f"{chosen.method}, {chosen.bits} bits: recall {_interval(chosen)} after reranking {chosen.rerank} vectors"
     if found.reached:
-        unit = "byte" if chosen.bytes == 1 else "bytes"
-        console.print(f"{what}; {chosen.bytes} {unit} a row, {size:,} in all", soft_wrap=True)
+        console.print(f"{what}; {counted(chosen.bytes, 'byte')} a row, {size:,} in all", soft_wrap=True)
     else:
         console.print(f"No code reaches {found.target:g}. The best: {what}", soft_wrap=True)
     console.print(f"  {found.reindex}\n  {found.search}", soft_wrap=True, highlight=False)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from hashing.names import counted
+
 from .common import REJECTED, console, errors, progress, show
 from .options import AsJson, Specify, run_specification, takes
 
@@ -70,7 +72,8 @@ def _print_published(outcome: RunOutcome) -> None:
 
     metrics = json.loads(open_table(Settings(), outcome.table).version(outcome.version).properties["metrics"])
     show({name: f"{value:.4f}" for name, value in metrics.items()}, False, outcome.table)
-    console.print(f"Published {outcome.table} {outcome.version}: {outcome.rows:,} rows, {outcome.encoded:,} encoded")
+    rows = counted(outcome.rows, "row")
+    console.print(f"Published {outcome.table} {outcome.version}: {rows}, {outcome.encoded:,} encoded")
     console.print(f"Report: {outcome.report}", soft_wrap=True)
 
 

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from hashing.names import counted
+
 from .common import checked, console, progress, show
 from .options import AsJson, TableName, VersionName
 
@@ -60,8 +62,8 @@ def search(
     if as_json:
         return show(found.model_dump(mode="json"), True)
     console.print(
-        f"{found.table} {found.version}: {found.rows:,} rows for {found.queries:,} queries by {found.distance} "
-        f"distance, in {found.seconds:.1f} s: {found.out}",
+        f"{found.table} {found.version}: {counted(found.rows, 'row')} for {counted(found.queries, 'query', 'queries')} "
+        f"by {found.distance} distance, in {found.seconds:.1f} s: {found.out}",
         soft_wrap=True,
     )
 

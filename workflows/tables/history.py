@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from hashing.names import counted
 from infra.settings import Settings, current_user
 from storage.tables import log
 from storage.tables.table import CodeTable, Version
@@ -181,7 +182,8 @@ def _event(version: Version, now: bool, due: int | None) -> Event:
     if verdict and what == "published" and verdict.reasons:
         notes.append(f"forced: {Spec.stored(properties['spec']).gate.force}")
     if "deleted" in properties:
-        notes.append(f"{properties['deleted']} ids deleted; metrics measured at {properties['measured_at']}")
+        deleted = counted(int(properties["deleted"]), "id")
+        notes.append(f"{deleted} deleted; metrics measured at {properties['measured_at']}")
     if due:
         notes.append(f"holds deleted rows; removed by {log.utc_timestamp(due)}")
     return Event(

@@ -92,7 +92,7 @@ def test_listings_fit_80_columns_and_one_entry_has_the_rest(here):
 def test_errors_are_json_on_request(here):
     cases = {
         ("fit", "--dataset", "sampel"): ("LookupError", "did you mean sample?"),
-        ("fit", "--dataset", "sample", "--bits", "0"): ("UsageError", "bits: Input should be greater"),
+        ("fit", "--dataset", "sample", "--bits", "0"): ("UsageError", "--bits: Input should be greater"),
         ("fit",): ("MissingParameter", "Missing option '--dataset'."),
         ("evaluate",): ("BadParameter", "pass either TABLE"),
     }
@@ -132,7 +132,7 @@ def test_fetch_verifies_the_published_checksums(hashkiln):
         (("evaluate",), 2, "pass either TABLE, or --codes FILE with --labels FILE"),
         (("evaluate", "--codes", "/nowhere.npy", "--labels", "/nowhere.npy"), 2, "no such file: /nowhere.npy"),
         (("search", "nothing", "--queries", "query", "--out", "x"), 2, "unknown code table"),
-        (("search", "x", "--queries", "query", "--out", "x", "--k", "0"), 2, "k: Input should be greater than or"),
+        (("search", "x", "--queries", "query", "--out", "x", "--k", "0"), 2, "--k: Input should be greater than or"),
         (
             ("search", "x", "--queries", "q", "--out", "x", "--radius", "1", "--rerank", "20"),
             2,
@@ -146,7 +146,7 @@ def test_fetch_verifies_the_published_checksums(hashkiln):
         (("fetch", "photosift"), 1, "photosift"),
         (("fetch", "mnist", "--from", "/nowhere"), 1, "/nowhere"),
         (("reindex", "--dataset", "A b"), 2, "0-9, _ and - that starts with a letter or a digit, found 'A b'"),
-        (("reindex", "--dataset", "sample", "--bits", "0"), 2, "bits: Input should be greater than or equal to 1"),
+        (("reindex", "--dataset", "sample", "--bits", "0"), 2, "--bits: Input should be greater than or equal to 1"),
         (("reindex", "--dataset", "sample", "--method", "itk"), 2, "did you mean itq"),
         (("reindex", "--dataset", "sample", "--set", "n_iter"), 2, "expected NAME=VALUE, found 'n_iter'"),
         (("reindex", "--dataset", "sample", "--refit", "often"), 2, "often"),
@@ -171,7 +171,7 @@ def test_fetch_verifies_the_published_checksums(hashkiln):
         (
             ("evaluate", "sample__lsh64", "--neighbours", "0"),
             2,
-            "neighbours: Input should be greater",
+            "--neighbours: Input should be greater",
         ),
         (("evaluate", "--codes", "x", "--labels", "y", "--bits", "0"), 2, "Invalid value for '--bits'"),
         (

@@ -186,10 +186,10 @@ def test_a_configured_prefect_server_records_every_run(settings, mine, monkeypat
     ("options", "message"),
     [
         (("--max-loss", "map"), "expected NAME=VALUE, found 'map'"),
-        (("--max-loss", "map=-1"), "gate: max_loss: a loss of map must be between 0 and 1, found -1"),
-        (("--floor", "map=high"), "gate: floors: map: Input should be a valid number"),
+        (("--max-loss", "map=-1"), "--max-loss: a loss of map must be between 0 and 1, found -1"),
+        (("--floor", "map=high"), "--floor map: Input should be a valid number"),
         (("--ceiling", "health.constant_bits"), "expected NAME=VALUE"),
-        (("--max-drift", "0"), "max_drift: Input should be greater than 0"),
+        (("--max-drift", "0"), "--max-drift: Input should be greater than 0"),
     ],
 )
 def test_rules_are_validated_when_parsed(options, message):
