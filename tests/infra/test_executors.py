@@ -230,3 +230,28 @@ def test_settings_with_invalid_paths_or_addresses_are_refused(name, value, messa
 
 def test_importing_our_modules_does_not_start_ray():
     assert "ray" not in run("import sys, infra.executors; print(*sys.modules)").stdout.split()
+
+
+def test_ray_that_does_not_start_is_an_error_in_one_line(monkeypatch):
+    def start(**options):
+        raise Exception("The current node timed out during startup. This\ncould happen.")  # as Ray itself does
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", start)
+    with pytest.raises(
+        ConnectionError, match=r"^Ray did not start on this machine: The current node timed out .* later"
+    ):
+        Ray().join()
+    seen = []
+    with pytest.raises(ConnectionError):
+        Ray(lambda *progress: seen.append(progress)).join()
+    assert seen == [("start Ray", 0, 0)]
+
+
+def test_the_user_has_a_name_in_a_container_too(monkeypatch):
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)  # of nobody
+    assert current_user() == "uid 54321"
+    monkeypatch.setenv("USER", "ada")
+    assert current_user() == "ada"

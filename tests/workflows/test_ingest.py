@@ -133,6 +133,8 @@ def test_contradictions_to_options_or_queries_are_refused_before_anything_is_wri
         ("zeros.npy", None, {"metric": "cosine"}, "expected vectors other than zero, which has no cosine"),
         ("x.npy", None, {"labels_as": "values"}, "--labels-as: .* leave it out"),
         ("x.npy", None, {"side": 24}, "--side applies only to pictures"),
+        ("x.npy", None, {"metric": "l2"}, "metric: expected one of None, euclidean, cosine, ip, hamming, found 'l2'"),
+        ("x.npy", None, {"labels_as": "hot"}, "labels_as: expected one of None, values, multi-hot, found 'hot'"),
     ):
         with pytest.raises(SourceRefused, match=message):
             ingest(source, query, **options)
@@ -147,6 +149,7 @@ def test_later_rows_that_are_no_bits_are_refused_and_nothing_is_ingested(tmp_pat
     with pytest.raises(SourceRefused, match=r"a vector of 0 and 1, compared by hamming, .* in row 33 of the base rows"):
         datasets.ingest_source("x", str(tmp_path / "x.npy"), settings, Columns(), metric="hamming")
     assert dataset_names(settings.warehouse_url) == []
+    assert [path for path in settings.home.rglob("*") if path.is_file()] == []
 
 
 def test_suffixes_in_capitals_are_accepted(tmp_path, settings):

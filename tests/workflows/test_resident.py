@@ -32,6 +32,7 @@ def nearest(table, rows, k):
 @pytest.mark.parametrize("k", [1, 7, 500])
 def test_filters_find_all_selected_rows(settings, source, k):
     table = opening.open(TABLE)
+    assert repr(table) == f"Reader({TABLE}, v1: 800 rows, {table.function.n_bits} bits)"
     labels = LABELS.argmax(axis=1)
     few = np.zeros(800, bool)
     few[[3, 500, 799]] = True

@@ -60,3 +60,10 @@ def test_damaged_arrow_streams_and_missing_columns_are_named(tmp_path):
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(ValueError, match=r"a\.arrow is damaged after row [1-9]00: "):
         arrow_files.count_rows(str(path))
+
+
+def test_multi_hot_labels_have_columns_for_the_wanted_classes_only():
+    labels = pa.array([[2, 7], None, [], [9], [0, 100_000]], pa.list_(pa.int32()))
+    for classes in (range(100_001), (0, 7, 50_000), (7, 100_000), (3,)):
+        expected = [[int(label in (row or ())) for label in classes] for row in labels.to_pylist()]
+        np.testing.assert_array_equal(columns.multi_hot_labels(labels, classes), expected)
