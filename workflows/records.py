@@ -15,6 +15,7 @@ class Model(Value):
     seconds: float  # duration of the fit; 0 for a reused model
     rows: int = 0  # that it was fitted on; 0 for a reused model
     reason: str = ""  # why it was fitted or reused
+    remark: str = ""  # what a reused model does otherwise than a new one
 
 
 class Plan(Value):

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from infra.executors import InProcess
 from infra.settings import Settings
 from storage import models
 from storage.features.rows import Columns
@@ -14,9 +15,13 @@ from tests.workflows.make_warehouse_0_2 import ARCHIVE, PROTOCOL, QUANTIZED, ROO
 from tests.workflows.tables.published_table import hashkiln, reindex, table_of
 from workflows import datasets, opening
 from workflows.checks import UsageError
+from workflows.context import Context
+from workflows.reindex.planning import forecast
+from workflows.reindex.run import nothing_to_do
 from workflows.spec import Spec
 from workflows.tables.verify import verify
 
+REMARK = "which does not scale rows to length one, as a model for cosine now does: --refit always fits a new one"
 EACH = pytest.mark.parametrize("table", QUANTIZED)
 
 
@@ -40,6 +45,10 @@ def spec(table, **changes):
     protocol = {"relevance": "neighbours", "neighbours": 5, "queries": 10}
     method = {"method": method, "bits": bits}
     return Spec.model_validate({"dataset": "mine", "method": method, "protocol": protocol, **changes})
+
+
+def ingest_by(metric, settings):
+    datasets.ingest_source("mine", str(ROOT / "source"), settings, Columns(), metric=metric)
 
 
 def check_search(table, tmp_path):
@@ -93,8 +102,12 @@ def test_the_model_in_a_file_of_its_own_stays_the_same(settings, table, tmp_path
 
 
 def test_a_model_for_rows_as_they_are_stays_until_a_refit(settings, tmp_path):
-    table = "mine__itq8"
+    table, asked = "mine__itq8", ("reindex", "--dataset", "mine", "--method", "itq", "--bits", "8", *PROTOCOL)
     check_search(table, tmp_path)
+    reason = f"reuses the model of v1, {REMARK}"
+    assert found(*asked, "--dry-run")["reason"] == reason
+    night = found(*asked)
+    assert (night["unchanged"], night["verdict"]["notes"]) == (True, [reason])
     before = table_of(settings, table).version().properties["model"]
     assert reindex(settings, spec(table, code="other")) == "v1"  # no fit of 0.2.0 is reused
     assert table_of(settings, "mine__other").version().properties["model"] != before
@@ -102,15 +115,29 @@ def test_a_model_for_rows_as_they_are_stays_until_a_refit(settings, tmp_path):
     assert reindex(settings, spec(table, gate={"max_loss": {"map": 1.0}})) == "v2"
     kept = table_of(settings, table).version().properties
     assert (kept["model"], kept["encoded"], models.metric_of(settings.warehouse_url, before)) == (before, "30", "")
-    assert kept["fitted"].endswith(
-        "v1, which does not scale rows to length one, as a model for cosine now does: --refit always fits a new one"
-    )
+    assert kept["fitted"] == reason
     assert reindex(settings, spec(table, refit="always", gate={"max_loss": {"map": 1.0}})) == "v3"
     new = table_of(settings, table).version().properties
     assert (new["encoded"], models.metric_of(settings.warehouse_url, new["model"])) == ("60", "cosine")
     assert verify(table, deep=True).problems == ()
     with pytest.raises(ValueError, match=r"queries: expected vectors other than zero, .* found zero in row 2"):
         opening.open(table).search(np.array([[1], [1], [0]]) * np.load(ROOT / "queries.npy"), k=1)
-    datasets.ingest_source("mine", str(ROOT / "source"), settings, Columns(), metric="euclidean")
-    with pytest.raises(UsageError, match=r"is for the cosine distance, .* by the squared Euclidean distance: fit a"):
+    ingest_by("euclidean", settings)
+    for args in (asked, (*asked, "--dry-run")):  # before Prefect starts
+        with pytest.raises(UsageError, match=r"is for the cosine distance, .* by the squared Euclidean distance: fit"):
+            hashkiln(*args)
+    with pytest.raises(UsageError, match="is for the cosine distance"):
         reindex(settings, spec(table))
+
+
+def test_a_dataset_that_is_ingested_again_by_cosine_is_encoded_again(settings):
+    ingest_by("euclidean", settings)
+    plain = spec("mine__itq8", code="plain")
+    assert reindex(settings, plain) == "v1"
+    assert nothing_to_do(plain).verdict.notes == ()
+    ingest_by("cosine", settings)
+    assert nothing_to_do(plain) is None
+    planned = forecast(Context.of(plain, settings, InProcess()))
+    assert (planned.rows, planned.fit, planned.reason) == (60, False, f"reuses the model of v1, {REMARK}")
+    assert reindex(settings, plain) == "v2"
+    assert table_of(settings, "mine__plain").version().properties["encoded"] == "60"

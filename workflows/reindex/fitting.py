@@ -40,7 +40,7 @@ def fit(context: Context, because: str = "") -> Model:
         check_training(spec.method, context.executor)
     published, reason = _published_model(context, because)
     if published:
-        return published.model_copy(update={"reason": reason + _other_metric(context, published.digest)})
+        return published
     excluded = np.zeros(0, np.int64)
     if dataset.columns.keyed:
         vocabulary_of(dataset, context.known_table(), context.executor)  # assigns ids to keys
@@ -92,7 +92,7 @@ def reusable_model(context: Context) -> tuple[Model | None, str]:
 def _published_model(context: Context, because: str = "") -> tuple[Model | None, str]:
     """Return the published model, or None if a new one is needed, and the reason.
 
-    Raises UsageError if the published model has another specification and the policy is not to refit.
+    Raises UsageError if the published model has another specification or metric and the policy is not to refit.
     """
     spec, table = context.spec, context.known_table()
     published = table.version() if table else None
@@ -114,8 +114,9 @@ def _published_model(context: Context, because: str = "") -> tuple[Model | None,
             f"{stored.dataset}, but this run has {found}: pass --refit always to fit a new model, or --code NAME to "
             "use another table"
         )
-    reason = f"reuses the model of {published.name}"
-    return Model(digest=properties["model"], fit=identity, seconds=0, reason=reason), reason
+    remark = _other_metric(context, properties["model"])
+    reason = f"reuses the model of {published.name}" + (f", {remark}" if remark else "")
+    return Model(digest=properties["model"], fit=identity, seconds=0, reason=reason, remark=remark), reason
 
 
 def _other_metric(context: Context, model: str) -> str:
@@ -132,7 +133,7 @@ def _other_metric(context: Context, model: str) -> str:
         )
     if metric or method.correctives or not scales_rows(method.build(), distance):
         return ""
-    return ", which does not scale rows to length one, as a model for cosine now does: --refit always fits a new one"
+    return "which does not scale rows to length one, as a model for cosine now does: --refit always fits a new one"
 
 
 def _check_correctives(spec: Spec, table: CodeTable | None) -> None:

@@ -131,7 +131,7 @@ def run_stages(
     if staged.unchanged:
         table = context.open_table()
         version = table.version(staged.base)
-        outcome = unchanged.outcome_of(context.spec, table, version, time.monotonic() - start)
+        outcome = unchanged.outcome_of(context.spec, table, version, staged.model, time.monotonic() - start)
         return exported(unchanged.check_rules(outcome), context.spec, run)
     report = run(evaluate_staged, context, staged)
     verdict = run(gate, context, staged, report)

@@ -8,7 +8,7 @@ from storage.tables.table import CodeTable, Version
 
 from ..context import Context
 from ..evaluation.registry import HEALTH
-from ..records import RunOutcome, Verdict
+from ..records import Model, RunOutcome, Verdict
 from ..spec import Spec
 from .planning import run_state
 from .publishing import GateRejected
@@ -18,12 +18,12 @@ def outcome_if_unchanged(context: Context) -> RunOutcome | None:
     """Return the outcome of a run if the published version is up to date, else None. Runs no stage."""
     start = time.monotonic()
     state = run_state(context)
-    if not state.table or not state.base or state.head != state.base or not state.plan.empty:
+    if not state.table or not state.base or not state.model or state.head != state.base or not state.plan.empty:
         return None
-    return outcome_of(context.spec, state.table, state.base, time.monotonic() - start)
+    return outcome_of(context.spec, state.table, state.base, state.model, time.monotonic() - start)
 
 
-def outcome_of(spec: Spec, table: CodeTable, version: Version, seconds: float) -> RunOutcome:
+def outcome_of(spec: Spec, table: CodeTable, version: Version, model: Model, seconds: float) -> RunOutcome:
     """Return the outcome of a run that found the published version up to date, and record that it is."""
     telemetry.record("source_time", time.time() - seconds, table=table.name)
     return RunOutcome(
@@ -33,7 +33,7 @@ def outcome_of(spec: Spec, table: CodeTable, version: Version, seconds: float) -
         rows=int(version.properties["rows"]),
         encoded=0,
         report=version.properties["report"],
-        verdict=stored_verdict(spec, table, version),
+        verdict=stored_verdict(spec, table, version, model),
         seconds=seconds,
     )
 
@@ -48,9 +48,9 @@ def check_rules(outcome: RunOutcome) -> RunOutcome:
     return outcome
 
 
-def stored_verdict(spec: Spec, table: CodeTable, version: Version) -> Verdict:
+def stored_verdict(spec: Spec, table: CodeTable, version: Version, model: Model) -> Verdict:
     """Check the rules of a run against the stored metrics of a version. A metric that is not stored fails its rule."""
-    properties, rules, notes = version.properties, spec.gate.bounds, list[str]()
+    properties, rules, notes = version.properties, spec.gate.bounds, [model.reason] if model.remark else []
     stored: dict[str, float] = json.loads(properties.get("metrics", "{}"))
     health = json.loads(properties.get("health", "{}"))
     requested, measured = (
