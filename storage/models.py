@@ -90,9 +90,10 @@ def record_fit(warehouse: str, fit: str, digest: str) -> None:
 
 
 def recorded_fit(warehouse: str, fit: str) -> str | None:
-    """Return the digest of the model that `record_fit` recorded for a fit, or None."""
+    """Return the digest of the model that `record_fit` recorded for a fit, or None, also if the model is missing."""
     url = places.FIT.url(warehouse, digest=fit)
-    return filesystem.read_bytes(url).decode() if filesystem.exists(url) else None
+    digest = filesystem.read_bytes(url).decode() if filesystem.exists(url) else ""
+    return digest if digest and filesystem.exists(places.MODEL_HEADER.url(warehouse, digest=digest)) else None
 
 
 def save_pretrained(warehouse: str, content: bytes) -> str:
@@ -137,7 +138,9 @@ def _content(warehouse: str, digest: str, place: places.Place) -> bytes:
     try:
         return filesystem.read_bytes(place.url(warehouse, digest=digest))
     except FileNotFoundError:
-        raise FileNotFoundError(f"model {digest} is missing from {warehouse}/models") from None
+        raise FileNotFoundError(
+            f"model {digest} is missing from {warehouse}/models: restore it, or fit it by `reindex --refit always`"
+        ) from None
 
 
 def _contents(function: HashFunction) -> tuple[str, dict[str, Array]]:

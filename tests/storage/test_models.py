@@ -21,7 +21,7 @@ def test_models_are_named_by_their_content(folder):
     np.testing.assert_array_equal(loaded.weight, function(24).weight)
     assert models.save_model(folder, function(24)) == digest
     assert models.save_model(folder, function(25)) != digest
-    with pytest.raises(FileNotFoundError, match=r"^model abc is missing from .*/models$"):
+    with pytest.raises(FileNotFoundError, match=r"^model abc is missing from .*/models: restore"):
         models.load_model(folder, "abc")
     url = join(folder, "models", digest, "function.safetensors")
     content = filesystem.read_bytes(url)
@@ -32,8 +32,10 @@ def test_models_are_named_by_their_content(folder):
 
 def test_fits_are_recorded(folder):
     assert models.recorded_fit(folder, "key") is None
-    models.record_fit(folder, "key", "digest")
-    assert models.recorded_fit(folder, "key") == "digest"
+    models.record_fit(folder, "key", digest := models.save_model(folder, function(24)))
+    assert models.recorded_fit(folder, "key") == digest
+    models.record_fit(folder, "key", "missing")
+    assert models.recorded_fit(folder, "key") is None
 
 
 def test_a_model_of_a_newer_format_is_refused(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -96,6 +97,17 @@ def test_a_run_with_nothing_to_do_changes_no_file_of_the_warehouse(settings, min
     outcome = unchanged.outcome_if_unchanged(Context.of(spec(), settings, InProcess()))
     assert (outcome.unchanged, outcome.version, outcome.rows, outcome.report) == (True, "v1", 800, "page")
     assert everything(settings.home) == before
+
+
+def test_a_refit_replaces_a_missing_model_and_other_runs_fail(settings, mine):
+    reindex(settings, spec())
+    digest = table_of(settings).version().properties["model"]
+    shutil.rmtree(settings.home / "warehouse" / "models" / digest)
+    for run in (nothing_to_do, lambda of: planning.forecast(Context.of(of, settings, InProcess()))):
+        with pytest.raises(FileNotFoundError, match=f"model {digest} is missing from .*: restore it, or fit it by"):
+            run(spec())
+    assert reindex(settings, spec(refit="always"))[2] == "v1"  # the same model again
+    assert nothing_to_do(spec()).unchanged
 
 
 def test_the_command_prints_the_plan_and_needs_no_prefect_if_there_is_nothing_to_do(settings, mine, source):
