@@ -13,7 +13,7 @@ from itertools import chain
 from typing import get_args
 
 from hashing.mapreduce import Executor, Resources
-from hashing.names import check_choice
+from hashing.names import check_choice, counted
 from infra.executors import Progress, connect, silent
 from infra.settings import Settings
 from storage import warehouse as places
@@ -165,7 +165,7 @@ def _update(new: Dataset, how: Embedding, source: Dataset, settings: Settings, p
     encoder = StoredEncoder(warehouse, how.digest, source.kind, device)
     write = partial(pieces.write_piece, warehouse=warehouse, dataset=new.name, encode=encoder)
     while todo := [piece for piece in every if piece.digest not in stems]:
-        logger.info("%s: %d shards, %d to encode", new.name, len(every), len(todo))
+        logger.info("%s: %s, %d to encode", new.name, counted(len(every), "shard"), len(todo))
         written = executor.map(write, todo, f"embed {new.name}")
         stems |= {piece.digest: stem for piece, stem in zip(todo, written, strict=True)}
         encoded += todo

@@ -14,7 +14,7 @@ from hashing.mapreduce import Array, Batch
 from hashing.names import hint
 from infra.executors import InProcess, Progress, silent
 from storage import datasets, results
-from storage.features import columns, keys
+from storage.features import columns, contract, keys
 from storage.features.dataset import Dataset
 from storage.features.rows import form
 from storage.files import filesystem
@@ -100,11 +100,12 @@ class Queries(NamedTuple):
     keys: Any = None  # Arrow array; None if they have none
 
 
+@contract.refusing()
 def read_queries(dataset: Dataset, source: str) -> Queries:
     """Read queries from a split of the dataset, a file of vectors, or Parquet with the dataset's columns, into memory.
 
     `datasets.VECTOR_FILES` lists the files of vectors. Queries without ids, and queries whose key no row of the dataset
-    has, get ids from 2^41, as in ingested files.
+    has, get ids from 2^41, as in ingested files. Raises SourceRefused for queries that cannot be read.
     """
     keyed, url = dataset.columns.keyed, dataset.splits.get(source) or filesystem.absolute(source)
     if source not in dataset.splits:
@@ -114,6 +115,8 @@ def read_queries(dataset: Dataset, source: str) -> Queries:
         if vectors := datasets.read_vector_file(url):
             with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite, an error
                 x = np.concatenate(list(vectors)).astype(np.float32, copy=False)
+            if x.shape[1] != dataset.dim:
+                raise ValueError(f"{url}: expected vectors of dimension {dataset.dim}, found {x.shape[1]}")
             if errors := columns.usable_rows(x, x.shape[1], url, metric=dataset.metric)[1]:
                 columns.refuse_row(errors, url, 0)
             return Queries(Batch(datasets.QUERY + np.arange(len(x)), x))

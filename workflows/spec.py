@@ -117,7 +117,7 @@ class MethodSpec(Value):
         known = {field.name: field.default for field in fields(cls)}
         own = {name for name in known if name not in ("n_bits", "seed")}
         if unknown := sorted(self.parameters.keys() - own):
-            meant = hint(unknown[0], sorted(own), "they are")
+            meant = hint(unknown[0], sorted(own), "they are") if own else "it has none"
             raise ValueError(f"expected parameters of {self.method}, found {', '.join(unknown)}: {meant}")
         for name, value in self.parameters.items():
             kind = type(known[name])

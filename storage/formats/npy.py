@@ -15,7 +15,8 @@ def read_npy(path: str | Path) -> Array:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: expected a .npy file of numbers, found something else: {error}") from None
+        why = "another file" if "allow_pickle" in str(error) else str(error)  # NumPy takes any other file for a pickle
+        raise ValueError(f"{path}: expected a .npy file of numbers, found {why}") from None
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{path}: expected a .npy file, found an archive of several arrays")
     return array

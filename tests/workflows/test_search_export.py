@@ -248,7 +248,7 @@ def test_wrong_input_is_refused(settings, base, queries, tmp_path):
             ValueError, rf"expected 16 finite numbers, found NaN or infinity, in row 3 of \S*{name}$", tmp_path / name
         )
     refused(ValueError, "distinct ids of queries, found 29 repeated", tmp_path / "twice.parquet")
-    refused(ValueError, "queries: expected vectors of dimension 16, found 5", tmp_path / "narrow.npy")
+    refused(ValueError, r"narrow\.npy: expected vectors of dimension 16, found 5", tmp_path / "narrow.npy")
     refused(ValueError, r"objects\.npy: expected a \.npy file of numbers", tmp_path / "objects.npy")
     (tmp_path / "q.csv").write_text("1,2")
     refused(LookupError, r"expected queries in a file \.fvecs, .*, found .*q\.csv", tmp_path / "q.csv")

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 from typer.exceptions import TyperException
+from typer.rich_utils import rich_format_error
 
 from . import benchmark, catalogue, demo, deploy, embed, maintenance, plan, reindex, run, search
 from .common import FAILED, INTERRUPTED, REJECTED, USAGE, LogLines, errors
@@ -119,11 +120,16 @@ def main() -> None:
     signal.signal(signal.SIGINT, interrupted)
     try:
         prepare()
-        code = app(standalone_mode=not as_json())  # which prints errors of usage for people, and exits
+        code = app(standalone_mode=False)
         sys.exit(code or 0)
-    except (TyperException, typer.Abort) as error:
-        message = error.format_message() if hasattr(error, "format_message") else "Aborted."
-        kind, code = type(error).__name__, getattr(error, "exit_code", FAILED)
+    except TyperException as error:
+        error.message = error.message.replace("Value error, ", "")  # of pydantic, which Typer leaves there
+        if not as_json():
+            rich_format_error(error)
+            sys.exit(error.exit_code)
+        kind, message, code = type(error).__name__, error.format_message(), error.exit_code
+    except typer.Abort:
+        kind, message, code = "Abort", "Aborted.", FAILED
     except Exception as error:
         if os.environ.get("HASHKILN_VERBOSE"):
             raise

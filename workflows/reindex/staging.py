@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hashing.mapreduce import Array, Executor
+from hashing.names import counted
 from infra import telemetry
 from storage.features import deletions
 from storage.features.shard import FeatureShard, SourceChanged
@@ -78,7 +79,11 @@ def stage(context: Context, model: Model, after: str = "") -> Staged:
     }  # fmt: skip
     table.replace(branch, list(found.values()), removed, properties)
     logger.info(
-        "%s: %d shards, %d to encode, %d to remove", branch, len(shards), len(missing) + len(first), len(removed)
+        "%s: %s, %d to encode, %d to remove",
+        branch,
+        counted(len(shards), "shard"),
+        len(missing) + len(first),
+        len(removed),
     )
     encoding = time.monotonic()
     try:

@@ -244,7 +244,7 @@ def _publish(table: CodeTable, removal: Removal, executor: Executor) -> str | No
         if not (holders := _holders(table, removal.ids, executor)):
             return None
         log.schedule_purge(table, holders, removal.due_ms, len(removal.ids), current_user())
-        if base.number == 0:  # nothing is published, and a staged version will not be
+        if base.number == 0 or base.name not in holders:  # a staged version will not be published
             return None
         rewritten = _rewritten(table, base, removal, executor)
         parts = table.parts(base.snapshot_id) | {part.shard: part for part in rewritten}
