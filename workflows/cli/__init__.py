@@ -125,7 +125,7 @@ def main() -> None:
     except TyperException as error:
         error.message = error.message.replace("Value error, ", "")  # of pydantic, which Typer leaves there
         if not as_json():
-            rich_format_error(error)
+            rich_format_error(error)  # type: ignore[arg-type]  # Typer does not export the class that it takes
             sys.exit(error.exit_code)
         kind, message, code = type(error).__name__, error.format_message(), error.exit_code
     except typer.Abort:

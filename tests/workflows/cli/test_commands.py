@@ -94,6 +94,11 @@ def test_errors_are_json_on_request(here):
         ("fit", "--dataset", "sampel"): ("LookupError", "did you mean sample?"),
         ("fit", "--dataset", "sample", "--bits", "0"): ("UsageError", "--bits: Input should be greater"),
         ("fit",): ("MissingParameter", "Missing option '--dataset'."),
+        ("fit", "--dataset", "sample", "--refit", "no"): (
+            "BadParameter",
+            "value for '--refit': 'no' is not one",
+        ),
+        ("delete", "nothing", "--ids", "3"): ("LookupError", "no dataset 'nothing'"),
         ("evaluate",): ("BadParameter", "pass either TABLE"),
     }
     for args, (kind, message) in cases.items():
@@ -149,7 +154,16 @@ def test_fetch_verifies_the_published_checksums(hashkiln):
         (("reindex", "--dataset", "sample", "--bits", "0"), 2, "--bits: Input should be greater than or equal to 1"),
         (("reindex", "--dataset", "sample", "--method", "itk"), 2, "did you mean itq"),
         (("reindex", "--dataset", "sample", "--set", "n_iter"), 2, "expected NAME=VALUE, found 'n_iter'"),
-        (("reindex", "--dataset", "sample", "--refit", "often"), 2, "often"),
+        (
+            ("reindex", "--dataset", "sample", "--refit", "often"),
+            2,
+            "value for '--refit': 'often' is not one of",
+        ),
+        (
+            ("fit", "--dataset", "sample", "--method", "lsh", "--set", "n=1"),
+            2,
+            "of lsh, found n: it has none",
+        ),
         (("reindex",), 2, "Missing option"),
         (("ingest", "mnst"), 2, "mnst is not a named dataset: did you mean mnist?"),
         (("ingest", "/nowhere/x"), 2, "/nowhere/x is not a named dataset: pass --name NAME"),
