@@ -74,6 +74,11 @@ class Settings(BaseSettings):
     commit_shards: int = Field(256, ge=1, description="commit encoded shards after this number of shards")
     commit_seconds: float = Field(60, ge=0, description="or after this number of seconds")
     metrics: bool = Field(False, description="record metrics of tasks and stages, which Ray exports to Prometheus")
+    reports: str = Field(
+        "",
+        pattern="^(https?://.+)?$",
+        description="address at which a web server of yours has the folder reports/ of the warehouse, for links to them",
+    )
     traces: bool = Field(
         False, description="send OpenTelemetry traces to OTEL_EXPORTER_OTLP_ENDPOINT; needs hashkiln[traces]"
     )

@@ -1,4 +1,4 @@
-"""Checks of everything that a run needs, on this machine and on every node of the cluster."""
+"""Checks of everything that a run needs, on this machine and on every node of Ray."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def examine() -> list[dict[str, str]]:
     }
     rows = [_checked(subject, check) for subject, check in checks.items()]
     failed = {row["what"] for row in rows if row["state"] == "failed"}
-    asked = settings.executor == "ray" and settings.ray_address and not failed & {"executor", "warehouse"}
+    asked = settings.executor == "ray" and not failed & {"executor", "warehouse"}
     return rows + _nodes(settings) if asked else rows
 
 
@@ -85,7 +85,7 @@ def _row(subject: str, found: str, remedy: str = "") -> dict[str, str]:
 
 
 def _nodes(settings: Settings) -> list[dict[str, str]]:
-    """Check the connected cluster: a row for each node, and for each setting that cannot work on several machines."""
+    """Check the nodes of Ray: a row for each, and for each setting that cannot work on several machines."""
     probe = filesystem.join(settings.warehouse_url, f".doctor-{uuid.uuid4().hex}")
     before = time.time()
     try:

@@ -70,7 +70,8 @@ def test_the_work_pool_of_kubernetes_makes_a_valid_job(prefect):
 
 
 def test_reindex_publishes_a_version_and_evaluate_measures_it(prefect):
-    here = {"HASHKILN_EXECUTOR": "inprocess"}  # tests/workflows/test_deploy.py runs a deployment with Ray
+    # tests/workflows/test_deploy.py runs a deployment with Ray
+    here = {"HASHKILN_EXECUTOR": "inprocess", "HASHKILN_REPORTS": "https://reports.example.com/"}
     assert prefect.run("reindex/reindex", **here)["state_type"] == "COMPLETED"
     settings = Settings(home=prefect.folder / "home")
     table = load_table(iceberg.open_catalog(settings.catalog_url, settings.warehouse_url), "sample__itq32")
@@ -78,8 +79,10 @@ def test_reindex_publishes_a_version_and_evaluate_measures_it(prefect):
     assert (published.name, published.properties["rows"]) == ("v1", "40000")
     assert sum(part.rows for part in table.parts(published.snapshot_id).values()) == 40_000
     assert Path(published.properties["report"]).read_text().startswith("<!")
-    artifacts = {artifact["key"] for artifact in prefect.read("artifacts/filter", sort="KEY_ASC")}
-    assert artifacts >= {f"sample--itq32-{kind}" for kind in ("metrics", "summary", "report")}
+    artifacts = {artifact["key"]: artifact["data"] for artifact in prefect.read("artifacts/filter", sort="KEY_ASC")}
+    assert artifacts.keys() >= {f"sample--itq32-{kind}" for kind in ("metrics", "summary", "report")}
+    page = f"sample__itq32/{Path(published.properties['report']).name}"
+    assert artifacts["sample--itq32-report"] == f"[report](https://reports.example.com/{page})"
     assert prefect.run("evaluate/evaluate", **here)["state_type"] == "COMPLETED"
 
 

@@ -217,7 +217,7 @@ def _described(split: SplitSummary) -> str:
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Check that this machine, and every node of the cluster of RAY_ADDRESS, has everything a run needs.
+    """Check that this machine, and every node of Ray, has everything a run needs.
 
     Exits with 1 if a check fails, and says what to do.
 

@@ -98,15 +98,23 @@ def _report(context: Context, staged: Staged, report: Report, verdict: Verdict, 
     url = write_report(context, staged, report, verdict, times)
     epochs = models.training_epochs(context.warehouse, staged.model.digest)
     summary = run_markdown(context.spec, staged, report, verdict, epochs)
-    Reporter(_artifacts)(staged.table, metric_rows(report), report.protocol, summary, url)
+    link = _link(context.settings, url)
+    Reporter(_artifacts)(staged.table, metric_rows(report), report.protocol, summary, url, link)
     return url
 
 
-def _artifacts(table: str, metrics: list[dict[str, Any]], protocol: str, summary: str, url: str) -> None:
+def _link(settings: Settings, url: str) -> str:
+    """Return the web address of a report. Without a web server, only browsers on this machine open it, if any."""
+    if settings.reports:
+        page = url.removeprefix(settings.warehouse_url).removeprefix("/reports/")
+        return f"{settings.reports.rstrip('/')}/{page}"
+    return url if "://" in url else f"file://{url}"
+
+
+def _artifacts(table: str, metrics: list[dict[str, Any]], protocol: str, summary: str, url: str, link: str) -> None:
     """Publish the report as Prefect artifacts."""
     metrics_artifact(table, metrics, protocol)
     create_markdown_artifact(summary, key=artifact_key(table, "summary"), description="Summary of the run")
-    link = url if "://" in url else f"file://{url}"
     create_link_artifact(link, "report", key=artifact_key(table, "report"), description=f"Report of the run: {url}")
 
 

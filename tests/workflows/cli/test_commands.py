@@ -331,14 +331,15 @@ def test_doctor_checks_everything(hashkiln):
     assert "RAY_AUTH_TOKEN" in failed["executor"]
 
 
-def test_doctor_asks_every_node_of_the_cluster(here, ray_executor):
-    address = ray_executor.join().split()[2].rstrip(":")
+@pytest.mark.parametrize("named", [True, False])
+def test_doctor_asks_every_node_of_the_cluster(here, ray_executor, named):
+    address = ray_executor.join().split()[2].rstrip(":") if named else ""
     code, output, _ = here("doctor", "--json", HASHKILN_EXECUTOR="ray", RAY_ADDRESS=address)
     node = json.loads(output)[-1]
     assert code == 0
     assert node["what"].endswith("(127.0.0.2)")
     assert node["found"].startswith("same versions, warehouse usable")
-    assert " GiB of memory for tasks, " in node["found"]
+    assert re.search(r" GiB of memory for tasks, \d+ GPUs$", node["found"])
 
 
 @pytest.mark.parametrize(("cpus", "state"), [(2, "failed"), (0, "ok")])
