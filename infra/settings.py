@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     reports: str = Field(
         "",
         pattern="^(https?://.+)?$",
-        description="address at which a web server of yours has the folder reports/ of the warehouse, for links to them",
+        description="address of the folder reports/ of the warehouse on a web server of yours, for links in Prefect",
     )
     traces: bool = Field(
         False, description="send OpenTelemetry traces to OTEL_EXPORTER_OTLP_ENDPOINT; needs hashkiln[traces]"
