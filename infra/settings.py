@@ -75,9 +75,7 @@ class Settings(BaseSettings):
     commit_seconds: float = Field(60, ge=0, description="or after this number of seconds")
     metrics: bool = Field(False, description="record metrics of tasks and stages, which Ray exports to Prometheus")
     reports: str = Field(
-        "",
-        pattern="^(https?://.+)?$",
-        description="address of the folder reports/ of the warehouse on a web server of yours, for links in Prefect",
+        "", description="address of the folder reports/ of the warehouse on a web server of yours, for links in Prefect"
     )
     traces: bool = Field(
         False, description="send OpenTelemetry traces to OTEL_EXPORTER_OTLP_ENDPOINT; needs hashkiln[traces]"
@@ -113,6 +111,13 @@ class Settings(BaseSettings):
         if not url or ("://" in url and not scheme):
             return re.sub("^az://", "abfs://", url)  # the name that pyiceberg knows
         return f"{scheme}{_absolute(url.removeprefix(scheme))}"
+
+    @field_validator("reports")
+    @classmethod
+    def _web_address(cls, url: str) -> str:
+        if not re.fullmatch("|https?://.+", url):
+            raise ValueError(f"expected an address such as https://reports.example.com, found {url!r}")
+        return url
 
     @field_validator("catalog")
     @classmethod

@@ -220,6 +220,7 @@ def test_only_the_file_of_a_catalog_is_a_path(catalog, stored, monkeypatch, tmp_
         ("HASHKILN_CATALOG", "tables.db", "expected a URL such as sqlite:///catalog.db, https.* or the name "),
         ("HASHKILN_CATALOG", "postgre sql://user:secret@host", "(?s)^(?!.*secret)HASHKILN_CATALOG: expected a URL"),
         ("HASHKILN_WAREHOUSE", "~no-such-user/wh", "cannot expand ~ in ~no-such-user/wh"),
+        ("HASHKILN_REPORTS", "s3://b/w", "HASHKILN_REPORTS: expected an address such as https://.*, found 's3://b/w'"),
     ],
 )
 def test_settings_with_invalid_paths_or_addresses_are_refused(name, value, message, monkeypatch):
