@@ -202,17 +202,14 @@ def test_wrong_input_is_refused():
 COMPUTE = """
 import pickle, sys
 from hashing.hamming import scan
-codes, labels = pickle.load(sys.stdin.buffer)
-for n_bits, part in codes.items():
-    scan.histogram(part[:5], part, n_bits, labels[:5], labels)
-sys.stdout.buffer.write(pickle.dumps([scan.topk(part[:5], part, 20) for part in codes.values()]))
+codes = pickle.load(sys.stdin.buffer)
+sys.stdout.buffer.write(pickle.dumps([scan.topk(part[:5], part, 20) for part in codes]))
 """
 
 
 def test_processes_that_compile_at_the_same_time_share_the_cache(tmp_path):
-    codes = {n_bits: bits.pack(clustered(100, n_bits)) for n_bits in (8, 32, 64, 128)}
-    labels = np.ones((100, 1), np.uint64)
-    expected = [scan.topk(part[:5], part, 20) for part in codes.values()]
+    codes = [bits.pack(clustered(100, n_bits)) for n_bits in (8, 32, 64, 128)]
+    expected = [scan.topk(part[:5], part, 20) for part in codes]
     for _ in ("compiling", "from the cache"):
         processes = [
             subprocess.Popen(
@@ -224,7 +221,7 @@ def test_processes_that_compile_at_the_same_time_share_the_cache(tmp_path):
             for _ in range(2)
         ]
         for process in processes:
-            process.stdin.write(pickle.dumps((codes, labels)))
+            process.stdin.write(pickle.dumps(codes))
             process.stdin.flush()
         for process in processes:
             output, _ = process.communicate()

@@ -159,7 +159,7 @@ def test_bre_sweeps_to_the_best_of_all_shifts(n_rows):
         assert decrease == cost(before >= 0) - cost(u >= 0), trial
         turns = np.unique((-before[column != 0] / column[column != 0]).astype(np.float32)).astype(np.float64)
         shifts = np.concatenate([[0, turns[0] - 1, turns[-1] + 1], (turns[1:] + turns[:-1]) / 2])
-        assert cost(u >= 0) == min(cost(before + shift * column >= 0) for shift in shifts), trial
+        assert cost(u >= 0) == cost(before + shifts[:, None] * column >= 0).min(), trial
 
 
 def test_bre_lowers_its_objective(in_process):

@@ -57,17 +57,17 @@ def vectors(kind, n, d, rng):
 @pytest.mark.parametrize("metric", exact.METRICS)
 def test_neighbours_equal_a_sort_of_all_pairs(kind, d, metric, device):
     rng = np.random.default_rng(d)
-    x = vectors(kind, 400, d, rng)
+    x = vectors(kind, 200, d, rng)
     x[~x.any(axis=1), 0] = 1  # a vector of zeros has no cosine
-    ids = rng.permutation(10**6)[:400] - 500
-    queries, own = x[:40].astype(np.float32), ids[:40]
-    for k in (1, 10, 399):
+    ids = rng.permutation(10**6)[:200] - 500
+    queries, own = x[:20].astype(np.float32), ids[:20]
+    expected = brute_force(queries, own, ids, x, 199, metric)
+    for k in (1, 10, 199):
         statistic = NearestNeighbours(queries, own, k, metric, device)
-        expected = brute_force(queries, own, ids, x, k, metric)
-        for n_shards, size in ((1, 400), (4, 77), (7, 1 if device is None else 50)):
+        for n_shards, size in ((1, 200), (4, 37), (7, 1 if device is None else 25)):
             actual = over(pickle.loads(pickle.dumps(statistic)), ids, x, n_shards, size)
-            np.testing.assert_array_equal(actual[0], expected[0])
-            np.testing.assert_array_equal(actual[1], expected[1])
+            np.testing.assert_array_equal(actual[0], expected[0][:, :k])
+            np.testing.assert_array_equal(actual[1], expected[1][:, :k])
             assert (actual[0].dtype, actual[1].dtype) == (np.int64, np.float64)
 
 

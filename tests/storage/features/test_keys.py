@@ -152,8 +152,8 @@ def test_rows_of_a_shard_have_the_ids_of_their_keys(tmp_path):
         list(shard("null"))
 
 
-def test_a_million_keys_are_found_together(tmp_path):
-    names = sorted(map(str, range(10**6)))
+def test_many_keys_are_found_together(tmp_path):
+    names = sorted(map(str, range(10**5)))
     expected = {key: i for i, key in enumerate(names)}  # new keys get ids in their order
     column = pa.array(names)
     keys.assign_ids(str(tmp_path), column)
