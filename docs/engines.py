@@ -209,10 +209,12 @@ NOT_SEARCHED = {
     "pgvector": "all in PostgreSQL 15 by `bit_count` (`tests/storage/export/test_engines.py`); over 90 % through the "
     "HNSW index of pgvector 0.8.5 in PostgreSQL 16.14, tried once by hand",
     "milvus": "all in Milvus 2.3.5, tried once by hand with ids and codes inserted by pymilvus; that version rejects "
-    "the labels, because they are JSON arrays. The bulk import was not tried: the files follow "
-    "[its documents](https://milvus.io/docs/binary-vector.md)",
-    "opensearch": "not tried: neither server could be installed, as PyPI and npm have only their clients and Maven "
-    "Central could not be reached. `tests/storage/export/test_engines.py` compares the files with the documents of "
+    "the labels, because they are JSON arrays. milvus-lite 3.2.2 refuses binary vectors. The bulk import was not "
+    "tried: the files follow [its documents](https://milvus.io/docs/binary-vector.md)",
+    "opensearch": "not searched: neither server could be installed, as PyPI, npm and Debian do not have them and Maven "
+    "Central could not be reached. osmem-server 0.1.6 of PyPI, which imitates OpenSearch 3.8 without k-NN search, took "
+    "the mapping and all rows, tried once by hand. `tests/storage/export/test_engines.py` compares the files with the "
+    "documents of "
     "[OpenSearch]"
     "(https://docs.opensearch.org/latest/mappings/supported-field-types/knn-memory-optimized/#binary-vectors) and "
     "[Elasticsearch](https://www.elastic.co/docs/reference/elasticsearch/mapping-reference/dense-vector)",

@@ -196,8 +196,8 @@ def check_against(method: Method, kind: str, dim: int, labelled: bool, n_classes
         raise ValueError(f"{name} learns from labels, and the rows have none: choose an unsupervised method")
     if reads_labels(method) and n_classes > MOST_CLASSES:
         raise ValueError(
-            f"{name} learns from at most {MOST_CLASSES:,} different labels, found {n_classes:,}: choose an "
-            "unsupervised method; if the labels are values rather than classes, ingest without --label-column"
+            f"choose an unsupervised method, or ingest without --label-column if the labels are values: {name} learns "
+            f"from at most {MOST_CLASSES:,} different labels, found {n_classes:,}"
         )
     if kind == "text" and network != "text":
         found = f"{name}, with network={network}" if network else f"{name}, which reads vectors"
