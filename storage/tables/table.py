@@ -57,6 +57,10 @@ def table_names(catalog: Catalog) -> list[str]:
     return sorted(name for _, name in catalog.list_tables(NAMESPACE))
 
 
+class OtherCodes(ValueError):
+    """A table has codes of another length, or other correctives."""
+
+
 def load_table(
     catalog: Catalog, name: str, n_bits: int | None = None, correctives: Sequence[str] | None = None
 ) -> CodeTable:
@@ -78,11 +82,11 @@ def load_table(
             raise unknown_table(name, existing) from None
         return load_table(catalog, known, n_bits, correctives)
     if n_bits not in (None, table.n_bits):
-        raise ValueError(f"table {name} has codes of {table.n_bits} bits, not {n_bits}: choose another --code")
+        raise OtherCodes(f"table {name} has codes of {table.n_bits} bits, not {n_bits}: choose another --code")
     names = tuple(correctives or ())
     if correctives is not None and table.correctives not in (names, FLOAT32.get(names)):
         found, asked = (", ".join(columns) or "no correctives" for columns in (table.correctives, names))
-        raise ValueError(f"table {name} has the columns {found}, not {asked}: choose another --code")
+        raise OtherCodes(f"table {name} has the columns {found}, not {asked}: choose another --code")
     return table
 
 

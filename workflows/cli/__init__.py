@@ -23,7 +23,7 @@ from .display import STAGES, Display
 # or split that does not exist; its subclasses, such as KeyError, mean other failures.
 EXIT = {
     "GateRejected": REJECTED, "UsageError": USAGE, "SettingsError": USAGE, "SourceRefused": USAGE, "LookupError": USAGE,
-    "EncoderRefused": USAGE, "ExportRefused": USAGE,
+    "EncoderRefused": USAGE, "ExportRefused": USAGE, "OtherCodes": USAGE,
 }  # fmt: skip
 
 STOP_SECONDS = 10  # time to stop Prefect's server and Ray after Ctrl-C

@@ -264,6 +264,8 @@ def test_a_table_is_published_evaluated_and_listed(hashkiln, here, home, prefect
     listed = {row["table"]: row for row in json.loads(here("tables", "--json")[1])}
     assert {"version": "v1", "rows": 40_000, "bits": 64, "method": "lsh"}.items() <= listed["sample__lsh64"].items()
     assert max(map(len, here("tables", COLUMNS="80")[1].splitlines())) <= 80
+    code, _, error = here("reindex", "--dataset", "sample", "--method", "lsh", "--bits", "8", "--code", "lsh64")
+    assert (code, error) == (2, "table sample__lsh64 has codes of 64 bits, not 8: choose another --code\n")
     assert here("history", "sample--LSH64")[0] == 0  # case, hyphens and underscores do not matter
     assert "did you mean sample__lsh64" in here("history", "sample__lsh65")[2]
     measured = json.loads(here("evaluate", "sample__lsh64", "--neighbours", "10", "--json")[1])
