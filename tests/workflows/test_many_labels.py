@@ -83,6 +83,8 @@ def test_metrics_are_those_of_all_labels_and_only_labels_of_queries_are_read(tab
 
 def test_what_needs_memory_of_rows_and_labels_is_refused_before_it_begins(table, monkeypatch, tmp_path, run_command):
     reindex(table, SPEC)
+    code, said, _ = run_command("export", "many__lsh16", "--to", "duckdb", "--out", str(tmp_path / "duck"))
+    assert (code, "…: 1,200 labels" in " ".join(said.split()), len(said) < 3000) == (0, True, True)
     monkeypatch.setattr(npy, "MOST_CLASSES", 1000)
     with pytest.raises(ExportRefused, match=r"labels.npy would take 0.0 GB, a byte for each of 3,000 rows and 1,200"):
         export_version("many__lsh16", "npy", str(tmp_path / "out"))

@@ -10,7 +10,7 @@ from .common import checked, console, progress, show
 from .options import AsJson, TableName, VersionName
 
 app = typer.Typer()
-
+LABELS = 20  # to show
 
 Target = Literal[
     "npy", "faiss-flat", "faiss-ivf", "faiss-hnsw", "pgvector", "duckdb", "milvus", "lance", "opensearch", "qdrant"
@@ -89,4 +89,8 @@ def export(
 
     check_outputs(folder=out)
     found: dict[str, Any] = export_version(table, to, out, version)
-    show(found if as_json else {name: value for name, value in found.items() if value != ()}, as_json)
+    if as_json:
+        return show(found, True)
+    if len(labels := found["vocabulary"]) > LABELS:
+        found["vocabulary"] = f"{', '.join(map(str, labels[:LABELS]))}, …: {counted(len(labels), 'label')}"
+    show({name: value for name, value in found.items() if value != ()}, False)
