@@ -94,7 +94,7 @@ def updated(
 def query_slices(queries: int, size: int) -> list[slice]:
     """Return slices of queries whose states, of `size` bytes per query, take at most 64 MiB each."""
     step = max(1, STATE_BYTES // size)
-    return [slice(start, start + step) for start in range(0, queries, step)]
+    return [slice(start, min(start + step, queries)) for start in range(0, queries, step)]
 
 
 def exact_neighbours(
