@@ -45,12 +45,12 @@ def every_function(codes, n_bits, n_queries=3, n_labels=70, n_grades=3):
         same("pair_distances", queries, codes, *places)
 
 
-@pytest.mark.parametrize("n_bits", [1, 31, 32, 33, 64, 96, 129])
+@pytest.mark.parametrize("n_bits", [1, 32, 33, 96, 129])
 def test_every_width(n_bits):
     every_function(bits.pack(clustered(100, n_bits)), n_bits)
 
 
-@pytest.mark.parametrize("n_bits", [257, 1000, 4096])
+@pytest.mark.parametrize("n_bits", [257, 1000])
 def test_wide_codes(n_bits):
     codes = bits.pack(clustered(40, n_bits))
     labels = np.arange(40, dtype=np.uint64)[:, None]
@@ -80,7 +80,8 @@ def test_the_largest_distances_and_counts_far_apart():
     codes = np.zeros((40, 512), np.uint8)
     codes[3:] = 255
     codes[5, 7] = 254
-    same("histogram", codes[2:3], codes, 4096)
+    labels = np.arange(40, dtype=np.uint64)[:, None]
+    same("histogram", codes[2:3], codes, 4096, labels[2:3], labels)
     same("topk", codes[2:3], codes, 9)
 
 
