@@ -1,9 +1,9 @@
 """The parts that manifests of Iceberg list. Manifests never change, so each is read once in a process."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pyiceberg.io import FileIO
-from pyiceberg.manifest import ManifestFile
+from pyiceberg.manifest import ManifestEntry, ManifestFile
 from pyiceberg.utils.concurrent import ExecutorFactory
 
 from .iceberg import to_part
@@ -23,8 +23,13 @@ def listed_parts(manifests: Sequence[ManifestFile], io: FileIO) -> list[Part]:
     new = [manifest for manifest in manifests if manifest.manifest_path not in known]
     read = ExecutorFactory.get_or_create().map(lambda manifest: manifest.fetch_manifest_entry(io), new)
     for manifest, entries in zip(new, read, strict=True):
-        known[manifest.manifest_path] = [to_part(entry.data_file) for entry in entries]
-        _MANIFESTS[manifest.manifest_path] = known[manifest.manifest_path]
+        known[manifest.manifest_path] = remember(manifest, entries)
+    return [part for manifest in manifests for part in known[manifest.manifest_path]]
+
+
+def remember(manifest: ManifestFile, entries: Iterable[ManifestEntry]) -> list[Part]:
+    """Return the parts of a manifest that was read or written, and keep them."""
+    parts = _MANIFESTS[manifest.manifest_path] = [to_part(entry.data_file) for entry in entries]
     for oldest in list(_MANIFESTS)[:-KEPT]:
         _MANIFESTS.pop(oldest, None)
-    return [part for manifest in manifests for part in known[manifest.manifest_path]]
+    return parts

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from pyiceberg.catalog import Catalog
 from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, TableAlreadyExistsError
 from pyiceberg.table import CreateTableTransaction, Table
-from pyiceberg.table.snapshots import Snapshot
+from pyiceberg.table.snapshots import Operation, Snapshot
 from pyiceberg.table.update import AssertRefSnapshotId, RemoveSnapshotRefUpdate
 
 from hashing.names import hint, spelled
@@ -22,6 +22,7 @@ from .commits import PublishConflict, change_properties, commit, retry_commit
 from .iceberg import NAMESPACE, PREFIX, WITH_CORRECTIVES
 from .manifests import listed_parts
 from .parts import CodeShard, Part
+from .replacement import Replacement
 
 VOCABULARY = PREFIX + "vocabulary"
 
@@ -294,12 +295,12 @@ class CodeTable:
             prefixed = {PREFIX + key: value for key, value in properties.items()}
             with (
                 self.iceberg.transaction() as tx,
-                tx.update_snapshot(branch=branch, snapshot_properties=prefixed).overwrite() as overwrite,
+                Replacement(Operation.OVERWRITE, tx, self.iceberg.io, None, prefixed, branch) as replacement,
             ):
                 for part in old:
-                    overwrite.delete_data_file(iceberg.to_data_file(part, spec_id))
+                    replacement.delete_data_file(iceberg.to_data_file(part, spec_id))
                 for part in new:
-                    overwrite.append_data_file(iceberg.to_data_file(part, spec_id))
+                    replacement.append_data_file(iceberg.to_data_file(part, spec_id))
 
         retry_commit(self.iceberg, attempt)
 

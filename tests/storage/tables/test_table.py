@@ -127,6 +127,45 @@ def test_parts_are_replaced_and_removed_in_one_snapshot(catalog, parts):
     assert shards_of(table) == ["00000.parquet", "00001.parquet", "00002.parquet"]
 
 
+def test_a_snapshot_that_replaces_parts_is_that_of_pyiceberg(catalog, parts, monkeypatch):
+    """It reads only the manifest of the removed part, once, and leaves out manifests that list no part any more."""
+    first, second, third = parts
+    table = published(catalog, [first, second])
+    table.stage("staged-a", table.version().snapshot_id)
+    table.replace("staged-a", [third], set(), MODEL)
+    table.stage("staged-b", table.version("staged-a").snapshot_id)
+    changed = first._replace(url=first.url.replace(".parquet", "-2.parquet"), version="other", rows=99)
+    with table.iceberg.transaction() as tx, tx.update_snapshot(branch="staged-a").overwrite() as overwrite:
+        overwrite.delete_data_file(iceberg.to_data_file(first, 0))
+        overwrite.append_data_file(iceberg.to_data_file(changed, 0))
+    opened = count_manifests(monkeypatch)
+    assert shards_of(table, "staged-b") == sorted(part.shard for part in parts)
+    assert len(opened) == 2
+    table.replace("staged-b", [changed], set(), MODEL)
+    assert len(opened) == 3
+    (theirs, head), (ours, own) = (entries(table.refresh(), branch) for branch in ("staged-a", "staged-b"))
+    assert ours == theirs
+    totals = [{k: v for k, v in s.summary.additional_properties.items() if "hashkiln" not in k} for s in (head, own)]
+    assert totals[0] == totals[1]
+    assert table.parts(own.snapshot_id) == {part.shard: part for part in (changed, second, third)}
+    table.replace("staged-b", [], {second.shard}, MODEL)
+    lists = table.iceberg.snapshot_by_name("staged-b").manifests(table.iceberg.io)
+    assert sorted(manifest.existing_files_count + manifest.added_files_count for manifest in lists) == [0, 1, 1]
+
+
+def entries(table, branch):
+    """Return what Iceberg knows of each file of a branch, and its snapshot."""
+    snapshot, io = table.iceberg.snapshot_by_name(branch), table.iceberg.io
+    found = set()
+    for manifest in snapshot.manifests(io):
+        for entry in manifest.fetch_manifest_entry(io, discard_deleted=False):
+            numbers = entry.snapshot_id, entry.sequence_number, entry.file_sequence_number
+            own = {snapshot.snapshot_id: "this", snapshot.sequence_number: "this"}
+            file, counts = iceberg.to_part(entry.data_file), sorted(entry.data_file.value_counts.items())
+            found.add((entry.status, *(own.get(number, number) for number in numbers), file, *counts))
+    return found, snapshot
+
+
 def test_publishing_is_refused_when_main_has_moved(catalog, parts):
     table = published(catalog, parts[:1])
     base = table.version()
