@@ -90,7 +90,7 @@ def plan(dataset: str, budget: int, recall: float, neighbours: int = 10, progres
     rows = sum(rows_of(full.shards("base")))
     if rows <= max(neighbours, QUERIES if "query" not in full.splits else 0):
         raise UsageError(f"expected more than {max(neighbours, QUERIES)} rows to measure on, found {rows}")
-    vocabulary_of(full, None, executor)  # assigns ids to keys
+    vocabulary_of(full, None, executor, full.shards("base"))  # assigns ids to keys
     sample = _sample(full, settings, executor)
     schema = schema_of(sample.name, settings)
     specs = _specs(budget, schema)

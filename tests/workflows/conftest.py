@@ -33,11 +33,11 @@ from workflows.spec import Spec
 D, CLASSES = 32, ["ant", "bee", "cat", "dog", "elk", "fox"]
 
 
-def write_shard(folder, name, batch):
-    """Write a Parquet shard as a user would: own column names, labels by name."""
+def write_shard(folder, name, batch, *more):
+    """Write a Parquet shard as a user would: own column names, labels by name. Each row also has the labels `more`."""
     folder.mkdir(parents=True, exist_ok=True)
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(batch.x.ravel()), D)
-    labels = [[CLASSES[c]] for c in batch.y.argmax(1)]
+    labels = [[CLASSES[c], *more] for c in batch.y.argmax(1)]
     pq.write_table(pa.table({"key": batch.ids, "embedding": vectors, "tags": labels}), folder / name)
 
 

@@ -67,7 +67,7 @@ def encoder(tmp_path):
 def vectors_of(settings, name, split="base"):
     """Return id or key -> vector of a split, read as `reindex` reads it."""
     dataset = dataset_of(Spec(dataset=name), settings)
-    vocabulary_of(dataset, None, InProcess())  # assigns ids to keys
+    vocabulary_of(dataset, None, InProcess(), dataset.shards("base"))  # assigns ids to keys
     batches = [batch for shard in dataset.shards(split) for batch in shard]
     return {i: x for batch in batches for i, x in zip(batch.ids.tolist(), batch.x, strict=True)}
 

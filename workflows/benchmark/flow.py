@@ -66,7 +66,7 @@ def benchmark(grid: Grid, progress: Progress = silent) -> GridOutcome:
     cells = len(datasets) * len(specs)
     with logged_stage("benchmark"):
         for name, dataset in zip(grid.datasets, datasets, strict=True):
-            vocabulary = vocabulary_of(dataset, None, executor)  # assigns ids to keys, too
+            vocabulary = vocabulary_of(dataset, None, executor, dataset.shards("base"))  # assigns ids to keys, too
             if grid.protocol == "dhn":
                 dataset = protocols.drawn_dataset(dataset, grid.draw, vocabulary, settings, executor)
             bench = Bench(name, dataset, vocabulary, grid, settings, executor, {})

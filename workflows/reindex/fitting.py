@@ -43,7 +43,7 @@ def fit(context: Context, because: str = "") -> Model:
         return published
     excluded = np.zeros(0, np.int64)
     if dataset.columns.keyed:
-        vocabulary_of(dataset, context.known_table(), context.executor)  # assigns ids to keys
+        vocabulary_of(dataset, context.known_table(), context.executor, dataset.shards("base"))  # assigns ids to keys
     if _draws(dataset):
         excluded = judge.draw_queries(context).ids
     listed = dataset.shards(_split(dataset))

@@ -20,17 +20,20 @@ from ..spec import digest
 LIBRARIES = ("hashkiln", "numpy", "scipy", "torch", "pyarrow", "pyiceberg", "ray", "prefect")
 
 
-def vocabulary_of(dataset: Dataset, table: CodeTable | None, executor: Executor) -> tuple[str | int, ...]:
+def vocabulary_of(
+    dataset: Dataset, table: CodeTable | None, executor: Executor, shards: Sequence[FeatureShard]
+) -> tuple[str | int, ...]:
     """Return the labels of the table, if it exists, followed by new labels of the source; assign ids to new keys.
 
-    Shards whose part is published are skipped, because their keys and labels are known. The table does not change.
+    Of `shards`, those of the base split, the ones whose part is published are skipped, because their keys and labels
+    are known. The table does not change.
     """
     known = table.vocabulary if table else ()
     if not (dataset.columns.keyed or dataset.columns.labels):
         return known
     base = table.version() if table else None
     parts = table.parts(base.snapshot_id) if table and base else {}
-    new = [s for s in dataset.shards("base") if s.name not in parts or parts[s.name].version != s.version]
+    new = [s for s in shards if s.name not in parts or parts[s.name].version != s.version]
     if not base or base.properties.get("splits") != splits(dataset):
         new += [shard for split in dataset.splits.keys() - {"base"} for shard in dataset.shards(split)]
     if dataset.columns.keyed:

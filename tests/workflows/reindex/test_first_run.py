@@ -23,6 +23,7 @@ from tests.workflows.conftest import (
 from workflows import datasets
 from workflows.context import Context
 from workflows.reindex import fitting, staging
+from workflows.reindex.publishing import GateRejected
 
 
 def tables(settings):
@@ -37,13 +38,14 @@ def with_nan(rows, first_id):
 
 @dataclass(frozen=True)
 class Meanwhile(InProcess):
-    """Calls a function once, before the first shard is encoded."""
+    """Calls a function once, before the first task of a kind."""
 
     do: object = None
+    at: str = "encode"
     done: list = field(default_factory=list)
 
     def map(self, fn, items, label=""):
-        if label == "encode" and not self.done:
+        if label == self.at and not self.done:
             self.done.append(self.do())
         return super().map(fn, items, label)
 
@@ -132,6 +134,20 @@ def test_a_source_that_changes_before_the_first_shard_is_encoded_is_planned_agai
 
     assert reindex(settings, spec(), Meanwhile(do=do))[0].rows == 750
     assert published_codes(settings) == encoded_from_source(settings, mine)
+
+
+def test_a_shard_that_comes_while_labels_are_read_is_left_to_the_next_run(settings, mine, source):
+    """Rows are encoded as they were listed when labels were read, so none has a label without a place."""
+    reindex(settings, spec())
+    write_shard(source, "part4.parquet", blobs(50, D, seed=4, first_id=4000))
+
+    def do():
+        write_shard(source, "part5.parquet", blobs(50, D, seed=5, first_id=5000), "aardvark")
+
+    with pytest.raises(GateRejected, match=r"1 of 6 source shards are missing, such as part5\.parquet"):
+        reindex(settings, spec(), Meanwhile(do=do, at="labels"))
+    assert reindex(settings, spec())[0].rows == 900
+    assert table_of(settings).vocabulary[-1] == "aardvark"
 
 
 def test_one_shard_is_encoded_once(settings, tmp_path):
