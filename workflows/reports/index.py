@@ -14,7 +14,7 @@ from storage.tables.table import CodeTable, Version
 from ..context import open_tables
 from ..evaluation.registry import split_protocol
 from ..spec import Spec
-from ..tables.history import Event, history, metrics_of_versions
+from ..tables.history import Event, events, metrics_of_versions
 from .pages import render, sentence
 from .run_charts import headline, history_charts
 
@@ -32,17 +32,17 @@ def write_index(settings: Settings, table: str) -> None:
     tables = open_tables(settings)
     opened = next(one for one in tables if one.name == table)
     pages = {
-        warehouse.REPORT.url(settings.warehouse_url, table=table, page="index"): table_page(opened, history(table)),
+        warehouse.REPORT.url(settings.warehouse_url, table=table, page="index"): table_page(opened, events(opened)),
         warehouse.REPORT_INDEX.url(settings.warehouse_url): warehouse_page(settings.warehouse_url, tables),
     }
     for url, page in pages.items():
         filesystem.write_bytes(url, page.encode())
 
 
-def table_page(table: CodeTable, events: Sequence[Event]) -> str:
-    """Return the index of a table: its events, newest first, and the metrics of its versions."""
+def table_page(table: CodeTable, recorded: Sequence[Event]) -> str:
+    """Return the index of a table: its recorded events, newest first, and the metrics of its versions."""
     versions = {version.name: version for version in table.versions()}
-    shown = headline([name for event in events for name in event.metrics])
+    shown = headline([name for event in recorded for name in event.metrics])
     lines = [
         Line(
             event.version,
@@ -57,7 +57,7 @@ def table_page(table: CodeTable, events: Sequence[Event]) -> str:
                 event.note,
             ],
         )
-        for event in reversed(events)
+        for event in reversed(recorded)
         if event.version != "v0"
     ]
     now = table.version().properties

@@ -88,13 +88,17 @@ def rollback(table: str, to: str | None = None) -> str:
 
 def history(table: str) -> list[Event]:
     """Return the recorded events of a table, oldest first."""
-    opened = open_table(Settings(), table)
+    return events(open_table(Settings(), table))
+
+
+def events(opened: CodeTable) -> list[Event]:
+    """Return the recorded events of an opened table, oldest first."""
     main, deadlines = opened.version(), log.purge_deadlines(opened)
-    events = [_event(version, version.name == main.name, deadlines.get(version.name)) for version in opened.versions()]
+    found = [_event(version, version.name == main.name, deadlines.get(version.name)) for version in opened.versions()]
     for moved in log.rollbacks(opened):
         known = {"version": moved["to"], "when": moved["at"], "by": moved["by"], "note": f"from {moved['from']}"}
-        events.append(Event(**known, what="rolled back", published="", rows=None, model="", metrics={}))
-    return sorted(events, key=lambda event: event.when)
+        found.append(Event(**known, what="rolled back", published="", rows=None, model="", metrics={}))
+    return sorted(found, key=lambda event: event.when)
 
 
 def diff(table: str, a: str, b: str) -> Difference:

@@ -12,11 +12,12 @@ from tests.workflows.tables.published_table import TABLE, D, spec, write
 from workflows.context import Context
 from workflows.reindex import pipeline
 from workflows.reindex.publishing import GateRejected
+from workflows.reports.index import write_index
 
 settings, source = published_table.settings, published_table.source  # fixtures
 
 
-def test_each_run_has_its_page_and_its_line_in_the_index(settings, source, browser):
+def test_each_run_has_its_page_and_its_line_in_the_index(settings, source, browser, monkeypatch):
     write(source, "1.parquet", blobs(150, D, seed=9, first_id=1000))
     assert pipeline.run_stages(Context.of(spec(), settings, InProcess())).version == "v2"
     write(source, "1.parquet", blobs(160, D, seed=8, first_id=1000))
@@ -37,5 +38,8 @@ def test_each_run_has_its_page_and_its_line_in_the_index(settings, source, brows
     whole = (reports / "index.html").read_text()
     assert f'<a href="{TABLE}/index.html">{TABLE}</a>' in whole
     assert re.search(r"<td>\d+ bits, [a-z_]+</td>", whole)
+    monkeypatch.setenv("HASHKILN_HOME", str(source.parent / "another"))
+    write_index(settings, TABLE)  # of the given settings, and not those of the environment
+    assert ((reports / TABLE / "index.html").read_text(), (reports / "index.html").read_text()) == (page, whole)
     for html in (page, whole):
         audit(browser, html)
