@@ -1,11 +1,13 @@
 """What does a nightly run cost: the first run, nothing to do, and 1 % of the shards changed?
 
-    python benchmarks/reindex.py [--shards 10 1000] [--profile 40]
+    python benchmarks/reindex.py [--shards 10 1000] [--versions 1 10] [--tables 1 10] [--profile 40]
 
 Seconds of CPU time, by stage of the pipeline, in one process, without Prefect, on small shards of random labelled rows.
 Each shard becomes one part; --bundled bundles tiny files, as a real run does. `commit` is the share of staging that
-writes the table; `stage` is the rest of it: encoding, listing and planning. --profile N prints the N most expensive
-functions of the run with 1 % changed.
+writes the table; `stage` is the rest of it: encoding, listing and planning. Then come nights in which one of 100 shards
+changes, by the number of versions that the table has, and runs beside other tables, by the number of tables: with
+`write_index`, the index pages of the table and of the warehouse. --profile N prints the N most expensive functions of
+the run with 1 % changed.
 """
 
 import cProfile
@@ -14,6 +16,7 @@ import pstats
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +39,11 @@ D, CLASSES = 32, 10
 REMARKS = """
 Shards: a first run costs the same for each shard, some milliseconds for opening its file in each stage; with few
 shards, starting and the bootstrap of the metrics dominate. With 1 % changed, the cost of a changed shard grows with all
-of them: the source is listed, the manifests of the table are read once, and Iceberg rewrites those that list a replaced
-part.
+of them: stages list the source four times, the manifests of the table are read once, and Iceberg has those that list a
+replaced part written anew.
+
+Versions: every commit reads, copies and writes the metadata of the table, which describes all snapshots. `hashkiln gc
+--keep 30` bounds them. Tables: the index of the warehouse reads the metadata of each table.
 """
 
 
@@ -61,17 +67,36 @@ class Clock:
 
 def reindexed(spec: Spec, settings: Settings) -> tuple[int, dict[str, float]]:
     """Return the rows encoded by a run, and its seconds by stage."""
-    clock, replace = Clock(), CodeTable.replace
+    clock, replace, write_index = Clock(), CodeTable.replace, pipeline.write_index
     CodeTable.replace = lambda *args: clock(replace, *args, name="commit")  # type: ignore[method-assign]  # timed
+    pipeline.write_index = partial(clock, write_index)
     try:
         context = Context.of(spec, settings, InProcess())
         outcome = clock(unchanged.outcome_if_unchanged, context) or pipeline.run_stages(context, clock)
     finally:
-        CodeTable.replace = replace  # type: ignore[method-assign]  # as before
+        CodeTable.replace, pipeline.write_index = replace, write_index  # type: ignore[method-assign]  # as before
     return outcome.encoded, clock.spent
 
 
 def nightly(n: int, options: Any, folder: Path) -> Iterator[measure.Row | measure.Point]:
+    source, settings, spec = ingested(n, options, folder)
+    changed = max(1, n // 100)
+    yield from per_shard(n, "first run", n, *reindexed(spec, settings))
+    yield from per_shard(n, "nothing to do", n, *reindexed(spec, settings))
+    for i in range(changed):
+        write(source, i * (n // changed), options.rows, seed=n + i)
+    profile = cProfile.Profile()
+    if options.profile:
+        profile.enable()
+    cost = reindexed(spec, settings)
+    profile.disable()
+    yield from per_shard(n, "1 % changed", changed, *cost)
+    if options.profile:
+        pstats.Stats(profile).sort_stats("tottime").print_stats(options.profile)
+
+
+def ingested(n: int, options: Any, folder: Path) -> tuple[Path, Settings, Spec]:
+    """Return the source of n shards, the settings and the specification of a run, after ingest."""
     source, settings = folder / "source", Settings(home=folder / "home")
     source.mkdir()
     for i in range(n):
@@ -80,31 +105,52 @@ def nightly(n: int, options: Any, folder: Path) -> Iterator[measure.Row | measur
     queries = min(options.queries, n * options.rows // 4)
     spec = Spec(dataset="many", method={"method": "itq", "bits": options.bits, "seed": 0},
                 protocol={"queries": queries}, gate={"force": "a benchmark"})  # fmt: skip
-    changed = max(1, n // 100)
-    yield from reported(n, "first run", n, *reindexed(spec, settings))
-    yield from reported(n, "nothing to do", n, *reindexed(spec, settings))
-    for i in range(changed):
-        write(source, i * (n // changed), options.rows, seed=n + i)
-    profile = cProfile.Profile()
-    if options.profile:
-        profile.enable()
-    cost = reindexed(spec, settings)
-    profile.disable()
-    yield from reported(n, "1 % changed", changed, *cost)
-    if options.profile:
-        pstats.Stats(profile).sort_stats("tottime").print_stats(options.profile)
+    return source, settings, spec
 
 
-def reported(
+def many_versions(options: Any, folder: Path) -> Iterator[measure.Row | measure.Point]:
+    """Yield the cost of nights in which one of 100 shards changes."""
+    source, settings, spec = ingested(100, options, folder)
+    reindexed(spec, settings)
+    for version in range(2, max(options.versions) + 1):
+        write(source, version % 100, options.rows, seed=1000 + version)
+        cost = reindexed(spec, settings)
+        if version in options.versions:
+            yield from per_run("versions", version, "one of 100 shards changed", *cost)
+            yield from per_run("versions", version, "nothing to do", *reindexed(spec, settings))
+
+
+def many_tables(options: Any, folder: Path) -> Iterator[measure.Row | measure.Point]:
+    """Yield the cost of the first run of a table, beside others."""
+    _, settings, spec = ingested(1, options, folder)
+    for table in range(1, max(options.tables) + 1):
+        cost = reindexed(spec.model_copy(update={"code": f"code{table}"}), settings)
+        if table in options.tables:
+            yield from per_run("tables", table, "first run of one", *cost)
+
+
+def per_run(
+    axis: str, n: int, run: str, encoded: int, spent: dict[str, float]
+) -> Iterator[measure.Row | measure.Point]:
+    """Yield the row of a run, and its cost and that of the index pages, by the number of versions or tables."""
+    yield row(f"{n:,} {axis}, {run}", encoded, spent)
+    yield measure.Point(axis, "s per run", run, n, sum(spent.values()))
+    if "write_index" in spent:
+        yield measure.Point(axis, "s per run", f"{run}: index pages", n, spent["write_index"])
+
+
+def per_shard(
     n: int, run: str, shards: int, encoded: int, spent: dict[str, float]
 ) -> Iterator[measure.Row | measure.Point]:
     """Yield the row of a run, and its cost for each of the shards that it is about."""
-    total = sum(spent.values())
+    yield row(f"{n:,} shards, {run}", encoded, spent)
+    yield measure.Point("shards", "ms per shard", run, n, 1000 * sum(spent.values()) / shards)
+
+
+def row(case: str, encoded: int, spent: dict[str, float]) -> measure.Row:
     stages = ", ".join(f"{name} {seconds:.2f}" for name, seconds in spent.items() if seconds >= 0.01)
-    goal = "goal: under 2 s; " if run == "nothing to do" else ""
-    note = f"{goal}{encoded:,} rows encoded; {stages}"
-    yield measure.row(f"{n:,} shards, {run}", {"ours": [total]}, "s", note=note)
-    yield measure.Point("shards", "ms per shard", run, n, 1000 * total / shards)
+    goal = "goal: under 2 s; " if case.endswith("nothing to do") else ""
+    return measure.row(case, {"ours": [sum(spent.values())]}, "s", note=f"{goal}{encoded:,} rows encoded; {stages}")
 
 
 def write(folder: Path, i: int, n: int, seed: int) -> None:
@@ -119,14 +165,16 @@ def write(folder: Path, i: int, n: int, seed: int) -> None:
 def measured(options: Any) -> Iterator[measure.Row | measure.Point]:
     if not options.bundled:
         bundles.TINY = 0
-    for n in options.shards:
+    for part in (*(partial(nightly, n) for n in options.shards), many_versions, many_tables):
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-            yield from nightly(n, options, Path(folder))
+            yield from part(options, Path(folder))
 
 
 def main() -> None:
     parser = measure.parser(__doc__)
     parser.add_argument("--shards", type=int, nargs="+", default=[10, 100, 1000, 10_000])
+    parser.add_argument("--versions", type=int, nargs="+", default=[2, 10, 30])
+    parser.add_argument("--tables", type=int, nargs="+", default=[1, 10, 30])
     parser.add_argument("--rows", type=int, default=100, help="rows per shard")
     parser.add_argument("--bits", type=int, default=32)
     parser.add_argument("--queries", type=int, default=1000, help="at most; a quarter of the rows if that is less")
