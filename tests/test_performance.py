@@ -115,6 +115,7 @@ def test_every_file_of_rows_has_the_cells_of_its_line(benchmarks):
         assert {f"{r['method']}.{key}={value}" for r in rows for key, value in r["parameters"].items()} == settings
 
 
+@pytest.mark.slow
 def test_lines_without_a_file_are_measured_and_one_that_fails_leaves_none(benchmarks, tmp_path, monkeypatch, capfd):
     benchmarks("measure")
     results = benchmarks("results")
