@@ -161,7 +161,7 @@ def check_writable(url: str) -> None:
         where.check_writable(*_open(url))
     elif (target := _local(url)).is_dir():
         raise IsADirectoryError(f"{target} is a folder: pass the name of a file to write")
-    else:
+    elif not _is_stream(target):
         above = next(parent for parent in target.parents if parent.exists())
         try:
             tempfile.TemporaryFile(dir=above).close()  # has no name
@@ -173,7 +173,8 @@ def check_writable(url: str) -> None:
 def create(url: str) -> Iterator[IO[bytes]]:
     """Open a file for writing. When the block ends, it appears under its name, complete and durable.
 
-    If the block fails, no file appears, and an existing file is kept.
+    If the block fails, no file appears, and an existing file is kept. A device or a pipe, such as /dev/stdout, is
+    written to as it is.
     """
     if _scheme(url):
         fs, path = _open(url)
@@ -193,6 +194,11 @@ def create(url: str) -> Iterator[IO[bytes]]:
             file.commit()
         return
     target = _local(url)
+    if _is_stream(target):
+        with target.open("wb") as file:
+            yield file
+        return
+    target = target.resolve()  # a link stays a link
     with _temporary(target) as temporary:
         with temporary.open("xb") as file:
             yield file
@@ -305,6 +311,11 @@ def _hidden(path: str) -> bool:
 
 def _local(url: str) -> Path:
     return Path(url.removeprefix("file://")).expanduser().absolute()
+
+
+def _is_stream(target: Path) -> bool:
+    """Return whether a path is a device or a pipe: root could replace it by a file, for all programs."""
+    return target.is_char_device() or target.is_fifo()
 
 
 def _open(url: str) -> tuple[Any, str]:

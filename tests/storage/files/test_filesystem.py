@@ -100,6 +100,22 @@ def test_a_failed_write_leaves_the_existing_file(folder, size):
     assert [entry.url for entry in filesystem.listing(folder)] == [url]
 
 
+@pytest.mark.parametrize("name", ["null", "pipe", "link"])
+def test_devices_pipes_and_links_are_written_to_and_not_replaced(tmp_path, name):
+    path = tmp_path / name
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "null").symlink_to(os.devnull)
+    (tmp_path / "link").symlink_to("file")
+    kinds = path.is_symlink(), path.is_fifo()
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit((tmp_path / "pipe").read_bytes) if name == "pipe" else None
+        filesystem.check_writable(str(path))
+        filesystem.write_bytes(str(path), b"written")
+        assert read is None or read.result(60) == b"written"
+    assert (path.is_symlink(), path.is_fifo()) == kinds
+    assert name != "link" or (tmp_path / "file").read_bytes() == b"written"
+
+
 def test_large_files_are_written_completely(folder):
     content = os.urandom(20 * 2**20)
     with filesystem.create(join(folder, "large")) as file:
