@@ -51,7 +51,7 @@ PREFECT = pytest.StashKey()
 @cache
 def servers_of(file):
     """Return the fixtures of servers that the tests of a file ask for."""
-    return set(re.findall(r'[( "](prefect_server|ray_executor)[,)"]', Path(file).read_text()))
+    return set(re.findall(r'[( "_](prefect_server|ray_executor)[,)"]', Path(file).read_text()))
 
 
 def pytest_collection_modifyitems(items):
@@ -152,6 +152,17 @@ def prefect_server(request, tmp_path_factory):
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture
+def with_prefect_server(prefect_server):
+    """Flows of this process report to the server of the tests, which saves the start of an embedded one."""
+    from prefect.logging.handlers import APILogWorker
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: prefect_server.url}):  # Prefect has read the environment on import
+        yield prefect_server
+        APILogWorker.drain_all()  # events too: this process would send them for minutes after the end of the server
 
 
 def free_ports(n):

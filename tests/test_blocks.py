@@ -116,7 +116,7 @@ def test_the_variables_of_pages_exist_and_the_reference_has_all_settings():
 
 
 @pytest.mark.parametrize("document", BLOCKS["GUIDES"])
-def test_the_examples_of_a_guide_run_in_order(document, tmp_path, monkeypatch):
+def test_the_examples_of_a_guide_run_in_order(document, tmp_path, monkeypatch, with_prefect_server):
     in_a_folder(tmp_path, monkeypatch)
     names: dict[str, object] = {}
     for block in BLOCKS["code"](document):

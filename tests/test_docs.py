@@ -161,8 +161,8 @@ def test_the_examples_of_docstrings_hold(path):  # tests/hashkiln/test_public_ap
 
 
 @pytest.mark.parametrize("data", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["without MNIST", "MNIST"])
-def test_the_tutorial_shows_what_its_commands_print(data):
-    env = os.environ | ({} if data else {"HASHKILN_DATA": ""})
+def test_the_tutorial_shows_what_its_commands_print(data, prefect_server):
+    env = os.environ | {"PREFECT_API_URL": prefect_server.url} | ({} if data else {"HASHKILN_DATA": ""})
     if data and not env.get("HASHKILN_DATA"):
         pytest.skip("SKIPPED FOR WANT OF DATA: HASHKILN_DATA is not set")
     run = subprocess.run([sys.executable, "docs/tutorial.py"], cwd=ROOT, env=env, capture_output=True, text=True)

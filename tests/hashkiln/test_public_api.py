@@ -1,9 +1,9 @@
 """The public API: examples in docstrings, equality with the internal functions, and errors."""
 
-import os
+import asyncio
+import doctest
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,18 +26,21 @@ X, Y = BATCH.x, BATCH.y.argmax(axis=1)
 CODES = pack(X[:, :12] > 0)
 
 
-def test_the_examples_of_docstrings_hold_in_a_running_event_loop(tmp_path, prefect_server):
+def test_the_examples_of_docstrings_hold_in_a_running_event_loop(tmp_path, monkeypatch, with_prefect_server):
     """As a notebook has one. reindex comes first: it publishes what the example of open reads."""
-    own = {"HASHKILN_HOME": str(tmp_path / "home"), "HASHKILN_EXECUTOR": "inprocess"}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HASHKILN_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HASHKILN_EXECUTOR", "inprocess")
+    finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     first = ["reindex", "open"]
-    names = [*first, *(name for name in hashkiln.__all__ if name not in first)]
-    command = [sys.executable, "-W", "error", str(Path(__file__).with_name("examples.py")), *names]
-    run = subprocess.run(
-        command, env={**os.environ, **own, "PREFECT_API_URL": prefect_server.url}, cwd=tmp_path, timeout=800,
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert "TestResults(failed=0" in run.stdout, run.stdout + run.stderr
-    assert run.returncode == 0, run.stderr
+
+    async def run():
+        for name in [*first, *(name for name in hashkiln.__all__ if name not in first)]:
+            (example,) = (test for test in finder.find(getattr(hashkiln, name), name, globs={}) if test.examples)
+            runner.run(example)
+
+    asyncio.run(run())
+    assert runner.summarize().failed == 0
 
 
 def test_importing_it_imports_nothing_and_array_functions_no_cluster():

@@ -248,15 +248,15 @@ def test_the_first_run_ends_with_what_to_do_next_and_the_second_finds_nothing_to
     assert re.match("Next: source .*/bin/activate; hashkiln methods", lines[3])
 
 
-def test_a_table_is_published_evaluated_and_listed(hashkiln, here, home, prefect_server):
+def test_a_table_is_published_evaluated_and_listed(here, home, with_prefect_server):
     options = ("--dataset", "sample", "--method", "lsh", "--bits", "64")
-    code, output, error = hashkiln("reindex", *options, PREFECT_API_URL=prefect_server.url)
+    code, output, error = here("reindex", *options)
     assert code == 0, error
     assert "Published sample__lsh64 v1: 40,000 rows, 40,000 encoded" in output
     report = Path(output.partition("Report: ")[2].strip())
     assert "<!doctype html>" in report.read_text()
     assert "http://" not in report.read_text().partition("<script")[0]
-    code, output, _ = hashkiln("reindex", *options, "--json")
+    code, output, _ = here("reindex", *options, "--json")
     outcome = json.loads(output)
     assert (code, outcome["unchanged"], outcome["version"], outcome["report"]) == (0, True, "v1", str(report))
     (event,) = json.loads(here("history", "sample__lsh64", "--json")[1])

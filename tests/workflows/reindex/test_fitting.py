@@ -75,15 +75,6 @@ def test_model_selection_uses_training_rows_and_never_queries(settings, mine):
     assert given["method"].held_out(judged_by).all()
 
 
-@pytest.fixture
-def prefect(prefect_server):
-    """Flows of this process report to the server."""
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    with temporary_settings({PREFECT_API_URL: prefect_server.url}):
-        yield
-
-
 def artifacts(key):
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
@@ -107,7 +98,7 @@ def test_a_method_of_another_package_is_fitted_again_when_its_code_changes(setti
     assert [s > 0 for s in seconds] == [True, False, True]
 
 
-def test_the_table_of_epochs_is_one_artifact_that_is_updated(prefect):
+def test_the_table_of_epochs_is_one_artifact_that_is_updated(with_prefect_server):
     from prefect import flow
 
     from workflows.reindex.flow import TrainingTable
@@ -127,7 +118,7 @@ def test_the_table_of_epochs_is_one_artifact_that_is_updated(prefect):
 
 
 @pytest.mark.parametrize("executor", ["inprocess", pytest.param("ray", marks=pytest.mark.slow)])
-def test_a_run_shows_epochs_as_they_end(executor, settings, mine, prefect, monkeypatch, request):
+def test_a_run_shows_epochs_as_they_end(executor, settings, mine, with_prefect_server, monkeypatch, request):
     from workflows.reindex import flow
 
     class Watched(flow.TrainingTable):

@@ -170,20 +170,18 @@ def test_new_rules_are_checked_on_an_unchanged_version(settings, mine):
     assert run("--relevance", "labels", "--floor", "map=0.1")[0] == 0  # as auto is where there are labels
 
 
-def test_the_flow_checks_new_rules_on_an_unchanged_version(settings, mine, prefect_server, monkeypatch):
+def test_the_flow_checks_new_rules_on_an_unchanged_version(settings, mine, with_prefect_server, run_command):
     """A configured server records the run, and as failed if a rule does not hold."""
     reindex(settings, spec())
-    monkeypatch.setenv("PREFECT_API_URL", prefect_server.url)
     options = ["reindex", "--dataset", "mine", "--bits", "16", "--queries", "50", "--json", "--floor"]
-    command = [sys.executable, "-m", "workflows.cli", *options]
     for rule, code in (("map=0.1", 0), ("map=1", 3)):
-        ended = subprocess.run([*command, rule], env=os.environ, capture_output=True, text=True, timeout=600)
-        assert ended.returncode == code, ended.stderr
-        found = json.loads(ended.stdout)
+        status, output, errors = run_command(*options, rule, PREFECT_API_URL=with_prefect_server.url)
+        assert status == code, errors
+        found = json.loads(output)
         assert (found["unchanged"], found["verdict"]["passed"]) == (True, code == 0)
     ended = {"state": {"type": {"any_": ["FAILED", "COMPLETED"]}}}  # deployments of other tests have scheduled runs
     wanted = {"flows": {"name": {"any_": ["reindex"]}}, "flow_runs": ended}
-    last = prefect_server.read("flow_runs/filter", **wanted, sort="START_TIME_DESC", limit=2)
+    last = with_prefect_server.read("flow_runs/filter", **wanted, sort="START_TIME_DESC", limit=2)
     assert [run["state_type"] for run in last] == ["FAILED", "COMPLETED"]
 
 
