@@ -333,13 +333,30 @@ def rest(seaweedfs, monkeypatch):
     return url
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "rest"])
-def catalog_url(request, tmp_path):
+CATALOGS = ("sqlite", "postgresql", "rest")
+STORES = ("local", "s3", "gcs", "azure")
+
+
+def empty_catalog(request, kind):
+    """Return the URL of an empty catalog."""
+    if kind == "sqlite":
+        return f"sqlite:///{request.getfixturevalue('tmp_path') / 'catalog.db'}"
+    made = request.getfixturevalue(kind)
+    return made if kind == "rest" else made()
+
+
+def empty_folder(request, store):
+    """Return an empty folder of a filesystem."""
+    if store == "local":
+        return str(request.getfixturevalue("tmp_path"))
+    name = "".join(c if c.isalnum() else "-" for c in request.node.name)
+    return f"{request.getfixturevalue(store)}/{name}"
+
+
+@pytest.fixture(params=CATALOGS)
+def catalog_url(request):
     """The URL of an empty catalog of each kind."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'catalog.db'}"
-    made = request.getfixturevalue(request.param)
-    return made if request.param == "rest" else made()
+    return empty_catalog(request, request.param)
 
 
 @pytest.fixture(params=["local", "s3", "postgresql", "rest"])
@@ -355,10 +372,7 @@ def catalog(request, tmp_path):
     return iceberg.open_catalog(url, folder)
 
 
-@pytest.fixture(params=["local", "s3", "gcs", "azure"])
-def folder(request, tmp_path):
+@pytest.fixture(params=STORES)
+def folder(request):
     """An empty folder of each filesystem."""
-    if request.param == "local":
-        return str(tmp_path)
-    name = "".join(c if c.isalnum() else "-" for c in request.node.name)
-    return f"{request.getfixturevalue(request.param)}/{name}"
+    return empty_folder(request, request.param)

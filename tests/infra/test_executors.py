@@ -18,8 +18,8 @@ from infra.settings import Settings, current_user
 
 
 @pytest.fixture(params=["in_process", "ray"])
-def executor(request):
-    return request.getfixturevalue("in_process" if request.param == "in_process" else "ray_executor")
+def executor(request, in_process, ray_executor):
+    return in_process if request.param == "in_process" else ray_executor
 
 
 def test_results_come_in_the_order_of_the_items(executor):
@@ -105,8 +105,7 @@ def test_a_local_ray_requires_its_token(ray_executor):
     code = "import ray; ray.init(address=ADDRESS, log_to_driver=False); print('in')".replace("ADDRESS", repr(address))
     refused = run(code, RAY_AUTH_TOKEN="0" * 64, RAY_NUM_REDIS_GET_RETRIES="1")  # else it asks for 20 s
     assert refused.returncode != 0
-    assert "AuthenticationError" in refused.stderr
-    assert run(code).stdout.split()[-1] == "in"
+    assert "AuthenticationError" in refused.stderr  # the next tests join it with the token
 
 
 def run(code, **environment):

@@ -80,6 +80,9 @@ def taken(_):
     return ray.get_runtime_context().get_assigned_resources()
 
 
+taken.__module__ = "__main__"  # so that Ray ships it: importing this file would take its workers longer
+
+
 def test_a_task_takes_its_cpus_and_memory(ray_executor):
     (found,) = ray_executor.with_resources(Resources(cpus=2, memory=1e8)).map(taken, [0])
     assert found == {"CPU": 2.0, "memory": 1e8}
@@ -114,6 +117,9 @@ def meet(item, folder):
     while (met := len(list(Path(folder).glob("met-*")))) < 4 and time.monotonic() < deadline:
         time.sleep(0.05)
     return met
+
+
+Held.__module__ = meet.__module__ = "__main__"
 
 
 def main(folder):

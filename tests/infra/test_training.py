@@ -39,10 +39,26 @@ def kill(pid):
     os.kill(pid, signal.SIGKILL)
 
 
-def test_one_worker_on_ray_gives_the_bits_of_training_in_process(ray_executor, tmp_path):
+class Deaf(Exception):
+    pass
+
+
+def test_one_worker_on_ray_gives_the_bits_of_training_in_process_although_observers_fail(
+    ray_executor, tmp_path, caplog
+):
     told, curves = [], []
+
+    def progress(*event):
+        told.append(event)
+        raise Deaf("no terminal")
+
+    def on_epoch(epochs):
+        curves.append(epochs)
+        raise Deaf("no server")
+
     runs = str(tmp_path / "runs")
-    executor = replace(ray_executor, checkpoints=runs, progress=lambda *args: told.append(args), on_epoch=curves.append)
+    executor = replace(ray_executor, checkpoints=runs, progress=progress, on_epoch=on_epoch)
+    assert list(executor.map(abs, [-1, -2], "abs")) == [1, 2]
     on_ray = recorded(tmp_path / "ray", epochs=2).fit(data(executor))
     here = recorded(tmp_path / "here", epochs=2).fit(data(InProcess(cpus=2)))
     assert digest(on_ray) == digest(here)
@@ -53,6 +69,10 @@ def test_one_worker_on_ray_gives_the_bits_of_training_in_process(ray_executor, t
     assert [epoch | {"seconds": 0} for epoch in on_ray.epochs] == [epoch | {"seconds": 0} for epoch in here.epochs]
     said = [event for event in told if event[0].startswith("train, loss")]
     assert [event[1:] for event in said] == [(1, 2), (2, 2)]
+    warned = [record.getMessage() for record in caplog.records if record.name == "infra.observability"]
+    assert [line.partition(" failed, the run continues: ")[2] for line in warned] == [
+        "Deaf: no terminal", "Deaf: no server"
+    ]  # fmt: skip
 
 
 @pytest.mark.slow

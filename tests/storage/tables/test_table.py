@@ -2,6 +2,7 @@
 
 import gc
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 
 import duckdb
 import numpy as np
@@ -22,16 +23,32 @@ from storage.tables import iceberg
 from storage.tables.commits import PublishConflict
 from storage.tables.parts import encode_shard
 from storage.tables.table import create_table, future_folder, load_table, table_name, table_names
-from tests.conftest import blobs
+from tests.conftest import CATALOGS, STORES, blobs, empty_catalog, empty_folder
 
 N_BITS, D = 16, 8
 FUNCTION = LinearHash(np.random.default_rng(0).standard_normal((D, N_BITS)), np.zeros(N_BITS))
 MODEL = {"model": "m1"}
 
 
+# Each store, and each kind of catalog; the tests with EVERY_PLACE run with each combination of them.
+PLACES = [("local", "sqlite"), ("s3", "rest"), ("gcs", "postgresql"), ("azure", "sqlite")]
+EVERY_PLACE = pytest.mark.parametrize("place", list(product(STORES, CATALOGS)), indirect=True, ids="-".join)
+
+
+@pytest.fixture(params=PLACES, ids="-".join)
+def place(request):
+    """The kinds of a store and of a catalog."""
+    return request.param
+
+
 @pytest.fixture
-def catalog(folder, catalog_url):
-    return iceberg.open_catalog(catalog_url, folder)
+def folder(request, place):
+    return empty_folder(request, place[0])
+
+
+@pytest.fixture
+def catalog(request, place, folder):
+    return iceberg.open_catalog(empty_catalog(request, place[1]), folder)
 
 
 @pytest.fixture
@@ -77,6 +94,7 @@ def test_a_new_table_is_empty(catalog):
     assert again.version().snapshot_id == table.version().snapshot_id
 
 
+@EVERY_PLACE
 def test_readers_do_not_see_staged_parts_until_main_moves(catalog, parts):
     table = create_table(catalog, "t", N_BITS)
     reader = load_table(catalog, "t")
@@ -166,6 +184,7 @@ def entries(table, branch):
     return found, snapshot
 
 
+@EVERY_PLACE
 def test_publishing_is_refused_when_main_has_moved(catalog, parts):
     table = published(catalog, parts[:1])
     base = table.version()

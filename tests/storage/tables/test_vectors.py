@@ -15,6 +15,7 @@ from storage.files import filesystem
 from storage.tables import vectors
 from storage.tables.parts import CodeShard, encode_shard
 from storage.tables.vectors import VectorCache
+from tests.conftest import empty_folder
 
 D, N = 8, 500
 FORMS = {
@@ -54,9 +55,15 @@ class World:
         self.shards = [CodeShard(encode_shard(s, function, folder), 16) for s in self.dataset.shards("base")]
 
 
-@pytest.fixture(params=FORMS)
-def world(request, folder):
-    return World(folder, request.param)
+# Every form in a local folder; in a store, those that are read in different ways there.
+PLACES = [*(("local", form) for form in FORMS), *(("s3", form) for form in ("snappy", "index", "bytes"))]
+PLACES += [("gcs", "index"), ("azure", "index")]
+
+
+@pytest.fixture(params=PLACES, ids="-".join)
+def world(request):
+    store, form = request.param
+    return World(empty_folder(request, store), form)
 
 
 def asked(n, seed=0, most=4 * N):
