@@ -159,7 +159,7 @@ def check_writable(url: str) -> None:
     """Raise OSError if a file cannot be written at a URL or path. Creates no file."""
     if where := stores.store(url):
         where.check_writable(*_open(url))
-    elif (target := _local(url)).is_dir():
+    elif (target := _local(url).resolve()).is_dir():  # of a link, what `create` replaces
         raise IsADirectoryError(f"{target} is a folder: pass the name of a file to write")
     elif not _is_stream(target):
         above = next(parent for parent in target.parents if parent.exists())
@@ -315,7 +315,7 @@ def _local(url: str) -> Path:
 
 def _is_stream(target: Path) -> bool:
     """Return whether a path is a device or a pipe: root could replace it by a file, for all programs."""
-    return target.is_char_device() or target.is_fifo()
+    return target.is_char_device() or target.is_block_device() or target.is_fifo()
 
 
 def _open(url: str) -> tuple[Any, str]:

@@ -116,6 +116,12 @@ def test_devices_pipes_and_links_are_written_to_and_not_replaced(tmp_path, name)
     assert name != "link" or (tmp_path / "file").read_bytes() == b"written"
 
 
+def test_a_link_is_writable_if_its_target_is(tmp_path):
+    (tmp_path / "link").symlink_to("/proc/file")
+    with pytest.raises(PermissionError, match=r"^cannot write to /proc: "):
+        filesystem.check_writable(str(tmp_path / "link"))
+
+
 def test_large_files_are_written_completely(folder):
     content = os.urandom(20 * 2**20)
     with filesystem.create(join(folder, "large")) as file:
