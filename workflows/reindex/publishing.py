@@ -4,8 +4,10 @@ import json
 from datetime import UTC, datetime
 
 from infra.settings import current_user
+from storage.tables.commits import PublishConflict
 
 from ..context import Context
+from ..ingested import dataset_of
 from ..records import Report, RunOutcome, Staged, Verdict
 from .planning import staged_version
 from .source import environment
@@ -25,7 +27,7 @@ def publish(context: Context, staged: Staged, report: Report, verdict: Verdict, 
     """Move main to the staged version, and return its new name, v<N>.
 
     Raises GateRejected, after storing the version as rejected-…, if the verdict is negative; PublishConflict if another
-    run has published since staging began.
+    run has published since staging began, or if rows were deleted since this run listed the source.
     """
     table = context.open_table()
     properties = {
@@ -51,4 +53,6 @@ def publish(context: Context, staged: Staged, report: Report, verdict: Verdict, 
     if not verdict.passed:
         rejected = table.reject(version)
         raise GateRejected(f"{staged.table}: {rejected.name} was not published: {'; '.join(verdict.reasons)}")
+    if set(dataset_of(context.spec, context.settings).deleted) - set(context.dataset.deleted):
+        raise PublishConflict(f"rows of {context.dataset.name} were deleted during the run: run again")
     return table.publish(version, staged.base_snapshot).name

@@ -18,6 +18,7 @@ from storage.features import deletions
 from storage.features.rows import Columns
 from storage.files import filesystem
 from storage.tables import parts
+from storage.tables.commits import PublishConflict
 from tests.conftest import blobs
 from tests.workflows.tables import published_table
 from tests.workflows.tables.published_table import (
@@ -38,6 +39,7 @@ from workflows.checks import UsageError
 from workflows.context import Context
 from workflows.evaluation.judge import judge_of
 from workflows.ingested import dataset_of
+from workflows.reindex import fitting, gate, publishing, staging
 from workflows.tables import deletion, gc, history, verify
 
 settings, source = published_table.settings, published_table.source  # fixtures
@@ -222,6 +224,26 @@ def test_a_version_published_during_a_deletion_is_processed_too(settings, source
     assert rows_of(settings).keys() == rows_of(settings, "v1").keys() - {5, 1005} | set(range(9000, 9070))
     assert reindex(settings) == "v2"
     assert [version.name for version in table_of(settings).versions() if version.number > 0] == ["v1", "v2"]
+
+
+@pytest.mark.parametrize("first", ["published", "empty"])
+@pytest.mark.parametrize("when", ["listed", "staged"])
+def test_a_run_does_not_publish_rows_that_are_deleted_meanwhile(settings, source, first, when):
+    write(source, "9.parquet", blobs(70, D, seed=10, first_id=9000))
+    of = spec() if first == "published" else spec(code="new")
+    context = Context.of(of, settings, InProcess())
+    model = fitting.fit(context)
+    if when == "listed":
+        deletion.delete("mine", [9005])
+    staged = staging.stage(context, model)
+    if when == "staged":
+        deletion.delete("mine", [9005])
+    report = gate.evaluate_staged(context, staged)
+    with pytest.raises(PublishConflict):
+        publishing.publish(context, staged, report, gate.gate(context, staged, report), "page")
+    reindex(settings, of)
+    assert 9000 in rows_of(settings, name=staged.table)
+    assert 9005 not in rows_of(settings, name=staged.table)
 
 
 def test_rows_that_are_numbered_are_not_deleted_by_number(settings, tmp_path):
