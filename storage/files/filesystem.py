@@ -159,9 +159,10 @@ def check_writable(url: str) -> None:
     """Raise OSError if a file cannot be written at a URL or path. Creates no file."""
     if where := stores.store(url):
         where.check_writable(*_open(url))
-    elif (target := _local(url).resolve()).is_dir():  # of a link, what `create` replaces
-        raise IsADirectoryError(f"{target} is a folder: pass the name of a file to write")
-    elif not _is_stream(target):
+    elif not _is_stream(target := _local(url)):
+        target = target.resolve()  # of a link, what `create` replaces
+        if target.is_dir():
+            raise IsADirectoryError(f"{target} is a folder: pass the name of a file to write")
         above = next(parent for parent in target.parents if parent.exists())
         try:
             tempfile.TemporaryFile(dir=above).close()  # has no name

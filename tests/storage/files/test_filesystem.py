@@ -116,6 +116,16 @@ def test_devices_pipes_and_links_are_written_to_and_not_replaced(tmp_path, name)
     assert name != "link" or (tmp_path / "file").read_bytes() == b"written"
 
 
+def test_an_open_pipe_is_written_to():
+    """/dev/stdout leads to one, and then to no path."""
+    read, write = os.pipe()
+    filesystem.check_writable(f"/dev/fd/{write}")
+    filesystem.write_bytes(f"/dev/fd/{write}", b"written")
+    os.close(write)
+    assert os.read(read, 100) == b"written"
+    os.close(read)
+
+
 def test_a_link_is_writable_if_its_target_is(tmp_path):
     (tmp_path / "link").symlink_to("/proc/file")
     with pytest.raises(PermissionError, match=r"^cannot write to /proc: "):
