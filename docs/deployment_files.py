@@ -3,12 +3,14 @@
 tests/infra/test_deployment_files.py fails for a file or a test that is missing here, or that does not exist.
 """
 
-CHECKED = "infra/test_deployment_files.py::test_"
-CLUSTER, IMAGE, RAY_UP = (f"cluster/test_{name}.py::test_" for name in ("cluster", "image", "ray_up"))
+CHECKED = "tests/infra/test_deployment_files.py::test_"
+CLUSTER = "tests/cluster/test_cluster.py::test_"
+IMAGE = "tests/cluster/test_image.py::test_"
+RAY_UP = "tests/cluster/test_ray_up.py::test_"
 OVERLAYS, VARIABLES = f"{CHECKED}overlays_of_kubernetes_are_valid", f"{CHECKED}kubernetes_has_the_variables_of_compose"
 SERVICES = f"{IMAGE}services_run_a_reindex_from_the_image"
 FAULTS = f"{CLUSTER}the_head_is_killed_and_restarted"
-TELEMETRY = "infra/test_telemetry.py::test_"
+TELEMETRY = "tests/infra/test_telemetry.py::test_"
 FILES = {
     "compose.yaml": [FAULTS, SERVICES, f"{CHECKED}compose_is_valid_and_has_no_default_secrets"],
     "docker/Dockerfile": [f"{IMAGE}size_and_user", f"{CHECKED}the_dockerfile_has_no_findings"],
@@ -28,23 +30,23 @@ FILES = {
     "kuberay/job/kustomization.yaml": [OVERLAYS],
     "kuberay/work-pool.json": [
         f"{IMAGE}the_command_of_a_kubernetes_job_joins_the_cluster",
-        "workflows/test_deployments.py::test_the_work_pool_of_kubernetes_makes_a_valid_job",
+        "tests/workflows/test_deployments.py::test_the_work_pool_of_kubernetes_makes_a_valid_job",
     ],
     "slurm/hashkiln.sbatch": [f"{CLUSTER}slurm_runs_a_command_on_its_nodes"],
     "ray-cluster.yaml": [f"{RAY_UP}a_cluster_is_started_and_used_and_stopped"],
     "prometheus.yaml": [f"{TELEMETRY}every_query_of_the_dashboard_finds_data"],
     "grafana/hashkiln.json": [f"{TELEMETRY}every_query_of_the_dashboard_finds_data"],
     "automations.yaml": [
-        "workflows/test_deploy.py::test_deploy_creates_and_updates_and_a_run_sends_its_outcome",
-        "workflows/test_notifications.py::test_a_run_without_a_worker_is_late_and_one_whose_machine_is_lost_is_silent",
+        "tests/workflows/test_deploy.py::test_deploy_creates_and_updates_and_a_run_sends_its_outcome",
+        "tests/workflows/test_notifications.py::test_a_run_without_a_worker_is_late_and_one_whose_machine_is_lost_is_silent",
     ],
-    "cluster.py": ["infra/test_executors.py::test_a_named_cluster_is_joined"],
-    "executors.py": ["infra/test_executors.py::test_the_task_of_a_killed_worker_is_retried"],
-    "nodes.py": ["infra/test_executors.py::test_a_node_with_another_version_is_refused_by_its_name"],
-    "observability.py": ["infra/test_observability.py::test_work_continues_if_observers_fail"],
-    "settings.py": ["infra/test_executors.py::test_settings_come_from_the_environment"],
+    "cluster.py": ["tests/infra/test_executors.py::test_a_named_cluster_is_joined"],
+    "executors.py": ["tests/infra/test_executors.py::test_the_task_of_a_killed_worker_is_retried"],
+    "nodes.py": ["tests/infra/test_executors.py::test_a_node_with_another_version_is_refused_by_its_name"],
+    "observability.py": ["tests/infra/test_observability.py::test_work_continues_if_observers_fail"],
+    "settings.py": ["tests/infra/test_executors.py::test_settings_come_from_the_environment"],
     "telemetry.py": [f"{TELEMETRY}a_task_counts_what_it_read_and_wrote_and_its_errors"],
-    "training.py": ["infra/test_training.py::test_a_restarted_driver_continues_the_run"],
+    "training.py": ["tests/infra/test_training.py::test_a_restarted_driver_continues_the_run"],
 }
 
 
@@ -53,7 +55,7 @@ def section() -> str:
     rows = [f"| `{name}` | {', '.join(f'`{test}`' for test in tests)} |" for name, tests in FILES.items()]
     return f"""## The files, and the tests that run or check them
 
-| in `infra/` | in `tests/` |
+| in `infra/` | tests |
 |---|---|
 {chr(10).join(rows)}
 """

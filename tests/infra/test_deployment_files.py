@@ -57,7 +57,7 @@ def test_the_page_on_clusters_lists_each_file_with_tests_that_exist():
     files = [path for path in INFRA.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     assert {path.relative_to(INFRA).as_posix() for path in files} - OTHERS == listed["FILES"].keys()
     for file, name in (test.split("::") for tests in listed["FILES"].values() for test in tests):
-        assert f"\ndef {name}(" in (ROOT / "tests" / file).read_text(), name
+        assert f"\ndef {name}(" in (ROOT / file).read_text(), name
     assert (ROOT / "docs" / "how-to" / "cluster.md").read_text().endswith(listed["section"]()), (
         "run docs/deployment_files.py"
     )

@@ -244,8 +244,7 @@ def _publish(table: CodeTable, removal: Removal, executor: Executor) -> str | No
         if not (holders := _holders(table, removal.ids, executor)):
             return None
         log.schedule_purge(table, holders, removal.due_ms, len(removal.ids), current_user())
-        # A new version also stops runs that staged the rows. Before v1, `publish` refuses these.
-        if base.number == 0 or not any(name == base.name or name.startswith("staged-") for name in holders):
+        if base.number == 0:  # nothing is published, and `publish` refuses a version that was staged before
             return None
         rewritten = _rewritten(table, base, removal, executor)
         parts = table.parts(base.snapshot_id) | {part.shard: part for part in rewritten}
