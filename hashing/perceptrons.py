@@ -233,7 +233,7 @@ def principal_rows(
     other directions would learn rounding errors.
 
     The default is float64, because L-BFGS and the discrete steps amplify rounding errors, which depend on the sharding.
-    SH-BDNN does not amplify them much, and its fit takes half the time in float32.
+    SH-BDNN amplifies them less, and its fit takes half the time in float32; with 8 bits, it may end in another minimum.
     """
     _, mean, cov = moments(data)
     low, high = data.reduce(Range(), "range")
