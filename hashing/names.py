@@ -1,5 +1,6 @@
 """Words for people: names that are equal up to case, hyphens and underscores, suggestions, and counted things."""
 
+import re
 from collections.abc import Collection
 from difflib import get_close_matches
 
@@ -35,18 +36,30 @@ def hint(name: str, known: Collection[str], otherwise: str) -> str:
 def near(name: str, known: Collection[str]) -> str:
     """Return a question for the known names that may be meant; empty if none is close.
 
-    >>> near("itk", ["itq", "lsh"]), near("x", [])
-    ('did you mean itq?', '')
+    >>> near("itk", ["itq", "lsh"]), near("hnsw", ["npy", "faiss-flat", "faiss-hnsw"]), near("x", [])
+    ('did you mean itq?', 'did you mean faiss-hnsw?', '')
     """
-    by_form = {plain_name(other): other for other in known}
-    close = [by_form[form] for form in get_close_matches(plain_name(name), by_form)]
+    plain, by_form = plain_name(name), {plain_name(other): other for other in known}
+    longer = [form for form in by_form if plain in form][:3] if len(plain) > 2 else []
+    close = [by_form[form] for form in longer or get_close_matches(plain, by_form)]
     return f"did you mean {' or '.join(close)}?" if close else ""
 
 
+def near_quoted(name: str, choices: str) -> str:
+    """Return the same question for the names that a message of a library quotes.
+
+    >>> near_quoted("lable", "Input should be 'labels' or 'neighbours'")
+    'did you mean labels?'
+    """
+    return near(name, re.findall("'([^']*)'", choices))
+
+
 def check_choice(what: str, value: object, choices: Collection[object]) -> None:
-    """Raise ValueError unless a value is one of the choices. `what` is the name of the argument."""
+    """Raise ValueError, with similar names, unless a value is one of the choices. `what` is the name of the argument."""
     if value not in list(choices):  # a dict would refuse values without a hash
-        raise ValueError(f"{what}: expected one of {', '.join(map(str, choices))}, found {value!r}")
+        names = list(map(str, choices))
+        message = f"{what}: expected one of {', '.join(names)}, found {value!r}"
+        raise ValueError(": ".join(filter(None, (message, near(str(value), names)))))
 
 
 def counted(n: int, one: str, many: str = "") -> str:

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from hashing.mapreduce import Resources
+from hashing.names import near_quoted
 
 
 class SettingsError(ValueError):
@@ -187,7 +188,8 @@ def _problem(error: Any) -> str:
     name = "_".join(map(str, error["loc"]))  # encode.gpus is HASHKILN_ENCODE_GPUS
     variable = name if name == "RAY_ADDRESS" else f"HASHKILN_{name.upper()}"
     found = "" if error["type"] == "value_error" else f", found {error['input']!r}"
-    return f"{variable}: {message}{found}"
+    meant = near_quoted(str(error["input"]), message) if error["type"] == "literal_error" else ""
+    return ": ".join(filter(None, (variable, message + found, meant)))
 
 
 def _is_installed(module: str) -> bool:

@@ -23,7 +23,7 @@ from pydantic import (
 
 from hashing.functions import Precision
 from hashing.methods import Method, catalogue, check_hyperparameters, method, reads_labels
-from hashing.names import hint, plain_name
+from hashing.names import hint, near_quoted, plain_name
 from hashing.quantizers.estimator import row_size
 from storage.files import filesystem
 
@@ -62,7 +62,8 @@ def problems(error: ValidationError, named: Callable[[list[str]], str] = ": ".jo
             del place[0]
         found = "" if problem["type"] in ("value_error", "missing") else f", found {problem['input']!r}"
         message = problem["msg"].removeprefix("Value error, ") + found
-        lines.append(": ".join(filter(None, (named(place), message))))
+        meant = near_quoted(str(problem["input"]), problem["msg"]) if problem["type"] == "literal_error" else ""
+        lines.append(": ".join(filter(None, (named(place), message, meant))))
     return lines
 
 

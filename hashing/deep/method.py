@@ -11,6 +11,7 @@ import numpy as np
 from ..families import DeepHash
 from ..functions import HashFunction
 from ..mapreduce import Array, Batch, Data, Sum
+from ..names import check_choice
 from ..source import source
 from ..statistics import Sample, keyed_hash
 from . import architectures
@@ -73,12 +74,8 @@ class Deep:
             raise ValueError(
                 f"augment needs a network among {', '.join(architectures.PICTURES)}, found network={self.network}"
             )
-        if self.optimizer not in architectures.OPTIMIZERS:
-            known = " or ".join(architectures.OPTIMIZERS)
-            raise ValueError(f"expected the optimizer {known}, found optimizer={self.optimizer!r}")
-        if self.precision not in architectures.PRECISIONS:
-            known = " or ".join(architectures.PRECISIONS)
-            raise ValueError(f"expected the precision {known}, found precision={self.precision!r}")
+        check_choice("optimizer", self.optimizer, architectures.OPTIMIZERS)
+        check_choice("precision", self.precision, architectures.PRECISIONS)
         if self.hash_layer.partition(":")[0] not in architectures.HASH_LAYERS:
             known = ", ".join(architectures.HASH_LAYERS)
             raise ValueError(f"expected a hash layer among {known}, found {self.hash_layer!r}")

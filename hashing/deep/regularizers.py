@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..names import near
 from . import losses
 from .losses import Tensor
 
@@ -35,10 +36,10 @@ def weights_of(text: str) -> dict[str, float]:
     for part in filter(None, text.split("+")):
         name, _, weight = part.partition(":")
         if name not in OF_OUTPUTS | OF_WEIGHTS or name in weights or not re.fullmatch(r"\d*\.?\d+(e-\d\d?)?", weight):
-            known = ", ".join(OF_OUTPUTS | OF_WEIGHTS)
-            raise ValueError(
-                f"expected regularizers such as decov:0.1+so:0.01, each once, among {known}; found {text!r}"
-            )
+            known = OF_OUTPUTS | OF_WEIGHTS
+            expected = f"expected regularizers such as decov:0.1+so:0.01, each once, among {', '.join(known)}"
+            meant = "" if name in known else near(name, known)
+            raise ValueError("; ".join(filter(None, (expected, f"found {text!r}", meant))))
         weights[name] = float(weight)
     return weights
 

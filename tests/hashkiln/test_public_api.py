@@ -272,7 +272,7 @@ def test_search_encode_and_reindex_refuse_in_one_line(tmp_path, monkeypatch):
             lambda: hashkiln.reindex("sample", n_iters=3),
             "method: expected parameters of itq, found n_iters: did you mean n_iter",
         ),
-        (lambda: hashkiln.reindex("sample", refit="sometimes"), "refit: Input should be 'never', 'always' or 'drift'"),
+        (lambda: hashkiln.reindex("sample", refit="alway"), "'always' or 'drift', found 'alway': did you mean always"),
         (lambda: hashkiln.reindex("A b"), "dataset: expected a name of a-z"),
     ]:
         with pytest.raises(ValueError, match=message) as refused:

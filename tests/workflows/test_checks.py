@@ -111,7 +111,7 @@ MISTAKES = {  # the command, and what its line names
 VARIABLES = {  # name, value, and what the line says
     "HASHKILN_CPUS": ("abc", "HASHKILN_CPUS: Input should be a valid integer, unable to parse string as an integer"),
     "HASHKILN_COMMIT_SECONDS": ("-1", "Input should be greater than or equal to 0, found '-1'"),
-    "HASHKILN_EXECUTOR": ("dask", "HASHKILN_EXECUTOR: Input should be 'ray' or 'inprocess', found 'dask'"),
+    "HASHKILN_EXECUTOR": ("in-process", "'ray' or 'inprocess', found 'in-process': did you mean inprocess?"),
     "HASHKILN_CATALOG": ("c.db", "HASHKILN_CATALOG: expected a URL such as sqlite:///catalog.db, https://host/catalog"),
     "HASHKILN_HOME": ("~nobody-here/x", "HASHKILN_HOME: cannot expand ~ in ~nobody-here/x"),
     "HASHKILN_WAREHOSE": ("x", "unknown variable HASHKILN_WAREHOSE: did you mean HASHKILN_WAREHOUSE?"),

@@ -35,7 +35,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={
         "help_option_names": ["-h", "--help"],
-        "token_normalize_func": lambda name: name.replace("_", "-"),  # of commands, options and choices
+        "token_normalize_func": lambda name: name.replace("_", "-").lower(),  # of commands, options and choices
     },
 )
 for module in (catalogue, demo, embed, run, plan, reindex, deploy, benchmark, search, maintenance):
@@ -113,6 +113,19 @@ def report(kind: str, message: str, code: int) -> None:
         errors.print(f"[red]{escape(message)}", soft_wrap=True)
 
 
+def _with_choices(message: str) -> str:
+    """Return a message of Typer with the choices that may be meant, if it is about a choice.
+
+    >>> _with_choices("'fais' is not one of 'npy', 'faiss-flat', 'faiss-ivf'.")
+    "'fais' is not one of 'npy', 'faiss-flat', 'faiss-ivf': did you mean faiss-flat or faiss-ivf?"
+    """
+    from hashing.names import near_quoted
+
+    value, _, choices = message.partition(" is not one of ")
+    meant = near_quoted(value.strip("'"), choices)
+    return f"{message.removesuffix('.')}: {meant}" if meant else message
+
+
 def main() -> None:
     """Run the command line. Print errors as one line, without a traceback unless HASHKILN_VERBOSE is set."""
     if "_HASHKILN_COMPLETE" in os.environ:  # the shell completes a word, and waits for it
@@ -123,7 +136,7 @@ def main() -> None:
         code = app(standalone_mode=False)
         sys.exit(code or 0)
     except TyperException as error:
-        error.message = error.message.replace("Value error, ", "")  # of pydantic, which Typer leaves there
+        error.message = _with_choices(error.message.replace("Value error, ", ""))  # of pydantic, which Typer leaves there
         if not as_json():
             rich_format_error(error)  # type: ignore[arg-type]  # Typer does not export the class that it takes
             sys.exit(error.exit_code)

@@ -449,7 +449,7 @@ def test_bf16_learns_as_float32_does():
     ("settings", "said"),
     [
         ({"network": "cnn"}, r"^expected square images, .*, found d = 32: use network=mlp$"),
-        ({"precision": "fp16"}, r"^expected the precision float32 or bf16, found precision='fp16'$"),
+        ({"precision": "fp16"}, r"^precision: expected one of float32, bf16, found 'fp16': did you mean bf16\?$"),
         ({"epochs": 0}, r"^expected epochs and patience of at least 1, found 0 and 3$"),
         ({"lr": 1e30}, r"^expected a finite loss, found nan in steps 1 to 7 of epoch 1: use a smaller lr$"),
     ],

@@ -33,9 +33,9 @@ from hashing.methods import METHODS, check_against, check_hyperparameters
         ("dpsh", {"network": "mlp+mlp"}, r"^expected one network, found network='mlp\+mlp'$"),
         ("prdh", {"network": "mlp+mpl"}, r"found 'mpl' in network='mlp\+mpl'; did you mean mlp"),
         ("prdh", {"network": "mlp+mlp+mlp"}, r"^expected one network, or two joined by a \+, found .*mlp'$"),
-        ("dpsh", {"optimizer": "lion"}, "expected the optimizer adam or sgd, found optimizer='lion'"),
+        ("dpsh", {"optimizer": "lion"}, "optimizer: expected one of adam, sgd, found 'lion'$"),
         ("dpsh", {"augment": True}, "augment needs a network among .*, found network=mlp"),
-        ("dpsh", {"regularizers": "decoy:0.1"}, "expected regularizers such as .*; found 'decoy:0.1'"),
+        ("dpsh", {"regularizers": "decoy:0.1"}, "expected regularizers such as .*; found 'decoy:0.1'; did you mean decov"),
     ],
 )
 def test_hyper_parameters_that_conflict_are_refused(name, values, message):

@@ -94,10 +94,7 @@ def test_errors_are_json_on_request(here):
         ("fit", "--dataset", "sampel"): ("LookupError", "did you mean sample?"),
         ("fit", "--dataset", "sample", "--bits", "0"): ("UsageError", "--bits: Input should be greater"),
         ("fit",): ("MissingParameter", "Missing option '--dataset'."),
-        ("fit", "--dataset", "sample", "--refit", "no"): (
-            "BadParameter",
-            "value for '--refit': 'no' is not one",
-        ),
+        ("fit", "--dataset", "sample", "--refit", "alway"): ("BadParameter", "did you mean always?"),
         ("delete", "nothing", "--ids", "3"): ("LookupError", "no dataset 'nothing'"),
         ("evaluate",): ("BadParameter", "pass either TABLE"),
     }
@@ -112,7 +109,7 @@ def test_errors_are_json_on_request(here):
 
 def test_hyphens_and_underscores_are_the_same(here):
     options = ("--dry_run", "--method", "UH-BDNN", "--set", "n-iter=3", "--max_loss", "map-at-1000=0.5", "--json")
-    code, output, _ = here("reindex", "--dataset", "SAMPLE", *options, "--bad_rows", "drop")
+    code, output, _ = here("reindex", "--dataset", "SAMPLE", *options, "--Bad_Rows", "DROP")
     assert (code, json.loads(output)["table"]) == (0, "sample__uh_bdnn32")
     code, _, error = here("reindex", "--dataset", "sample", "--set", "n-iter=3", "--set", "n_iter=4")
     assert (code, "each hyper-parameter once, found n-iter, n_iter" in error) == (2, True)
@@ -145,6 +142,8 @@ def test_fetch_verifies_the_published_checksums(hashkiln):
         ),
         (("export", "nothing", "--to", "npy", "--out", "x"), 2, "unknown code table"),
         (("export", "x", "--to", "solr", "--out", "/nowhere"), 2, "'pgvector', 'duckdb', 'milvus', 'lance'"),
+        (("export", "x", "--to", "fais", "--out", "/nowhere"), 2, "mean faiss-flat or faiss-ivf or faiss-hnsw?"),
+        (("benchmark", "--dataset", "sample", "--methods", "lsh", "--protocol", "lable"), 2, "did you mean labels?"),
         (("fit", "--dataset", "nothing"), 2, "expected the name of a dataset, found 'nothing'"),
         (("fetch", "nothing"), 2, "expected the name of a dataset, found 'nothing': the named datasets are"),
         (("compare", "nothing"), 2, "expected the name of a dataset, found 'nothing'"),
