@@ -102,7 +102,8 @@ def _stop_servers(*_: Any) -> None:
 
 def as_json() -> bool:
     """Return whether the command line asks for JSON on stdout; `benchmark --json FILE` writes a file."""
-    return "benchmark" not in sys.argv[1:2] and any(argument.partition("=")[0] == "--json" for argument in sys.argv[1:])
+    command, *_ = given = [argument.partition("=")[0].lower() for argument in sys.argv[1:]] or [""]
+    return command != "benchmark" and "--json" in given
 
 
 def report(kind: str, message: str, code: int) -> None:

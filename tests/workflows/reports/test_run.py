@@ -154,3 +154,20 @@ def test_a_browser_shows_the_page(run, browser):
     assert page.title() == "t__itq16: rejected"  # the user's markup was shown, not run
     assert page.locator("figure svg").count() == 11
     assert page.locator("figure svg path.l0").count() >= 6
+
+
+def test_the_page_is_read_with_the_keyboard(run, browser):
+    page = browser.new_page(viewport={"width": 400, "height": 800})
+    page.set_content(run_page(*run, AROUND))
+    page.keyboard.press("Tab")
+    assert page.locator(":focus").inner_text() == "Skip to the content"
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.locator(":focus").inner_text() == "Numbers of Precision against recall"
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    table = page.get_by_role("region", name="Numbers of Precision against recall")
+    assert table.get_attribute("tabindex") == page.locator(":focus").get_attribute("tabindex") == "0"
+    page.keyboard.press("End")
+    page.wait_for_function("document.activeElement.scrollTop > 0")
+    assert page.get_by_role("figure", name="Precision against recall").get_by_role("row").count() > 40
