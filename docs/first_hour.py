@@ -3,23 +3,27 @@
     HASHKILN_DATA=folder python docs/first_hour.py > page && mv page docs/first-hour.md    # the folder has mnist/
 
 The steps are those of the tutorial, in a clone of the last commit with empty caches of packages: about ten minutes.
-Then come the sizes of the pages that they wrote, and the number of code blocks of the documents that tests run.
+Then come the lines that `make run` shows on a terminal and when, the sizes of the pages that the steps wrote, and the
+number of code blocks of the documents that tests run.
 """
 
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from blocks import section
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.compile(r"^## ([^\n]*)$|^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)  # headings, too
+STAGE = re.compile(r"^(?:\x1b\[[\d;?]*[A-Za-z])*(start \w+|[a-z]+) +(?:\x1b\[[\d;]*m)*━", re.MULTILINE)  # and its bar
 BENCHMARK = "hashkiln benchmark --dataset sample --methods lsh,pcah,itq --bits 16,32 --seeds 2 --out results"
 BLOCK_BY_BLOCK = """
 import json, sys
@@ -37,7 +41,8 @@ def main() -> None:
     before, about = load(), machine(["torch", "ray", "prefect"])
     print(f"Measured at {about['commit']}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
-        steps = list(timed(Path(folder)))
+        lines: dict[str, float] = {}
+        steps = list(timed(Path(folder), lines))
         pages = sorted(Path(folder, "tutorial").rglob("*.html"))
         sizes = [f"| {name_of(page)} | {page.stat().st_size / 1e6:.2f} MB |" for page in pages]
     after = load()
@@ -57,6 +62,15 @@ Other programs used {before["busy"]:.0%} of the cores before, and {after["busy"]
 {chr(10).join(f"| {step} | {seconds:.1f} |" for step, seconds in steps)}
 | together | {sum(seconds for _, seconds in steps):.0f} |
 
+## When `make run` says what it does
+
+On a terminal, a line for each stage appears when it begins, with a clock. Seconds after the start of `make run`, when all
+is installed:
+
+| line | seconds |
+|---|---|
+{chr(10).join(f"| {line} | {seconds:.1f} |" for line, seconds in lines.items())}
+
 ## The pages that these steps wrote
 
 Each is one file. The reports on MNIST contain pictures: of queries, and of the rows found for them.
@@ -68,26 +82,29 @@ Each is one file. The reports on MNIST contain pictures: of queries, and of the 
 {section()}""")
 
 
-def timed(folder: Path) -> Iterator[tuple[str, float]]:
-    """Yield each step with its seconds: the clone, the set-up, `make run`, and the blocks of the tutorial."""
+def timed(folder: Path, lines: dict[str, float]) -> Iterator[tuple[str, float]]:
+    """Yield each step with its seconds: the clone, the set-up, `make run`, and the blocks of the tutorial.
+
+    `lines` receives the lines of stages of `make run`, and when each appeared.
+    """
     clone, place = folder / "hashkiln", folder / "tutorial"
     place.mkdir()
     unset = ("HASHKILN_HOME", "PYTHONPATH", "VIRTUAL_ENV", "PREFECT_API_URL", "RAY_ADDRESS")
     environ = {name: value for name, value in os.environ.items() if name not in unset}
     environ |= {"PIP_CACHE_DIR": f"{folder}/pip", "UV_CACHE_DIR": f"{folder}/uv"}
 
-    def run(command: str, cwd: Path) -> tuple[str, float]:
+    def run(command: str, cwd: Path, lines: dict[str, float] | None = None) -> tuple[str, float]:
         start = time.monotonic()
-        done = subprocess.run(command.split(), env=environ, cwd=cwd, capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(f"{command}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+        code, output = shown(command, cwd, environ, {} if lines is None else lines)
+        if code:
+            sys.exit(f"{command}: exit code {code}\n{output}")
         step = f"`{command.replace(str(ROOT), 'URL').replace(str(clone), 'hashkiln')}`", time.monotonic() - start
         print("{}: {:.1f} s".format(*step), file=sys.stderr, flush=True)
         return step
 
     yield run(f"git clone -q {ROOT} {clone}", folder)
     yield run("make setup", clone)
-    yield run("make run", clone)
+    yield run("make run", clone, lines)
     environ["PATH"] = f"{clone}/.venv/bin:{environ['PATH']}"
     data = environ.get("HASHKILN_DATA")
     text = (ROOT / "docs" / "tutorial.md").read_text()
@@ -102,6 +119,21 @@ def timed(folder: Path) -> Iterator[tuple[str, float]]:
             if language == "python":
                 yield f"Python, in “{heading}”", answered(python, code)
     yield run(BENCHMARK, place)
+
+
+def shown(command: str, cwd: Path, environ: dict[str, str], lines: dict[str, float]) -> tuple[int, str]:
+    """Run a command on a terminal; return its exit code and output. `lines` receives when each stage is first shown."""
+    ours, theirs = pty.openpty()
+    output, start = "", time.monotonic()
+    with subprocess.Popen(command.split(), env=environ, cwd=cwd, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        with suppress(OSError):  # once the command has ended
+            while data := os.read(ours, 65536):
+                output += (new := data.decode(errors="replace"))
+                for name in STAGE.findall(new.replace("\r", "\n")):  # one that is cut is drawn again
+                    lines.setdefault(name, time.monotonic() - start)
+    os.close(ours)
+    return process.returncode, output
 
 
 def answered(python: subprocess.Popen[str], code: str) -> float:
