@@ -48,3 +48,10 @@ def test_the_wheel_of_the_sdist_works_from_any_folder(tmp_path):
     assert lines[3].startswith("Next: ")
     assert "sample__itq32" in run(programs / "hashkiln", "tables", cwd=folder)
     assert run(programs / "hashkiln", "--version", cwd=folder) == f"hashkiln {wheel.name.split('-')[1]}\n"
+
+    listed = run("make", "-s", "sbom", f"BIN={programs}", f"INSTALLED={wheel}", cwd=tree).splitlines()
+    packages = {line.split(" ")[0]: line.partition(": ")[2] for line in listed}
+    assert {"hashkiln": "Apache-2.0", "numba": "BSD License"}.items() <= packages.items()
+    needed = run(programs / "python", "-m", "pip", "list", "--format=freeze").splitlines()
+    assert {line.partition("==")[0] for line in needed} <= packages.keys()
+    assert [name for name, licences in packages.items() if licences == "unknown"] == []
