@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 console, errors = Console(), Console(stderr=True)
+CUT = 20  # characters of the last column of a listing that are always shown
 FAILED, USAGE, REJECTED, INTERRUPTED = 1, 2, 3, 130
 GROUPS = ("method", "protocol", "gate", "draw")  # fields whose own fields are options
 OPTIONS = {
@@ -104,7 +105,8 @@ def progress() -> Iterator[Progress]:
 def show(value: Any, as_json: bool, title: str = "", one_line: bool = False) -> None:
     """Print rows (dicts) as a table, or one dict as two columns, or any value as JSON.
 
-    With `one_line`, each row takes one line: its last column is cut where the terminal ends.
+    With `one_line`, each row takes one line: its last column is cut where the terminal ends. If there is no room for the
+    other columns, the first one goes on below; nothing else is cut.
     """
     if as_json:
         print(json.dumps(value, indent=2, default=str))
@@ -116,9 +118,10 @@ def show(value: Any, as_json: bool, title: str = "", one_line: bool = False) -> 
     names = list(rows[0]) if rows else []
     for place, name in enumerate(names):
         if one_line and place == len(names) - 1:
-            table.add_column(name, no_wrap=True, ratio=1)
+            least = min(max(len(str(row[name])) for row in rows), CUT)
+            table.add_column(name, no_wrap=True, ratio=1, width=least)
         else:
-            table.add_column(name, overflow="fold", no_wrap=one_line or (place == 0 and listed))  # never break names
+            table.add_column(name, overflow="fold", no_wrap=(place > 0) if one_line else (place == 0 and listed))
     for row in rows:
         table.add_row(*(escape(str(item)) for item in row.values()))
     console.print(table)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 
+from hashing.names import counted
 from infra.settings import current_user
 from storage.features.dataset import Dataset
 from storage.tables.table import Version
@@ -24,8 +25,8 @@ def lineage(
     code = environment()
     return {
         "dataset": _dataset(context.dataset),
-        "source": f"{staged.rows:,} rows in {shards:,} files under {context.dataset.splits['base']}",
-        "this run": f"encoded {staged.encoded:,} rows{rate(staged)}, removed {staged.removed:,} parts",
+        "source": f"{counted(staged.rows, 'row')} in {counted(shards, 'file')} under {context.dataset.splits['base']}",
+        "this run": f"encoded {counted(staged.encoded, 'row')}{rate(staged)}, removed {counted(staged.removed, 'part')}",
         "method": method_in_words(context.spec.method),
         "random seed": str(context.spec.method.seed),
         "model": f"{model.digest[:12]}, {fitted}" + (f": {model.reason}" if model.reason else ""),

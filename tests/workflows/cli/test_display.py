@@ -116,6 +116,19 @@ def test_work_outside_of_stages_has_a_line_a_kind(shown):
     assert "ingest mine, base 1,000" in terminal.output
 
 
+def test_a_listing_cuts_no_name_and_no_number(capsys, monkeypatch):
+    monkeypatch.setattr(common, "console", Console(width=80))
+    long = {"table": f"{'name' * 10}__density_sensitive128", "rows": "1,000,000,000", "bits": 128}
+    rows = [long | {"at": "2026-11-29 10:11", "method": "density_sensitive"}]
+    common.show([*rows, {**rows[0], "table": "mine__itq32"}], False, one_line=True)
+    head, *lines = capsys.readouterr().out.rstrip("\n").split("\n")
+    assert {len(line) for line in (head, *lines)} == {80}
+    assert all(text in head + lines[0] for text in ("table", "1,000,000,000", "128", "10:11", "density_sensitive"))
+    parts = [line.split() for line in lines]
+    assert "".join([parts[0][0], *(part for (part,) in parts[1:-1])]) == long["table"]
+    assert parts[-1][0] == "mine__itq32"
+
+
 def test_a_dict_is_shown_with_its_names(capsys, monkeypatch):
     monkeypatch.setattr(common, "console", Console(width=40))
     common.show({"train": "a.gz", "folder": "out"}, False)
