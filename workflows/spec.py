@@ -305,7 +305,8 @@ class Spec(Value):
     @field_validator("exports")
     @classmethod
     def _elsewhere(cls, exports: dict[str, str]) -> dict[str, str]:
-        return {to: filesystem.absolute(folder) if folder else "" for to, folder in exports.items()}
+        named = {plain_name(to).replace("_", "-"): folder for to, folder in exports.items()}
+        return {to: filesystem.absolute(folder) if folder else "" for to, folder in named.items()}
 
     @field_validator("protocol")
     @classmethod

@@ -29,15 +29,18 @@ def roll_back(table: CodeTable, to: str, seen: int, by: str) -> Version:
                 f"expected main of table {table.name} at snapshot {seen}, found {now.snapshot_id} ({now.name}): "
                 "another run published or rolled back; check the history and roll back again if still needed"
             )
+        name = target.name  # in its own spelling
         if target.number < 1 or target.snapshot_id == seen:
-            raise ValueError(f"cannot roll back from {now.name} to {to}: choose another published version")
-        if due := purge_deadlines(table).get(to):
-            raise ValueError(f"cannot roll back to {to}: it holds deleted rows, and is removed by {utc_timestamp(due)}")
-        entry = {"at": utc_timestamp(), "by": by, "from": now.name, "to": to}
+            raise ValueError(f"cannot roll back from {now.name} to {name}: choose another published version")
+        if due := purge_deadlines(table).get(name):
+            raise ValueError(
+                f"cannot roll back to {name}: it holds deleted rows, and is removed by {utc_timestamp(due)}"
+            )
+        entry = {"at": utc_timestamp(), "by": by, "from": now.name, "to": name}
         unchanged, logged = change_properties(table.iceberg, _appended(table, ROLLBACKS, entry))
         guards = (
             AssertRefSnapshotId(ref="main", snapshot_id=seen),
-            AssertRefSnapshotId(ref=to, snapshot_id=target.snapshot_id),
+            AssertRefSnapshotId(ref=name, snapshot_id=target.snapshot_id),
         )
         commit(table.iceberg, (*guards, *unchanged), (commits.set_branch("main", target.snapshot_id), *logged))
 

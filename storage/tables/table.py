@@ -212,6 +212,8 @@ class CodeTable:
     def version(self, name: str = "main") -> Version:
         """Return a version by name, by default the published one. Raises LookupError, with the existing names."""
         if not (snapshot := self.iceberg.snapshot_by_name(name)):
+            if known := spelled(name, list(self.iceberg.refs())):
+                return self.version(known)
             existing = [version.name for version in self.versions()]
             meant = hint(name, existing if name == "main" else ["main", *existing], "existing versions:")
             raise LookupError(f"unknown version {name!r} of table {self.name}; {meant}")

@@ -143,6 +143,8 @@ def _names(text: str) -> list[str]:
 
 def _tuning(texts: list[str] | None) -> dict[str, dict[str, list[object]]] | None:
     """Return the values of --tune, by method and hyper-parameter; None without --tune."""
+    from hashing.names import plain_name
+
     if not texts:
         return None
     found: dict[str, dict[str, list[object]]] = {}
@@ -151,6 +153,7 @@ def _tuning(texts: list[str] | None) -> dict[str, dict[str, list[object]]] | Non
         method, dot, name = place.partition(".")
         if not (dot and name and values):
             raise typer.BadParameter(f"expected --tune METHOD.NAME=VALUE,VALUE,… or --tune none, found {text!r}")
+        method, name = plain_name(method), name.replace("-", "_")
         if name in found.setdefault(method, {}):
             raise typer.BadParameter(f"--tune {place} is given twice: pass all of its values at once")
         found[method][name] = [assignment(f"{name}={value}")[1] for value in values.split(",")]

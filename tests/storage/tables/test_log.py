@@ -42,7 +42,7 @@ def test_a_rollback_is_one_logged_commit_and_version_numbers_continue(catalog, t
     assert (logged["from"], logged["to"], logged["by"], len(logged["at"])) == ("v3", "v1", "me", 25)
     stage(table, "staged-new", 7)
     assert table.publish(table.version("staged-new"), table.version().snapshot_id).name == "v4"
-    log.roll_back(table, "v3", table.version().snapshot_id, "you")
+    log.roll_back(table, "V3", table.version().snapshot_id, "you")  # case does not matter in names
     assert [(entry["from"], entry["to"]) for entry in log.rollbacks(table)] == [("v3", "v1"), ("v4", "v3")]
     assert [version.name for version in table.versions()] == ["v1", "v2", "v3", "v4"]
 

@@ -229,7 +229,7 @@ def test_the_command_samples_classes_tunes_and_reports_too_few_rows(tmp_path, ru
     args = ["benchmark", "--dataset", "p", "--methods", "dpsh,ksh", "--bits", "8", "--protocol", "dhn"]
     args += ["--class-queries", "2", "--class-training", "4", "--without-training", "--cutoff", "5", "--folds", "2"]
     args += ["--set", "ksh.n_anchors=10", "--set", "dpsh.network=linear", "--set", "dpsh.epochs=1"]
-    args += ["--tune", "dpsh.lr=0.001,0.01", "--json", str(tmp_path / "rows.json")]
+    args += ["--tune", "DPSH.lr=0.001,0.01", "--json", str(tmp_path / "rows.json")]
     assert run_command(*args)[0] == 0
     deep, shallow = json.loads((tmp_path / "rows.json").read_text())
     for row in (deep, shallow):

@@ -20,7 +20,7 @@ def reindexed(settings, exports):
 
 
 def test_each_published_version_is_exported_once_in_place_of_the_one_before(settings, source, mine, tmp_path):
-    exports = {"faiss-ivf": str(tmp_path / "index"), "npy": ""}
+    exports = {"Faiss_IVF": str(tmp_path / "index"), "npy": ""}
     default = tmp_path / "home" / "exports" / "mine__lsh16" / "npy"
     assert reindexed(settings, exports).exported == (str(tmp_path / "index"), str(default))
     assert faiss.read_index_binary(str(tmp_path / "index" / "index.faiss")).ntotal == 800
