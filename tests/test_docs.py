@@ -1,6 +1,7 @@
 """Documents match the code: generated pages are current; paths, names, links and commands in documents exist."""
 
 import doctest
+import html
 import os
 import re
 import subprocess
@@ -61,6 +62,11 @@ def test_the_site_has_all_documents_and_loads_nothing_from_the_network(site):
     pages = {path.relative_to(site) for path in site.rglob("*.html")}
     sources = [path.relative_to(ROOT / "docs").with_suffix(".html") for path in (ROOT / "docs").rglob("*.md")]
     assert [path for path in sources if path.with_stem(path.stem.replace("README", "index")) not in pages] == []
+    reference = (site / "reference" / "python.html").read_text()
+    text = html.unescape(re.sub("<[^>]+>", "", reference))
+    for name in re.findall("^::: hashkiln.(.*)", (ROOT / "docs" / "reference" / "python.md").read_text(), re.MULTILINE):
+        assert f'id="hashkiln.{name}"' in reference
+        assert getattr(hashkiln, name).__doc__.partition("\n")[0].replace("`", "") in text
     remote = re.compile(r'<(?:script|link|img)[^>]+(?:src|href)="?https?://')
     assert [path.name for path in site.rglob("*.html") if remote.search(path.read_text())] == []
 

@@ -20,6 +20,7 @@ WORDS = {  # the line so far, and what completes its last word
     "hashkiln history mi": {"mine__lsh8"},
     "hashkiln evaluate mine__lsh8 --version v": {"v1"},
     "hashkiln diff mine__lsh8 ma": {"main"},
+    "hashkiln export mine__lsh8 --to faiss-h": {"faiss-hnsw"},
 }
 
 
