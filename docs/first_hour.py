@@ -64,8 +64,8 @@ Other programs used {before["busy"]:.0%} of the cores before, and {after["busy"]
 
 ## When `make run` says what it does
 
-On a terminal, a line for each stage appears when it begins, with a clock. Seconds after the start of `make run`, when all
-is installed:
+On a terminal, a line for each stage appears when it begins, with a clock. These are the seconds after the start of
+`make run`, when all is installed:
 
 | line | seconds |
 |---|---|

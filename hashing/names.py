@@ -55,7 +55,7 @@ def near_quoted(name: str, choices: str) -> str:
 
 
 def check_choice(what: str, value: object, choices: Collection[object]) -> None:
-    """Raise ValueError, with similar names, unless a value is one of the choices. `what` is the name of the argument."""
+    """Raise ValueError, with similar names, unless a value is one of the choices. `what` names the argument."""
     if value not in list(choices):  # a dict would refuse values without a hash
         names = list(map(str, choices))
         message = f"{what}: expected one of {', '.join(names)}, found {value!r}"

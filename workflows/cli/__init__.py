@@ -137,7 +137,7 @@ def main() -> None:
         code = app(standalone_mode=False)
         sys.exit(code or 0)
     except TyperException as error:
-        error.message = _with_choices(error.message.replace("Value error, ", ""))  # of pydantic, which Typer leaves there
+        error.message = _with_choices(error.message.removeprefix("Value error, "))  # of pydantic, left by Typer
         if not as_json():
             rich_format_error(error)  # type: ignore[arg-type]  # Typer does not export the class that it takes
             sys.exit(error.exit_code)

@@ -105,8 +105,8 @@ def progress() -> Iterator[Progress]:
 def show(value: Any, as_json: bool, title: str = "", one_line: bool = False) -> None:
     """Print rows (dicts) as a table, or one dict as two columns, or any value as JSON.
 
-    With `one_line`, each row takes one line: its last column is cut where the terminal ends. If there is no room for the
-    other columns, the first one goes on below; nothing else is cut.
+    With `one_line`, each row takes one line: its last column is cut where the terminal ends. If there is no room for
+    the other columns, the first one goes on below; nothing else is cut.
     """
     if as_json:
         print(json.dumps(value, indent=2, default=str))

@@ -26,7 +26,8 @@ def lineage(
     return {
         "dataset": _dataset(context.dataset),
         "source": f"{counted(staged.rows, 'row')} in {counted(shards, 'file')} under {context.dataset.splits['base']}",
-        "this run": f"encoded {counted(staged.encoded, 'row')}{rate(staged)}, removed {counted(staged.removed, 'part')}",
+        "this run": f"encoded {counted(staged.encoded, 'row')}{rate(staged)}, "
+        f"removed {counted(staged.removed, 'part')}",
         "method": method_in_words(context.spec.method),
         "random seed": str(context.spec.method.seed),
         "model": f"{model.digest[:12]}, {fitted}" + (f": {model.reason}" if model.reason else ""),

@@ -8,7 +8,8 @@ PAPER = 718  # pixels between the margins of A4
 REACHED = """() => [...document.querySelectorAll("a[href], summary, select, input, button, [tabindex]")]
   .filter(one => one.checkVisibility()).map(one => one.outerHTML.slice(0, 99))"""
 FOCUSED = """() => {
-  const one = document.activeElement, {outlineStyle, outlineWidth} = getComputedStyle(one), box = one.getBoundingClientRect();
+  const one = document.activeElement, box = one.getBoundingClientRect();
+  const {outlineStyle, outlineWidth} = getComputedStyle(one);
   return {html: one.outerHTML.slice(0, 99), ringed: outlineStyle === "solid" && parseFloat(outlineWidth) >= 2,
     inside: box.height > 0 && box.bottom > 0 && box.top < innerHeight && box.right > 0 && box.left < innerWidth};
 }"""
