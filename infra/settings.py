@@ -176,7 +176,7 @@ def _check_names() -> None:
     for variable in os.environ:
         name = variable.removeprefix("HASHKILN_").lower()
         if variable.startswith("HASHKILN_") and name not in known:
-            for near in get_close_matches(name, known, 1, 0.85):
+            for near in get_close_matches(name, known, 1, 0.8):
                 raise SettingsError(f"unknown variable {variable}: did you mean HASHKILN_{near.upper()}?")
 
 
