@@ -160,10 +160,10 @@ def test_the_page_is_read_with_the_keyboard(run, browser):
     page = browser.new_page(viewport={"width": 400, "height": 800})
     page.set_content(run_page(*run, AROUND))
     page.keyboard.press("Tab")
-    assert page.locator(":focus").inner_text() == "Skip to the content"
+    assert page.locator(":focus").text_content() == "Skip to the content"
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
-    assert page.locator(":focus").inner_text() == "Numbers of Precision against recall"
+    assert page.locator(":focus").text_content() == "Numbers of Precision against recall"
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
     table = page.get_by_role("region", name="Numbers of Precision against recall")
