@@ -12,16 +12,17 @@ are judged relevant to it. Other --datasets are names of ingested or named datas
 cohere-small-100k. Recall is
 that of the 10 and of the 100 nearest rows by the metric of the dataset, after reranking 1, 2, 4 and 10 times as many
 candidates by their vectors, for 1,000 queries. For each size of a row, every method has the longest code that fits,
-with its correctives: rabitq and osq rank by their estimates. The peers are Faiss's product quantization and RaBitQ (of
-1 bit, after PCA to as many dimensions as its 8 bytes of factors leave, and a random rotation). All of them learn from
-the same vectors, of length 1 if they are compared by cosine, on one core. Random methods have three seeds.
+with its correctives: rabitq, pca_rabitq and osq rank by their estimates. The peers are Faiss's product quantization and
+RaBitQ (of 1 bit, after PCA to as many dimensions as its 8 bytes of factors leave, and a random rotation). All of them
+learn from the same vectors, of length 1 if they are compared by cosine, on one core. Random methods have three seeds.
 
 Where rows have labels, NDCG@10 is measured too. The grade of a row is the number of labels that it shares with the
 query, which is that of a judgement. Rows are ranked by their codes, by the vectors of the first 40 of these, and by the
 vectors of all rows.
 
-docs/how-to/choose.py makes docs/how-to/choose.md of the result. An interrupted run resumes: rows are written to a file
-beside the result as they are measured. --quick measures one seed and two sizes.
+docs/how-to/choose.py makes docs/how-to/choose.md of the result. Only rows that the file does not have are measured, and
+each says by which commit and when. An interrupted run resumes: rows are written to a file beside the result as they are
+measured. --quick measures one seed and two sizes.
 """
 
 import argparse
@@ -57,7 +58,7 @@ from workflows.ingested import dataset_of, is_available, labels_of
 from workflows.plan import longest
 from workflows.spec import Spec
 
-METHODS = ("itq", "pca_rr", "lsh", "matryoshka", "rabitq", "osq")  # matryoshka: the signs of the first dimensions
+METHODS = ("itq", "pca_rr", "lsh", "matryoshka", "rabitq", "pca_rabitq", "osq")  # matryoshka: first dimensions
 SIZES = (4, 8, 16, 32, 64)  # bytes of a row
 NEIGHBOURS = (10, 100)
 FACTORS = [factor for factor in OVERSAMPLING if factor <= 10]
@@ -317,17 +318,20 @@ def main() -> None:
     sizes, seeds = ((8, 16), (0,)) if options.quick else (SIZES, (0, 1, 2))
     options.json.parent.mkdir(parents=True, exist_ok=True)
     unfinished = options.json.with_suffix(".unfinished.jsonl")
-    rows = [json.loads(line) for line in unfinished.read_text().splitlines()] if unfinished.exists() else []
+    rows = json.loads(options.json.read_text())["rows"] if options.json.exists() else []
+    rows += [json.loads(line) for line in unfinished.read_text().splitlines()] if unfinished.exists() else []
+    about = measure.machine(("faiss-cpu", "torch"))
+    made = {"commit": about["commit"], "date": about["date"]}
     known = {(row["dataset"], row["size"], row["method"], row["seed"]) for row in rows}
     for name in options.datasets.split(","):
         make = MADE.get(name)
         dataset = make(settings.home / "encoders") if make else ingest(Spec(dataset=name), settings).name
         for row in measured(dataset_of(Spec(dataset=dataset), settings), sizes, seeds, known):
-            rows.append(row)
-            print(line := json.dumps(row), flush=True)
+            rows.append(row | made)
+            print(line := json.dumps(rows[-1]), flush=True)
             with unfinished.open("a") as file:
                 file.write(line + "\n")
-    options.json.write_text(json.dumps({**measure.machine(("faiss-cpu", "torch")), "rows": rows}, indent=1) + "\n")
+    options.json.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
     unfinished.unlink(missing_ok=True)
 
 

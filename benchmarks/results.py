@@ -40,6 +40,7 @@ VIEWS = "prdh,dmhor,dmvh"
 # Methods that learn from classes, and from pairs or without labels, are compared with HashNet, DPSH and ITQ on the same
 # features: pixels and images, with a third of the epochs of the other lines. Nothing else was tuned.
 CLASSES = "hashnet,dpsh,csq,dpn,greedyhash,orthohash,hyp2,mds,dfh,crovca"
+MORE = "cnnh,dhln,drsch,dtsh,itdh,sgh"
 PAIRS = "idhn,dbdh,lcdsh,dshsd,adsh,bihalf,cibhash,crovca_unsupervised"
 
 CNN_3, CNN_10, CNN_30 = (("network=cnn", f"epochs={epochs}") for epochs in (3, 10, 30))
@@ -81,6 +82,7 @@ LINES = {
     "mnist-pairs": f"--dataset mnist --methods {PAIRS} {PIXELS} {each(PAIRS, 'epochs=3')}",
     "fashion-mnist-classes": f"--dataset fashion-mnist --methods itq,{CLASSES} {PIXELS} {each(CLASSES, 'epochs=3')}",
     "fashion-mnist-pairs": f"--dataset fashion-mnist --methods {PAIRS} {PIXELS} {each(PAIRS, 'epochs=3')}",
+    "mnist-more": f"--dataset mnist --methods {MORE} {PIXELS} {each(MORE, 'epochs=3')}",
     "mnist-bre": "--dataset mnist --methods bre --seeds 3",
     "fashion-mnist-bre": "--dataset fashion-mnist --methods bre --seeds 3",
     "openclipart-classes": f"{IMAGES} --methods itq,{CLASSES} {each(CLASSES, *CNN_10)}",

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from hashing.methods import METHODS
 from workflows.benchmark.grid import Row
 from workflows.reports.benchmark import grid_markdown
 
@@ -22,6 +23,10 @@ Seconds are processor time of one thread, including that of reading the rows. Ot
 change processor time much less than time on a clock, but not by nothing, because they share its caches and memory. Rows
 of older releases, which did not record it, have "not measured" there.
 """
+ELSEWHERE = dict.fromkeys(  # methods whose codes have a bit or more for each dimension, or correctives
+    ("matryoshka", "osq", "pca_rabitq", "qdrant", "rabitq", "sign", "turboquant"),
+    "compared by recall, at equal bytes or bits for each dimension, in [Choose a method](how-to/choose.md)",
+)
 FILES_HEAD = """## When, where and with what the rows were measured
 
 | file | rows | measured | processor | hashkiln | commit | seconds of all fits |
@@ -59,4 +64,7 @@ if __name__ == "__main__":
     ordered = sorted(rows(), key=lambda row: (row.dataset, row.relevance, row.method, row.bits, row.seed))
     print(HEAD)
     print(FILES_HEAD, *map(measured, FILES), sep="\n", end="\n\n")
+    without = sorted(METHODS.keys() - {row.method for row in ordered})
+    print("Methods without rows here:\n")
+    print(*(f"- `{name}`: {ELSEWHERE.get(name, 'not measured')}" for name in without), sep="\n", end="\n\n")
     print(grid_markdown(ordered, seconds="fit_cpu_seconds"), end="")

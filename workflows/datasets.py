@@ -97,7 +97,7 @@ def ingest_source(
     name
         Name of the new dataset.
     source
-        Path or URL of a file or folder.
+        Path or URL of a file or folder; hf://datasets/OWNER/NAME on the Hugging Face hub is downloaded first.
     columns
         Column names, for files that are used in place. An empty x stands for the column vector, image or text.
     query
@@ -119,7 +119,7 @@ def ingest_source(
         check_name(name)
         check_choice("metric", metric, (None, *get_args(Metric)))
         check_choice("labels_as", labels_as, (None, *get_args(LabelsAs)))
-    source, query = filesystem.absolute(source), filesystem.absolute(query) if query else None
+    source, query = _local(source, settings, progress), _local(query, settings, progress) if query else None
     with contract.refusing():
         if found := datasets.open_source(source, query, labels_as):
             if columns.keyed or columns.labels or columns.dtype:
@@ -144,6 +144,19 @@ def ingest_source(
         columns=columns, keys=folder, source=f"{source}, in place", understood=understood,
     )  # fmt: skip
     return save_or_replace(settings, dataset)
+
+
+def _local(source: str, settings: Settings, progress: Progress) -> str:
+    """Return an absolute path or URL; a dataset on the hub is downloaded to the data folder."""
+    if not source.startswith(datasets.PREFIX):
+        return filesystem.absolute(source)
+    report = observed(progress)
+    with contract.refusing():
+        return str(
+            datasets.fetch_from_hub(
+                source, settings.data_folder, lambda done, total: report(f"fetch {source}", done, total or 0)
+            )
+        )
 
 
 def _compared_by(source: datasets.Source, metric: Metric | None, url: str) -> datasets.Source:

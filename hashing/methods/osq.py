@@ -22,8 +22,9 @@ class OSQ:
 
     Each row has an interval of its own, optimized for the error along the row. Rows store three float16 correctives, 6
     bytes, and queries are rounded to 4 bits in the same way; search ranks by the estimated distances, as for rabitq.
-    Without a rotation, features of uneven variance lose: compare rabitq. Hamming distances of the bits mean little,
-    because each row has its own threshold.
+    Without a rotation, features of uneven variance lose: compare rabitq. There are no shorter codes, as in Lucene: one
+    interval for coordinates of very different variances, such as principal ones, would lose more. Hamming distances of
+    the bits mean little, because each row has its own threshold.
 
     Summed over all rows: the mean.
 

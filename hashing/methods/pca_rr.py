@@ -17,7 +17,8 @@ class PCARR:
     """PCA hashing with a random rotation, which spreads the variance evenly over the bits.
 
     The bits are the signs of the centred rows on the n_bits directions of largest variance, after a random rotation.
-    ITQ starts from this solution, which for long codes is often as good. There is no objective.
+    ITQ starts from this solution, which for long codes is often as good. There is no objective. On features of frozen
+    networks, with --asymmetric, it is Hashing-Baseline (Moummad et al., arXiv 2509.14427, 2025).
 
     Summed over all rows: the moments, in one pass.
 

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from ftplib import FTP, error_perm, error_reply, error_temp
+from functools import partial
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -54,7 +55,7 @@ def download(
     size
         Expected bytes.
     checksum
-        Expected digest, as "md5:<hex>" or "sha256:<hex>".
+        Expected digest, as "md5:<hex>", "sha256:<hex>" or "git:<hex>".
     progress
         Called with (bytes received, bytes in total or None) after each chunk.
     waits
@@ -78,9 +79,10 @@ def download(
 
 
 def file_digest(path: Path, algorithm: str) -> str:
-    """Return the hex digest of a file; `algorithm` is a name that hashlib knows."""
+    """Return the hex digest of a file; `algorithm` is a name that hashlib knows, or "git" for that of Git's objects."""
+    git = partial(hashlib.sha1, b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
+        return hashlib.file_digest(file, git if algorithm == "git" else algorithm).hexdigest()
 
 
 def recorded_checksum(target: Path) -> str | None:

@@ -18,7 +18,7 @@ import numpy as np
 from . import FeatureRows
 
 TABLES = {"base": "corpus", "query": "queries", "judgements": "qrels/test"}
-SUFFIXES = (".jsonl", ".jsonl.gz", ".tsv", ".parquet", "/*.parquet")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".tsv", ".parquet", "/*.parquet", "-*.parquet")
 BLOCK_ROWS = 1024
 HIGHEST = 100  # grade: each is a label
 

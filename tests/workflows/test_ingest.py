@@ -15,6 +15,7 @@ from infra.executors import InProcess
 from storage.features.contract import SourceRefused
 from storage.features.dataset import dataset_names
 from storage.features.rows import Columns
+from tests.hub import serving_hub
 from tests.workflows.conftest import reindex
 from workflows import datasets
 from workflows.checks import UsageError, check_run
@@ -272,3 +273,25 @@ def test_keys_that_became_floats_later_are_refused(tmp_path, settings):
             datasets.ingest_source("x", str(tmp_path / "d"), settings, Columns(id="key", keyed=True))
     with pytest.raises(ValueError, match=r"expected keys of strings, .* found double, in .*b\.parquet"):
         reindex(settings, spec("x"))
+
+
+def test_a_dataset_of_a_hub_is_read_as_a_local_one(tmp_path, settings, run_command, monkeypatch):
+    folder = tmp_path / "published"
+    x = RNG.normal(size=(80, 8)).astype(np.float32)
+    for name, rows in (("base", slice(60)), ("asked", slice(60, 80))):
+        (folder / name).mkdir(parents=True)
+        keys = [f"row-{i}" for i in range(80)[rows]]
+        pq.write_table(pa.table({"_id": keys, "emb": list(x[rows])}), folder / name / "0.parquet")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    source = "hf://datasets/some/vectors"
+    with serving_hub(folder, "some/vectors") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        code, out, _ = run_command(
+            "ingest", f"{source}/base", "--query", f"{source}/asked", "--name", "vectors", "--key-column", "_id",
+            "--vector-column", "emb", "--metric", "cosine",
+        )  # fmt: skip
+        assert code == 0, out
+        code, _, error = run_command("ingest", f"{source}@none", "--name", "other")
+        assert (code, "no such dataset or revision" in " ".join(error.split())) == (2, True)
+    staged, _, version = reindex(settings, spec("vectors", relevance="neighbours"))  # the hub is not asked again
+    assert (staged.rows, version) == (60, "v1")

@@ -59,7 +59,8 @@ def drawn_dataset(
         return dataset
     shards = [shard for split in sorted(dataset.splits) for shard in dataset.shards(split, vocabulary)]
     drawn = [options.class_queries, options.class_training]
-    key = digest([(shard.name, shard.version) for shard in shards], sorted(dataset.splits), dataset.dim, drawn)
+    versions = [(shard.name, shard.version) for shard in shards]
+    key = digest(versions, sorted(dataset.splits), dataset.dim, dataset.metric, drawn)
     name = f"{dataset.name}-dhn-{key[:8]}"
     if known := subsets.known_subset(settings.warehouse_url, name):
         return known

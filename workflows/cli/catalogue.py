@@ -120,7 +120,7 @@ def ingest(
             help="A named dataset; Parquet, Arrow or Feather files, a Hugging Face dataset on disk, WebDataset .tar "
             "files or a folder of .npy files, all used in place; a file .fvecs, .bvecs, .npy, .fbin, .u8bin, .i8bin or "
             ".hdf5; a folder with a folder of pictures for each class, with HashNet lists, or with texts, queries and "
-            "judgements as in BEIR."
+            "judgements as in BEIR; or hf://datasets/OWNER/NAME, with such files on the Hugging Face hub."
         ),
     ],
     name: Annotated[
@@ -168,6 +168,7 @@ def ingest(
 
     Examples: `hashkiln ingest mnist --from ~/mnist`,
     `hashkiln ingest s3://bucket/vectors --name products --key-column sku --vector-column embedding`,
+    `hashkiln ingest hf://datasets/mteb/scifact --name scifact`,
     `hashkiln ingest ~/nuswide --name nus-wide-224 --side 224` (train.txt, test.txt, database.txt and
     the images below that folder)
     """

@@ -58,7 +58,7 @@ def test_float16_correctives_rank_as_float32(name, bits, metric):
 
 
 @METRICS
-@EACH
+@pytest.mark.parametrize(("name", "bits"), [*CASES, ("pca_rabitq", 0.5)])
 def test_rows_of_uneven_length_are_found_as_well_as_rows_of_length_one(name, bits, metric):
     """Their Euclidean distances are native to quantizers: they bound what is lost by the others."""
     unit = unit_vectors(UNEVEN)
@@ -67,8 +67,9 @@ def test_rows_of_uneven_length_are_found_as_well_as_rows_of_length_one(name, bit
     assert found > native - 0.02
 
 
-def test_by_cosine_the_length_of_a_row_does_not_matter():
-    function = fitted("rabitq", 1, UNEVEN, "cosine")
+@pytest.mark.parametrize(("name", "bits"), [("rabitq", 1), ("pca_rabitq", 0.5)])
+def test_by_cosine_the_length_of_a_row_does_not_matter(name, bits):
+    function = fitted(name, bits, UNEVEN, "cosine")
     np.testing.assert_array_equal(batch_of(function, 2**7 * X).x, batch_of(function, X).x)
     np.testing.assert_array_equal(function.project(2**7 * X), function.project(X))
     with pytest.raises(ValueError, match="found zero in row 2000"):

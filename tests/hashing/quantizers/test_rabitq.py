@@ -95,6 +95,18 @@ def test_the_cosine_of_signs_and_rows_concentrates_about_its_expectation():
     assert f.max() < 0.84
 
 
+def test_errors_have_the_size_of_the_bound_of_the_paper():
+    """It holds 1.9 standard deviations of the error, so about 6 % of the estimates lie outside."""
+    d = 384
+    x, q = (RNG.standard_normal((n, d)).astype(np.float32) for n in (200, 20))
+    function = RaBitQHash(rotation(d), np.zeros(d))
+    _, correctives = next(function.quantized(x))
+    squared_f = 4 * correctives[:, 1] / correctives[:, 0] ** 2 / d
+    bound = 1.9 * np.sqrt((1 - squared_f) / squared_f / (d - 1)) * np.linalg.norm(x, axis=1)
+    errors = -function.estimator(q, "ip", real=True)(batch_of(function, x)) - q @ x.T
+    assert 0.03 < (np.abs(errors) > bound * np.linalg.norm(q, axis=1)[:, None]).mean() < 0.08
+
+
 @pytest.mark.parametrize("bits", [1, 4])
 def test_more_bits_estimate_better_and_a_row_estimates_itself_exactly(bits):
     function = quantizer(bits)
@@ -165,8 +177,8 @@ def test_codes_correctives_and_estimates_do_not_depend_on_the_batch(bits):
         np.testing.assert_array_equal(pickle.loads(pickle.dumps(estimator))(whole), scores)
 
 
-def faiss_distances(metric, query_bits):
-    index = faiss.IndexRaBitQ(D, {"euclidean": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}[metric])
+def faiss_distances(metric, query_bits, bits=1):
+    index = faiss.IndexRaBitQ(D, {"euclidean": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}[metric], bits)
     index.qb = query_bits
     index.train(X)
     index.add(X)
@@ -188,6 +200,17 @@ def test_estimates_are_those_of_faiss_which_does_not_rotate(metric, query_bits, 
     found = function.estimator(QUERIES, metric, real=not query_bits)(batch_of(function, X))
     tolerance = 1e-3 if half else 1e-4  # float16 rounds by up to 2^-11, and a norm is squared; Faiss has float32
     np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("bits", [2, 4, 7])
+@pytest.mark.parametrize("metric", ["euclidean", "ip"])
+def test_with_more_bits_errors_are_as_small_as_those_of_faiss(metric, bits):
+    """Faiss tries all scales of a row, we a grid, so levels may differ."""
+    theirs, mean = faiss_distances(metric, 0, bits)
+    function = RaBitQHash(np.eye(D), mean, bits)
+    ours = function.estimator(QUERIES, metric, real=True)(batch_of(function, X))
+    errors = [np.abs(found - exact(X, QUERIES, metric)).mean() for found in (ours, theirs)]
+    assert errors[0] < 1.02 * errors[1]
 
 
 def test_fit_centres_and_rotates_by_the_seed(in_process):

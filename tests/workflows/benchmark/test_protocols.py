@@ -101,6 +101,9 @@ def test_figures_of_shallow_methods_equal_a_computation_by_hand(cifar):
     assert parts["learn"][2].sum(axis=0).tolist() == [8] * CLASSES
     for ids, x, _ in parts.values():
         np.testing.assert_array_equal(x, [pixels[i] for i in ids.tolist()])
+    again = whole.model_copy(update={"metric": "cosine"})  # ingested again
+    again = protocols.drawn_dataset(again, protocols.Draw(**SMALL), tuple(range(CLASSES)), Settings(), InProcess())
+    assert (again.metric, again.name == drawn.name) == ("cosine", False)
 
     function = METHODS["ksh"](8, n_anchors=10).fit(Data(drawn.shards("learn", tuple(range(CLASSES))), InProcess()))
     (_, x, y), (ids, base, labels) = parts["query"], parts["base"]

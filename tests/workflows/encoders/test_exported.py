@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
 import pickle
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -13,6 +16,7 @@ from PIL import Image
 
 from storage import encoders
 from tests import tiny_encoders
+from tests.hub import COMMIT, serving_hub
 from tests.tiny_encoders import SIDE
 from workflows.encoders import models
 from workflows.encoders.contract import EncoderRefused
@@ -336,3 +340,31 @@ def test_a_network_of_other_inputs_and_a_broken_configuration_are_refused_in_one
         OnnxFile(path.parent, "text", "cpu")
     with pytest.raises(EncoderRefused, match=r"config.json is not valid JSON"):
         models.find_encoder(folder_with(tmp_path / "broken", config__json="{", model__safetensors=""), "image")
+
+
+FIND = """
+import sys
+from workflows.encoders.models import find_encoder
+for name in sys.argv[1:]:
+    try:
+        print(find_encoder(name, "text").digest)
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_an_encoder_of_a_hub_is_that_of_its_files(tmp_path):
+    """In a process of its own, because huggingface_hub reads the address when it is imported."""
+    folder = tiny_encoders.text_onnx(tmp_path / "encoder").parent
+    (folder / "pytorch_model.bin").write_text("a pickle")
+    expected = models.find_encoder(str(folder), "text").digest
+    names = ["some/encoder", f"some/encoder@{COMMIT}", f"some/encoder@sha256:{expected}", "some/other"]
+    with serving_hub(folder, "some/encoder", "model") as hub:
+        given = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache"), "no_proxy": "127.0.0.1"}
+        command = [sys.executable, "-c", FIND, *names]
+        found = subprocess.run(command, env=os.environ | given, capture_output=True, text=True, check=True)
+        assert not any("pytorch_model.bin" in path for path in hub.requested)
+    *digests, missing = found.stdout.splitlines()
+    assert digests == [expected] * 3
+    assert missing.startswith("no such file or folder: some/other; and not from the hub, as some/other: ")
+    assert "401 Unauthorized" in missing

@@ -37,9 +37,9 @@ def folder(tmp_path, request):
     judgements = [{"query-id": query, "corpus-id": text, "score": grade} for (query, text), grade in GRADES.items()]
     folder = tmp_path / "beir"
     if request.param == "parquet":
-        for name, rows in (("corpus", corpus), ("queries", queries), ("qrels/test", judgements)):
-            (folder / name).mkdir(parents=True)
-            pq.write_table(pa.Table.from_pylist(rows), folder / name / "0.parquet")
+        for name, rows in (("corpus/0", corpus), ("queries/0", queries), ("qrels/test-00000-of-00001", judgements)):
+            (folder / name).parent.mkdir(parents=True)
+            pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
     else:
         (folder / "qrels").mkdir(parents=True)
         for name, rows in (("corpus", corpus), ("queries", queries)):
