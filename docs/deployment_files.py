@@ -35,10 +35,13 @@ FILES = {
     "slurm/hashkiln.sbatch": [f"{CLUSTER}slurm_runs_a_command_on_its_nodes"],
     "ray-cluster.yaml": [f"{RAY_UP}a_cluster_is_started_and_used_and_stopped"],
     "prometheus.yaml": [f"{TELEMETRY}every_query_of_the_dashboard_finds_data"],
-    "grafana/hashkiln.json": [f"{TELEMETRY}every_query_of_the_dashboard_finds_data"],
+    "grafana/hashkiln.json": [
+        f"{TELEMETRY}every_query_of_the_dashboard_finds_data",
+        f"{TELEMETRY}grafana_knows_all_that_the_dashboard_says",
+    ],
     "automations.yaml": [
         "tests/workflows/test_deploy.py::test_deploy_creates_and_updates_and_a_run_sends_its_outcome",
-        "tests/workflows/test_notifications.py::test_a_run_without_a_worker_is_late_and_one_whose_machine_is_lost_is_silent",
+        "tests/workflows/test_notifications.py::test_runs_are_late_without_a_worker_and_crash_and_fall_silent",
     ],
     "cluster.py": ["tests/infra/test_executors.py::test_a_named_cluster_is_joined"],
     "executors.py": ["tests/infra/test_executors.py::test_the_task_of_a_killed_worker_is_retried"],

@@ -6,14 +6,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 @contextmanager
-def receiving(handle, status=200):
-    """Call handle(headers, body) with each POST or PUT, and answer with a status; yield the address of the server."""
+def receiving(handle, status=200, answer=b""):
+    """Call handle(request, body) with each POST or PUT, then answer; yield the address of the server."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
-            handle(self.headers, self.rfile.read(int(self.headers["Content-Length"])))
+            handle(self, self.rfile.read(int(self.headers["Content-Length"])))
             self.send_response(status)
             self.end_headers()
+            self.wfile.write(answer)
 
         do_PUT = do_POST
 

@@ -183,7 +183,7 @@ def test_codes_are_made_in_tasks_that_take_a_gpu(mine):
 
 def test_spans_are_sent(mine):
     received = []
-    with receiving(lambda headers, body: received.append(headers["Content-Type"])) as url:
+    with receiving(lambda request, body: received.append(request.headers["Content-Type"])) as url:
         text = block("how-to/observe", "OTEL_EXPORTER")
         assert "http://collector:4318" in text
         bash(text.replace("http://collector:4318", url))
@@ -228,7 +228,7 @@ def test_an_export_is_searched_in_postgresql(exported, postgresql):
 def test_the_requests_to_other_engines_carry_the_files(exported, variable, folder, files):
     """A server that only records them takes the place of the engine."""
     received = []
-    with receiving(lambda headers, body: received.append(body)) as url:
+    with receiving(lambda request, body: received.append(body)) as url:
         bash(block("how-to/export", f"${variable}"), folder, **{variable: url})
     sent = [path.read_bytes() for pattern in files for path in sorted(Path(folder).glob(pattern))]
     assert len(sent) >= len(files)

@@ -23,8 +23,8 @@ VERSIONS = {canonicalize_name(name): version for name, _, version in (line.parti
 
 
 def test_constraints_are_names_and_versions():
-    """No index, path or local version: other machines may not have that build."""
-    assert [line for line in LINES if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line)] == []
+    """No index, path or local version: other machines may not have that build. An epoch has an exclamation mark."""
+    assert [line for line in LINES if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.!]*", line)] == []
     assert len(VERSIONS) == len(LINES)
     assert VERSIONS.keys().isdisjoint({"pip", "hashkiln"})
 

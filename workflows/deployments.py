@@ -1,6 +1,7 @@
 """Deployments of the flows for one dataset, and automations that send notifications, on a Prefect server."""
 
 import os
+import re
 from collections.abc import Iterator
 from importlib.resources import files
 from typing import Any, Literal, NamedTuple
@@ -33,11 +34,20 @@ from .tables.verify import verify_flow
 
 Channel = Literal["slack", "email", "webhook"]
 BLOCK = "hashkiln-notify"  # name of the notification block
-ADDRESSES = {  # environment variables with the address and the secrets of each channel
-    "slack": ("HASHKILN_NOTIFY_URL",),
-    "webhook": ("HASHKILN_NOTIFY_URL",),
-    "email": ("HASHKILN_NOTIFY_SENDGRID_KEY", "HASHKILN_NOTIFY_FROM", "HASHKILN_NOTIFY_TO"),
-}
+MAIL = r"[\w.+-]+@[\w-]+(\.[\w-]+)+"
+ADDRESSES = {  # environment variables with the address and the secrets of each channel: their form, and an example
+    "slack": {
+        "HASHKILN_NOTIFY_URL": (
+            r"https://hooks\.slack(-gov)?\.com/services/\w+/\w+/\w+/?", "https://hooks.slack.com/services/T0/B0/x0"
+        ),
+    },
+    "webhook": {"HASHKILN_NOTIFY_URL": (r"https?://[^\s/]\S*", "https://example.com/hook")},
+    "email": {
+        "HASHKILN_NOTIFY_SENDGRID_KEY": (r"[\w.-]+", "SG.x0"),
+        "HASHKILN_NOTIFY_FROM": (MAIL, "hashkiln@example.com"),
+        "HASHKILN_NOTIFY_TO": (rf"{MAIL}(, *{MAIL})*", "ada@example.com,bob@example.com"),
+    },
+}  # fmt: skip
 WEEKLY, DAILY = ("0 6 * * 0", "0 8 * * 0"), "0 4 * * *"  # evaluate and verify; gc
 GRACE, SAMPLE = 7, 20  # days before gc deletes; shards that a weekly verification encodes again
 # Runs send the log lines of these packages to the server. Outside a run they are not sent.
@@ -57,7 +67,7 @@ def deploy(spec: Spec, schedule: Schedule, channel: Channel | None = None) -> li
 
     Returns their names, such as reindex/mine__itq32, and those of the automations that notify. Raises UsageError,
     before anything is made, without a server or its work pool, or for an invalid schedule; SettingsError if a variable
-    of the channel is missing.
+    of the channel is missing or wrong.
     """
     if not os.environ.get("PREFECT_API_URL"):
         raise UsageError(
@@ -125,13 +135,17 @@ def _deployment(
 
 def _block(channel: Channel) -> Block:
     """Return the notification block of a channel, with the secrets from the environment; the server stores them."""
-    values = [os.environ.get(name, "") for name in ADDRESSES[channel]]
-    if missing := [name for name, value in zip(ADDRESSES[channel], values, strict=True) if not value]:
+    forms = ADDRESSES[channel]
+    values = [os.environ.get(name, "").strip() for name in forms]
+    if missing := [name for name, value in zip(forms, values, strict=True) if not value]:
         raise SettingsError(f"--notify {channel} needs {', '.join(missing)} in the environment")
+    for (name, (form, example)), value in zip(forms.items(), values, strict=True):
+        if not re.fullmatch(form, value):  # Prefect would store it, and never send anything
+            raise SettingsError(f"--notify {channel}: expected {name} such as {example}")  # not the value: a secret
     if channel == "slack":
         return SlackWebhook(url=SecretStr(values[0]))
     if channel == "email":
-        return SendgridEmail(api_key=SecretStr(values[0]), sender_email=values[1], to_emails=values[2].split(","))
+        return SendgridEmail(api_key=SecretStr(values[0]), sender_email=values[1], to_emails=re.split(", *", values[2]))
     message = {"subject": "{{subject}}", "body": "{{body}}"}
     address: Any = {"address": values[0]}
     return CustomWebhookNotificationBlock(name=BLOCK, url="{{address}}", json_data=message, secrets=address)

@@ -9,9 +9,7 @@ import multiprocessing
 import multiprocessing.forkserver
 import os
 import random
-import secrets
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,8 +19,6 @@ from tests.faults.world import World
 
 FAULTS = int(os.environ.get("HASHKILN_FAULTS", "10"))
 SEED = int(os.environ.get("HASHKILN_FAULT_SEED", random.SystemRandom().randrange(10**6)))
-NODE = {"num_cpus": 2, "object_store_memory": 2**28, "node_ip_address": "127.0.0.3"}  # one address, one node
-HEAD = {"num_cpus": 0, "object_store_memory": 2**28, "node_ip_address": "127.0.0.2", "include_dashboard": False}
 
 
 def pytest_generate_tests(metafunc):
@@ -98,19 +94,3 @@ def prepare(world):
     world.save("grown")
     assert len(world.shards()) == len(world.rows), "a part for each file: else no version is ever half there"
     return world
-
-
-@contextmanager
-def ray_cluster():
-    """A head without CPUs for drivers, and a worker node that may be killed."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_AUTH_MODE", "token")  # as infra.executors does for a local Ray; read on import
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args=HEAD)
-    cluster.add_node(**NODE)
-    try:
-        yield cluster
-    finally:
-        cluster.shutdown()

@@ -6,8 +6,8 @@ import time
 import psutil
 import pytest
 
-from tests.faults.conftest import NODE, ray_cluster
 from tests.faults.world import REFIT, SPEC
+from tests.ray_cluster import NODE, ray_cluster
 
 STAGES = ["fit", "stage", "evaluate"]  # that work on Ray
 SOON = {"fit": 0.5, "stage": 0.2, "evaluate": 0.1, "publish": 0}  # seconds after a stage begins: the run has not ended

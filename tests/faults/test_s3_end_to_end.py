@@ -5,9 +5,10 @@ import random
 
 import pytest
 
-from tests.faults.conftest import SEED, ray_cluster
+from tests.faults.conftest import SEED
 from tests.faults.tally import TALLY
 from tests.faults.world import SPEC, World
+from tests.ray_cluster import ray_cluster
 
 
 @pytest.mark.slow

@@ -74,7 +74,7 @@ def messages():
         url = ""
 
     received = Messages()
-    with receiving(lambda headers, body: received.append(json.loads(body)), 204) as url:
+    with receiving(lambda request, body: received.append(json.loads(body)), 204) as url:
         received.url = f"{url}/token-in-the-url"
         yield received
 

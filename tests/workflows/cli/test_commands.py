@@ -343,11 +343,42 @@ def test_doctor_asks_every_node_of_the_cluster(here, ray_executor, named):
     assert re.search(r" GiB of memory for tasks, \d+ GPUs$", node["found"])
 
 
-@pytest.mark.parametrize(("cpus", "state"), [(2, "failed"), (0, "ok")])
-def test_doctor_objects_to_little_memory_on_nodes_that_run_tasks(cpus, state):
-    now = time.time()
-    row = doctor._node_row("a", doctor.Node(installed_versions(), now, 2**40, cpus, 2**28, 0, ""), now, now)
-    assert (row["state"], "0.2 GiB of memory for tasks" in row["found"]) == (state, True)
+@pytest.mark.parametrize(
+    ("found", "says", "remedy"),
+    [
+        ({}, "same versions, warehouse usable, 1024.0 GiB free on its disk, 4.0 GiB of memory for tasks, 1 GPUs", ""),
+        ({"versions": {**installed_versions(), "ray": "2.0"}}, "node a has ray 2.0 instead of", "use one image"),
+        ({"time": 1000 - 100}, "its clock is 100 s off", "synchronise the clocks"),
+        ({"time": 1001 + 100}, "its clock is 100 s off", "synchronise the clocks"),
+        ({"time": 1000 - 29}, "same versions", ""),
+        ({"free": 2**29}, "0.50 GiB free on its disk", "free some space"),
+        ({"memory": 2**28}, "0.2 GiB of memory for tasks", "give the node more memory"),
+        ({"memory": 2**28, "cpus": 0}, "0.2 GiB of memory for tasks", ""),  # a driver's runs no tasks
+        (
+            {"warehouse": "FileNotFoundError: /mnt/w"},
+            "cannot use the warehouse: FileNotFoundError",
+            "every node mounts",
+        ),
+    ],
+)
+def test_doctor_says_what_is_wrong_with_a_node_and_what_to_do(found, says, remedy):
+    well = doctor.Node(installed_versions(), 1000, 2**40, cpus=2, memory=2**32, gpus=1, warehouse="")
+    row = doctor._node_row("a", well._replace(**found), 1000, 1001)
+    assert says in row["found"]
+    assert remedy in row["remedy"]
+    assert row["state"] == ("failed" if remedy else "ok")
+
+
+@pytest.mark.parametrize(
+    ("error", "says", "remedy"),
+    [
+        (ConnectionError("no answer: lost"), "no answer: lost", "wait a minute for Ray to notice"),
+        (ModuleNotFoundError("No module named 'workflows'"), "cannot run hashkiln", "use one image"),
+    ],
+)
+def test_doctor_says_why_a_node_does_not_answer(error, says, remedy):
+    row = doctor._node_row("a", error, 1000, 1001)
+    assert (row["state"], says in row["found"], remedy in row["remedy"]) == ("failed", True, True)
 
 
 def test_ctrl_c_says_what_is_kept_and_the_same_command_resumes(environment, prefect_server):
