@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -354,11 +353,7 @@ def test_doctor_asks_every_node_of_the_cluster(here, ray_executor, named):
         ({"free": 2**29}, "0.50 GiB free on its disk", "free some space"),
         ({"memory": 2**28}, "0.2 GiB of memory for tasks", "give the node more memory"),
         ({"memory": 2**28, "cpus": 0}, "0.2 GiB of memory for tasks", ""),  # a driver's runs no tasks
-        (
-            {"warehouse": "FileNotFoundError: /mnt/w"},
-            "cannot use the warehouse: FileNotFoundError",
-            "every node mounts",
-        ),
+        ({"warehouse": "OSError: /mnt/w"}, "cannot use the warehouse: OSError: /mnt/w", "that every node mounts"),
     ],
 )
 def test_doctor_says_what_is_wrong_with_a_node_and_what_to_do(found, says, remedy):

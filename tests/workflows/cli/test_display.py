@@ -20,7 +20,7 @@ def shown(monkeypatch):
     """Run a function of the observer of progress; return the lines that its display leaves, and the terminal."""
 
     def show(work):
-        terminal = Terminal()
+        terminal = show.terminal = Terminal()
         with os.fdopen(terminal.theirs, "w") as file:
             console = Console(file=file, force_terminal=True, _environ={"TERM": "xterm"}, width=80)
             monkeypatch.setattr(common, "errors", console)
@@ -90,6 +90,18 @@ def test_cells_are_counted_and_their_lines_move_above(shown):
     )
     assert [bool(re.fullmatch(*pair)) for pair in zip(patterns, lines.split("\n"), strict=False)] == [True] * 3, lines
     assert "cells 1 of 2" in terminal.output
+
+
+def test_the_clock_of_a_stage_runs_while_nothing_is_reported(shown):
+    def run(progress):
+        with logged_stage("fit"):
+            clocks = set()
+            while len(clocks) < 3:
+                shown.terminal.output = ""
+                shown.terminal.read(until=" s")
+                clocks |= set(re.findall(r"[\d.]+ s", shown.terminal.output))
+
+    shown(run)
 
 
 def test_a_failed_stage_says_so_and_the_next_try_has_its_own_line(shown):
