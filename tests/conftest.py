@@ -271,9 +271,12 @@ def running(command, folder, ready, environment=None):
         server.wait()
 
 
-@pytest.fixture(scope="session")
-def postgresql():
-    """A real PostgreSQL, from Debian's packages or the PATH; a function that returns the URL of a new database."""
+@contextmanager
+def postgresql_server(*settings, files=()):
+    """A real PostgreSQL, from Debian's packages or the PATH, with settings, and files of its own in its data folder.
+
+    Yields the folder of its socket, and a function that creates a database and returns its name.
+    """
     import psycopg2
 
     debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda place: -float(place.parent.name))
@@ -286,8 +289,11 @@ def postgresql():
     run = {"user": user, "cwd": root, "stdout": subprocess.DEVNULL}
     command = [programs / "initdb", "-D", f"{root}/data", "-U", "tests", "--auth=trust", "--no-sync", "-E", "UTF8"]
     subprocess.run(command, check=True, **run)
-    settings = ["listen_addresses=", f"unix_socket_directories={root}", "fsync=off", "max_connections=500"]
-    options = [option for setting in settings for option in ("-c", setting)]
+    for file in files:
+        shutil.copy(file, f"{root}/data")
+        shutil.chown(f"{root}/data/{Path(file).name}", user)
+    always = [f"unix_socket_directories={root}", "fsync=off", "max_connections=500"]
+    options = [option for setting in (*always, *settings) for option in ("-c", setting)]
     with open(f"{root}/log", "wb") as log:
         server = subprocess.Popen([programs / "postgres", "-D", f"{root}/data", *options], **run, stderr=log)
 
@@ -297,7 +303,7 @@ def postgresql():
         name = f"catalog{next(numbers)}"
         connection.cursor().execute(f"CREATE DATABASE {name}")
         connection.close()
-        return f"postgresql+psycopg2:///{name}?host={root}&user=tests"
+        return name
 
     numbers, deadline = count(), time.monotonic() + 300
     try:
@@ -309,11 +315,18 @@ def postgresql():
                 if time.monotonic() > deadline or server.poll() is not None:
                     raise
                 time.sleep(0.05)
-        yield database
+        yield root, database
     finally:
         server.send_signal(signal.SIGQUIT)  # stops at once and releases its shared memory
         server.wait()
         shutil.rmtree(root)
+
+
+@pytest.fixture(scope="session")
+def postgresql():
+    """A function that returns the URL of a new database, on a PostgreSQL without a port."""
+    with postgresql_server("listen_addresses=") as (root, database):
+        yield lambda: f"postgresql+psycopg2:///{database()}?host={root}&user=tests"
 
 
 @pytest.fixture

@@ -22,3 +22,9 @@ def ray_cluster(node=NODE, head=HEAD, **settings):
         yield cluster
     finally:
         cluster.shutdown()
+
+
+if __name__ == "__main__":  # with an environment of its own, until its input ends
+    with ray_cluster() as running:
+        print(running.address, flush=True)
+        input()

@@ -31,7 +31,7 @@ REMEDIES = {
     "data": "check HASHKILN_DATA",
     "disk": "free some space, or set HASHKILN_HOME to a folder on another disk",
     "executor": "check RAY_ADDRESS, RAY_AUTH_MODE and RAY_AUTH_TOKEN",
-    "prefect": "check PREFECT_API_URL, or start a server with `prefect server start`",
+    "prefect": "check PREFECT_API_URL and PREFECT_API_AUTH_STRING, or start a server with `prefect server start`",
 }
 CLUSTER = {
     "folder": "set HASHKILN_WAREHOUSE to s3://bucket/prefix, or to a folder that every node mounts at the same path",
