@@ -12,7 +12,7 @@ from workflows.evaluation import metrics
 from workflows.records import Bits, Drift, Example, Model, Neighbour, Report, Staged, Verdict
 from workflows.reports import run_charts
 from workflows.reports.examples import Seen
-from workflows.reports.run import Surroundings, lead, run_markdown, run_page, trained
+from workflows.reports.run import Surroundings, lead, metric_rows, run_markdown, run_page, trained
 from workflows.spec import Spec
 
 EPOCHS = [
@@ -144,9 +144,21 @@ def test_long_codes_are_drawn_in_few_cells():
 
 
 def test_the_summary_shows_the_verdict_of_the_gate(run):
-    text = run_markdown(*run)
+    spec, staged, *others = run
+    text = run_markdown(spec, staged.model_copy(update={"encode_seconds": 3.0}), *others)
     assert text.startswith("# t__itq16: **rejected**")
     assert "- failed check: coverage: 1 of 5" in text
+    assert "12,345 rows, 45 encoded in this run in 3.0 s (15 rows/s)" in text
+
+
+def test_the_table_in_prefect_has_the_metrics_beside_those_of_the_version_before(run):
+    report = run[2]
+    row = next(row for row in metric_rows(report) if row["metric"] == "map")
+    value = f"{report.measured.metrics['map'].value:.4f}"
+    assert row == {
+        "metric": "map", "staged": str(report.measured.metrics["map"]), "staged, common rows": value,
+        "v3, common rows": value, "difference": str(report.comparison.differences["map"]),
+    }  # fmt: skip
 
 
 def test_a_browser_shows_the_page(run, browser):
