@@ -4,14 +4,19 @@ import json
 import shlex
 import sys
 import tomllib
+from functools import partial
 
 import pytest
 import yaml
+
+from tests.prefect_server import until
 
 from . import image
 from .services import INFRA, ROOT, Services
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+HEAD = "hashkiln-head-svc"  # the service of the head in Kubernetes
+PODS = (HEAD, "hashkiln-worker")  # hosts
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +62,7 @@ def test_a_version_is_published(built, executor):
 @pytest.fixture(scope="module")
 def services(built, network):
     """The services of compose.yaml: ours from the image, each healthy."""
-    services = Services(network, network.folder, image=built)
+    services = Services(network, network.folder, more=PODS, image=built)
     services.start_all()
     return services
 
@@ -93,32 +98,54 @@ def test_the_prefect_worker_runs_a_deployment(services):
     assert "sample__lsh64" in ended(services, "hashkiln", "tables")
 
 
-def test_probes_of_kuberay_pass(services):
-    """Kubernetes sends them from outside, without Ray's token."""
+@pytest.fixture(scope="module")
+def kuberay(services):
+    """The cluster of infra/kuberay: a host for each pod, with the command that the operator would give it."""
     cluster = yaml.safe_load((INFRA / "kuberay" / "base" / "raycluster.yaml").read_text())["spec"]
-    for group, host in ((cluster["headGroupSpec"], "ray-head"), (cluster["workerGroupSpecs"][0], "ray-worker-1")):
+    groups = (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])
+    for host, group, joins in zip(PODS, groups, ("--head", f"--address={HEAD}:6379"), strict=True):
         (container,) = group["template"]["spec"]["containers"]
-        for probe in ("readinessProbe", "livenessProbe"):
-            about = container[probe]["httpGet"]
-            url = f"http://{host}:{about['port']}{about['path']}"
-            services.host("prefect")(sys.executable, "-c", f"import urllib.request as u; u.urlopen('{url}')")
+        asked = container["resources"]["requests"]
+        own = {"num-cpus": asked["cpu"], "memory": int(asked["memory"].removesuffix("Gi")) * 2**30}
+        own |= {"metrics-export-port": 8080, "dashboard-agent-listen-port": 52365}
+        options = [f"--{name}={value}" for name, value in {**own, **group["rayStartParams"]}.items()]
+        line = " ".join(["ulimit -n 65536; ray start", joins, "--block", *options])
+        environment = services.environment("driver") | {"RAY_ADDRESS": f"{HEAD}:6379"}
+        with (services.folder / f"{host}.log").open("ab") as log:
+            pod = services.inside("driver", "/bin/bash", "-c", "--", line)
+            services.host(host).popen(pod, log, environment, services.folder)
+        until(partial(probed, services, host, container["readinessProbe"]), 300, f"a ready pod {host}")
+    return cluster
 
 
-def test_the_job_of_kuberay_publishes(services):
+def probed(services, host, probe):
+    """Send a probe from outside, without Ray's token, as Kubernetes does; whether it passes."""
+    url = f"http://{host}:{probe['httpGet']['port']}{probe['httpGet']['path']}"
+    read = f"import urllib.request as u; u.urlopen('{url}')"
+    return not services.host("prefect")(sys.executable, "-c", read, check=False).returncode
+
+
+def test_probes_of_kuberay_pass(services, kuberay):
+    for host, group in zip(PODS, (kuberay["headGroupSpec"], *kuberay["workerGroupSpecs"]), strict=True):
+        (container,) = group["template"]["spec"]["containers"]
+        assert probed(services, host, container["livenessProbe"])
+
+
+def test_the_job_of_kuberay_publishes(services, kuberay):
     """The operator submits it by HTTP, as `ray job submit` does."""
     job = yaml.safe_load((INFRA / "kuberay" / "job" / "joined" / "rayjob.yaml").read_text())["spec"]
     variables = json.dumps(yaml.safe_load(job["runtimeEnvYAML"]))
-    submit = ["ray", "job", "submit", "--address", "http://ray-head:8265", "--runtime-env-json", variables, "--"]
+    submit = ["ray", "job", "submit", "--address", f"http://{HEAD}:8265", "--runtime-env-json", variables, "--"]
     entry = shlex.split(job["entrypoint"].replace("mine", "sample"))
     assert "Published sample__itq16" in ended(services, *submit, *entry, "--bits", "16")
 
 
-def test_the_command_of_a_kubernetes_job_joins_the_cluster(services):
+def test_the_command_of_a_kubernetes_job_joins_the_cluster(services, kuberay):
     pool = json.loads((INFRA / "kuberay" / "work-pool.json").read_text())
     (container,) = pool["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]["containers"]
-    command = [word.replace("hashkiln-head-svc", "ray-head") for word in container["command"]]
     driver = services.host("driver")
     driver.kill()
     driver.start()
-    inside = services.inside("driver", *command, "hashkiln", "doctor")
-    assert "node driver " in driver(*inside, env=services.environment("driver")).stdout
+    inside = services.inside("driver", *container["command"], "hashkiln", "doctor", "--json")
+    found = driver(*inside, env=services.environment("driver")).stdout
+    assert all(f'"node {name} (' in found for name in ("driver", *PODS))

@@ -71,6 +71,8 @@ def test_deploy_creates_and_updates_and_a_run_sends_its_outcome(deploy, prefect,
     assert found["parameters"]["spec"]["gate"] == {"floors": {"map": 0.99}}
     assert [one["schedule"]["cron"] for one in found["schedules"]] == ["0 2 * * *"]
     assert set(found["tags"]) == {"hashkiln", "sample", "sample__lsh8"}
+    assert found["global_concurrency_limit"]["limit"] == 1
+    assert found["concurrency_options"]["collision_strategy"] == "ENQUEUE"
     block = prefect.read("block_documents/filter", include_secrets=False)[0]
     assert messages.url not in json.dumps(block)
 
