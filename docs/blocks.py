@@ -20,7 +20,6 @@ TUTORIAL, ENGINES = "tests/test_docs.py", "tests/test_engines.py"
 BACKUP, RIGHTS = "tests/workflows/test_backup.py", "tests/workflows/test_rights.py"
 OUTSIDE = "tests/hashing/methods/test_outside_methods.py"
 JOBS, RAY_UP = "tests/cluster/test_cluster.py", "tests/cluster/test_ray_up.py"
-CODE = "tests/infra/test_jobs.py"
 
 GUIDES = [
     f"how-to/{name}" for name in ("bring-your-data", "export", "add-a-method", "compare-methods", "read-the-codes")
@@ -44,7 +43,7 @@ RUN = {
         "hashkiln verify": SERVICES,
     },
     "how-to/choose": {"hashkiln plan": SERVICES},
-    "how-to/cluster": {"8265 --runtime-env-json": JOBS, "--working-dir": CODE, "ray up": RAY_UP},
+    "how-to/cluster": {"8265 --runtime-env-json": JOBS, **dict.fromkeys(("--working-dir", "ray up"), RAY_UP)},
     "how-to/embed": {"hashkiln embed": SERVICES},
     "how-to/export": {"psql": SERVICES},
     "how-to/observe": {"OTEL_EXPORTER": SERVICES},

@@ -37,7 +37,7 @@ FILES = {
         "tests/workflows/test_deployments.py::test_the_work_pool_of_kubernetes_makes_a_valid_job",
     ],
     "slurm/hashkiln.sbatch": [f"{CLUSTER}slurm_runs_a_command_on_its_nodes"],
-    "ray-cluster.yaml": [f"{RAY_UP}a_cluster_is_started_and_used_and_stopped"],
+    "ray-cluster.yaml": [f"{RAY_UP}a_command_runs_on_the_cluster", f"{RAY_UP}the_cluster_is_stopped"],
     "prometheus.yaml": [f"{TELEMETRY}every_query_of_the_dashboard_finds_data"],
     "grafana/hashkiln.json": [
         f"{TELEMETRY}every_query_of_the_dashboard_finds_data",

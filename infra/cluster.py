@@ -4,6 +4,8 @@ import logging
 import os
 import secrets
 import socket
+from functools import cache
+from typing import Any
 from urllib.parse import urlsplit
 
 from .nodes import check_versions, nodes
@@ -39,6 +41,7 @@ def connect_to_ray(address: str, cpus: int | None, check: bool = True) -> str:
     import ray
 
     if not ray.is_initialized():
+        _log_messages()
         if address:
             _join(address)
             if check:
@@ -52,6 +55,29 @@ def connect_to_ray(address: str, cpus: int | None, check: bool = True) -> str:
             _start(cpus)
             logger.info("Started local %s", _describe())
     return _describe()
+
+
+def _log_messages() -> None:
+    """Log what Ray says of lost nodes and tasks. It prints it to stdout, which has the results of commands."""
+    from ray._private import worker
+
+    printed = worker.print_to_stdstream  # Ray has no option for it
+    if printed.__module__ == __name__:
+        return
+
+    def log(data: dict[str, Any], ignore_prefix: bool) -> None:
+        if data.get("pid") != "raylet":  # output of tasks, if a program asks for it
+            return printed(data, ignore_prefix)
+        for line in data["lines"]:
+            _log_once(line.partition("\n")[0])  # the rest are lines of Ray's own log
+
+    worker.print_to_stdstream = log
+
+
+@cache
+def _log_once(message: str) -> None:
+    """Log a message, which Ray sends for each of many tasks."""
+    logger.warning("Ray: %s", message)
 
 
 def _describe() -> str:

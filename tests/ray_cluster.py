@@ -9,14 +9,14 @@ HEAD = {"num_cpus": 0, "object_store_memory": 2**28, "node_ip_address": "127.0.0
 
 
 @contextmanager
-def ray_cluster(node=NODE, head=HEAD, **settings):
+def ray_cluster(node=NODE, **settings):
     """A head without CPUs for drivers, and a worker node that may be killed, with settings of Ray's own."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "token")  # as infra.executors does for a local Ray; read on import
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={**head, "_system_config": settings})
+    cluster = Cluster(initialize_head=True, head_node_args={**HEAD, "_system_config": settings})
     cluster.add_node(**node)
     try:
         yield cluster

@@ -17,6 +17,9 @@ from .services import INFRA, ROOT, SECRETS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 MACHINES = ("head", "worker-1", "worker-2")
+BLOCK = runpy.run_path(str(ROOT / "docs" / "blocks.py"))["block"]
+UP, REINDEX, DOWN = BLOCK("how-to/cluster", "ray up").splitlines()
+JOB = BLOCK("how-to/cluster", "--working-dir").replace("\\\n", "")
 SSHD = """
 HostKey {folder}/key
 AuthorizedKeysFile {folder}/key.pub
@@ -78,16 +81,40 @@ def launch(network):
     return run
 
 
-def test_a_cluster_is_started_and_used_and_stopped(launch, network):
-    """The head starts both workers, and they end with it."""
-    blocks = runpy.run_path(str(ROOT / "docs" / "blocks.py"))
-    up, reindex, down = blocks["block"]("how-to/cluster", "ray up").splitlines()
-    launch(up)
-    listed = "ray exec infra/ray-cluster.yaml 'ray list nodes'"
-    until(lambda: launch(listed).count("ALIVE") == 3, 200, "three nodes")
-    out = launch(reindex.replace("mine", "sample"))
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", out)  # the command has a terminal
-    assert "Published sample__itq32 v1: 40,000 rows" in plain
-    launch(down)
+@pytest.fixture(scope="module")
+def on_the_head(launch):
+    """Start the cluster; run a command on the head."""
+
+    def run(command):
+        out = launch(f"ray exec infra/ray-cluster.yaml {shlex.quote(command)}")
+        return re.sub(r"\x1b\[[0-9;]*m", "", out)  # the command has a terminal
+
+    launch(UP)
+    until(lambda: run("ray list nodes").count("ALIVE") == 3, 200, "three nodes")  # the head starts both workers
+    return run
+
+
+def test_a_command_runs_on_the_cluster(on_the_head):
+    *_, command = shlex.split(REINDEX)
+    assert "Published sample__itq32 v1: 40,000 rows" in on_the_head(command.replace("mine", "sample"))
+
+
+def test_a_job_brings_a_method_that_no_node_has(on_the_head, network):
+    clone = network.folder / "clone"
+    for package in ("hashkiln", "hashing", "storage", "infra", "workflows"):
+        shutil.copytree(ROOT / package, clone / package, ignore=shutil.ignore_patterns("__pycache__"))
+    methods = clone / "hashing" / "methods"
+    (methods / "mymethod.py").write_text((methods / "lsh.py").read_text())
+    job = JOB.replace("ray-head:8265", "127.0.0.1:8265").replace("ray-head:6379", "auto").replace("mine", "sample")
+    out = on_the_head(f"cd {clone} && {job}")
+    assert "3 node(s), " in out
+    assert "Published sample__mymethod32 v1: 40,000 rows" in out
+    with pytest.raises(AssertionError, match="mymethod"):
+        on_the_head(job.replace("--working-dir .", ""))
+
+
+def test_the_cluster_is_stopped(on_the_head, launch, network):
+    """The workers end with the head."""
+    launch(DOWN)
     machines = [network.hosts[name] for name in MACHINES]
     until(lambda: all(host("pgrep", "-x", "raylet", check=False).returncode for host in machines), 120, "no node")

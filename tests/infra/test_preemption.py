@@ -110,6 +110,7 @@ def test_a_task_that_is_ended_for_want_of_memory_runs_again(tmp_path):
     with ray_cluster(**settings) as cluster, driver(cluster, tmp_path, program) as answer:
         assert answer() == "[0, 1]"
         assert all(len(list(tmp_path.glob(f"{item}-*"))) > 1 for item in range(2))
+        assert "Ray: Task _run_task failed due to oom." in (tmp_path / "errors").read_text()  # not in the output
 
 
 def test_a_task_moves_whenever_its_node_is_preempted(tmp_path):
@@ -129,8 +130,8 @@ def test_a_task_moves_whenever_its_node_is_preempted(tmp_path):
             until(partial(attempted, tmp_path, 2 * moved), 60, f"both tasks on node {moved}")
             (node,) = cluster.worker_nodes
             cluster.add_node(**NODE | {"node_ip_address": f"127.0.0.{moved + 3}"})
-            notice = ["--reason-message", "spot", "--deadline-remaining-seconds", "1", "--node-id", node.node_id]
+            notice = ["--reason-message", "spot", "--deadline-remaining-seconds", "0", "--node-id", node.node_id]
             subprocess.run([*drain, "--address", cluster.address, *notice], check=True, timeout=60)
-            cluster.remove_node(node)
+            cluster.remove_node(node, allow_graceful=False)
         (tmp_path / "go").touch()
         assert answer() == "[0, 1]"
