@@ -272,7 +272,7 @@ def running(command, folder, ready, environment=None):
 
 
 @contextmanager
-def postgresql_server(*settings, files=()):
+def postgresql_server(*settings, port=5432, files=()):
     """A real PostgreSQL, from Debian's packages or the PATH, with settings, and files of its own in its data folder.
 
     Yields the folder of its socket, and a function that creates a database and returns its name.
@@ -292,13 +292,13 @@ def postgresql_server(*settings, files=()):
     for file in files:
         shutil.copy(file, f"{root}/data")
         shutil.chown(f"{root}/data/{Path(file).name}", user)
-    always = [f"unix_socket_directories={root}", "fsync=off", "max_connections=500"]
+    always = [f"port={port}", f"unix_socket_directories={root}", "fsync=off", "max_connections=500"]
     options = [option for setting in (*always, *settings) for option in ("-c", setting)]
     with open(f"{root}/log", "wb") as log:
         server = subprocess.Popen([programs / "postgres", "-D", f"{root}/data", *options], **run, stderr=log)
 
     def database():
-        connection = psycopg2.connect(host=root, user="tests", dbname="postgres")
+        connection = psycopg2.connect(host=root, port=port, user="tests", dbname="postgres")
         connection.autocommit = True
         name = f"catalog{next(numbers)}"
         connection.cursor().execute(f"CREATE DATABASE {name}")

@@ -122,7 +122,7 @@ def catalog(certificate):
     """The catalog on a PostgreSQL with TLS; the client checks its certificate."""
     (port,) = free_ports(1)
     files = [certificate / "server.crt", certificate / "server.key"]
-    with postgresql_server("listen_addresses=127.0.0.1", f"port={port}", "ssl=on", files=files) as (_, database):
+    with postgresql_server("listen_addresses=127.0.0.1", "ssl=on", port=port, files=files) as (_, database):
         url = f"postgresql+psycopg2://tests@127.0.0.1:{port}/{database()}?sslmode=verify-full&sslrootcert="
         yield {"HASHKILN_CATALOG": f"{url}{certificate / 'server.crt'}"}
 
