@@ -104,12 +104,12 @@ def test_a_job_brings_a_method_that_no_node_has(on_the_head, network):
     for package in ("hashkiln", "hashing", "storage", "infra", "workflows"):
         shutil.copytree(ROOT / package, clone / package, ignore=shutil.ignore_patterns("__pycache__"))
     methods = clone / "hashing" / "methods"
-    (methods / "mymethod.py").write_text((methods / "lsh.py").read_text())
+    (methods / "median_pca.py").write_text((methods / "lsh.py").read_text())
     job = JOB.replace("ray-head:8265", "127.0.0.1:8265").replace("ray-head:6379", "auto").replace("mine", "sample")
     out = on_the_head(f"cd {clone} && {job}")
     assert "3 node(s), " in out
-    assert "Published sample__mymethod32 v1: 40,000 rows" in out
-    with pytest.raises(AssertionError, match="mymethod"):
+    assert re.search("Published sample__median.pca32 v1: 40,000 rows", out)
+    with pytest.raises(AssertionError, match="median.pca"):
         on_the_head(job.replace("--working-dir .", ""))
 
 

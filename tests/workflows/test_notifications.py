@@ -48,6 +48,7 @@ def test_an_address_to_which_nothing_would_be_sent_is_refused(monkeypatch, chann
     assert "secret" not in str(refused.value)
 
 
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")  # which apprise imports
 def test_slack_and_email_receive_the_message(monkeypatch, with_prefect_server):
     """The server loads the block and sends by it; here to loopback, with the address of each service replaced."""
     received = []
