@@ -109,7 +109,7 @@ def test_a_job_brings_a_method_that_no_node_has(on_the_head, network):
     out = on_the_head(f"cd {clone} && {job}")
     assert "3 node(s), " in out
     assert re.search("Published sample__median.pca32 v1: 40,000 rows", out)
-    with pytest.raises(AssertionError, match="median.pca"):
+    with pytest.raises(AssertionError, match=r"median.pca"):
         on_the_head(job.replace("--working-dir .", ""))
 
 
