@@ -67,7 +67,8 @@ def _log_messages() -> None:
 
     def log(data: dict[str, Any], ignore_prefix: bool) -> None:
         if data.get("pid") != "raylet":  # output of tasks, if a program asks for it
-            return printed(data, ignore_prefix)
+            printed(data, ignore_prefix)
+            return
         for line in data["lines"]:
             _log_once(line.partition("\n")[0])  # the rest are lines of Ray's own log
 
