@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,43 +14,47 @@ from .features import columns
 from .files import filesystem, parquet
 
 
-def load_queries(warehouse: str, dataset: str, vocabulary: tuple[str | int, ...] = ()) -> Batch | None:
-    """Return the saved query set of a dataset, or None. Its y is multi-hot over the vocabulary, if one is given."""
+class QuerySet(NamedTuple):
+    """Saved queries, and the labels of each: None if the dataset had no labels when they were sampled."""
+
+    ids: Array
+    x: Array
+    labels: list[list[str | int]] | None
+
+    def batch(self, vocabulary: Sequence[str | int]) -> tuple[Batch, tuple[int, ...]]:
+        """Return the queries, and the labels that their y has columns for, as positions in a table's vocabulary.
+
+        These are the labels that a query has; no row of the table has labels outside its vocabulary.
+        """
+        if not vocabulary or self.labels is None:
+            return Batch(self.ids, self.x), ()
+        position = {label: j for j, label in enumerate(vocabulary)}
+        found = [[position[label] for label in labels if label in position] for labels in self.labels]
+        classes = sorted(set().union(*found)) or [0]
+        y = np.zeros((len(found), len(classes)), np.uint8)
+        for row, positions in zip(y, found, strict=True):
+            row[np.searchsorted(classes, positions)] = 1
+        return Batch(self.ids, self.x, y), tuple(classes)
+
+
+def load_queries(warehouse: str, dataset: str) -> QuerySet | None:
+    """Return the saved query set of a dataset, or None."""
     if not (url := current_queries(warehouse, dataset)):
         return None
     table = parquet.read_table(url)
     x = columns.vectors(table["vector"].combine_chunks(), table.schema.field("vector").type.list_size, url)
-    y = None
-    if vocabulary and "labels" in table.column_names:
-        column = {label: j for j, label in enumerate(vocabulary)}
-        y = np.zeros((len(table), len(vocabulary)), np.uint8)
-        for row, labels in zip(y, table["labels"].to_pylist(), strict=True):
-            row[[column[label] for label in labels if label in column]] = 1  # no row of the table has other labels
-    return Batch(table["id"].to_numpy(), x, y)
+    labels = table["labels"].to_pylist() if "labels" in table.column_names else None
+    return QuerySet(table["id"].to_numpy(), x, labels)
 
 
-def labels_of_queries(warehouse: str, dataset: str) -> set[str | int]:
-    """Return the labels that the saved queries of a dataset have."""
-    url = current_queries(warehouse, dataset)
-    table = parquet.read_table(url) if url else None
-    if table is None or "labels" not in table.column_names:
-        return set()
-    return set(table["labels"].combine_chunks().flatten().to_pylist())
-
-
-def save_queries(
-    warehouse: str, dataset: str, queries: Batch, labels: list[list[str | int]] | None = None, redraw: bool = False
-) -> None:
-    """Save a query set, unless the dataset has one already and `redraw` is off. If two runs race, the first one wins.
-
-    `labels` are those of each query, because each table has its own vocabulary; `queries.y` is not used.
-    """
+def save_queries(warehouse: str, dataset: str, queries: QuerySet, redraw: bool = False) -> None:
+    """Save a query set, unless the dataset has one already and `redraw` is off. If two runs race, the first one wins."""
     import pyarrow as pa
 
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(queries.x.reshape(-1)), queries.x.shape[1])
     arrays = {"id": queries.ids, "vector": vectors}
-    if labels is not None:
-        arrays["labels"] = pa.array(labels)
+    if queries.labels is not None:
+        arrays["labels"] = pa.array(queries.labels)
     _save(warehouse, dataset, pa.table(arrays), redraw)
 
 

@@ -21,6 +21,7 @@ from hashing.statistics import Sample
 from storage import queries as storage_queries
 from storage.features import columns, subsets
 from storage.features.dataset import Dataset
+from storage.queries import QuerySet
 from storage.tables.parts import Part
 
 from ..context import Context
@@ -141,7 +142,7 @@ def judge_of(
     """
     spec, dataset, warehouse = context.spec, context.dataset, context.warehouse
     drawn = "query" not in dataset.splits
-    queries, classes = _drawn_queries(context, vocabulary) if drawn else _read_queries(dataset, vocabulary)
+    queries, classes = draw_queries(context).batch(vocabulary) if drawn else _read_queries(dataset, vocabulary)
     queries = queries.take(slice(n_queries))
     by_labels = _by_labels(spec.protocol, vocabulary, dataset)
     k = spec.protocol.neighbours
@@ -169,8 +170,8 @@ def judge_of(
     return replace(judge, neighbours=truth[0])
 
 
-def draw_queries(context: Context) -> Batch:
-    """Return the frozen queries, without labels, of a dataset without a query split.
+def draw_queries(context: Context) -> QuerySet:
+    """Return the frozen queries of a dataset without a query split.
 
     The first call samples them by hashed id.
     """
@@ -189,21 +190,10 @@ def draw_queries(context: Context) -> Batch:
             read = partial(subsets.labels_of_rows, ids=drawn.ids)
             by_id = dict(chain.from_iterable(map(dict.items, context.executor.map(read, shards, "labels of queries"))))
             labels = [by_id[i] for i in drawn.ids.tolist()]
-        storage_queries.save_queries(warehouse, dataset.name, drawn, labels, redraw=spec.protocol.new_queries)
-        found = storage_queries.load_queries(warehouse, dataset.name) or drawn
+        own = QuerySet(drawn.ids, drawn.x, labels)
+        storage_queries.save_queries(warehouse, dataset.name, own, redraw=spec.protocol.new_queries)
+        found = storage_queries.load_queries(warehouse, dataset.name) or own
     return found
-
-
-def _drawn_queries(context: Context, vocabulary: tuple[str | int, ...]) -> tuple[Batch, tuple[int, ...]]:
-    """Return the frozen queries, and the labels that their y has columns for: those that a query has."""
-    name, warehouse = context.dataset.name, context.warehouse
-    queries = draw_queries(context)
-    if not vocabulary:
-        return queries, ()
-    own = storage_queries.labels_of_queries(warehouse, name)
-    classes = tuple(j for j, label in enumerate(vocabulary) if label in own) or (0,)
-    found = storage_queries.load_queries(warehouse, name, tuple(vocabulary[j] for j in classes))
-    return found or queries, classes
 
 
 def _read_queries(dataset: Dataset, vocabulary: tuple[str | int, ...]) -> tuple[Batch, tuple[int, ...]]:

@@ -34,7 +34,7 @@ def test_the_metrics_are_those_of_a_sort_of_all_rows(settings, source, monkeypat
     monkeypatch.setattr("hashing.neighbours.candidates.STATE_BYTES", 10**5)  # several blocks of queries
     table, rows = table_of(settings), rows_of(settings)
     version = table.version("main")
-    frozen = queries.load_queries(settings.warehouse_url, "mine", table.vocabulary)
+    frozen, _ = queries.load_queries(settings.warehouse_url, "mine").batch(table.vocabulary)
     u = models.load_model(settings.warehouse_url, version.properties["model"]).project(frozen.x).astype(float)
     labels = dict(pair for shard in table.shards(version.snapshot_id) for b in shard for pair in
                   zip(b.ids.tolist(), b.y.argmax(1).tolist(), strict=True))  # fmt: skip

@@ -18,7 +18,7 @@ settings, source = published_table.settings, published_table.source  # fixtures
 def ranked(settings, source):
     """Return the labels (q, n) of the rows ranked for each frozen query, without the query's own row."""
     table, codes = table_of(settings), rows_of(settings)
-    frozen = queries.load_queries(settings.warehouse_url, "mine", table.vocabulary)
+    frozen, _ = queries.load_queries(settings.warehouse_url, "mine").batch(table.vocabulary)
     ids, rows = np.array(sorted(codes)), np.array([codes[i] for i in sorted(codes)], np.uint8)
     labels = dict(pair for shard in table.shards(table.version("main").snapshot_id) for b in shard for pair in
                   zip(b.ids.tolist(), b.y.argmax(1).tolist(), strict=True))  # fmt: skip
