@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import count
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -346,6 +347,28 @@ def rest(seaweedfs, monkeypatch):
     return url
 
 
+@pytest.fixture(scope="session")
+def ministack(tmp_path_factory):
+    """The URL of an emulator of AWS whose Glue refuses commits to a version of a table that is not the current one."""
+    pytest.importorskip("boto3", reason="SKIPPED FOR WANT OF BOTO3: pip install 'pyiceberg[glue]'")
+    if not (program := Path(sys.executable).with_name("ministack")).exists():
+        pytest.skip("SKIPPED FOR WANT OF MINISTACK: pip install ministack")
+    port = free_ports(1)[0]
+    environment = {**os.environ, "GATEWAY_PORT": str(port), "MINISTACK_HOST": "127.0.0.1"}
+    url = f"http://127.0.0.1:{port}"
+    with running([program], tmp_path_factory.mktemp("aws"), lambda: urlopen(url), environment):
+        yield url
+
+
+@pytest.fixture
+def glue(ministack, monkeypatch):
+    """The URL of an empty Glue catalog: that of an account of its own, whose number is the access key."""
+    account = {"ACCESS_KEY_ID": f"{uuid.uuid4().int % 10**12:012}", "SECRET_ACCESS_KEY": "any", "REGION": "us-east-1"}
+    for name, value in {"ENDPOINT": ministack, **account}.items():
+        monkeypatch.setenv(f"PYICEBERG_CATALOG__HASHKILN__GLUE__{name}", value)
+    return "glue://"
+
+
 CATALOGS = ("sqlite", "postgresql", "rest")
 STORES = ("local", "s3", "gcs", "azure")
 
@@ -355,7 +378,7 @@ def empty_catalog(request, kind):
     if kind == "sqlite":
         return f"sqlite:///{request.getfixturevalue('tmp_path') / 'catalog.db'}"
     made = request.getfixturevalue(kind)
-    return made if kind == "rest" else made()
+    return made() if kind == "postgresql" else made
 
 
 def empty_folder(request, store):

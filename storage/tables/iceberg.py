@@ -27,6 +27,7 @@ from ..files.stores import store
 from .parts import FIRST, Part
 
 NAMESPACE = "codes"
+KINDS = {"http": "rest", "https": "rest", "glue": "glue", "thrift": "hive"}  # types of catalogs by the scheme of a URL
 PREFIX = "hashkiln."
 LOST_RACE = re.compile("already exists|UNIQUE constraint|locked")  # errors of a catalog that others create as well
 LONG = LongType()
@@ -42,15 +43,16 @@ def open_catalog(catalog: str, warehouse: str) -> Catalog:
     ----------
     catalog
         SQLAlchemy URL of a database, created if it is an SQLite file that is missing; http(s):// URL of a REST catalog;
-        glue://; or the name of a catalog in the configuration of pyiceberg. Properties of a URL's catalog, such as its
-        credentials, are read from that configuration under the name hashkiln.
+        glue://; thrift:// URL of a Hive metastore; or the name of a catalog in the configuration of pyiceberg.
+        Properties of a URL's catalog, such as its credentials, are read from that configuration under the name
+        hashkiln.
     warehouse
         Folder of the tables, unless the configuration names one or a REST catalog chooses it.
 
     Raises
     ------
     LookupError
-        If the configuration has no catalog of that name.
+        If the configuration has no catalog of that name, or if the catalog cannot keep tables or commit to them.
     ConnectionError
         If the catalog cannot be reached, refuses the connection, or needs a package that is not installed.
     """
@@ -99,13 +101,24 @@ def _properties(catalog: str, warehouse: str) -> tuple[str, dict[str, str]]:
         raise LookupError(f"HASHKILN_CATALOG: the configuration of pyiceberg has no catalog {name!r}; it has: {known}")
     properties = {key: str(value) for key, value in (configured or {}).items()}
     if name != catalog:
-        kinds = {"http": "rest", "https": "rest", "glue": "glue"}
-        properties |= {"type": kinds.get(catalog.partition("://")[0], "sql"), "uri": catalog}
+        properties |= {"type": KINDS.get(catalog.partition("://")[0], "sql"), "uri": catalog}
+    if reason := _refusal(properties):
+        raise LookupError(f"HASHKILN_CATALOG: {reason}: use a database, a REST catalog, Glue or a Hive metastore")
     if properties.get("type") != "rest" and not properties.get("uri", "").startswith("http"):
         properties.setdefault("warehouse", warehouse)
     pool = {"pool_pre_ping": "true"}  # hours can pass between two commits, and a database can close connections
     where = store(warehouse)
     return name, {**pool, **s3.catalog_properties(), **(where.catalog_properties() if where else {}), **properties}
+
+
+def _refusal(properties: dict[str, str]) -> str:
+    """Return why no catalog with these properties can have code tables, or an empty string."""
+    kind, uri = properties.get("type", "").lower(), properties.get("uri", "")
+    if kind in ("bigquery", "dynamodb"):
+        return f"pyiceberg cannot commit to tables in a catalog of type {kind}"
+    if kind == "in-memory" or (uri.startswith("sqlite") and make_url(uri).database in (None, "", ":memory:")):
+        return "a catalog in memory loses its tables when the command ends"
+    return ""
 
 
 def _file(uri: str) -> Path | None:

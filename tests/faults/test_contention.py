@@ -76,7 +76,7 @@ WRITER = """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("catalog_url", ["sqlite", "postgresql", "rest"], indirect=True)
+@pytest.mark.parametrize("catalog_url", ["sqlite", "postgresql", "rest", "glue"], indirect=True)
 def test_what_a_process_was_told_is_done_is_done(catalog_url, tmp_path):
     catalog = iceberg.open_catalog(catalog_url, str(tmp_path))
     table = create_table(catalog, "t", 16)

@@ -6,13 +6,19 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from storage.features.rows import Columns
 from storage.tables import vectors
 from tests.conftest import blobs
 from tests.workflows.tables import published_table
-from tests.workflows.tables.published_table import TABLE, D, part_of, reindex, write
-from workflows import opening
+from tests.workflows.tables.published_table import TABLE, D, part_of, reindex, spec, write
+from workflows import datasets, opening
+from workflows.evaluation.flow import evaluate_version
+from workflows.evaluation.registry import OVERSAMPLING
+from workflows.spec import Protocol
 from workflows.tables import deletion
 
 settings, source = published_table.settings, published_table.source  # fixtures
@@ -81,6 +87,30 @@ def test_vectors_that_were_read_stay(settings, source, monkeypatch):
             np.testing.assert_array_equal(found, there)
         for path in source.iterdir():
             path.unlink()
+
+
+def test_recall_after_reranking_costs_as_many_vectors_as_it_says(settings, tmp_path):
+    """`recall_reranked_x4` of k neighbours is that of a search that reads 4 k vectors for a query, and no others."""
+    k, queries = 5, X[::40] + np.float32(0.1)
+    for name, x in (("base", X), ("query", queries)):
+        lists = pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), D)
+        table = pa.table({"id": range(len(x)), "vector": lists})
+        pq.write_table(table, tmp_path / f"{name}.parquet", data_page_size=1, write_batch_size=1)  # a vector in a page
+    datasets.ingest_source("few", str(tmp_path / "base.parquet"), settings, Columns(), str(tmp_path / "query.parquet"))
+    neighbours = {"relevance": "neighbours", "neighbours": k}
+    assert reindex(settings, spec(dataset="few", protocol=neighbours)) == "v1"
+    measured = evaluate_version("few__code", "main", None, Protocol(ties="by-id", **neighbours)).measured
+    exact = np.square(queries[:, None].astype(float) - X[None]).sum(axis=2).argsort(axis=1)[:, :k]
+    for factor in OVERSAMPLING:
+        table, hits = opening.open("few__code"), 0
+        read = np.zeros(len(X), bool)
+        for query, expected in zip(queries, exact, strict=True):
+            (candidates,), (found,) = (table.search(query[None], *of)[1] for of in ((factor * k,), (k, factor * k)))
+            read[candidates] = True
+            np.testing.assert_array_equal(table.resident.vectors._parts[0].known, read)
+            hits += len(np.intersect1d(found, expected))
+        recall = measured.metrics[f"recall_reranked_x{factor}"].value
+        assert (len(candidates), hits / exact.size) == (factor * k, pytest.approx(recall))
 
 
 def full_disk(*_):

@@ -1,4 +1,4 @@
-"""The life of a table on a REST catalog, which keeps its tables in a bucket of its own."""
+"""The life of a table on a REST catalog, which keeps its tables in a bucket of its own, and on Glue."""
 
 import json
 import time
@@ -23,9 +23,11 @@ TABLE = "sample__c"
 
 
 @pytest.fixture
-def hashkiln(rest, run_command, tmp_path):
+def hashkiln(catalog_url, run_command, tmp_path):
     """Run a command with its files in a local folder, and its codes where the catalog says; return its JSON."""
-    environment = {"HASHKILN_HOME": str(tmp_path / "home"), "HASHKILN_EXECUTOR": "inprocess", "HASHKILN_CATALOG": rest}
+    environment = {
+        "HASHKILN_HOME": str(tmp_path / "home"), "HASHKILN_EXECUTOR": "inprocess", "HASHKILN_CATALOG": catalog_url
+    }  # fmt: skip
 
     def run(*args, code=0):
         ended, output, error = run_command(*args, "--json", **environment)
@@ -36,14 +38,15 @@ def hashkiln(rest, run_command, tmp_path):
 
 
 @pytest.mark.slow
-def test_every_command_on_a_table_works(hashkiln, rest, tmp_path):
+@pytest.mark.parametrize("catalog_url", ["rest", "glue"], indirect=True)
+def test_every_command_on_a_table_works(hashkiln, catalog_url, tmp_path):
     assert hashkiln("reindex", *LSH)["version"] == "v1"
     assert hashkiln("reindex", *LSH)["unchanged"]
     assert hashkiln("evaluate", TABLE)
     hashkiln("reindex", *PCAH, "--refit", "always", "--max-loss", "map=1")
     assert hashkiln("rollback", TABLE)["version"] == "v1"
-    table = load_table(iceberg.open_catalog(rest, str(tmp_path)), TABLE)
-    assert table.folder.startswith("s3://tables-")
+    table = load_table(iceberg.open_catalog(catalog_url, str(tmp_path)), TABLE)
+    assert table.folder.startswith("s3://tables-") == (catalog_url != "glue://")
     damaged = next(iter(table.parts(table.version().snapshot_id).values()))
     filesystem.write_bytes(damaged.url, b"torn")
     assert len(hashkiln("verify", TABLE, code=1)["problems"]) == 1

@@ -29,7 +29,7 @@ WRITER = """
 """
 
 
-@pytest.mark.parametrize("catalog_url", ["postgresql", "rest"], indirect=True)
+@pytest.mark.parametrize("catalog_url", ["postgresql", "rest", "glue"], indirect=True)
 def test_writers_of_several_processes_lose_nothing(catalog_url, tmp_path):
     url, command = catalog_url, [sys.executable, "-c", textwrap.dedent(WRITER)]
     arguments = {name: [*command, name, url, str(tmp_path)] for name in "ab"}
@@ -63,7 +63,7 @@ def test_the_server_can_close_connections_between_two_commits(postgresql, tmp_pa
         ("postgresql+psycopg2://tests:secret@127.0.0.1:1/x", "Connection refused"),
         ("postgres://tests:secret@127.0.0.1:1/x", "Can't load plugin: sqlalchemy.dialects:postgres"),
         ("http://tests:secret@127.0.0.1:1/x", "Connection refused"),
-        ("glue://", r"pip install 'pyiceberg\[glue\]'"),
+        ("thrift://127.0.0.1:1", r"pip install 'pyiceberg\[hive\]'"),
     ],
 )
 def test_an_unreachable_catalog_is_reported_in_one_line(postgresql, tmp_path, url, reason):
@@ -111,6 +111,24 @@ def test_a_catalog_is_found_by_its_name_in_the_configuration_of_pyiceberg(kind, 
     assert table.folder.startswith(f"{tmp_path}/warehouse" if kind == "sqlite" else "s3://tables-")
     with pytest.raises(LookupError, match=r"HASHKILN_CATALOG: .* has no catalog 'lake'; it has: my-lake"):
         iceberg.catalog_exists("lake")
+
+
+@pytest.mark.parametrize(
+    ("catalog", "reason"),
+    [
+        ("sqlite://", "a catalog in memory loses its tables when the command ends"),
+        ("sqlite:///:memory:", "a catalog in memory loses its tables when the command ends"),
+        ("in-memory", "a catalog in memory loses its tables when the command ends"),
+        ("dynamodb", "pyiceberg cannot commit to tables in a catalog of type dynamodb"),
+        ("bigquery", "pyiceberg cannot commit to tables in a catalog of type bigquery"),
+    ],
+)
+def test_catalogs_that_lose_tables_or_take_no_commits_are_refused(catalog, reason, monkeypatch):
+    if "://" not in catalog:
+        monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__TYPE", catalog)
+        catalog = "lake"
+    with pytest.raises(LookupError, match=f"^HASHKILN_CATALOG: {reason}: use a database, a REST catalog, Glue or "):
+        iceberg.catalog_exists(catalog)
 
 
 @pytest.mark.parametrize("kind", ["internal error", "lost"])
