@@ -42,10 +42,11 @@ def multi_hot_width(column: Any, where: str, labels_as: str | None) -> int | Non
             f"{where}: lists of {width} numbers 0 and 1 can be multi-hot labels or the labels 0 and 1: "
             "pass --labels-as multi-hot or --labels-as values"
         )
-    if labels_as is None and same_width and len(values) <= 2 and any(len(set(row)) < width for row in rows):
+    repeated = any(len(set(row)) < width for row in rows)
+    if labels_as is None and same_width and len(values) <= 2 and (repeated or len(set(map(tuple, rows))) > 1 < width):
         found = " and ".join(sorted(map(repr, values)))
         raise ValueError(
-            f"{where}: lists of {width} values {found}, some repeated, are like multi-hot labels: store these as lists "
+            f"{where}: lists of {width} values {found}, in any order, are like multi-hot labels: store these as lists "
             "of 0 and 1, or pass --labels-as values"
         )
     return 0

@@ -17,6 +17,8 @@ METRICS: dict[str, Metric] = {
     "euclidean": "euclidean", "l2": "euclidean", "angular": "cosine", "cosine": "cosine", "ip": "ip", "dot": "ip",
     "hamming": "hamming",
 }  # fmt: skip
+ORDERED = 8  # queries whose neighbors show the metric of a file that does not name it
+DECREASING = 0.2  # share of steps to a nearer neighbor that rounding may explain; by another metric it is about half
 DTYPES = {"train": "float32", "test": "float32", "neighbors": "int32", "distances": "float32"}
 
 
@@ -44,19 +46,40 @@ def read_hdf5(path: str | Path, key: str) -> Iterator[Array]:
 
 
 def stored_metric(path: str | Path) -> Metric | None:
-    """Return the metric that the file's attribute `distance` names; None if it has none.
+    """Return the metric that the file's attribute `distance` names. Without it, return that of its neighbors.
 
-    Raises ValueError for a distance that is not one of METRICS.
+    None if the file has neither, or neighbors by Euclidean distance. Raises ValueError for a distance that is not one
+    of METRICS.
     """
     with _open(path) as file:
         value = file.attrs.get("distance")
-    if value is None:
-        return None
+        if value is None:
+            return _metric_of_neighbours(file)
     first = value.flat[0] if isinstance(value, np.ndarray) and value.size == 1 else value
     name = first.decode() if isinstance(first, bytes) else str(first)
     if name.lower() not in METRICS:
         raise ValueError(f"{path}: expected a distance of {', '.join(METRICS)}, found {name}")
     return METRICS[name.lower()]
+
+
+def _metric_of_neighbours(file: Any) -> Metric | None:
+    """Return the metric that orders the neighbors of the first queries, if Euclidean distance does not."""
+    train, test, neighbours = (file.get(key) for key in ("train", "test", "neighbors"))
+    if any(array is None or array.ndim != 2 or array.dtype.kind not in "bfiu" for array in (train, test, neighbours)):
+        return None
+    decreasing: dict[Metric, list[Array]] = {"euclidean": [], "cosine": [], "ip": []}
+    for query, ids in zip(test[:ORDERED].astype(np.float64), neighbours[:ORDERED], strict=False):
+        rows = np.unique(ids)
+        if train.shape[1] != len(query) or not 0 <= rows[0] <= rows[-1] < len(train):
+            return None
+        x = train[rows].astype(np.float64)[np.searchsorted(rows, ids)]
+        norms, products = (x**2).sum(axis=1), x @ query
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scores = {"euclidean": norms - 2 * products, "cosine": -products / np.sqrt(norms), "ip": -products}
+        for metric, steps in decreasing.items():
+            steps.append(np.diff(scores[metric]) < 0)
+    fits = [metric for metric, steps in decreasing.items() if steps and np.concatenate(steps).mean() < DECREASING]
+    return fits[0] if fits and fits[0] != "euclidean" else None
 
 
 def _open(path: str | Path) -> Any:

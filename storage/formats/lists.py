@@ -127,6 +127,9 @@ def read_pictures(
 
 
 def _find_picture(root: Path, path: str) -> Path | None:
-    parts = [part for part in PurePosixPath(path).parts if part not in ("/", "..")]
-    candidates = (root.joinpath(*parts[skipped:]) for skipped in range(len(parts)))
-    return next((file for file in candidates if file.is_file()), None)
+    for spelled in dict.fromkeys((path, path.replace("\\", "/"))):  # as on Windows
+        parts = [part for part in PurePosixPath(spelled).parts if part not in ("/", "..")]
+        candidates = (root.joinpath(*parts[skipped:]) for skipped in range(len(parts)))
+        if file := next((file for file in candidates if file.is_file()), None):
+            return file
+    return None

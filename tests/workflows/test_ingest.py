@@ -36,7 +36,7 @@ def spec(name, queries=20, **protocol):
     )
 
 
-def angular(path, word="angular", n=600, d=12):
+def angular(path, word="angular", n=600, d=12, named=True):
     """Write an HDF5 file as ann-benchmarks does, whose neighbours by Euclidean distance are others."""
     x = (RNG.normal(size=(n, d)) * RNG.lognormal(size=(n, 1))).astype(np.float32)
     queries = RNG.normal(size=(30, d)).astype(np.float32)
@@ -44,13 +44,14 @@ def angular(path, word="angular", n=600, d=12):
     order = np.argsort(-score / np.linalg.norm(x, axis=1) if word == "angular" else -score, axis=1)[:, :50]
     with h5py.File(path, "w") as file:
         file["train"], file["test"], file["neighbors"] = x, queries, order.astype(np.int32)
-        file.attrs["distance"] = word
+        file.attrs.update({"distance": word} if named else {})
     return order
 
 
+@pytest.mark.parametrize("named", [True, False])  # else its neighbours show it
 @pytest.mark.parametrize(("word", "metric", "said"), [("angular", "cosine", "cosine"), ("ip", "ip", "inner product")])
-def test_a_file_is_judged_by_its_own_metric(tmp_path, settings, word, metric, said):
-    expected = angular(tmp_path / "x.hdf5", word)
+def test_a_file_is_judged_by_its_own_metric(tmp_path, settings, word, metric, said, named):
+    expected = angular(tmp_path / "x.hdf5", word, named=named)
     dataset = datasets.ingest_source("x", str(tmp_path / "x.hdf5"), settings, Columns())
     assert dataset.metric == metric
     judge = judge_of(Context.of(spec("x", relevance="neighbours"), settings, InProcess()), ())

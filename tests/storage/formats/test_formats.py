@@ -289,6 +289,24 @@ def test_npy_files_are_read_in_blocks(tmp_path, monkeypatch):
     )
 
 
+def test_neighbours_of_hdf5_without_a_metric_show_one_only_if_they_contradict_euclidean_distance(tmp_path):
+    rng, path = np.random.default_rng(0), tmp_path / "x.hdf5"
+    x, queries = rng.normal(size=(400, 8)).astype(np.float32), rng.normal(size=(20, 8)).astype(np.float32)
+    by_distance = np.square(queries[:, None] - x).sum(axis=2).argsort(axis=1)[:, :30]
+    for neighbours, metric in (
+        (by_distance, None),
+        ((-queries @ x.T).argsort(axis=1)[:, :30], "ip"),
+        (rng.integers(0, 400, (20, 30)), None),  # of no metric
+        (np.full((20, 30), 400), None),
+    ):
+        with h5py.File(path, "w") as file:
+            file["train"], file["test"], file["neighbors"] = x, queries, neighbours
+        assert hdf5.stored_metric(path) == metric
+    with h5py.File(path, "w") as file:
+        file["train"], file["test"] = x, queries
+    assert hdf5.stored_metric(path) is None
+
+
 def test_hdf5_says_how_vectors_are_compared(tmp_path):
     words = {
         "euclidean": "euclidean",

@@ -88,7 +88,7 @@ def test_cifar_10_from_its_archive_and_unpacked(tmp_path):
         list(datasets.read_split(whole, "base", files))
 
 
-@pytest.mark.parametrize("prefix", ["", "/home/somebody/nuswide/", "../../data/"])
+@pytest.mark.parametrize("prefix", ["", "/home/somebody/nuswide/", "../../data/", "D:\\nuswide\\"])
 def test_a_picture_in_several_lists_has_one_id(tmp_path, prefix):
     write_lists(tmp_path, prefix=prefix)
     found = {split: next(rows) for split, rows in reading.read_picture_lists(reading.find_lists(str(tmp_path))).items()}
