@@ -149,7 +149,8 @@ def main() -> None:
             raise
         message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
         if not isinstance(error, (ValueError, LookupError, OSError, RuntimeError)):
-            message = f"unexpected {type(error).__name__}: {error}: set HASHKILN_VERBOSE=1 for the traceback"
+            found = " ".join(message.split())
+            message = f"unexpected {type(error).__name__}: {found}: set HASHKILN_VERBOSE=1 for the traceback"
         kind, code = type(error).__name__, EXIT.get(type(error).__name__, FAILED)
     report(kind, message, code)
     sys.exit(code)

@@ -106,6 +106,19 @@ def test_errors_are_json_on_request(here):
     assert (code, output, "did you mean itq" in error) == (2, "", True)
 
 
+def test_an_unexpected_error_is_one_line_and_its_traceback_is_shown_on_request(here, monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError("a defect\nof two lines")
+
+    monkeypatch.setattr(doctor, "examine", fail)
+    line = "unexpected ZeroDivisionError: a defect of two lines: set HASHKILN_VERBOSE=1 for the traceback"
+    assert here("doctor") == (1, "", f"{line}\n")
+    code, out, _ = here("doctor", "--json")
+    assert (code, json.loads(out)["error"]["message"]) == (1, line)
+    with pytest.raises(ZeroDivisionError):
+        here("doctor", HASHKILN_VERBOSE="1")
+
+
 def test_hyphens_and_underscores_are_the_same(here):
     options = ("--dry_run", "--method", "UH-BDNN", "--set", "n-iter=3", "--max_loss", "map-at-1000=0.5", "--json")
     code, output, _ = here("reindex", "--dataset", "SAMPLE", *options, "--Bad_Rows", "DROP")
