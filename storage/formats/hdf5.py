@@ -35,7 +35,7 @@ def read_hdf5(path: str | Path, key: str) -> Iterator[Array]:
         array = file.get(key)
         if not isinstance(array, h5py.Dataset):
             raise ValueError(f"{path}: expected an array {key}, found {', '.join(file) or 'none'}")
-        if array.ndim != 2 or array.dtype.kind not in "bfiu" or not array.size:
+        if not _is_matrix(array):
             raise ValueError(f"{path}: expected {key} to be a matrix of numbers, found {array.shape} {array.dtype}")
         step = max(1, BLOCK_BYTES // (4 * array.shape[1]))
         for row in range(0, len(array), step):
@@ -62,10 +62,17 @@ def stored_metric(path: str | Path) -> Metric | None:
     return METRICS[name.lower()]
 
 
+def _is_matrix(array: Any) -> bool:
+    """Return whether an object of a file is a matrix of numbers."""
+    import h5py
+
+    return isinstance(array, h5py.Dataset) and array.ndim == 2 and array.dtype.kind in "bfiu" and bool(array.size)
+
+
 def _metric_of_neighbours(file: Any) -> Metric | None:
     """Return the metric that orders the neighbors of the first queries, if Euclidean distance does not."""
-    train, test, neighbours = (file.get(key) for key in ("train", "test", "neighbors"))
-    if any(array is None or array.ndim != 2 or array.dtype.kind not in "bfiu" for array in (train, test, neighbours)):
+    train, test, neighbours = arrays = [file.get(key) for key in ("train", "test", "neighbors")]
+    if not all(map(_is_matrix, arrays)):
         return None
     decreasing: dict[Metric, list[Array]] = {"euclidean": [], "cosine": [], "ip": []}
     for query, ids in zip(test[:ORDERED].astype(np.float64), neighbours[:ORDERED], strict=False):

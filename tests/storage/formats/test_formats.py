@@ -303,7 +303,7 @@ def test_neighbours_of_hdf5_without_a_metric_show_one_only_if_they_contradict_eu
             file["train"], file["test"], file["neighbors"] = x, queries, neighbours
         assert hdf5.stored_metric(path) == metric
     with h5py.File(path, "w") as file:
-        file["train"], file["test"] = x, queries
+        file["train"], file["test"], file["neighbors/of"] = x, queries, by_distance
     assert hdf5.stored_metric(path) is None
 
 
