@@ -354,7 +354,7 @@ def ministack(tmp_path_factory):
     if not (program := Path(sys.executable).with_name("ministack")).exists():
         pytest.skip("SKIPPED FOR WANT OF MINISTACK: pip install ministack")
     port = free_ports(1)[0]
-    environment = {**os.environ, "GATEWAY_PORT": str(port), "MINISTACK_HOST": "127.0.0.1"}
+    environment = {**os.environ, "GATEWAY_PORT": str(port), "BIND_HOST": "127.0.0.1"}
     url = f"http://127.0.0.1:{port}"
     with running([program], tmp_path_factory.mktemp("aws"), lambda: urlopen(url), environment):
         yield url

@@ -26,14 +26,14 @@ def test_a_query_set_is_saved_once_and_replaced_only_on_request(folder):
 
 
 def test_labels_of_queries_are_indexed_by_any_vocabulary():
-    batch = blobs(20, 8)
+    batch = blobs(60, 8)
     found = query_set(batch)
     np.testing.assert_array_equal(found.batch(tuple("abcdef"))[0].y, batch.y)
     some, classes = found.batch(("x", "c", "y", "a"))  # without b, d, e and f, and with labels that no query has
     assert classes == (1, 3)
     np.testing.assert_array_equal(some.y, batch.y[:, [2, 0]])
     none, classes = found.batch(("x", "y"))
-    assert (classes, none.y.shape, none.y.any()) == ((0,), (20, 1), False)
+    assert (classes, none.y.shape, none.y.any()) == ((0,), (60, 1), False)
     assert found.batch(())[0].y is None
 
 

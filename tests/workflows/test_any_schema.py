@@ -80,7 +80,7 @@ def column_of_ids(kind, rows, rng):
 
 
 def column_of_vectors(kind, make, rng, nulls):
-    x = rng.integers(0, 2, (N, D)) if kind in (pa.bool_(), pa.uint8()) else rng.integers(-50, 50, (N, D))
+    x = rng.integers(0, 2, (N, D)) if kind in (pa.bool_(), pa.uint8(), pa.uint16()) else rng.integers(-50, 50, (N, D))
     x[~x.any(axis=1), 0] = 1  # by cosine, a vector of zeros is a bad row
     rows = x.astype(bool).tolist() if kind == pa.bool_() else x.tolist()
     if kind == pa.float16():
