@@ -2,10 +2,10 @@
 
     python benchmarks/keys.py [--keys 10000000] [--shards 500] [--folder FOLDER] [--full]
 
-Each shard has new random keys of 32 characters, which are given ids, as a run does; --full: 10^8 of them, for which FOLDER
-needs 10 GB. The last shard of each tenth is then looked up. In the end, new processes look up keys, and turn ids into keys,
-which have to be those of the ids. Times are processor times of all threads. Memory is what was resident at most, pages of
-index files included, which the system can reclaim; the first new process shows what the libraries take.
+Each shard has new random keys of 32 characters, which are given ids, as a run does; --full: 10^8 of them, for which
+FOLDER needs 10 GB. The last shard of each tenth is then looked up. In the end, new processes look up keys, and turn ids
+into keys, which have to be those of the ids. Times are processor times of all threads. Memory is what was resident at
+most, pages of index files included, which the system can reclaim; the first new process shows what the libraries take.
 """
 
 import argparse

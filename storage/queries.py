@@ -48,7 +48,7 @@ def load_queries(warehouse: str, dataset: str) -> QuerySet | None:
 
 
 def save_queries(warehouse: str, dataset: str, queries: QuerySet, redraw: bool = False) -> None:
-    """Save a query set, unless the dataset has one already and `redraw` is off. If two runs race, the first one wins."""
+    """Save a query set, unless the dataset has one already and `redraw` is off. Of two runs, the first one wins."""
     import pyarrow as pa
 
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(queries.x.reshape(-1)), queries.x.shape[1])
