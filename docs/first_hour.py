@@ -11,6 +11,7 @@ import json
 import os
 import pty
 import re
+import select
 import subprocess
 import sys
 import tempfile
@@ -127,9 +128,9 @@ def shown(command: str, cwd: Path, environ: dict[str, str], lines: dict[str, flo
     output, start = "", time.monotonic()
     with subprocess.Popen(command.split(), env=environ, cwd=cwd, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
-        with suppress(OSError):  # once the command has ended
-            while data := os.read(ours, 65536):
-                output += (new := data.decode(errors="replace"))
+        with suppress(OSError):  # once all have closed the terminal; what a command starts may keep it
+            while (ready := select.select([ours], [], [], 0.2)[0]) or process.poll() is None:
+                output += (new := os.read(ours, 65536).decode(errors="replace") if ready else "")
                 for name in STAGE.findall(new.replace("\r", "\n")):  # one that is cut is drawn again
                     lines.setdefault(name, time.monotonic() - start)
     os.close(ours)
