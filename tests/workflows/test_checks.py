@@ -52,7 +52,7 @@ MISTAKES = {  # the command, and what its line names
     "no number": (["fit", *method("density_sensitive", 64, "alpha=NaN")], "alpha of at least 0, found nan"),
     "network": (["reindex", *method("dpsh", 16, "network=mpl")], "found 'mpl' in network='mpl'; did you mean mlp?"),
     "two networks": (["reindex", *method("dpsh", 16, "network=mlp+mlp")], "found network='mlp+mlp'"),
-    "optimizer": (["reindex", *method("dpsh", 16, "optimizer=lion")], "optimizer: expected one of adam, sgd, found 'lion'"),
+    "optimizer": (["reindex", *method("dpsh", 16, "optimizer=lion")], "optimizer: expected one of adam, sgd, found"),
     "regularizer": (["reindex", *method("dpsh", 16, "regularizers=decoy:1")], "found 'decoy:1'"),
     "augment": (["reindex", *method("dpsh", 16, "augment=true")], "augment needs a network"),
     "depth": (["reindex", *method("super_bit", 16, "depth=785")], "depth = 785"),
