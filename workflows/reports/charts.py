@@ -124,7 +124,7 @@ def draw(chart: Chart, legend: bool = True) -> Drawing:
 
     for tick in ticks(low, high):
         y = place(chart.series[0].x[0], tick)[1]
-        marks += [Path([(LEFT, y), (end, y)], "grid"), Text(LEFT - 6, y + 4, number(tick), "end")]
+        marks += [Path([(LEFT, y), (end, y)], "grid"), Text(LEFT - 6, y + 4, _short(tick, high), "end")]
     shown = chart.x_ticks or (powers(left, right) if chart.log else ticks(left, right))
     last = 0.0
     for tick, name in zip(shown, chart.x_names or map(number, shown), strict=True):
@@ -285,6 +285,16 @@ def number(value: float, digits: int = 3) -> str:
     if not math.isfinite(value):
         return str(value)
     return f"{value:,.0f}" if value == round(value) or abs(value) >= 1000 else f"{value:.{digits}g}"
+
+
+def _short(tick: float, high: float) -> str:
+    """Return a tick of an axis up to `high` in at most six characters, as the name of the axis is beside it.
+
+    >>> _short(250_000, 1.2e6), _short(250_000, 5e5), _short(25_000, 5e4)
+    ('0.25 M', '250 k', '25,000')
+    """
+    unit, name = (1e6, " M") if high >= 1e6 else (1e3, " k") if high >= 1e5 else (1.0, "")
+    return number(tick / unit) + name * (tick != 0)
 
 
 def text_width(text: str) -> float:

@@ -13,6 +13,7 @@ from tests.workflows.reports.browser import audit
 from workflows.benchmark.grid import Row
 from workflows.evaluation import metrics
 from workflows.reports.benchmark_page import figure_files, grid_page, groups_of, panels, styles_of
+from workflows.reports.charts import text_width
 
 
 def row(dataset, method, bits, seed):
@@ -56,7 +57,10 @@ def test_figures_are_svg_pdf_and_csv(rows):
     assert len(files) == 3 * ((4 + 2 * 3) + (4 + 2))
     for name, content in files.items():
         if name.endswith(".svg"):
-            texts = [text.text for text in ET.fromstring(content).iter("{http://www.w3.org/2000/svg}text")]  # noqa: S314
+            drawn = list(ET.fromstring(content).iter("{http://www.w3.org/2000/svg}text"))  # noqa: S314
+            texts = [text.text for text in drawn]
+            ticks = [text.text for text in drawn if text.get("text-anchor") == "end"]
+            assert max(map(text_width, ticks)) < 40  # else they reach the name of the axis
             assert "bits" in texts or "recall" in texts or "N" in texts
     head, *table = csv.reader(io.StringIO(files["mnist-labels-map.csv"].decode()))
     assert head == ["series", "bits", "map", "low", "high"]
