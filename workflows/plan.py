@@ -22,7 +22,7 @@ from .reindex.planning import rows_of
 from .reindex.source import vocabulary_of
 from .spec import MethodSpec, Spec, Value, digest
 
-METHODS = ("itq", "pca_rr", "lsh", "matryoshka", "pca_rabitq")  # learn in seconds, from vectors alone
+METHODS = ("itq", "pca_rr", "lsh", "matryoshka", "rabitq", "pca_rabitq")  # learn in seconds, from vectors alone
 SHARES = (1, 2, 4)  # lengths to try: the budget divided by these
 SAMPLE = 100_000  # rows to measure on
 FILES = 400_000  # rows of the shards that the sample is drawn from

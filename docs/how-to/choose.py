@@ -73,8 +73,7 @@ rows and queries. rabitq and osq round queries to 4 bits unless they are real.
 
 def main() -> None:
     found, judged, quantizers = (
-        json.loads(path.read_text()) if (path := RESULTS / f"{name}.json").exists() else {"rows": []}
-        for name in ("table", "judged", "quantizers")
+        json.loads((RESULTS / f"{name}.json").read_text()) for name in ("table", "judged", "quantizers")
     )
     every = with_judgements(found["rows"], judged["rows"])
     beside = {row["method"]: size for row in every if (size := row["bytes"] - n_bytes(row["bits"]))}
@@ -85,14 +84,12 @@ def main() -> None:
     by_dataset, styles = itemgetter("dataset"), sorted({row["method"] for row in every})
     for dataset, rows in groupby(sorted(every, key=by_dataset), by_dataset):
         print("\n".join(section(dataset, list(rows), styles)))
-    if quantizers["rows"]:
-        print("\n".join(schemes(quantizers)))
+    print("\n".join(schemes(quantizers)))
     versions = ", ".join(f"{package} {version}" for package, version in found["versions"].items())
     print(f"{found['cpu']}; {versions}. Rows by commit:\n")
     runs = Counter((row["date"], row["commit"]) for row in found["rows"])
     runs[judged["date"], f"{judged['commit']} (NDCG@10 only)"] = len(judged["rows"])
-    if quantizers["rows"]:
-        runs[quantizers["date"], f"{quantizers['commit']} (bits for each dimension)"] = len(quantizers["rows"])
+    runs[quantizers["date"], f"{quantizers['commit']} (bits for each dimension)"] = len(quantizers["rows"])
     print("| date | commit | rows |\n|---|---|---|")
     for (date, commit), rows in sorted(runs.items()):
         print(f"| {date} | {commit} | {rows} |")
@@ -156,6 +153,8 @@ def section(dataset: str, rows: list[dict[str, Any]], styles: list[str]) -> list
         lines += [f"| {size} | {method} | {' | '.join(shown(same))} |" for method, same in cells.items()]
     means = "Means of the seeds; fit s: seconds to fit; rows/s: encoded, both on one core."
     (IMAGES / f"choose-{dataset}.svg").write_text(figure(rows, styles))
+    if absent := [name for name in styles if name not in {row["method"] for row in rows}]:
+        means += f" Not measured here: {', '.join(absent)}."
     return [*lines, "", means, "", f"![Recall by bytes of a row](../images/choose-{dataset}.svg)", ""]
 
 
