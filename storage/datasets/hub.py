@@ -101,4 +101,5 @@ def _answer(address: str, url: str) -> tuple[Any, str]:
             "`hf download --repo-type dataset`, and pass its folder"
         ) from None
     except (urllib.error.URLError, TimeoutError) as error:
-        raise OSError(f"cannot read {address}: {getattr(error, 'reason', error)}") from None
+        reason = getattr(error, "reason", error)
+        raise OSError(f"cannot read {address}: {reason}: without the internet, pass a folder with its files") from None

@@ -92,5 +92,5 @@ def test_what_the_hub_does_not_have_is_refused(hub, tmp_path, source, message):
 def test_a_hub_that_cannot_be_reached_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(OSError, match=r"cannot read http://127.0.0.1:9/api/datasets/.*: .*refused"):
+    with pytest.raises(OSError, match=r"cannot read http://127.0.0.1:9/api/datasets/.*: .*refused: .*, pass a folder"):
         fetch_from_hub(SOURCE, tmp_path)
