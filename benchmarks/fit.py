@@ -2,15 +2,17 @@
 
     HASHKILN_DATA=… python benchmarks/fit.py [--dataset mnist] [--bits 32] [--methods bre,ksh]
 
-A method whose codes have a bit or two for each dimension has that length instead. All training rows are read from their
+Rows that the file of --json has of other methods stay, with their commit. A method whose codes have a bit or two for each dimension has that length instead. All training rows are read from their
 shards, in process; time is that of the process, reading included. Relevant are rows that share a label for supervised
 methods, and the 50 nearest rows for others; rows are ranked by the Hamming distance of codes, also those of quantizers.
 """
 
 import argparse
+import json
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import chain
 
 import measure
 
@@ -53,6 +55,18 @@ def measured(options: argparse.Namespace) -> Iterator[measure.Row]:
         yield measure.row(case, {"ours": [seconds]}, "s", note=f"mAP {100 * found:.2f} %")
 
 
+def kept(options: argparse.Namespace) -> list[measure.Row]:
+    """Return the rows of the file of --json that are of other methods."""
+    if not options.json or not options.json.exists():
+        return []
+    earlier, asked = json.loads(options.json.read_text()), options.methods.split(",")
+    rows = [measure.Row(**row) for row in earlier["rows"] if row["case"].rpartition(" ")[2] not in asked]
+    for row in rows:
+        if "commit" not in row.note:
+            row.note += f"; commit {earlier['commit']}"
+    return rows
+
+
 def with_length(name: str, bits: int, dim: int) -> Method:
     """Return a method with `bits` bits, or with a bit or two for each dimension if it needs them."""
     for n_bits in (bits, dim):
@@ -70,7 +84,8 @@ def main() -> None:
     shallow = (name for name, made in METHODS.items() if not issubclass(made, Deep))
     parser.add_argument("--methods", default=",".join(shallow), help="default: all shallow ones")
     options = parser.parse_args()
-    measure.run(__doc__, options, measured(options), packages=("numba", "scipy"))
+    rows = chain(kept(options), measured(options))
+    measure.run(__doc__, options, rows, packages=("numba", "scipy"))
 
 
 if __name__ == "__main__":
