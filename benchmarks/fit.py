@@ -2,9 +2,10 @@
 
     HASHKILN_DATA=… python benchmarks/fit.py [--dataset mnist] [--bits 32] [--methods bre,ksh]
 
-Rows that the file of --json has of other methods stay, with their commit. A method whose codes have a bit or two for each dimension has that length instead. All training rows are read from their
+A method whose codes have a bit or two for each dimension has that length instead. All training rows are read from their
 shards, in process; time is that of the process, reading included. Relevant are rows that share a label for supervised
 methods, and the 50 nearest rows for others; rows are ranked by the Hamming distance of codes, also those of quantizers.
+Rows that the file of --json has of other methods stay, with their commit.
 """
 
 import argparse
