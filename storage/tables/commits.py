@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class PublishConflict(RuntimeError):
-    """Main is no longer the expected snapshot: another run has published or rolled back."""
+    """A version cannot be published as planned: another run, a rollback or a deletion came first."""
 
 
 def commit(table: Table, requirements: tuple[TableRequirement, ...], updates: tuple[TableUpdate, ...]) -> None:
@@ -84,6 +84,11 @@ def set_tag(name: str, snapshot_id: int) -> TableUpdate:
     return SetSnapshotRefUpdate(ref_name=name, type=SnapshotRefType.TAG, snapshot_id=snapshot_id, **NO_EXPIRY)
 
 
+def same_properties(table: Table) -> TableRequirement:
+    """Return the requirement that no other commit has changed properties: see `change_properties`."""
+    return AssertCurrentSchemaId(current_schema_id=table.schema().schema_id)
+
+
 def change_properties(
     table: Table, changed: dict[str, str]
 ) -> tuple[tuple[TableRequirement, ...], tuple[TableUpdate, ...]]:
@@ -97,7 +102,7 @@ def change_properties(
     comment = {"doc": f"places in hashkiln.vocabulary; revision {number} of the properties"}
     fields = [field.model_copy(update=comment) if field.name == "labels" else field for field in current.fields]
     return (
-        (AssertCurrentSchemaId(current_schema_id=current.schema_id),),
+        (same_properties(table),),
         (
             SetPropertiesUpdate(updates=changed),
             AddSchemaUpdate(schema=Schema(*fields, schema_id=number)),  # type: ignore[call-arg]  # alias of schema_

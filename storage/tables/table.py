@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -310,8 +310,11 @@ class CodeTable:
         """Return the name of the next version to be published, v<N>."""
         return f"v{1 + max([0, *(version.number for version in self.versions())])}"
 
-    def publish(self, staged: Version, base: int) -> Version:
+    def publish(self, staged: Version, base: int, check: Callable[[], None] = lambda: None) -> Version:
         """Move main to a staged snapshot, tag it v<N> and drop its branch, in one commit. Return the version.
+
+        `check` may raise an error to refuse this. It is called again if the properties of the table change before the
+        commit, as they do when rows of any version are deleted (`log.schedule_purge`).
 
         Raises
         ------
@@ -320,6 +323,7 @@ class CodeTable:
         """
 
         def attempt() -> str:
+            check()
             if (current := self.version().snapshot_id) != base:
                 raise PublishConflict(
                     f"expected main of table {self.name} at snapshot {base}, where staging began, found {current}: "
@@ -329,7 +333,7 @@ class CodeTable:
             main, absent = (AssertRefSnapshotId(ref=ref, snapshot_id=at) for ref, at in (("main", base), (tag, None)))
             commit(
                 self.iceberg,
-                (main, absent, self._named(staged.snapshot_id, staged.name)),
+                (main, absent, self._named(staged.snapshot_id, staged.name), commits.same_properties(self.iceberg)),
                 (
                     commits.set_branch("main", staged.snapshot_id),
                     commits.set_tag(tag, staged.snapshot_id),

@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from functools import partial
 
 from infra.settings import current_user
 from storage.tables.commits import PublishConflict
@@ -53,6 +54,10 @@ def publish(context: Context, staged: Staged, report: Report, verdict: Verdict, 
     if not verdict.passed:
         rejected = table.reject(version)
         raise GateRejected(f"{staged.table}: {rejected.name} was not published: {'; '.join(verdict.reasons)}")
+    return table.publish(version, staged.base_snapshot, partial(_check_deletions, context)).name
+
+
+def _check_deletions(context: Context) -> None:
+    """Raise PublishConflict if rows were deleted since the run began: its version may hold them."""
     if set(dataset_of(context.spec, context.settings).deleted) - set(context.dataset.deleted):
         raise PublishConflict(f"rows of {context.dataset.name} were deleted during the run: run again")
-    return table.publish(version, staged.base_snapshot).name

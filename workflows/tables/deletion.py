@@ -120,7 +120,8 @@ def delete(dataset: str, names: Names, purge_after: float = 30, progress: Progre
         due_ms=int((time.time() + purge_after * 86_400) * 1000),
     )
     drawn = queries.remove_queries(settings.warehouse_url, dataset, wanted)
-    published = {table.name: name for table in located.tables if (name := _publish(table, removal, executor))}
+    tables = tables_of(settings, dataset)  # as they are now: a run may have created one since rows were located
+    published = {table.name: name for table in tables if (name := _publish(table, removal, executor))}
     embedded = {one: _find(one, names, settings, executor) for one in _embedded_from(dataset, settings)}
     for one, found in embedded.items():
         if _holds_any(found, executor):
@@ -237,15 +238,18 @@ def _files(source: Dataset, split: str, wanted: Array, executor: Executor) -> di
 def _publish(table: CodeTable, removal: Removal, executor: Executor) -> str | None:
     """Publish a version without the rows, and schedule the purge of versions with them.
 
-    Return the name of the new version; None if nothing was published.
+    Return the name of the new version; None if the published version holds none of them. No run can publish what it
+    staged before the purge was scheduled: see `CodeTable.publish`.
     """
     for _ in range(ATTEMPTS):
         base = table.refresh().version()
         if not (holders := _holders(table, removal.ids, executor)):
             return None
         log.schedule_purge(table, holders, removal.due_ms, len(removal.ids), current_user())
-        if base.number == 0:  # nothing is published, and `publish` refuses a version that was staged before
-            return None
+        if base.name not in holders:
+            if table.version().snapshot_id == base.snapshot_id:
+                return None
+            continue  # a run published meanwhile, before it could notice the deletion
         rewritten = _rewritten(table, base, removal, executor)
         parts = table.parts(base.snapshot_id) | {part.shard: part for part in rewritten}
         kept = {key: value for key, value in base.properties.items() if not key.startswith("encode")}

@@ -19,7 +19,7 @@ from storage.features.shard import Columns, FeatureShard
 from storage.files import filesystem
 from storage.files.filesystem import join
 from storage.formats import FeatureRows
-from storage.tables import iceberg
+from storage.tables import iceberg, log
 from storage.tables.commits import PublishConflict
 from storage.tables.parts import encode_shard
 from storage.tables.table import create_table, future_folder, load_table, table_name, table_names
@@ -200,6 +200,25 @@ def test_publishing_is_refused_when_main_has_moved(catalog, parts):
         table.publish(table.version("staged-b"), base.snapshot_id)
     assert shards_of(table.refresh()) == ["00000.parquet", "00001.parquet"]
     assert table.has_ref("staged-b")
+
+
+@pytest.mark.parametrize("published_before", [False, True])
+def test_a_version_is_checked_again_if_rows_are_deleted_before_it_is_published(catalog, parts, published_before):
+    table = published(catalog, parts[:1]) if published_before else create_table(catalog, "t", N_BITS)
+    base, checks = table.version(), []
+    table.stage("staged-a", base.snapshot_id)
+    table.replace("staged-a", parts[1:2], set(), MODEL)
+
+    def check():
+        checks.append("checked")
+        if len(checks) > 1:
+            raise PublishConflict("rows were deleted")
+        log.schedule_purge(load_table(catalog, "t"), ["staged-a"], 0, 1, "me")
+
+    with pytest.raises(PublishConflict, match="rows were deleted"):
+        table.publish(table.version("staged-a"), base.snapshot_id, check)
+    assert table.refresh().version() == base
+    assert table.has_ref("staged-a")
 
 
 def test_a_rejected_version_is_kept_out_of_sight_of_readers(catalog, parts):

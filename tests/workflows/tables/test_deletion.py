@@ -130,8 +130,8 @@ def test_an_interrupted_deletion_is_completed_by_the_next_and_deletion_is_idempo
     assert found.published == {TABLE: "v2"}
     assert reindex(settings) == "v2"
     again = deletion.delete("mine", ids)
-    assert again.published == {TABLE: "v3"}  # v1 still has them, so that the time is noted; nothing is rewritten
-    assert part_of(settings, "0.parquet", "v3") == part_of(settings, "0.parquet", "v2")
+    assert again.published == {}  # only v1 still has them: the time is noted, and nothing is rewritten
+    assert table_of(settings).version().name == "v2"
     assert len(deletions.deletion_files(folder)) == 1
 
 
@@ -162,9 +162,9 @@ def test_unknown_ids_are_refused_and_nothing_is_written(settings, source, tmp_pa
             hashkiln("delete", "mine", "--ids", str(tmp_path / "wrong.txt"), "--yes")
     assert deletions.deletion_files(warehouse.DELETIONS.url(settings.warehouse_url, dataset="mine")) == ()
     (tmp_path / "ids.txt").write_text("1\n2\n")
-    for ids in ("1,2", str(tmp_path / "ids.txt")):
+    for ids, published in (("1,2", [TABLE]), (str(tmp_path / "ids.txt"), [])):
         found = json.loads(hashkiln("delete", "mine", "--ids", ids, "--purge-after", "14d", "--yes", "--json")[1])
-        assert (found["ids"], found["rows"], list(found["published"])) == (2, 2, [TABLE])
+        assert (found["ids"], found["rows"], list(found["published"])) == (2, 2, published)
 
 
 def asked(answer, ids):
@@ -219,11 +219,29 @@ def test_a_version_published_during_a_deletion_is_processed_too(settings, source
             write(source, "9.parquet", blobs(70, D, seed=10, first_id=9000))
             published.append(reindex(settings))
 
-    assert deletion.delete("mine", [5, 1005], progress=meanwhile).published == {TABLE: "v3"}
+    assert deletion.delete("mine", [5, 1005], progress=meanwhile).published == {}  # v2 was made without the rows
     assert published == ["v2"]
     assert rows_of(settings).keys() == rows_of(settings, "v1").keys() - {5, 1005} | set(range(9000, 9070))
-    assert reindex(settings) == "v3"
-    assert [version.name for version in table_of(settings).versions() if version.number > 0] == ["v1", "v2", "v3"]
+    assert reindex(settings) == "v2"
+    assert [version.name for version in table_of(settings).versions() if version.number > 0] == ["v1", "v2"]
+
+
+def test_a_first_version_that_a_run_publishes_during_a_deletion_is_processed_too(settings, source):
+    """The run has looked for deletions just before this one is recorded."""
+    of, staged, published = spec(code="new"), [], []
+
+    def meanwhile(label, done, total):
+        if label == "find in base" and not staged:  # the table does not exist yet
+            context = Context.of(of, settings, InProcess())
+            staged.append(staging.stage(context, fitting.fit(context)))
+        elif label == "find in mine__new" and not published:
+            table = table_of(settings, "mine__new")
+            published.append(table.publish(table.version(staged[0].branch), staged[0].base_snapshot).name)
+
+    assert deletion.delete("mine", [5], progress=meanwhile).published == {TABLE: "v2", "mine__new": "v2"}
+    assert published == ["v1"]
+    assert rows_of(settings, name="mine__new").keys() == rows_of(settings, "v1", "mine__new").keys() - {5}
+    assert reindex(settings, of) == "v2"
 
 
 @pytest.mark.parametrize("first", ["published", "empty"])
