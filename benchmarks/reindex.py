@@ -39,8 +39,8 @@ D, CLASSES = 32, 10
 REMARKS = """
 Shards: a first run costs the same for each shard, some milliseconds for opening its file in each stage; with few
 shards, starting and the bootstrap of the metrics dominate. With 1 % changed, the cost of a changed shard grows with all
-of them: stages list the source four times, read the manifests of the table once, and write again those that list a
-replaced part.
+of them: the run lists the source three times (to find what changed, to stage it, and before the gate), reads the
+manifests of the table once, and writes again those that list a replaced part.
 
 Versions: every commit reads, copies and writes the metadata of the table, which describes all snapshots. `hashkiln gc
 --keep 30` bounds them. Tables: the index of the warehouse reads the metadata of each table.

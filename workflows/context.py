@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hashing.mapreduce import Executor
 from infra.settings import Settings
 from storage.features.dataset import Dataset
+from storage.features.shard import FeatureShard
 from storage.tables import iceberg
 from storage.tables.table import CodeTable, Version, load_table, table_name, table_names, unknown_table
 
@@ -22,11 +23,22 @@ class Context:
     settings: Settings
     executor: Executor
     dataset: Dataset
+    _base: list[FeatureShard] = field(default_factory=list, repr=False, compare=False)  # empty until they are listed
 
     @classmethod
     def of(cls, spec: Spec, settings: Settings, executor: Executor) -> Context:
         """Return the context of an ingested dataset. Raises LookupError if the dataset was not ingested."""
         return cls(spec, settings, executor, dataset_of(spec, settings))
+
+    @property
+    def base(self) -> list[FeatureShard]:
+        """The shards of the database, without vocabulary, as the run has listed them last."""
+        return self._base or self.list_base()
+
+    def list_base(self) -> list[FeatureShard]:
+        """List the shards of the database, for this stage and for those that follow."""
+        self._base[:] = self.dataset.shards("base")
+        return self._base
 
     @property
     def warehouse(self) -> str:

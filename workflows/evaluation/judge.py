@@ -154,8 +154,7 @@ def judge_of(
     judge = Judge(queries, drawn or dataset.queries_in_base, None, protocol, graded, device, classes)
     if by_labels:
         return judge
-    shards = dataset.shards("base")
-    source = [(shard.name, shard.version) for shard in shards]
+    source = [(shard.name, shard.version) for shard in context.base]
     # "nearest": lists that old releases cached under "euclidean" may lack rows
     identity = [dataset.splits["base"], queries.ids.tolist(), queries.x.tobytes().hex(), "nearest", k, judge.drawn]
     identity += [] if dataset.distance == "euclidean" else [dataset.distance]
@@ -164,7 +163,7 @@ def judge_of(
     if truth is None:
         lists = incremental.url(warehouse, "neighbours", *identity)
         truth = nearest(
-            queries.x, judge.own_rows, k, shards, published, context.executor, lists, dataset.distance, device
+            queries.x, judge.own_rows, k, context.base, published, context.executor, lists, dataset.distance, device
         )
         storage_queries.cache_neighbours(warehouse, key, *truth)
     return replace(judge, neighbours=truth[0])

@@ -17,9 +17,9 @@ def overlap(judge: Judge, context: Context) -> str:
 
     def found(split: str) -> str:
         asked = ["overlap", judge.queries.ids.tolist(), judge.queries.x.tobytes().hex(), dataset.splits[split]]
-        by_id, by_content = incremental.by_shard(
-            statistic, incremental.url(context.warehouse, *asked), dataset.shards(split), context.executor, "overlap"
-        )
+        shards = context.base if split == "base" else dataset.shards(split)
+        counts = incremental.url(context.warehouse, *asked)
+        by_id, by_content = incremental.by_shard(statistic, counts, shards, context.executor, "overlap")
         return f"{by_id} rows by id, {by_content} by content"
 
     drawn = ", which contains the queries (a query's own row is not ranked)" if judge.drawn else ""

@@ -1,7 +1,9 @@
 """Evaluate a staged version, and decide whether it may be published."""
 
 import math
+from collections.abc import Sequence
 
+from hashing.names import counted
 from storage.features.shard import FeatureShard
 from storage.tables.parts import Part, dropped_rows
 
@@ -23,14 +25,14 @@ def evaluate_staged(context: Context, staged: Staged) -> Report:
 def gate(context: Context, staged: Staged, report: Report) -> Verdict:
     """Return the verdict on a staged version.
 
-    Every source row must be encoded exactly once, all metrics must be finite and within their floors and ceilings, and
-    no metric may drop by more than its limit, beyond the bootstrap interval.
+    Every listed source row must be encoded exactly once and still be there, all metrics must be finite and within their
+    floors and ceilings, and no metric may drop by more than its limit, beyond the bootstrap interval.
     """
     rules, table = context.spec.gate, context.open_table()
     parts = table.parts(staged_version(table, staged).snapshot_id)
     before = table.parts(staged.base_snapshot)
-    shards = {shard.name: shard for shard in context.dataset.shards("base")}
-    reasons, notes = _coverage(parts, before, shards), []
+    reasons, notes = _changes(context.base, context.dataset.shards("base"))
+    reasons = reasons or _coverage(parts, before, {shard.name: shard for shard in context.base})
     found = {name: estimate.value for name, estimate in report.measured.metrics.items()}
     reasons += [f"{name} is not finite" for name, value in found.items() if not math.isfinite(value)]
     found |= {name: report.health[words] for name, words in HEALTH.items()}
@@ -53,6 +55,18 @@ def gate(context: Context, staged: Staged, report: Report) -> Verdict:
     if reasons and rules.force:
         notes.append(f"published by force, reason: {rules.force}")
     return Verdict(passed=not reasons or bool(rules.force), reasons=tuple(reasons), notes=tuple(notes))
+
+
+def _changes(listed: Sequence[FeatureShard], now: Sequence[FeatureShard]) -> tuple[list[str], list[str]]:
+    """Return (reasons, notes) on source files that changed, were removed or came since staging listed them."""
+    before, after = ({file for shard in some for file in (*shard.files, *shard.beside)} for some in (listed, now))
+    reasons, notes = [], []
+    if gone := sorted(before - after):
+        files = counted(len(gone), "source file")
+        reasons.append(f"coverage: {files} changed or removed since the run listed them, such as {gone[0].url}")
+    if came := {file.url for file in after} - {file.url for file in before}:
+        notes.append(f"left to the next run: {counted(len(came), 'source file')} that came since this one listed them")
+    return reasons, notes
 
 
 def _coverage(parts: dict[str, Part], before: dict[str, Part], shards: dict[str, FeatureShard]) -> list[str]:

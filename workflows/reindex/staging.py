@@ -126,7 +126,7 @@ def _opened(context: Context, model: Model) -> Opened:
     catalog = iceberg.open_catalog(context.settings.catalog_url, context.warehouse)
     name, n_bits, correctives = context.table_name, context.spec.method.bits, context.spec.method.correctives
     known = context.known_table()
-    shards = context.dataset.shards("base")
+    shards = context.list_base()
     vocabulary = vocabulary_of(context.dataset, known, context.executor, shards)
     encoding = time.monotonic()
     folder = None if known else future_folder(catalog, name, n_bits, correctives)

@@ -37,7 +37,7 @@ def seen(context: Context, examples: Sequence[Example], parts: Iterable[Part]) -
     held = {part.shard for part in parts if ((part.min_id <= known) & (known <= part.max_id)).any()}
     found: dict[int, str] = {}
     with suppress(OSError, ValueError):  # the source may have changed since
-        shards = [shard for shard in dataset.shards("base") if shard.name in held]
+        shards = [shard for shard in context.base if shard.name in held]
         shards += dataset.shards("query", allow_unknown=True) if "query" in dataset.splits else []
         read = partial(previews.previews, wanted=np.union1d(asked, near), shape=shape)
         for some in context.executor.map(read, shards, "examples"):

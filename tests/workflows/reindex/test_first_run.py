@@ -1,6 +1,8 @@
 """The first run of a code table: what it leaves behind on failure, and concurrent runs."""
 
+import os
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from tests.workflows.conftest import (
 )
 from workflows import datasets
 from workflows.context import Context
+from workflows.records import Verdict
 from workflows.reindex import fitting, staging
 from workflows.reindex.publishing import GateRejected
 
@@ -144,10 +147,28 @@ def test_a_shard_that_comes_while_labels_are_read_is_left_to_the_next_run(settin
     def do():
         write_shard(source, "part5.parquet", blobs(50, D, seed=5, first_id=5000), "aardvark")
 
-    with pytest.raises(GateRejected, match=r"1 of 6 source shards are missing, such as part5\.parquet"):
-        reindex(settings, spec(), Meanwhile(do=do, at="labels"))
+    staged, _, version = reindex(settings, spec(), Meanwhile(do=do, at="labels"))
+    assert (version, staged.rows) == ("v2", 850)
+    verdict = Verdict.model_validate_json(table_of(settings).version().properties["verdict"])
+    assert "left to the next run: 1 source file that came since this one listed them" in verdict.notes
     assert reindex(settings, spec())[0].rows == 900
     assert table_of(settings).vocabulary[-1] == "aardvark"
+
+
+def removed(path):
+    path.unlink()
+
+
+def changed(path):
+    os.utime(path, ns=(1, 1))
+
+
+@pytest.mark.parametrize("do", [removed, changed])
+def test_a_file_that_is_removed_or_changed_after_it_is_encoded_is_not_published(settings, mine, source, do):
+    path = source / "part2.parquet"
+    with pytest.raises(GateRejected, match="1 source file changed or removed since the run listed .* part2.parquet"):
+        reindex(settings, spec(), Meanwhile(do=partial(do, path), at="evaluate"))
+    assert table_of(settings).version().name == "v0"
 
 
 def test_one_shard_is_encoded_once(settings, tmp_path):
