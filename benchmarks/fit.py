@@ -1,4 +1,4 @@
-"""How long does each shallow method fit on one core, and how precise are its codes?
+"""How long does each shallow method fit on one core, what bounds it, and how precise are its codes?
 
     HASHKILN_DATA=… python benchmarks/fit.py [--dataset mnist] [--bits 32] [--methods bre,ksh]
 
@@ -10,10 +10,16 @@ Rows that the file of --json has of other methods stay, with their commit.
 
 import argparse
 import json
+import linecache
+import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import chain
+from pathlib import Path
+from types import FrameType
 
 import measure
 
@@ -31,6 +37,54 @@ from workflows.evaluation.judge import judge_of
 from workflows.ingested import labels_of, training_shards
 from workflows.spec import Protocol, Spec
 
+PACKAGES = tuple(str(measure.ROOT / name) for name in ("hashing", "storage"))
+EVERY = 0.01  # seconds between two looks at the stack
+LEAST = 0.1  # share of a line that is shown
+REMARKS = """
+Beside each fit are the lines of code that took at least a tenth of its time, up to three, with their share. Time in a
+library counts for the line that calls it: `@` is a matrix product of BLAS, and reading is in `storage`.
+"""
+
+
+class Lines:
+    """Counts the processor time of a block by the line of Hashkiln that the current thread is at.
+
+    Another thread looks at the stack; libraries let it, as they release the lock of the interpreter while they compute.
+    """
+
+    def __enter__(self) -> "Lines":
+        self.seconds: Counter[tuple[str, int]] = Counter()
+        self._ended, self._watched = threading.Event(), threading.get_ident()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        before = time.process_time()
+        while not self._ended.wait(EVERY):
+            frame: FrameType | None = sys._current_frames()[self._watched]
+            while frame and not frame.f_code.co_filename.startswith(PACKAGES):
+                frame = frame.f_back
+            now = time.process_time()
+            if frame:
+                self.seconds[frame.f_code.co_filename, frame.f_lineno] += now - before
+            before = now
+
+    def __str__(self) -> str:
+        total = sum(self.seconds.values())
+        most = [(line, spent / total) for line, spent in self.seconds.most_common(3) if spent >= LEAST * total]
+        return ", ".join(f"{share:.0%} {_shown(*line)}" for line, share in most)
+
+
+def _shown(file: str, line: int) -> str:
+    """Return a line of code in Markdown, in a table."""
+    code = linecache.getline(file, line).partition("  #")[0].strip().replace("|", "\\|")
+    return f"`{code}` in {Path(file).relative_to(measure.ROOT).with_suffix('').as_posix()}"
+
 
 def measured(options: argparse.Namespace) -> Iterator[measure.Row]:
     executor, settings = InProcess(), Settings()
@@ -45,7 +99,7 @@ def measured(options: argparse.Namespace) -> Iterator[measure.Row]:
             judges[built.supervised] = judge_of(context, vocabulary)
         judge = judges[built.supervised]
         data = Data(training_shards(dataset, judge.queries.ids if judge.drawn else [], vocabulary), executor)
-        with one_blas_thread():
+        with one_blas_thread(), Lines() as lines:
             start = time.process_time()
             function = built.fit(data)
             seconds = time.process_time() - start
@@ -53,7 +107,7 @@ def measured(options: argparse.Namespace) -> Iterator[measure.Row]:
         codes = base.map_rows(lambda batch, function=function: batch._replace(x=pack(function.encode(batch.x))))
         found = float(average_precision(judge.histogram(function, list(codes.shards), executor)).mean())
         case = f"{dataset.name}, {built.n_bits} bits: {name}"
-        yield measure.row(case, {"ours": [seconds]}, "s", note=f"mAP {100 * found:.2f} %")
+        yield measure.row(case, {"ours": [seconds]}, "s", note=f"mAP {100 * found:.2f} %; {lines}")
 
 
 def kept(options: argparse.Namespace) -> list[measure.Row]:
@@ -86,7 +140,7 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(shallow), help="default: all shallow ones")
     options = parser.parse_args()
     rows = chain(kept(options), measured(options))
-    measure.run(__doc__, options, rows, packages=("numba", "scipy"))
+    measure.run(__doc__, options, rows, packages=("numba", "scipy"), remarks=REMARKS)
 
 
 if __name__ == "__main__":
