@@ -58,7 +58,6 @@ class PageReader(VectorReader):
         self._first = {place.chunk: place.at for place in reversed(self._places)}
         before = np.cumsum([0, *(chunk.values for chunk in self._chunks)])
         self.starts = np.array([*(before[place.chunk] + place.done for place in self._places), before[-1]], np.int64)
-        self._buffer = np.empty(0, np.uint8)  # it is for the headers
 
     def read_pages(self, pages: Sequence[int]) -> Iterator[Array]:
         """Yield the values of some pages, in increasing order, as float32.
