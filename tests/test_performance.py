@@ -2,13 +2,21 @@
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from hashing.blas import one_blas_thread
+from hashing.mapreduce import Batch, Data
+from hashing.statistics import moments
+from infra.executors import InProcess
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "performance"
@@ -48,6 +56,19 @@ def test_results_of_a_busy_machine_are_marked(benchmarks):
     assert measure.quiet({"before": idle, "after": idle})
     assert not measure.quiet({"before": busy, "after": idle})
     assert not measure.quiet({"before": idle, "after": busy})
+
+
+def test_a_fit_is_shown_with_the_lines_that_take_its_time(benchmarks):
+    benchmarks("measure")
+    fit = benchmarks("fit")
+    x = np.random.default_rng(0).standard_normal((4000, 512), np.float32)
+    with one_blas_thread(), fit.Lines() as lines:
+        start = time.process_time()
+        while time.process_time() < start + 0.5:
+            moments(Data([[Batch(np.arange(len(x)), x)]], InProcess()))
+    assert re.match(r"\d+% `.*@.*` in hashing/\w+", str(lines))
+    lengths = {name: fit.built_for(name, 12, 10).n_bits for name in ("lsh", "sign", "qdrant", "osq")}
+    assert lengths == {"lsh": 12, "sign": 10, "qdrant": 15, "osq": 10}
 
 
 def check(committed, new):
