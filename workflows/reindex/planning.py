@@ -75,7 +75,8 @@ def run_state(context: Context) -> RunState:
     base = head = table.version() if table else None
     if table and base and model:
         source = fingerprint(shards.values())
-        head = table.version(head_of(table, branch_of(table, base, model.digest, precision, source)))
+        branch = branch_of(table, base, model.digest, precision, source, context.dataset.deleted)
+        head = table.version(head_of(table, branch))
     parts = table.parts(head.snapshot_id) if table and head else {}
     difference = plan_parts(parts, shards, bool(head and model and same_encoding(head, model.digest, precision)))
     if table and head and model:
@@ -103,10 +104,15 @@ def forecast(context: Context) -> Forecast:
     )
 
 
-def branch_of(table: CodeTable, base: Version, model: str, precision: str, source: str) -> str:
-    """Return the branch name of a plan. Another attempt at the same plan finds the same branch."""
+def branch_of(table: CodeTable, base: Version, model: str, precision: str, source: str, deleted: Sequence[str]) -> str:
+    """Return the branch name of a plan. Another attempt at the same plan finds the same branch.
+
+    A deletion file, by its URL, makes it another plan: parts on the branch may hold its rows, even if no file of the
+    source did when they were deleted.
+    """
     encoding = model if precision == "float32" else f"{model} {precision}"
-    return f"staged-{digest(table.name, base.snapshot_id, encoding, source)[:12]}"
+    deletions = [url.rpartition("/")[2] for url in deleted]
+    return f"staged-{digest(table.name, base.snapshot_id, encoding, source, *deletions)[:12]}"
 
 
 def head_of(table: CodeTable, branch: str) -> str:

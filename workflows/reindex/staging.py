@@ -47,7 +47,7 @@ def stage(context: Context, model: Model, after: str = "") -> Staged:
         return stage(context, model, "main")
     base = table.version()
     source = fingerprint(shards.values())
-    branch = branch_of(table, base, model.digest, spec.precision, source)
+    branch = branch_of(table, base, model.digest, spec.precision, source, dataset.deleted)
     known = {
         "table": table.name, "branch": branch, "base": base.name, "base_snapshot": base.snapshot_id, "model": model,
         "source": source,

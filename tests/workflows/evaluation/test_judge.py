@@ -119,12 +119,13 @@ def test_query_overlap_is_counted_in_the_database_and_in_the_training_set(rows, 
         return [Named(shard, f"{split}{i}", read) for i, shard in enumerate(shards(splits[split], 2))]
 
     dataset = SimpleNamespace(splits={"base": "mem://base", "learn": "mem://learn"}, shards=named)
-    context = SimpleNamespace(dataset=dataset, warehouse=str(tmp_path), executor=InProcess())
+    context = SimpleNamespace(dataset=dataset, base=named("base"), warehouse=str(tmp_path), executor=InProcess())
     found = query_overlap.overlap(judge, context)
     assert found == "database: 40 rows by id, 3 by content; training set: 1 rows by id, 5 by content"
     assert query_overlap.overlap(judge, context) == found
     assert sorted(read) == ["base0", "base1", "learn0", "learn1"]  # each once
     splits["base"].x[299] = judge.queries.x[7]
+    context.base = named("base")
     more = query_overlap.overlap(judge, context)
     assert more == found.replace("3 by content", "4 by content")
     assert read[4:] == ["base1"]
