@@ -33,7 +33,7 @@ IN_ORDER = {
 RUN = {
     "engines": dict.fromkeys(("ds.dataset", "selected_fields", "pl.read", "pl.scan", "duckdb.read"), ENGINES),
     "examples/hashkiln-example-method/README": {"pip install": OUTSIDE},
-    "gpu": dict.fromkeys(("scan.topk", "HASHKILN_ENCODE_GPUS"), SERVICES),
+    "gpu": {"scan.topk": SERVICES},
     "operations": dict.fromkeys(
         ("hashkiln gc", "hashkiln deploy", "hashkiln rollback", "hashkiln delete", "s3://bucket", "OAUTH2"), SERVICES
     ),
@@ -60,6 +60,10 @@ NOT_RUN = {
     "../CONTRIBUTING": {"make dev": "sets up the environment in which tests run; CI runs `make dev lint test`"},
     "tutorial": {"make setup": "`docs/first_hour.py` runs it, in a new clone"},
     "engines": dict.fromkeys(("LOAD iceberg", "daft.read_parquet", "daft.read_iceberg", "pyspark"), _ENGINE),
+    "gpu": {
+        "HASHKILN_ENCODE_GPUS": "needs a GPU; `tests/workflows/reindex/test_gpus.py` encodes in tasks that take "
+        "a GPU which Ray claims to have"
+    },
     "how-to/cluster": {
         "PREFECT_API_URL": "settings; `tests/cluster/services.py` reads those of Compose, which are the same",
         "docker build": "needs Docker; `tests/cluster/test_image.py` builds the image with buildah",

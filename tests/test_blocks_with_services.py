@@ -173,14 +173,6 @@ def test_functions_take_tensors(tmp_path):
     assert names["distances"][:, 0].tolist() == [0] * 5
 
 
-def test_codes_are_made_in_tasks_that_take_a_gpu(mine):
-    """Ray claims to have one, and torch computes on the CPU."""
-    run("hashkiln ingest mine --name products --key-column sku --vector-column vector --label-column tag")
-    claimed = {"HASHKILN_EXECUTOR": "ray", "HASHKILN_DEVICE": "cpu", "RAY_OVERRIDE_RESOURCES": '{"GPU": 1}'}
-    bash(block("gpu", "HASHKILN_ENCODE_GPUS"), **claimed)
-    assert "torch on cpu" in hashkiln.open("products__dpsh64").properties["device"]
-
-
 def test_spans_are_sent(mine):
     received = []
     with receiving(lambda request, body: received.append(request.headers["Content-Type"])) as url:
