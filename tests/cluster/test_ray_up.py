@@ -9,8 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from tests.conftest import blobs
 from tests.prefect_server import until
 
 from .services import INFRA, ROOT, SECRETS
@@ -105,10 +109,15 @@ def test_a_job_brings_a_method_that_no_node_has(on_the_head, network):
         shutil.copytree(ROOT / package, clone / package, ignore=shutil.ignore_patterns("__pycache__"))
     methods = clone / "hashing" / "methods"
     (methods / "median_pca.py").write_text((methods / "lsh.py").read_text())
-    job = JOB.replace("ray-head:8265", "127.0.0.1:8265").replace("ray-head:6379", "auto").replace("mine", "sample")
+    source = network.folder / "source"  # not the sample: each node has a file of its own in the folder of the job
+    source.mkdir()
+    table = {"id": np.arange(3000), "vector": list(blobs(3000).x)}
+    pq.write_table(pa.table(table), source / "0.parquet")
+    on_the_head(f"hashkiln ingest {source} --name mine")
+    job = JOB.replace("ray-head:8265", "127.0.0.1:8265").replace("ray-head:6379", "auto").strip() + " --queries 100"
     out = on_the_head(f"cd {clone} && {job}")
     assert "3 node(s), " in out
-    assert re.search("Published sample__median.pca32 v1: 40,000 rows", out)
+    assert re.search("Published mine__median.pca32 v1: 3,000 rows", out)
     with pytest.raises(AssertionError, match=r"median.pca"):
         on_the_head(job.replace("--working-dir .", ""))
 
