@@ -60,9 +60,7 @@ def number_lists(column: Any, dtype: str | None, where: str, errors: dict[int, s
     found = column.type
     column = plain(column)
     if dtype and media.kind(column.type) == "image":
-        return bytes_as_lists(
-            media.encoded(column), np.dtype(dtype).newbyteorder("<"), {} if errors is None else errors
-        )
+        return bytes_as_lists(media.encoded(column), dtype, {} if errors is None else errors)
     if not is_list(column.type) or not is_number(column.type.value_type):
         raise ValueError(f"expected vectors, lists of numbers, found {found}, in {where}")
     if types.is_boolean(column.type.value_type):
@@ -79,21 +77,24 @@ def is_number(value_type: Any) -> bool:
     return any(is_kind(value_type) for is_kind in (types.is_floating, types.is_integer, types.is_boolean))
 
 
-def bytes_as_lists(column: Any, dtype: Any, errors: dict[int, str]) -> Any:
-    """Return the rows of a binary column as Arrow lists of numbers. Null rows remain null.
+def bytes_as_lists(column: Any, dtype: str, errors: dict[int, str]) -> Any:
+    """Return the rows of a binary column of little-endian numbers as Arrow lists. Null rows remain null.
 
     Rows of other than whole numbers become null, with an error.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    stored = np.dtype("uint16" if dtype == "bfloat16" else dtype).newbyteorder("<")
     lengths = pc.fill_null(pc.binary_length(column), 0).to_numpy(zero_copy_only=False)
-    whole = lengths % dtype.itemsize == 0
+    whole = lengths % stored.itemsize == 0
     wrong = np.flatnonzero(~whole)
-    errors |= {int(row): f"expected bytes of whole {dtype.name}, found {lengths[row]} bytes" for row in wrong}
+    errors |= {int(row): f"expected bytes of whole {dtype}, found {lengths[row]} bytes" for row in wrong}
     contents = [row if is_whole else None for row, is_whole in zip(column.to_pylist(), whole, strict=True)]
-    values = np.frombuffer(b"".join(row or b"" for row in contents), dtype).astype(dtype.newbyteorder("="))
-    ends = np.cumsum(np.where(whole, lengths, 0) // dtype.itemsize)
+    values = np.frombuffer(b"".join(row or b"" for row in contents), stored).astype(stored.newbyteorder("="))
+    if dtype == "bfloat16":  # the upper half of a float32
+        values = (values.astype(np.uint32) << 16).view(np.float32)
+    ends = np.cumsum(np.where(whole, lengths, 0) // stored.itemsize)
     mask = pa.array([row is None for row in contents], pa.bool_())
     return pa.LargeListArray.from_arrays(np.concatenate([[0], ends]), pa.array(values), mask=mask)
 

@@ -139,14 +139,18 @@ def _check_folders(given: Columns, schema: Any, url: str) -> None:
 
 
 def _label_folders(column: str, urls: Sequence[str]) -> Literal["int64", "string"] | None:
-    """Return the type of the labels in folder names: int64 if all are integers; None if there are no labels."""
+    """Return the type of the labels in folder names; None if there are no labels.
+
+    int64 if all are integers, unless two names, such as 1 and 01, are the same one.
+    """
     found = [rows.folder_values(url) for url in urls]
     if not any(column in values for values in found):
         return None
     if missing := next((url for url, values in zip(urls, found, strict=True) if column not in values), None):
         raise ValueError(f"expected a folder {column}=value on the path of every file, found none for {missing}")
     present = [value for values in found if (value := values[column]) is not None]
-    return "int64" if present and all(map(rows.is_integer, present)) else "string"
+    are_integers = bool(present) and all(map(rows.is_integer, present))
+    return "int64" if are_integers and len(set(map(int, present))) == len(set(present)) else "string"
 
 
 def _label_names(schema: Any, column: str) -> tuple[str, ...]:

@@ -207,6 +207,10 @@ def test_folders_of_values_are_labels_or_are_ignored_aloud(tmp_path, settings):
     dataset = ingest(tmp_path / "n", settings, labels="tag")
     assert dataset.understood["base"].labels.startswith("values (int64) in the names of the folders")
     assert set().union(*(shard.distinct_labels() for shard in dataset.shards("base"))) == {1, 2}
+    part(tmp_path / "two" / "tag=2" / "a.parquet")
+    part(tmp_path / "two" / "tag=02" / "a.parquet", id=np.arange(ROWS) + ROWS)
+    found = ingest(tmp_path / "two", settings, labels="tag").shards("base")
+    assert set().union(*(shard.distinct_labels() for shard in found)) == {"2", "02"}
     part(tmp_path / "n" / "tag=a%20b" / "a.parquet", id=np.arange(ROWS) + 3 * ROWS)
     with pytest.raises(ValueError, match=r"expected integers as tag, as at ingest, found 'a b', .*: ingest again"):
         [shard.distinct_labels() for shard in dataset.shards("base")]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 # As storage and workflows.datasets define them, which import numpy: too slow for --help.
-VectorDtype = Literal["float16", "float32", "float64", "int8", "int16", "int32", "uint8"]
+VectorDtype = Literal["float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "uint8"]
 LabelsAs = Literal["values", "multi-hot"]
 
 
