@@ -15,7 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 # Scripts that compare with a peer, then those that do not, and those that take minutes.
 PEERS = ("hamming", "search", "multi_index", "encode", "itq", "training", "evaluation", "neighbours")
-NAMES = (*PEERS, "scale", "reindex", "reader")
+NAMES = (*PEERS, "scale", "reindex", "reader", "keys")
 FULL = (*NAMES, "fit")
 
 
