@@ -103,7 +103,7 @@ def test_vectors_stored_as_bytes_are_read_by_their_declared_type(tmp_path, dtype
 
 
 def test_bytes_of_bfloat16_are_the_upper_halves_of_float32(tmp_path):
-    halves = X.view(np.uint32) >> 16
+    halves = X.astype(np.float32).view(np.uint32) >> 16
     source = write(tmp_path / "d", vector=pa.array([row.tobytes() for row in halves.astype("<u2")]))
     said, _, x, _, _ = read(source, Columns(dtype="bfloat16"))
     np.testing.assert_array_equal(x, (halves << 16).view(np.float32))
