@@ -4,10 +4,13 @@ import doctest
 import html
 import os
 import re
+import runpy
 import subprocess
 import sys
+from functools import cache
 from importlib import import_module
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -24,7 +27,6 @@ DOCUMENTS = [
     ROOT / "benchmarks" / "results" / "README.md",
     ROOT / "prefect.yaml",
 ]
-EVERY = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 PACKAGES = "hashing|storage|infra|workflows"
 FILES = re.compile(rf"(?<![\w/.-])(?:{PACKAGES}|hashkiln|tests|benchmarks|docs|\.ci|\.github)/[\w./-]++(?![<*…])")
 NAMES = re.compile(rf"(?<![\w./-])(?:{PACKAGES})(?:\.\w+)+")
@@ -93,24 +95,36 @@ def test_every_method_has_a_section():
     assert [name for name, cls in METHODS.items() if f"## {cls.__name__} (`{name}`)" not in page] == []
 
 
-@EVERY
-def test_every_path_exists(path):
-    paths = {found.rstrip(".") for found in FILES.findall(path.read_text())}
-    own = {"infra/.env", "infra/ray-token"}  # users write it
-    assert sorted(name for name in paths - own if not (ROOT / name).exists()) == []
+def in_documents(wrong):
+    """Return what a function finds wrong in each document."""
+    return {str(path.relative_to(ROOT)): sorted(found) for path in DOCUMENTS if (found := wrong(path))}
 
 
-@EVERY
-def test_no_text_is_taken_for_a_tag(path):
-    text = re.sub(r"```.*?```|`[^`]*`|<!--.*?-->", "", path.read_text(), flags=re.DOTALL)
-    assert path.suffix != ".md" or re.findall(r"<[A-Za-z][^>]*", text) == []
+def test_every_path_exists():
+    def missing(path):
+        paths = {found.rstrip(".") for found in FILES.findall(path.read_text())}
+        own = {"infra/.env", "infra/ray-token"}  # users write it
+        return [name for name in paths - own if not (ROOT / name).exists()]
+
+    assert in_documents(missing) == {}
 
 
-@EVERY
-def test_every_dotted_name_exists(path):
-    assert sorted(name for name in set(NAMES.findall(path.read_text())) if not defined(name)) == []
+def test_no_text_is_taken_for_a_tag():
+    def tags(path):
+        text = re.sub(r"```.*?```|`[^`]*`|<!--.*?-->", "", path.read_text(), flags=re.DOTALL)
+        return re.findall(r"<[A-Za-z][^>]*", text) if path.suffix == ".md" else []
+
+    assert in_documents(tags) == {}
 
 
+def test_every_dotted_name_exists():
+    def undefined(path):
+        return [name for name in set(NAMES.findall(path.read_text())) if not defined(name)]
+
+    assert in_documents(undefined) == {}
+
+
+@cache
 def defined(name: str) -> bool:
     """Return whether a dotted name is a package, a module, or defined or imported in its module."""
     place, parts = ROOT, name.split(".")
@@ -122,16 +136,17 @@ def defined(name: str) -> bool:
     )
 
 
-@EVERY
-def test_every_relative_link_resolves(path):
-    broken = []
-    for name, anchor in LINKS.findall(path.read_text()):
-        target = path.parent / name if name else path
-        if not target.exists() or (anchor and anchor not in anchors(target)):
-            broken.append(f"{name}#{anchor}")
-    assert broken == []
+def test_every_relative_link_resolves():
+    def broken(path):
+        for name, anchor in LINKS.findall(path.read_text()):
+            target = path.parent / name if name else path
+            if not target.exists() or (anchor and anchor not in anchors(target)):
+                yield f"{name}#{anchor}"
+
+    assert in_documents(lambda path: [*broken(path)]) == {}
 
 
+@cache
 def anchors(path: Path) -> set[str]:
     """Return the anchors that GitHub makes of the headings of a page."""
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings(path)}
@@ -167,14 +182,16 @@ def test_the_examples_of_docstrings_hold(path):  # tests/hashkiln/test_public_ap
 
 
 @pytest.mark.parametrize("data", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["without MNIST", "MNIST"])
-def test_the_tutorial_shows_what_its_commands_print(data, prefect_server):
-    env = os.environ | {"PREFECT_API_URL": prefect_server.url} | ({} if data else {"HASHKILN_DATA": ""})
-    if data and not env.get("HASHKILN_DATA"):
+def test_the_tutorial_shows_what_its_commands_print(data, with_prefect_server, monkeypatch, tmp_path, capsys):
+    if data and not os.environ.get("HASHKILN_DATA"):
         pytest.skip("SKIPPED FOR WANT OF DATA: HASHKILN_DATA is not set")
-    run = subprocess.run([sys.executable, "docs/tutorial.py"], cwd=ROOT, env=env, capture_output=True, text=True)
-    assert not run.returncode, run.stderr
+    if not data:
+        monkeypatch.delenv("HASHKILN_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with mock.patch.dict(os.environ):
+        runpy.run_path(str(ROOT / "docs" / "tutorial.py"))["main"]()
     shown = (ROOT / "docs" / "tutorial.md").read_text()
-    assert masked(run.stdout) == masked(shown), "run docs/tutorial.py; its docstring says how"
+    assert masked(capsys.readouterr().out) == masked(shown), "run docs/tutorial.py; its docstring says how"
 
 
 def masked(page: str) -> str:

@@ -4,10 +4,9 @@ import ast
 import subprocess
 import sys
 from collections import Counter
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = ("hashkiln", "workflows", "storage", "infra", "hashing")
@@ -19,40 +18,52 @@ FORBIDDEN = {
     "infra": {"hashkiln", "workflows", "storage", "prefect", *FILES_AND_TABLES},
     "hashing": {"hashkiln", "workflows", "storage", "infra", "ray", "prefect", *FILES_AND_TABLES},
 }
-SEEN_BY_STORAGE_AND_INFRA = {
+SEEN = {  # by storage and infra
     "mapreduce", "ahead", "bits", "blas", "functions", "families", "names", "quantizers", "serialized", "statistics",
 }  # fmt: skip
-FILES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
-EVERY = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+FILES = [path.relative_to(ROOT) for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
 
 
+def nodes(path):
+    """All nodes of the syntax tree of a file."""
+    return ast.walk(ast.parse((ROOT / path).read_text()))
+
+
+@cache
 def imports(path):
     """Absolute names of all modules that a file imports, wherever in it."""
-    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
-    for node in ast.walk(ast.parse(path.read_text())):
+    package, found = path.parts[:-1], []
+    for node in nodes(path):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else ()
             module = ".".join([*base, *([node.module] if node.module else [])])
-            yield from (f"{module}.{alias.name}" for alias in node.names)
+            found += [f"{module}.{alias.name}" for alias in node.names]
+    return found
 
 
-@EVERY
-def test_imports_point_inwards(path):
-    layer = path.relative_to(ROOT).parts[0]
-    assert not {name.split(".")[0] for name in imports(path)} & FORBIDDEN[layer]
+def test_imports_point_inwards():
+    outwards = {
+        str(path): found
+        for path in FILES
+        if (found := {name.split(".")[0] for name in imports(path)} & FORBIDDEN[path.parts[0]])
+    }
+    assert outwards == {}
 
 
-@EVERY
-def test_storage_and_infra_see_only_the_types_of_hashing(path):
-    if path.relative_to(ROOT).parts[0] in ("storage", "infra"):
-        seen = {name.split(".")[1] for name in imports(path) if name.startswith("hashing.")}
-        assert seen <= SEEN_BY_STORAGE_AND_INFRA
+def test_storage_and_infra_see_only_the_types_of_hashing():
+    more = {
+        str(path): found
+        for path in FILES
+        if path.parts[0] in ("storage", "infra")
+        and (found := {name.split(".")[1] for name in imports(path) if name.startswith("hashing.")} - SEEN)
+    }
+    assert more == {}
 
 
 def test_no_import_cycle_between_files():
-    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
+    modules = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
     graph = {
         module: {name if name in modules else name.rpartition(".")[0] for name in imports(path)} - {module}
         for module, path in modules.items()
@@ -60,24 +71,25 @@ def test_no_import_cycle_between_files():
     list(TopologicalSorter(graph).static_order())  # raises CycleError, with the files of a cycle
 
 
-@EVERY
-def test_methods_never_import_each_other(path):
-    if path.parent.name == "methods" and path.name != "__init__.py":
-        other = {name for name in imports(path) if name.startswith("hashing.methods.")}
-        assert all(name == "hashing.methods.register" or name.split(".")[2].startswith("_") for name in other)
+def test_methods_never_import_each_other():
+    methods = [path for path in FILES if path.parent.name == "methods" and path.name != "__init__.py"]
+    other = {(str(path), name) for path in methods for name in imports(path) if name.startswith("hashing.methods.")}
+    assert methods
+    assert {
+        (path, name)
+        for path, name in other
+        if name != "hashing.methods.register" and not name.split(".")[2].startswith("_")
+    } == set()
 
 
 def test_classes_say_of_what_and_have_one_meaning():
-    found = [
-        node.name for path in FILES for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)
-    ]
+    found = [node.name for path in FILES for node in nodes(path) if isinstance(node, ast.ClassDef)]
     assert {"Result", "Summary", "Rows", "Found", "Outcome"} & set(found) == set()
     assert sorted(name for name, count in Counter(found).items() if count > 1) == []
 
 
-@EVERY
-def test_no_assert_for_input(path):
-    assert not [node.lineno for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Assert)]
+def test_no_assert_for_input():
+    assert [f"{path}:{node.lineno}" for path in FILES for node in nodes(path) if isinstance(node, ast.Assert)] == []
 
 
 def test_help_loads_nothing_heavy():
