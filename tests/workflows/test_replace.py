@@ -44,6 +44,7 @@ def ingest(source, *options):
     return hashkiln("ingest", str(source), "--name", "mine", *options, "--replace")
 
 
+@pytest.mark.usefixtures("with_prefect_server")
 @pytest.mark.parametrize(
     ("given", "others"),
     [
@@ -78,6 +79,7 @@ def test_a_table_keeps_the_columns_that_its_rows_were_read_from(settings, file, 
     assert rows_of(settings, name="mine__lsh16") == rows
 
 
+@pytest.mark.usefixtures("with_prefect_server")
 def test_a_table_keeps_labels_from_folders(settings, file, tmp_path):
     for i in range(2):
         (tmp_path / "hive" / f"c={i}" / f"d={i}").mkdir(parents=True)
@@ -91,6 +93,7 @@ def test_a_table_keeps_labels_from_folders(settings, file, tmp_path):
         ingest(tmp_path / "hive", *GIVEN)
 
 
+@pytest.mark.usefixtures("with_prefect_server")
 def test_a_table_keeps_the_side_of_its_pictures(settings, tmp_path):
     pictures = []
     for pixels in RNG.integers(0, 256, (60, 16, 16, 3), dtype=np.uint8):
@@ -103,6 +106,7 @@ def test_a_table_keeps_the_side_of_its_pictures(settings, tmp_path):
         ingest(tmp_path / "pictures.parquet", "--side", "24")
 
 
+@pytest.mark.usefixtures("with_prefect_server")
 def test_another_metric_publishes_another_version(settings, file):
     run = *RUN, "--relevance", "neighbours", "--neighbours", "5", "--max-loss", "map=1"
     assert ingest(file, *GIVEN)[0] == 0
@@ -116,6 +120,7 @@ def test_another_metric_publishes_another_version(settings, file):
     assert "Nothing to do" in hashkiln(*run)[1]
 
 
+@pytest.mark.usefixtures("with_prefect_server")
 def test_without_a_table_other_columns_replace_what_was_kept_of_the_first_ones(settings, file):
     itq = "--dataset", "mine", "--method", "itq", "--bits", "4"
     assert ingest(file, *GIVEN)[0] == 0
@@ -140,6 +145,7 @@ def test_a_model_fitted_on_other_columns_is_not_reused(settings, file):
     assert models[0] == models[2] != models[1]
 
 
+@pytest.mark.usefixtures("with_prefect_server")
 def test_more_classes_are_the_same_reading(settings, file, tmp_path):
     write = partial(write_multi_hot, tmp_path / "hot.parquet")
     write(3)

@@ -298,9 +298,9 @@ def test_a_table_is_published_evaluated_and_listed(here, home, with_prefect_serv
     assert 0.09 < measured["measured"]["metrics"]["map"]["value"] < 0.11
 
 
-def test_the_gate_has_its_own_exit_code(hashkiln, here, prefect_server):
+def test_the_gate_has_its_own_exit_code(here, with_prefect_server):
     options = ("--dataset", "sample", "--method", "pcah", "--bits", "16", "--floor")
-    code, _, error = hashkiln("reindex", *options, "map=0.99", PREFECT_API_URL=prefect_server.url)
+    code, _, error = here("reindex", *options, "map=0.99")
     assert code == 3
     assert "was not published: map 0." in error
     assert "is below its floor of 0.9900" in error
@@ -330,8 +330,8 @@ def test_models_are_fitted_once_and_codes_staged_without_being_published(here, t
     assert json.loads(here("encode", *frozen)[1]) == {**staged, "encoded": 0}
 
 
-def test_doctor_checks_everything(hashkiln):
-    code, output, _ = hashkiln("doctor", "--json")
+def test_doctor_checks_everything(hashkiln, here):
+    code, output, _ = here("doctor", "--json")
     found = {row["what"]: row["state"] for row in json.loads(output)}
     assert code == 0
     assert set(found.values()) == {"ok"}
