@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import socket
@@ -46,48 +46,68 @@ def pytest_report_header():
     return f"HASHKILN_DATA={os.environ.get('HASHKILN_DATA', '(not set: the tests on real data are skipped)')}"
 
 
-PREFECT = pytest.StashKey()
-
-
-@cache
-def servers_of(file):
-    """Return the fixtures of servers that the tests of a file ask for."""
-    return set(re.findall(r'[( "_](prefect_server|ray_executor)[,)"]', Path(file).read_text()))
+TESTS = Path(__file__).parent
+SERVERS = ("prefect_server", "ray_executor", "fake_gpus", "children")  # fixtures that take seconds to start
+STOP = pytest.StashKey[dict]()  # of each that has started, the function that stops it
 
 
 def pytest_collection_modifyitems(items):
-    """Put files that use Prefect's server first, and those that use Ray last; of each kind, the largest first.
+    """Put tests of servers first, then the largest files.
 
-    The first are one unit of work, half of what a process does. An idle Ray takes 5 % of a core, so it starts late.
+    Those of a server are one unit of work, of one process: so it starts once, and early, as its unit is long.
     """
     size = Counter(item.path for item in items)
 
     def place(item):
-        servers = servers_of(item.path)
-        return 0 if "prefect_server" in servers else 1 + ("ray_executor" in servers), -size[item.path]
+        return SERVERS.index(name) if (name := server_of(item)) else len(SERVERS), -size[item.path]
 
     items.sort(key=place)
 
 
+def server_of(item):
+    """Return the name of the server that a test asks for, or None."""
+    return next((name for name in SERVERS if name in item.fixturenames), None)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Return the scheduler of --dist loadfile, but with one process for all files that use Prefect's server."""
+    """Return the scheduler of --dist loadfile, but with one process for all tests of a server.
+
+    The process that hands out tests collects none, so it reads in their source what they ask for.
+    """
     from xdist.scheduler import LoadFileScheduling
 
-    class OnePrefectServer(LoadFileScheduling):
+    class ByServerOrFile(LoadFileScheduling):
         def _split_scope(self, nodeid):
-            file = super()._split_scope(nodeid)
-            return "prefect_server" if "prefect_server" in servers_of(config.rootpath / file) else file
+            file, function = nodeid.partition("[")[0].split("::")
+            names = asked_for(config.rootpath / file)
+            found, more = set(), {function}
+            while more:
+                found |= more
+                more = set().union(*(names.get(name, ()) for name in more)) - found
+            return next((name for name in SERVERS if name in found), file)
 
-    return OnePrefectServer(config, log)
+    return ByServerOrFile(config, log)
+
+
+@cache
+def asked_for(file):
+    """Return the fixtures that each function of a file asks for, and those of the conftest.py in the folders above."""
+    above = file.parents[file.name == "conftest.py"] / "conftest.py"
+    found = dict(asked_for(above)) if above.is_relative_to(TESTS) else {}
+    for node in ast.walk(ast.parse(file.read_text() if file.exists() else "")):
+        if isinstance(node, ast.FunctionDef):
+            marks = [part for mark in node.decorator_list for part in ast.walk(mark) if isinstance(part, ast.Constant)]
+            found[node.name] = {argument.arg for argument in node.args.args} | {part.value for part in marks}
+    return found
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item, nextitem):
-    """Stop Prefect's server after the last test that uses it: idle, it takes 5 % of a core."""
-    server = item.session.stash.get(PREFECT, None)
-    if server and nextitem and "prefect_server" not in servers_of(nextitem.path):
-        server.stop()
+    """Stop a server after the last test that uses it: idle, each takes 5 % of a core."""
+    name = server_of(item)
+    if nextitem and server_of(nextitem) != name and (stop := item.session.stash.get(STOP, {}).pop(name, None)):
+        stop()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -135,24 +155,37 @@ def in_process():
 
 
 @pytest.fixture(scope="session")
-def ray_executor():
+def ray_executor(request):
     import ray  # first, as a program may do: it reads its environment when it is imported
 
     executor = connect(Settings(executor="ray", cpus=2))
     executor.join()
-    yield executor
-    ray.shutdown()
+    yield from stopped_early(request, executor, ray.shutdown)
+
+
+@pytest.fixture(scope="session")
+def fake_gpus(request, tmp_path_factory):
+    from tests.infra.fake_gpus import FakeGpus
+
+    server = FakeGpus(tmp_path_factory.mktemp("gpus"))
+    yield from stopped_early(request, server, server.stop)
 
 
 @pytest.fixture(scope="session")
 def prefect_server(request, tmp_path_factory):
     from tests.prefect_server import Prefect
 
-    request.session.stash[PREFECT] = server = Prefect(tmp_path_factory.mktemp("prefect"))
+    server = Prefect(tmp_path_factory.mktemp("prefect"))
+    yield from stopped_early(request, server, server.stop)
+
+
+def stopped_early(request, server, stop):
+    """Yield the value of a fixture of SERVERS, and let the hook above stop it."""
+    request.session.stash.setdefault(STOP, {})[request.fixturename] = stop
     try:
         yield server
     finally:
-        server.stop()
+        stop()
 
 
 @pytest.fixture

@@ -24,7 +24,6 @@ def address(request):
     """Of the cluster, for whom asks for one, or of the Ray that all tests share."""
     if "cluster" in request.fixturenames:
         return request.getfixturevalue("cluster").address
-    request.getfixturevalue("ray_executor")
     import ray
 
     return ray.get_runtime_context().gcs_address
@@ -52,6 +51,7 @@ def workers():
 
 
 @pytest.mark.faults(share=6)
+@pytest.mark.usefixtures("ray_executor")
 def test_kill_9_of_a_ray_worker(begun, draw, injected):
     """The run continues. In half of the cases the worker must be busy."""
     _, _, run = begun
@@ -92,6 +92,7 @@ def test_kill_9_of_a_ray_node(begun, cluster, draw, injected):
 
 
 @pytest.mark.faults(share=3)
+@pytest.mark.usefixtures("ray_executor")
 def test_kill_9_of_a_driver_on_ray(begun, draw, injected):
     _, _, run = begun
     stage = draw.choice(list(SOON))

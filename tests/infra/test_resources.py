@@ -14,7 +14,6 @@ import pytest
 from hashing.mapreduce import Resources
 from infra.executors import InProcess, Ray
 from infra.settings import Settings
-from tests.infra import fake_gpus
 
 
 def test_tasks_fit_by_each_resource():
@@ -122,10 +121,9 @@ def meet(item, folder):
 Held.__module__ = meet.__module__ = "__main__"
 
 
-def main(folder):
+def main(executor, folder):
     """What tasks with GPUs do on a Ray with two."""
-    executor = fake_gpus.start(2)
-    import ray  # only now: it reads its environment, which the executor sets
+    import ray
 
     on_gpus = executor.with_resources(Resources(gpus=1, cpus=0.5))
     told = []
@@ -152,7 +150,7 @@ def main(folder):
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def found(fake_gpus, tmp_path_factory):
     return fake_gpus.run("tests.infra.test_resources", tmp_path_factory.mktemp("copies"))
 
 

@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Thread
 
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 
 from hashing.mapreduce import Resources
-from infra.executors import InProcess, connect
+from infra.executors import InProcess, Ray, connect
 from infra.settings import Settings
+from infra.training import workers_on_ray
 from storage.files import filesystem
 from tests.infra.recorded import data, digest, losses, recorded, steps
 
@@ -43,6 +45,27 @@ class Deaf(Exception):
     pass
 
 
+@dataclass(frozen=True)
+class Noting(Ray):
+    """Notes what a training worker has taken."""
+
+    notes: str = ""
+
+    def train(self, loop, name):
+        return super().train(partial(noted, self.notes, loop), name)
+
+
+def noted(notes, loop, worker):
+    import ray
+
+    taken = ray.get_runtime_context().get_assigned_resources()
+    Path(notes).write_text(f"{worker.threads} {sorted(taken.items())}")
+    loop(worker)
+
+
+noted.__module__ = "__main__"  # so that Ray ships it
+
+
 def test_one_worker_on_ray_gives_the_bits_of_training_in_process_although_observers_fail(
     ray_executor, tmp_path, caplog
 ):
@@ -56,10 +79,12 @@ def test_one_worker_on_ray_gives_the_bits_of_training_in_process_although_observ
         curves.append(epochs)
         raise Deaf("no server")
 
-    runs = str(tmp_path / "runs")
-    executor = replace(ray_executor, checkpoints=runs, progress=progress, on_epoch=on_epoch)
+    observers = {"progress": progress, "on_epoch": on_epoch}
+    declared = Resources(2, memory=1e8)
+    executor = Noting(notes=str(tmp_path / "taken"), checkpoints=str(tmp_path / "runs"), trainer=declared, **observers)
     assert list(executor.map(abs, [-1, -2], "abs")) == [1, 2]
     on_ray = recorded(tmp_path / "ray", epochs=2).fit(data(executor))
+    assert (tmp_path / "taken").read_text() == "2 [('CPU', 2.0), ('memory', 100000000.0)]"
     here = recorded(tmp_path / "here", epochs=2).fit(data(InProcess(cpus=2)))
     assert digest(on_ray) == digest(here)
     assert losses(tmp_path / "ray") == losses(tmp_path / "here")
@@ -126,34 +151,32 @@ def test_a_restarted_driver_continues_the_run(kind, tmp_path):
     np.testing.assert_allclose([found[at] for at in expected], list(expected.values()), atol=1e-3)
 
 
-GPUS = """
-import ray
-from infra.executors import Ray
-ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)  # of the name alone
-for trainers in (None, 1, 2):
-    print(Ray(trainers=trainers).training_workers())
-from hashing.mapreduce import Resources
-from infra.training import workers_on_ray
-for requested, declared in [
-    (None, None), (None, Resources(1, 1)), (1, Resources(3, 1)), (None, Resources(1, 0.5)), (2, Resources(1)),
-    (3, None), (3, Resources(1, 1)), (2, Resources(1, 0.5)), (None, Resources(1, 2)), (2, Resources(3)),
-]:
-    try:
-        count, taken = workers_on_ray(requested, declared)
-        print(f"{count} with {taken}")
-    except ValueError as error:
-        print(error)
-"""
+def main(executor):
+    """How many workers of which resources a Ray with 4 CPUs and 2 GPUs has room for."""
+    found = [replace(executor, trainers=trainers).training_workers() for trainers in (None, 1, 2)]
+    for requested, declared in [
+        (None, None), (None, Resources(1, 1)), (1, Resources(3, 1)), (None, Resources(1, 0.5)), (2, Resources(1)),
+        (3, None), (3, Resources(1, 1)), (2, Resources(1, 0.5)), (None, Resources(1, 2)), (2, Resources(3)),
+    ]:  # fmt: skip
+        try:
+            count, taken = workers_on_ray(requested, declared)
+            found.append(f"{count} with {taken}")
+        except ValueError as error:
+            found.append(str(error))
+    return found
 
 
 def test_more_workers_than_the_cluster_has_room_for_are_refused(ray_executor):
     assert [replace(ray_executor, trainers=asked).training_workers() for asked in (None, 1, 2)] == [1, 1, 2]
+    assert [workers_on_ray(asked, None)[1] for asked in (1, 2)] == [Resources(2), Resources(1)]
     with pytest.raises(ValueError, match="expected HASHKILN_TRAINERS of at most 2, the CPUs of the cluster, found 3"):
         replace(ray_executor, trainers=3).training_workers()
     assert InProcess().training_workers() == 1
-    found = subprocess.run([sys.executable, "-c", GPUS], capture_output=True, text=True, check=True).stdout
-    assert found.splitlines() == [
-        "2", "1", "2",
+
+
+def test_workers_take_the_gpus_of_the_cluster_or_what_is_declared(fake_gpus):
+    assert fake_gpus.run("tests.infra.test_training") == [
+        2, 1, 2,
         "2 with 2 CPUs, 1 GPUs",
         "2 with 1 CPUs, 1 GPUs",
         "1 with 3 CPUs, 1 GPUs",
@@ -171,18 +194,7 @@ def threads_of(worker):
     worker.report([], 1, f"{worker.device} {worker.threads}".encode())
 
 
-threads_of.__module__ = "__main__"  # so that Ray ships it
-
-
-def test_a_training_worker_takes_what_is_declared(ray_executor, monkeypatch):
-    import ray
-
-    def taken(worker):
-        resources = ray.get_runtime_context().get_assigned_resources()
-        worker.report([], 1, f"{worker.threads} {sorted(resources.items())}".encode())
-
-    declared = replace(ray_executor, trainer=Resources(1, memory=1e8))
-    assert declared.train(taken, "one").decode() == "1 [('CPU', 1.0), ('memory', 100000000.0)]"
+def test_training_here_takes_the_threads_that_are_declared(monkeypatch):
     assert InProcess(cpus=2).train(threads_of, "here") == b"cpu 2"
     assert InProcess(cpus=2, trainer=Resources(1)).train(threads_of, "here") == b"cpu 1"
     monkeypatch.setenv("HASHKILN_FIT_CPUS", "1")

@@ -11,13 +11,12 @@ from infra.settings import Settings
 from storage.features import pieces
 from storage.features.rows import Columns
 from tests import tiny_encoders
-from tests.infra import fake_gpus
 from tests.workflows.test_embed import write_texts
 from workflows import datasets
 from workflows.embed import _with_gpus, embed
 
 
-def main(folder):
+def main(executor, folder):
     """Embed the same texts in this process and on GPUs; the stored pieces of each, and the resources of the tasks."""
     folder = Path(folder)
     os.environ.update(HASHKILN_HOME=str(folder / "home"), HASHKILN_DEVICE="cpu", HASHKILN_EXECUTOR="inprocess")
@@ -27,7 +26,6 @@ def main(folder):
     datasets.ingest_source("notes", str(folder / "notes"), Settings(), columns)
     encoder = str(tiny_encoders.text_onnx(folder / "encoder"))
     embed("notes", encoder, "here")
-    executor = fake_gpus.start(1)
     os.environ["HASHKILN_EXECUTOR"] = "ray"
     embed("notes", encoder, "there")
     root = Settings().warehouse_url
@@ -43,7 +41,7 @@ def main(folder):
 
 
 @pytest.mark.slow
-def test_pieces_are_encoded_on_gpus_if_there_are_any(tmp_path):
+def test_pieces_are_encoded_on_gpus_if_there_are_any(fake_gpus, tmp_path):
     found = fake_gpus.run("tests.workflows.test_embed_gpus", tmp_path)
     assert found == {"pieces": 3, "alike": True, "gpus": 1, "half": 0.5}
 

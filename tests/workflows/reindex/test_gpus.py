@@ -10,7 +10,6 @@ from infra.settings import Settings
 from storage.features.rows import Columns
 from storage.tables.table import Version
 from tests.conftest import blobs
-from tests.infra import fake_gpus
 from tests.workflows.conftest import reindex, spec, table_of, write_shard
 from workflows import datasets
 from workflows.checks import UsageError, check_run
@@ -21,6 +20,7 @@ from workflows.tables import verify
 
 DEEP = {"method": "dpsh", "bits": 16, "parameters": {"network": "mlp", "epochs": 1}}
 TABLE = "mine__dpsh16"
+SSD = '{"ssd": 1}'  # there is one: so one actor, as each takes seconds to start
 
 
 def properties(settings):
@@ -28,13 +28,13 @@ def properties(settings):
     return [version.name, *(version.properties[name] for name in ("device", "precision", "encoded"))]
 
 
-def main(folder):
+def main(executor, folder):
     """Reindex on the CPU, on GPUs, with bfloat16 and on the CPU again; the properties of each version."""
     folder = Path(folder)
     os.environ.update(HASHKILN_HOME=str(folder / "home"), HASHKILN_DEVICE="cpu")
     for i in range(2):
         write_shard(folder / "source", f"{i}.parquet", blobs(200, seed=i, first_id=1000 * i))
-    here, executor = Settings(executor="inprocess"), fake_gpus.start(1)
+    here = Settings(executor="inprocess")
     datasets.ingest_source("mine", str(folder / "source"), here, Columns(id="key", x="embedding", labels="tags"))
     found = {}
 
@@ -44,13 +44,14 @@ def main(folder):
 
     run("cpu", here, InProcess())
     os.environ.update(HASHKILN_ENCODE_GPUS="1", HASHKILN_EVALUATE_GPUS="1")
+    os.environ.update(HASHKILN_ENCODE_CUSTOM=SSD, HASHKILN_EVALUATE_CUSTOM=SSD)
     there = Settings()
     write_shard(folder / "source", "2.parquet", blobs(200, seed=2, first_id=2000))
     run("gpu", there, executor)
     run("unchanged", there, executor)
-    del os.environ["HASHKILN_EVALUATE_GPUS"]  # the codes are not of floats: once is enough
+    del os.environ["HASHKILN_EVALUATE_GPUS"], os.environ["HASHKILN_EVALUATE_CUSTOM"]  # no floats: once is enough
     run("bf16", Settings(), executor, precision="bf16")
-    del os.environ["HASHKILN_ENCODE_GPUS"]
+    del os.environ["HASHKILN_ENCODE_GPUS"], os.environ["HASHKILN_ENCODE_CUSTOM"]
     os.environ["HASHKILN_EXECUTOR"] = "inprocess"
     checked = verify.verify(TABLE, deep=True)
     found["verified"] = [checked.problems, checked.bits, checked.near]
@@ -59,7 +60,7 @@ def main(folder):
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def found(fake_gpus, tmp_path_factory):
     return fake_gpus.run("tests.workflows.reindex.test_gpus", tmp_path_factory.mktemp("gpus"))
 
 
