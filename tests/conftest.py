@@ -48,18 +48,20 @@ def pytest_report_header():
 
 TESTS = Path(__file__).parent
 SERVERS = ("prefect_server", "ray_executor", "fake_gpus", "children")  # fixtures that take seconds to start
+LONG = ("test_published.py", "test_outside_methods.py", "test_gpu_benchmark.py")  # few tests, of up to half a minute
 STOP = pytest.StashKey[dict]()  # of each that has started, the function that stops it
 
 
 def pytest_collection_modifyitems(items):
-    """Put tests of servers first, then the largest files.
+    """Put tests of servers first, then long files, then the others by their number of tests.
 
     Those of a server are one unit of work, of one process: so it starts once, and early, as its unit is long.
     """
     size = Counter(item.path for item in items)
 
     def place(item):
-        return SERVERS.index(name) if (name := server_of(item)) else len(SERVERS), -size[item.path]
+        server = SERVERS.index(name) if (name := server_of(item)) else len(SERVERS)
+        return server, item.path.name not in LONG, -size[item.path]
 
     items.sort(key=place)
 
