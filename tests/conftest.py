@@ -40,6 +40,7 @@ for name in [name for name in os.environ if name.startswith(OTHERS)]:
         del os.environ[name]
 # Processes share the cores here: threads of OpenMP that wait actively, as they do by default, take them from others.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # OpenMP reads it when torch is imported
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # by default 15: tests beside would take both cores
 
 
 def pytest_report_header():
