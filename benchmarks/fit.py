@@ -83,7 +83,7 @@ class Lines:
 def _shown(file: str, line: int) -> str:
     """Return a line of code in Markdown, in a table."""
     code = linecache.getline(file, line).partition("  #")[0].strip().replace("|", "\\|")
-    return f"`{code}` in {Path(file).relative_to(measure.ROOT).with_suffix('').as_posix()}"
+    return f"`{code}` in {Path(file).relative_to(measure.ROOT).as_posix()}"
 
 
 def measured(options: argparse.Namespace) -> Iterator[measure.Row]:
