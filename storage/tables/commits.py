@@ -26,6 +26,7 @@ from pyiceberg.table.update import (
     TableUpdate,
 )
 from requests import RequestException
+from sqlalchemy.exc import DBAPIError
 
 ATTEMPTS = 8
 NO_EXPIRY: dict[str, None] = {"max_ref_age_ms": None, "max_snapshot_age_ms": None, "min_snapshots_to_keep": None}
@@ -65,7 +66,7 @@ def retry_commit(table: Table, attempt: Callable[[], T]) -> T:
         except (ValueError, BadRequestError) as error:  # another writer took the sequence number or removed a snapshot
             if not re.search("sequence number|does not exist", str(error)):
                 raise
-        except (CommitStateUnknownException, RequestException) as error:
+        except (CommitStateUnknownException, RequestException, DBAPIError) as error:
             raise ConnectionError(
                 f"the catalog failed in a commit to table {name} that may have happened: see `hashkiln history {name}`"
                 f" and run again ({' '.join(str(error).split())})"

@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 import textwrap
+from contextlib import closing
 
 import psycopg2
 import pytest
+from sqlalchemy import event
 from sqlalchemy.engine import make_url
 
 from infra.settings import Settings
@@ -45,15 +47,19 @@ def test_writers_of_several_processes_lose_nothing(catalog_url, tmp_path):
 def test_the_server_can_close_connections_between_two_commits(postgresql, tmp_path):
     url = postgresql()
     table = create_table(iceberg.open_catalog(url, str(tmp_path)), "t", 16)
+    close_connections(url)
+    assert table.add_labels(["a"]) == ("a",)
+
+
+def close_connections(url):
+    """Close all connections to a database of the PostgreSQL of the tests."""
     place = make_url(url)
-    with psycopg2.connect(host=place.query["host"], user="tests", dbname="postgres") as admin:
+    with closing(psycopg2.connect(host=place.query["host"], user="tests", dbname="postgres")) as admin:
         cursor = admin.cursor()
         cursor.execute(
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = %s", [place.database]
         )
         assert cursor.fetchone()[0] > 0
-    admin.close()
-    assert table.add_labels(["a"]) == ("a",)
 
 
 @pytest.mark.parametrize(
@@ -141,3 +147,12 @@ def test_a_commit_that_may_have_happened_is_reported_and_can_be_repeated(rest, t
             table.add_labels(["a"])
         assert table.refresh().vocabulary == (("a",) if kind == "lost" else ())
         assert table.add_labels(["a", "b"]) == ("a", "b")
+
+
+def test_a_connection_that_is_lost_in_a_commit_is_reported_and_the_commit_can_be_repeated(postgresql, tmp_path):
+    url = postgresql()
+    table = create_table(iceberg.open_catalog(url, str(tmp_path)), "t", 16)
+    event.listen(table.iceberg.catalog.engine, "commit", lambda _: close_connections(url), once=True)
+    with pytest.raises(ConnectionError, match="commit to table t that may have happened: see `hashkiln history t`"):
+        table.add_labels(["a"])
+    assert table.add_labels(["a", "b"]) == ("a", "b")
