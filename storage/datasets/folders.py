@@ -1,6 +1,7 @@
 """Find the splits of a dataset in folders that are used in place."""
 
 import json
+import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
@@ -9,6 +10,7 @@ from ..features.rows import Columns
 from ..files import filesystem
 
 SPLITS = "dataset_dict.json"  # names the splits of a Hugging Face DatasetDict
+SPLIT = re.compile(r"(train|validation|val|dev|test)([-_.\d].*)?")  # names of files of a split, as on the hub
 TABLES = {"_delta_log/*.json": "Delta Lake", "metadata/*.metadata.json": "Iceberg", ".hoodie/*": "Hudi"}
 
 
@@ -91,7 +93,7 @@ def _check_no_table(url: str) -> None:
 
 
 def _check_form(url: str, known: Sequence[str]) -> None:
-    """Raise ValueError unless a folder has files of exactly one form of rows. `known` describes all forms."""
+    """Raise ValueError unless a folder has files of one form of rows and one split. `known` describes all forms."""
     files = filesystem.listing(url)
     forms = sorted({rows.form(file.url) for file in files} - {""})
     if len(forms) > 1:
@@ -99,3 +101,9 @@ def _check_form(url: str, known: Sequence[str]) -> None:
     if not forms:
         names = [file.url.rsplit("/", 1)[-1] for file in files[:3]]
         raise ValueError(f"{url}: expected one of: {'; '.join(known)}; found {', '.join(names)}")
+    names = [file.url.rsplit("/", 1)[-1] for file in files if rows.form(file.url)]
+    if len(splits := sorted({match[1] for name in names if (match := SPLIT.fullmatch(name.lower()))})) > 1:
+        raise ValueError(
+            f"{url} has files of several splits, {' and '.join(splits)}: move those of each split to a folder of its "
+            "own, and ingest one, with queries from another by --query"
+        )

@@ -392,6 +392,10 @@ def test_folders_of_vectors_and_metadata_must_match(tmp_path, settings):
             "has the vectors v, w: choose one by --vector-column",
         ),
         "mixed": ({"0.npy": x, "0.parquet": ROWS}, "files of several forms, .npy and .parquet"),
+        "hub": (
+            {"data/train-00000-of-00002.parquet": ROWS, "data/Test-00000-of-00001.parquet": ROWS},
+            "files of several splits, test and train: move those of each split to a folder of its own",
+        ),
         "columns": ({"v/0.npy": np.asfortranarray(x)}, "expected rows one after another"),
         "objects": ({"v/0.npy": np.array([[{}]])}, r"expected vectors \(n, d\) of numbers"),
         "flat": ({"v/0.npy": x[0]}, r"expected vectors \(n, d\) of numbers"),
