@@ -18,6 +18,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         path, _, query = unquote(self.path).partition("?")
         self.server.requested.append(path)
+        if path in self.server.damaged:
+            return self.answer(self.server.damaged[path])
         api, root = f"/api/{self.server.kind}s/{self.server.name}", self.server.folder
         place = f"/datasets/{self.server.name}" if self.server.kind == "dataset" else f"/{self.server.name}"
         if path in (f"{api}/revision/{name}" for name in ("main", COMMIT, "a/branch")):
@@ -77,7 +79,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 def serving_hub(folder, name, kind="dataset"):
     """Yield the server: its address is `url`, the paths that were asked for `requested`.
 
-    A file whose name is in `damaged` is sent with that content instead.
+    A file whose name is in `damaged` is sent with that content instead, and so is the answer of a path.
     """
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
         server.folder, server.name, server.kind = Path(folder), name, kind

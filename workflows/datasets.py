@@ -130,7 +130,7 @@ def ingest_source(
             _row_dim(found.kind, 0, side)
     if found:
         with contract.refusing():  # what only reading all rows can tell
-            return _write_dataset(settings, name, found, source + found.left_out, progress, side)
+            return _write_dataset(settings, name, found, source + found.note, progress, side)
     with contract.refusing():
         for url in filter(None, (source, query)):
             if filesystem.listing_includes(url, settings.warehouse_url):
@@ -148,7 +148,7 @@ def ingest_source(
 
 def _local(source: str, settings: Settings, progress: Progress) -> str:
     """Return an absolute path or URL; a dataset on the hub is downloaded to the data folder."""
-    if not source.startswith(datasets.PREFIX):
+    if not datasets.is_on_hub(source):
         return filesystem.absolute(source)
     report = observed(progress)
     with contract.refusing():
@@ -163,7 +163,9 @@ def _compared_by(source: datasets.Source, metric: Metric | None, url: str) -> da
     """Return a source with its metric. Raises ValueError if the user asks for another than its files name."""
     if metric and source.metric and metric != source.metric:
         raise ValueError(f"--metric: {url} says {source.metric}, found {metric}: leave it out")
-    return source._replace(metric=metric or source.metric)
+    if metric or source.metric or not source.likely_metric:
+        return source._replace(metric=metric or source.metric)
+    return source._replace(metric=source.likely_metric, note="; its neighbors are those by this metric")
 
 
 def _comparable(source: datasets.Source, url: str) -> datasets.Source:

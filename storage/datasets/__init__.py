@@ -4,7 +4,7 @@ from hashing.names import hint
 
 from .catalogue import DATASETS, LEARN, QUERY, NamedDataset, PublishedFile, Split
 from .folders import find_splits
-from .hub import PREFIX, fetch_from_hub
+from .hub import fetch_from_hub, is_on_hub
 from .locate import SAMPLE, locate_or_fetch, provenance
 from .reading import number_rows, read_groundtruth, read_split
 from .sources import FORMS, VECTOR_FILES, Source, open_source, read_vector_file
@@ -13,7 +13,6 @@ __all__ = [
     "DATASETS",
     "FORMS",
     "LEARN",
-    "PREFIX",
     "QUERY",
     "SAMPLE",
     "VECTOR_FILES",
@@ -24,6 +23,7 @@ __all__ = [
     "fetch_from_hub",
     "find_splits",
     "get",
+    "is_on_hub",
     "locate_or_fetch",
     "names",
     "number_rows",

@@ -14,7 +14,8 @@ from urllib.parse import quote, unquote
 from ..files.download import HEADERS, TIMEOUT, Progress, download
 
 PREFIX = "hf://datasets/"
-URL = re.compile(rf"{PREFIX}(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.%-]+))?(/(?P<path>.+))?")
+URL = re.compile(rf"{PREFIX}(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.%-]+))?(/(?P<path>.+))?", re.ASCII)
+COMMIT = re.compile("[0-9a-f]{40}")
 NO_ROWS = (".md", ".py")  # suffixes of files that describe a dataset
 NEXT_PAGE = re.compile(r'<([^>]+)>; *rel="next"')
 REFUSED = {401, 403, 404}  # the hub answers 401 for what does not exist
@@ -26,6 +27,11 @@ class HubFile(NamedTuple):
     path: str  # in the dataset
     size: int
     checksum: str
+
+
+def is_on_hub(source: str) -> bool:
+    """Return whether a source is on the hub, perhaps by an address that `fetch_from_hub` refuses."""
+    return source.startswith(("hf://", "https://huggingface.co/"))
 
 
 def fetch_from_hub(url: str, data_dir: Path, progress: Progress | None = None) -> Path:
@@ -52,10 +58,14 @@ def fetch_from_hub(url: str, data_dir: Path, progress: Progress | None = None) -
     """
     if not (match := URL.fullmatch(url.rstrip("/"))):
         raise ValueError(f"expected {PREFIX}OWNER/NAME, optionally with @REVISION and a path, found {url}")
-    hub, name = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/"), match["name"]
+    hub, name = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/"), match["name"]
+    if not hub.startswith(("https://", "http://")):
+        raise ValueError(f"HF_ENDPOINT: expected an address such as https://huggingface.co, found {hub}")
     revision, path = unquote(match["revision"] or "main"), match["path"] or ""
     about, _ = _answer(f"{hub}/api/datasets/{name}/revision/{quote(revision, safe='')}", url)
-    commit = str(about["sha"])
+    commit = str(about.get("sha"))
+    if not COMMIT.fullmatch(commit):  # it becomes the name of a folder
+        raise ValueError(f"{url}: expected a commit from {hub}, found {commit}")
     listed = _files(f"{hub}/api/datasets/{name}/tree/{commit}?recursive=true", url)
     if not (files := [file for file in listed if path in ("", file.path) or file.path.startswith(f"{path}/")]):
         raise ValueError(f"{url}: no files with rows in the commit {commit}")
@@ -87,7 +97,7 @@ def _files(page: str, url: str) -> Iterator[HubFile]:
 
 
 def _answer(address: str, url: str) -> tuple[Any, str]:
-    """Return the JSON of an address, and its header Link."""
+    """Return the JSON of an address, and its header Link. `url` is for messages."""
     try:
         request = urllib.request.Request(address, headers=HEADERS)  # noqa: S310  (the address of the hub)
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:  # noqa: S310  (as above)
@@ -100,6 +110,8 @@ def _answer(address: str, url: str) -> tuple[Any, str]:
             f"{url}: no such dataset or revision, or none for everybody (HTTP {error.code}): download a private one by "
             "`hf download --repo-type dataset`, and pass its folder"
         ) from None
+    except json.JSONDecodeError:
+        raise OSError(f"cannot read {address}: expected JSON, as of a hub: check HF_ENDPOINT and proxies") from None
     except (urllib.error.URLError, TimeoutError) as error:
         reason = getattr(error, "reason", error)
         raise OSError(f"cannot read {address}: {reason}: without the internet, pass a folder with its files") from None

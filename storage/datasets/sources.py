@@ -36,10 +36,11 @@ class Source(NamedTuple):
 
     splits: dict[str, Iterator[FeatureRows]]
     metric: Metric | None = None  # None: the files do not say
+    likely_metric: Metric | None = None  # that their neighbours show, if they do not say
     kind: Kind = "vector"
     queries_in_base: bool = False
     keyed: bool = False  # whether rows have keys
-    left_out: str = ""  # for the user: which files hold no rows
+    note: str = ""  # for the user, after the source
 
 
 def suffix_of(source: str) -> str:
@@ -87,7 +88,8 @@ def open_source(source: str, query: str | None, labels_as: str | None) -> Source
     if suffix in (".hdf5", ".h5"):
         _refuse_query(query, f"{source} has its own array test")
         blocks = {"base": hdf5.read_hdf5(source, "train"), "query": hdf5.read_hdf5(source, "test")}
-        return Source(_numbered(blocks), hdf5.stored_metric(source))
+        metric = hdf5.stored_metric(source)
+        return Source(_numbered(blocks), metric, None if metric else hdf5.metric_of_neighbours(source))
     if suffix in VECTOR_FILES:
         if query and suffix_of(query) not in VECTOR_FILES:
             raise ValueError(f"expected queries in a file {', '.join(VECTOR_FILES)}, like {source}, found {query}")
@@ -96,12 +98,12 @@ def open_source(source: str, query: str | None, labels_as: str | None) -> Source
         if query and not class_folders.find_classes(query):
             raise ValueError(f"expected a folder of pictures for each class, like {source}, found {query}")
         others = [str(name) for path in paths.values() for name in class_folders.check_class_folders(path)]
-        left_out = ""
+        note = ""
         if others:
-            left_out = f"; without {counted(len(others), 'file')} that are no pictures of a class, such as {others[0]}"
+            note = f"; without {counted(len(others), 'file')} that are no pictures of a class, such as {others[0]}"
         first = {"base": 0, "query": QUERY}
         rows = {split: class_folders.read_classes(path, first[split]) for split, path in paths.items()}
-        return Source(rows, kind="image", left_out=left_out)
+        return Source(rows, kind="image", note=note)
     return None
 
 

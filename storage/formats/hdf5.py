@@ -18,7 +18,7 @@ METRICS: dict[str, Metric] = {
     "hamming": "hamming",
 }  # fmt: skip
 ORDERED = 8  # queries whose neighbors show the metric of a file that does not name it
-DECREASING = 0.2  # share of steps to a nearer neighbor that rounding may explain; by another metric it is about half
+DECREASING = 0.2  # share of steps to a nearer neighbor that rounding may explain; in random order it is a half
 DTYPES = {"train": "float32", "test": "float32", "neighbors": "int32", "distances": "float32"}
 
 
@@ -46,15 +46,14 @@ def read_hdf5(path: str | Path, key: str) -> Iterator[Array]:
 
 
 def stored_metric(path: str | Path) -> Metric | None:
-    """Return the metric that the file's attribute `distance` names. Without it, return that of its neighbors.
+    """Return the metric that the file's attribute `distance` names; None if it has none.
 
-    None if the file has neither, or neighbors by Euclidean distance. Raises ValueError for a distance that is not one
-    of METRICS.
+    Raises ValueError for a distance that is not one of METRICS.
     """
     with _open(path) as file:
         value = file.attrs.get("distance")
-        if value is None:
-            return _metric_of_neighbours(file)
+    if value is None:
+        return None
     first = value.flat[0] if isinstance(value, np.ndarray) and value.size == 1 else value
     name = first.decode() if isinstance(first, bytes) else str(first)
     if name.lower() not in METRICS:
@@ -62,31 +61,36 @@ def stored_metric(path: str | Path) -> Metric | None:
     return METRICS[name.lower()]
 
 
+def metric_of_neighbours(path: str | Path) -> Metric | None:
+    """Return the metric that orders the neighbors of a file's first queries best: a guess.
+
+    None if none orders them, or Euclidean distance does as well as another.
+    """
+    with _open(path) as file:
+        train, test, neighbours = arrays = [file.get(key) for key in ("train", "test", "neighbors")]
+        if not all(map(_is_matrix, arrays)) or neighbours.dtype.kind not in "iu" or neighbours.shape[1] < 2:
+            return None
+        decreasing: dict[Metric, list[Array]] = {"euclidean": [], "cosine": [], "ip": []}
+        for query, ids in zip(test[:ORDERED].astype(np.float64), neighbours[:ORDERED], strict=False):
+            rows = np.unique(ids)
+            if train.shape[1] != len(query) or not 0 <= rows[0] <= rows[-1] < len(train):
+                return None
+            x = train[rows].astype(np.float64)[np.searchsorted(rows, ids)]
+            with np.errstate(all="ignore"):  # rows that are not finite, or zero
+                norms, products = (x**2).sum(axis=1), x @ query
+                scores = {"euclidean": norms - 2 * products, "cosine": -products / np.sqrt(norms), "ip": -products}
+                for metric, steps in decreasing.items():
+                    steps.append(~(np.diff(scores[metric]) >= 0))
+    shares = {metric: round(float(np.mean(steps)), 2) for metric, steps in decreasing.items()}
+    best = min(shares, key=lambda metric: shares[metric])  # of equal ones, the first
+    return best if best != "euclidean" and shares[best] < DECREASING else None
+
+
 def _is_matrix(array: Any) -> bool:
     """Return whether an object of a file is a matrix of numbers."""
     import h5py
 
     return isinstance(array, h5py.Dataset) and array.ndim == 2 and array.dtype.kind in "bfiu" and bool(array.size)
-
-
-def _metric_of_neighbours(file: Any) -> Metric | None:
-    """Return the metric that orders the neighbors of the first queries, if Euclidean distance does not."""
-    train, test, neighbours = arrays = [file.get(key) for key in ("train", "test", "neighbors")]
-    if not all(map(_is_matrix, arrays)):
-        return None
-    decreasing: dict[Metric, list[Array]] = {"euclidean": [], "cosine": [], "ip": []}
-    for query, ids in zip(test[:ORDERED].astype(np.float64), neighbours[:ORDERED], strict=False):
-        rows = np.unique(ids)
-        if train.shape[1] != len(query) or not 0 <= rows[0] <= rows[-1] < len(train):
-            return None
-        x = train[rows].astype(np.float64)[np.searchsorted(rows, ids)]
-        norms, products = (x**2).sum(axis=1), x @ query
-        with np.errstate(divide="ignore", invalid="ignore"):
-            scores = {"euclidean": norms - 2 * products, "cosine": -products / np.sqrt(norms), "ip": -products}
-        for metric, steps in decreasing.items():
-            steps.append(np.diff(scores[metric]) < 0)
-    fits = [metric for metric, steps in decreasing.items() if steps and np.concatenate(steps).mean() < DECREASING]
-    return fits[0] if fits and fits[0] != "euclidean" else None
 
 
 def _open(path: str | Path) -> Any:

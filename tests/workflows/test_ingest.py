@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from contextlib import nullcontext
 
 import h5py
 import numpy as np
@@ -54,11 +55,14 @@ def test_a_file_is_judged_by_its_own_metric(tmp_path, settings, word, metric, sa
     expected = angular(tmp_path / "x.hdf5", word, named=named)
     dataset = datasets.ingest_source("x", str(tmp_path / "x.hdf5"), settings, Columns())
     assert dataset.metric == metric
+    assert ("its neighbors" in dataset.source) == (not named)
     judge = judge_of(Context.of(spec("x", relevance="neighbours"), settings, InProcess()), ())
     assert f"nearest rows by {said}" in judge.protocol
     np.testing.assert_array_equal(judge.neighbours[:, :50], expected)
-    with pytest.raises(SourceRefused, match=f"says {metric}, found euclidean: leave it out"):
-        datasets.ingest_source("y", str(tmp_path / "x.hdf5"), settings, Columns(), metric="euclidean")
+    refused = pytest.raises(SourceRefused, match=f"says {metric}, found euclidean: leave it out")
+    with refused if named else nullcontext():
+        other = datasets.ingest_source("y", str(tmp_path / "x.hdf5"), settings, Columns(), metric="euclidean")
+        assert (other.metric, "its neighbors" in other.source) == ("euclidean", False)
 
 
 def test_bits_in_a_file_are_judged_by_hamming_distance(tmp_path, settings):
@@ -294,5 +298,7 @@ def test_a_dataset_of_a_hub_is_read_as_a_local_one(tmp_path, settings, run_comma
         assert code == 0, out
         code, _, error = run_command("ingest", f"{source}@none", "--name", "other")
         assert (code, "no such dataset or revision" in " ".join(error.split())) == (2, True)
+        code, _, error = run_command("ingest", "hf://some/vectors", "--name", "other")
+        assert (code, "expected hf://datasets/OWNER/NAME" in " ".join(error.split())) == (2, True)
     staged, _, version = reindex(settings, spec("vectors", relevance="neighbours"))  # the hub is not asked again
     assert (staged.rows, version) == (60, "v1")

@@ -81,6 +81,8 @@ def test_a_file_with_another_checksum_is_refused_and_removed(hub, tmp_path, name
         ("hf://datasets/other/one", "hf://datasets/other/one: no such dataset or revision"),
         (f"{SOURCE}/nothing", f"{SOURCE}/nothing: no files with rows in the commit {COMMIT}"),
         ("hf://datasets/only-a-name", "expected hf://datasets/OWNER/NAME, optionally with @REVISION and a path, found"),
+        (f"https://huggingface.co/datasets/{NAME}", "expected hf://datasets/OWNER/NAME, optionally with @REVISION"),
+        ("hf://datasets/öwner/name", "expected hf://datasets/OWNER/NAME, optionally with @REVISION and a path, found"),
     ],
 )
 def test_what_the_hub_does_not_have_is_refused(hub, tmp_path, source, message):
@@ -93,4 +95,28 @@ def test_a_hub_that_cannot_be_reached_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(OSError, match=r"cannot read http://127.0.0.1:9/api/datasets/.*: .*refused: .*, pass a folder"):
+        fetch_from_hub(SOURCE, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (b"<html>log in</html>", "expected JSON, as of a hub: check HF_ENDPOINT"),
+        (b'{"sha": "../../elsewhere"}', "expected a commit from http://127.0.0.1:"),
+    ],
+)
+def test_what_answers_as_no_hub_does_is_refused(hub, tmp_path, answer, message):
+    hub.damaged[f"/api/datasets/{NAME}/revision/main"] = answer
+    with pytest.raises((OSError, ValueError), match=message):
+        fetch_from_hub(SOURCE, tmp_path / "data" / "below")
+    assert not (tmp_path / "data").exists()
+
+
+def test_an_empty_endpoint_is_none_and_one_without_a_scheme_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_ENDPOINT", "")
+    with pytest.raises(OSError, match=r"cannot read https://huggingface.co/api/datasets/"):
+        fetch_from_hub(SOURCE, tmp_path)
+    monkeypatch.setenv("HF_ENDPOINT", "hub.example.com")
+    with pytest.raises(ValueError, match=r"HF_ENDPOINT: expected an address such as https://huggingface.co, found hub"):
         fetch_from_hub(SOURCE, tmp_path)

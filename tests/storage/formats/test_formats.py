@@ -289,22 +289,28 @@ def test_npy_files_are_read_in_blocks(tmp_path, monkeypatch):
     )
 
 
-def test_neighbours_of_hdf5_without_a_metric_show_one_only_if_they_contradict_euclidean_distance(tmp_path):
+def test_neighbours_of_hdf5_show_a_metric_only_if_they_contradict_euclidean_distance(tmp_path):
     rng, path = np.random.default_rng(0), tmp_path / "x.hdf5"
     x, queries = rng.normal(size=(400, 8)).astype(np.float32), rng.normal(size=(20, 8)).astype(np.float32)
+    similar = x / np.linalg.norm(x, axis=1, keepdims=True) * rng.normal(1, 0.01, (400, 1))  # of almost equal lengths
     by_distance = np.square(queries[:, None] - x).sum(axis=2).argsort(axis=1)[:, :30]
-    for neighbours, metric in (
-        (by_distance, None),
-        ((-queries @ x.T).argsort(axis=1)[:, :30], "ip"),
-        (rng.integers(0, 400, (20, 30)), None),  # of no metric
-        (np.full((20, 30), 400), None),
+    by_product = (-queries @ x.T).argsort(axis=1)[:, :30]
+    for rows, neighbours, metric in (
+        (x, by_distance, None),
+        (x, by_product, "ip"),
+        (similar, (-queries @ similar.T).argsort(axis=1)[:, :10], "ip"),
+        (np.full_like(x, np.inf), by_product, None),
+        (x, rng.integers(0, 400, (20, 30)), None),  # of no metric
+        (x, np.full((20, 30), 400), None),
+        (x, by_product[:, :1], None),
+        (x, by_product.astype(float), None),
     ):
         with h5py.File(path, "w") as file:
-            file["train"], file["test"], file["neighbors"] = x, queries, neighbours
-        assert hdf5.stored_metric(path) == metric
+            file["train"], file["test"], file["neighbors"] = rows, queries, neighbours
+        assert hdf5.metric_of_neighbours(path) == metric
     with h5py.File(path, "w") as file:
         file["train"], file["test"], file["neighbors/of"] = x, queries, by_distance
-    assert hdf5.stored_metric(path) is None
+    assert hdf5.metric_of_neighbours(path) is None
 
 
 def test_hdf5_says_how_vectors_are_compared(tmp_path):

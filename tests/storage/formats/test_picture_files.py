@@ -199,7 +199,7 @@ def test_no_picture_beside_folders_of_classes_is_left_out_silently(tmp_path, ext
         source = datasets.open_source(str(tmp_path), None, None)
         (block,) = source.splits["base"]
         assert block.labels == [["cat"], ["dog"]]
-        assert ("such as __MACOSX/cat/1.png" in source.left_out) == ("MACOSX" in extra)
+        assert ("such as __MACOSX/cat/1.png" in source.note) == ("MACOSX" in extra)
 
 
 def test_datasets_of_lists_are_read_from_a_folder_of_the_user(tmp_path):
