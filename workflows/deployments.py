@@ -38,14 +38,16 @@ MAIL = r"[\w.+-]+@[\w-]+(\.[\w-]+)+"
 ADDRESSES = {  # environment variables with the address and the secrets of each channel: their form, and an example
     "slack": {
         "HASHKILN_NOTIFY_URL": (
-            r"https://hooks\.slack(-gov)?\.com/services/\w+/\w+/\w+/?", "https://hooks.slack.com/services/T0/B0/x0"
+            r"(?i)https?://hooks\.slack(-gov)?\.com/services(/[a-z0-9]+){3}/?"
+            r"|https?://hooks\.slack\.com/(workflows(/[\w-]+){4}|triggers(/[\w-]+){3})/?",
+            "https://hooks.slack.com/services/T0/B0/x0",
         ),
     },
     "webhook": {"HASHKILN_NOTIFY_URL": (r"https?://[^\s/]\S*", "https://example.com/hook")},
     "email": {
         "HASHKILN_NOTIFY_SENDGRID_KEY": (r"[\w.-]+", "SG.x0"),
         "HASHKILN_NOTIFY_FROM": (MAIL, "hashkiln@example.com"),
-        "HASHKILN_NOTIFY_TO": (rf"{MAIL}(, *{MAIL})*", "ada@example.com,bob@example.com"),
+        "HASHKILN_NOTIFY_TO": (rf"{MAIL}(\s*,\s*{MAIL})*", "ada@example.com,bob@example.com"),
     },
 }  # fmt: skip
 WEEKLY, DAILY = ("0 6 * * 0", "0 8 * * 0"), "0 4 * * *"  # evaluate and verify; gc
@@ -145,7 +147,9 @@ def _block(channel: Channel) -> Block:
     if channel == "slack":
         return SlackWebhook(url=SecretStr(values[0]))
     if channel == "email":
-        return SendgridEmail(api_key=SecretStr(values[0]), sender_email=values[1], to_emails=re.split(", *", values[2]))
+        return SendgridEmail(
+            api_key=SecretStr(values[0]), sender_email=values[1], to_emails=re.split(r"\s*,\s*", values[2])
+        )
     message = {"subject": "{{subject}}", "body": "{{body}}"}
     address: Any = {"address": values[0]}
     return CustomWebhookNotificationBlock(name=BLOCK, url="{{address}}", json_data=message, secrets=address)

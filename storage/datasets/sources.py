@@ -36,11 +36,11 @@ class Source(NamedTuple):
 
     splits: dict[str, Iterator[FeatureRows]]
     metric: Metric | None = None  # None: the files do not say
-    likely_metric: Metric | None = None  # that their neighbours show, if they do not say
     kind: Kind = "vector"
     queries_in_base: bool = False
     keyed: bool = False  # whether rows have keys
     note: str = ""  # for the user, after the source
+    likely_metric: Metric | None = None  # that the neighbours show, if the files do not say
 
 
 def suffix_of(source: str) -> str:
@@ -89,7 +89,8 @@ def open_source(source: str, query: str | None, labels_as: str | None) -> Source
         _refuse_query(query, f"{source} has its own array test")
         blocks = {"base": hdf5.read_hdf5(source, "train"), "query": hdf5.read_hdf5(source, "test")}
         metric = hdf5.stored_metric(source)
-        return Source(_numbered(blocks), metric, None if metric else hdf5.metric_of_neighbours(source))
+        likely = None if metric else hdf5.metric_of_neighbours(source)
+        return Source(_numbered(blocks), metric, likely_metric=likely)
     if suffix in VECTOR_FILES:
         if query and suffix_of(query) not in VECTOR_FILES:
             raise ValueError(f"expected queries in a file {', '.join(VECTOR_FILES)}, like {source}, found {query}")

@@ -36,6 +36,7 @@ def block(monkeypatch, channel, given):
     [
         ("slack", SLACK, "HASHKILN_NOTIFY_URL", "https://example.com/services/T0/B0/secret"),
         ("slack", SLACK, "HASHKILN_NOTIFY_URL", "https://hooks.slack.com/services/T0/secret"),
+        ("slack", SLACK, "HASHKILN_NOTIFY_URL", "https://hooks.slack.com/services/T0/B0/secret_"),
         ("webhook", SLACK, "HASHKILN_NOTIFY_URL", "example.com/secret"),
         ("email", EMAIL, "HASHKILN_NOTIFY_SENDGRID_KEY", "secret key"),
         ("email", EMAIL, "HASHKILN_NOTIFY_FROM", "secret"),
@@ -46,6 +47,21 @@ def test_an_address_to_which_nothing_would_be_sent_is_refused(monkeypatch, chann
     with pytest.raises(SettingsError, match=rf"^--notify {channel}: expected {name} such as ") as refused:
         block(monkeypatch, channel, right | {name: value})
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")  # which apprise imports
+@pytest.mark.parametrize(
+    ("channel", "right", "name", "value", "sent_to"),
+    [
+        ("slack", SLACK, "HASHKILN_NOTIFY_URL", "https://hooks.slack.com/triggers/T0/1/x0", 1),
+        ("slack", SLACK, "HASHKILN_NOTIFY_URL", "https://hooks.slack.com/workflows/T0/A0/1/x0", 1),
+        ("slack", SLACK, "HASHKILN_NOTIFY_URL", "https://HOOKS.slack.com/services/T0/B0/x0/", 1),
+        ("email", EMAIL, "HASHKILN_NOTIFY_TO", "ada@example.com , bob@example.com", 2),
+    ],
+)
+def test_other_addresses_that_prefect_sends_to_are_accepted(monkeypatch, channel, right, name, value, sent_to):
+    (sender,) = block(monkeypatch, channel, right | {name: value})._apprise_client
+    assert len(sender) == sent_to
 
 
 @pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")  # which apprise imports
