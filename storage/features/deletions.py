@@ -45,6 +45,16 @@ def deletion_files(folder: str) -> tuple[str, ...]:
         return ()
 
 
+def added(now: Sequence[str], before: Sequence[str]) -> tuple[str, ...]:
+    """Return the deletion files that came since some were listed."""
+    return tuple(sorted(set(now) - set(before)))
+
+
+def names(urls: Iterable[str]) -> list[str]:
+    """Return the names of deletion files, which are digests of the deleted ids."""
+    return [url.rpartition("/")[2] for url in urls]
+
+
 @lru_cache(maxsize=8)
 def deleted_ids(urls: tuple[str, ...]) -> Array:
     """Return the ids (m,) int64 in deletion files, sorted and distinct."""

@@ -10,7 +10,7 @@ from pyiceberg.table.update import AssertRefSnapshotId
 from . import commits
 from .commits import PublishConflict, change_properties, commit, retry_commit
 from .iceberg import PREFIX
-from .table import CodeTable, Version
+from .table import CodeTable, Version, rejected_name
 
 ROLLBACKS, PURGES = PREFIX + "rollbacks", PREFIX + "purges"
 
@@ -69,10 +69,14 @@ def schedule_purge(table: CodeTable, versions: Sequence[str], due_ms: int, rows:
 
 
 def purge_deadlines(table: CodeTable) -> dict[str, int]:
-    """Return the deadline of each version that holds deleted rows, in milliseconds since the epoch."""
+    """Return the deadline of each version that holds deleted rows, in milliseconds since the epoch.
+
+    A staged version keeps its deadline when it is rejected.
+    """
     deadlines: dict[str, int] = {}
     for entry in json.loads(table.iceberg.properties.get(PURGES, "[]")):
-        for name in filter(table.has_ref, entry["versions"]):
+        names = {other for name in entry["versions"] for other in (name, rejected_name(name))}
+        for name in filter(table.has_ref, sorted(names)):
             deadlines[name] = min(entry["due_ms"], deadlines.get(name, entry["due_ms"]))
     return deadlines
 

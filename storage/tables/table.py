@@ -346,7 +346,7 @@ class CodeTable:
 
     def reject(self, staged: Version) -> Version:
         """Tag a staged snapshot rejected-<run>, which readers ignore, and drop its branch. Return the version."""
-        tag = staged.name.replace("staged-", "rejected-")
+        tag = rejected_name(staged.name)
         remove = RemoveSnapshotRefUpdate(ref_name=staged.name)
 
         def attempt() -> None:
@@ -368,6 +368,11 @@ class CodeTable:
                 "first; run again"
             )
         return AssertRefSnapshotId(ref=name or names[0], snapshot_id=snapshot_id)
+
+
+def rejected_name(branch: str) -> str:
+    """Return the name of a staged version once it is rejected."""
+    return branch.replace("staged-", "rejected-")
 
 
 def _version(name: str, snapshot: Snapshot) -> Version:

@@ -38,6 +38,7 @@ def nearest(
     k: int,
     shards: Sequence[FeatureShard],
     published: Mapping[str, Part],
+    deleted: Array,
     executor: Executor,
     cache_url: str,
     metric: Metric = "euclidean",
@@ -46,7 +47,8 @@ def nearest(
     """Return (ids, distances) (q, k) of the rows nearest to x (q, d), and cache longer lists at a URL.
 
     Cached lists are updated from the shards that changed. The ids of removed shards come from the published parts,
-    keyed by shard name. All shards are read if a removed shard has no such part, if the part is damaged, or if too many
+    keyed by shard name. The ids of `deleted` rows are removed too: a file that was away when they were deleted still
+    has its version. All shards are read if a removed shard has no such part, if the part is damaged, or if too many
     neighbours were removed.
     """
 
@@ -54,7 +56,7 @@ def nearest(
         return exact_neighbours(x, own_rows, k, Data(shards, executor), metric, device)
 
     named = {(shard.name, shard.version): shard for shard in shards}
-    return updated(find, k, named, partial(_ids, published=published), cache_url)
+    return updated(find, k, named, partial(_ids, published=published, deleted=deleted), cache_url)
 
 
 def updated(
@@ -72,7 +74,8 @@ def updated(
         A function that returns ids and distances (q, k) of the k nearest rows of shards, sorted by (distance, id) and
         padded with id -1 at distance inf.
     ids_of
-        A function that returns the ids of removed shards, or None if they cannot be read: then all shards are read.
+        A function that returns the ids of removed shards, and others that must not be listed; None if they cannot be
+        read: then all shards are.
     """
     m = k + min(k, SPARE)
     found = npz.read_arrays(cache_url)
@@ -106,11 +109,12 @@ def exact_neighbours(
     return np.concatenate(ids), np.concatenate(distances)
 
 
-def _ids(removed: Sequence[Key], published: Mapping[str, Part]) -> Array | None:
-    """Return the ids of removed shards, given by name and version; None if a part is missing or damaged."""
+def _ids(removed: Sequence[Key], published: Mapping[str, Part], deleted: Array) -> Array | None:
+    """Return the ids of removed shards and of deleted rows; None if the part of a shard is missing or damaged."""
     if any(name not in published or published[name].version != version for name, version in removed):
         return None
-    return ids_of_parts([published[name].url for name, _ in removed])
+    ids = ids_of_parts([published[name].url for name, _ in removed])
+    return None if ids is None else np.concatenate([ids, deleted])
 
 
 def ids_of_parts(urls: Iterable[str]) -> Array | None:

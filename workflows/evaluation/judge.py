@@ -19,13 +19,13 @@ from hashing.mapreduce import Array, Batch, Data, Executor, Shard, Statistic, co
 from hashing.neighbours.id_lookup import IdLookup, neighbour_lookup
 from hashing.statistics import Sample
 from storage import queries as storage_queries
-from storage.features import columns, subsets
+from storage.features import columns, deletions, subsets
 from storage.features.dataset import Dataset
 from storage.queries import QuerySet
 from storage.tables.parts import Part
 
 from ..context import Context
-from ..ingested import number_new
+from ..ingested import dataset_of, number_new
 from ..spec import Protocol, digest
 from . import incremental
 from .ground_truth import nearest, query_slices
@@ -158,13 +158,15 @@ def judge_of(
     # "nearest": lists that old releases cached under "euclidean" may lack rows
     identity = [dataset.splits["base"], queries.ids.tolist(), queries.x.tobytes().hex(), "nearest", k, judge.drawn]
     identity += [] if dataset.distance == "euclidean" else [dataset.distance]
-    key = digest(source, *identity)
+    key = digest(source, *identity, *deletions.names(dataset.deleted))
     truth = storage_queries.cached_neighbours(warehouse, key)
     if truth is None:
         lists = incremental.url(warehouse, "neighbours", *identity)
+        deleted = deletions.deleted_ids(dataset.deleted)
         truth = nearest(
-            queries.x, judge.own_rows, k, context.base, published, context.executor, lists, dataset.distance, device
-        )
+            queries.x, judge.own_rows, k, context.base, published, deleted, context.executor, lists, dataset.distance,
+            device,
+        )  # fmt: skip
         storage_queries.cache_neighbours(warehouse, key, *truth)
     return replace(judge, neighbours=truth[0])
 
@@ -191,6 +193,9 @@ def draw_queries(context: Context) -> QuerySet:
             labels = [by_id[i] for i in drawn.ids.tolist()]
         own = QuerySet(drawn.ids, drawn.x, labels)
         storage_queries.save_queries(warehouse, dataset.name, own, redraw=spec.protocol.new_queries)
+        now = dataset_of(spec, context.settings).deleted
+        if late := deletions.added(now, dataset.deleted):  # while queries were drawn
+            storage_queries.remove_queries(warehouse, dataset.name, deletions.deleted_ids(late))
         found = storage_queries.load_queries(warehouse, dataset.name) or own
     return found
 

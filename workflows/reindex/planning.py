@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+from storage.features import deletions
 from storage.features.shard import FeatureShard
 from storage.tables.commits import PublishConflict
 from storage.tables.parts import Part
-from storage.tables.table import CodeTable, Version
+from storage.tables.table import CodeTable, Version, rejected_name
 
 from ..context import Context
 from ..records import Forecast, Model, Plan, Staged
@@ -107,17 +108,17 @@ def forecast(context: Context) -> Forecast:
 def branch_of(table: CodeTable, base: Version, model: str, precision: str, source: str, deleted: Sequence[str]) -> str:
     """Return the branch name of a plan. Another attempt at the same plan finds the same branch.
 
-    A deletion file, by its URL, makes it another plan: parts on the branch may hold its rows, even if no file of the
-    source did when they were deleted.
+    A deletion makes it another plan: parts on the branch may hold its rows, even if no file of the source did when they
+    were deleted.
     """
     encoding = model if precision == "float32" else f"{model} {precision}"
-    deletions = [url.rpartition("/")[2] for url in deleted]
-    return f"staged-{digest(table.name, base.snapshot_id, encoding, source, *deletions)[:12]}"
+    plan = digest(table.name, base.snapshot_id, encoding, source, *deletions.names(deleted))
+    return f"staged-{plan[:12]}"
 
 
 def head_of(table: CodeTable, branch: str) -> str:
     """Return where staging starts: at the branch itself, at the rejected version of the same plan, or at main."""
-    return next((name for name in (branch, branch.replace("staged-", "rejected-")) if table.has_ref(name)), "main")
+    return next((name for name in (branch, rejected_name(branch)) if table.has_ref(name)), "main")
 
 
 def staged_version(table: CodeTable, staged: Staged) -> Version:

@@ -1,11 +1,15 @@
 """Publish a staged version by moving main to it, or tag it as rejected."""
 
 import json
+import time
 from datetime import UTC, datetime
 from functools import partial
 
 from infra.settings import current_user
+from storage.features import deletions
+from storage.tables import log
 from storage.tables.commits import PublishConflict
+from storage.tables.table import CodeTable
 
 from ..context import Context
 from ..ingested import dataset_of
@@ -54,10 +58,15 @@ def publish(context: Context, staged: Staged, report: Report, verdict: Verdict, 
     if not verdict.passed:
         rejected = table.reject(version)
         raise GateRejected(f"{staged.table}: {rejected.name} was not published: {'; '.join(verdict.reasons)}")
-    return table.publish(version, staged.base_snapshot, partial(_check_deletions, context)).name
+    return table.publish(version, staged.base_snapshot, partial(_check_deletions, context, table, staged.branch)).name
 
 
-def _check_deletions(context: Context) -> None:
-    """Raise PublishConflict if rows were deleted since the run began: its version may hold them."""
-    if set(dataset_of(context.spec, context.settings).deleted) - set(context.dataset.deleted):
+def _check_deletions(context: Context, table: CodeTable, branch: str) -> None:
+    """Raise PublishConflict if rows were deleted since the run began: its version may hold them.
+
+    `gc` then removes the branch: `delete` has not seen it if it was made later.
+    """
+    if late := deletions.added(dataset_of(context.spec, context.settings).deleted, context.dataset.deleted):
+        rows, now_ms = len(deletions.deleted_ids(late)), int(time.time() * 1000)
+        log.schedule_purge(table, [branch], now_ms, rows, current_user())
         raise PublishConflict(f"rows of {context.dataset.name} were deleted during the run: run again")

@@ -225,7 +225,9 @@ def test_a_rejected_version_is_kept_out_of_sight_of_readers(catalog, parts):
     table = published(catalog, parts[:1])
     table.stage("staged-a", table.version().snapshot_id)
     table.replace("staged-a", parts[1:], set(), MODEL)
+    log.schedule_purge(table, ["staged-a"], 7, 1, "me")
     assert table.reject(table.version("staged-a")).name == "rejected-a"
+    assert log.purge_deadlines(table) == {"rejected-a": 7}
     assert shards_of(table) == ["00000.parquet"]
     assert shards_of(table, "rejected-a") == ["00000.parquet", "00001.parquet", "00002.parquet"]
     assert not table.has_ref("staged-a")

@@ -30,7 +30,7 @@ class World:
 
     def __init__(self, folder, seed):
         self.rng, self.folder, self.read, self.rows = np.random.default_rng(seed), folder, [], {}
-        self.next, self.published = 0, {}
+        self.next, self.published, self.deleted = 0, {}, np.zeros(0, np.int64)
         self.x = self.rng.integers(0, 4, (30, 3)).astype(np.float32)  # of few values: distances that are equal
         for i in range(12):
             self.add(f"s{i:02}")
@@ -58,7 +58,7 @@ class World:
         self.read.clear()
         own = -1000 - np.arange(len(self.x))
         found = ground_truth.nearest(
-            self.x, own, K, self.shards, self.published, InProcess(), f"{self.folder}/kept.npz"
+            self.x, own, K, self.shards, self.published, self.deleted, InProcess(), f"{self.folder}/kept.npz"
         )
         read = set(self.read)
         return found, ground_truth.exact_neighbours(self.x, own, K, Data(self.shards, InProcess())), read

@@ -17,7 +17,7 @@ from storage import queries, warehouse
 from storage.features import deletions
 from storage.features.rows import Columns
 from storage.files import filesystem
-from storage.tables import parts
+from storage.tables import log, parts
 from storage.tables.commits import PublishConflict
 from tests.conftest import blobs
 from tests.workflows.tables import published_table
@@ -37,7 +37,7 @@ from tests.workflows.tables.published_table import (
 from workflows import datasets, opening
 from workflows.checks import UsageError
 from workflows.context import Context
-from workflows.evaluation.judge import judge_of
+from workflows.evaluation.judge import draw_queries, judge_of
 from workflows.ingested import dataset_of
 from workflows.reindex import fitting, gate, publishing, staging
 from workflows.tables import deletion, gc, history, verify
@@ -259,9 +259,39 @@ def test_a_run_does_not_publish_rows_that_are_deleted_meanwhile(settings, source
     report = gate.evaluate_staged(context, staged)
     with pytest.raises(PublishConflict):
         publishing.publish(context, staged, report, gate.gate(context, staged, report), "page")
+    table = table_of(settings, staged.table)
+    assert 9005 in rows_of(settings, staged.branch, staged.table)
+    assert staged.branch in log.purge_deadlines(table)  # `gc` removes it, although its base may stay published
     reindex(settings, of)
     assert 9000 in rows_of(settings, name=staged.table)
     assert 9005 not in rows_of(settings, name=staged.table)
+
+
+def test_queries_that_are_drawn_during_a_deletion_are_without_the_rows(settings, source):
+    url, done = settings.warehouse_url, []
+    drawn = queries.load_queries(url, "mine").ids.tolist()
+    queries.forget_queries(url, "mine")
+
+    def meanwhile(label, n, total):
+        if label == "sample queries" and n == total and not done:
+            done.append(deletion.delete("mine", drawn[:1]))
+
+    assert draw_queries(Context.of(spec(), settings, InProcess(meanwhile))).ids.tolist() == drawn[1:]
+    assert done[0].queries == 0  # none was saved yet
+
+
+def test_deleted_rows_are_not_relevant_in_a_file_that_was_away_meanwhile(settings, source):
+    """It has its old version, under which the ground truth is cached."""
+    of = spec(protocol={"queries": 30, "relevance": "neighbours", "neighbours": 20})
+
+    def relevant():
+        return judge_of(Context.of(of, settings, InProcess()), ()).neighbours
+
+    gone = int(next(i for i in relevant().ravel() if i >= 3000))
+    (source / "3.parquet").rename(source / "aside")
+    deletion.delete("mine", [gone])
+    (source / "aside").rename(source / "3.parquet")
+    assert gone not in relevant()
 
 
 def test_rows_that_are_numbered_are_not_deleted_by_number(settings, tmp_path):
