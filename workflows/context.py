@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hashing.mapreduce import Executor
 from infra.settings import Settings
@@ -36,8 +36,11 @@ class Context:
         return self._base or self.list_base()
 
     def list_base(self) -> list[FeatureShard]:
-        """List the shards of the database, for this stage and for those that follow."""
-        self._base[:] = self.dataset.shards("base")
+        """List the shards of the database, for this stage and for those that follow.
+
+        What is computed from their batches is cached by their versions, so a file that changes meanwhile is refused.
+        """
+        self._base[:] = (replace(shard, refuse_changed=True) for shard in self.dataset.shards("base"))
         return self._base
 
     @property

@@ -59,6 +59,7 @@ class FeatureShard:
     drop_bad_rows: bool = False  # drop rows that cannot be read, instead of refusing the shard
     deleted: tuple[str, ...] = ()  # URLs of deletion files, whose rows are skipped
     allow_unknown: bool = False  # give rows whose key has no id the id keys.NONE, instead of refusing the shard
+    refuse_changed: bool = False  # raise SourceChanged after the last batch if a file is no longer as it was listed
 
     @property
     def rows(self) -> int:
@@ -100,6 +101,8 @@ class FeatureShard:
             for start in range(0, max(1, len(ids)), step):
                 rows = slice(start, start + step)
                 yield Batch(ids[rows], x[rows].copy(), columns.multi_hot_labels(labels[rows], classes))
+        if self.refuse_changed:
+            self.refuse_change()
 
     def read_blocks(self) -> Iterator[FeatureBlock]:
         """Yield the rows in blocks, with labels and the rows that were dropped.

@@ -10,6 +10,7 @@ from hashing.bits import pack
 from hashing.evaluation import metrics
 from infra.executors import InProcess
 from storage import models
+from storage.features.shard import SourceChanged
 from storage.tables import parts
 from tests.conftest import blobs
 from tests.workflows.conftest import (
@@ -22,7 +23,7 @@ from tests.workflows.conftest import (
 )
 from workflows.context import Context
 from workflows.evaluation import comparison, ground_truth
-from workflows.evaluation.judge import judge_of
+from workflows.evaluation.judge import draw_queries, judge_of
 from workflows.evaluation.version import measure_version
 from workflows.records import Verdict
 from workflows.reindex.publishing import GateRejected
@@ -179,6 +180,28 @@ def test_neighbours_are_searched_only_among_new_rows(settings, mine, source, mon
     anew = measure_version(Context.of(by_distance, settings, InProcess()), table, table.version(), table.version("v1"))
     assert anew == report
     assert len(looked[-1]) == 5
+
+
+def test_neighbours_in_a_file_that_changes_while_it_is_read_are_not_cached(settings, mine, source):
+    by_distance = spec(protocol={"relevance": "neighbours", "neighbours": 5, "queries": 50})
+
+    def relevant(executor):
+        return judge_of(Context.of(by_distance, settings, executor), ()).neighbours
+
+    draw_queries(Context.of(by_distance, settings, InProcess()))
+
+    def meanwhile(label, done, total):
+        if label == "exact neighbours" and not done:
+            write_shard(source, "new", blobs(300, D, seed=9, first_id=3000))
+            (source / "part3.parquet").rename(source / "old")
+            (source / "new").rename(source / "part3.parquet")
+
+    with pytest.raises(SourceChanged, match=r"part3\.parquet changed after it was listed"):
+        relevant(InProcess(meanwhile))
+    (source / "old").rename(
+        source / "part3.parquet"
+    )  # its version, under which neighbours are cached, is the same again
+    assert relevant(InProcess()).max() < 3200
 
 
 DAMAGES = {
