@@ -50,12 +50,12 @@ texts that a network reads, and rows of two views, are not scaled.
 
 Recall is the share of the 10, or 100, nearest rows that are found if 1, 2, 4 or 10 times as many candidates are
 reranked by their vectors. Candidates are the rows nearest by Hamming distance, or by the estimates of {quantizers}.
-For each size, a method has the longest code that fits. Bytes are those that a row stores: its code, and correctives of
-{correctives}. Reranking also reads vectors.
+A size is a budget of bytes for each row: a method has the longest code that fits it. Bytes are those that a row stores:
+its code, and correctives of {correctives}. Reranking also reads vectors.
 
 osq has one length for each number of bits of a coordinate, as in Lucene, so few sizes of a row. rabitq has one bit for
 each direction; pca_rabitq learns how many directions to keep, and how many bits each has. Faiss RaBitQ has one bit for
-each direction of largest variance. matryoshka with a bit for each dimension is sign.
+each direction of largest variance. matryoshka takes the signs of the first coordinates; sign takes those of all.
 
 NDCG@10 is given where rows are judged: pictures by the number of labels that they share with the query, and definitions
 as relevant to the words that they define. Rows are ranked by their codes, with tied rows in random order, and after

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 
 console, errors = Console(), Console(stderr=True)
-CUT = 20  # characters of the last column of a listing that are always shown
+CUT = 20  # characters of the last column of a listing that are shown if there is room
+NARROW = 8  # characters of a line of the first column
 FAILED, USAGE, REJECTED, INTERRUPTED = 1, 2, 3, 130
 GROUPS = ("method", "protocol", "gate", "draw")  # fields whose own fields are options
 OPTIONS = {
@@ -106,7 +107,7 @@ def show(value: Any, as_json: bool, title: str = "", one_line: bool = False) -> 
     """Print rows (dicts) as a table, or one dict as two columns, or any value as JSON.
 
     With `one_line`, each row takes one line: its last column is cut where the terminal ends. If there is no room for
-    the other columns, the first one goes on below; nothing else is cut.
+    the other columns, the first one goes on below, then all of them; nothing else is cut.
     """
     if as_json:
         print(json.dumps(value, indent=2, default=str))
@@ -116,12 +117,15 @@ def show(value: Any, as_json: bool, title: str = "", one_line: bool = False) -> 
     box, padding = (None, (0, 2, 0, 0)) if one_line else (HEAVY_HEAD, (0, 1))
     table = Table(title=title if listed else None, show_header=listed, expand=one_line, box=box, padding=padding)
     names = list(rows[0]) if rows else []
+    widths = [max(len(name), *(len(str(row[name])) for row in rows)) for name in names]
+    least = min(widths[-1], CUT) if names else 0
+    unbroken = sum(widths[1:-1]) + least + 2 * len(names) + NARROW <= console.width  # beside the first column
     for place, name in enumerate(names):
         if one_line and place == len(names) - 1:
-            least = min(max(len(str(row[name])) for row in rows), CUT)
             table.add_column(name, no_wrap=True, ratio=1, width=least)
         else:
-            table.add_column(name, overflow="fold", no_wrap=(place > 0) if one_line else (place == 0 and listed))
+            whole = (place > 0 and unbroken) if one_line else (place == 0 and listed)
+            table.add_column(name, overflow="fold", no_wrap=whole)
     for row in rows:
         table.add_row(*(escape(str(item)) for item in row.values()))
     console.print(table)

@@ -139,6 +139,13 @@ def test_a_listing_cuts_no_name_and_no_number(capsys, monkeypatch):
     parts = [line.split() for line in lines]
     assert "".join([parts[0][0], *(part for (part,) in parts[1:-1])]) == long["table"]
     assert parts[-1][0] == "mine__itq32"
+    monkeypatch.setattr(common, "console", Console(width=40))
+    row = long | {"at": rows[0]["at"], "method": "itq"}
+    common.show([row], False, one_line=True)
+    printed = capsys.readouterr().out
+    assert sorted("".join(printed.split())) == sorted(
+        "".join("".join(map(str, pair)) for pair in row.items()).replace(" ", "")
+    )
 
 
 def test_a_dict_is_shown_with_its_names(capsys, monkeypatch):
