@@ -6,6 +6,7 @@ import getpass
 import json
 import os
 import re
+from dataclasses import fields
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -187,6 +188,10 @@ def _problem(error: Any) -> str:
         return message
     name = "_".join(map(str, error["loc"]))  # encode.gpus is HASHKILN_ENCODE_GPUS
     variable = name if name == "RAY_ADDRESS" else f"HASHKILN_{name.upper()}"
+    if error["type"] == "unexpected_keyword_argument":  # of the resources of a stage
+        *stage, _ = error["loc"]
+        known = ", ".join("_".join(("HASHKILN", *stage, field.name)).upper() for field in fields(Resources))
+        return f"unknown variable {variable}: expected one of {known}"
     found = "" if error["type"] == "value_error" else f", found {error['input']!r}"
     meant = near_quoted(str(error["input"]), message) if error["type"] == "literal_error" else ""
     return ": ".join(filter(None, (variable, message + found, meant)))

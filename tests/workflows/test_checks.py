@@ -114,6 +114,10 @@ VARIABLES = {  # name, value, and what the line says
     "HASHKILN_EXECUTOR": ("in-process", "'ray' or 'inprocess', found 'in-process': did you mean inprocess?"),
     "HASHKILN_CATALOG": ("c.db", "HASHKILN_CATALOG: expected a URL such as sqlite:///catalog.db, https://host/catalog"),
     "HASHKILN_HOME": ("~nobody-here/x", "HASHKILN_HOME: cannot expand ~ in ~nobody-here/x"),
+    "HASHKILN_ENCODE_GPU": (
+        "1",
+        "unknown variable HASHKILN_ENCODE_GPU: expected one of HASHKILN_ENCODE_CPUS, ",
+    ),
     "HASHKILN_DEVISE": ("cpu", "unknown variable HASHKILN_DEVISE: did you mean HASHKILN_DEVICE?"),
     "HASHKILN_TRAINERS": ("2", "HASHKILN_TRAINERS=2 needs HASHKILN_EXECUTOR=ray"),
 }
