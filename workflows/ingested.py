@@ -1,6 +1,7 @@
 """Ingested datasets as runs read them: their rows, training rows, labels and keys."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -27,15 +28,17 @@ def ingested(name: str, settings: Settings) -> Dataset:
     return sample_dataset() if name == "sample" else load_dataset(settings.warehouse_url, name)
 
 
-def training_shards(dataset: Dataset, excluded: Array, vocabulary: tuple[str | int, ...] = ()) -> list[Shard]:
+def training_shards(
+    dataset: Dataset, excluded: Array, vocabulary: tuple[str | int, ...] = (), listed: Sequence[FeatureShard] = ()
+) -> list[Shard]:
     """Return the shards to learn from: the learn split or, without one, the base split without the excluded ids.
 
     The excluded ids (m,) int64 are those of the queries. With a vocabulary, shards yield labels as positions in it.
+    `listed` are the shards of that split if they were listed before.
     """
-    if "learn" in dataset.splits:
-        return list(dataset.shards("learn", vocabulary))
-    shards = dataset.shards("base", vocabulary)
-    return [WithoutRows(shard, excluded) for shard in shards] if len(excluded) else list(shards)
+    split = "learn" if "learn" in dataset.splits else "base"
+    shards = [replace(shard, vocabulary=vocabulary) for shard in listed or dataset.shards(split)]
+    return [WithoutRows(shard, excluded) for shard in shards] if len(excluded) and split == "base" else list(shards)
 
 
 def keys_of_version(properties: Mapping[str, str], settings: Settings) -> str:

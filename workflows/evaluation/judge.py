@@ -1,6 +1,6 @@
 """Queries and their relevant rows, and histograms of the distances between queries and codes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain
@@ -21,6 +21,7 @@ from hashing.statistics import Sample
 from storage import queries as storage_queries
 from storage.features import columns, deletions, subsets
 from storage.features.dataset import Dataset
+from storage.features.shard import FeatureShard
 from storage.queries import QuerySet
 from storage.tables.parts import Part
 
@@ -171,15 +172,15 @@ def judge_of(
     return replace(judge, neighbours=truth[0])
 
 
-def draw_queries(context: Context) -> QuerySet:
+def draw_queries(context: Context, shards: Sequence[FeatureShard] = ()) -> QuerySet:
     """Return the frozen queries of a dataset without a query split.
 
-    The first call samples them by hashed id.
+    The first call samples them by hashed id, from shards of the database, by default those of now.
     """
     spec, dataset, warehouse = context.spec, context.dataset, context.warehouse
     found = storage_queries.load_queries(warehouse, dataset.name)
     if found is None or spec.protocol.new_queries:
-        sample, shards = Sample(spec.protocol.queries, spec.method.seed), dataset.shards("base")
+        sample, shards = Sample(spec.protocol.queries, spec.method.seed), shards or dataset.shards("base")
         drawn = Data(shards, context.executor).reduce(sample, "sample queries")
         if (rows := len(drawn.ids)) < spec.protocol.queries:
             raise ValueError(

@@ -42,11 +42,12 @@ def fit(context: Context, because: str = "") -> Model:
     if published:
         return published
     excluded = np.zeros(0, np.int64)
+    base = dataset.shards("base")
     if dataset.columns.keyed:
-        vocabulary_of(dataset, context.known_table(), context.executor, dataset.shards("base"))  # assigns ids to keys
+        vocabulary_of(dataset, context.known_table(), context.executor, base)  # assigns ids to keys
     if _draws(dataset):
-        excluded = judge.draw_queries(context).ids
-    listed = dataset.shards(_split(dataset))
+        excluded = judge.draw_queries(context, base).ids
+    listed = base if _split(dataset) == "base" else dataset.shards("learn")
     identity, key = _identity(spec), _key(spec, dataset, listed, excluded)
     if known := models.recorded_fit(warehouse, key):
         logger.info("reusing model %.12s, fitted earlier on the same rows", known)
@@ -55,7 +56,7 @@ def fit(context: Context, because: str = "") -> Model:
     vocabulary = labels_of(dataset, context.executor) if spec.method.reads_labels else ()
     check_method(spec.method, schema_of(dataset.name, context.settings), len(vocabulary))
     start = time.monotonic()
-    shards = training_shards(dataset, excluded, vocabulary)
+    shards = training_shards(dataset, excluded, vocabulary, listed)
     start_from = pretrained.stored_parameters(spec.method.pretrained, context.settings)
     task = replace(context.settings.fit or Resources(), gpus=0)  # only training takes GPUs
     executor = context.executor.with_resources(task)

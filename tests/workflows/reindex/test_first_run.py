@@ -155,6 +155,16 @@ def test_a_shard_that_comes_while_labels_are_read_is_left_to_the_next_run(settin
     assert table_of(settings).vocabulary[-1] == "aardvark"
 
 
+@pytest.mark.parametrize("at", ["keys", "sample queries"])
+def test_a_file_of_new_keys_that_comes_during_the_fit_is_left_to_a_later_stage(settings, source, at):
+    datasets.ingest_source("mine", str(source), settings, Columns(id="key", keyed=True, x="embedding"))
+
+    def do():
+        write_shard(source, "part5.parquet", blobs(50, D, seed=5, first_id=5000))
+
+    assert reindex(settings, spec(protocol={"queries": 50, "neighbours": 5}), Meanwhile(do=do, at=at))[0].rows == 850
+
+
 def removed(path):
     path.unlink()
 
