@@ -72,7 +72,8 @@ def ended(services, *command):
     log = services.folder / "run.log"
     log.unlink(missing_ok=True)
     code = services.run(*command, log=log).wait(timeout=1800)
-    assert code == 0, log.read_text()[-6000:]
+    text = log.read_text()
+    assert code == 0, f"{text[:3000]}\n…\n{text[-3000:]}"  # Ray says much when it stops
     return log.read_text()
 
 
