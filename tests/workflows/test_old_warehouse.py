@@ -134,9 +134,10 @@ def test_evaluate_gives_the_recorded_metrics_from_the_cache(table):
     assert metrics == pytest.approx(values(expected), rel=1e-9)
     assert list(report["health"].values()) == pytest.approx(list(expected["health"].values()), rel=1e-9)
     after = stamps("kept", "truth", "queries")
-    assert {path: inode for path, (inode, _) in after.items()} == {path: inode for path, (inode, _) in before.items()}
-    used = {Path(path).parent.name for path in after if after[path] != before[path]}  # its age counts from now
-    assert used == {"mine__itq8": {"kept"}, "mine__lsh16": {"kept", "truth"}}[table]
+    made = {Path(path).parent.name for path, (inode, _) in after.items() if inode != before.get(path, (0, 0))[0]}
+    used = {Path(path).parent.name for path in before if after[path] != before[path]}  # its age counts from now
+    # The ground truth of a dataset with deletions has another name than in 0.1, and is made from the kept neighbours.
+    assert (made, used) == {"mine__itq8": (set(), {"kept"}), "mine__lsh16": ({"kept", "truth"}, {"kept"})}[table]
 
 
 @EACH
