@@ -3,10 +3,11 @@
 import hashlib
 import http.server
 import json
-import threading
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote
+
+from tests.loopback import in_thread
 
 COMMIT = "5f3c" * 10
 LARGE = (".parquet", ".onnx")  # suffixes of files that are stored by LFS
@@ -77,18 +78,12 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 @contextmanager
 def serving_hub(folder, name, kind="dataset"):
-    """Yield the server: its address is `url`, the paths that were asked for `requested`.
+    """Serve a folder as the hub does; yield the server, with its address `url` and the `requested` paths.
 
     A file whose name is in `damaged` is sent with that content instead, and so is the answer of a path.
     """
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        server.folder, server.name, server.kind = Path(folder), name, kind
-        server.requested, server.damaged = [], {}
-        server.url = f"http://127.0.0.1:{server.server_address[1]}"
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.folder, server.name, server.kind = Path(folder), name, kind
+    server.requested, server.damaged = [], {}
+    with in_thread(server) as server.url:
+        yield server

@@ -152,7 +152,7 @@ def test_a_restarted_driver_continues_the_run(kind, tmp_path):
 
 
 def main(executor):
-    """How many workers of which resources a Ray with 4 CPUs and 2 GPUs has room for."""
+    """Return the training workers, and the resources of each, that fit on a Ray with 4 CPUs and 2 GPUs."""
     found = [replace(executor, trainers=trainers).training_workers() for trainers in (None, 1, 2)]
     for requested, declared in [
         (None, None), (None, Resources(1, 1)), (1, Resources(3, 1)), (None, Resources(1, 0.5)), (2, Resources(1)),

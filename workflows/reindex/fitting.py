@@ -62,7 +62,8 @@ def fit(context: Context, because: str = "") -> Model:
     executor = context.executor.with_resources(task)
     function = learn(spec.method.build(), Data(shards, executor, start_from, dataset.distance))
     name = models.save_model(warehouse, function)
-    models.record_fit(warehouse, key, name)
+    if _key(spec, dataset, dataset.shards(_split(dataset)), excluded) == key:  # no file changed while it was read
+        models.record_fit(warehouse, key, name)
     rows = sum(shard.rows for shard in listed) - len(excluded)
     return Model(digest=name, fit=identity, seconds=time.monotonic() - start, rows=rows, reason=reason)
 

@@ -288,7 +288,7 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def _short(tick: float, high: float) -> str:
-    """Return a tick of an axis up to `high` in at most six characters, as the name of the axis is beside it.
+    """Return a number beside an axis that ends at `high`, in at most six characters: more would reach the axis title.
 
     >>> _short(250_000, 1.2e6), _short(250_000, 5e5), _short(25_000, 5e4)
     ('0.25 M', '250 k', '25,000')

@@ -9,7 +9,6 @@ import itertools
 import pickle
 import re
 import tarfile
-import threading
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -22,6 +21,7 @@ import pytest
 from hashing.statistics import keyed_hash
 from storage import datasets
 from storage.datasets import DATASETS, LEARN, QUERY, PublishedFile, Split
+from tests.loopback import in_thread
 
 rng = np.random.default_rng(0)
 
@@ -63,14 +63,8 @@ def tiny_texmex(folder, name="siftsmall"):
 @contextmanager
 def serving(folder):
     handler = functools.partial(Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with in_thread(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)) as url:
+        yield url
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

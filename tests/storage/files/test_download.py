@@ -6,12 +6,12 @@ import http.server
 import logging
 import os
 import socketserver
-import threading
 from contextlib import contextmanager
 
 import pytest
 
 from storage.files.download import download, file_digest, recorded_checksum
+from tests.loopback import in_thread
 
 CONTENT = os.urandom(3_500_000)
 MD5 = "md5:" + hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
@@ -58,20 +58,15 @@ class Files(http.server.BaseHTTPRequestHandler):
 @contextmanager
 def serving(handler, **behaviour):
     """A server in a thread; `requested` holds the ranges of its requests."""
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads, server.requested = True, []
-        server.content, server.tag, server.ranges, server.shift = CONTENT, '"v1"', True, 0
-        server.cuts, server.failures = [], []
-        vars(server).update(behaviour)
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads, server.requested = True, []
+    server.content, server.tag, server.ranges, server.shift = CONTENT, '"v1"', True, 0
+    server.cuts, server.failures = [], []
+    vars(server).update(behaviour)
+    with in_thread(server) as url:
         scheme = "ftp" if handler is Ftp else "http"
-        server.url = f"{scheme}://127.0.0.1:{server.server_address[1]}/data/x.bin"
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+        server.url = f"{scheme}{url.removeprefix('http')}/data/x.bin"
+        yield server
 
 
 class Ftp(socketserver.StreamRequestHandler):

@@ -82,6 +82,17 @@ def test_a_fit_alone_creates_no_table(settings, mine):
     assert tables(settings) == []
 
 
+def test_a_fit_is_not_taken_for_one_of_rows_that_changed_while_they_were_read(settings, mine, source):
+    def meanwhile(*_):
+        if not (source / "old").exists():
+            (source / "part3.parquet").rename(source / "old")
+            write_shard(source, "part3.parquet", blobs(300, D, seed=9, first_id=3000))
+
+    changed = fitting.fit(Context.of(spec(), settings, InProcess(meanwhile)))
+    (source / "old").rename(source / "part3.parquet")  # with its version of before
+    assert fitting.fit(Context.of(spec(), settings, InProcess())).digest != changed.digest
+
+
 def test_rows_refused_in_the_first_shard_leave_no_table(settings, mine, source):
     model = fitting.fit(Context.of(spec(), settings, InProcess()))
     write_shard(source, "part0.parquet", with_nan(200, 0))
